@@ -1,0 +1,268 @@
+"""Sound files in, samples out, and back: the only file that knows codecs.
+
+What a file is, its first bytes say; its name is not trusted. Whatever the rate and the channels, samples
+come out mono at 16 kHz, as float32 and without clipping: peaks above 1, which lossy codecs make, are kept.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from quran_asr.files import write_atomically
+from quran_asr.findings import QuranAsrError
+from quran_asr.records import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from quran_asr.records import Samples
+
+TOLERANCE_SECONDS = 0.1
+"""Decoders and manifests round lengths; a file that falls short by more than this is truncated."""
+
+_BLOCK_FRAMES = 1 << 22
+"""Frames decoded at a time (95 s at 44.1 kHz): a header that claims a day of sound allocates no day."""
+
+_TAIL_SECONDS = 0.2
+
+_LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000
+"""Hertz. Others come from damaged headers; resampling from 1 Hz would fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What a sound file holds."""
+
+    seconds: float
+    rate: int
+    """Hertz, as stored."""
+    channels: int
+    format: str
+    """`wav`, `flac`, `mp3`, `opus`, `vorbis`, or libsndfile's own name in small letters."""
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """Look at a sound file without decoding more than its end, which a truncated file lacks.
+
+    Damage in the middle shows only when it is read.
+
+    Raises:
+        QuranAsrError: missing, empty, not audio, truncated, or without samples; it says which.
+    """
+    with _opened(Path(path)) as sound:
+        rate, frames = sound.samplerate, sound.frames
+        if sound.format not in ("WAV", "WAVEX", "OGG"):  # of these `_opened` knows it, five times sooner
+            tail = min(frames, int(_TAIL_SECONDS * rate) + 1)
+            sound.seek(frames - tail)
+            if len(sound.read(tail, dtype="float32")) < tail - int(TOLERANCE_SECONDS * rate):
+                raise QuranAsrError(
+                    f"truncated: its header says {frames / rate:.1f} s, and the end is missing",
+                    where=str(path),
+                )
+        return AudioInfo(frames / rate, rate, sound.channels, _format(sound))
+
+
+def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -> Samples:
+    """Samples of a file or of a stretch of it, mono at 16 kHz.
+
+    Channels are averaged, other rates are resampled with soxr's HQ filter.
+
+    Args:
+        path: wav, flac, mp3, ogg or opus at any rate.
+        offset: seconds into the file.
+        duration: seconds; None reads to the end.
+
+    Returns:
+        float32 [samples], at least one.
+
+    Raises:
+        QuranAsrError: as `probe`; also when decoding fails, when the stretch lies outside the file, or when
+            a sample is NaN or infinite.
+    """
+    if not (math.isfinite(offset) and offset >= 0 and (duration is None or 0 < duration < math.inf)):
+        raise QuranAsrError(f"no stretch begins at {offset} s and lasts {duration} s", where=str(path))
+    with _opened(Path(path)) as sound:
+        rate = sound.samplerate
+        start = round(offset * rate)
+        if start >= sound.frames:
+            raise QuranAsrError(
+                f"the stretch begins at {offset:.2f} s, the file ends at {sound.frames / rate:.2f} s",
+                where=str(path),
+            )
+        end = sound.frames if duration is None else start + max(1, round(duration * rate))
+        if end > sound.frames + TOLERANCE_SECONDS * rate:
+            raise QuranAsrError(
+                f"the stretch ends at {end / rate:.2f} s, the file at {sound.frames / rate:.2f} s",
+                where=str(path),
+            )
+        wanted = min(end, sound.frames) - start
+        mono = _decode(sound, start, wanted)
+    if not len(mono) or wanted - len(mono) > TOLERANCE_SECONDS * rate:
+        raise QuranAsrError(
+            f"truncated or damaged: {len(mono) / rate:.2f} of {wanted / rate:.2f} s can be decoded",
+            where=str(path),
+        )
+    if not np.isfinite(mono).all():
+        raise QuranAsrError("holds samples that are no numbers (NaN or infinite)", where=str(path))
+    samples = resample(mono, rate)
+    if not len(samples):
+        raise QuranAsrError(f"too short: {len(mono)} samples at {rate} Hz", where=str(path))
+    return samples
+
+
+def resample(samples: Samples, rate: int, to: int = SAMPLE_RATE) -> Samples:
+    """The same sound at another rate: float32 [samples] at `rate` Hz in, at `to` Hz out."""
+    if rate == to:
+        return samples
+    return np.asarray(soxr.resample(samples, rate, to, quality="HQ"), dtype=np.float32)
+
+
+def write(path: str | Path, samples: Samples, rate: int = SAMPLE_RATE) -> None:
+    """Write mono samples as 16-bit wav or flac, by the name's ending; whole or not at all.
+
+    Samples are scaled down if their peak is above 1, and otherwise left as they are.
+
+    Raises:
+        QuranAsrError: another ending, or samples that are not finite numbers.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    path = Path(path)
+    container = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
+    if container is None:
+        raise QuranAsrError("only .wav and .flac files are written", where=str(path))
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not math.isfinite(peak):
+        raise QuranAsrError("the samples to write hold NaN or infinite values", where=str(path))
+    # Rounded here and not by libsndfile, whose scale (32,768) would wrap or clip a peak of exactly 1.
+    whole = np.rint(samples * (32_767 / max(1.0, peak))).astype(np.int16)
+    memory = io.BytesIO()
+    soundfile.write(memory, whole, rate, format=container, subtype="PCM_16")
+    write_atomically(path, memory.getvalue())
+
+
+def _decode(sound: soundfile.SoundFile, start: int, frames: int) -> Samples:
+    """Up to `frames` frames from `start`, channels averaged; fewer where the file ends early."""
+    sound.seek(start)
+    blocks: list[NDArray[np.float32]] = []
+    while frames > 0:
+        block = sound.read(min(frames, _BLOCK_FRAMES), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
+        frames -= len(block)
+    if len(blocks) == 1:
+        return np.ascontiguousarray(blocks[0])
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """A sound file that has samples, opened by descriptor: libsndfile then cannot go by the name."""
+    try:
+        if not path.is_file():
+            what = "not a regular file" if path.exists() else "no such file"
+            raise QuranAsrError(what, where=str(path))
+        with path.open("rb", buffering=0) as file:
+            _refuse_what_is_no_sound(path, file)
+            file.seek(0)
+            with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+                if not _LOWEST_RATE <= sound.samplerate <= _HIGHEST_RATE:
+                    raise QuranAsrError(f"damaged: its rate would be {sound.samplerate} Hz", where=str(path))
+                if sound.format == "OGG":
+                    _refuse_lost_pages(path, file, sound)
+                if sound.frames <= 0:
+                    raise QuranAsrError("no samples in it (empty or truncated)", where=str(path))
+                yield sound
+    except PermissionError:
+        raise QuranAsrError("may not be read (permission denied)", where=str(path)) from None
+    except ValueError:  # soundfile's, of a seek in a damaged mp3 that went beyond the end
+        raise QuranAsrError("damaged: the decoder lost its place", where=str(path)) from None
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.strip().rstrip(".")
+        # What libsndfile says of a stream that its mp3 reader gave up on; it would mislead.
+        if "not a regular file" in reason or "not recognised" in reason:
+            raise QuranAsrError("not a sound file that can be read, or damaged", where=str(path)) from None
+        raise QuranAsrError(f"damaged or truncated (decoder: {reason})", where=str(path)) from None
+
+
+_NOT_SOUND = (
+    (b"PK\x03\x04", "a zip archive, not sound", "unpack it"),
+    (b"\x1f\x8b", "a gzip archive, not sound", "unpack it"),
+    (b"Rar!", "a rar archive, not sound", "unpack it"),
+    (b"7z\xbc\xaf", "a 7z archive, not sound", "unpack it"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the recording itself", "run `git lfs pull`"),
+    (b"\x1aE\xdf\xa3", "WebM or Matroska, which is not read", "convert it: ffmpeg -i FILE FILE.flac"),
+    (b"ADIF", "AAC, which is not read", "convert it: ffmpeg -i FILE FILE.flac"),
+    (b"%PDF", "a PDF document, not sound", ""),
+)
+"""First bytes, what they say, what to do."""
+
+
+def _refuse_what_is_no_sound(path: Path, file: io.FileIO) -> None:
+    """Name what libsndfile would call by a wrong name, or read without a word although the end is missing."""
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(4096) or b""
+    where = str(path)
+    if not size:
+        raise QuranAsrError("an empty file", where=where)
+    if not head.strip(b"\0"):
+        raise QuranAsrError("only zero bytes (an unfinished download?)", where=where)
+    for magic, what, remedy in _NOT_SOUND:
+        if head.startswith(magic):
+            raise QuranAsrError(what, where=where, remedy=remedy)
+    if head[4:8] == b"ftyp":
+        remedy = "convert it: ffmpeg -i FILE FILE.flac"
+        raise QuranAsrError("MPEG-4 sound (m4a, AAC), which is not read", where=where, remedy=remedy)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script", b"<!--")):
+        raise QuranAsrError("a web page, not sound (a failed download?)", where=where)
+    if head.startswith(b"RIFF"):
+        claimed = int.from_bytes(head[4:8], "little") + 8
+        # Some programs count a header too many; those that do not know the length write 2 or 4 GB.
+        if size + 64 < claimed < 0x7FFF_0000:
+            raise QuranAsrError(f"truncated: {size:,} of {claimed:,} bytes are there", where=where)
+
+
+def _refuse_lost_pages(path: Path, file: io.FileIO, sound: soundfile.SoundFile) -> None:
+    """Refuse an Ogg file that is cut off or has a damaged page: libsndfile just ends there, in silence.
+
+    A page is at most 65,307 bytes and ends with its position in samples, at bytes 6 to 13 (RFC 3533).
+    """
+    size = os.fstat(file.fileno()).st_size
+    # pread leaves the place where libsndfile reads alone
+    head, tail = (os.pread(file.fileno(), 65_307, max(0, start)) for start in (0, size - 65_307))
+    last = tail[tail.rfind(b"OggS") :]
+    if len(last) < 27 or len(last) < 27 + last[26] + sum(last[27 : 27 + last[26]]):
+        raise QuranAsrError("truncated: its last page is cut off", where=str(path))
+    positions = []
+    start = 0
+    while head[start : start + 4] == b"OggS" and len(head) > start + 27:
+        positions.append(int.from_bytes(head[start + 6 : start + 14], "little", signed=True))
+        lengths = head[start + 27 : start + 27 + head[start + 26]]
+        start += 27 + len(lengths) + sum(lengths)
+    first_sound = next((position for position in positions if position > 0), None)
+    if first_sound is None:
+        return
+    # Opus counts at 48 kHz whatever the rate. A stream cut from a longer one does not begin at 0.
+    rate = 48_000 if sound.subtype == "OPUS" else sound.samplerate
+    at_least = (int.from_bytes(last[6:14], "little", signed=True) - first_sound) / rate
+    if sound.frames / sound.samplerate < at_least - TOLERANCE_SECONDS:
+        raise QuranAsrError(
+            f"damaged: only {sound.frames / sound.samplerate:.2f} of {at_least:.2f} s can be decoded",
+            where=str(path),
+        )
+
+
+def _format(sound: soundfile.SoundFile) -> str:
+    codec = sound.subtype if sound.format == "OGG" else sound.format
+    return str(codec).lower().removesuffix("ex")  # WAVEX is a wav with a longer header

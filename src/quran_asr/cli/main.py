@@ -1,0 +1,109 @@
+"""The command `quran-asr`: finds the asked command, prints what comes back, and turns errors into one line.
+
+Command modules are imported when they are asked for, so that `--help` starts at once; only their
+functions import rooms that need numpy or torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from quran_asr import __version__
+from quran_asr.findings import QuranAsrError
+
+COMMANDS = {
+    "quickstart": (
+        "quran_asr.cli.quickstart:quickstart",
+        "The whole path in small, in some minutes on a CPU.",
+    ),
+    "text": ("quran_asr.cli.text:text", "Show, find and split the words of the Quran."),
+    "corpus": ("quran_asr.cli.corpus:corpus", "Make manifests: scan recordings, split, or speak verses."),
+    "recipe": ("quran_asr.cli.recipe:recipe", "List, show and begin recipes: the settings of a training."),
+    "plan": ("quran_asr.cli.plan:plan", "What a training will be: steps, batch, rate, parameters."),
+    "tokenizer": ("quran_asr.cli.train:tokenizer", "Make a recipe's tokenizer from the whole Quran."),
+    "train": ("quran_asr.cli.train:train", "Train a recognizer, or go on with a run."),
+    "plot": ("quran_asr.cli.plot:plot", "Draw the curves of runs: a picture and a page."),
+    "evaluate": ("quran_asr.cli.evaluate:evaluate", "Say how well a model hears the clips of a manifest."),
+    "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
+}
+"""Name -> (place of the click command, its line in `--help`), in the order of a journey."""
+
+
+class LazyGroup(click.Group):
+    """Lists all commands without importing any of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean `quran-asr {near[0]}`?" if near else "`quran-asr --help` lists the commands"
+            raise QuranAsrError(f"no command `{args[0]}`", remedy=hint) from error
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Example: quran-asr text show 2:255",
+)
+@click.version_option(__version__, prog_name="quran-asr")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """From recordings of Quran recitation to a trained, measured recognizer."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 fine, 1 a negative finding, 2 wrong use or input, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    try:
+        code = cli.main(args=args, prog_name="quran-asr", standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort):
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except QuranAsrError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except BrokenPipeError:  # `quran-asr ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if debug:
+            raise
+        hint = "free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+        said = QuranAsrError(error.strerror or str(error), where=str(error.filename or ""), remedy=hint)
+        print(f"error: {said}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,266 @@
+"""`quran-asr quickstart`: the whole path in small, from a corpus that it speaks itself to a measured model.
+
+What it prints at the end was measured in that run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quran_asr.cli.printing import print_finding, print_json, print_table, progress_bar
+from quran_asr.cli.train import report_end, split_words
+from quran_asr.findings import QuranAsrError
+
+if TYPE_CHECKING:
+    from quran_asr.measure.report import Report
+    from quran_asr.records import Segment, VerseRef
+    from quran_asr.runs.folder import RunFolder
+    from quran_asr.runs.schema import Recipe
+    from quran_asr.train.loop import Trained
+    from quran_asr.train.metrics import Progress, Watcher
+
+HELD_OUT_VOICES = ("ar+f3", "ar+Alex")
+VALIDATION_VOICE = "ar+m7"
+"""Chooses the checkpoint, so it counts neither as training nor as held out."""
+UNSEEN_VERSES = ("99:1", "99:2", "99:3", "100:1", "100:2", "102:1", "102:2", "101:6", "97:1", "97:3")
+"""Short verses of other surahs, spoken by the held-out voices: text that was never trained on."""
+STUCK_CHECKED_AT, STUCK_AT = 300, 0.96
+"""Step, and the share of the tokens' entropy that CTC must be under by then, or training begins again."""
+ATTEMPTS = 3
+
+
+@click.command(epilog="Example: quran-asr quickstart --to quickstart")
+@click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--to", "folder", default="quickstart", show_default=True, type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True, help="Seed of corpus, model and training.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -> int:
+    """Speak a corpus, train on it, measure, transcribe: the real path with nothing stubbed.
+
+    Verses of surahs 1 and 103-114 by eSpeak NG voices; about six minutes on two cores. What it shows is
+    known verses by new voices: a model of this size and time does not learn to hear other text.
+    """
+    from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.runs.folder import create_run
+    from quran_asr.runs.recipe import resolve
+
+    name, overrides = split_words(words)
+    if name is not None:
+        raise QuranAsrError("quickstart has a recipe of its own", remedy=f"try `quran-asr train {name}`")
+    began = time.perf_counter()
+    manifests = speak_everything(folder / "corpus", seed)
+    resolved = resolve(
+        "quickstart",
+        [
+            f"quran.seed={seed}",
+            f"exp_manager.exp_dir={folder / 'nemo_experiments'}",
+            f"model.train_ds.manifest_filepath={manifests['training']}",
+            f"model.validation_ds.manifest_filepath={manifests['validation']}",
+            *overrides,
+        ],
+    )
+    recipe = resolved.recipe
+    spelling = recipe.quran.spelling
+    segments = {part: read_manifest(path, spelling) for part, path in manifests.items()}
+    _say(
+        f"corpus: {len(segments['training'])} clips for training, {len(segments['validation'])} for "
+        f"validation, {len(segments['held_out'])} by two held-out voices"
+    )
+    run = create_run(recipe.exp_manager.exp_dir, recipe.name)
+    run.write_recipe(recipe)
+    _pass_gate(recipe, run, segments["training"])
+    ended = _train(recipe, run, segments)
+    if ended.interrupted:
+        return report_end(ended, as_json)
+    reports = measure(ended.run, segments, spelling)
+    shown = segments["held_out"][0]
+    heard = _transcribe_one(ended.run, shown)
+    picture, page = _draw(ended.run, reports, shown, heard)
+    if as_json:
+        print_json(_figures(ended, reports, time.perf_counter() - began, page))
+    else:
+        print_table(*_table(reports))
+        click.echo(f"\n{shown.audio}\n  said   {shown.text}\n  heard  {heard}\n")
+        click.echo(f"model   {ended.run.best_nemo()}\ncurves  {picture}\nreport  {page}")
+    return 0
+
+
+def speak_everything(folder: Path, seed: int) -> dict[str, Path]:
+    """Manifests of the four parts of the corpus; spoken once, found again the next time."""
+    from quran_asr.corpus.speak import VOICES, speak_corpus
+    from quran_asr.records import VerseRef
+    from quran_asr.text.quran import load_quran
+
+    known = tuple(ref for ref in load_quran("letters").refs if ref.surah == 1 or ref.surah >= 103)
+    unseen = tuple(VerseRef.parse(ref) for ref in UNSEEN_VERSES)
+    training = tuple(v for v in VOICES if v not in (*HELD_OUT_VOICES, VALIDATION_VOICE))
+    parts: dict[str, tuple[Sequence[VerseRef], Sequence[str], int]] = {
+        "training": (known, training, 1),
+        "validation": (known, (VALIDATION_VOICE,), 0),
+        "held_out": (known, HELD_OUT_VOICES, 0),
+        "unseen_text": (unseen, HELD_OUT_VOICES, 0),
+    }
+    manifests = {}
+    for part, (refs, voices, fragments) in parts.items():
+        place = folder / f"{part}-{seed}"
+        manifests[part] = place / "manifest.jsonl"
+        if manifests[part].exists():
+            continue
+        with progress_bar(f"speaking ({part})", "clips") as show:
+            speak_corpus(refs, voices, place, seed, fragments_per_verse=fragments, on_progress=show)
+    return manifests
+
+
+def measure(
+    run: RunFolder, segments: dict[str, list[Segment]], spelling: str
+) -> dict[tuple[str, str, int], Report]:
+    """Reports by (part, decoder, look-ahead in ms): both decoders at the widest look-ahead and at 0 ms."""
+    from quran_asr.measure.evaluate import evaluate, write_report
+    from quran_asr.measure.report import Setting
+    from quran_asr.measure.training_data import TrainingData
+    from quran_asr.train.recognize import load_recognizer
+
+    training = TrainingData.read(run.path / "training_data.json")
+    reports = {}
+    for decoder in ("transducer", "ctc"):
+        for look_ahead in (None, 0):
+            recognizer = load_recognizer(run.path, decoder, look_ahead)
+            ahead = recognizer.look_ahead_ms or 0
+            setting = Setting(recognizer.name, decoder, ahead, spelling, recognizer.edition)
+            for part in ("held_out", "unseen_text"):
+                report, clips = evaluate(segments[part], recognizer.recognize, setting, training)
+                write_report(run.path / "evaluation" / f"{part}-{decoder}-{ahead}ms", report, clips)
+                reports[part, decoder, ahead] = report
+    return reports
+
+
+def _pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> None:
+    steps = recipe.quran.overfit_gate_steps
+    if not steps:
+        return
+    from quran_asr.train.loop import prepare_tokenizer
+    from quran_asr.train.preflight import overfit_gate
+
+    clips = sorted((s for s in segments if s.verses), key=lambda segment: segment.duration)[:4]
+    with progress_bar("overfit gate", "steps") as show:
+        gate = overfit_gate(recipe, prepare_tokenizer(recipe, run), clips, steps, show)
+    if not gate.passed:
+        raise QuranAsrError(
+            f"{len(clips)} clips were not learned by heart in {gate.steps} steps (WER transducer "
+            f"{gate.wer:.2f}, CTC {gate.ctc_wer:.2f})",
+            remedy="something between audio, text and loss is broken: nothing larger would train either",
+        )
+    _say(f"overfit gate passed: {len(clips)} clips by heart after {gate.steps} steps, both decoders WER 0")
+
+
+def _train(recipe: Recipe, run: RunFolder, segments: dict[str, list[Segment]]) -> Trained:
+    """Train; a start that has not left its plateau by step 300 begins again with the next seed."""
+    from quran_asr.cli.progress import training_progress
+    from quran_asr.runs.folder import create_run
+    from quran_asr.train.loop import train
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with training_progress() as watcher:
+                return train(
+                    recipe,
+                    run,
+                    segments["training"],
+                    segments["validation"],
+                    watcher=watcher if attempt == ATTEMPTS else _unless_stuck(watcher),
+                    on_finding=print_finding,
+                )
+        except _StuckError as stuck:
+            seed = recipe.quran.seed + 1
+            _say(f"{stuck}: starting again with seed {seed}")
+            recipe = replace(recipe, quran=replace(recipe.quran, seed=seed))
+            run = create_run(recipe.exp_manager.exp_dir, recipe.name)
+            run.write_recipe(recipe)
+    raise AssertionError("the last attempt is not watched")
+
+
+class _StuckError(Exception):
+    """The first steps of a training led nowhere."""
+
+
+def _unless_stuck(watcher: Watcher) -> Watcher:
+    def watch(progress: Progress) -> None:
+        watcher(progress)
+        row = progress.row
+        if row is None or row["split"] != "train" or row["step"] != STUCK_CHECKED_AT:
+            return
+        cost = row["ctc_per_token"]
+        if cost > STUCK_AT * row["token_entropy"]:
+            raise _StuckError(f"CTC still costs {cost:.2f} nats a token at step {STUCK_CHECKED_AT}")
+
+    return watch
+
+
+def _transcribe_one(run: RunFolder, segment: Segment) -> str:
+    from quran_asr.records import Transcript
+    from quran_asr.train.recognize import load_recognizer
+
+    answer = next(iter(load_recognizer(run.path).recognize([segment])))
+    return answer.text if isinstance(answer, Transcript) else str(answer)
+
+
+def _draw(
+    run: RunFolder, reports: dict[tuple[str, str, int], Report], shown: Segment, heard: str
+) -> tuple[Path, Path]:
+    from quran_asr.runs.plot import Example, Table, render_report
+
+    header, rows = _table(reports)
+    table = Table(
+        "Word error rates",
+        tuple(header),
+        tuple(tuple(str(cell) for cell in row) for row in rows),
+        "Two voices that were never trained on. Seen text: verses that other voices recited in training. "
+        "Unseen text: verses that nobody recited; a model of this size and time does not learn to hear them.",
+    )
+    return render_report(run, run.path / "report", [table, Example("One recording", shown.text, heard)])
+
+
+def _table(reports: dict[tuple[str, str, int], Report]) -> tuple[list[str], list[list[str]]]:
+    header = ["evaluated on", "decoder", "look-ahead", "WER", "CER", "clips"]
+    names = {"held_out": "unseen voices, seen text", "unseen_text": "unseen voices, unseen text"}
+    rows = [
+        [
+            names[part],
+            decoder,
+            f"{ahead} ms",
+            f"{report.whole.spelled.words.rate:.3f}",
+            f"{report.whole.spelled.characters.rate:.3f}",
+            str(report.whole.clips),
+        ]
+        for (part, decoder, ahead), report in sorted(
+            reports.items(), key=lambda item: (item[0][0], -item[0][2])
+        )
+    ]
+    return header, rows
+
+
+def _figures(
+    ended: Trained, reports: dict[tuple[str, str, int], Report], seconds: float, page: Path
+) -> dict[str, Any]:
+    wer: dict[str, dict[str, float]] = {}
+    for (part, decoder, ahead), report in reports.items():
+        wer.setdefault(part, {})[f"{decoder} {ahead} ms"] = round(report.whole.spelled.words.rate, 4)
+    return {
+        "wer": wer,
+        "steps": ended.steps,
+        "training_seconds": round(ended.seconds, 1),
+        "total_seconds": round(seconds, 1),
+        "run": str(ended.run.path),
+        "model": str(ended.run.best_nemo()),
+        "report": str(page),
+    }
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

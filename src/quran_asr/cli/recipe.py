@@ -1,0 +1,64 @@
+"""`quran-asr recipe`: list the shipped recipes, show one resolved, begin one of your own."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group(epilog="Example: quran-asr recipe show transfer")
+def recipe() -> None:
+    """List, show and begin recipes: the settings of a training."""
+
+
+@recipe.command("list", epilog="Example: quran-asr recipe list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_recipes(as_json: bool) -> int:
+    """The shipped recipes, with what each is for and its parameters."""
+    from quran_asr.cli.printing import print_json, print_table
+    from quran_asr.runs.parameters import count_parameters
+    from quran_asr.runs.recipe import SHIPPED, load_recipe
+    from quran_asr.runs.starter import summary
+
+    rows = []
+    for name in SHIPPED:
+        loaded = load_recipe(name)
+        rows.append((name, count_parameters(loaded.model, loaded.quran.vocabulary_size), summary(name)))
+    if as_json:
+        print_json([{"name": name, "parameters": count, "summary": line} for name, count, line in rows])
+    else:
+        table = [(name, f"{count / 1e6:6.1f} M", line) for name, count, line in rows]
+        print_table(("recipe", "parameters", "what it does"), table)
+    return 0
+
+
+@recipe.command("show", epilog="Example: quran-asr recipe show transfer trainer.max_epochs=50")
+@click.argument("words", metavar="RECIPE [KEY=VALUE]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: name, recipe, origin.")
+def show(words: tuple[str, ...], as_json: bool) -> int:
+    """A recipe as it would run, every value with the line that it comes from."""
+    from quran_asr.cli.printing import print_json
+    from quran_asr.runs.overrides import split_words
+    from quran_asr.runs.recipe import as_plain, as_yaml, resolve
+
+    name, overrides = split_words(words)
+    resolved = resolve(name, overrides)
+    if as_json:
+        print_json({"name": name, "recipe": as_plain(resolved.recipe), "origin": resolved.origin})
+    else:
+        click.echo(as_yaml(resolved.recipe, resolved.origin), nl=False)
+    return 0
+
+
+@recipe.command("new", epilog="Example: quran-asr recipe new mine.yaml --base small trainer.max_epochs=60")
+@click.argument("file", metavar="FILE")
+@click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--base", default="transfer", show_default=True, metavar="RECIPE", help="What to begin from.")
+def new(file: str, words: tuple[str, ...], base: str) -> int:
+    """Write a commented recipe of your own that differs from another in the values you give."""
+    from pathlib import Path
+
+    from quran_asr.runs.starter import write_starter
+
+    write_starter(Path(file), base, words)
+    click.echo(f"wrote {file}; see it whole with: quran-asr recipe show {file}", err=True)
+    return 0

@@ -1,0 +1,125 @@
+"""`quran-asr text`: verses in any spelling, where words stand, the words of both editions side by side."""
+
+from __future__ import annotations
+
+import click
+
+from quran_asr.cli.printing import print_json
+
+
+@click.group(epilog="Example: quran-asr text show 2:255 --spelling letters")
+def text() -> None:
+    """Show, find and split the words of the Quran."""
+
+
+@text.command(epilog="Example: quran-asr text show 112 --spelling letters")
+@click.argument("reference", metavar="REF")
+@click.option(
+    "--spelling",
+    default="diacritized",
+    show_default=True,
+    metavar="SPELLING",
+    help="uthmani (as in the mushaf), diacritized (today's spelling with all vowels) or letters (without).",
+)
+@click.option("--basmala", is_flag=True, help="Also show the basmala that is written before verse 1.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(reference: str, spelling: str, basmala: bool, as_json: bool) -> int:
+    """Show the verses REF (2:255, 2:255-257, or 112 for a whole surah), one a line: place, tab, words."""
+    from quran_asr.text.passages import parse_range
+    from quran_asr.text.quran import load_quran
+
+    quran = load_quran(spelling)
+    rows: list[dict[str, str]] = []
+    for ref in parse_range(reference):
+        if basmala and ref.ayah == 1 and quran.basmala(ref.surah):
+            rows.append({"verse": f"{ref.surah}:basmala", "text": quran.basmala(ref.surah)})
+        rows.append({"verse": str(ref), "text": quran.verse(ref)})
+    if as_json:
+        print_json({"spelling": spelling, **_source(quran.edition_name), "verses": rows})
+        return 0
+    for row in rows:
+        click.echo(f"{row['verse']}\t{row['text']}")
+    _say_source(quran.edition_name)
+    return 0
+
+
+@text.command(epilog="Example: quran-asr text find الحي القيوم")
+@click.argument("words", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def find(words: tuple[str, ...], as_json: bool) -> int:
+    """Find the verses in which WORDS stand together, in whatever spelling they are typed.
+
+    One verse a line: place, tab, verse. Where no verse has them all together, the nearest verses are shown,
+    and in a third column the words they have. Exits 1 when there is nothing near.
+    """
+    from quran_asr.text.passages import find as find_words
+    from quran_asr.text.quran import load_quran
+
+    quran = load_quran()
+    matches = find_words(quran, " ".join(words))
+    exact = any(match.exact for match in matches)
+    if as_json:
+        rows = [
+            {"verse": str(match.ref), "text": match.text, "words": list(match.words)} for match in matches
+        ]
+        print_json({"words": " ".join(words), "exact": exact, **_source(quran.edition_name), "matches": rows})
+        return int(not matches)
+    if not matches:
+        click.echo("no verse has these words, or most of them in this order", err=True)
+        return 1
+    if not exact:
+        click.echo(
+            "no verse has these words together; the nearest verses, and the words they have:", err=True
+        )
+    for match in matches:
+        heard = "" if exact else f"\t{' '.join(match.words)}"
+        click.echo(f"{match.ref}\t{match.text}{heard}")
+    if exact:
+        click.echo(f"{len(matches)} verse{'s' * (len(matches) > 1)}", err=True)
+    _say_source(quran.edition_name)
+    return 0
+
+
+@text.command(epilog="Example: quran-asr text words 2:21")
+@click.argument("reference", metavar="REF")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def words(reference: str, as_json: bool) -> int:
+    """Show each word of the verses REF in all spellings.
+
+    One word of the mushaf a line, with tabs between: verse and word number, uthmani, diacritized, letters.
+    The diacritized spelling writes some of them as two or three words.
+    """
+    from quran_asr.text.passages import parse_range
+    from quran_asr.text.wordmap import word_map
+
+    rows = [
+        {
+            "verse": str(ref),
+            "word": pair.index + 1,
+            "uthmani": pair.uthmani,
+            "diacritized": pair.simple,
+            "letters": pair.letters,
+        }
+        for ref in parse_range(reference)
+        for pair in word_map(ref)
+    ]
+    if as_json:
+        print_json({"sources": [_source("uthmani"), _source("simple")], "words": rows})
+        return 0
+    for row in rows:
+        click.echo(f"{row['verse']}:{row['word']}\t{row['uthmani']}\t{row['diacritized']}\t{row['letters']}")
+    _say_source("uthmani", "simple")
+    return 0
+
+
+def _source(edition: str) -> dict[str, str]:
+    """What Tanzil's terms ask for wherever the text is shown: the source and a link to it."""
+    from quran_asr.text.editions import LINK, TITLES
+
+    return {"edition": edition, "source": TITLES[edition], "link": LINK}
+
+
+def _say_source(*editions: str) -> None:
+    for edition in editions:
+        source = _source(edition)
+        click.echo(f"Text: {source['source']}, {source['link']}", err=True)

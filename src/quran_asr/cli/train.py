@@ -1,0 +1,201 @@
+"""`quran-asr train` and `quran-asr tokenizer`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quran_asr.cli.printing import print_finding, print_findings, print_json
+from quran_asr.findings import Finding, QuranAsrError
+
+if TYPE_CHECKING:
+    from quran_asr.corpus.select import Selection
+    from quran_asr.runs.schema import Recipe
+    from quran_asr.train.loop import Trained
+
+
+@click.command(
+    epilog="Example: quran-asr train laptop --train data/train.jsonl --validation data/validation.jsonl"
+)
+@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
+@click.option(
+    "--train", "training", multiple=True, type=click.Path(), help="Manifest to train on; may be repeated."
+)
+@click.option("--validation", multiple=True, type=click.Path(), help="Manifest to choose checkpoints by.")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), help="Go on with this run folder (no RECIPE then)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON.")
+def train(
+    words: tuple[str, ...],
+    training: tuple[str, ...],
+    validation: tuple[str, ...],
+    resume: Path | None,
+    as_json: bool,
+) -> int:
+    """Train a recognizer. RECIPE is a name of `quran-asr recipe list` or a file; default: transfer.
+
+    Ctrl-C ends the training after the current step and leaves a run that --resume continues.
+    """
+    from quran_asr.runs.folder import create_run, open_run
+    from quran_asr.runs.recipe import resolve
+
+    name, overrides = split_words(words)
+    for key, manifests in (("train_ds", training), ("validation_ds", validation)):
+        if manifests:
+            overrides.append(f"model.{key}.manifest_filepath=[{','.join(manifests)}]")
+    checkpoint = None
+    if resume is not None:
+        if name is not None:
+            raise QuranAsrError("--resume takes the run's own recipe", remedy=f"leave out `{name}`")
+        run = open_run(resume)
+        checkpoint = run.last_checkpoint()
+        if checkpoint is None:
+            raise QuranAsrError("the run has no checkpoint to go on from", where=str(resume))
+        resolved = resolve(run.path / "recipe.yaml", overrides)
+    else:
+        resolved = resolve(name or "transfer", overrides)
+        run = None
+    recipe = resolved.recipe
+    findings = before_training(recipe)
+    if print_findings(findings):
+        return 1
+    chosen = select_clips(recipe)
+    if run is None:
+        run = create_run(recipe.exp_manager.exp_dir, recipe.name)
+        run.write_recipe(recipe)
+    click.echo(f"run folder {run.path}", err=True)
+    click.echo(describe_data(*chosen), err=True)
+
+    from quran_asr.cli.progress import training_progress
+    from quran_asr.train.loop import train as train_recipe
+
+    with training_progress() as watcher:
+        ended = train_recipe(
+            recipe,
+            run,
+            chosen[0].kept,
+            chosen[1].kept,
+            watcher=watcher,
+            on_finding=print_finding,
+            resume=checkpoint,
+        )
+    return report_end(ended, as_json)
+
+
+@click.command(epilog="Example: quran-asr tokenizer transfer --to tokenizers/diacritized-1024")
+@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def tokenizer(words: tuple[str, ...], folder: Path) -> int:
+    """Make a recipe's BPE tokenizer from all 6,236 verses, and prove that it loses none."""
+    from quran_asr.runs.recipe import load_recipe
+
+    name, overrides = split_words(words)
+    recipe = load_recipe(name or "transfer", overrides)
+
+    from quran_asr.train.tokenizer import train_tokenizer
+
+    made = train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, folder)
+    click.echo(f"{folder}: {made.size} tokens, spelling {recipe.quran.spelling}, no verse lost")
+    return 0
+
+
+def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Recipe and overrides: a word with `=`, or that begins with `~`, is an override."""
+    names = [word for word in words if "=" not in word and not word.startswith("~")]
+    if len(names) > 1:
+        raise QuranAsrError(f"one recipe at a time, not {' and '.join(names)}")
+    return (names[0] if names else None), [word for word in words if word not in names]
+
+
+def before_training(recipe: Recipe) -> list[Finding]:
+    """What can be said before a manifest is read."""
+    if recipe.init_from_pretrained_model is not None:
+        raise QuranAsrError(
+            f"this version cannot start from `{recipe.init_from_pretrained_model}` yet",
+            where="init_from_pretrained_model",
+            remedy="train from random weights: init_from_pretrained_model=null, or the recipes `scratch`, "
+            "`small`, `laptop`",
+        )
+    resume = recipe.exp_manager.resume_from_checkpoint
+    if resume is not None:
+        raise QuranAsrError(
+            "this version continues whole runs only",
+            where="exp_manager.resume_from_checkpoint",
+            remedy="use `quran-asr train --resume RUN`",
+        )
+    return []
+
+
+def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
+    """The clips of both manifests that the recipe takes; what it leaves out is said on stderr.
+
+    Raises:
+        QuranAsrError: a manifest is missing, unreadable, or nothing in it is left.
+    """
+    from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.corpus.select import describe, select
+
+    selections = []
+    shortest = recipe.model.train_ds.min_duration
+    for what, key, ds in (
+        ("training", "train_ds", recipe.model.train_ds),
+        ("validation", "validation_ds", recipe.model.validation_ds),
+    ):
+        if not ds.manifests:
+            option = "--train" if what == "training" else "--validation"
+            raise QuranAsrError(
+                f"no {what} manifest",
+                where=f"model.{key}.manifest_filepath",
+                remedy=f"give one with {option} FILE (`quran-asr corpus scan` makes one from recordings)",
+            )
+        segments = []
+        for manifest in ds.manifests:
+            segments += read_manifest(manifest, recipe.quran.spelling)
+        selection = select(segments, shortest=shortest, longest=ds.max_duration)
+        limit = ds.max_duration if ds.max_duration is not None else 0.0
+        print_findings(describe(selection, what=what, key=f"model.{key}.max_duration", longest=limit))
+        if not selection.kept:
+            raise QuranAsrError(f"no {what} clip is left", where=str(ds.manifests[0]))
+        selections.append(selection)
+    return selections[0], selections[1]
+
+
+def describe_data(training: Selection, validation: Selection) -> str:
+    """One line on what is trained on."""
+    reciters = len({segment.reciter for segment in training.kept})
+    return (
+        f"training on {len(training.kept):,} clips ({training.hours:.2f} h, {reciters} reciters), "
+        f"validation on {len(validation.kept):,} ({validation.hours:.2f} h)"
+    )
+
+
+def report_end(ended: Trained, as_json: bool) -> int:
+    """Say how a training ended; 130 where it was interrupted."""
+    best = ended.run.best_nemo()
+    if as_json:
+        print_json(
+            {
+                "run": str(ended.run.path),
+                "interrupted": ended.interrupted,
+                "steps": ended.steps,
+                "seconds": round(ended.seconds, 1),
+                "val_wer": ended.best_wer,
+                "best": None if best is None else str(best),
+            }
+        )
+    elif ended.interrupted:
+        click.echo(
+            f"interrupted after {ended.steps:,} steps; go on with: quran-asr train --resume {ended.run.path}",
+            err=True,
+        )
+    else:
+        click.echo(f"{ended.steps:,} steps in {ended.seconds / 60:.1f} minutes", err=True)
+        if best is not None:
+            click.echo(f"best validation WER {ended.best_wer:.4f}: {best}")
+    sys.stdout.flush()
+    return 130 if ended.interrupted else 0

@@ -1,0 +1,237 @@
+"""From folders of recordings to a manifest, with nothing dropped in silence."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quran_asr import audio
+from quran_asr.corpus.manifest import write_manifest
+from quran_asr.corpus.sources import Dropped, Ignored, Recording, walk
+from quran_asr.findings import QuranAsrError
+from quran_asr.text.quran import load_quran
+
+_CHUNK = 64
+"""Files that one process looks at between two reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class LongClip:
+    """A clip over the length that a recipe would take."""
+
+    path: Path
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScanReport:
+    """What was found in the folders."""
+
+    clips: int
+    """Lines of the manifest; if none, no manifest was written."""
+    hours: float
+    kinds: dict[str, int]
+    """How many of the clips are a `verse`, a `basmala` before a surah, the `istiadha`."""
+    reciters: dict[str, tuple[int, float]]
+    """Reciter -> (clips, hours)."""
+    verses: int
+    """Different verses."""
+    dropped: tuple[Dropped, ...]
+    """Recordings that are not in the manifest."""
+    ignored: dict[str, int]
+    """Files that are no recordings by their names, counted."""
+    max_duration: float
+    """Seconds."""
+    over_long: tuple[LongClip, ...]
+    """Clips longer than that. They are in the manifest; training leaves them out by its recipe."""
+
+    @property
+    def dropped_by_reason(self) -> dict[str, int]:
+        return dict(Counter(drop.reason for drop in self.dropped).most_common())
+
+    @property
+    def over_long_hours(self) -> float:
+        return sum(clip.seconds for clip in self.over_long) / 3600
+
+
+def scan(
+    folders: Sequence[str | Path],
+    to: str | Path,
+    *,
+    max_duration: float = 40.0,
+    decode: bool = False,
+    executor: Executor | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ScanReport:
+    """Find recordings in EveryAyah's layout, look at each, and write a manifest of those that can be read.
+
+    The same folders give the same bytes. The basmala before a surah (`SSS000`, `bismillah`) and the
+    isti'adha (`audhubillah`) become lines with their text and no verses. A verse that a reciter has twice,
+    in another quality or format, is kept once: the larger file.
+
+    Args:
+        folders: each a reciter's folder, or a folder with reciters' folders at any depth.
+        to: the manifest; missing folders are made.
+        max_duration: seconds; longer clips are kept and reported.
+        decode: decode every file to its end, which also finds damage in the middle (some 400 times real
+            time for each processor); otherwise only its beginning and end are looked at.
+        executor: where files are looked at; a process for each processor if None.
+        on_progress: called with (files looked at, files).
+
+    Raises:
+        QuranAsrError: a folder does not exist.
+        OSError: the manifest cannot be written; an old one is untouched.
+    """
+    found = [what for folder in folders for what in walk(Path(folder))]
+    recordings = [what for what in found if isinstance(what, Recording)]
+    dropped = [what for what in found if isinstance(what, Dropped)]
+    seconds, broken = _look(recordings, decode, executor, on_progress)
+    dropped += broken
+    kept, copies = _without_copies([what for what in recordings if what.path in seconds])
+    dropped += copies
+    report = ScanReport(
+        clips=len(kept),
+        hours=sum(seconds[what.path] for what in kept) / 3600,
+        kinds=dict(Counter(what.kind for what in kept)),
+        reciters=_reciters(kept, seconds),
+        verses=len({what.verses for what in kept if what.verses}),
+        dropped=tuple(sorted(dropped, key=lambda drop: (drop.reason, drop.path))),
+        ignored=dict(sorted(Counter(what.what for what in found if isinstance(what, Ignored)).items())),
+        max_duration=max_duration,
+        over_long=tuple(
+            LongClip(what.path, seconds[what.path]) for what in kept if seconds[what.path] > max_duration
+        ),
+    )
+    if kept:
+        write_manifest(to, [_line(what, seconds[what.path]) for what in kept], _meta(report))
+    return report
+
+
+def _look(
+    recordings: Sequence[Recording],
+    decode: bool,
+    executor: Executor | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[dict[Path, float], list[Dropped]]:
+    """(seconds of each readable file, the others)."""
+    paths = [what.path for what in recordings]
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    own = executor is None and bool(chunks)
+    pool = _processes(len(chunks)) if own else executor
+    seconds: dict[Path, float] = {}
+    broken: list[Dropped] = []
+    try:
+        for done in as_completed([pool.submit(_look_at, chunk, decode) for chunk in chunks] if pool else []):
+            for path, length, what in done.result():
+                if length is None:
+                    broken.append(Dropped(path, what.split(":")[0].split(" (")[0], what))
+                else:
+                    seconds[path] = length
+            if on_progress:
+                on_progress(len(seconds) + len(broken), len(paths))
+    except BrokenProcessPool as error:
+        raise QuranAsrError(
+            "a process that looked at recordings died (out of memory, or a decoder crashed)",
+            remedy="scan the folders one by one to find the file",
+        ) from error
+    finally:
+        if own and pool:
+            pool.shutdown(cancel_futures=True)
+    return seconds, broken
+
+
+def _processes(chunks: int) -> ProcessPoolExecutor:
+    # fork: a caller's script needs no `if __name__` guard, and nothing is imported twice
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    return ProcessPoolExecutor(min(os.cpu_count() or 1, chunks), context, initializer=_without_chatter)
+
+
+def _without_chatter() -> None:
+    """Silence what decoders print about damaged files; the same is said by `Dropped`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _look_at(paths: Sequence[Path], decode: bool) -> list[tuple[Path, float | None, str]]:
+    """(path, its seconds or None, what is wrong with it) of each."""
+    looked: list[tuple[Path, float | None, str]] = []
+    for path in paths:
+        try:
+            length = audio.probe(path).seconds
+            if decode:
+                audio.read(path)
+            looked.append((path, length, ""))
+        except QuranAsrError as error:
+            looked.append((path, None, error.what))
+        except OSError as error:
+            looked.append((path, None, error.strerror or str(error)))
+    return looked
+
+
+def _without_copies(recordings: Iterable[Recording]) -> tuple[list[Recording], list[Dropped]]:
+    """Each verse once for each reciter, and each recording of a formula once: (kept in order, dropped).
+
+    EveryAyah has most reciters in several qualities, and the same basmala before 112 surahs.
+    """
+    by_size = sorted(recordings, key=lambda what: (-what.path.stat().st_size, what.path))
+    first: dict[tuple[object, ...], Recording] = {}
+    dropped = []
+    for what in by_size:
+        same = what.verses or hashlib.sha256(what.path.read_bytes()).hexdigest()
+        taken = first.setdefault((what.reciter, what.text, same), what)
+        if taken is not what:
+            dropped.append(Dropped(what.path, "a copy", f"the same reciter and words as {taken.path}"))
+    return sorted(first.values(), key=lambda what: (what.reciter, what.verses, what.path)), dropped
+
+
+def _reciters(kept: Iterable[Recording], seconds: dict[Path, float]) -> dict[str, tuple[int, float]]:
+    reciters: dict[str, tuple[int, float]] = {}
+    for what in kept:
+        clips, hours = reciters.get(what.reciter, (0, 0.0))
+        reciters[what.reciter] = (clips + 1, hours + seconds[what.path] / 3600)
+    return reciters
+
+
+def _line(what: Recording, seconds: float) -> dict[str, Any]:
+    return {
+        "audio_filepath": str(what.path),
+        "offset": 0.0,
+        "duration": round(seconds, 4),
+        "text": what.text,
+        "verses": [str(ref) for ref in what.verses],
+        "reciter": what.reciter,
+        "riwaya": "hafs",
+        **({} if what.kind == "verse" else {"kind": what.kind}),
+    }
+
+
+def _meta(report: ScanReport) -> dict[str, Any]:
+    quran = load_quran("diacritized")
+    return {
+        "made_by": "corpus scan",
+        "spelling": quran.spelling,
+        "edition": quran.edition_name,
+        "kinds": report.kinds,
+        "verses": report.verses,
+        "reciters": {
+            name: {"clips": clips, "hours": round(hours, 4)}
+            for name, (clips, hours) in report.reciters.items()
+        },
+        "max_duration": report.max_duration,
+        "over_long": [
+            {"file": str(clip.path), "seconds": round(clip.seconds, 2)} for clip in report.over_long
+        ],
+        "dropped_by_reason": report.dropped_by_reason,
+        "dropped": [
+            {"file": str(drop.path), "reason": drop.reason, "detail": drop.detail} for drop in report.dropped
+        ],
+        "ignored": report.ignored,
+    }

@@ -1,0 +1,212 @@
+"""Training, validation and test sets that do not leak: whole reciters or whole texts are held out.
+
+Rows of a corpus are not independent. The same reciter, or the same words, on both sides make an error rate
+look better than it is; a random split of rows has both.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from quran_asr.corpus.manifest import read_lines, write_manifest
+from quran_asr.findings import QuranAsrError
+from quran_asr.records import VerseRef
+from quran_asr.text.passages import parse_range
+from quran_asr.text.quran import load_quran
+from quran_asr.text.spelling import spell
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the written manifests."""
+
+    manifest: Path
+    clips: int
+    hours: float
+    reciters: tuple[str, ...]
+    """Sorted."""
+    texts: int
+    """Different wordings, by letters."""
+    seen_reciters: float
+    """Share of its clips whose reciter is in training too; 1.0 for training itself."""
+    seen_texts: float
+    """Share of its clips whose words are in training too."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitReport:
+    """What was written, and what the sides have in common."""
+
+    by: Literal["reciter", "verse"]
+    seed: int
+    sides: dict[str, Side]
+    """`train`, `validation` and, if asked for, `test`."""
+    stale: tuple[Path, ...]
+    """A `test.jsonl` that stood in the folder before and is not of this split."""
+
+
+def split(
+    manifest: str | Path,
+    to: str | Path,
+    *,
+    by: Literal["reciter", "verse"],
+    hold_out: Sequence[str] = (),
+    test: Sequence[str] | None = None,
+    share: float = 0.05,
+    seed: int = 0,
+) -> SplitReport:
+    """Divide a manifest into `train.jsonl`, `validation.jsonl` and perhaps `test.jsonl`.
+
+    By reciter, all clips of a held-out reciter are on one side. By verse, all clips of a held-out wording
+    are, of every reciter: verses of the same letters (55:13 and its twins), verses that one clip joins, and
+    parts of a verse (`part_of`) go together. Either way no recording is on two sides.
+
+    Args:
+        manifest: its lines; to split by reciter, each must name one.
+        to: the folder of the new manifests; the old one is left as it is.
+        by: what is held out whole.
+        hold_out: for validation: names of reciters, or verses such as `112` and `2:255-257`. If none are
+            given they are drawn by `seed` until they have `share` of the hours.
+        test: the same for the test set; None makes no test set, an empty list draws.
+        share: of the hours, for each set that is drawn; between 0 and 1.
+        seed: the same seed draws the same.
+
+    Raises:
+        QuranAsrError: the manifest is not usable; a name or verse is not in it or is wanted for both sets; a
+            clip has no reciter; a recording stands under two reciters; or a side would be empty.
+    """
+    if not 0 < share < 1:
+        raise QuranAsrError(f"a share of {share} of the hours cannot be held out", remedy="0.05 is usual")
+    lines = read_lines(manifest)
+    groups = _reciters_of(lines, str(manifest)) if by == "reciter" else _wordings_of(lines)
+    held_out: dict[str, str] = {}  # group -> side
+    for side, names in (("validation", hold_out), ("test", test)):
+        if names is None:
+            continue
+        if names:
+            chosen = {group for name in names for group in _named(name, by, lines, groups)}
+        else:
+            chosen = _drawn(lines, groups, set(held_out), share, f"{seed} {side}")
+        for group in sorted(chosen):
+            if held_out.setdefault(group, side) != side:
+                raise QuranAsrError(f"{group} is wanted for validation and for test")
+    sides = ["train", "validation", *(["test"] if test is not None else [])]
+    members = {
+        side: [
+            line for line, group in zip(lines, groups, strict=True) if held_out.get(group, "train") == side
+        ]
+        for side in sides
+    }
+    for side, its_lines in members.items():
+        if not its_lines:
+            raise QuranAsrError(
+                f"nothing is left for {side}: {len(set(groups))} groups are too few to split by {by}",
+                where=str(manifest),
+                remedy="split by the other of reciter and verse, or hold out less",
+            )
+    report = SplitReport(
+        by=by,
+        seed=seed,
+        sides={side: _describe(Path(to, f"{side}.jsonl"), members, side) for side in sides},
+        stale=tuple(old for old in [Path(to, "test.jsonl")] if "test" not in sides and old.exists()),
+    )
+    for side, its_lines in members.items():
+        meta = {"made_by": f"corpus split --by {by}", "seed": seed, "side": side, "from": Path(manifest).name}
+        write_manifest(report.sides[side].manifest, its_lines, meta)
+    return report
+
+
+def _reciters_of(lines: Sequence[Line], where: str) -> list[str]:
+    """The reciter of each line."""
+    nameless = sum(not line.get("reciter") for line in lines)
+    if nameless:
+        raise QuranAsrError(
+            f"{nameless} of {len(lines)} clips name no reciter", where=where, remedy="split with --by verse"
+        )
+    reciter_of: dict[str, str] = {}
+    for line in lines:
+        audio, reciter = line["audio_filepath"], line["reciter"]
+        if reciter_of.setdefault(audio, reciter) != reciter:
+            raise QuranAsrError(
+                f"`{audio}` stands under two reciters, {reciter_of[audio]} and {reciter}", where=where
+            )
+    return [line["reciter"] for line in lines]
+
+
+def _wordings_of(lines: Sequence[Line]) -> list[str]:
+    """For each line a name of all the wordings that must stay on one side with it (union-find)."""
+    parent: dict[str, str] = {}
+
+    def root(node: str) -> str:
+        while parent.setdefault(node, node) != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    nodes = [[*sorted(_wordings(line)), f"recording {line['audio_filepath']}"] for line in lines]
+    for first, *others in nodes:
+        for other in others:
+            parent[root(other)] = root(first)
+    return [root(first) for first, *_ in nodes]
+
+
+def _wordings(line: Line) -> set[str]:
+    """What is said in a clip, by letters: each verse of which it has all or a part, else its text."""
+    refs = [*(line.get("verses") or []), *(line.get("part_of") or [])]
+    if not refs:
+        return {spell(line["text"], "letters")}
+    return {load_quran("letters").verse(VerseRef.parse(ref)) for ref in refs}
+
+
+def _named(name: str, by: str, lines: Sequence[Line], groups: Sequence[str]) -> set[str]:
+    """The groups that a name on the command line means."""
+    if by == "reciter":
+        if name not in groups:
+            raise QuranAsrError(
+                f"no reciter `{name}` in this manifest", remedy="reciters: " + ", ".join(sorted(set(groups)))
+            )
+        return {name}
+    wanted = {load_quran("letters").verse(ref) for ref in parse_range(name)}
+    found = {group for line, group in zip(lines, groups, strict=True) if wanted & _wordings(line)}
+    if not found:
+        raise QuranAsrError(f"no clip of {name} in this manifest")
+    return found
+
+
+def _drawn(
+    lines: Sequence[Line], groups: Sequence[str], taken: set[str], share: float, seed: str
+) -> set[str]:
+    """Groups drawn by chance until they have a share of the hours; never all that are left."""
+    seconds: dict[str, float] = defaultdict(float)
+    for line, group in zip(lines, groups, strict=True):
+        seconds[group] += line["duration"]
+    free = sorted(set(groups) - taken)
+    random.Random(seed).shuffle(free)
+    chosen: set[str] = set()
+    for group in free[:-1]:
+        if sum(seconds[one] for one in chosen) >= share * sum(seconds.values()):
+            break
+        chosen.add(group)
+    return chosen
+
+
+def _describe(manifest: Path, members: Mapping[str, Sequence[Line]], side: str) -> Side:
+    lines, training = members[side], members["train"]
+    reciters = {line.get("reciter") or "" for line in training}
+    wordings = set().union(*(_wordings(line) for line in training))
+    return Side(
+        manifest=manifest,
+        clips=len(lines),
+        hours=sum(line["duration"] for line in lines) / 3600,
+        reciters=tuple(sorted({line.get("reciter") or "" for line in lines})),
+        texts=len(set().union(*(_wordings(line) for line in lines))),
+        seen_reciters=sum((line.get("reciter") or "") in reciters for line in lines) / len(lines),
+        seen_texts=sum(_wordings(line) <= wordings for line in lines) / len(lines),
+    )

@@ -1,0 +1,44 @@
+"""What is wrong, where, and what to do about it: the one way in which every room says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a person should know about their data, recipe or run."""
+
+    severity: Severity
+    """`error` makes a command exit 1; `warning` and `note` do not."""
+    code: str
+    """Stable kebab-case name for machines, e.g. `random-start`."""
+    where: str
+    """`file:line`, a dotted recipe key, a clip, or an empty string."""
+    message: str
+    """One sentence: what is so."""
+    remedy: str
+    """One sentence or command: what to do. Empty when nothing needs doing."""
+
+
+class QuranAsrError(Exception):
+    """Wrong use or wrong input. The command line prints it as one line and exits 2.
+
+    Args:
+        what: what is wrong, in one sentence without a full stop.
+        where: `file`, `file:line` or a dotted key; empty when there is no place to name.
+        remedy: what to do, printed as `hint: ...`; empty when nothing helps.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{line}\nhint: {self.remedy}" if self.remedy else line

@@ -1,0 +1,93 @@
+"""Hear every clip of a manifest and sum up how well it went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from quran_asr.files import write_atomically
+from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.measure.report import Report, ScoredClip, Setting, Unreadable, make_report
+from quran_asr.measure.score import score_clips
+from quran_asr.measure.training_data import TrainingData
+from quran_asr.records import Segment, Transcript
+
+Recognize = Callable[[Sequence[Segment]], Iterable[Transcript | QuranAsrError]]
+"""Hears clips, batched as it likes, and gives one answer a clip in the order of the clips; an error in place
+of a transcript where a clip cannot be heard."""
+
+REPORT_NAME = "report.json"
+TRANSCRIPTS_NAME = "transcripts.jsonl"
+
+
+def evaluate(
+    segments: Sequence[Segment],
+    recognize: Recognize,
+    setting: Setting,
+    training: TrainingData | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Report, list[ScoredClip]]:
+    """Hear the clips and score what was heard.
+
+    Args:
+        segments: the clips with what is said in them.
+        recognize: what hears them.
+        setting: what is measured, for the report; its spelling is the one that is counted in.
+        training: what the model was trained on; None when nobody knows.
+        on_progress: called with (clips heard, all clips).
+
+    Returns:
+        The report and every clip that was heard, in order. Clips that cannot be heard are listed in
+        `report.unreadable` and are in no count.
+
+    Raises:
+        QuranAsrError: there is no clip, or not one of them can be heard.
+        ValueError: `recognize` gave more or fewer answers than clips.
+    """
+    if not segments:
+        raise QuranAsrError("there is no clip to hear", where=setting.manifest)
+    heard: list[tuple[Segment, str]] = []
+    unreadable: list[Unreadable] = []
+    for done, (segment, answer) in enumerate(zip(segments, recognize(segments), strict=True), start=1):
+        if isinstance(answer, QuranAsrError):
+            unreadable.append(Unreadable(segment, answer.what))
+        else:
+            heard.append((segment, answer.text))
+        if on_progress is not None:
+            on_progress(done, len(segments))
+    if not heard:
+        first = unreadable[0]
+        raise QuranAsrError(
+            f"not one of {len(segments)} clips can be heard; the first: {first.reason}",
+            where=first.segment.audio,
+        )
+    scores = score_clips(
+        [(segment.text, *segment.also_accept) for segment, _ in heard],
+        [text for _, text in heard],
+        setting.spelling,
+    )
+    clips = [ScoredClip(segment, score) for (segment, _), score in zip(heard, scores, strict=True)]
+    return make_report(clips, setting, training, unreadable), clips
+
+
+def unreadable_findings(report: Report) -> list[Finding]:
+    """One warning for each clip that could not be heard."""
+    return [
+        Finding(
+            severity="warning",
+            code="unreadable-clip",
+            where=f"{clip.segment.audio} at {clip.segment.offset:g} s",
+            message=f"{clip.reason}; it is in no count",
+            remedy="",
+        )
+        for clip in report.unreadable
+    ]
+
+
+def write_report(folder: Path, report: Report, clips: Sequence[ScoredClip]) -> None:
+    """Write `report.json` and, beside it, `transcripts.jsonl` with a line for each clip heard; atomically."""
+    lines = [json.dumps(clip.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for clip in clips]
+    summary = json.dumps(report.to_json(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / TRANSCRIPTS_NAME, "".join(lines).encode())
+    write_atomically(folder / REPORT_NAME, summary.encode())

@@ -1,0 +1,147 @@
+"""The small frozen records that pass between rooms. No record reads a disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quran_asr.findings import QuranAsrError
+
+if TYPE_CHECKING:  # text and recipes must start without numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Samples = NDArray[np.float32]
+    """Mono audio, float32 in about [-1, 1], shape [samples], 16,000 a second."""
+
+SAMPLE_RATE = 16_000
+"""Hertz. Every recognizer here hears at this rate; `audio.read` brings other rates to it."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class VerseRef:
+    """A verse by its place: `VerseRef(2, 255)`, written `2:255`. Ordered as in the mushaf."""
+
+    surah: int
+    ayah: int
+
+    def __str__(self) -> str:
+        return f"{self.surah}:{self.ayah}"
+
+    @classmethod
+    def parse(cls, written: str) -> VerseRef:
+        """Read `2:255`.
+
+        Raises:
+            QuranAsrError: not two positive whole numbers with a colon between (whether such a verse
+                exists is the Quran's to say: `Quran.verse`).
+        """
+        surah, colon, ayah = written.strip().partition(":")
+        if not (colon and surah.isascii() and surah.isdigit() and ayah.isascii() and ayah.isdigit()):
+            raise QuranAsrError(f"`{written}` is not a verse", remedy="write surah:verse, for example 2:255")
+        return cls(int(surah), int(ayah))
+
+
+@dataclass(frozen=True, slots=True)
+class TimedWord:
+    """A word that was heard, and when."""
+
+    text: str
+    start: float
+    """Seconds from the beginning of the recording."""
+    end: float
+    """Seconds; not before `start`."""
+    confidence: float | None = None
+    """0 to 1; None when the recognizer gives none."""
+    verse: VerseRef | None = None
+    index: int | None = None
+    """Place of the word in its verse, from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a recording in which known words are recited: one line of a manifest."""
+
+    audio: str
+    """Path of the recording, absolute or relative to the working folder (manifests resolve theirs)."""
+    offset: float
+    """Seconds into the recording at which the stretch begins."""
+    duration: float
+    """Seconds."""
+    verses: tuple[VerseRef, ...]
+    """In recited order; a repeated verse appears twice; empty when only the text is known."""
+    text: str
+    """What is recited, in the spelling that the reader of the manifest asked for."""
+    reciter: str
+    """Empty when unknown."""
+    also_accept: tuple[str, ...] = ()
+    """Other texts that count as right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emissions:
+    """What an acoustic model says of every frame."""
+
+    log_probs: NDArray[np.float32]
+    """[frames, vocabulary + 1], natural log, blank last."""
+    frame_seconds: float
+    offset: float = 0.0
+    """Seconds of the recording before the first frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A token sequence with the frame at which each token was emitted."""
+
+    tokens: tuple[int, ...]
+    frames: tuple[int, ...]
+    score: float
+    """Natural log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a recognizer heard in one recording."""
+
+    text: str
+    words: tuple[TimedWord, ...] = ()
+    verses: tuple[VerseRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Edit operations between what was said and what was heard. Rates are made from counts."""
+
+    hits: int = 0
+    substitutions: int = 0
+    insertions: int = 0
+    deletions: int = 0
+
+    @property
+    def said(self) -> int:
+        """Units in the reference."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def heard(self) -> int:
+        """Units in the hypothesis."""
+        return self.hits + self.substitutions + self.insertions
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def rate(self) -> float:
+        """Errors per unit said; with nothing said, 0.0 if nothing was heard and inf otherwise."""
+        if self.said:
+            return self.errors / self.said
+        return float("inf") if self.heard else 0.0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.hits + other.hits,
+            self.substitutions + other.substitutions,
+            self.insertions + other.insertions,
+            self.deletions + other.deletions,
+        )

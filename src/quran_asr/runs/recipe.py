@@ -1,0 +1,339 @@
+"""Recipes: find one, lay it over its base, lay the overrides over it, and hand back typed values.
+
+load_recipe("transfer", ["trainer.devices=1"]).model.optim.lr
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from quran_asr.findings import QuranAsrError
+from quran_asr.runs.document import Leaf, Place, Section, read_document
+from quran_asr.runs.overrides import apply_override, merge, parse_override
+from quran_asr.runs.schema import Recipe
+from quran_asr.runs.typed import build, place_of
+
+SHIPPED = ("base", "transfer", "scratch", "before", "large", "low-memory", "small", "quickstart", "laptop")
+"""The recipes of this package, in the order in which they are listed."""
+
+_FOLDER = Path(__file__).parent.parent / "recipes"
+_PLAIN_TEXT = re.compile(r"[A-Za-z_./][\w./-]*")
+_NOT_TEXT = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+_REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+
+
+class RecipeError(QuranAsrError):
+    """All mistakes of a recipe at once. `mistakes` holds each as an error of its own."""
+
+    def __init__(self, mistakes: Sequence[QuranAsrError]) -> None:
+        first = mistakes[0]
+        super().__init__(first.what, where=first.where, remedy=first.remedy)
+        self.mistakes = tuple(mistakes)
+
+    def __str__(self) -> str:
+        return "\nerror: ".join(QuranAsrError.__str__(mistake) for mistake in self.mistakes)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A recipe and where each of its values was written."""
+
+    recipe: Recipe
+    origin: dict[str, str]
+    """Dotted key -> `file:line` or `command line`."""
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a shipped recipe by name, or one from a file, with overrides as in Hydra.
+
+    Raises:
+        RecipeError: every mistake of the file, its bases and the overrides, each with its place.
+    """
+    return resolve(name_or_path, overrides).recipe
+
+
+def resolve(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
+    """As `load_recipe`, and say where each value comes from.
+
+    Raises:
+        RecipeError: every mistake of the file, its bases and the overrides, each with its place.
+    """
+    mistakes: list[QuranAsrError] = []
+    shown = _shown_name(name_or_path)
+    root = _with_bases(name_or_path)
+    for word in overrides:
+        try:
+            apply_override(root, parse_override(word))
+        except QuranAsrError as mistake:
+            mistakes.append(mistake)
+    _resolve_references(root, mistakes)
+    recipe, unfit = build(root, f"recipe `{shown}`")
+    mistakes += unfit
+    if recipe is not None:
+        for key, what, remedy in disagreements(recipe):
+            place = place_of(root, key)
+            mistakes.append(QuranAsrError(what, where=str(place or f"recipe `{shown}`"), remedy=remedy))
+    if mistakes or recipe is None:
+        raise RecipeError(mistakes)
+    return Resolved(recipe, {key: leaf.place.origin for key, leaf in leaves(root)})
+
+
+def as_plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested dicts, lists and plain values, as `recipe show --json` prints it."""
+    plain: dict[str, Any] = _lists(asdict(recipe))
+    return plain
+
+
+def as_yaml(recipe: Recipe, origin: dict[str, str] | None = None) -> str:
+    """The recipe as a YAML text that `load_recipe` reads back to the same recipe.
+
+    Args:
+        recipe: what to write.
+        origin: with this, each line ends in a comment that says where its value comes from.
+    """
+    return "".join(_yaml_lines(as_plain(recipe), "", origin))
+
+
+def _yaml_lines(values: dict[str, Any], prefix: str, origin: dict[str, str] | None) -> Iterator[str]:
+    indent = "  " * prefix.count(".")
+    for name, value in values.items():
+        key = prefix + name
+        if isinstance(value, dict):
+            yield f"{indent}{name}:\n"
+            yield from _yaml_lines(value, f"{key}.", origin)
+            continue
+        comment = f"  # {origin[key]}" if origin and key in origin else ""
+        yield f"{indent}{name}: {as_scalar(value)}{comment}\n"
+
+
+def as_scalar(value: Any) -> str:
+    """A value in YAML, on one line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_scalar, value))}]"
+    if isinstance(value, float):  # 1e-05 is text to YAML 1.1, 1.0e-05 is a number to everybody
+        return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
+    if isinstance(value, int) or (_PLAIN_TEXT.fullmatch(value) and value.lower() not in _NOT_TEXT):
+        return str(value)
+    return re.sub(
+        r"[^\x20-\x7e\xa0-\u2027\u2030-\ud7ff\ue000-\ufefe\uff00-\ufffd]",
+        lambda found: f"\\U{ord(found.group()):08x}",
+        json.dumps(value, ensure_ascii=False),
+    )
+
+
+def leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Leaf]]:
+    """Every value of a tree with its dotted key."""
+    for name, item in section.items.items():
+        if isinstance(item, Leaf):
+            yield prefix + name, item
+        else:
+            yield from leaves(item, f"{prefix}{name}.")
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+# Files and their bases
+
+
+def find(name_or_path: str | Path, beside: Path | None = None) -> tuple[Path, str]:
+    """The file of a recipe, and how messages call it.
+
+    A name without slash or ending is a shipped recipe; anything else a path, looked for beside the recipe
+    that names it as its base.
+
+    Raises:
+        QuranAsrError: no such recipe; the nearest name is in the hint.
+    """
+    name = str(name_or_path)
+    if name in SHIPPED:
+        return _FOLDER / f"{name}.yaml", f"{name}.yaml"
+    path = Path(name) if beside is None else beside / name
+    if path.is_dir():
+        raise QuranAsrError(f"`{name}` is a folder, not a recipe", remedy="name a .yaml file")
+    if not path.is_file():
+        import difflib
+
+        near = difflib.get_close_matches(name, SHIPPED, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "`quran-asr recipe list` names the shipped ones"
+        raise QuranAsrError(f"no recipe `{name}`", remedy=hint)
+    return path, str(path)
+
+
+def _shown_name(name_or_path: str | Path) -> str:
+    return find(name_or_path)[1]
+
+
+def _with_bases(name_or_path: str | Path) -> Section:
+    """The tree of a recipe laid over the tree of its base, and so on down."""
+    documents: list[Section] = []
+    seen: list[Path] = []
+    path, shown = find(name_or_path)
+    while True:
+        if path.resolve() in seen:
+            raise QuranAsrError("is its own base", where=f"recipe `{shown}`")
+        seen.append(path.resolve())
+        document = read_document(path, shown)
+        base = document.items.pop("base", None)
+        documents.append(document)
+        if base is None:
+            break
+        if not isinstance(base, Leaf) or not isinstance(base.value, str):
+            raise QuranAsrError("`base` names one recipe", where=str(base.place), remedy="base: base")
+        try:
+            path, shown = find(base.value, beside=path.parent)
+        except QuranAsrError as error:
+            raise QuranAsrError(error.what, where=str(base.place), remedy=error.remedy) from None
+    root = documents.pop()
+    for document in reversed(documents):
+        merge(root, document)
+    return root
+
+
+# References: ${section.key}, nothing else
+
+
+def _resolve_references(root: Section, mistakes: list[QuranAsrError]) -> None:
+    def settle(section: Section) -> None:
+        for name, item in section.items.items():
+            if isinstance(item, Section):
+                settle(item)
+                continue
+            try:
+                value = _dereferenced(item.value, root, item.place, ())
+            except QuranAsrError as mistake:
+                mistakes.append(mistake)
+            else:
+                if value is not item.value:
+                    section.items[name] = Leaf(value, item.place)
+
+    settle(root)
+
+
+def _dereferenced(value: Any, root: Section, place: Place, chain: tuple[str, ...]) -> Any:
+    if isinstance(value, list):
+        items = [_dereferenced(item, root, place, chain) for item in value]
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    whole = _REFERENCE.fullmatch(value)
+    if whole:
+        return _look_up(whole.group(1).strip(), root, place, chain)
+    if "${" in _REFERENCE.sub("", value):
+        raise QuranAsrError(f"`{value}` is not a reference", where=str(place), remedy="write ${section.key}")
+    return _REFERENCE.sub(lambda found: str(_look_up(found.group(1).strip(), root, place, chain)), value)
+
+
+def _look_up(key: str, root: Section, place: Place, chain: tuple[str, ...]) -> Any:
+    if ":" in key:
+        raise QuranAsrError(
+            f"`${{{key}}}` is not allowed: a recipe reads nothing from its surroundings",
+            where=str(place),
+            remedy="write the value itself, or give it on the command line",
+        )
+    if key in chain:
+        raise QuranAsrError(f"`${{{key}}}` refers to itself", where=str(place))
+    node: Section | Leaf | None = root
+    for name in key.split("."):
+        node = node.items.get(name) if isinstance(node, Section) else None
+    if not isinstance(node, Leaf):
+        raise QuranAsrError(
+            f"`${{{key}}}` refers to nothing", where=str(place), remedy="write the whole key: ${section.key}"
+        )
+    return _dereferenced(node.value, root, node.place, (*chain, key))
+
+
+# Values that are fine alone and wrong together
+
+
+def disagreements(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """Pairs of values that cannot go together, as (key, what is wrong, what to do)."""
+    encoder, data, trainer = recipe.model.encoder, recipe.model.train_ds, recipe.trainer
+    if re.search(r"[/\\\s]|^\.|--|^$", recipe.name):
+        yield "name", f"name `{recipe.name}` cannot name files", "use letters, digits, single - and _"
+    if encoder.d_model % encoder.n_heads:
+        yield (
+            "model.encoder.n_heads",
+            f"`model.encoder.n_heads` {encoder.n_heads} does not divide d_model {encoder.d_model}",
+            "choose a number of heads that does",
+        )
+    yield from _context_faults(recipe)
+    if data.min_duration >= data.max_duration:
+        yield (
+            "model.train_ds.min_duration",
+            f"`model.train_ds.min_duration` {data.min_duration:g} is not below max_duration "
+            f"{data.max_duration:g}",
+            "no clip would be left",
+        )
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        yield (
+            "trainer.max_epochs",
+            "training would never end: `trainer.max_epochs` and `trainer.max_steps` are both -1",
+            "give one of them a number",
+        )
+    for key, limit in (("max_epochs", trainer.max_epochs), ("max_steps", trainer.max_steps)):
+        if limit == 0:
+            yield f"trainer.{key}", f"`trainer.{key}` is 0: nothing would be trained", "use -1 for no limit"
+    if trainer.check_val_every_n_epoch is None and isinstance(trainer.val_check_interval, float):
+        yield (
+            "trainer.val_check_interval",
+            "`trainer.val_check_interval` must be a number of batches where check_val_every_n_epoch is null",
+            "write a whole number, for example 500",
+        )
+    sched = recipe.model.optim.sched
+    if (sched.name == "PolynomialHoldDecayAnnealing") != (sched.hold_ratio is not None):
+        yield (
+            "model.optim.sched.hold_ratio",
+            f"`model.optim.sched.hold_ratio` is {sched.hold_ratio}, but the schedule is {sched.name}",
+            "PolynomialHoldDecayAnnealing needs a share such as 0.6, the others null",
+        )
+    if sched.min_lr > recipe.model.optim.lr:
+        yield (
+            "model.optim.sched.min_lr",
+            f"`model.optim.sched.min_lr` {sched.min_lr:g} is above `model.optim.lr` "
+            f"{recipe.model.optim.lr:g}",
+            "lower it",
+        )
+    window = round(recipe.model.preprocessor.window_size * recipe.model.sample_rate)
+    if recipe.model.preprocessor.n_fft < window:
+        yield (
+            "model.preprocessor.n_fft",
+            f"`model.preprocessor.n_fft` {recipe.model.preprocessor.n_fft} is shorter than the window",
+            f"use at least {window}",
+        )
+    augment = recipe.quran.augment
+    if augment is not None and augment.lowpass_hz[0] > augment.lowpass_hz[1]:
+        yield "quran.augment.lowpass_hz", "`quran.augment.lowpass_hz` is upside down", "write [low, high]"
+
+
+def _context_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    encoder = recipe.model.encoder
+    key = "model.encoder.att_context_size"
+    for left, right in encoder.att_context_size:
+        if right < 0 or left < 0:
+            yield key, f"`{key}` [{left}, {right}]: a stream has no unlimited context", "use numbers from 0"
+        elif left % (right + 1):
+            yield (
+                key,
+                f"`{key}` [{left}, {right}]: {left} is no multiple of {right} + 1",
+                f"use [{max(1, left // (right + 1)) * (right + 1)}, {right}]",
+            )
+    probs = encoder.att_context_probs
+    if probs is not None and (len(probs) != len(encoder.att_context_size) or abs(sum(probs) - 1.0) > 1e-6):
+        yield (
+            "model.encoder.att_context_probs",
+            f"`model.encoder.att_context_probs` must be {len(encoder.att_context_size)} shares that sum to 1",
+            "or null for equal shares",
+        )

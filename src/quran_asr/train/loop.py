@@ -1,0 +1,182 @@
+"""Training, from a recipe and segments to a run folder with checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from quran_asr import __version__
+from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.measure.training_data import TrainingData
+from quran_asr.records import Segment
+from quran_asr.runs.folder import RunFolder
+from quran_asr.runs.plan import device_findings
+from quran_asr.runs.schema import Recipe
+from quran_asr.train.batches import ClipSet, tokenize
+from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints, keep_best
+from quran_asr.train.initialization import initialize
+from quran_asr.train.metrics import Metrics, Watcher
+from quran_asr.train.model import build_model
+from quran_asr.train.module import TrainingModule
+from quran_asr.train.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a training ended."""
+
+    run: RunFolder
+    interrupted: bool
+    steps: int
+    seconds: float
+    best_wer: float | None
+    """Lowest validation WER of the transducer; None before the first validation."""
+
+
+def train(
+    recipe: Recipe,
+    run: RunFolder,
+    training: Sequence[Segment],
+    validation: Sequence[Segment],
+    *,
+    watcher: Watcher,
+    on_finding: Callable[[Finding], None],
+    resume: Path | None = None,
+) -> Trained:
+    """Train what the recipe says on these segments; the run folder exists and is filled.
+
+    Args:
+        resume: a `.ckpt` of the run to go on from.
+        watcher: called after every optimizer step and validation.
+        on_finding: called with what a person should know while it happens.
+
+    Raises:
+        QuranAsrError: nothing to train on, a text that the tokenizer lacks, or a run that only yields NaN.
+    """
+    began = time.perf_counter()
+    lightning.seed_everything(recipe.quran.seed, verbose=False)
+    tokenizer = prepare_tokenizer(recipe, run)
+    training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
+    model = build_model(recipe, run.tokenizer)
+    if resume is None:
+        run.write_json("environment.json", environment())
+        manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
+        run.write_json("training_data.json", TrainingData.from_segments(training, manifests).to_json())
+        if recipe.quran.initialization == "data":
+            initialize(model, training_set)
+    module = TrainingModule(model, recipe, training_set, validation_set, on_finding)
+    before = run.read_metrics()
+    best = min((row["wer"] for row in before if row.get("split") == "validation"), default=None)
+    checkpoints = Checkpoints(run, recipe.name, best)
+    metrics = Metrics(run, watcher, on_finding, float(before[-1]["time"]) if before else 0.0)
+    interrupted = False
+    with checkpoints.listening(), _quiet():
+        trainer = make_trainer(recipe, run, [metrics, checkpoints], on_finding)
+        try:
+            trainer.fit(module, ckpt_path=None if resume is None else str(resume))
+        except Interrupted:
+            interrupted = True
+    wer = None if checkpoints.best_wer == float("inf") else checkpoints.best_wer
+    return Trained(run, interrupted, trainer.global_step, time.perf_counter() - began, wer)
+
+
+def prepare_tokenizer(recipe: Recipe, run: RunFolder) -> Tokenizer:
+    """The run's own tokenizer: there already, copied from the recipe's folder, or trained on the Quran."""
+    if (run.tokenizer / "tokenizer.model").is_file():
+        return Tokenizer(run.tokenizer)
+    if recipe.model.tokenizer.dir is not None:
+        return copy_tokenizer(Path(recipe.model.tokenizer.dir), run.tokenizer)
+    return train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, run.tokenizer)
+
+
+def clip_sets(
+    recipe: Recipe, tokenizer: Tokenizer, training: Sequence[Segment], validation: Sequence[Segment]
+) -> tuple[ClipSet, ClipSet]:
+    """Both sets, tokenized. The memory for decoded audio goes to training first."""
+    budget = int(recipe.quran.audio_cache_gb * 1e9)
+    sets = ClipSet(tokenize(training, tokenizer), cache_bytes=budget, recipe=recipe)
+    return sets, ClipSet(tokenize(validation, tokenizer), cache_bytes=budget // 4)
+
+
+def make_trainer(
+    recipe: Recipe,
+    run: RunFolder,
+    callbacks: Sequence[lightning.Callback],
+    on_finding: Callable[[Finding], None],
+) -> lightning.Trainer:
+    """Lightning's trainer for what is there: one GPU or the CPU."""
+    settings, exp = recipe.trainer, recipe.exp_manager
+    gpu = torch.cuda.is_available() and settings.accelerator != "cpu"
+    if settings.accelerator == "gpu" and not gpu:
+        raise QuranAsrError("no CUDA device here", where="trainer.accelerator", remedy="use auto or cpu")
+    precision: Any = settings.precision
+    if precision == "bf16-mixed" and not gpu:
+        precision = 32
+        on_finding(
+            Finding("note", "fp32-on-cpu", "trainer.precision", "a CPU trains in fp32 here, not bf16", "")
+        )
+    if gpu:
+        for finding in device_findings(recipe, 1):
+            on_finding(finding)
+    logger = None
+    if exp.create_tensorboard_logger:
+        logger = TensorBoardLogger(save_dir=str(run.path), name="", version="")
+    return lightning.Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=1,
+        max_epochs=settings.max_epochs,
+        max_steps=settings.max_steps,
+        precision=precision,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        gradient_clip_val=settings.gradient_clip_val or None,
+        val_check_interval=settings.val_check_interval,
+        check_val_every_n_epoch=settings.check_val_every_n_epoch,
+        log_every_n_steps=settings.log_every_n_steps,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=logger or False,
+        callbacks=[*callbacks, keep_best(run, recipe.name, exp.checkpoint_callback_params.save_top_k)],
+        plugins=[WeightsOnlyCheckpoints()],
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with."""
+    import nemo
+
+    gpu = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "quran_asr": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "nemo": nemo.__version__,
+        "threads": torch.get_num_threads(),
+        "gpus": gpu,
+        "transducer_loss": "torch",
+    }
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801 - used like a function
+    """Lightning's advice about workers, logging intervals and the like: none of it is for our users."""
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        warnings.simplefilter("ignore")
+        for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        return entered

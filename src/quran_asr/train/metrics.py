@@ -1,0 +1,170 @@
+"""What a run writes down and shows while it trains: `metrics.jsonl`, TensorBoard, progress, a stall."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+
+from quran_asr.findings import Finding
+from quran_asr.runs.folder import RunFolder
+from quran_asr.runs.signs import STALL_CHECKED_AT, stalled
+from quran_asr.train.batches import Batch
+from quran_asr.train.module import StepMeans, TrainingModule
+
+TENSORBOARD_TAGS = {
+    "loss": "train_loss",
+    "transducer_loss": "train_rnnt_loss",
+    "ctc_loss": "train_ctc_loss",
+    "learning_rate": "learning_rate",
+    "gradient_norm": "gradient_norm",
+    "wer": "val_wer",
+    "ctc_wer": "val_wer_ctc",
+    "cer": "val_cer",
+    "train_wer": "training_batch_wer",
+    "step_seconds": "train_step_timing in s",
+}
+"""Our keys under the tags that readers of NeMo's event files know; other keys keep their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training is; what a progress bar or a log line is made from."""
+
+    step: int
+    total_steps: int | None
+    epoch: int
+    row: Mapping[str, Any] | None
+    """The line that was just written to `metrics.jsonl`, if one was."""
+
+
+Watcher = Callable[[Progress], None]
+
+
+class Metrics(lightning.Callback):
+    """Writes a line every `trainer.log_every_n_steps` optimizer steps and at every validation."""
+
+    def __init__(
+        self, run: RunFolder, watcher: Watcher, on_finding: Callable[[Finding], None], seconds_before: float
+    ) -> None:
+        """`seconds_before`: how long earlier sessions of a resumed run took."""
+        self.run = run
+        self.watcher = watcher
+        self.on_finding = on_finding
+        self.began = time.perf_counter() - seconds_before
+        self._waiting_since = time.perf_counter()
+        self._said_stalled = False
+        self._last_step = -1
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        module.means = StepMeans()
+        self._waiting_since = time.perf_counter()
+        self._last_step = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        assert isinstance(module, TrainingModule)
+        module.means.waited += time.perf_counter() - self._waiting_since
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(module, TrainingModule)
+        step = trainer.global_step
+        row = None
+        if step != self._last_step:
+            self._last_step = step
+            if step % module.recipe.trainer.log_every_n_steps == 0:
+                row = self._training_row(trainer, module, step)
+                self._write(trainer, row)
+                self._look_for_stall(module, step, row)
+                module.means = StepMeans()
+            self.watcher(Progress(step, module.total_steps, trainer.current_epoch, row))
+        self._waiting_since = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        if trainer.sanity_checking:
+            return
+        measured = module.validations[0].measures()
+        row = {
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "time": self._time(),
+            "split": "validation",
+            **measured,
+            "train_wer": module.validations[1].measures()["wer"],
+        }
+        self._write(trainer, row)
+        self.watcher(Progress(trainer.global_step, module.total_steps, trainer.current_epoch, row))
+        self._waiting_since = time.perf_counter()
+        module.means.began = time.perf_counter()
+
+    def _training_row(self, trainer: lightning.Trainer, module: TrainingModule, step: int) -> dict[str, Any]:
+        means = module.means
+        seconds = time.perf_counter() - means.began
+        batches, steps = max(1, means.batches), max(1, means.steps)
+        ctc_per_token = means.ctc / means.tokens if means.tokens else math.nan
+        module.ctc_history.append((step, ctc_per_token))
+        return {
+            "step": step,
+            "epoch": trainer.current_epoch,
+            "time": self._time(),
+            "split": "train",
+            "loss": means.loss / batches,
+            "transducer_loss": means.transducer / means.transducer_clips if means.transducer_clips else None,
+            "ctc_loss": means.ctc / max(1, means.clips),
+            "ctc_per_token": ctc_per_token,
+            "token_entropy": module.curriculum.token_entropy,
+            "ctc_weight": module.curriculum.ctc_weight(module.recipe, step, module.total_steps),
+            "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "gradient_norm": means.gradient_norm / steps,
+            "audio_seconds": means.audio_seconds / steps,
+            "padding_share": means.padding / batches,
+            "data_wait_share": means.waited / seconds if seconds > 0 else 0.0,
+            "step_seconds": seconds / steps,
+            "peak_memory_bytes": _peak_memory(module.device),
+            "skipped_batches": module.skipped_batches,
+        }
+
+    def _look_for_stall(self, module: TrainingModule, step: int, row: Mapping[str, Any]) -> None:
+        if self._said_stalled or step < STALL_CHECKED_AT:
+            return
+        self._said_stalled = True
+        finding = stalled(tuple(module.ctc_history))
+        if finding is not None:
+            self.on_finding(finding)
+
+    def _write(self, trainer: lightning.Trainer, row: dict[str, Any]) -> None:
+        self.run.append_metrics(row)
+        if trainer.logger is not None:
+            numbers = {
+                TENSORBOARD_TAGS.get(key, f"val_{key}" if row["split"] == "validation" else key): value
+                for key, value in row.items()
+                if isinstance(value, float | int) and key not in ("step", "time")
+            }
+            trainer.logger.log_metrics(numbers, step=row["step"])
+
+    def _time(self) -> float:
+        return round(time.perf_counter() - self.began, 3)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)

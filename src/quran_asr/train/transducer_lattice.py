@@ -1,0 +1,237 @@
+"""The transducer lattice: the sum over all alignments of a clip's labels to its frames, and its gradient.
+
+The lattice of a clip with T frames and U labels (A. Graves, arXiv:1211.3711, section 2.4) has a cell (t, u)
+for every frame t < T and every number of labels u <= U said so far. From a cell, `blank` leads to (t + 1, u)
+and label u leads to (t, u + 1). The loss is minus the logarithm of the summed probability of all paths from
+(0, 0) to the end, which is the blank out of (T - 1, U). In Graves' equations, from zero and in logarithms:
+
+    alpha(t, u) = logaddexp(alpha(t - 1, u) + blank(t - 1, u), alpha(t, u - 1) + label(t, u - 1))     (eq. 16)
+    log Pr(y|x) = alpha(T - 1, U) + blank(T - 1, U)                                                   (eq. 17)
+    beta(t, u)  = logaddexp(beta(t + 1, u) + blank(t, u), beta(t, u + 1) + label(t, u))               (eq. 18)
+    -d loss / d blank(t, u) = exp(alpha(t, u) + blank(t, u) + beta(t + 1, u) - log Pr(y|x))           (eq. 20)
+
+and likewise for `label`. The right-hand side of eq. 20 is the share of the paths that take the arc: its
+occupancy. FastEmit (arXiv:2010.11148) multiplies the gradient of every label arc by 1 + lambda.
+
+Only cells inside the lattices exist here: they are packed as N rows, clip by clip, without padding. All cells
+of an anti-diagonal t + u of all clips are one vector operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from quran_asr.findings import QuranAsrError
+
+
+def lattice_loss(
+    blank: Tensor, label: Tensor, frames: Tensor, labels: Tensor, *, fastemit_lambda: float = 0.0
+) -> Tensor:
+    """The transducer loss of each clip from the log-probabilities of its lattice's arcs, in nats.
+
+    Args:
+        blank: log-probability of blank in cell (t, u), [B, T, U + 1].
+        label: log-probability of label u in cell (t, u), [B, T, U].
+        frames: how many of the T frames each clip has, [B], at least 1.
+        labels: how many of the U labels each clip has, [B], may be 0.
+        fastemit_lambda: the gradient with respect to `label` is multiplied by 1 + this.
+
+    Returns:
+        The loss of each clip, [B], float32 (float64 where `blank` is float64).
+
+    Raises:
+        QuranAsrError: shapes that do not fit, or the number of the first clip whose lengths are out of range.
+    """
+    if blank.dim() != 3 or label.shape != (*blank.shape[:2], blank.shape[2] - 1):
+        shapes = f"blank {list(blank.shape)}, label {list(label.shape)}"
+        raise QuranAsrError(f"the lattice takes blank [B, T, U + 1] and label [B, T, U], not {shapes}")
+    lengths = Lengths.checked(frames, labels, blank.shape[:2], label.shape[2], fastemit_lambda)
+    cells = Cells.of(lengths, blank.device)
+    inside = _inside(lengths, blank.shape[1], blank.shape[2], blank.device)
+    label = functional.pad(label, (0, 1))
+    return cell_loss(blank.masked_select(inside), label.masked_select(inside), cells, fastemit_lambda)
+
+
+def cell_loss(blank: Tensor, label: Tensor, cells: Cells, fastemit_lambda: float) -> Tensor:
+    """`lattice_loss` from the cells alone: log-probabilities of their blanks [N] and of their labels [N].
+
+    The label of a cell in which a clip's last label has been said is not read.
+    """
+    loss: Tensor = _CellLoss.apply(  # type: ignore[no-untyped-call]
+        blank, label, cells, fastemit_lambda, torch.is_grad_enabled()
+    )
+    return loss
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Frames and labels of each clip, checked."""
+
+    frame_counts: tuple[int, ...]
+    """Frames of each clip, at least 1."""
+    label_counts: tuple[int, ...]
+    """Labels of each clip, at least 0."""
+
+    @classmethod
+    def checked(
+        cls, frames: Tensor, labels: Tensor, room: Sequence[int], most_labels: int, fastemit_lambda: float
+    ) -> Lengths:
+        """The lengths as numbers; refuses those that do not fit into `room` [B, T] and [B, most_labels]."""
+        if not fastemit_lambda >= 0:
+            raise QuranAsrError(f"fastemit_lambda is {fastemit_lambda}; it cannot be below 0")
+        clips, most_frames = room
+        if frames.shape != (clips,) or labels.shape != (clips,) or not clips:
+            given = f"{list(frames.shape)} and {list(labels.shape)}"
+            raise QuranAsrError(f"{clips} clips need as many numbers of frames and of labels, not {given}")
+        frame_counts, label_counts = frames.tolist(), labels.tolist()
+        for clip, count in enumerate(frame_counts):
+            if not 1 <= count <= most_frames:
+                raise QuranAsrError(
+                    f"clip {clip} has {count} frames; the encoder gave room for 1 to {most_frames}"
+                )
+        for clip, count in enumerate(label_counts):
+            if not 0 <= count <= most_labels:
+                raise QuranAsrError(f"clip {clip} has {count} labels; there is room for 0 to {most_labels}")
+        return cls(tuple(frame_counts), tuple(label_counts))
+
+    @property
+    def frames(self) -> Tensor:
+        """Frames of each clip, [B]."""
+        return torch.tensor(self.frame_counts)
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of each clip, [B]."""
+        return torch.tensor(self.label_counts)
+
+    def tiles(self, clips: int) -> Iterator[slice]:
+        """Slices of `clips` clips each."""
+        return (slice(first, first + clips) for first in range(0, len(self.frame_counts), clips))
+
+    def __getitem__(self, clips: slice) -> Lengths:
+        return Lengths(self.frame_counts[clips], self.label_counts[clips])
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """The N cells inside the lattices of some clips, ordered by clip, then frame, then label."""
+
+    lengths: Lengths
+    clip: Tensor
+    """Which clip the cell belongs to, [N]."""
+    frame: Tensor
+    """t of the cell, [N]."""
+    said: Tensor
+    """u of the cell, [N]."""
+    last: Tensor
+    """Whether no label is left to say (u = U), [N]."""
+
+    @classmethod
+    def of(cls, lengths: Lengths, device: torch.device) -> Cells:
+        """All cells with t < T and u <= U of each clip."""
+        inside = _inside(lengths, max(lengths.frame_counts), max(lengths.label_counts) + 1, device)
+        clip, frame, said = inside.nonzero(as_tuple=True)
+        return cls(lengths, clip, frame, said, said == lengths.labels.to(device)[clip])
+
+    def next_label(self, targets: Tensor) -> Tensor:
+        """The label that leads out of each cell, [N], of targets [B, U]; 0 where none is left to say."""
+        return functional.pad(targets, (0, 1))[self.clip, self.said].masked_fill(self.last, 0)
+
+
+def _inside(lengths: Lengths, frames: int, labels: int, device: torch.device) -> Tensor:
+    """Which of [B, frames, labels] are cells of the clips' lattices."""
+    in_time = torch.arange(frames) < lengths.frames[:, None]
+    in_text = torch.arange(labels) <= lengths.labels[:, None]
+    return (in_time[:, :, None] & in_text[:, None, :]).to(device)
+
+
+def occupancies(
+    blank: Tensor, label: Tensor, cells: Cells, gradient: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Sum over all paths, anti-diagonal by anti-diagonal, forwards and backwards at once.
+
+    A node (t, u) lies on anti-diagonal d = t + u in column u + 1; column 0 is a wall at -inf, which makes the
+    shift by one label a plain slice. The end of a clip is its node (T, U). Read backwards, (T - t, U - u)
+    takes the place of (t, u), and beta obeys the recursion of alpha: each clip stands twice, so C = 2B.
+
+    Args:
+        blank: log-probability of each cell's blank, [N].
+        label: log-probability of each cell's label, [N]; not read where the cell is its clip's last label.
+        cells: where they stand.
+        gradient: whether occupancies are wanted; if not, only alpha is computed.
+
+    Returns:
+        log Pr(y|x) [B] and the occupancies of blanks [N] and labels [N], in float64 where the device has it.
+    """
+    device = blank.device
+    # 64 bits cost a few milliseconds more here and keep the rounding of the long sums out of the occupancies.
+    kind = torch.float32 if device.type == "mps" else torch.float64
+    blank, label = blank.to(kind), label.to(kind).masked_fill(cells.last, -torch.inf)
+    clips, frames, labels = len(cells.lengths.label_counts), cells.lengths.frames, cells.lengths.labels
+    depth = int((frames + labels).max())
+    width = (
+        int(labels.max()) + 2
+    )  # The last column takes the arcs of cells that have no label: they are -inf.
+    columns = 2 * clips if gradient else clips
+    frames, labels = frames.to(device), labels.to(device)
+
+    # arcs[d, 0] and arcs[d, 1] hold the labels and the blanks that lead to the nodes of anti-diagonal d.
+    arcs = blank.new_full((depth + 1, 2, width, columns), -torch.inf)
+    into = ((cells.frame + cells.said + 1) * 2 * width + cells.said) * columns + cells.clip
+    flat = arcs.view(-1)
+    flat[into + columns] = label
+    flat[into + width * columns] = blank
+    if gradient:
+        said = labels[cells.clip] - cells.said
+        diagonal = frames[cells.clip] - cells.frame + said
+        onward = (diagonal * 2 * width + said) * columns + cells.clip + clips
+        flat[onward] = label
+        flat[onward + width * columns] = blank
+
+    nodes = blank.new_full((depth + 1, width + 1, columns), -torch.inf)
+    nodes[0, 1] = 0
+    before = nodes.as_strided(
+        (depth + 1, 2, width, columns), ((width + 1) * columns, columns, columns, 1)
+    )  # before[d, 0] is the nodes one label earlier, before[d, 1] the nodes themselves: a view of both.
+    reached = nodes[:, 1:].unbind()
+    for previous, arriving, node in zip(before.unbind(), arcs.unbind()[1:], reached[1:], strict=False):
+        arriving += previous
+        torch.logaddexp(arriving[0], arriving[1], out=node)
+
+    likelihood = nodes[frames + labels, labels + 1, torch.arange(clips, device=device)]
+    if not gradient:
+        return likelihood, None, None
+    here = ((cells.frame + cells.said) * (width + 1) + cells.said + 1) * columns + cells.clip
+    forward = nodes.view(-1)[here] - likelihood[cells.clip]
+    # The loop has left blank + beta(t + 1, u) and label + beta(t, u + 1) in the arcs of mirrored nodes.
+    return likelihood, (forward + flat[onward + width * columns]).exp(), (forward + flat[onward]).exp()
+
+
+class _CellLoss(torch.autograd.Function):
+    """Loss [B] from the log-probabilities of the cells' arcs, [N] each."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, blank: Tensor, label: Tensor, cells: Cells, fastemit_lambda: float, gradient: bool
+    ) -> Tensor:
+        likelihood, blanks, said = occupancies(blank, label, cells, gradient)
+        ctx.weight, ctx.kind = 1 + fastemit_lambda, blank.dtype
+        ctx.save_for_backward(blanks, said, cells.clip)
+        return (-likelihood).to(accumulator(blank.dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        blanks, said, clip = ctx.saved_tensors
+        share = -upstream[0].to(blanks.dtype)[clip]
+        return (share * blanks).to(ctx.kind), (share * said * ctx.weight).to(ctx.kind), None, None, None
+
+
+def accumulator(kind: torch.dtype) -> torch.dtype:
+    return torch.float64 if kind == torch.float64 else torch.float32

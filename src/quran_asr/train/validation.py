@@ -1,0 +1,72 @@
+"""What a validation measures: both decoders' errors, and the shapes that failures take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from quran_asr.decode import ctc
+from quran_asr.measure.distance import count
+from quran_asr.measure.score import repeated_words
+from quran_asr.records import Counts
+from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
+
+
+def transducer_texts(model: EncDecHybridRNNTCTCBPEModel, encoded: Tensor, frames: Tensor) -> list[str]:
+    """Greedy transducer transcripts. encoded [B, D, T], frames [B]."""
+    hypotheses = model.decoding.rnnt_decoder_predictions_tensor(
+        encoder_output=encoded, encoded_lengths=frames, return_hypotheses=False
+    )
+    return [hypothesis.text for hypothesis in hypotheses]
+
+
+class Validation:
+    """Gathers counts over a set of clips."""
+
+    def __init__(self, model: EncDecHybridRNNTCTCBPEModel, decode: Callable[[list[int]], str]) -> None:
+        self._model = model
+        self._decode = decode
+        self._words = Counts()
+        self._ctc_words = Counts()
+        self._letters = Counts()
+        self._blank_frames = 0
+        self._frames = 0
+        self._repeated = 0
+        self._heard = 0
+        self._loss = 0.0
+        self._losses = 0
+
+    @torch.no_grad()
+    def add(self, encoded: Tensor, frames: Tensor, texts: Sequence[str]) -> None:
+        """Decode a batch both ways and count. encoded [B, D, T], frames [B]."""
+        heard = transducer_texts(self._model, encoded, frames)
+        scores = self._model.ctc_decoder(encoder_output=encoded).float().cpu().numpy()
+        for said, transducer, clip, n in zip(texts, heard, scores, frames.tolist(), strict=True):
+            words = transducer.split()
+            ctc_text = self._decode(list(ctc.greedy(clip[:n]).tokens))
+            self._words += count(said.split(), words)
+            self._ctc_words += count(said.split(), ctc_text.split())
+            self._letters += count(said, transducer)
+            self._blank_frames += int((clip[:n].argmax(axis=1) == clip.shape[1] - 1).sum())
+            self._frames += n
+            self._repeated += repeated_words(said.split(), words)
+            self._heard += len(words)
+
+    def add_loss(self, losses: Tensor) -> None:
+        """losses [B], nats."""
+        self._loss += float(losses.sum())
+        self._losses += len(losses)
+
+    def measures(self) -> dict[str, float]:
+        """The validation keys of `metrics.jsonl`; rates are fractions."""
+        return {
+            "wer": self._words.rate,
+            "ctc_wer": self._ctc_words.rate,
+            "cer": self._letters.rate,
+            "loss": self._loss / self._losses if self._losses else float("nan"),
+            "blank_share": self._blank_frames / max(1, self._frames),
+            "repeat_share": self._repeated / max(1, self._heard),
+            "length_ratio": self._words.heard / max(1, self._words.said),
+        }

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# ./test.sh                         every check: lint, types, the core install alone, Python 3.12, all tests
+# ./test.sh --fast                  lint, types, core when it changed, the quick tests: under 2 minutes
+# ./test.sh [--fast] ARGUMENTS...   only the tests that these pytest arguments choose
+#
+# Stops at the first check that fails, with what it printed; pytest comes last and has the last word.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+fast=no
+if [ "${1:-}" = --fast ]; then
+  fast=yes
+  shift
+fi
+
+check() { # check NAME COMMAND...: silent while all is well
+  local name=$1 begun=$SECONDS output
+  shift
+  if ! output=$("$@" 2>&1); then
+    printf '%s\n' "$output" >&2
+    printf 'error: %s failed: %s\n' "$name" "$*" >&2
+    exit 1
+  fi
+  printf '%-44s ok  %4d s\n' "$name" $((SECONDS - begun))
+}
+
+test_core() { # test_core VERSION NAME TESTS...: from the wheel, in an environment of its own
+  local environment=.venv-core${1:+-$1} name=$2
+  tools/environment.sh core "$1"
+  shift 2
+  check "$name" "$environment/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider "$@"
+}
+
+core_contents() {
+  find src requirements/core.txt tests/house/test_core.py -type f ! -name '*.pyc' ! -path '*.egg-info/*' \
+    -exec cksum {} + | sort | cksum
+}
+
+test_core_everywhere() {
+  local contents
+  contents=$(core_contents)
+  if [ $fast = yes ]; then
+    [ "$(cat .venv-core/tested 2>/dev/null)" != "$contents" ] || return 0
+    test_core "" "core alone" tests/house/test_core.py
+  else
+    test_core "" "core alone, with the tests of its rooms" tests/house/test_core.py "${core_tests[@]}"
+    if tools/environment.sh find 3.12 >/dev/null; then
+      test_core 3.12 "core alone on Python 3.12" tests/house/test_core.py
+      check "the lock on Python 3.12" lock_resolves .venv-core-3.12
+    else
+      printf '%-44s left out: there is no Python 3.12 here\n' "core alone on Python 3.12"
+    fi
+  fi
+  printf '%s' "$contents" >.venv-core/tested
+}
+
+lock_resolves() { # asked of the package index once for each lock: every pin has a file for this Python
+  [ "$(cksum <requirements/lock.txt)" != "$(cat "$1/resolved" 2>/dev/null)" ] || return 0
+  "$1/bin/python" -m pip install --dry-run --quiet --ignore-installed --no-deps --require-hashes \
+    --no-build-isolation -r requirements/lock.txt
+  cksum <requirements/lock.txt >"$1/resolved"
+}
+
+core_tests=(tests/text tests/decode tests/measure)
+
+tools/environment.sh train
+tests=(.venv/bin/python -m pytest)
+if [ $fast = yes ]; then tests+=(-q -m "not slow"); else tests+=(--durations=15); fi
+if [ $# = 0 ]; then
+  check "lint (ruff check)" .venv/bin/ruff check .
+  check "format (ruff format)" .venv/bin/ruff format --check .
+  check "types (mypy)" .venv/bin/mypy
+  test_core_everywhere
+fi
+exec "${tests[@]}" "$@"

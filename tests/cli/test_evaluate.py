@@ -1,0 +1,137 @@
+"""`evaluate` and `transcribe` up to where a model is needed, and how a report looks; the rest are journeys."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quran_asr import audio
+from quran_asr.cli.evaluate import print_report
+from quran_asr.cli.main import main
+from quran_asr.findings import QuranAsrError
+from quran_asr.measure.evaluate import evaluate
+from quran_asr.measure.report import Report, Setting
+from quran_asr.measure.training_data import TrainingData
+from quran_asr.records import Segment, Transcript, VerseRef
+from quran_asr.text.quran import load_quran
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(list(args))
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a model by name only, a recording and a manifest."""
+    monkeypatch.chdir(tmp_path)
+    audio.write(tmp_path / "112001.wav", np.full(16_000, 0.1, np.float32))
+    (tmp_path / "model.nemo").write_bytes(b"not opened in these tests")
+    line = {"audio_filepath": "112001.wav", "duration": 1.0, "verses": ["112:1"], "reciter": "husary"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("evaluate none.nemo test.jsonl", "none.nemo: no such model"),
+        ("evaluate model.nemo none.jsonl", "none.jsonl: no such manifest"),
+        ("evaluate model.nemo torn.jsonl", "torn.jsonl:2: a torn line"),
+        ("evaluate model.nemo test.jsonl --decoder beam", "'beam' is not one of 'transducer', 'ctc'"),
+        ("evaluate model.nemo test.jsonl --look-ahead -1", "-1 is not in the range"),
+        ("evaluate model.nemo", "Missing argument 'MANIFEST'"),
+        ("transcribe none.nemo 112001.wav", "none.nemo: no such model"),
+        ("transcribe model.nemo none.wav", "none.wav"),
+        ("transcribe model.nemo page.mp3", "page.mp3"),
+        ("transcribe model.nemo .", "this is a folder"),
+        ("transcribe model.nemo", "Missing argument 'FILE...'"),
+    ],
+)
+def test_wrong_use_ends_at_once_with_what_is_wrong(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: str, said: str
+) -> None:
+    (folder / "torn.jsonl").write_text(
+        (folder / "test.jsonl").read_text() + '{"audio_filepath": "112', "utf-8"
+    )
+    (folder / "page.mp3").write_text("<!DOCTYPE html><html>not found</html>")
+    code, out, err = run(capsys, *arguments.split())
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+    assert "torch" not in err
+
+
+@pytest.mark.parametrize("command", ["evaluate model.nemo test.jsonl", "transcribe model.nemo 112001.wav"])
+def test_without_the_training_packages_it_says_what_to_install(folder: Path, command: str) -> None:
+    code = "import sys; sys.modules['torch'] = None; from quran_asr.cli.main import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: running a model needs the package `torch`, which is not installed\n"
+        "hint: pip install 'quran-asr[train]'\n"
+    )
+
+
+def test_a_bad_file_among_good_ones_is_named_even_when_no_model_can_be_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty.wav").touch()
+    code, out, err = run(capsys, "transcribe", "model.nemo", "empty.wav", "gone.wav")
+    assert (code, out) == (2, "")
+    assert "empty.wav" in err and "gone.wav" in err and "2 of 2 files could not be transcribed" in err
+
+
+def report(training: TrainingData | None) -> Report:
+    quran = load_quran("diacritized")
+    segments = [
+        Segment(f"{name}.mp3", 0.0, 3.0, (VerseRef(112, ayah),), quran.verse(VerseRef(112, ayah)), name)
+        for name in ("husary", "afasy")
+        for ayah in (1, 2, 3)
+    ]
+    broken = QuranAsrError("the file is empty")
+    heard = [segments[0].text, "اللَّهُ", segments[2].text, "قُلْ بَلْ هُوَ اللَّهِ أَحَدٌ", segments[4].text]
+    answers = [*(Transcript(text) for text in heard), broken]
+    setting = Setting("toy.nemo", "transducer", 80, "diacritized", "simple", "test.jsonl")
+    return evaluate(segments, lambda asked: answers, setting, training)[0]
+
+
+def test_a_report_on_the_screen_has_rates_in_percent_and_says_what_went_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    quran = load_quran("diacritized")
+    known = Segment("a.mp3", 0.0, 1.0, (VerseRef(112, 1),), quran.verse(VerseRef(112, 1)), "husary")
+    print_report(report(TrainingData.from_segments([known])))
+    out = capsys.readouterr().out
+    rows = {line[:26].strip(): line[26:].split() for line in out.splitlines()}
+    assert rows["all"][:3] == ["5", "16", "18.75"]  # 3 errors in 4 + 2 + 4 + 4 + 2 words
+    assert rows["reciter husary"][:3] == ["3", "10", "10.00"]
+    assert rows["seen_reciter/seen_text"][:4] == ["1", "4", "0.00", "-"]
+    assert "3 word errors: 1 of spelling (the letters agree), 2 of hearing" in out
+    assert "0 clips lost" in out and "1 unreadable" in out
+    assert "clips within 2 reciters" in out and "--trained-on" not in out
+    worst = out[out.index("afasy.mp3 at 0 s 112:1") :].splitlines()
+    assert worst[1] == "  2 errors in 4 words"
+    assert worst[2] == f"  said:  {quran.verse(VerseRef(112, 1))}"
+    words = quran.verse(VerseRef(112, 1)).split()
+    assert [line.split() for line in worst[4:6]] == [
+        ["added", "بَلْ"],
+        ["instead", "of", words[2], "heard", words[2].replace("\u064f", "\u0650")],
+    ]
+    assert "left out  " + quran.verse(VerseRef(112, 2)).split()[1] in out
+
+
+def test_unknown_training_is_said_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(report(None))
+    out = capsys.readouterr().out
+    assert "training data unknown" in out
+    assert "--trained-on" in out

@@ -1,0 +1,140 @@
+"""The plan: the guide's figures, other data and devices, and each cause of the guide's failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quran_asr.runs.plan import Plan, Workload, keep_effective_batch, plan, weigh
+from quran_asr.runs.recipe import load_recipe
+
+TRANSFER = load_recipe("transfer")
+GUIDE = Workload(67_399, 56.0)
+
+
+def planned(name: str, *overrides: str, work: Workload | None = GUIDE, devices: int | None = None) -> Plan:
+    return plan(load_recipe(name, overrides), work, devices)
+
+
+def codes(of: Plan) -> dict[str, str]:
+    return {finding.code: finding.severity for finding in of.findings}
+
+
+def test_the_guides_case() -> None:
+    of = planned("transfer", devices=2)
+    assert (of.batches_per_epoch, of.optimizer_steps_per_epoch, of.optimizer_steps) == (1054, 527, 52_700)
+    assert (of.effective_batch, of.parameters, of.clips, of.hours) == (128, 114_752_514, 67_399, 56.0)
+    assert of.peak_learning_rate == pytest.approx(1.21e-3, rel=5e-3)
+    assert of.findings == ()
+
+
+def test_each_cause_of_the_failed_configuration_is_named_with_its_mend() -> None:
+    of = planned("before")
+    assert set(codes(of)) == {
+        "random-start",
+        "few-epochs",
+        "high-learning-rate",
+        "long-warmup",
+        "small-batch",
+        "full-precision",
+    }
+    by_code = {finding.code: finding for finding in of.findings}
+    assert "`scratch`" in by_code["random-start"].remedy
+    assert "2.21e-03" in by_code["high-learning-rate"].message
+
+
+def test_the_mends_mend() -> None:
+    mended = planned(
+        "before",
+        "init_from_pretrained_model=stt_en_fastconformer_transducer_large",
+        "trainer.max_epochs=100",
+        "model.optim.lr=1.5",
+        "model.optim.sched.warmup_steps=3000",
+        "model.train_ds.batch_size=32",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.precision=bf16-mixed",
+    )
+    assert mended.findings == ()
+    assert mended.optimizer_steps == planned("transfer").optimizer_steps
+
+
+def test_a_random_start_on_purpose_is_a_note() -> None:
+    assert codes(planned("scratch")) == {"random-start": "note"}
+    assert codes(planned("small")) == codes(planned("quickstart")) == {}
+
+
+@pytest.mark.parametrize(
+    ("devices", "mend"),
+    [
+        (1, "trainer.accumulate_grad_batches=4 keeps it"),
+        (4, "trainer.accumulate_grad_batches=1 keeps it"),
+        (8, "trainer.accumulate_grad_batches=1 model.train_ds.batch_size=16 keeps it"),
+        (3, "trainer.accumulate_grad_batches=2 model.train_ds.batch_size=21 comes nearest, with 126"),
+    ],
+)
+def test_another_number_of_gpus_keeps_the_effective_batch(devices: int, mend: str) -> None:
+    findings = planned("transfer", devices=devices).findings
+    assert [finding.remedy for finding in findings if finding.code == "other-devices"] == [mend]
+
+
+@given(devices=st.integers(1, 128), batch=st.integers(1, 64), accumulation=st.integers(1, 8))
+def test_the_named_accumulation_never_needs_more_memory(devices: int, batch: int, accumulation: int) -> None:
+    recipe = replace(
+        TRANSFER,
+        model=replace(TRANSFER.model, train_ds=replace(TRANSFER.model.train_ds, batch_size=batch)),
+        trainer=replace(TRANSFER.trainer, accumulate_grad_batches=accumulation),
+    )
+    times, clips = keep_effective_batch(recipe, devices)
+    assert 1 <= clips <= batch and times >= 1
+    wanted = recipe.effective_batch
+    # Off by half of what the GPUs take at once, at most; never off at all where the clips can be dealt out.
+    assert abs(times * clips * devices - wanted) <= max(devices, clips * devices / 2)
+
+
+def test_steps_are_counted_by_whichever_limit_comes_first() -> None:
+    assert planned("transfer", "trainer.max_steps=1000").optimizer_steps == 1000
+    assert planned("transfer", "trainer.max_steps=90000").optimizer_steps == 52_700
+    only_steps = planned("transfer", "trainer.max_steps=1054", "trainer.max_epochs=-1")
+    assert (only_steps.optimizer_steps, only_steps.epochs) == (1054, 2.0)
+
+
+def test_without_data_the_rest_is_still_said() -> None:
+    of = planned("transfer", work=None)
+    assert (of.clips, of.batches_per_epoch, of.optimizer_steps) == (None, None, None)
+    assert (of.effective_batch, of.parameters) == (128, 114_752_514)
+    assert of.peak_learning_rate == pytest.approx(1.21e-3, rel=5e-3)
+
+
+def test_batches_by_seconds_are_filled_by_seconds() -> None:
+    recipe = load_recipe("laptop")  # 24 s, at most 16 clips
+    assert plan(recipe, weigh([6.0] * 40, recipe)).batches_per_epoch == 10  # 4 of 6 s
+    assert plan(recipe, weigh([0.5] * 40, recipe)).batches_per_epoch == 3  # 16 at most
+    assert plan(recipe, Workload(40, 40 * 6.0 / 3600)).batches_per_epoch == 10
+    mixed = plan(recipe, weigh([6.0] * 40, recipe))
+    assert mixed.effective_batch == 4
+
+
+def test_what_the_limits_leave_out_is_weighed_in_hours() -> None:
+    recipe = load_recipe("transfer")
+    work = weigh([3600.0, 10.0, 20.0, 0.01], recipe)
+    assert (work.clips, work.left_out_clips) == (2, 2)
+    assert work.hours == pytest.approx(30 / 3600)
+    assert work.left_out_hours == pytest.approx(1.0, abs=1e-4)
+    left_out = [f for f in plan(recipe, work).findings if f.code == "left-out-clips"]
+    assert "2 clips with 1.00 h" in left_out[0].message
+
+
+def test_a_warmup_longer_than_the_training_is_said() -> None:
+    of = planned("transfer", work=Workload(500, 1.0))
+    assert "never reaches its peak" in next(f.message for f in of.findings if f.code == "long-warmup")
+    assert of.peak_learning_rate is not None and of.peak_learning_rate < 1e-3
+
+
+def test_a_set_that_the_limits_empty_is_planned_as_nothing() -> None:
+    recipe = load_recipe("transfer")
+    of = plan(recipe, weigh([100.0], recipe))
+    assert of.optimizer_steps == 0
+    assert codes(of)["left-out-clips"] == "error"
