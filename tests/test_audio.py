@@ -162,16 +162,18 @@ def test_a_truncated_file_is_refused_and_not_read_as_a_shorter_one(tmp_path, cod
             function(path)
 
 
-@pytest.mark.parametrize("codec", ["flac", "vorbis", "opus"])
-def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path, codec):
+@pytest.mark.parametrize(
+    ("codec", "function"), [("flac", audio.read), ("vorbis", audio.probe), ("opus", audio.probe)]
+)
+def test_damage_in_the_middle_is_found(tmp_path, codec, function):
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000 * 20).astype(np.float32)
     damaged = bytearray(encoded(codec, noise, 16_000))
     middle = len(damaged) // 2
     damaged[middle : middle + 300] = bytes(range(150)) * 2
     path = tmp_path / "recording"
     path.write_bytes(damaged)
-    with pytest.raises(QuranAsrError, match="damaged|truncated"):
-        audio.read(path)
+    with pytest.raises(QuranAsrError, match="damaged"):
+        function(path)
 
 
 def test_a_missing_file_a_folder_and_a_pipe_are_no_recordings(tmp_path):
@@ -250,11 +252,11 @@ def test_what_is_written_is_read_back(tmp_path, name):
     samples = np.array([0.0, 1.0, -1.0, 0.5, -0.25] * 100, np.float32)  # a peak of exactly 1 must not wrap
     audio.write(tmp_path / "new folder" / name, samples)
     np.testing.assert_allclose(audio.read(tmp_path / "new folder" / name), samples, atol=1e-4)
-    assert os.listdir(tmp_path / "new folder") == [name]
+    assert [file.name for file in (tmp_path / "new folder").iterdir()] == [name]
 
 
 def test_only_wav_and_flac_are_written(tmp_path):
-    with pytest.raises(QuranAsrError, match="only .wav and .flac"):
+    with pytest.raises(QuranAsrError, match=r"only \.wav and \.flac"):
         audio.write(tmp_path / "clip.mp3", tone(0.1, 16_000))
 
 
@@ -270,7 +272,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == old
-    assert os.listdir(tmp_path) == ["clip.wav"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.data

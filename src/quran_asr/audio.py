@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,13 +55,17 @@ class AudioInfo:
 def probe(path: str | Path) -> AudioInfo:
     """Look at a sound file without decoding more than its end, which a truncated file lacks.
 
-    Damage in the middle shows only when it is read.
+    Of an Ogg file (opus, vorbis) the checksum of every page is checked too: its decoders put silence where
+    a page is damaged, and say nothing. In other formats damage in the middle shows when they are read, or
+    not at all (wav).
 
     Raises:
         QuranAsrError: missing, empty, not audio, truncated, or without samples; it says which.
     """
     with _opened(Path(path)) as sound:
         rate, frames = sound.samplerate, sound.frames
+        if sound.format == "OGG":
+            _refuse_damaged_pages(Path(path))
         if sound.format not in ("WAV", "WAVEX", "OGG"):  # of these `_opened` knows it, five times sooner
             tail = min(frames, int(_TAIL_SECONDS * rate) + 1)
             sound.seek(frames - tail)
@@ -261,6 +266,25 @@ def _refuse_lost_pages(path: Path, file: io.FileIO, sound: soundfile.SoundFile) 
             f"damaged: only {sound.frames / sound.samplerate:.2f} of {at_least:.2f} s can be decoded",
             where=str(path),
         )
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Each byte with its bits in the other order."""
+
+
+def _refuse_damaged_pages(path: Path) -> None:
+    """Check the checksum of every page of an Ogg file."""
+    content = path.read_bytes()
+    start = 0
+    while (start := content.find(b"OggS", start)) >= 0:
+        lengths = content[start + 27 : start + 27 + content[start + 26]]
+        end = start + 27 + len(lengths) + sum(lengths)
+        page = content[start : start + 22] + bytes(4) + content[start + 26 : end]
+        # Ogg counts bits from the other end than zlib, and inverts neither at the beginning nor at the end
+        mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
+        if int(f"{mirrored:032b}"[::-1], 2) != int.from_bytes(content[start + 22 : start + 26], "little"):
+            raise QuranAsrError(f"damaged: the page at byte {start:,} has a wrong checksum", where=str(path))
+        start = end
 
 
 def _format(sound: soundfile.SoundFile) -> str:

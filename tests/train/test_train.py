@@ -63,8 +63,10 @@ def go(spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...], t
 
 
 TRAIN_KEYS = {
-    "step", "epoch", "time", "split", "loss", "transducer_loss", "ctc_loss", "learning_rate", "gradient_norm",
-    "audio_seconds", "padding_share", "data_wait_share", "step_seconds", "peak_memory_bytes", "skipped_batches",
+    "step", "epoch", "time", "split", "loss", "transducer_loss", "ctc_loss", "learning_rate",
+    "gradient_norm",
+    "audio_seconds", "padding_share", "data_wait_share", "step_seconds", "peak_memory_bytes",
+    "skipped_batches",
 }  # fmt: skip
 VALIDATION_KEYS = {
     "step", "epoch", "time", "split", "wer", "ctc_wer", "cer", "loss", "train_wer", "blank_share",
@@ -122,8 +124,8 @@ def test_event_files_carry_nemos_tags(go: Go) -> None:
 def test_the_guides_one_liner_finds_the_best_model(go: Go, tmp_path: Path) -> None:
     ended, _ = go()
     code = (
-        "import re, glob; print(min(glob.glob(r'%s/quickstart/*/checkpoints/*.nemo'), "
-        "key=lambda p: float(re.search(r'val_wer=([\\d.]+)', p.rsplit('.', 1)[0]).group(1))))" % tmp_path
+        f"import re, glob; print(min(glob.glob(r'{tmp_path}/quickstart/*/checkpoints/*.nemo'), "
+        "key=lambda p: float(re.search(r'val_wer=([\\d.]+)', p.rsplit('.', 1)[0]).group(1))))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(ended.run.best_nemo())

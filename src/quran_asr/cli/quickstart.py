@@ -5,6 +5,7 @@ What it prints at the end was measured in that run.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quran_asr.cli.printing import print_finding, print_json, print_table, progress_bar
-from quran_asr.cli.train import report_end, split_words
+from quran_asr.cli.train import report_end
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
@@ -48,24 +49,21 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
     """
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.runs.folder import create_run
-    from quran_asr.runs.recipe import resolve
+    from quran_asr.runs.overrides import split_words
+    from quran_asr.runs.recipe import load_recipe
 
-    name, overrides = split_words(words)
-    if name is not None:
+    name, overrides = split_words(words, default="quickstart")
+    if name != "quickstart":
         raise QuranAsrError("quickstart has a recipe of its own", remedy=f"try `quran-asr train {name}`")
     began = time.perf_counter()
     manifests = speak_everything(folder / "corpus", seed)
-    resolved = resolve(
-        "quickstart",
-        [
-            f"quran.seed={seed}",
-            f"exp_manager.exp_dir={folder / 'nemo_experiments'}",
-            f"model.train_ds.manifest_filepath={manifests['training']}",
-            f"model.validation_ds.manifest_filepath={manifests['validation']}",
-            *overrides,
-        ],
-    )
-    recipe = resolved.recipe
+    places = {
+        "exp_manager.exp_dir": folder / "nemo_experiments",
+        "model.train_ds.manifest_filepath": manifests["training"],
+        "model.validation_ds.manifest_filepath": manifests["validation"],
+    }
+    quoted = [f"{key}={json.dumps(str(place))}" for key, place in places.items()]
+    recipe = load_recipe(name, [f"quran.seed={seed}", *quoted, *overrides])
     spelling = recipe.quran.spelling
     segments = {part: read_manifest(path, spelling) for part, path in manifests.items()}
     _say(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,29 +42,29 @@ def train(
     Ctrl-C ends the training after the current step and leaves a run that --resume continues.
     """
     from quran_asr.runs.folder import create_run, open_run
-    from quran_asr.runs.recipe import resolve
+    from quran_asr.runs.overrides import split_words
+    from quran_asr.runs.recipe import load_recipe
 
-    name, overrides = split_words(words)
+    name, overrides = split_words(words, default="" if resume else "transfer")
     for key, manifests in (("train_ds", training), ("validation_ds", validation)):
-        if manifests:
-            overrides.append(f"model.{key}.manifest_filepath=[{','.join(manifests)}]")
+        if manifests:  # JSON is YAML too, and holds any path
+            overrides.append(f"model.{key}.manifest_filepath={json.dumps(manifests)}")
     checkpoint = None
     if resume is not None:
-        if name is not None:
+        if name:
             raise QuranAsrError("--resume takes the run's own recipe", remedy=f"leave out `{name}`")
         run = open_run(resume)
         checkpoint = run.last_checkpoint()
         if checkpoint is None:
             raise QuranAsrError("the run has no checkpoint to go on from", where=str(resume))
-        resolved = resolve(run.path / "recipe.yaml", overrides)
+        recipe = load_recipe(run.recipe, overrides)
     else:
-        resolved = resolve(name or "transfer", overrides)
+        recipe = load_recipe(name, overrides)
         run = None
-    recipe = resolved.recipe
-    findings = before_training(recipe)
-    if print_findings(findings):
-        return 1
+    refuse_what_is_not_built(recipe)
     chosen = select_clips(recipe)
+    if resume is None and print_findings(foresee(recipe, chosen[0])):
+        return 1
     if run is None:
         run = create_run(recipe.exp_manager.exp_dir, recipe.name)
         run.write_recipe(recipe)
@@ -92,10 +92,11 @@ def train(
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 def tokenizer(words: tuple[str, ...], folder: Path) -> int:
     """Make a recipe's BPE tokenizer from all 6,236 verses, and prove that it loses none."""
+    from quran_asr.runs.overrides import split_words
     from quran_asr.runs.recipe import load_recipe
 
-    name, overrides = split_words(words)
-    recipe = load_recipe(name or "transfer", overrides)
+    name, overrides = split_words(words, default="transfer")
+    recipe = load_recipe(name, overrides)
 
     from quran_asr.train.tokenizer import train_tokenizer
 
@@ -104,16 +105,8 @@ def tokenizer(words: tuple[str, ...], folder: Path) -> int:
     return 0
 
 
-def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Recipe and overrides: a word with `=`, or that begins with `~`, is an override."""
-    names = [word for word in words if "=" not in word and not word.startswith("~")]
-    if len(names) > 1:
-        raise QuranAsrError(f"one recipe at a time, not {' and '.join(names)}")
-    return (names[0] if names else None), [word for word in words if word not in names]
-
-
-def before_training(recipe: Recipe) -> list[Finding]:
-    """What can be said before a manifest is read."""
+def refuse_what_is_not_built(recipe: Recipe) -> None:
+    """Say at once what this version cannot do, before anything is read or written."""
     if recipe.init_from_pretrained_model is not None:
         raise QuranAsrError(
             f"this version cannot start from `{recipe.init_from_pretrained_model}` yet",
@@ -128,7 +121,18 @@ def before_training(recipe: Recipe) -> list[Finding]:
             where="exp_manager.resume_from_checkpoint",
             remedy="use `quran-asr train --resume RUN`",
         )
-    return []
+
+
+def foresee(recipe: Recipe, training: Selection) -> list[Finding]:
+    """What `plan` says of this training on one GPU or the CPU, and a full disk."""
+    from quran_asr.runs.folder import lacking_space
+    from quran_asr.runs.plan import Workload, plan
+
+    durations = tuple(segment.duration for segment in training.kept)
+    planned = plan(recipe, Workload(len(durations), training.hours, durations), devices=1)
+    keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
+    full = lacking_space(recipe.exp_manager.exp_dir, planned.parameters, keep)
+    return [*planned.findings, *([full] if full else [])]
 
 
 def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:

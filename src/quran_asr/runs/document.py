@@ -60,6 +60,12 @@ class Section:
     place: Place
 
 
+def copied(section: Section) -> Section:
+    """The same section, into which others may be laid without changing the first."""
+    items = {n: copied(item) if isinstance(item, Section) else item for n, item in section.items.items()}
+    return Section(items, section.place)
+
+
 def moved(tree: Section | Leaf, place: Place) -> Section | Leaf:
     """The same tree, written at one place."""
     if isinstance(tree, Leaf):

@@ -71,7 +71,7 @@ def read_durations(manifest: str | Path) -> list[float]:
         QuranAsrError: the file cannot be read, or a line has no duration.
     """
     try:
-        lines = Path(manifest).read_text(encoding="utf-8").splitlines()
+        lines = Path(manifest).read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 is text
     except (OSError, UnicodeDecodeError) as error:
         reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise QuranAsrError(str(reason), where=str(manifest)) from None

@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.document import Leaf, Place, Section, read_document
+from quran_asr.runs.document import Leaf, Place, Section, copied, read_document
 from quran_asr.runs.overrides import apply_override, merge, parse_override
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.typed import build, place_of
@@ -185,7 +186,7 @@ def _with_bases(name_or_path: str | Path) -> Section:
         if path.resolve() in seen:
             raise QuranAsrError("is its own base", where=f"recipe `{shown}`")
         seen.append(path.resolve())
-        document = read_document(path, shown)
+        document = copied(_shipped(path, shown)) if path.parent == _FOLDER else read_document(path, shown)
         base = document.items.pop("base", None)
         documents.append(document)
         if base is None:
@@ -200,6 +201,11 @@ def _with_bases(name_or_path: str | Path) -> Section:
     for document in reversed(documents):
         merge(root, document)
     return root
+
+
+@cache
+def _shipped(path: Path, shown: str) -> Section:
+    return read_document(path, shown)
 
 
 # References: ${section.key}, nothing else

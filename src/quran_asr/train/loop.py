@@ -20,7 +20,6 @@ from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder
-from quran_asr.runs.plan import device_findings
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints, keep_best
@@ -125,9 +124,6 @@ def make_trainer(
         on_finding(
             Finding("note", "fp32-on-cpu", "trainer.precision", "a CPU trains in fp32 here, not bf16", "")
         )
-    if gpu:
-        for finding in device_findings(recipe, 1):
-            on_finding(finding)
     logger = None
     if exp.create_tensorboard_logger:
         logger = TensorBoardLogger(save_dir=str(run.path), name="", version="")
@@ -177,6 +173,11 @@ class _quiet(warnings.catch_warnings):  # noqa: N801 - used like a function
     def __enter__(self) -> Any:
         entered = super().__enter__()
         warnings.simplefilter("ignore")
-        for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        for name in ("lightning", "pytorch_lightning"):  # some package imports Lightning's old name too
+            for logger in (
+                f"{name}.pytorch",
+                f"{name}.utilities.rank_zero",
+                f"{name}.pytorch.utilities.rank_zero",
+            ):
+                logging.getLogger(logger).setLevel(logging.ERROR)
         return entered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -224,7 +225,9 @@ def _restore_nemo(path: Path) -> EncDecHybridRNNTCTCBPEModel:
     if not tarfile.is_tarfile(path):
         raise QuranAsrError("not a NeMo archive (it is no tar file)", where=str(path))
     try:
-        return EncDecHybridRNNTCTCBPEModel.restore_from(str(path), map_location="cpu")
+        with warnings.catch_warnings():  # as in `build_model`
+            warnings.simplefilter("ignore")
+            return EncDecHybridRNNTCTCBPEModel.restore_from(str(path), map_location="cpu")
     except Exception as error:  # NeMo raises whatever its parts raise
         raise QuranAsrError(
             f"not a hybrid transducer + CTC model that NeMo restores ({str(error).splitlines()[0][:120]})",
