@@ -114,6 +114,8 @@ def refuse_what_is_not_built(recipe: Recipe) -> None:
             remedy="train from random weights: init_from_pretrained_model=null, or the recipes `scratch`, "
             "`small`, `laptop`",
         )
+    if recipe.trainer.num_nodes != 1:
+        raise QuranAsrError("this version trains on one machine", where="trainer.num_nodes", remedy="use 1")
     resume = recipe.exp_manager.resume_from_checkpoint
     if resume is not None:
         raise QuranAsrError(

@@ -1,0 +1,264 @@
+"""Manifests: what is read from them, what is refused and where, and that a failed write loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quran_asr import audio
+from quran_asr.corpus.manifest import read_lines, read_manifest, write_manifest
+from quran_asr.findings import QuranAsrError
+from quran_asr.records import VerseRef
+from quran_asr.text.quran import load_quran
+
+LETTERS = "قل هو الله أحد"
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    audio.write(tmp_path / "clip.wav", np.zeros(16_000, np.float32))
+    return tmp_path / "clip.wav"
+
+
+def manifest(clip: Path, *lines: dict | str | bytes) -> Path:
+    """A manifest beside the clip; a dict is completed to a good line, anything else is written as it is."""
+    path = clip.parent / "manifest.jsonl"
+    with path.open("wb") as file:
+        for line in lines:
+            if isinstance(line, dict):
+                line = json.dumps({"audio_filepath": "clip.wav", "duration": 1.0, **line}, ensure_ascii=False)
+            file.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
+    return path
+
+
+def test_text_is_made_from_the_verses_where_it_is_missing(clip):
+    path = manifest(clip, {"verses": ["112:1", "112:2"], "reciter": "somebody", "offset": 0.25})
+    [segment] = read_manifest(path, "letters")
+    assert segment.text == "قل هو الله أحد الله الصمد"
+    assert segment.verses == (VerseRef(112, 1), VerseRef(112, 2))
+    assert (segment.audio, segment.offset, segment.duration) == (str(clip), 0.25, 1.0)
+    assert (segment.reciter, segment.also_accept) == ("somebody", ())
+    [segment] = read_manifest(path, "uthmani")
+    assert segment.text == load_quran("uthmani").text([VerseRef(112, 1), VerseRef(112, 2)])
+
+
+def test_a_plain_nemo_manifest_works(clip):
+    path = manifest(clip, {"text": "قُلْ هُوَ اللَّهُ أَحَدٌ", "lang": "ar"}, "", {"text": LETTERS, "offset": None})
+    first, second = read_manifest(path, "letters")
+    assert first.text == second.text == LETTERS
+    assert (first.verses, first.reciter, second.offset) == ((), "", 0.0)
+
+
+@pytest.mark.parametrize("written", ["uthmani", "diacritized", "letters"])
+@pytest.mark.parametrize("asked", ["uthmani", "diacritized", "letters"])
+def test_the_text_of_the_verses_in_any_spelling_becomes_the_editions(clip, written, asked):
+    refs = [VerseRef(1, 4), VerseRef(2, 255)]  # the editions write both with different letters
+    path = manifest(clip, {"text": load_quran(written).text(refs), "verses": [str(ref) for ref in refs]})
+    assert read_manifest(path, asked)[0].text == load_quran(asked).text(refs)
+
+
+def test_a_basmala_glued_to_the_first_verse_is_taken_off(clip):
+    glued = f"{load_quran('uthmani').basmala(112)} {load_quran('uthmani').verse(VerseRef(112, 1))}"
+    with_verse, text_alone = read_manifest(
+        manifest(clip, {"text": glued, "verses": ["112:1"]}, {"text": glued}), "letters"
+    )
+    assert with_verse.text == LETTERS
+    assert text_alone.text.startswith("بسم الله")  # nobody knows whether it is heard
+
+
+def test_another_text_than_that_of_the_verses_is_what_was_said(clip):
+    path = manifest(clip, {"text": "هُوَ اللَّهُ", "verses": ["112:1"]})
+    assert read_manifest(path, "letters")[0].text == "هو الله"
+
+
+def test_other_answers_count_as_right(clip):
+    path = manifest(clip, {"verses": ["112:1"], "also_accept": [["112:2"], ["112:3", "112:4"]]})
+    quran = load_quran("letters")
+    assert read_manifest(path, "letters")[0].also_accept == (
+        quran.verse(VerseRef(112, 2)),
+        quran.text([VerseRef(112, 3), VerseRef(112, 4)]),
+    )
+
+
+GOOD = {"verses": ["112:1"]}
+BAD_LINES = {
+    "torn": ('{"audio_filepath": "clip.wav", "dura', "torn line"),
+    "no JSON": ("clip.wav 1.0 }", "not JSON"),
+    "a list": ("[1, 2]", "not a JSON object"),
+    "latin-1": (b'{"text": "\xe9"}', "not UTF-8"),
+    "nested": ("[" * 100_000, "not JSON"),
+    "long number": ('{"duration": ' + "9" * 5_000 + "}", "not JSON"),
+    "NaN": ('{"audio_filepath": "clip.wav", "duration": NaN, "verses": ["112:1"]}', "NaN is no number"),
+    "no path": ({"audio_filepath": None, **GOOD}, "`audio_filepath` is missing"),
+    "path of zero bytes": ({"audio_filepath": "a\0b", **GOOD}, "`audio_filepath` is missing or no path"),
+    "missing recording": ({"audio_filepath": "other.wav", **GOOD}, "no recording `other.wav`"),
+    "a folder": ({"audio_filepath": ".", **GOOD}, "no recording"),
+    "no duration": ({"duration": None, **GOOD}, "`duration` is missing"),
+    "zero": ({"duration": 0, **GOOD}, "`duration` is 0"),
+    "negative": ({"duration": -1.5, **GOOD}, "`duration` is -1.5"),
+    "milliseconds": ({"duration": 2e8, **GOOD}, "not between 0 s and a day"),
+    "huge": ({"duration": 10**400, **GOOD}, "not between 0 s and a day"),
+    "infinite": ('{"audio_filepath": "clip.wav", "duration": 1e999, "verses": ["112:1"]}', "is inf"),
+    "text for a number": ({"duration": "1.0", **GOOD}, "`duration` is no number"),
+    "truth for a number": ({"offset": True, **GOOD}, "`offset` is no number"),
+    "negative offset": ({"offset": -0.1, **GOOD}, "`offset` is -0.1"),
+    "no words": ({}, "neither `text` nor `verses`"),
+    "blank words": ({"text": "  ", "verses": []}, "neither `text` nor `verses`"),
+    "latin words": ({"text": "qul huwa"}, "no Arabic letters"),
+    "number for words": ({"text": 5}, "`text` is no text"),
+    "no such verse": ({"verses": ["2:287"]}, "there is no verse 2:287"),
+    "no such surah": ({"verses": ["115:1"]}, "there is no surah 115"),
+    "no verse": ({"verses": ["al-ikhlas"]}, "`al-ikhlas` is not a verse"),
+    "one verse alone": ({"verses": "112:1"}, "`verses` is no list"),
+    "numbers for verses": ({"verses": [[112, 1]]}, "`verses` is no list"),
+    "number for a reciter": ({"reciter": 7, **GOOD}, "`reciter` is no text"),
+    "flat answers": ({"also_accept": ["4:44"], **GOOD}, "`also_accept` is no list"),
+    "wrong answer": ({"also_accept": [["4:444"]], **GOOD}, "there is no verse 4:444"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LINES)
+def test_a_bad_line_is_named_with_its_number(clip, kind):
+    line, reason = BAD_LINES[kind]
+    path = manifest(clip, GOOD, "", line, GOOD)
+    for read in (lambda: read_manifest(path, "letters"), lambda: read_lines(path)):
+        with pytest.raises(QuranAsrError) as refused:
+            read()
+        assert refused.value.where == f"{path}:3"
+        assert reason in refused.value.what
+        assert "\n" not in refused.value.what
+        assert len(refused.value.what) < 200
+
+    segments, findings = read_manifest(path, "letters", on_error="collect")
+    assert [segment.text for segment in segments] == [LETTERS, LETTERS]
+    assert [(finding.severity, finding.where) for finding in findings] == [("warning", f"{path}:3")]
+
+
+def test_a_manifest_without_a_good_line_is_an_error_even_when_collecting(clip):
+    with pytest.raises(QuranAsrError, match="no usable line among 2, the first: .*no Arabic letters"):
+        read_manifest(manifest(clip, {"text": "a"}, {"text": "b"}), "letters", on_error="collect")
+    for empty in (manifest(clip), manifest(clip, "", "  ")):
+        with pytest.raises(QuranAsrError, match="no"):
+            read_manifest(empty, "letters", on_error="collect")
+
+
+def test_what_is_no_manifest_is_said(clip, tmp_path):
+    for path, reason in (
+        (tmp_path, "a folder"),
+        (tmp_path / "missing.jsonl", "no such manifest"),
+        (clip, "not UTF-8|not JSON|more than 1 MB"),
+    ):
+        with pytest.raises(QuranAsrError, match=reason):
+            read_manifest(path, "letters")
+    (tmp_path / "endless").write_bytes(b"{" * 3_000_000)
+    with pytest.raises(QuranAsrError, match="more than 1 MB"):
+        read_manifest(tmp_path / "endless", "letters")
+
+
+def test_an_unknown_spelling_is_the_callers_mistake_and_not_every_lines(clip):
+    with pytest.raises(QuranAsrError, match="no spelling `phonemes`"):
+        read_manifest(manifest(clip, GOOD), "phonemes", on_error="collect")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+keys = st.sampled_from(["audio_filepath", "offset", "duration", "text", "verses", "reciter", "also_accept"])
+
+
+@given(st.dictionaries(keys, json_values))
+def test_any_values_are_read_or_refused_in_one_line(tmp_path_factory, values):
+    folder = tmp_path_factory.getbasetemp() / "any"
+    if not folder.exists():
+        audio.write(folder / "clip.wav", np.zeros(1_600, np.float32))
+    path = folder / "manifest.jsonl"
+    path.write_text(
+        json.dumps({"audio_filepath": "clip.wav", "duration": 1.0, "verses": ["112:1"], **values}) + "\n"
+    )
+    try:
+        [segment] = read_manifest(path, "letters")
+    except QuranAsrError as refused:
+        assert refused.where == f"{path}:1"
+        assert "\n" not in refused.what
+    else:
+        assert segment.text
+        assert segment.duration > 0 <= segment.offset
+
+
+def test_unknown_keys_survive_and_paths_are_found_from_the_new_place(clip, tmp_path, monkeypatch):
+    path = manifest(clip, {**GOOD, "mood": {"calm": [1, 2]}, "riwaya": "hafs"})
+    monkeypatch.chdir(tmp_path)
+    write_manifest("deep/er/copy.jsonl", read_lines(path.name))
+    copy = tmp_path / "deep" / "er" / "copy.jsonl"
+    written = json.loads(copy.read_text())
+    assert written["audio_filepath"] == "../../clip.wav"
+    assert written["mood"] == {"calm": [1, 2]}
+    assert read_manifest(copy, "letters") == read_manifest(path, "letters")
+    monkeypatch.chdir("/")  # the folder that a manifest was written from does not matter
+    assert read_manifest(copy, "letters")[0].audio == str(clip)
+
+
+def test_a_recording_below_the_manifest_keeps_a_path_that_moves_with_it(clip, tmp_path):
+    write_manifest(tmp_path / "all.jsonl", [{"audio_filepath": str(clip), "duration": 1.0, **GOOD}])
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    assert read_manifest(moved / "all.jsonl", "letters")[0].audio == str(moved / "clip.wav")
+
+
+def test_paths_are_found_through_linked_folders(clip, tmp_path):
+    real = tmp_path / "disks" / "one" / "data"
+    real.mkdir(parents=True)
+    (tmp_path / "data").symlink_to(real)
+    write_manifest(tmp_path / "data" / "all.jsonl", [{"audio_filepath": str(clip), "duration": 1.0, **GOOD}])
+    for manifest_path in (tmp_path / "data" / "all.jsonl", real / "all.jsonl"):
+        assert read_manifest(manifest_path, "letters")[0].audio == str(clip)
+
+
+def test_the_sidecar_says_what_the_manifest_holds(clip, tmp_path):
+    lines = [{"audio_filepath": str(clip), "duration": 1800.0, **GOOD}] * 3
+    write_manifest(tmp_path / "all.jsonl", lines, {"edition": "simple"})
+    sidecar = json.loads((tmp_path / "all.jsonl.meta.json").read_text())
+    assert (sidecar["clips"], sidecar["hours"], sidecar["edition"]) == (3, 1.5, "simple")
+    assert sidecar["version"]
+
+
+def test_a_disk_that_fills_up_leaves_the_old_manifest(clip, tmp_path):
+    line = {"audio_filepath": str(clip), "duration": 1.0, **GOOD}
+    path = tmp_path / "all.jsonl"
+    write_manifest(path, [line])
+    old = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the write really fails half-way
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_manifest(path, [line] * 1_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == old
+    assert {file.name for file in tmp_path.iterdir()} == {"clip.wav", "all.jsonl", "all.jsonl.meta.json"}
+
+
+def test_a_disk_that_is_full_at_the_last_moment_leaves_the_old_manifest(clip, tmp_path, monkeypatch):
+    line = {"audio_filepath": str(clip), "duration": 1.0, **GOOD}
+    path = tmp_path / "all.jsonl"
+    write_manifest(path, [line])
+    old = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_manifest(path, [line] * 2)
+    assert path.read_bytes() == old
+    assert len(list(tmp_path.iterdir())) == 3
