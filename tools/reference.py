@@ -13,7 +13,8 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -22,9 +23,11 @@ import click
 
 from quran_asr.cli.main import cli
 from quran_asr.cli.main import main as program
+from quran_asr.cli.train import refuse_what_is_not_built
+from quran_asr.findings import QuranAsrError
 from quran_asr.runs import schema
 from quran_asr.runs.parameters import count_parameters
-from quran_asr.runs.recipe import SHIPPED, as_plain, as_scalar, find, load_recipe, resolve
+from quran_asr.runs.recipe import SHIPPED, RecipeError, as_plain, as_scalar, find, load_recipe, resolve
 from quran_asr.runs.schema import Range, Recipe
 from quran_asr.runs.starter import summary
 from quran_asr.runs.typed import alternatives, hints, record_of
@@ -41,13 +44,14 @@ EXIT_CODES = {
     0: "All went well. Notes and warnings may have been said.",
     1: "The command worked and its answer is bad: a finding of severity `error`, no usable recording, no "
     "verse near the words.",
-    2: "Wrong use or wrong input. One line says what is wrong and where, a second what to do.",
-    130: "Interrupted with Ctrl-C. A training leaves a run that `train --resume RUN` continues.",
+    2: "Wrong use or wrong input. What is wrong, where, and what to do is said on stderr.",
+    130: "Interrupted by Ctrl-C, a training also by SIGTERM. It leaves a run that `train --resume RUN` "
+    "continues.",
 }
 
 VARIABLES = {
-    "QURAN_ASR_DATA": "A folder of real recordings with `recitations/`, `surahs/` and `eval/`. Tests that need "
-    "them are skipped without it.",
+    "QURAN_ASR_DATA": "A folder of real recordings with `recitations/`, `surahs/` and `eval/`. Without it "
+    "the tests that need recordings are skipped.",
     "QURAN_ASR_CACHE": "The folder for downloads.",
 }
 """What each variable is for. It is listed only where some code reads it."""
@@ -97,7 +101,8 @@ def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 
 
 def _commands() -> Iterator[str]:
-    yield "## Commands\n\n`-h` or `--help` after any command shows its help. Data go to stdout, all else to stderr."
+    yield "## Commands"
+    yield "`-h` or `--help` after any command shows its help. Data go to stdout, everything else to stderr."
     for path, command in commands():
         level = "#" * (2 + len(path.split()) if path != "quran-asr" else 3)
         yield f"{level} {path}"
@@ -127,11 +132,12 @@ def _help(command: click.Command) -> str:
 
 def _option(option: click.Option) -> tuple[str, str, str, str]:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    notes = ["Required."] * option.required + ["May be given again."] * option.multiple
+    again = option.multiple and "may be" not in (option.help or "")
     # to_info_dict gives None for "no default", whatever a click release uses inside
     default = option.to_info_dict()["default"]
     shown = "" if option.is_flag or option.multiple or default is None else f"`{default}`"
-    return names, _takes(option), shown, " ".join([option.help or "", *notes]).strip()
+    meaning = f"{option.help or ''}{' May be given again.' if again else ''}".strip()
+    return names, _takes(option), "(required)" if option.required else shown, meaning
 
 
 def _takes(option: click.Option) -> str:
@@ -196,20 +202,23 @@ def _recipes() -> Iterator[str]:
     yield "## Recipes"
     yield (
         "RECIPE is one of these names or a file. Overrides are written as in Hydra: `key=value` sets a key, "
-        "`+key=value` gives one to an empty section, `++key=value` does either, `~key` takes a section away."
+        "`+key=value` adds one that a file lacks, `++key=value` does either, and `~key` makes a key or a "
+        "section `null` where that is allowed. A section that is off is turned on as a whole: "
+        "`'quran.curriculum={first_seconds: 4, ...}'`."
     )
     rows = []
     for name in SHIPPED:
         loaded = load_recipe(name)
         size = count_parameters(loaded.model, loaded.quran.vocabulary_size)
-        rows.append((f"`{name}`", f"{size / 1e6:.1f} M", summary(name)))
+        note = " This version cannot train it yet." if _is_refused(loaded) else ""
+        rows.append((f"`{name}`", f"{size / 1e6:.1f} M", summary(name) + note))
     yield _table(("recipe", "parameters", "what it is"), rows)
 
 
 def _recipe_keys() -> Iterator[str]:
     yield "## Recipe keys"
     yield "The column `base` is the value in `base.yaml`. A key that is not here is an error."
-    texts, comments, values = _texts(), _comments(), _flat(as_plain(load_recipe("base")))
+    values = _base()
     for prefix, record, may_be_null in _sections(Recipe, ""):
         about = " ".join((record.__doc__ or "").split()).removeprefix(f"`{prefix}`").removeprefix(":").strip()
         yield f"### {f'`{prefix}`' if prefix else 'The top'}"
@@ -224,14 +233,7 @@ def _recipe_keys() -> Iterator[str]:
             key = f"{prefix}.{name}" if prefix else name
             if record_of(kind) is None:
                 shown = f"`{as_scalar(values[key])}`" if key in values else ""
-                rows.append(
-                    (
-                        f"`{key}`",
-                        describe(kind),
-                        shown,
-                        texts.get((record.__name__, name)) or comments.get(key, ""),
-                    )
-                )
+                rows.append((f"`{key}`", describe(kind), shown, _meaning(record, name, key, kind)))
         if rows:
             yield _table(("key", "takes", "base", "meaning"), rows)
 
@@ -246,6 +248,40 @@ def _sections(record: type, prefix: str, may_be_null: bool = False) -> Iterator[
             yield from _sections(inner, key, NoneType in alternatives(kind))
 
 
+def _meaning(record: type, name: str, key: str, kind: Any) -> str:
+    """The text under the field, else the comment in base.yaml; and whether this version acts on the key."""
+    comment = "" if get_origin(kind) is Literal else _comments().get(key, "")
+    meaning = _texts().get((record.__name__, name)) or comment[:1].upper() + comment[1:]
+    if meaning and not meaning.endswith("."):
+        meaning += "."
+    if _takes_one_value(key, kind):
+        meaning += f" This version takes only `{as_scalar(_base()[key])}`."
+    return meaning.strip()
+
+
+def _takes_one_value(key: str, kind: Any) -> bool:
+    """Whether `train` refuses every value but that of `base`, because the rest is not built yet."""
+    if set(alternatives(kind)) == {str, NoneType}:
+        other = "x"
+    elif kind == schema.PositiveInt and key in _base():
+        other = str(_base()[key] + 1)
+    else:
+        return False
+    try:
+        recipe = load_recipe("base", [f"{key}={other}"])
+    except RecipeError:  # a number that does not fit the others
+        return False
+    return _is_refused(recipe)
+
+
+def _is_refused(recipe: Recipe) -> bool:
+    try:
+        refuse_what_is_not_built(recipe)
+    except QuranAsrError:
+        return True
+    return False
+
+
 def describe(kind: Any) -> str:
     """A type of the schema in words."""
     if get_origin(kind) is Annotated:
@@ -257,7 +293,7 @@ def describe(kind: Any) -> str:
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         if parts[-1] is Ellipsis:
-            return f"list of: {describe(parts[0])}"
+            return f"list of {describe(parts[0])}"
         return f"[{', '.join(map(describe, parts))}]"
     names = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", NoneType: "`null`"}
     if kind in names:
@@ -274,6 +310,13 @@ def _limits(rule: Range) -> str:
     return " ".join(filter(None, [low, "" if rule.high is None else f"up to {rule.high:g}"]))
 
 
+@cache
+def _base() -> dict[str, Any]:
+    """Dotted key -> its value in base.yaml."""
+    return _flat(as_plain(load_recipe("base")))
+
+
+@cache
 def _texts() -> dict[tuple[str, str], str]:
     """(record, field) -> the text under the field."""
     found = {}
@@ -291,14 +334,17 @@ def _texts() -> dict[tuple[str, str], str]:
     return found
 
 
+@cache
 def _comments() -> dict[str, str]:
-    """Dotted key -> the comment that stands behind its value in base.yaml."""
+    """Dotted key -> the comment in base.yaml behind its value, else that in the line above."""
     lines = find("base")[0].read_text(encoding="utf-8").splitlines()
     found = {}
     for key, origin in resolve("base").origin.items():
-        _, mark, comment = lines[int(origin.rpartition(":")[2]) - 1].partition(" # ")
-        if mark:
-            found[key] = comment.strip()
+        number = int(origin.rpartition(":")[2])
+        above, line = lines[number - 2].strip(), lines[number - 1]
+        comment = line.partition(" # ")[2] or (above[1:] if above.startswith("#") else "")
+        if comment:
+            found[key] = comment.strip().replace("<", "&lt;")
     return found
 
 
@@ -309,8 +355,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _table(header: Sequence[str], rows: Any) -> str:
-    lines = [header, ["---"] * len(header), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *escaped]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -56,6 +56,7 @@ TABLE = {
         "numpy omegaconf torch lightning nemo triton sentencepiece tensorboard huggingface_hub",
     ),
     "cli": room("text corpus decode measure listen runs train", "click", "rich"),
+    "__main__": room("cli", ground=False),
     DOOR: room("text corpus decode measure listen runs train"),
 }
 

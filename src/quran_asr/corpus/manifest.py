@@ -66,7 +66,7 @@ def read_manifest(
                 raise QuranAsrError(error.what, where=where, remedy=error.remedy) from None
             findings.append(Finding("warning", "manifest-line", where, error.what, error.remedy))
     if not segments:
-        first = f", the first: {findings[0].message}" if findings else ""
+        first = f", the first: {findings[0].where}, {findings[0].message}" if findings else ""
         raise QuranAsrError(f"no usable line among {len(findings)}{first}", where=str(path))
     return segments if on_error == "raise" else (segments, findings)
 

@@ -36,7 +36,7 @@ SOUND_ENDINGS = frozenset(
 
 _ARCHIVE_ENDINGS = frozenset((".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
 
-ISTIADHA = "أَعُوذُ بِاللَّهِ مِنَ الشَّيْطَانِ الرَّجِيمِ"
+ISTIADHA = "أَعُوذُ بِاللَّهِ مِنَ الشَّيْطَانِ الرَّجِيمِ"
 """What is said before reciting; not a verse."""
 
 _QUALITY = re.compile(r"[_\- ]*\d+ ?k(?:b|bps|bit|bits)?(?=$|[_\- ])", re.IGNORECASE)

@@ -194,8 +194,8 @@ class _Options:
 class _ReluJointLoss(torch.autograd.Function):
     """Loss [B] from projected outputs and the parameters of ReLU, dropout and one linear layer.
 
-    The loss of a clip depends on the other clips' nothing, so the gradient of any weighted sum of losses is
-    the weighted sum of the clips' gradients. Those of weight and bias are therefore kept for each clip.
+    The gradient of any weighted sum of the clips' losses is the weighted sum of their gradients, so those are
+    formed before the weights are known: that is why weight and bias have a gradient for each clip.
     """
 
     @staticmethod

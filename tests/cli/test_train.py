@@ -1,0 +1,145 @@
+"""What `train` and `quickstart` say before anything heavy is loaded: wrong use, wrong input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from quran_asr.cli.main import main
+
+
+class Said:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Run a command that must end before torch is imported."""
+    monkeypatch.chdir(tmp_path)
+    before = "torch" in sys.modules
+
+    def run(*words: object) -> Said:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        assert before or "torch" not in sys.modules, "said too late: torch was loaded first"
+        return Said(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Two clips of real sound."""
+    import numpy as np
+
+    from quran_asr import audio
+
+    lines = []
+    for ayah in (1, 2):
+        noise = np.random.default_rng(ayah).normal(0, 0.1, 16_000).astype(np.float32)
+        audio.write(tmp_path / f"11200{ayah}.wav", noise)
+        lines.append({"audio_filepath": f"11200{ayah}.wav", "duration": 1.0, "verses": [f"112:{ayah}"]})
+    path = tmp_path / "all.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_no_manifest_names_the_option_and_the_command_that_makes_one(command) -> None:
+    said = command("train", "laptop")
+    assert said.code == 2
+    assert "no training manifest" in said.err
+    assert "--train" in said.err
+    assert "quran-asr corpus scan" in said.err
+
+
+def test_a_manifest_that_is_not_there(command, tmp_path: Path) -> None:
+    said = command("train", "laptop", "--train", "nowhere.jsonl", "--validation", "nowhere.jsonl")
+    assert said.code == 2
+    assert "nowhere.jsonl" in said.err
+
+
+def test_a_torn_line_is_named_by_file_and_line(command, manifest: Path) -> None:
+    with manifest.open("a") as file:
+        file.write('{"audio_filepath": "112003.wa')
+    said = command("train", "laptop", "--train", manifest, "--validation", manifest)
+    assert said.code == 2
+    assert f"{manifest.name}:3" in said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"audio_filepath": "112001.wav", "duration": 1.0, "verses": ["2:287"]}, "2:287"),
+        ({"audio_filepath": "112001.wav", "duration": -1.0, "verses": ["112:1"]}, "duration"),
+        ({"duration": 1.0, "verses": ["112:1"]}, "audio_filepath"),
+    ],
+)
+def test_a_wrong_line_is_named(command, manifest: Path, line: dict[str, object], told: str) -> None:
+    manifest.write_text(json.dumps(line) + "\n")
+    said = command("train", "laptop", "--train", manifest, "--validation", manifest)
+    assert said.code == 2
+    assert told in said.err
+    assert f"{manifest.name}:1" in said.err
+
+
+def test_an_empty_manifest(command, manifest: Path) -> None:
+    manifest.write_text("")
+    said = command("train", "laptop", "--train", manifest, "--validation", manifest)
+    assert said.code == 2
+    assert manifest.name in said.err
+
+
+def test_clips_over_the_limit_are_counted_named_and_weighed(command, manifest: Path) -> None:
+    said = command(
+        "train", "laptop", "--train", manifest, "--validation", manifest, "model.train_ds.max_duration=0.5"
+    )
+    assert said.code == 2  # nothing is left
+    assert "2 training clips over 0.5 s are left out" in said.err
+    assert "of 0.00 hours" in said.err
+    assert "112001.wav" in said.err
+    assert "no training clip is left" in said.err
+
+
+def test_the_pretrained_start_that_is_not_built_says_so_before_anything_is_read(command) -> None:
+    said = command("train", "transfer", "--train", "nowhere.jsonl", "--validation", "nowhere.jsonl")
+    assert said.code == 2
+    assert "stt_en_fastconformer_transducer_large" in said.err
+    assert "init_from_pretrained_model=null" in said.err
+
+
+def test_an_unknown_key_has_its_near_name(command) -> None:
+    said = command("train", "laptop", "model.optim.sched.warmup_step=5")
+    assert said.code == 2
+    assert "unknown key" in said.err
+    assert "model.optim.sched.warmup_steps" in said.err
+
+
+def test_resume_of_what_is_no_run_and_with_a_recipe(command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert command("train", "--resume", "empty").code == 2
+    said = command("train", "laptop", "--resume", "empty")
+    assert said.code == 2
+    assert "leave out `laptop`" in said.err
+
+
+def test_a_full_disk_is_foreseen(command, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    said = command("train", "laptop", "--train", manifest, "--validation", manifest)
+    assert said.code == 1
+    assert "[disk-space]" in said.err
+    assert not Path("nemo_experiments").exists()
+
+
+def test_quickstart_takes_no_other_recipe(command) -> None:
+    said = command("quickstart", "laptop")
+    assert said.code == 2
+    assert "quran-asr train laptop" in said.err
