@@ -238,6 +238,14 @@ def test_damaged_bytes_give_samples_or_one_clear_line(tmp_path_factory, data):
             assert not isinstance(answer, np.ndarray) or (len(answer) and np.isfinite(answer).all())
 
 
+def test_an_mp3_in_whose_hole_the_decoder_gets_lost_is_refused(tmp_path):
+    """After this cut a seek ends beyond the end, and soundfile asks numpy for fewer than no samples."""
+    path = tmp_path / "hole.mp3"
+    path.write_bytes(WHOLE["mp3"][:3_313] + WHOLE["mp3"][3_342:])
+    with pytest.raises(QuranAsrError, match=r"damaged|truncated"):
+        audio.probe(path)
+
+
 def test_peaks_above_one_survive_reading_and_are_scaled_for_writing(tmp_path):
     loud = 3 * tone(0.5, 16_000)
     soundfile.write(tmp_path / "loud.wav", loud, 16_000, subtype="FLOAT")

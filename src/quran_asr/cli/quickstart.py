@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quran_asr.cli.printing import print_finding, print_json, print_table, progress_bar
-from quran_asr.cli.train import report_end
+from quran_asr.cli.train import pass_gate, report_end
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
@@ -38,7 +38,14 @@ ATTEMPTS = 3
 
 @click.command(epilog="Example: quran-asr quickstart --to quickstart")
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--to", "folder", default="quickstart", show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "folder",
+    default="quickstart",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the corpus and the run; a corpus that is there already is used again.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of corpus, model and training.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -> int:
@@ -72,7 +79,7 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
     )
     run = create_run(recipe.exp_manager.exp_dir, recipe.name)
     run.write_recipe(recipe)
-    _pass_gate(recipe, run, segments["training"])
+    pass_gate(recipe, run, segments["training"])
     ended = _train(recipe, run, segments)
     if ended.interrupted:
         return report_end(ended, as_json)
@@ -133,28 +140,9 @@ def measure(
             setting = Setting(recognizer.name, decoder, ahead, spelling, recognizer.edition)
             for part in ("held_out", "unseen_text"):
                 report, clips = evaluate(segments[part], recognizer.recognize, setting, training)
-                write_report(run.path / "evaluation" / f"{part}-{decoder}-{ahead}ms", report, clips)
+                write_report(run.path / "evaluations" / f"{part}-{decoder}-{ahead}ms", report, clips)
                 reports[part, decoder, ahead] = report
     return reports
-
-
-def _pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> None:
-    steps = recipe.quran.overfit_gate_steps
-    if not steps:
-        return
-    from quran_asr.train.loop import prepare_tokenizer
-    from quran_asr.train.preflight import overfit_gate
-
-    clips = sorted((s for s in segments if s.verses), key=lambda segment: segment.duration)[:4]
-    with progress_bar("overfit gate", "steps") as show:
-        gate = overfit_gate(recipe, prepare_tokenizer(recipe, run), clips, steps, show)
-    if not gate.passed:
-        raise QuranAsrError(
-            f"{len(clips)} clips were not learned by heart in {gate.steps} steps (WER transducer "
-            f"{gate.wer:.2f}, CTC {gate.ctc_wer:.2f})",
-            remedy="something between audio, text and loss is broken: nothing larger would train either",
-        )
-    _say(f"overfit gate passed: {len(clips)} clips by heart after {gate.steps} steps, both decoders WER 0")
 
 
 def _train(recipe: Recipe, run: RunFolder, segments: dict[str, list[Segment]]) -> Trained:

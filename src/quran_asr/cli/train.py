@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.printing import print_finding, print_findings, print_json
+from quran_asr.cli.printing import print_finding, print_findings, print_json, progress_bar
 from quran_asr.findings import Finding, QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.corpus.select import Selection
+    from quran_asr.records import Segment
+    from quran_asr.runs.folder import RunFolder
     from quran_asr.runs.schema import Recipe
     from quran_asr.train.loop import Trained
 
@@ -73,6 +76,9 @@ def train(
 
     from quran_asr.cli.progress import training_progress
     from quran_asr.train.loop import train as train_recipe
+
+    if resume is None:
+        pass_gate(recipe, run, chosen[0].kept)
 
     with training_progress() as watcher:
         ended = train_recipe(
@@ -177,6 +183,34 @@ def describe_data(training: Selection, validation: Selection) -> str:
     return (
         f"training on {len(training.kept):,} clips ({training.hours:.2f} h, {reciters} reciters), "
         f"validation on {len(validation.kept):,} ({validation.hours:.2f} h)"
+    )
+
+
+def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> None:
+    """Stop before a training that cannot learn: a few clips must be learned by heart first.
+
+    Raises:
+        QuranAsrError: they were not learned within `quran.overfit_gate_steps`.
+    """
+    steps = recipe.quran.overfit_gate_steps
+    if not steps:
+        return
+    from quran_asr.train.loop import prepare_tokenizer
+    from quran_asr.train.preflight import overfit_gate
+
+    candidates = [segment for segment in segments if segment.verses] or segments
+    clips = sorted(candidates, key=lambda segment: segment.duration)[:4]
+    with progress_bar("overfit gate", "steps") as show:
+        gate = overfit_gate(recipe, prepare_tokenizer(recipe, run), clips, steps, show)
+    if not gate.passed:
+        raise QuranAsrError(
+            f"{len(clips)} clips were not learned by heart in {gate.steps} steps (WER transducer "
+            f"{gate.wer:.2f}, CTC {gate.ctc_wer:.2f})",
+            remedy="something between audio, text and loss is broken: nothing larger would train either",
+        )
+    click.echo(
+        f"overfit gate passed: {len(clips)} clips by heart after {gate.steps} steps, both decoders WER 0",
+        err=True,
     )
 
 

@@ -53,7 +53,7 @@ class TrainData:
     max_duration: Positive
     """Seconds; longer clips are left out, counted and weighed in hours."""
     min_duration: NotNegative
-    """Seconds; shorter clips are left out."""
+    """Seconds; shorter clips are left out, of validation too."""
     num_workers: CountInt
 
     @property

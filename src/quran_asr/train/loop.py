@@ -101,10 +101,19 @@ def prepare_tokenizer(recipe: Recipe, run: RunFolder) -> Tokenizer:
 def clip_sets(
     recipe: Recipe, tokenizer: Tokenizer, training: Sequence[Segment], validation: Sequence[Segment]
 ) -> tuple[ClipSet, ClipSet]:
-    """Both sets, tokenized. The memory for decoded audio goes to training first."""
+    """Both sets, tokenized. Worker processes live for an epoch, so nothing is worth keeping in them."""
     budget = int(recipe.quran.audio_cache_gb * 1e9)
-    sets = ClipSet(tokenize(training, tokenizer), cache_bytes=budget, recipe=recipe)
-    return sets, ClipSet(tokenize(validation, tokenizer), cache_bytes=budget // 4)
+    shares = [
+        budget // part if workers == 0 else 0
+        for part, workers in (
+            (1, recipe.model.train_ds.num_workers),
+            (4, recipe.model.validation_ds.num_workers),
+        )
+    ]
+    return (
+        ClipSet(tokenize(training, tokenizer), cache_bytes=shares[0], recipe=recipe),
+        ClipSet(tokenize(validation, tokenizer), cache_bytes=shares[1]),
+    )
 
 
 def make_trainer(

@@ -59,7 +59,7 @@ class Metrics(lightning.Callback):
         self.watcher = watcher
         self.on_finding = on_finding
         self.began = time.perf_counter() - seconds_before
-        self._waiting_since = time.perf_counter()
+        self._waiting_since = self._validation_began = time.perf_counter()
         self._said_stalled = False
         self._last_step = -1
 
@@ -96,6 +96,9 @@ class Metrics(lightning.Callback):
             self.watcher(Progress(step, module.total_steps, trainer.current_epoch, row))
         self._waiting_since = time.perf_counter()
 
+    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._validation_began = time.perf_counter()
+
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
         if trainer.sanity_checking:
@@ -111,8 +114,9 @@ class Metrics(lightning.Callback):
         }
         self._write(trainer, row)
         self.watcher(Progress(trainer.global_step, module.total_steps, trainer.current_epoch, row))
+        # neither step time nor waiting for data: the clock of the steps stood still
         self._waiting_since = time.perf_counter()
-        module.means.began = time.perf_counter()
+        module.means.began += self._waiting_since - self._validation_began
 
     def _training_row(self, trainer: lightning.Trainer, module: TrainingModule, step: int) -> dict[str, Any]:
         means = module.means

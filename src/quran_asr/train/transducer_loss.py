@@ -39,6 +39,8 @@ ENGINES = ("torch",)
 """The implementations that `transducer_loss` can be asked for."""
 _CACHED_LOGITS = 2**19
 """Logits of a block on a CPU: 2 MB in float32."""
+_KNOWN_LOG_PROBS = 2**23
+"""Up to so many log-probabilities of a tile are remembered for its gradient: 32 MB in float32."""
 
 
 def transducer_loss(
@@ -321,21 +323,32 @@ class _Rows:
         classes, width = layer.weight.shape
         most = len(cells.clip)
         self.size = min(most, max(64, _CACHED_LOGITS // classes)) if encoder.device.type == "cpu" else most
-        self.hidden, self.spare = encoder.new_empty((2, self.size, width))
+        self.values, self.spare = encoder.new_empty((2, self.size, width))
         self.logits = encoder.new_empty((self.size, classes))
-        self.shares = encoder.new_empty((self.size, classes), dtype=accumulator(encoder.dtype))
+        self.room = encoder.new_empty((self.size, classes), dtype=accumulator(encoder.dtype))
+        self.known = self.room.new_empty((most, classes)) if most * classes <= _KNOWN_LOG_PROBS else None
 
-    def __call__(self, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden values [n, H] and logits [n, V'] of the cells `which` [n], and room for [n, V'] more."""
-        size = len(which)
-        hidden, logits = self.hidden[:size], self.logits[:size]
-        torch.index_select(self.encoder, 0, self.frame[which], out=hidden)
-        hidden += torch.index_select(self.prediction, 0, self.said[which], out=self.spare[:size])
+    def hidden(self, which: Tensor) -> Tensor:
+        """Hidden values [n, H] of the cells `which` [n]."""
+        hidden = torch.index_select(self.encoder, 0, self.frame[which], out=self.values[: len(which)])
+        hidden += torch.index_select(self.prediction, 0, self.said[which], out=self.spare[: len(which)])
         hidden.relu_()
         if self.kept is not None:
             hidden *= self.kept.index_select(0, which)
-        torch.addmm(self.layer.bias, hidden, self.layer.weight.t(), out=logits)
-        return hidden, logits, self.shares[:size]
+        return hidden
+
+    def log_probs(self, hidden: Tensor, room: Tensor) -> Tensor:
+        """Log-probabilities [n, V'] of n cells, written into `room`."""
+        weight = self.layer.weight.t()
+        logits = torch.addmm(self.layer.bias, hidden, weight, out=self.logits[: len(hidden)])
+        return torch.log_softmax(logits, -1, dtype=room.dtype, out=room)
+
+    def probabilities(self, which: Tensor, hidden: Tensor) -> Tensor:
+        """Probabilities [n, V'] of the cells `which` [n], once their log-probabilities have been made."""
+        room = self.room[: len(which)]
+        if self.known is None:
+            return self.log_probs(hidden, room).exp_()
+        return torch.index_select(self.known, 0, which, out=room).exp_()
 
 
 def _tile_loss(
@@ -351,11 +364,11 @@ def _tile_loss(
     cells = Cells.of(lengths, encoder.device)
     rows = _Rows(encoder, prediction, layer, cells)
     following = cells.next_label(targets)[:, None]
-    arcs = rows.shares.new_empty((len(cells.clip), 2))
+    arcs = rows.room.new_empty((len(cells.clip), 2))
     for which in torch.split(torch.arange(len(arcs), device=encoder.device), rows.size):
-        _, logits, room = rows(which)
-        log_probs = torch.log_softmax(logits, -1, dtype=room.dtype, out=room)
         block = slice(int(which[0]), int(which[-1]) + 1)
+        room = rows.room[: len(which)] if rows.known is None else rows.known[block]
+        log_probs = rows.log_probs(rows.hidden(which), room)
         arcs[block, :1] = log_probs[:, layer.blank, None]
         arcs[block, 1:] = log_probs.gather(1, following[block])
 
@@ -380,8 +393,8 @@ def _add_gradients(
     counted = ~(occupancy < torch.finfo(occupancy.dtype).eps / 128)
     into_encoder, into_prediction = gradients.encoder.flatten(0, 1), gradients.prediction.flatten(0, 1)
     for which in torch.split(counted.nonzero()[:, 0], rows.size):
-        hidden, logits, room = rows(which)
-        of_logits = torch.softmax(logits, -1, dtype=room.dtype, out=room).mul_(occupancy[which, None])
+        hidden = rows.hidden(which)
+        of_logits = rows.probabilities(which, hidden).mul_(occupancy[which, None])
         of_logits[:, layer.blank] -= blanks[which]
         of_logits.scatter_add_(1, following[which], -said[which, None])
 
