@@ -151,6 +151,15 @@ def _inside(lengths: Lengths, frames: int, labels: int, device: torch.device) ->
     return (in_time[:, :, None] & in_text[:, None, :]).to(device)
 
 
+def check_targets(targets: Tensor, classes: int) -> None:
+    """Refuse label numbers outside 0 to V - 1. Padding has been set to 0 before."""
+    wrong = ((targets < 0) | (targets >= classes)).nonzero()
+    if len(wrong):
+        clip, place = wrong[0].tolist()
+        number = int(targets[clip, place])
+        raise QuranAsrError(f"clip {clip}: target {place} is {number}; labels go from 0 to {classes - 1}")
+
+
 def occupancies(
     blank: Tensor, label: Tensor, cells: Cells, gradient: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:

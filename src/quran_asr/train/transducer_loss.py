@@ -4,11 +4,11 @@
 logits for each cell of each clip's lattice: most of the work, by far. What makes it fast, and small:
 
 - Rows are made for cells inside the lattices only, never for padding, and block by block in the same buffers:
-  nothing of the size of all logits exists at any time, and a block stays in a CPU's cache.
+  a block stays in a CPU's cache. Rows of a small tile are remembered, those of a large one are made twice.
 - The gradient is formed in the forward pass, for an upstream gradient of 1, and scaled in the backward pass.
   Autograd keeps nothing in between, and dropout draws its mask once.
 - Cells whose occupancy is too small to count in the sums of gradients are left out of them. The more a model
-  has learned, the more these are. The rows of the others are made a second time.
+  has learned, the more these are.
 - The vocabulary is padded to a multiple of eight: products with 257 columns are up to three times slower.
 """
 
@@ -29,11 +29,10 @@ from quran_asr.train.transducer_lattice import (
     Lengths,
     accumulator,
     cell_loss,
-    lattice_loss,
+    check_targets,
     occupancies,
 )
-
-__all__ = ["ENGINES", "lattice_loss", "transducer_loss"]
+from quran_asr.train.transducer_lattice import lattice_loss as lattice_loss
 
 ENGINES = ("torch",)
 """The implementations that `transducer_loss` can be asked for."""
@@ -114,7 +113,7 @@ def transducer_loss(
     clips = tile_clips or len(encoder)
     if relu is not None:
         dropout, linear = relu
-        _check_targets(targets, linear.out_features - 1)
+        check_targets(targets, linear.out_features - 1)
         options = _Options(fastemit_lambda, dropout, clips, torch.is_grad_enabled())
         loss: Tensor = _ReluJointLoss.apply(  # type: ignore[no-untyped-call]
             encoder, prediction, linear.weight, linear.bias, targets, lengths, options
@@ -134,15 +133,6 @@ def transducer_loss(
     return torch.cat(losses)
 
 
-def _check_targets(targets: Tensor, classes: int) -> None:
-    """Refuse label numbers outside 0 to V - 1. Padding has been set to 0 before."""
-    wrong = ((targets < 0) | (targets >= classes)).nonzero()
-    if len(wrong):
-        clip, place = wrong[0].tolist()
-        number = int(targets[clip, place])
-        raise QuranAsrError(f"clip {clip}: target {place} is {number}; labels go from 0 to {classes - 1}")
-
-
 def _any_joint_loss(
     joint: Callable[[Tensor, Tensor], Tensor],
     encoder: Tensor,
@@ -156,7 +146,7 @@ def _any_joint_loss(
     expected = [*encoder.shape[:2], prediction.shape[1]]
     if logits.dim() != 4 or list(logits.shape[:3]) != expected:
         raise QuranAsrError(f"the joint gave {list(logits.shape)} instead of {[*expected, 'V + 1']}")
-    _check_targets(targets, logits.shape[3] - 1)
+    check_targets(targets, logits.shape[3] - 1)
     cells = Cells.of(lengths, logits.device)
     rows = logits[cells.clip, cells.frame, cells.said]
     with torch.autocast(logits.device.type, enabled=False):
@@ -314,7 +304,9 @@ class _Gradients:
 class _Rows:
     """Makes rows of hidden values and of logits for cells of one tile, always in the same memory."""
 
-    def __init__(self, encoder: Tensor, prediction: Tensor, layer: _OutputLayer, cells: Cells) -> None:
+    def __init__(
+        self, encoder: Tensor, prediction: Tensor, layer: _OutputLayer, cells: Cells, remember: bool
+    ) -> None:
         self.layer = layer
         self.encoder, self.prediction = encoder.flatten(0, 1), prediction.flatten(0, 1)
         self.frame = cells.clip * encoder.shape[1] + cells.frame
@@ -326,7 +318,8 @@ class _Rows:
         self.values, self.spare = encoder.new_empty((2, self.size, width))
         self.logits = encoder.new_empty((self.size, classes))
         self.room = encoder.new_empty((self.size, classes), dtype=accumulator(encoder.dtype))
-        self.known = self.room.new_empty((most, classes)) if most * classes <= _KNOWN_LOG_PROBS else None
+        remember &= most * classes <= _KNOWN_LOG_PROBS
+        self.known = self.room.new_empty((most, classes)) if remember else None
 
     def hidden(self, which: Tensor) -> Tensor:
         """Hidden values [n, H] of the cells `which` [n]."""
@@ -362,7 +355,7 @@ def _tile_loss(
 ) -> Tensor:
     """Loss [b] of one tile from projected outputs [b, T, H] and [b, U + 1, H]; adds to its `gradients`."""
     cells = Cells.of(lengths, encoder.device)
-    rows = _Rows(encoder, prediction, layer, cells)
+    rows = _Rows(encoder, prediction, layer, cells, remember=gradients is not None)
     following = cells.next_label(targets)[:, None]
     arcs = rows.room.new_empty((len(cells.clip), 2))
     for which in torch.split(torch.arange(len(arcs), device=encoder.device), rows.size):
