@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.train.transducer_loss import lattice_loss, transducer_loss
+from quran_asr.train.transducer_lattice import lattice_loss
+from quran_asr.train.transducer_loss import transducer_loss
 
 
 @pytest.fixture(autouse=True, scope="module")

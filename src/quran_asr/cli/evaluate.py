@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quran_asr.cli.extras import need
 from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
 from quran_asr.findings import QuranAsrError
 
@@ -238,18 +239,11 @@ def _cells(group: Group) -> tuple[object, ...]:
 
 
 def _load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
-    """Load the model; says what to install where the packages for it are missing."""
     if not model.exists():
         raise QuranAsrError("no such model", where=str(model), remedy="give a .nemo, a .ckpt or a run folder")
-    try:
-        from quran_asr.train.recognize import load_recognizer
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("quran_asr"):
-            raise
-        raise QuranAsrError(
-            f"running a model needs the package `{error.name}`, which is not installed",
-            remedy="pip install 'quran-asr[train]'",
-        ) from error
+    need("train")
+    from quran_asr.train.recognize import load_recognizer
+
     return load_recognizer(model, decoder, look_ahead_ms)
 
 

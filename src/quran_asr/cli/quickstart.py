@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quran_asr.cli.extras import need
 from quran_asr.cli.printing import print_finding, print_json, print_table, progress_bar
 from quran_asr.cli.train import pass_gate, report_end
 from quran_asr.findings import QuranAsrError
@@ -54,6 +55,7 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
     Verses of surahs 1 and 103-114 by eSpeak NG voices; about six minutes on two cores. What it shows is
     known verses by new voices: a model of this size and time does not learn to hear other text.
     """
+    need("train", "plot", "speak")
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.runs.folder import create_run
     from quran_asr.runs.overrides import split_words

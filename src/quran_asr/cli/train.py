@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quran_asr.cli.extras import need
 from quran_asr.cli.printing import print_finding, print_findings, print_json, progress_bar
 from quran_asr.findings import Finding, QuranAsrError
 
@@ -44,6 +45,7 @@ def train(
 
     Ctrl-C ends the training after the current step and leaves a run that --resume continues.
     """
+    need("train")
     from quran_asr.runs.folder import create_run, open_run
     from quran_asr.runs.overrides import split_words
     from quran_asr.runs.recipe import load_recipe
@@ -98,6 +100,7 @@ def train(
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 def tokenizer(words: tuple[str, ...], folder: Path) -> int:
     """Make a recipe's BPE tokenizer from all 6,236 verses, and prove that it loses none."""
+    need("train")
     from quran_asr.runs.overrides import split_words
     from quran_asr.runs.recipe import load_recipe
 

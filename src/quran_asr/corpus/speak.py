@@ -42,8 +42,9 @@ VOICES = (
 RATES, PITCHES = (120, 180), (30, 70)
 """Words a minute, and eSpeak's 0 to 100: each clip draws its own between these."""
 
-_SILENCE_BEFORE, _SILENCE_AFTER = 0.05, 0.15
-"""Seconds. The engine itself leaves none; a streaming model needs some frames after the last word."""
+_SILENCE_BEFORE, _SILENCE_AFTER = 0.25, 0.2
+"""Seconds. The engine itself leaves none. A streaming model needs some frames after the last word, and before
+the first: without look-ahead it otherwise has to guess how a clip begins."""
 
 _LONGEST_FRAGMENT = 4
 

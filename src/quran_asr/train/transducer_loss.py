@@ -32,7 +32,6 @@ from quran_asr.train.transducer_lattice import (
     check_targets,
     occupancies,
 )
-from quran_asr.train.transducer_lattice import lattice_loss as lattice_loss
 
 ENGINES = ("torch",)
 """The implementations that `transducer_loss` can be asked for."""
@@ -90,13 +89,10 @@ def transducer_loss(
         raise QuranAsrError(f"unknown transducer loss engine `{engine}`", remedy=f"use {', '.join(ENGINES)}")
     if tile_clips is not None and tile_clips < 1:
         raise QuranAsrError(f"a tile holds at least one clip, not {tile_clips}")
-    shapes = (
-        f"encoder {list(encoder.shape)}, prediction {list(prediction.shape)}, targets {list(targets.shape)}"
-    )
-    if encoder.dim() != 3 or prediction.dim() != 3 or prediction.shape[1] < 1:
-        raise QuranAsrError(f"the transducer loss takes [B, T, D], [B, U + 1, P] and [B, U], not {shapes}")
-    if targets.shape != (encoder.shape[0], prediction.shape[1] - 1) or len(encoder) != len(prediction):
-        raise QuranAsrError(f"the shapes do not fit together: {shapes}")
+    three = encoder.dim() == prediction.dim() == 3 and len(encoder) == len(prediction)
+    if not three or targets.shape != (len(encoder), prediction.shape[1] - 1):
+        given = ", ".join(str(list(one.shape)) for one in (encoder, prediction, targets))
+        raise QuranAsrError(f"{given} do not fit together as [B, T, D], [B, U + 1, P] and [B, U]")
     lengths = Lengths.checked(frames, labels, encoder.shape[:2], targets.shape[1], fastemit_lambda)
 
     too_late = torch.arange(encoder.shape[1]) >= lengths.frames[:, None]
@@ -180,7 +176,6 @@ class _Options:
     """Share of the hidden values that is dropped, below 1; 0 outside training."""
     tile_clips: int
     gradient: bool
-    """Whether gradients are wanted."""
 
 
 class _ReluJointLoss(torch.autograd.Function):
@@ -312,8 +307,7 @@ class _Rows:
         self.frame = cells.clip * encoder.shape[1] + cells.frame
         self.said = cells.clip * prediction.shape[1] + cells.said
         self.kept = layer.kept(len(cells.clip))
-        classes, width = layer.weight.shape
-        most = len(cells.clip)
+        (classes, width), most = layer.weight.shape, len(cells.clip)
         self.size = min(most, max(64, _CACHED_LOGITS // classes)) if encoder.device.type == "cpu" else most
         self.values, self.spare = encoder.new_empty((2, self.size, width))
         self.logits = encoder.new_empty((self.size, classes))
