@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import groupby, product
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.curriculum import Curriculum, token_entropy
+from quran_asr.train.module import first_sound, silent_until
 
 
 def test_entropy_of_equal_tokens_is_the_logarithm_of_their_number() -> None:
@@ -52,6 +54,34 @@ def test_ctc_alone_and_short_clips_until_the_plateau_is_left(tiny: Recipe) -> No
     assert longest is not None
     assert settings.first_seconds < longest < tiny.model.train_ds.max_duration
     assert course.longest_seconds(tiny, course.left_at + settings.growth_steps) is None
+
+
+def test_a_path_begins_with_a_blank_and_its_price_is_kept() -> None:
+    """By enumeration: the loss over all paths of three frames whose first frame is blank."""
+    torch.manual_seed(0)
+    scores = torch.randn(1, 3, 3, dtype=torch.float64).log_softmax(-1).requires_grad_()
+    allowed = [path for path in product(range(3), repeat=3) if path[0] == 2 and collapsed(path) == [0]]
+    expected = -torch.logsumexp(
+        torch.stack([sum(scores[0, t, token] for t, token in enumerate(path)) for path in allowed]), 0
+    )
+    lengths = torch.tensor([3]), torch.tensor([1])
+    masked = silent_until(scores, torch.tensor([0])).transpose(0, 1)
+    loss = functional.ctc_loss(masked, torch.tensor([[0]]), *lengths, blank=2, reduction="sum")
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-9)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert gradient[0, 0, 2] < 0, "the blank of the first frame is learned"
+    assert torch.isfinite(gradient).all()
+
+
+def test_the_first_sound_is_found_in_its_frame() -> None:
+    audio = torch.zeros(3, 4 * 1280)
+    audio[0, 2 * 1280 + 5 :] = 0.3
+    audio[1] = 0.001 * torch.randn(4 * 1280, generator=torch.Generator().manual_seed(0))  # all of it is loud
+    assert first_sound(audio, 1280).tolist() == [2, 0, 0]
+
+
+def collapsed(path: tuple[int, ...]) -> list[int]:
+    return [token for token, _ in groupby(path) if token != 2]
 
 
 def test_a_plateau_that_is_never_left_ends_at_the_latest_step(tiny: Recipe) -> None:
