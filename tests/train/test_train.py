@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +212,23 @@ def test_nothing_but_nan_stops_with_a_diagnosis(go: Go, monkeypatch: pytest.Monk
     with pytest.raises(QuranAsrError, match="5 batches in a row were skipped") as stopped:
         go("quran.max_skipped_batches=5", "trainer.max_steps=50")
     assert "model.optim.lr" in stopped.value.remedy
+
+
+@pytest.mark.slow
+def test_a_stalled_start_is_said_once_while_it_trains(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule itself is tested in tests/runs/test_signs.py; here its thousand steps are four."""
+    from quran_asr.runs.signs import stalled
+    from quran_asr.train import metrics
+
+    def stretched(series: Sequence[tuple[int, float]]) -> Finding | None:
+        return stalled([(at, 4.4) for step, _ in series for at in range(250 * step - 249, 250 * step + 1)])
+
+    monkeypatch.setattr(metrics, "STALL_CHECKED_AT", 4)
+    monkeypatch.setattr(metrics, "stalled", stretched)
+    _, findings = go()
+    (said,) = [finding for finding in findings if finding.code == "stalled-start"]
+    assert said.severity == "error"
+    assert "quran.seed" in said.remedy
 
 
 @pytest.mark.slow
