@@ -25,7 +25,7 @@ from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints, keep_best
 from quran_asr.train.initialization import initialize
 from quran_asr.train.metrics import Metrics, Watcher
-from quran_asr.train.model import build_model
+from quran_asr.train.model import build_model, choose_threads
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 
@@ -67,6 +67,7 @@ def train(
     tokenizer = prepare_tokenizer(recipe, run)
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
+    choose_threads(model)
     if resume is None:
         run.write_json("environment.json", environment())
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,17 @@ from quran_asr.runs.schema import Recipe
 
 nemo_logging.setLevel(logging.ERROR)
 
-__all__ = ["EncDecHybridRNNTCTCBPEModel", "build_model", "frame_seconds", "look_aheads", "set_look_ahead"]
+__all__ = [
+    "EncDecHybridRNNTCTCBPEModel",
+    "build_model",
+    "choose_threads",
+    "frame_seconds",
+    "look_aheads",
+    "set_look_ahead",
+]
+
+SMALL = 5_000_000
+"""Parameters under which one CPU thread is as fast as several."""
 
 
 def build_model(recipe: Recipe, tokenizer_folder: Path) -> EncDecHybridRNNTCTCBPEModel:
@@ -144,6 +155,11 @@ def set_look_ahead(model: EncDecHybridRNNTCTCBPEModel, context: list[int]) -> No
         model.encoder.set_default_att_context_size(list(context))
 
 
-def no_grad_copy_to_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights detached from any device, for comparing and saving."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+def choose_threads(model: EncDecHybridRNNTCTCBPEModel) -> None:
+    """One CPU thread for small models, unless `OMP_NUM_THREADS` says otherwise.
+
+    At 1.8M parameters a second thread brings nothing on an idle machine, and on a busy one the threads wait
+    for each other: a step then takes many times as long.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and model.num_weights < SMALL:
+        torch.set_num_threads(1)
