@@ -128,6 +128,27 @@ def test_resume_of_what_is_no_run_and_with_a_recipe(command, tmp_path: Path) -> 
     assert "leave out `laptop`" in said.err
 
 
+def test_a_resumed_run_keeps_its_data(command, manifest: Path, tmp_path: Path) -> None:
+    from quran_asr.runs.folder import create_run
+    from quran_asr.runs.recipe import load_recipe
+
+    run = create_run(tmp_path / "runs", "laptop")
+    run.write_recipe(load_recipe("laptop", [f"model.train_ds.manifest_filepath=[{manifest}]"]))
+    (run.checkpoints / "last.ckpt").write_bytes(b"")
+    said = command("train", "--resume", run.path, "--train", "other.jsonl")
+    assert said.code == 2
+    assert "a resumed run keeps its manifests" in said.err
+
+
+def test_validation_clips_that_are_trained_on_are_told(command, manifest: Path, monkeypatch) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))  # ends before torch
+    said = command("train", "laptop", "--train", manifest, "--validation", manifest)
+    assert "2 of 2 validation clips are trained on too" in said.err
+
+
 def test_a_full_disk_is_foreseen(command, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     from types import SimpleNamespace

@@ -42,6 +42,7 @@ def test_from_a_folder_of_recordings_to_words(quran_asr, recordings: Path, tmp_p
     assert json.loads(resumed.out)["steps"] == 9
     rows = [json.loads(line) for line in (Path(ended["run"]) / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 10))
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [3, 6, 9], "none is made twice"
 
     evaluated = quran_asr("evaluate", ended["run"], validation, "--json", "--to", tmp_path / "evaluation")
     assert evaluated.code == 0, evaluated.err

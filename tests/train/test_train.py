@@ -215,6 +215,13 @@ def test_nothing_but_nan_stops_with_a_diagnosis(go: Go, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
+def test_clips_that_can_none_be_read_are_one_error(go: Go, segments: list[Segment]) -> None:
+    nowhere = [replace(segment, audio=f"/nowhere/{i}.mp3") for i, segment in enumerate(segments)]
+    with pytest.raises(QuranAsrError, match="none of 12 training clips can be read"):
+        go(clips=nowhere)
+
+
+@pytest.mark.slow
 def test_a_stalled_start_is_said_once_while_it_trains(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule itself is tested in tests/runs/test_signs.py; here its thousand steps are four."""
     from quran_asr.runs.signs import stalled

@@ -34,7 +34,7 @@ def corpus() -> None:
     "--max-duration",
     default=40.0,
     show_default=True,
-    type=click.FloatRange(min=0.0, min_open=True),
+    type=click.FloatRange(min=0.0, min_open=True, max=86_400.0),  # a bound refuses nan and inf as well
     metavar="SECONDS",
     help="Count, name and weigh the clips over this length. They stay in the manifest.",
 )

@@ -76,13 +76,23 @@ def cli(debug: bool) -> None:
     """From recordings of Quran recitation to a trained, measured recognizer."""
 
 
+def _run(args: list[str]) -> object:
+    """What the command returned. Not through click's own `main`, which exits 1 on a closed pipe."""
+    try:
+        with cli.make_context("quran-asr", args) as context:
+            return cli.invoke(context)
+    except click.exceptions.Exit as done:  # --help, --version
+        return done.exit_code
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 fine, 1 a negative finding, 2 wrong use or input, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     try:
-        code = cli.main(args=args, prog_name="quran-asr", standalone_mode=False)
-        sys.stdout.flush()
+        code = _run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         if debug:
             raise

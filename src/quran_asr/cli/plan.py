@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.argument("words", metavar="RECIPE [KEY=VALUE]...", nargs=-1)
 @click.option("--train", metavar="MANIFEST", help="Plan for the clips of this manifest.")
 @click.option("--clips", type=click.IntRange(min=1), help="Plan for this many clips.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Hours of audio in the clips.")
+@click.option(
+    "--hours", type=click.FloatRange(min=0, min_open=True, max=1e7), help="Hours of audio in the clips."
+)
 @click.option(
     "--devices", type=click.IntRange(min=1), help="GPUs to plan for; the recipe's number if not given."
 )

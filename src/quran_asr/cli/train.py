@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,12 +64,13 @@ def train(
         if checkpoint is None:
             raise QuranAsrError("the run has no checkpoint to go on from", where=str(resume))
         recipe = load_recipe(run.recipe, overrides)
+        refuse_other_data(load_recipe(run.recipe), recipe)
     else:
         recipe = load_recipe(name, overrides)
         run = None
     refuse_what_is_not_built(recipe)
     chosen = select_clips(recipe)
-    if resume is None and print_findings(foresee(recipe, chosen[0])):
+    if resume is None and print_findings(foresee(recipe, *chosen)):
         return 1
     if run is None:
         run = create_run(recipe.exp_manager.exp_dir, recipe.name)
@@ -79,19 +81,23 @@ def train(
     from quran_asr.cli.progress import training_progress
     from quran_asr.train.loop import train as train_recipe
 
-    if resume is None:
-        pass_gate(recipe, run, chosen[0].kept)
-
-    with training_progress() as watcher:
-        ended = train_recipe(
-            recipe,
-            run,
-            chosen[0].kept,
-            chosen[1].kept,
-            watcher=watcher,
-            on_finding=print_finding,
-            resume=checkpoint,
-        )
+    try:
+        if resume is None:
+            pass_gate(recipe, run, chosen[0].kept)
+        with training_progress() as watcher:
+            ended = train_recipe(
+                recipe,
+                run,
+                chosen[0].kept,
+                chosen[1].kept,
+                watcher=watcher,
+                on_finding=print_finding,
+                resume=checkpoint,
+            )
+    except QuranAsrError:
+        if resume is None and not run.metrics.exists():  # it never began: nothing is worth a folder
+            shutil.rmtree(run.path)
+        raise
     return report_end(ended, as_json)
 
 
@@ -134,8 +140,22 @@ def refuse_what_is_not_built(recipe: Recipe) -> None:
         )
 
 
-def foresee(recipe: Recipe, training: Selection) -> list[Finding]:
-    """What `plan` says of this training on one GPU or the CPU, and a full disk."""
+def refuse_other_data(before: Recipe, now: Recipe) -> None:
+    """A run keeps its data: `training_data.json` says what it was trained on, and evaluations rely on it."""
+    for key, then, given in (
+        ("train_ds", before.model.train_ds, now.model.train_ds),
+        ("validation_ds", before.model.validation_ds, now.model.validation_ds),
+    ):
+        if then.manifests != given.manifests:
+            raise QuranAsrError(
+                "a resumed run keeps its manifests",
+                where=f"model.{key}.manifest_filepath",
+                remedy="begin a new run for other data",
+            )
+
+
+def foresee(recipe: Recipe, training: Selection, validation: Selection) -> list[Finding]:
+    """What `plan` says of this training on one GPU or the CPU, leakage, and a full disk."""
     from quran_asr.runs.folder import lacking_space
     from quran_asr.runs.plan import Workload, plan
 
@@ -143,7 +163,24 @@ def foresee(recipe: Recipe, training: Selection) -> list[Finding]:
     planned = plan(recipe, Workload(len(durations), training.hours, durations), devices=1)
     keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
     full = lacking_space(recipe.exp_manager.exp_dir, planned.parameters, keep)
-    return [*planned.findings, *([full] if full else [])]
+    return [*planned.findings, *_shared_clips(training, validation), *([full] if full else [])]
+
+
+def _shared_clips(training: Selection, validation: Selection) -> list[Finding]:
+    trained = {(segment.audio, segment.offset) for segment in training.kept}
+    shared = [segment for segment in validation.kept if (segment.audio, segment.offset) in trained]
+    if not shared:
+        return []
+    return [
+        Finding(
+            "warning",
+            "validation-in-training",
+            shared[0].audio,
+            f"{len(shared)} of {len(validation.kept)} validation clips are trained on too: "
+            "their WER says nothing",
+            "hold some out with `quran-asr corpus split`",
+        )
+    ]
 
 
 def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
@@ -238,7 +275,13 @@ def report_end(ended: Trained, as_json: bool) -> int:
         )
     else:
         click.echo(f"{ended.steps:,} steps in {ended.seconds / 60:.1f} minutes", err=True)
-        if best is not None:
+        if best is None or ended.best_wer is None:
+            click.echo(
+                "no validation was made, so there is no best model: validate more often with "
+                "trainer.val_check_interval, or train longer",
+                err=True,
+            )
+        else:
             click.echo(f"best validation WER {ended.best_wer:.4f}: {best}")
     sys.stdout.flush()
     return 130 if ended.interrupted else 0

@@ -105,8 +105,13 @@ def write_manifest(
         meta: what the sidecar says besides `version`, `clips` and `hours`.
 
     Raises:
+        QuranAsrError: `path` is a folder, or empty.
         OSError: the disk is full, or the folder cannot be written; the old manifest is untouched.
     """
+    if not str(path) or Path(path).is_dir():
+        raise QuranAsrError(
+            "is no name for a manifest", where=str(path), remedy="name a file, for example all.jsonl"
+        )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     relative = _relative_to(path.parent)

@@ -108,6 +108,11 @@ def walk(folder: Path) -> Iterator[Recording | Dropped | Ignored]:
 
 def classify(path: Path, scanned: Path) -> Recording | Dropped | Ignored:
     """What a file is by its name and by the folders between it and the scanned one (that one included)."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # a manifest could not name it
+        shown = Path(os.fsencode(path).decode(errors="replace"))
+        return Dropped(shown, "name is not UTF-8", "rename the file or its folder")
     ending = path.suffix.lower()
     if ending not in SOUND_ENDINGS:
         return Ignored(path, "archive" if ending in _ARCHIVE_ENDINGS else "other file")

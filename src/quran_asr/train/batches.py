@@ -86,14 +86,15 @@ class ClipSet(Dataset[Item]):
     """Clips with their audio; decoded audio stays in memory up to a budget.
 
     Decoding Opus on one core is slower than training a small model on it, so the second epoch should not
-    decode again. Kept as float16: half the memory, values above 1 survive.
+    decode again. Training audio is kept in 16 bits of each clip's own peak: half the memory, and levels
+    above 1 survive. Other audio is kept as it was read, so that every validation hears the same.
     """
 
     def __init__(self, clips: Sequence[Clip], *, cache_bytes: int, recipe: Recipe | None = None) -> None:
         """`recipe` is given for training sets, whose audio its `quran.augment` changes at every visit."""
         self.clips = tuple(clips)
         self.recipe = recipe
-        self._cache: dict[int, np.ndarray[tuple[int], np.dtype[np.float16]]] = {}
+        self._cache: dict[int, tuple[np.ndarray, float]] = {}
         self._room = cache_bytes
 
     def __len__(self) -> int:
@@ -112,19 +113,27 @@ class ClipSet(Dataset[Item]):
     def _samples(self, index: int) -> Samples:
         kept = self._cache.get(index)
         if kept is not None:
-            return kept.astype(np.float32)
+            stored, step = kept
+            return stored * np.float32(step)
         segment = self.clips[index].segment
         samples = audio.read(segment.audio, segment.offset, segment.duration)
-        if samples.nbytes // 2 <= self._room:
-            self._room -= samples.nbytes // 2
-            self._cache[index] = samples.astype(np.float16)
+        stored, step = (samples, 1.0) if self.recipe is None else _in_16_bits(samples)
+        if stored.nbytes <= self._room:
+            self._room -= stored.nbytes
+            self._cache[index] = stored, step
         return samples
+
+
+def _in_16_bits(samples: Samples) -> tuple[np.ndarray, float]:
+    """Whole numbers, and what to multiply them by."""
+    step = max(float(np.abs(samples).max(initial=0.0)), 1e-9) / 32767
+    return np.round(samples / np.float32(step)).astype(np.int16), step
 
 
 def collate(items: Sequence[Item]) -> Batch:
     """Pad clips to the longest of the batch; what could not be read is listed in it."""
     heard = [(index, clip, tokens) for index, clip, tokens in items if not isinstance(clip, QuranAsrError)]
-    unreadable = [(index, str(clip)) for index, clip, _ in items if isinstance(clip, QuranAsrError)]
+    unreadable = [(index, clip.what) for index, clip, _ in items if isinstance(clip, QuranAsrError)]
     lengths = torch.tensor([len(samples) for _, samples, _ in heard], dtype=torch.int64)
     padded = torch.zeros(len(heard), int(lengths.max()) if heard else 0)
     for row, (_, samples, _) in zip(padded, heard, strict=True):

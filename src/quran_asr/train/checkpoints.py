@@ -90,6 +90,7 @@ class Checkpoints(lightning.Callback):
         self.name = recipe_name
         self.best_wer = float("inf") if best_wer is None else best_wer
         self.asked_to_stop: str | None = None
+        self._validation_batches: int | float | None = None
 
     @property
     def last(self) -> Path:
@@ -110,6 +111,18 @@ class Checkpoints(lightning.Callback):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        # A checkpoint that was written around a validation would otherwise begin with half of that one again.
+        if trainer.fit_loop.restarting:
+            self._validation_batches = trainer.limit_val_batches
+            trainer.limit_val_batches = 0
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._validation_batches is not None:
+            trainer.limit_val_batches, self._validation_batches = self._validation_batches, None
 
     def on_train_batch_end(
         self,

@@ -13,6 +13,7 @@ import random
 import torch
 from torch import Tensor, nn
 
+from quran_asr.findings import QuranAsrError
 from quran_asr.train.batches import ClipSet, collate
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
@@ -24,9 +25,19 @@ OUTPUT_DEVIATION = 0.1
 
 @torch.no_grad()
 def initialize(model: EncDecHybridRNNTCTCBPEModel, clips: ClipSet) -> None:
-    """Scale the subsampling of a model with random weights by some of its training clips."""
+    """Scale the subsampling of a model with random weights by some of its training clips.
+
+    Raises:
+        QuranAsrError: none of them can be read.
+    """
     chosen = random.Random(0).sample(range(len(clips)), min(CLIPS, len(clips)))
     batch = collate([clips[i] for i in chosen])
+    if not batch.indices:
+        raise QuranAsrError(
+            f"none of {len(chosen)} training clips can be read, the first: {batch.unreadable[0][1]}",
+            where=clips.clips[batch.unreadable[0][0]].segment.audio,
+            remedy="`quran-asr corpus scan` lists what is wrong with each file",
+        )
     features, lengths = model.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
     scale_subsampling(model.encoder.pre_encode, features, lengths)
 

@@ -76,7 +76,8 @@ def train(
             initialize(model, training_set)
     module = TrainingModule(model, recipe, training_set, validation_set, on_finding)
     before = run.read_metrics()
-    best = min((row["wer"] for row in before if row.get("split") == "validation"), default=None)
+    measured = [row["wer"] for row in before if row["split"] == "validation" and row["wer"] is not None]
+    best = min(measured, default=None)
     checkpoints = Checkpoints(run, recipe.name, best)
     metrics = Metrics(run, watcher, on_finding, float(before[-1]["time"]) if before else 0.0)
     interrupted = False

@@ -216,7 +216,7 @@ class TrainingModule(lightning.LightningModule):
                 continue
             self._told_unreadable.add(audio)
             self.on_finding(
-                Finding("warning", "unreadable-clip", audio, f"left out of this training: {why}", "")
+                Finding("warning", "unreadable-clip", audio, f"left out of every batch: {why}", "")
             )
 
     def _skip(self, why: str, batch: Batch | None) -> None:

@@ -236,6 +236,12 @@ def _restore_nemo(path: Path) -> EncDecHybridRNNTCTCBPEModel:
 
 
 def _restore_checkpoint(path: Path) -> EncDecHybridRNNTCTCBPEModel:
+    if not (path.parent.parent / "recipe.yaml").is_file():
+        raise QuranAsrError(
+            "neither a .nemo archive nor a .ckpt in the `checkpoints` folder of its run",
+            where=str(path),
+            remedy="a .ckpt holds weights only and stays in its run; the run's .nemo can go anywhere",
+        )
     run = open_run(path.parent.parent)
     model = build_model(load_recipe(str(run.path / "recipe.yaml")), run.tokenizer)
     weights = {

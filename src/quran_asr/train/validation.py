@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -61,10 +62,11 @@ class Validation:
 
     def measures(self) -> dict[str, float]:
         """The validation keys of `metrics.jsonl`; rates are fractions."""
+        nothing = self._words.said == 0  # every clip was unreadable: no rate, not a perfect one
         return {
-            "wer": self._words.rate,
-            "ctc_wer": self._ctc_words.rate,
-            "cer": self._letters.rate,
+            "wer": math.nan if nothing else self._words.rate,
+            "ctc_wer": math.nan if nothing else self._ctc_words.rate,
+            "cer": math.nan if nothing else self._letters.rate,
             "loss": self._loss / self._losses if self._losses else float("nan"),
             "blank_share": self._blank_frames / max(1, self._frames),
             "repeat_share": self._repeated / max(1, self._heard),
