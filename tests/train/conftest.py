@@ -23,6 +23,7 @@ TINY = (
     "model.decoding.greedy.max_symbols=3",
     "quran.vocabulary_size=48",
     "quran.curriculum.first_seconds=3.0",
+    "quran.overfit_gate_steps=0",
     "trainer.log_every_n_steps=1",
 )
 """Overrides of `quickstart` for a model that trains in seconds and learns nothing."""

@@ -176,7 +176,12 @@ def test_a_batch_with_nan_is_skipped_and_the_accumulated_rest_survives(
 
     monkeypatch.setattr(TrainingModule, "losses", losses)
     monkeypatch.setattr(TrainingModule, "on_before_optimizer_step", note)
-    ended, _ = go("trainer.accumulate_grad_batches=2", "trainer.max_steps=3", "model.train_ds.batch_size=2")
+    ended, _ = go(
+        "trainer.accumulate_grad_batches=2",
+        "trainer.max_steps=3",
+        "model.train_ds.batch_size=2",
+        "quran.curriculum.first_seconds=20",  # all 12 clips: three windows of two batches
+    )
     rows = [row for row in ended.run.read_metrics() if row["split"] == "train"]
     assert rows[-1]["skipped_batches"] == 3
     assert len(norms) == 3
