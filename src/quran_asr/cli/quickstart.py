@@ -52,7 +52,7 @@ ATTEMPTS = 3
 def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -> int:
     """Speak a corpus, train on it, measure, transcribe: the real path with nothing stubbed.
 
-    Verses of surahs 1 and 103-114 by eSpeak NG voices; about six minutes on two cores. What it shows is
+    Verses of surahs 1 and 103-114 by eSpeak NG voices; about five minutes on one core. What it shows is
     known verses by new voices: a model of this size and time does not learn to hear other text.
     """
     need("train", "plot", "speak")
