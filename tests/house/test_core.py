@@ -16,10 +16,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is not None,
-    reason="this environment has torch; ./test.sh runs it in .venv-core",
-)
+if importlib.util.find_spec("torch") is not None:
+    pytest.skip("this environment has torch; ./test.sh runs it in .venv-core", allow_module_level=True)
 
 MEGABYTES = 200
 """What the core install may add to an empty environment."""

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment
-from quran_asr.runs.schema import Recipe
-from quran_asr.train.batches import ClipSet, EpochBatches, collate, plan_epoch, tokenize, training_loader
+from quran_asr.runs.schema import Augment, Recipe
+from quran_asr.train.batches import Batch, ClipSet, collate, tokenize, training_loader
+from quran_asr.train.epoch import EpochBatches, plan_epoch
 from quran_asr.train.tokenizer import Tokenizer
 
 DURATIONS = st.lists(st.floats(0.2, 40.0), min_size=1, max_size=120)
@@ -63,7 +64,7 @@ def test_a_curriculum_admits_short_clips_only() -> None:
 
 def test_a_resumed_epoch_goes_on_behind_what_was_done() -> None:
     batches = [[0], [1], [2], [3]]
-    rest = EpochBatches(batches, skip=3)
+    rest = EpochBatches(batches[3:], done=3)
     assert list(rest) == [[3]]
     assert len(rest) == 4, "Lightning counts what was done before"
 
@@ -115,10 +116,30 @@ def test_the_loader_gives_batches_of_the_plan(
     segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe
 ) -> None:
     clips = ClipSet(tokenize(segments, tokenizer), cache_bytes=1 << 30, recipe=tiny)
-    whole = list(training_loader(clips, tiny, epoch=0, longest=None, skip=0, pin=False))
-    rest = list(training_loader(clips, tiny, epoch=0, longest=None, skip=1, pin=False))
-    assert sorted(i for batch in whole for i in batch.indices) == list(range(len(segments)))
-    assert [batch.indices for batch in whole[1:]] == [batch.indices for batch in rest]
+    durations = [segment.duration for segment in segments]
+    planned = plan_epoch(durations, batch_size=4, batch_seconds=None, longest=None, seed=0, epoch=0)
+    loader = training_loader(clips, EpochBatches(planned), num_workers=0, seed=0, epoch=0, pin=False)
+    assert [list(batch.indices) for batch in loader] == planned
+
+
+def test_changes_of_the_audio_follow_from_seed_epoch_and_clip_in_any_process(
+    segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe
+) -> None:
+    changed = replace(
+        tiny, quran=replace(tiny.quran, augment=Augment(6.0, 0.5, (2500.0, 8000.0), (0.9, 1.0, 1.1)))
+    )
+
+    def heard(epoch: int, workers: int) -> list[Batch]:
+        clips = ClipSet(tokenize(segments, tokenizer), cache_bytes=1 << 30, recipe=changed)
+        batches = EpochBatches([[0, 1, 2], [3, 4]])
+        return list(training_loader(clips, batches, num_workers=workers, seed=1, epoch=epoch, pin=False))
+
+    first = heard(0, 0)
+    assert all(torch.equal(a.audio, b.audio) for a, b in zip(first, heard(0, 2), strict=True))
+    assert not any(
+        a.audio.shape == b.audio.shape and torch.equal(a.audio, b.audio)
+        for a, b in zip(first, heard(1, 0), strict=True)
+    )
 
 
 def test_a_text_that_the_tokenizer_does_not_know_is_named(

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,6 +69,30 @@ class RunFolder:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
+
+    def rewind_metrics(self, step: int, *, validated: bool) -> None:
+        """Make `metrics.jsonl` end where a checkpoint stands, so that no step is written twice.
+
+        Lines behind it move to `metrics.dropped.jsonl`: nothing that was measured is lost.
+
+        Args:
+            step: optimizer steps that the checkpoint has made.
+            validated: whether the validation after that step was made before it.
+        """
+        rows = self.read_metrics()
+        kept = [
+            row
+            for row in rows
+            if row["step"] < step or (row["step"] == step and (validated or row["split"] == "train"))
+        ]
+        if not self.metrics.is_file() or (
+            len(kept) == len(rows) and self.metrics.read_bytes().endswith(b"\n")
+        ):
+            return
+        dropped = [row for row in rows if row not in kept]
+        with (self.path / "metrics.dropped.jsonl").open("a", encoding="utf-8") as file:
+            file.write(_as_lines(dropped))
+        write_atomically(self.metrics, _as_lines(kept).encode())
 
     # Reading
 
@@ -217,9 +241,19 @@ def _runs_below(folder: Path) -> list[RunFolder]:
     return [RunFolder(path) for path in sorted(found, key=lambda path: (path.name, path.stat().st_mtime))]
 
 
-def _lowest(paths: Any) -> Path | None:
-    rated = [(float(found.group(1)), path) for path in paths if (found := _WER.search(path.stem))]
+def rate_of(path: Path) -> float | None:
+    """The `val_wer=` in a checkpoint's name."""
+    found = _WER.search(path.stem)
+    return float(found.group(1)) if found else None
+
+
+def _lowest(paths: Iterable[Path]) -> Path | None:
+    rated = [(rate, path) for path in paths if (rate := rate_of(path)) is not None]
     return min(rated)[1] if rated else None
+
+
+def _as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def _row(line: str) -> dict[str, Any] | None:

@@ -355,6 +355,8 @@ class Quran:
     """Batches in a row with NaN or infinite loss or gradient after which training stops with a diagnosis."""
     overfit_gate_steps: CountInt
     """Steps in which one batch must be learned by heart before training begins; 0 leaves the gate out."""
+    checkpoint_minutes: Positive
+    """`last.ckpt` is written at every validation, and between them this often: what a power cut costs."""
     curriculum: Curriculum | None
     augment: Augment | None
     audio_cache_gb: NotNegative

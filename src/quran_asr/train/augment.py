@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 
-def augment(samples: Samples, settings: Augment) -> Samples:
-    """A changed copy of a clip; what is drawn comes from Python's `random`, which a run seeds and saves."""
-    factor = random.choice(settings.speed)
+def augment(samples: Samples, settings: Augment, drawn: random.Random) -> Samples:
+    """A changed copy of a clip. Whoever gives the generator decides what is drawn."""
+    factor = drawn.choice(settings.speed)
     if factor != 1.0:
         samples = audio.resample(samples, round(SAMPLE_RATE * factor))
-    if settings.lowpass_probability > random.random():
+    if settings.lowpass_probability > drawn.random():
         low, high = settings.lowpass_hz
-        samples = low_pass(samples, random.uniform(low, high))
+        samples = low_pass(samples, drawn.uniform(low, high))
     if settings.gain_db:
-        samples = samples * np.float32(10 ** (random.uniform(-settings.gain_db, settings.gain_db) / 20))
+        samples = samples * np.float32(10 ** (drawn.uniform(-settings.gain_db, settings.gain_db) / 20))
     return samples
 
 

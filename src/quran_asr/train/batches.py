@@ -1,9 +1,9 @@
-"""Training batches: clips of similar length together, every clip once an epoch, a position to resume from."""
+"""Clips with their audio, and the padded batches that a step works on."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,13 +17,12 @@ from quran_asr.findings import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.augment import augment
+from quran_asr.train.epoch import EpochBatches
+from quran_asr.train.processes import Ranks
 from quran_asr.train.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
-
-JITTER = 0.1
-"""Share by which lengths are blurred before sorting, so that batches differ from epoch to epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,8 @@ class ClipSet(Dataset[Item]):
         """`recipe` is given for training sets, whose audio its `quran.augment` changes at every visit."""
         self.clips = tuple(clips)
         self.recipe = recipe
+        self.changes_follow = ""
+        """Seed and epoch: with the clip they decide what its audio is changed by, in whatever process."""
         self._cache: dict[int, tuple[np.ndarray, float]] = {}
         self._room = cache_bytes
 
@@ -107,7 +108,8 @@ class ClipSet(Dataset[Item]):
         except QuranAsrError as error:
             return index, error, self.clips[index].tokens
         if self.recipe is not None and self.recipe.quran.augment is not None:
-            samples = augment(samples, self.recipe.quran.augment)
+            drawn = random.Random(f"{self.changes_follow}/{index}")
+            samples = augment(samples, self.recipe.quran.augment, drawn)
         return index, samples, self.clips[index].tokens
 
     def _samples(self, index: int) -> Samples:
@@ -121,7 +123,7 @@ class ClipSet(Dataset[Item]):
         if stored.nbytes <= self._room:
             self._room -= stored.nbytes
             self._cache[index] = stored, step
-        return samples
+        return stored * np.float32(step)  # the first visit hears what the later ones will
 
 
 def _in_16_bits(samples: Samples) -> tuple[np.ndarray, float]:
@@ -146,84 +148,22 @@ def collate(items: Sequence[Item]) -> Batch:
     return Batch(padded, lengths, tokens, token_lengths, indices, tuple(unreadable))
 
 
-def plan_epoch(
-    durations: Sequence[float],
-    *,
-    batch_size: int,
-    batch_seconds: float | None,
-    longest: float | None,
-    seed: int,
-    epoch: int,
-) -> list[list[int]]:
-    """Batches of one epoch as places in `durations`, shuffled; every admitted clip stands in exactly one.
-
-    Args:
-        durations: seconds of each clip.
-        batch_size: clips a batch; with `batch_seconds`, the most clips a batch.
-        batch_seconds: padded seconds a batch, or None. A clip longer than this is a batch of its own.
-        longest: clips longer than this wait for a later epoch (the curriculum); None admits all.
-        seed, epoch: what the order depends on, and nothing else.
-    """
-    random_order = random.Random(f"{seed}/{epoch}")
-    admitted = [i for i, seconds in enumerate(durations) if longest is None or seconds <= longest]
-    blurred = {i: durations[i] * (1 + random_order.uniform(-JITTER, JITTER)) for i in admitted}
-    admitted.sort(key=lambda i: blurred[i])
-    batches: list[list[int]] = []
-    current: list[int] = []
-    widest = 0.0
-    for i in admitted:
-        full = len(current) >= batch_size
-        if batch_seconds is not None and current:
-            full = full or max(widest, durations[i]) * (len(current) + 1) > batch_seconds
-        if full:
-            batches.append(current)
-            current, widest = [], 0.0
-        current.append(i)
-        widest = max(widest, durations[i])
-    if current:
-        batches.append(current)
-    random_order.shuffle(batches)
-    return batches
-
-
-class EpochBatches:
-    """The batch sampler of one epoch: a list of batches, from a position on.
-
-    Its length is that of the whole epoch: Lightning counts the batches done before a resume too.
-    """
-
-    def __init__(self, batches: Sequence[list[int]], skip: int = 0) -> None:
-        self._batches = batches
-        self._skip = skip
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches[self._skip :])
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-
 def training_loader(
-    clips: ClipSet, recipe: Recipe, *, epoch: int, longest: float | None, skip: int, pin: bool
+    clips: ClipSet, batches: EpochBatches, *, num_workers: int, seed: int, epoch: int, pin: bool
 ) -> DataLoader[Item]:
-    """The batches of one epoch, without the first `skip` (which a resumed run has done)."""
-    ds = recipe.model.train_ds
-    batches = plan_epoch(
-        [clip.segment.duration for clip in clips.clips],
-        batch_size=ds.batch_size,
-        batch_seconds=ds.batch_duration,
-        longest=longest,
-        seed=recipe.quran.seed,
-        epoch=epoch,
-    )
-    return _loader(clips, EpochBatches(batches, skip), ds.num_workers, pin)
+    """The batches of one epoch. Changes of the audio follow from seed, epoch and clip alone."""
+    clips.changes_follow = f"{seed}/{epoch}"
+    return _loader(clips, batches, num_workers, pin)
 
 
-def validation_loader(clips: ClipSet, *, batch_size: int, num_workers: int, pin: bool) -> DataLoader[Item]:
-    """The same batches every time, sorted by length."""
+def validation_loader(
+    clips: ClipSet, *, batch_size: int, num_workers: int, pin: bool, ranks: Ranks
+) -> DataLoader[Item]:
+    """The same batches every time, sorted by length; every process has equally many, the last ones empty."""
     order = sorted(range(len(clips)), key=lambda i: clips.clips[i].segment.duration)
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return _loader(clips, EpochBatches(batches), num_workers, pin)
+    batches += [[] for _ in range(-len(batches) % ranks.size)]
+    return _loader(clips, EpochBatches(batches[ranks.rank :: ranks.size]), num_workers, pin)
 
 
 def tokenize(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Clip]:
@@ -247,5 +187,15 @@ def tokenize(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Clip]:
 
 
 def _loader(clips: ClipSet, batches: EpochBatches, workers: int, pin: bool) -> DataLoader[Item]:
-    """A loader of `Batch`es (torch types it by what the set holds)."""
-    return DataLoader(clips, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=pin)
+    """A loader of `Batch`es (torch types it by what the set holds).
+
+    Its generator is its own: a loader that is made again on resume must not draw from the one of dropout.
+    """
+    return DataLoader(
+        clips,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator(),
+    )

@@ -7,24 +7,28 @@ is written beside its place and renamed, so that whoever looks finds a whole fil
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.folder import RunFolder
+from quran_asr.runs.folder import RunFolder, rate_of
+from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, look_aheads, set_look_ahead
 from quran_asr.train.module import TrainingModule
+from quran_asr.train.processes import Ranks
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: someone asked for it
@@ -37,7 +41,7 @@ class WeightsOnlyCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(target) as temporary:
+        with beside(target) as temporary:
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
@@ -74,7 +78,7 @@ def save_nemo(model: EncDecHybridRNNTCTCBPEModel, path: Path) -> None:
     contexts = list(look_aheads(model).values())
     chosen = list(model.encoder.att_context_size)
     set_look_ahead(model, contexts[0])
-    with _beside(path, suffix=".nemo") as temporary:
+    with beside(path, suffix=".nemo") as temporary:
         model.save_to(str(temporary))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -83,13 +87,19 @@ def save_nemo(model: EncDecHybridRNNTCTCBPEModel, path: Path) -> None:
 
 
 class Checkpoints(lightning.Callback):
-    """Keeps `last.ckpt`, writes the `.nemo` of a new best, and stops cleanly when asked."""
+    """Keeps `last.ckpt`, the best ones and the `.nemo` of the best, and stops cleanly when asked."""
 
-    def __init__(self, run: RunFolder, recipe_name: str, best_wer: float | None = None) -> None:
+    def __init__(self, run: RunFolder, recipe: Recipe, ranks: Ranks, best_wer: float | None = None) -> None:
+        """`best_wer`: the lowest validation WER before a resume."""
         self.run = run
-        self.name = recipe_name
+        self.name = recipe.name
+        self.keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
+        self.every_seconds = 60 * recipe.quran.checkpoint_minutes
+        self.ranks = ranks
         self.best_wer = float("inf") if best_wer is None else best_wer
         self.asked_to_stop: str | None = None
+        self._ask: Callable[[int, FrameType | None], None] | None = None
+        self._saved_at = time.monotonic()
         self._validation_batches: int | float | None = None
 
     @property
@@ -106,15 +116,22 @@ class Checkpoints(lightning.Callback):
             self.asked_to_stop = signal.Signals(number).name
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._ask = ask
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        # Lightning has laid its own handler for SIGTERM over ours by now, which ends with exit code 1.
+        if self._ask is not None:
+            signal.signal(signal.SIGTERM, self._ask)
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        # A checkpoint that was written around a validation would otherwise begin with half of that one again.
-        if trainer.fit_loop.restarting:
+        # Lightning validates where a checkpoint stands at a validation; this one may have been made already.
+        assert isinstance(module, TrainingModule)
+        if trainer.fit_loop.restarting and module.validated_at == trainer.global_step:
             self._validation_batches = trainer.limit_val_batches
             trainer.limit_val_batches = 0
 
@@ -132,9 +149,13 @@ class Checkpoints(lightning.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        window = trainer.accumulate_grad_batches
-        if self.asked_to_stop and ((batch_idx + 1) % window == 0 or trainer.is_last_batch):
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+            return
+        stop = self.ranks.any(self.asked_to_stop is not None)
+        due = self.ranks.from_first(time.monotonic() - self._saved_at >= self.every_seconds)
+        if stop or due or self._is_the_end(trainer):
             self._save_last(trainer)
+        if stop:
             raise Interrupted(self.asked_to_stop)
 
     def on_validation_batch_end(
@@ -146,27 +167,34 @@ class Checkpoints(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.asked_to_stop and not trainer.sanity_checking:
+        if self.ranks.any(self.asked_to_stop is not None):
             raise Interrupted(self.asked_to_stop)  # `last.ckpt` was written when the validation began
 
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._save_last(trainer)
+        self._save_last(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        if trainer.sanity_checking:
-            return
         wer = module.validations[0].measures()["wer"]
         if wer < self.best_wer:
             self.best_wer = wer
-            self._write_best(module, wer)
-
-    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+            if self.ranks.rank == 0:
+                self._write_best(module, wer)
         self._save_last(trainer)
+        if self.ranks.rank == 0 and not math.isnan(wer):
+            keep_among_best(self.last, self.name, wer, trainer.current_epoch, self.keep)
+        if self.ranks.any(self.asked_to_stop is not None):
+            raise Interrupted(self.asked_to_stop)
+
+    def _is_the_end(self, trainer: lightning.Trainer) -> bool:
+        """Whether this was the last batch: the end is kept as a place to go on from, like any other."""
+        if 0 < trainer.max_steps <= trainer.global_step:
+            return True
+        return bool(trainer.is_last_batch and 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1)
 
     def _save_last(self, trainer: lightning.Trainer) -> None:
         trainer.save_checkpoint(self.last)
+        self._saved_at = time.monotonic()
 
     def _write_best(self, module: TrainingModule, wer: float) -> None:
         older = sorted(self.run.checkpoints.glob("*.nemo"))
@@ -177,16 +205,29 @@ class Checkpoints(lightning.Callback):
                 path.unlink(missing_ok=True)
 
 
-def keep_best(run: RunFolder, recipe_name: str, keep: int) -> ModelCheckpoint:
-    """Lightning's top-k by validation WER, under names that NeMo's readers know."""
-    return ModelCheckpoint(
-        dirpath=run.checkpoints,
-        filename=f"{recipe_name}--{{val_wer:.4f}}-{{epoch}}",
-        monitor="val_wer",
-        mode="min",
-        save_top_k=keep,
-        save_on_train_epoch_end=False,
+def keep_among_best(last: Path, name: str, wer: float, epoch: int, keep: int) -> None:
+    """Give the last checkpoint a second name under its WER if it is one of the `keep` best; drop the worst.
+
+    What is kept is read from the folder, so that a killed run leaves no checkpoint that nobody counts.
+    """
+    folder = last.parent
+    target = folder / f"{name}--val_wer={wer:.4f}-epoch={epoch}.ckpt"
+    others = sorted(
+        (rate, path)
+        for path in folder.glob("*.ckpt")
+        if (rate := rate_of(path)) is not None and path != target
     )
+    if len(others) >= keep and round(wer, 4) > others[keep - 1][0]:
+        return
+    with beside(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(last, temporary)  # written anew, `last.ckpt` becomes another file: this one stays
+        except OSError:  # a file system without links
+            shutil.copyfile(last, temporary)
+        temporary.replace(target)
+    for _, path in others[keep - 1 :]:
+        path.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> str:
@@ -194,7 +235,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _beside(target: Path, suffix: str = ".tmp") -> Iterator[Path]:
+def beside(target: Path, suffix: str = ".tmp") -> Iterator[Path]:
     """A temporary place in the target's folder that is gone when the block ends."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:40]}-", suffix=suffix)
     os.close(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import time
 import warnings
@@ -14,6 +15,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 
 from quran_asr import __version__
 from quran_asr.findings import Finding, QuranAsrError
@@ -22,11 +24,13 @@ from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import ClipSet, tokenize
-from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints, keep_best
+from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
+from quran_asr.train.epoch import Stage, stage_batches
 from quran_asr.train.initialization import initialize
 from quran_asr.train.metrics import Metrics, Watcher
 from quran_asr.train.model import build_model, choose_threads
 from quran_asr.train.module import TrainingModule
+from quran_asr.train.processes import Ranks
 from quran_asr.train.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 
 
@@ -51,6 +55,7 @@ def train(
     watcher: Watcher,
     on_finding: Callable[[Finding], None],
     resume: Path | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Trained:
     """Train what the recipe says on these segments; the run folder exists and is filled.
 
@@ -58,37 +63,59 @@ def train(
         resume: a `.ckpt` of the run to go on from.
         watcher: called after every optimizer step and validation.
         on_finding: called with what a person should know while it happens.
+        ranks: this process among those of the training; all of them call this.
 
     Raises:
         QuranAsrError: nothing to train on, a text that the tokenizer lacks, or a run that only yields NaN.
     """
     began = time.perf_counter()
+    first = ranks.rank == 0
     lightning.seed_everything(recipe.quran.seed, verbose=False)
-    tokenizer = prepare_tokenizer(recipe, run)
+    if first:
+        prepare_tokenizer(recipe, run)
+    ranks.from_first(None)
+    tokenizer = Tokenizer(run.tokenizer)
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
     choose_threads(model)
-    if resume is None:
-        run.write_json("environment.json", environment())
+    if resume is None and first:
+        run.write_json("environment.json", environment(ranks))
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
         run.write_json("training_data.json", TrainingData.from_segments(training, manifests).to_json())
         if recipe.quran.initialization == "data":
             initialize(model, training_set)
-    module = TrainingModule(model, recipe, training_set, validation_set, on_finding)
+    if not first:  # weights come from the first; what is drawn from here on is each one's own
+        lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
+    steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
+    module = TrainingModule(model, recipe, training_set, validation_set, on_finding, ranks, steps)
     before = run.read_metrics()
     measured = [row["wer"] for row in before if row["split"] == "validation" and row["wer"] is not None]
-    best = min(measured, default=None)
-    checkpoints = Checkpoints(run, recipe.name, best)
+    checkpoints = Checkpoints(run, recipe, ranks, min(measured, default=None))
     metrics = Metrics(run, watcher, on_finding, float(before[-1]["time"]) if before else 0.0)
     interrupted = False
     with checkpoints.listening(), _quiet():
-        trainer = make_trainer(recipe, run, [metrics, checkpoints], on_finding)
+        trainer = make_trainer(recipe, run, [metrics, checkpoints], on_finding, ranks)
         try:
             trainer.fit(module, ckpt_path=None if resume is None else str(resume))
         except Interrupted:
             interrupted = True
     wer = None if checkpoints.best_wer == float("inf") else checkpoints.best_wer
     return Trained(run, interrupted, trainer.global_step, time.perf_counter() - began, wer)
+
+
+def total_steps(recipe: Recipe, durations: Sequence[float], ranks: int) -> int | None:
+    """Optimizer steps of the whole training, None without a limit. It decides how the rate falls.
+
+    Counted from the plan of the first epoch with all its clips, whatever the curriculum admits: a run that
+    goes on has to come to the same number.
+    """
+    limits = [recipe.trainer.max_steps] if recipe.trainer.max_steps > 0 else []
+    if recipe.trainer.max_epochs > 0:
+        ds = recipe.model.train_ds
+        stage = Stage(recipe.quran.seed, ds.batch_size, ds.batch_duration, None, ranks)
+        batches = len(stage_batches(durations, [stage], 0, 0))
+        limits.append(recipe.trainer.max_epochs * math.ceil(batches / recipe.trainer.accumulate_grad_batches))
+    return min(limits, default=None)
 
 
 def prepare_tokenizer(recipe: Recipe, run: RunFolder) -> Tokenizer:
@@ -123,8 +150,9 @@ def make_trainer(
     run: RunFolder,
     callbacks: Sequence[lightning.Callback],
     on_finding: Callable[[Finding], None],
+    ranks: Ranks,
 ) -> lightning.Trainer:
-    """Lightning's trainer for what is there: one GPU or the CPU."""
+    """Lightning's trainer for what is there: GPUs or the CPU, in as many processes as there are."""
     settings, exp = recipe.trainer, recipe.exp_manager
     gpu = torch.cuda.is_available() and settings.accelerator != "cpu"
     if settings.accelerator == "gpu" and not gpu:
@@ -138,9 +166,14 @@ def make_trainer(
     logger = None
     if exp.create_tensorboard_logger:
         logger = TensorBoardLogger(save_dir=str(run.path), name="", version="")
+    strategy: Any = "auto"
+    if ranks.size > 1:  # a curriculum begins with CTC alone: prediction network and joint get no gradient
+        strategy = DDPStrategy(find_unused_parameters=recipe.quran.curriculum is not None)
     return lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
-        devices=1,
+        devices=max(1, ranks.size // settings.num_nodes),
+        num_nodes=settings.num_nodes if ranks.size > 1 else 1,
+        strategy=strategy,
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
         precision=precision,
@@ -155,12 +188,13 @@ def make_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=logger or False,
-        callbacks=[*callbacks, keep_best(run, recipe.name, exp.checkpoint_callback_params.save_top_k)],
-        plugins=[WeightsOnlyCheckpoints()],
+        callbacks=list(callbacks),
+        enable_checkpointing=False,
+        plugins=[WeightsOnlyCheckpoints(), ranks.environment()],
     )
 
 
-def environment() -> dict[str, Any]:
+def environment(ranks: Ranks) -> dict[str, Any]:
     """What a run was made with."""
     import nemo
 
@@ -172,6 +206,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "nemo": nemo.__version__,
+        "processes": ranks.size,
         "threads": torch.get_num_threads(),
         "gpus": gpu,
         "transducer_loss": "torch",

@@ -17,7 +17,8 @@ from quran_asr.findings import Finding
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.signs import STALL_CHECKED_AT, stalled
 from quran_asr.train.batches import Batch
-from quran_asr.train.module import StepMeans, TrainingModule
+from quran_asr.train.module import TrainingModule
+from quran_asr.train.state import StepMeans
 
 TENSORBOARD_TAGS = {
     "loss": "train_loss",
@@ -90,8 +91,9 @@ class Metrics(lightning.Callback):
             self._last_step = step
             if step % module.recipe.trainer.log_every_n_steps == 0:
                 row = self._training_row(trainer, module, step)
-                self._write(trainer, row)
-                self._look_for_stall(module, step, row)
+                if module.ranks.rank == 0:
+                    self._write(trainer, row)
+                    self._look_for_stall(module, step, row)
                 module.means = StepMeans()
             self.watcher(Progress(step, module.total_steps, trainer.current_epoch, row))
         self._waiting_since = time.perf_counter()
@@ -103,6 +105,7 @@ class Metrics(lightning.Callback):
         assert isinstance(module, TrainingModule)
         if trainer.sanity_checking:
             return
+        module.validated_at = trainer.global_step
         measured = module.validations[0].measures()
         row = {
             "step": trainer.global_step,
@@ -112,7 +115,8 @@ class Metrics(lightning.Callback):
             **measured,
             "train_wer": module.validations[1].measures()["wer"],
         }
-        self._write(trainer, row)
+        if module.ranks.rank == 0:
+            self._write(trainer, row)
         self.watcher(Progress(trainer.global_step, module.total_steps, trainer.current_epoch, row))
         # neither step time nor waiting for data: the clock of the steps stood still
         self._waiting_since = time.perf_counter()
@@ -121,28 +125,37 @@ class Metrics(lightning.Callback):
     def _training_row(self, trainer: lightning.Trainer, module: TrainingModule, step: int) -> dict[str, Any]:
         means = module.means
         seconds = time.perf_counter() - means.began
-        batches, steps = max(1, means.batches), max(1, means.steps)
-        ctc_per_token = means.ctc / means.tokens if means.tokens else math.nan
+        summed = module.ranks.total(
+            [
+                *(means.batches, means.clips, means.tokens, means.transducer, means.transducer_clips),
+                *(means.ctc, means.loss, means.audio_seconds, means.padding, module.skipped_batches),
+            ]
+        )
+        batches, clips, tokens, transducer, transducer_clips, ctc, loss, audio_seconds, padding, skipped = (
+            summed
+        )
+        batches, steps = max(1, batches), max(1, means.steps)
+        ctc_per_token = ctc / tokens if tokens else math.nan
         module.ctc_history.append((step, ctc_per_token))
         return {
             "step": step,
             "epoch": trainer.current_epoch,
             "time": self._time(),
             "split": "train",
-            "loss": means.loss / batches,
-            "transducer_loss": means.transducer / means.transducer_clips if means.transducer_clips else None,
-            "ctc_loss": means.ctc / max(1, means.clips),
+            "loss": loss / batches,
+            "transducer_loss": transducer / transducer_clips if transducer_clips else None,
+            "ctc_loss": ctc / max(1, clips),
             "ctc_per_token": ctc_per_token,
             "token_entropy": module.curriculum.token_entropy,
             "ctc_weight": module.curriculum.ctc_weight(module.recipe, step, module.total_steps),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "gradient_norm": means.gradient_norm / steps,
-            "audio_seconds": means.audio_seconds / steps,
-            "padding_share": means.padding / batches,
+            "audio_seconds": audio_seconds / steps,
+            "padding_share": padding / batches,
             "data_wait_share": means.waited / seconds if seconds > 0 else 0.0,
             "step_seconds": seconds / steps,
             "peak_memory_bytes": _peak_memory(module.device),
-            "skipped_batches": module.skipped_batches,
+            "skipped_batches": int(skipped),
         }
 
     def _look_for_stall(self, module: TrainingModule, step: int, row: Mapping[str, Any]) -> None:

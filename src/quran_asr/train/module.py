@@ -7,7 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -22,28 +22,13 @@ from quran_asr.runs.schedule import learning_rate
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch, ClipSet, Item, training_loader, validation_loader
 from quran_asr.train.curriculum import Curriculum, token_entropy
+from quran_asr.train.epoch import EpochBatches, Stage, stage_batches
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_seconds
+from quran_asr.train.processes import Ranks
+from quran_asr.train.silence import first_sound, silent_until
+from quran_asr.train.state import EpochProgress, Resumed, StepMeans, random_states, set_random_states
 from quran_asr.train.transducer_loss import transducer_loss
 from quran_asr.train.validation import Validation
-
-
-@dataclass(slots=True)
-class StepMeans:
-    """Sums since the last line of `metrics.jsonl`."""
-
-    batches: int = 0
-    clips: int = 0
-    tokens: int = 0
-    transducer: float = 0.0
-    transducer_clips: int = 0
-    ctc: float = 0.0
-    loss: float = 0.0
-    audio_seconds: float = 0.0
-    padding: float = 0.0
-    gradient_norm: float = 0.0
-    steps: int = 0
-    waited: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
 
 
 class TrainingModule(lightning.LightningModule):
@@ -56,8 +41,12 @@ class TrainingModule(lightning.LightningModule):
         training: ClipSet,
         validation: ClipSet,
         on_finding: Callable[[Finding], None],
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        total_steps: int | None = None,
     ) -> None:
+        """`total_steps`: optimizer steps of the whole training; None where no limit is set."""
         super().__init__()
+        self.ranks = ranks
         self.on_finding = on_finding
         self._told_unreadable: set[str] = set()
         self.model = model
@@ -72,33 +61,53 @@ class TrainingModule(lightning.LightningModule):
         self.skipped_in_a_row = 0
         self.ctc_history: deque[tuple[int, float]] = deque(maxlen=2000)
         self.validations: list[Validation] = []
-        self.total_steps: int | None = None
-        self._resume_at_batch = 0
+        self.total_steps = total_steps
+        self.progress = EpochProgress()
+        self.validated_at = -1
+        self._resumed: Resumed | None = None
         self._kept_gradients: list[Tensor | None] = []
 
     # --- data ---------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Called anew for every epoch, because the curriculum may admit longer clips."""
-        skip, self._resume_at_batch = self._resume_at_batch, 0
-        longest = self.curriculum.longest_seconds(self.recipe, self.global_step)
-        shortest = min(clip.segment.duration for clip in self.training_clips.clips)
-        if longest is not None:
-            longest = max(longest, 1.5 * shortest)  # a curriculum that admits nothing would be no training
+        if self._resumed is None or not self._resumed.stages:
+            self.progress = EpochProgress((self._stage(self._longest_clip()),))
+        else:
+            self.progress = EpochProgress(self._resumed.stages, self._resumed.counted)
+            self._resumed.stages = ()
+        now = self.progress.stages[-1]
+        durations = [clip.segment.duration for clip in self.training_clips.clips]
+        batches = stage_batches(durations, self.progress.stages, self.current_epoch, self.ranks.rank)
         return training_loader(
             self.training_clips,
-            self.recipe,
+            EpochBatches(batches[now.done :], self.progress.counted),
+            num_workers=self.recipe.model.train_ds.num_workers,
+            seed=now.seed,
             epoch=self.current_epoch,
-            longest=longest,
-            skip=skip,
             pin=self.device.type == "cuda",
         )
+
+    def _longest_clip(self) -> float | None:
+        longest = self.curriculum.longest_seconds(self.recipe, self.global_step)
+        if longest is None:
+            return None
+        shortest = min(clip.segment.duration for clip in self.training_clips.clips)
+        return max(longest, 1.5 * shortest)  # a curriculum that admits nothing would be no training
+
+    def _stage(self, longest: float | None) -> Stage:
+        """An epoch's beginning under the recipe's settings."""
+        ds = self.recipe.model.train_ds
+        seed = self.recipe.quran.seed
+        return Stage(seed, ds.batch_size, ds.batch_duration, longest, self.ranks.size)
 
     def val_dataloader(self) -> list[DataLoader[Item]]:
         ds = self.recipe.model.validation_ds
         pin = self.device.type == "cuda"
         return [
-            validation_loader(clips, batch_size=ds.batch_size, num_workers=ds.num_workers, pin=pin)
+            validation_loader(
+                clips, batch_size=ds.batch_size, num_workers=ds.num_workers, pin=pin, ranks=self.ranks
+            )
             for clips in (self.validation_clips, self.handful)
         ]
 
@@ -108,17 +117,34 @@ class TrainingModule(lightning.LightningModule):
     # --- optimization -------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optim, d_model = self.recipe.model.optim, self.recipe.model.encoder.d_model
-        steps = int(self.trainer.estimated_stepping_batches)
-        self.total_steps = steps if steps > 0 and not math.isinf(steps) else None
-        total = self.total_steps or 1
+        optim = self.recipe.model.optim
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=1.0, betas=optim.betas, weight_decay=optim.weight_decay
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate(step, optim, d_model, total)
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def learning_rate(self, step: int) -> float:
+        """The rate after this many optimizer steps."""
+        width = self.recipe.model.encoder.d_model
+        return learning_rate(step, self.recipe.model.optim, width, self.total_steps or 1)
+
+    def on_train_start(self) -> None:
+        """What a checkpoint does not decide, and what only now has its place."""
+        optim = self.recipe.model.optim
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.learning_rate(self.global_step)
+            group["betas"], group["weight_decay"] = optim.betas, optim.weight_decay
+        resumed = self._resumed
+        if resumed is None:
+            return
+        if resumed.means is not None:
+            elapsed = resumed.means.pop("elapsed")
+            self.means = StepMeans(**resumed.means, began=time.perf_counter() - elapsed)
+        for parameter, gradient in zip(self.model.parameters(), resumed.gradients, strict=False):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        if resumed.random is not None:
+            set_random_states(resumed.random, self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.recipe.trainer.accumulate_grad_batches > 1:
@@ -129,28 +155,28 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The weighted loss, mean over clips, or None for a batch that yields no finite number."""
         self._tell_unreadable(batch, self.training_clips)
-        if not batch.indices:
-            return None
         step = self.global_step + 1
         weight = self.curriculum.ctc_weight(self.recipe, step, self.total_steps)
-        transducer, ctc = self.losses(batch, with_transducer=weight < 1.0)
-        loss = ctc.mean() if transducer is None else weight * ctc.mean() + (1 - weight) * transducer.mean()
-        if not bool(torch.isfinite(loss)):
-            self._skip("its loss is not a finite number", batch)
-            return None
-        self.skipped_in_a_row = 0
-        means = self.means
-        means.batches += 1
-        means.clips += len(batch.indices)
-        means.tokens += int(batch.token_lengths.sum())
-        means.ctc += float(ctc.sum())
-        if transducer is not None:
-            means.transducer += float(transducer.sum())
-            means.transducer_clips += len(batch.indices)
-        means.loss += float(loss)
-        means.audio_seconds += batch.seconds
-        means.padding += batch.padding_share
-        self.curriculum.observe(self.recipe, step, float(ctc.sum()) / max(1, int(batch.token_lengths.sum())))
+        loss: Tensor | None = None
+        ctc = tokens = 0.0
+        if batch.indices:
+            transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
+            loss = each_ctc.mean()
+            if transducer is not None:
+                loss = weight * loss + (1 - weight) * transducer.mean()
+            if bool(torch.isfinite(loss)):
+                self.skipped_in_a_row = 0
+                ctc, tokens = float(each_ctc.sum()), float(batch.token_lengths.sum())
+                self.means.add(batch, loss, transducer, ctc, tokens)
+            else:
+                self._skip("its loss is not a finite number", batch)
+                loss = None
+        if self.recipe.quran.curriculum is not None:  # all processes have to decide alike
+            ctc, tokens = self.ranks.total([ctc, tokens])
+        if tokens:
+            self.curriculum.observe(self.recipe, step, ctc / tokens)
+        if loss is None and self.ranks.size > 1:  # the others wait for this one's gradients: let them be 0
+            loss = 0.0 * torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
         return loss
 
     def losses(self, batch: Batch, *, with_transducer: bool = True) -> tuple[Tensor | None, Tensor]:
@@ -200,6 +226,8 @@ class TrainingModule(lightning.LightningModule):
         kept = self._kept_gradients or [None] * sum(1 for _ in self.model.parameters())
         for parameter, before in zip(self.model.parameters(), kept, strict=True):
             parameter.grad = before
+        if self.ranks.size > 1 and not self._in_window():  # what was kept had not been averaged yet
+            self.ranks.average([before for before in kept if before is not None])
         self._skip("its gradients are not finite numbers", None)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -259,62 +287,75 @@ class TrainingModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Leaves what was measured in `trainer.callback_metrics`, where checkpoints and metrics find it."""
+        for validation in self.validations:
+            validation.join(self.ranks)
         measured = self.validations[0].measures()
         measured["train_wer"] = self.validations[1].measures()["wer"]
         for name, value in measured.items():
             key = {"wer": "val_wer", "ctc_wer": "val_wer_ctc"}.get(name, f"val_{name}")
-            self.log(key, value, sync_dist=True)
+            self.log(key, value)
 
     # --- checkpoints --------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        stages = [asdict(stage) for stage in self.progress.stages]
+        stages[-1]["done"] += done - self.progress.counted
+        means = asdict(self.means)
+        means["elapsed"] = time.perf_counter() - means.pop("began")
         checkpoint["quran_asr"] = {
             "curriculum": asdict(self.curriculum),
             "skipped_batches": self.skipped_batches,
             "ctc_history": list(self.ctc_history),
-            "python_random": random.getstate(),
-            "torch_random": torch.get_rng_state(),
-            "batches_done": int(self.trainer.fit_loop.epoch_loop.batch_progress.current.processed),
+            "random": self.ranks.gather(random_states(self.device)),
+            "stages": stages,
+            "accumulation": self.recipe.trainer.accumulate_grad_batches,
+            "means": means,
+            "validated": self.validated_at == self.global_step,
         }
-        # Written at the end of a batch, Lightning would count that batch as unfinished and shift the epoch.
-        progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
-        if progress is not None:
-            for counts in (progress["current"], progress["total"]):
-                counts["completed"] = counts["processed"]
+        if self._in_window():
+            gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.model.parameters()]
+            self.ranks.average([gradient for gradient in gradients if gradient is not None])
+            checkpoint["quran_asr"]["gradients"] = gradients
+        # Written at the end of a batch, Lightning would count that batch as unfinished and shift the epoch,
+        # and it would begin the next validation behind the batches of the last.
+        loops = checkpoint["loops"]["fit_loop"]
+        for counts in (loops["epoch_loop.batch_progress"][which] for which in ("current", "total")):
+            counts["completed"] = counts["processed"]
+        heard = loops["epoch_loop.val_loop.batch_progress"]["current"]
+        heard.update(dict.fromkeys(heard, 0))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["quran_asr"]
         self.curriculum = Curriculum(**state["curriculum"])
         self.skipped_batches = state["skipped_batches"]
         self.ctc_history.extend(tuple(pair) for pair in state["ctc_history"])
-        version, internal, gauss = state["python_random"]
-        random.setstate((version, tuple(internal), gauss))
-        torch.set_rng_state(state["torch_random"])
-        self._resume_at_batch = state["batches_done"]
+        self.validated_at = int(checkpoint["global_step"]) if state["validated"] else -1
+        stages = tuple(Stage(**stage) for stage in state["stages"])
+        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        counted = counts["processed"]
+        window, window_then = self.recipe.trainer.accumulate_grad_batches, state["accumulation"]
+        now = self._stage(stages[-1].longest)
+        same = now.same_plan(stages[-1]) and window == window_then
+        if not same:  # Lightning counts batches: as many as these optimizer steps take now
+            counted = math.ceil(counted / window_then) * window
+            counts.update(dict.fromkeys(counts, counted))
+        if not now.same_plan(stages[-1]):
+            stages = (*stages, now)
+        random_states = state["random"]
+        self._resumed = Resumed(
+            stages=stages,
+            counted=counted,
+            means=state["means"] if same else None,
+            gradients=state.get("gradients", ()) if same else (),
+            random=random_states[self.ranks.rank] if len(random_states) == self.ranks.size else None,
+        )
 
-
-def first_sound(audio: Tensor, samples_per_frame: int) -> Tensor:
-    """The encoder frame in which each clip first reaches 1 % of its peak. audio [B, samples] -> [B]."""
-    loudness = audio.abs()
-    heard = loudness >= 0.01 * loudness.amax(dim=1, keepdim=True)
-    return heard.to(torch.uint8).argmax(dim=1) // samples_per_frame
-
-
-def silent_until(scores: Tensor, frame: Tensor) -> Tensor:
-    """CTC scores under which nothing but blanks may stand up to and in a frame.
-
-    A start from random weights may put the first token of every clip into one of its first frames, which
-    are easily told from all others. With a wide look-ahead that costs nothing; without one the model then
-    guesses how a recitation begins (in one of three quickstarts 111 of 134 first words were wrong at 0 ms).
-    Before anything sounds, nothing can have been heard.
-
-    Args:
-        scores: [B, T, V + 1], natural log, blank last.
-        frame: [B], the last silent frame of each clip.
-    """
-    silent = torch.arange(scores.shape[1], device=scores.device) <= frame[:, None]
-    token = torch.arange(scores.shape[2], device=scores.device) < scores.shape[2] - 1
-    return scores.masked_fill(silent[:, :, None] & token, -1e4)
+    def _in_window(self) -> bool:
+        """Whether gradients of some batches wait for the others of an accumulation window."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        window = self.recipe.trainer.accumulate_grad_batches
+        return progress.current.ready % window != 0 and not progress.is_last_batch
 
 
 def _diagnosis(model: EncDecHybridRNNTCTCBPEModel, batch: Batch | None) -> str:

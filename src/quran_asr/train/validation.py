@@ -13,6 +13,7 @@ from quran_asr.measure.distance import count
 from quran_asr.measure.score import repeated_words
 from quran_asr.records import Counts
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
+from quran_asr.train.processes import Ranks
 
 
 def transducer_texts(model: EncDecHybridRNNTCTCBPEModel, encoded: Tensor, frames: Tensor) -> list[str]:
@@ -59,6 +60,18 @@ class Validation:
         """losses [B], nats."""
         self._loss += float(losses.sum())
         self._losses += len(losses)
+
+    def join(self, ranks: Ranks) -> None:
+        """Take in what the other processes measured on their shares; all of them call this."""
+        mine = [
+            *(self._words, self._ctc_words, self._letters),
+            *(self._blank_frames, self._frames, self._repeated, self._heard, self._loss, self._losses),
+        ]
+        words, ctc_words, letters, *numbers = (
+            sum(parts[1:], parts[0]) for parts in zip(*ranks.gather(mine), strict=True)
+        )
+        self._words, self._ctc_words, self._letters = words, ctc_words, letters
+        self._blank_frames, self._frames, self._repeated, self._heard, self._loss, self._losses = numbers
 
     def measures(self) -> dict[str, float]:
         """The validation keys of `metrics.jsonl`; rates are fractions."""
