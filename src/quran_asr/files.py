@@ -3,7 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `$QURAN_ASR_CACHE`, else `quran-asr` in the platform's cache folder. Not made.
+
+    The platform's is `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on Windows, and elsewhere
+    `$XDG_CACHE_HOME` or `~/.cache` (XDG Base Directory Specification).
+    """
+    named = os.environ.get("QURAN_ASR_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    if sys.platform == "darwin":
+        caches = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        caches = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "quran-asr"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

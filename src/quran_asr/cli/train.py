@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ from quran_asr.cli.printing import print_finding, print_findings, print_json, pr
 from quran_asr.findings import Finding, QuranAsrError
 
 if TYPE_CHECKING:
+    from quran_asr.cli.resume import Resumption
     from quran_asr.corpus.select import Selection
     from quran_asr.records import Segment
     from quran_asr.runs.folder import RunFolder
@@ -34,71 +38,173 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", type=click.Path(path_type=Path), help="Go on with this run folder (no RECIPE then)."
 )
+@click.option(
+    "--resume-best",
+    is_flag=False,
+    flag_value="",
+    metavar="[RUN]",
+    help="Like --resume, from the checkpoint with the lowest val_wer.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON.")
 def train(
     words: tuple[str, ...],
     training: tuple[str, ...],
     validation: tuple[str, ...],
     resume: Path | None,
+    resume_best: str | None,
     as_json: bool,
 ) -> int:
     """Train a recognizer. RECIPE is a name of `quran-asr recipe list` or a file; default: transfer.
 
-    Ctrl-C ends the training after the current step and leaves a run that --resume continues.
+    Ctrl-C ends the training after the current step and leaves a run that --resume continues. Several GPUs
+    (trainer.devices) are used by as many processes; torchrun and srun start them on several machines.
     """
     need("train")
-    from quran_asr.runs.folder import create_run, open_run
     from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.recipe import load_recipe
 
-    name, overrides = split_words(words, default="" if resume else "transfer")
+    if resume_best and resume is not None:  # the run was named by --resume: this word is an override
+        words, resume_best = (*words, resume_best), ""
+    name, overrides = split_words(words, default="")
     for key, manifests in (("train_ds", training), ("validation_ds", validation)):
         if manifests:  # JSON is YAML too, and holds any path
             overrides.append(f"model.{key}.manifest_filepath={json.dumps(manifests)}")
-    checkpoint = None
-    if resume is not None:
+    with silent_follower():
+        resumed = what_goes_on(name, overrides, resume, resume_best)
+        if resumed is not None:
+            recipe = resumed.recipe
+        else:
+            recipe = start_from_checkpoint(load(name or "transfer", overrides))
+        return run_training(recipe, resumed, as_json)
+
+
+def what_goes_on(
+    name: str, overrides: list[str], resume: Path | None, resume_best: str | None
+) -> Resumption | None:
+    """The run that the command line asks to go on with, if it does.
+
+    A `.ckpt` under `exp_manager.resume_from_checkpoint` names its run; the overrides beside it win.
+    """
+    from quran_asr.cli.resume import resumption
+
+    folder = resume if not resume_best else Path(resume_best)
+    if folder is not None:
         if name:
             raise QuranAsrError("--resume takes the run's own recipe", remedy=f"leave out `{name}`")
-        run = open_run(resume)
-        checkpoint = run.last_checkpoint()
-        if checkpoint is None:
-            raise QuranAsrError("the run has no checkpoint to go on from", where=str(resume))
-        recipe = load_recipe(run.recipe, overrides)
-        refuse_other_data(load_recipe(run.recipe), recipe)
-    else:
-        recipe = load_recipe(name, overrides)
-        run = None
+        return resumption(folder, overrides, checkpoint=None, best=resume_best is not None)
+    if resume_best is not None:
+        raise QuranAsrError("--resume-best needs a run", remedy="quran-asr train --resume-best RUN")
+    given = load(name or "transfer", overrides).exp_manager.resume_from_checkpoint
+    if given is None or not given.endswith(".ckpt"):
+        return None
+    checkpoint = Path(given)
+    if not checkpoint.is_file():
+        raise QuranAsrError("no such checkpoint", where=given)
+    if name:
+        click.echo(f"the run of {given} goes on with its own recipe, not `{name}`", err=True)
+    run = checkpoint.absolute().parent.parent
+    return resumption(run, overrides, checkpoint=checkpoint, best=False)
+
+
+def start_from_checkpoint(recipe: Recipe) -> Recipe:
+    """`exp_manager.resume_from_checkpoint=FILE.nemo` starts a new run from those weights.
+
+    Raises:
+        QuranAsrError: it is neither a `.nemo` nor a `.ckpt`.
+    """
+    given = recipe.exp_manager.resume_from_checkpoint
+    if given is None:
+        return recipe
+    if not given.endswith(".nemo"):
+        raise QuranAsrError(
+            "neither a .nemo nor a .ckpt", where=f"exp_manager.resume_from_checkpoint={given}", remedy=""
+        )
+    click.echo(
+        f"a .nemo holds no optimizer: a new run starts from the weights of {given}, with a new optimizer and "
+        "schedule (its run goes on where it was with `--resume RUN`)",
+        err=True,
+    )
+    exp_manager = replace(recipe.exp_manager, resume_from_checkpoint=None)
+    return replace(recipe, exp_manager=exp_manager, init_from_pretrained_model=given)
+
+
+def run_training(recipe: Recipe, resumed: Resumption | None, as_json: bool) -> int:
+    """Look at the data, gather the processes, make or open the run folder, and train."""
     refuse_what_is_not_built(recipe)
     chosen = select_clips(recipe)
-    if resume is None and print_findings(foresee(recipe, *chosen)):
+    if resumed is None and print_findings(foresee(recipe, *chosen)):
         return 1
-    if run is None:
-        run = create_run(recipe.exp_manager.exp_dir, recipe.name)
-        run.write_recipe(recipe)
-    click.echo(f"run folder {run.path}", err=True)
     click.echo(describe_data(*chosen), err=True)
 
     from quran_asr.cli.progress import training_progress
+    from quran_asr.cli.resume import go_on_from
+    from quran_asr.runs.plan import device_findings
     from quran_asr.train.loop import train as train_recipe
+    from quran_asr.train.processes import joined
 
-    try:
-        if resume is None:
-            pass_gate(recipe, run, chosen[0].kept)
-        with training_progress() as watcher:
-            ended = train_recipe(
-                recipe,
-                run,
-                chosen[0].kept,
-                chosen[1].kept,
-                watcher=watcher,
-                on_finding=print_finding,
-                resume=checkpoint,
-            )
-    except QuranAsrError:
-        if resume is None and not run.metrics.exists():  # it never began: nothing is worth a folder
-            shutil.rmtree(run.path)
-        raise
+    trainer = recipe.trainer
+    with joined(trainer.devices, trainer.num_nodes, trainer.accelerator) as ranks:
+        first = ranks.rank == 0
+        if resumed is None:
+            if first:
+                print_findings(device_findings(recipe, max(1, ranks.size // trainer.num_nodes)))
+            run = begin(recipe) if first else None
+        else:
+            run = resumed.run
+            if first:
+                recipe = go_on_from(resumed, ranks.size)
+        run, recipe = ranks.from_first((run, recipe))
+        click.echo(f"run folder {run.path}", err=True)
+        fresh = resumed is None or resumed.checkpoint is None
+        try:
+            if fresh and first:
+                pass_gate(recipe, run, chosen[0].kept)
+            with training_progress() as watcher:
+                ended = train_recipe(
+                    recipe,
+                    run,
+                    chosen[0].kept,
+                    chosen[1].kept,
+                    watcher=watcher,
+                    on_finding=print_finding,
+                    resume=None if resumed is None else resumed.checkpoint,
+                    ranks=ranks,
+                )
+        except QuranAsrError:
+            if resumed is None and first and not run.metrics.exists():  # it never began: keep no folder
+                shutil.rmtree(run.path)
+            raise
     return report_end(ended, as_json)
+
+
+def begin(recipe: Recipe) -> RunFolder:
+    """A new run's folder with its recipe."""
+    from quran_asr.runs.folder import create_run
+
+    run = create_run(recipe.exp_manager.exp_dir, recipe.name)
+    run.write_recipe(recipe)
+    return run
+
+
+def load(name: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe of that name or file under these overrides."""
+    from quran_asr.runs.recipe import load_recipe
+
+    return load_recipe(name, overrides)
+
+
+@contextlib.contextmanager
+def silent_follower() -> Iterator[None]:
+    """Only the first of several processes speaks; what ends another is still said when it ends."""
+    torchrun = "WORLD_SIZE" in os.environ and int(os.environ.get("RANK", "0")) > 0
+    if not torchrun and int(os.environ.get("SLURM_PROCID", "0")) == 0:
+        yield
+        return
+    with (
+        Path(os.devnull).open("w") as nothing,
+        contextlib.redirect_stdout(nothing),
+        contextlib.redirect_stderr(nothing),
+    ):
+        yield
 
 
 @click.command(epilog="Example: quran-asr tokenizer transfer --to tokenizers/diacritized-1024")
@@ -129,38 +235,17 @@ def refuse_what_is_not_built(recipe: Recipe) -> None:
             remedy="train from random weights: init_from_pretrained_model=null, or the recipes `scratch`, "
             "`small`, `laptop`",
         )
-    if recipe.trainer.num_nodes != 1:
-        raise QuranAsrError("this version trains on one machine", where="trainer.num_nodes", remedy="use 1")
-    resume = recipe.exp_manager.resume_from_checkpoint
-    if resume is not None:
-        raise QuranAsrError(
-            "this version continues whole runs only",
-            where="exp_manager.resume_from_checkpoint",
-            remedy="use `quran-asr train --resume RUN`",
-        )
-
-
-def refuse_other_data(before: Recipe, now: Recipe) -> None:
-    """A run keeps its data: `training_data.json` says what it was trained on, and evaluations rely on it."""
-    for key, then, given in (
-        ("train_ds", before.model.train_ds, now.model.train_ds),
-        ("validation_ds", before.model.validation_ds, now.model.validation_ds),
-    ):
-        if then.manifests != given.manifests:
-            raise QuranAsrError(
-                "a resumed run keeps its manifests",
-                where=f"model.{key}.manifest_filepath",
-                remedy="begin a new run for other data",
-            )
 
 
 def foresee(recipe: Recipe, training: Selection, validation: Selection) -> list[Finding]:
-    """What `plan` says of this training on one GPU or the CPU, leakage, and a full disk."""
+    """What `plan` says of this training, leakage, and a full disk."""
     from quran_asr.runs.folder import lacking_space
     from quran_asr.runs.plan import Workload, plan
 
     durations = tuple(segment.duration for segment in training.kept)
-    planned = plan(recipe, Workload(len(durations), training.hours, durations), devices=1)
+    planned = plan(
+        recipe, Workload(len(durations), training.hours, durations), devices=recipe.trainer.devices
+    )
     keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
     full = lacking_space(recipe.exp_manager.exp_dir, planned.parameters, keep)
     return [*planned.findings, *_shared_clips(training, validation), *([full] if full else [])]

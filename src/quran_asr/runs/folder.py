@@ -56,6 +56,13 @@ class RunFolder:
         text = "# The recipe of this run, resolved. `quran-asr train recipe.yaml` repeats it.\n"
         write_atomically(self.recipe, (text + as_yaml(recipe)).encode())
 
+    def replace_recipe(self, recipe: Recipe, step: int) -> None:
+        """Keep the recipe with which the run goes on; the one until then stays as `recipe-to-step-N.yaml`."""
+        before = self.recipe.read_bytes()
+        self.write_recipe(recipe)
+        if self.recipe.read_bytes() != before:
+            write_atomically(self.path / f"recipe-to-step-{step}.yaml", before)
+
     def write_json(self, name: str, value: Any) -> None:
         """Replace a JSON file of the run: whole or not at all. NaN and infinities become null."""
         text = json.dumps(_finite(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
@@ -69,6 +76,13 @@ class RunFolder:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
+
+    def sweep(self) -> None:
+        """Take away what a killed process had begun to write."""
+        for folder in (self.path, self.checkpoints):
+            for path in folder.glob(".*"):
+                if path.is_file():
+                    path.unlink(missing_ok=True)
 
     def rewind_metrics(self, step: int, *, validated: bool) -> None:
         """Make `metrics.jsonl` end where a checkpoint stands, so that no step is written twice.

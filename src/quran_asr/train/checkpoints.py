@@ -14,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -71,6 +72,42 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict) or "state_dict" not in loaded:
         raise QuranAsrError("a checkpoint without weights (`state_dict`)", where=str(path))
     return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFacts:
+    """Where a checkpoint stands, and how it was trained."""
+
+    step: int
+    """Optimizer steps made."""
+    validated: bool
+    """Whether the validation after that step was made."""
+    ranks: int
+    effective_batch: int
+
+
+def checkpoint_facts(path: Path) -> CheckpointFacts:
+    """Read what a resume has to know of a `.ckpt`.
+
+    Raises:
+        QuranAsrError: unreadable, or not written by this program.
+    """
+    loaded = read_checkpoint(path)
+    try:
+        state = loaded["quran_asr"]
+        stage = state["stages"][-1]
+        return CheckpointFacts(
+            step=int(loaded["global_step"]),
+            validated=bool(state["validated"]),
+            ranks=int(stage["ranks"]),
+            effective_batch=int(stage["batch_size"] * stage["ranks"] * state["accumulation"]),
+        )
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise QuranAsrError(
+            "holds weights, but not where a training of this version stood",
+            where=str(path),
+            remedy="start a new run from the run's .nemo: init_from_pretrained_model=FILE.nemo",
+        ) from None
 
 
 def save_nemo(model: EncDecHybridRNNTCTCBPEModel, path: Path) -> None:

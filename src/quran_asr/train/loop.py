@@ -72,6 +72,7 @@ def train(
     first = ranks.rank == 0
     lightning.seed_everything(recipe.quran.seed, verbose=False)
     if first:
+        run.sweep()
         prepare_tokenizer(recipe, run)
     ranks.from_first(None)
     tokenizer = Tokenizer(run.tokenizer)
@@ -94,7 +95,8 @@ def train(
     metrics = Metrics(run, watcher, on_finding, float(before[-1]["time"]) if before else 0.0)
     interrupted = False
     with checkpoints.listening(), _quiet():
-        trainer = make_trainer(recipe, run, [metrics, checkpoints], on_finding, ranks)
+        done = max((row["step"] for row in before), default=0)
+        trainer = make_trainer(recipe, run, [metrics, checkpoints], on_finding, ranks, done)
         try:
             trainer.fit(module, ckpt_path=None if resume is None else str(resume))
         except Interrupted:
@@ -151,6 +153,7 @@ def make_trainer(
     callbacks: Sequence[lightning.Callback],
     on_finding: Callable[[Finding], None],
     ranks: Ranks,
+    done: int,
 ) -> lightning.Trainer:
     """Lightning's trainer for what is there: GPUs or the CPU, in as many processes as there are."""
     settings, exp = recipe.trainer, recipe.exp_manager
@@ -165,7 +168,7 @@ def make_trainer(
         )
     logger = None
     if exp.create_tensorboard_logger:
-        logger = TensorBoardLogger(save_dir=str(run.path), name="", version="")
+        logger = TensorBoardLogger(save_dir=str(run.path), name="", version="", purge_step=done + 1)
     strategy: Any = "auto"
     if ranks.size > 1:  # a curriculum begins with CTC alone: prediction network and joint get no gradient
         strategy = DDPStrategy(find_unused_parameters=recipe.quran.curriculum is not None)

@@ -132,12 +132,14 @@ class TrainingModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """What a checkpoint does not decide, and what only now has its place."""
         optim = self.recipe.model.optim
+        rate, before = self.learning_rate(self.global_step), self.trainer.optimizers[0].param_groups[0]["lr"]
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.learning_rate(self.global_step)
-            group["betas"], group["weight_decay"] = optim.betas, optim.weight_decay
+            group["lr"], group["betas"], group["weight_decay"] = rate, optim.betas, optim.weight_decay
         resumed = self._resumed
         if resumed is None:
             return
+        if abs(rate - before) > 0.01 * before:
+            self.on_finding(_other_rate(before, rate, self.global_step, self.total_steps))
         if resumed.means is not None:
             elapsed = resumed.means.pop("elapsed")
             self.means = StepMeans(**resumed.means, began=time.perf_counter() - elapsed)
@@ -356,6 +358,18 @@ class TrainingModule(lightning.LightningModule):
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         window = self.recipe.trainer.accumulate_grad_batches
         return progress.current.ready % window != 0 and not progress.is_last_batch
+
+
+def _other_rate(before: float, rate: float, step: int, total: int | None) -> Finding:
+    of = "" if total is None else f" of {total:,}"
+    return Finding(
+        "note",
+        "other-rate",
+        "model.optim",
+        f"the learning rate goes on at {rate:.2e} where it was {before:.2e}: that of step {step:,}{of} in a "
+        "training that had been planned like this from its beginning",
+        "model.optim.lr=... sets another",
+    )
 
 
 def _diagnosis(model: EncDecHybridRNNTCTCBPEModel, batch: Batch | None) -> str:

@@ -86,12 +86,6 @@ def started_by_others() -> bool:
     return _from_torchrun() or _from_slurm()
 
 
-def follows() -> bool:
-    """Whether this process is not the first of its training: it keeps silent."""
-    rank = os.environ.get("RANK") if _from_torchrun() else os.environ.get("SLURM_PROCID")
-    return started_by_others() and int(rank or 0) > 0
-
-
 def processes_per_node(devices: int, accelerator: str) -> int:
     """How many processes train on this machine: the GPUs that are wanted and there; on a CPU one.
 
@@ -176,7 +170,7 @@ def _followers(local: int) -> Iterator[None]:
         "TORCHELASTIC_RUN_ID": "none",
     }
     before = dict(os.environ)
-    command = [sys.executable, "-c", "from quran_asr.cli.main import main; main()", *sys.argv[1:]]
+    command = [sys.executable, "-m", "quran_asr", *sys.argv[1:]]
     said: IO[bytes]
     started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
     ended = threading.Event()

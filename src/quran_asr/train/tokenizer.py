@@ -104,7 +104,8 @@ def train_tokenizer(spelling: str, vocabulary_size: int, folder: Path) -> Tokeni
         about = {"spelling": spelling, "vocabulary_size": vocabulary_size, "verses": len(verses)}
         (Path(made) / "tokenizer.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
         folder.mkdir(exist_ok=True)
-        for file in sorted(Path(made).iterdir()):
+        # the model comes last: where it is, the tokenizer is whole
+        for file in sorted(Path(made).iterdir(), key=lambda file: file.name == "tokenizer.model"):
             file.replace(folder / file.name)
     return Tokenizer(folder)
 

@@ -1,0 +1,137 @@
+"""`quran-asr train --resume`: which run goes on, from where, and what changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quran_asr.cli.printing import print_finding
+from quran_asr.findings import Finding, QuranAsrError
+
+if TYPE_CHECKING:
+    from quran_asr.runs.folder import RunFolder
+    from quran_asr.runs.schema import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A run that goes on."""
+
+    run: RunFolder
+    recipe: Recipe
+    checkpoint: Path | None
+    """None: it was stopped before its first checkpoint, and begins again in its folder."""
+    chosen: frozenset[str]
+    """Keys that this command line gives."""
+
+
+def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | None, best: bool) -> Resumption:
+    """Open a run to go on with; overrides win over its recipe.
+
+    Args:
+        folder: the run.
+        overrides: as on the command line.
+        checkpoint: a `.ckpt` of the run; None takes the last.
+        best: take the one with the lowest `val_wer` instead.
+
+    Raises:
+        QuranAsrError: no run, no such checkpoint, or a change that the run cannot take.
+    """
+    from quran_asr.runs.folder import open_run
+    from quran_asr.runs.overrides import parse_override
+    from quran_asr.runs.recipe import load_recipe
+    from quran_asr.runs.resume import changes, refuse_impossible
+
+    run = open_run(folder)
+    before = load_recipe(run.recipe)
+    recipe = load_recipe(run.recipe, overrides)
+    recipe = replace(recipe, exp_manager=replace(recipe.exp_manager, resume_from_checkpoint=None))
+    changed = changes(before, recipe)
+    refuse_impossible(changed)
+    if best:
+        checkpoint = run.best_checkpoint()
+        if checkpoint is None:
+            raise QuranAsrError(
+                "the run has no validated checkpoint",
+                where=str(folder),
+                remedy="go on from its last: --resume",
+            )
+    elif checkpoint is None:
+        checkpoint = run.last_checkpoint()
+    chosen = frozenset(parse_override(word).key for word in overrides)
+    for change in changed:
+        click.echo(f"override {change}", err=True)
+    return Resumption(run, recipe, checkpoint, chosen)
+
+
+def go_on_from(resumed: Resumption, ranks: int) -> Recipe:
+    """Put the run's files back to where its checkpoint stands, and keep its effective batch.
+
+    Args:
+        resumed: what goes on.
+        ranks: processes that train now.
+
+    Returns:
+        The recipe with which it goes on; it is the run's own from here on.
+
+    Raises:
+        QuranAsrError: the checkpoint cannot be read.
+    """
+    from quran_asr.train.checkpoints import checkpoint_facts
+
+    run, recipe = resumed.run, resumed.recipe
+    step = 0
+    if resumed.checkpoint is None:
+        click.echo("the run has no checkpoint yet: it begins again, in the same folder", err=True)
+        run.rewind_metrics(0, validated=False)
+    else:
+        facts = checkpoint_facts(resumed.checkpoint)
+        step = facts.step
+        given = {"trainer.accumulate_grad_batches", "model.train_ds.batch_size"} & resumed.chosen
+        if facts.ranks != ranks:
+            if not given:
+                recipe = keep_effective_batch(recipe, facts.ranks, ranks)
+            print_finding(other_processes(facts.ranks, ranks, facts.effective_batch, recipe))
+        run.rewind_metrics(step, validated=facts.validated)
+        click.echo(f"going on after step {step:,} from {resumed.checkpoint}", err=True)
+    run.replace_recipe(recipe, step)
+    return recipe
+
+
+def keep_effective_batch(recipe: Recipe, before: int, now: int) -> Recipe:
+    """The recipe with the accumulation (and batch size, if need be) that keeps the clips behind a step."""
+    from quran_asr.runs.plan import keep_effective_batch as fit
+
+    nodes = recipe.trainer.num_nodes
+    then = replace(recipe, trainer=replace(recipe.trainer, devices=before, num_nodes=1))
+    accumulation, clips = fit(then, now)
+    return replace(
+        recipe,
+        trainer=replace(recipe.trainer, accumulate_grad_batches=accumulation, num_nodes=nodes),
+        model=replace(recipe.model, train_ds=replace(recipe.model.train_ds, batch_size=clips)),
+    )
+
+
+def other_processes(before: int, now: int, effective_batch: int, recipe: Recipe) -> Finding:
+    """What is kept and what is not when a run goes on with more or fewer processes."""
+    accumulation, clips = recipe.trainer.accumulate_grad_batches, recipe.model.train_ds.batch_size
+    reached = accumulation * clips * now
+    keeps = "is kept" if reached == effective_batch else f"becomes {reached}"
+    return Finding(
+        "note",
+        "other-processes",
+        "trainer.devices",
+        f"the run had {_processes(before)} and has {_processes(now)} now: its effective batch of "
+        f"{effective_batch} {keeps} (trainer.accumulate_grad_batches={accumulation} "
+        f"model.train_ds.batch_size={clips}), every clip still comes once in the epoch; the order of the "
+        "clips and what is drawn (dropout, masks, look-aheads) are no longer those of an undisturbed run",
+        "",
+    )
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
