@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `$QURAN_ASR_CACHE`, else `quran-asr` in the platform's cache folder. Not made.
+    """Where downloads are kept: `$QURAN_ASR_CACHE`, else `quran-asr` in the platform's cache folder.
 
     The platform's is `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on Windows, and elsewhere
-    `$XDG_CACHE_HOME` or `~/.cache` (XDG Base Directory Specification).
+    `$XDG_CACHE_HOME` or `~/.cache` (XDG Base Directory Specification). The folder need not exist.
     """
     named = os.environ.get("QURAN_ASR_CACHE")
     if named:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quran_asr.runs.parameters import count_encoder, count_parameters
+from quran_asr.runs.architecture import of_recipe
+from quran_asr.runs.parameters import count_parameters
 from quran_asr.runs.recipe import load_recipe
 
 OF_3_6_MILLION = (
@@ -40,6 +41,8 @@ def test_equal_to_a_built_model(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, tmp_path / "tokenizer")
     built = build_model(recipe, tmp_path / "tokenizer")
+    named = {name: tuple(parameter.shape) for name, parameter in built.named_parameters()}
+    assert of_recipe(recipe.model, recipe.quran.vocabulary_size).shapes() == named
     counted = sum(parameter.numel() for parameter in built.parameters() if parameter.requires_grad)
     assert count_parameters(recipe.model, recipe.quran.vocabulary_size) == counted
 
@@ -59,6 +62,7 @@ def test_equal_to_a_built_encoder(overrides: tuple[str, ...]) -> None:
     from dataclasses import asdict
 
     model = load_recipe("quickstart", overrides).model
-    features = model.preprocessor.features
-    built = modules.ConformerEncoder(feat_in=features, **asdict(model.encoder))
-    assert count_encoder(model.encoder, features) == sum(p.numel() for p in built.parameters())
+    built = modules.ConformerEncoder(feat_in=model.preprocessor.features, **asdict(model.encoder))
+    named = {f"encoder.{name}": tuple(parameter.shape) for name, parameter in built.named_parameters()}
+    shapes = of_recipe(model, 10).shapes()
+    assert {name: shape for name, shape in shapes.items() if name.startswith("encoder.")} == named

@@ -8,6 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from quran_asr.runs.plan import Plan
+    from quran_asr.runs.plan_start import Arrival
 
 
 @click.command(
@@ -84,4 +85,18 @@ def _lines(planned: Plan) -> list[tuple[str, str | None]]:
         ("epochs", None if planned.epochs is None else f"{planned.epochs:g}"),
         ("peak learning rate", None if rate is None else f"{rate:.2e} at step {planned.peak_step:,}"),
         ("parameters", f"{planned.parameters / 1e6:,.2f} M"),
+        *(
+            (f"{'start from' if i == 0 else 'or from'}", _arrival(a))
+            for i, a in enumerate(planned.pretrained)
+        ),
     ]
+
+
+def _arrival(arrival: Arrival) -> str:
+    if arrival.encoder_share is None or arrival.share is None:
+        return f"{arrival.name}: what fits is known when its archive is read"
+    kind = "streaming" if arrival.streams else "offline"
+    return (
+        f"{arrival.name} ({arrival.language}, {kind}): {arrival.encoder_share:.1%} of the encoder, "
+        f"{arrival.share:.1%} of the model"
+    )

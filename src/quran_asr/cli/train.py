@@ -8,23 +8,23 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from quran_asr.cli.clips import describe_data, foresee, select_clips
 from quran_asr.cli.extras import need
 from quran_asr.cli.printing import print_finding, print_findings, print_json, progress_bar
-from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.cli.resume import Resumption
-    from quran_asr.corpus.select import Selection
     from quran_asr.records import Segment
     from quran_asr.runs.folder import RunFolder
     from quran_asr.runs.schema import Recipe
-    from quran_asr.train.loop import Trained
+    from quran_asr.train.loop import Start, Trained
 
 
 @click.command(
@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     metavar="[RUN]",
     help="Like --resume, from the checkpoint with the lowest val_wer.",
 )
+@click.option(
+    "--allow-partial",
+    is_flag=True,
+    help="Start even if less than 90 % of the encoder comes from the pretrained model.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON.")
 def train(
     words: tuple[str, ...],
@@ -52,6 +57,7 @@ def train(
     validation: tuple[str, ...],
     resume: Path | None,
     resume_best: str | None,
+    allow_partial: bool,
     as_json: bool,
 ) -> int:
     """Train a recognizer. RECIPE is a name of `quran-asr recipe list` or a file; default: transfer.
@@ -71,10 +77,18 @@ def train(
     with silent_follower():
         resumed = what_goes_on(name, overrides, resume, resume_best)
         if resumed is not None:
-            recipe = resumed.recipe
-        else:
-            recipe = start_from_checkpoint(load(name or "transfer", overrides))
-        return run_training(recipe, resumed, as_json)
+            return run_training(resumed.recipe, resumed, Wish(allow_partial, keep_tokens=False), as_json)
+        recipe = load(name or "transfer", overrides)
+        keep_tokens = recipe.exp_manager.resume_from_checkpoint is not None
+        return run_training(start_from_checkpoint(recipe), None, Wish(allow_partial, keep_tokens), as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a pretrained start is to be taken."""
+
+    allow_partial: bool
+    keep_tokens: bool
 
 
 def what_goes_on(
@@ -127,11 +141,15 @@ def start_from_checkpoint(recipe: Recipe) -> Recipe:
     return replace(recipe, exp_manager=exp_manager, init_from_pretrained_model=given)
 
 
-def run_training(recipe: Recipe, resumed: Resumption | None, as_json: bool) -> int:
+def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json: bool) -> int:
     """Look at the data, gather the processes, make or open the run folder, and train."""
-    refuse_what_is_not_built(recipe)
+    from quran_asr.runs.plan_start import TOO_LITTLE
+
     chosen = select_clips(recipe)
-    if resumed is None and print_findings(foresee(recipe, *chosen)):
+    foreseen = foresee(recipe, *chosen)
+    if wish.allow_partial:
+        foreseen = [finding for finding in foreseen if finding.code != TOO_LITTLE]
+    if resumed is None and print_findings(foreseen):
         return 1
     click.echo(describe_data(*chosen), err=True)
 
@@ -144,6 +162,8 @@ def run_training(recipe: Recipe, resumed: Resumption | None, as_json: bool) -> i
     trainer = recipe.trainer
     with joined(trainer.devices, trainer.num_nodes, trainer.accelerator) as ranks:
         first = ranks.rank == 0
+        fresh = resumed is None or resumed.checkpoint is None
+        start = open_start(recipe, wish) if first and fresh else None
         if resumed is None:
             if first:
                 print_findings(device_findings(recipe, max(1, ranks.size // trainer.num_nodes)))
@@ -154,10 +174,9 @@ def run_training(recipe: Recipe, resumed: Resumption | None, as_json: bool) -> i
                 recipe = go_on_from(resumed, ranks.size)
         run, recipe = ranks.from_first((run, recipe))
         click.echo(f"run folder {run.path}", err=True)
-        fresh = resumed is None or resumed.checkpoint is None
         try:
             if fresh and first:
-                pass_gate(recipe, run, chosen[0].kept)
+                pass_gate(recipe, run, chosen[0].kept, start)
             with training_progress() as watcher:
                 ended = train_recipe(
                     recipe,
@@ -168,12 +187,35 @@ def run_training(recipe: Recipe, resumed: Resumption | None, as_json: bool) -> i
                     on_finding=print_finding,
                     resume=None if resumed is None else resumed.checkpoint,
                     ranks=ranks,
+                    start=start,
                 )
         except QuranAsrError:
             if resumed is None and first and not run.metrics.exists():  # it never began: keep no folder
                 shutil.rmtree(run.path)
             raise
     return report_end(ended, as_json)
+
+
+def open_start(recipe: Recipe, wish: Wish) -> Start | None:
+    """The model that the recipe starts from: found or downloaded, and its archive looked through.
+
+    Raises:
+        QuranAsrError: it cannot be had, or its archive is not what it should be.
+    """
+    name = recipe.init_from_pretrained_model
+    if name is None:
+        return None
+    from quran_asr.train.archives import read_archive
+    from quran_asr.train.loop import Start
+    from quran_asr.train.pretrained import find_pretrained
+
+    with progress_bar(f"downloading {name}", "bytes") as show:
+        found = find_pretrained(name, show)
+    click.echo(f"start from {found.path} ({found.source})", err=True)
+    archive = read_archive(found.path)
+    return Start(
+        found, archive, wish.allow_partial, wish.keep_tokens, lambda text: click.echo(text, err=True)
+    )
 
 
 def begin(recipe: Recipe) -> RunFolder:
@@ -226,92 +268,9 @@ def tokenizer(words: tuple[str, ...], folder: Path) -> int:
     return 0
 
 
-def refuse_what_is_not_built(recipe: Recipe) -> None:
-    """Say at once what this version cannot do, before anything is read or written."""
-    if recipe.init_from_pretrained_model is not None:
-        raise QuranAsrError(
-            f"this version cannot start from `{recipe.init_from_pretrained_model}` yet",
-            where="init_from_pretrained_model",
-            remedy="train from random weights: init_from_pretrained_model=null, or the recipes `scratch`, "
-            "`small`, `laptop`",
-        )
-
-
-def foresee(recipe: Recipe, training: Selection, validation: Selection) -> list[Finding]:
-    """What `plan` says of this training, leakage, and a full disk."""
-    from quran_asr.runs.folder import lacking_space
-    from quran_asr.runs.plan import Workload, plan
-
-    durations = tuple(segment.duration for segment in training.kept)
-    planned = plan(
-        recipe, Workload(len(durations), training.hours, durations), devices=recipe.trainer.devices
-    )
-    keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
-    full = lacking_space(recipe.exp_manager.exp_dir, planned.parameters, keep)
-    return [*planned.findings, *_shared_clips(training, validation), *([full] if full else [])]
-
-
-def _shared_clips(training: Selection, validation: Selection) -> list[Finding]:
-    trained = {(segment.audio, segment.offset) for segment in training.kept}
-    shared = [segment for segment in validation.kept if (segment.audio, segment.offset) in trained]
-    if not shared:
-        return []
-    return [
-        Finding(
-            "warning",
-            "validation-in-training",
-            shared[0].audio,
-            f"{len(shared)} of {len(validation.kept)} validation clips are trained on too: "
-            "their WER says nothing",
-            "hold some out with `quran-asr corpus split`",
-        )
-    ]
-
-
-def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
-    """The clips of both manifests that the recipe takes; what it leaves out is said on stderr.
-
-    Raises:
-        QuranAsrError: a manifest is missing, unreadable, or nothing in it is left.
-    """
-    from quran_asr.corpus.manifest import read_manifest
-    from quran_asr.corpus.select import describe, select
-
-    selections = []
-    shortest = recipe.model.train_ds.min_duration
-    for what, key, ds in (
-        ("training", "train_ds", recipe.model.train_ds),
-        ("validation", "validation_ds", recipe.model.validation_ds),
-    ):
-        if not ds.manifests:
-            option = "--train" if what == "training" else "--validation"
-            raise QuranAsrError(
-                f"no {what} manifest",
-                where=f"model.{key}.manifest_filepath",
-                remedy=f"give one with {option} FILE (`quran-asr corpus scan` makes one from recordings)",
-            )
-        segments = []
-        for manifest in ds.manifests:
-            segments += read_manifest(manifest, recipe.quran.spelling)
-        selection = select(segments, shortest=shortest, longest=ds.max_duration)
-        limit = ds.max_duration if ds.max_duration is not None else 0.0
-        print_findings(describe(selection, what=what, key=f"model.{key}.max_duration", longest=limit))
-        if not selection.kept:
-            raise QuranAsrError(f"no {what} clip is left", where=str(ds.manifests[0]))
-        selections.append(selection)
-    return selections[0], selections[1]
-
-
-def describe_data(training: Selection, validation: Selection) -> str:
-    """One line on what is trained on."""
-    reciters = len({segment.reciter for segment in training.kept})
-    return (
-        f"training on {len(training.kept):,} clips ({training.hours:.2f} h, {reciters} reciters), "
-        f"validation on {len(validation.kept):,} ({validation.hours:.2f} h)"
-    )
-
-
-def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> None:
+def pass_gate(
+    recipe: Recipe, run: RunFolder, segments: Sequence[Segment], start: Start | None = None
+) -> None:
     """Stop before a training that cannot learn: a few clips must be learned by heart first.
 
     Raises:
@@ -326,7 +285,7 @@ def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> No
     candidates = [segment for segment in segments if segment.verses] or segments
     clips = sorted(candidates, key=lambda segment: segment.duration)[:4]
     with progress_bar("overfit gate", "steps") as show:
-        gate = overfit_gate(recipe, prepare_tokenizer(recipe, run), clips, steps, show)
+        gate = overfit_gate(recipe, prepare_tokenizer(recipe, run, start), clips, steps, show)
     if not gate.passed:
         raise QuranAsrError(
             f"{len(clips)} clips were not learned by heart in {gate.steps} steps (WER transducer "

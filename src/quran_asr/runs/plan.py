@@ -14,17 +14,14 @@ from typing import Any
 
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.runs.parameters import count_parameters
+from quran_asr.runs.plan_start import BIG, Arrival, arrivals, start_findings
 from quran_asr.runs.schedule import peak
 from quran_asr.runs.schema import Recipe, TrainData
 
-BIG = 50_000_000
-"""Parameters from which advice for GPUs with hours of audio holds; smaller recipes are made for less."""
 HIGHEST_RATE = 2e-3
 """Peak learning rate above which this encoder under AdamW has been seen to diverge (2.21e-3)."""
 LEAST_BATCH = 64
 """Clips behind an optimizer step under which the gradient of a big model is noisy."""
-EPOCHS_FROM_RANDOM = 200
-EPOCHS_FROM_PRETRAINED = 50
 LONGEST_WARMUP = 0.25
 """Share of all optimizer steps."""
 
@@ -61,6 +58,8 @@ class Plan:
     peak_learning_rate: float | None
     peak_step: int | None
     parameters: int
+    pretrained: tuple[Arrival, ...]
+    """What the recipe's start brings, then what other published models would; empty without a start."""
     findings: tuple[Finding, ...]
 
 
@@ -115,7 +114,7 @@ def plan(recipe: Recipe, work: Workload | None = None, devices: int | None = Non
     parameters = count_parameters(recipe.model, recipe.quran.vocabulary_size)
     effective = _effective_batch(recipe, work, batches, devices)
     findings = [
-        *_start_findings(recipe, parameters),
+        *start_findings(recipe, parameters),
         *_rate_findings(recipe, peak_rate, steps, parameters),
         *_batch_findings(recipe, effective, parameters),
         *device_findings(recipe, devices),
@@ -134,6 +133,7 @@ def plan(recipe: Recipe, work: Workload | None = None, devices: int | None = Non
         peak_learning_rate=peak_rate,
         peak_step=peak_step,
         parameters=parameters,
+        pretrained=arrivals(recipe),
         findings=tuple(findings),
     )
 
@@ -206,46 +206,6 @@ def _effective_batch(recipe: Recipe, work: Workload | None, batches: int | None,
 
 
 # What is amiss
-
-
-def _start_findings(recipe: Recipe, parameters: int) -> list[Finding]:
-    epochs = recipe.trainer.max_epochs
-    if recipe.init_from_pretrained_model is not None:
-        if recipe.trainer.max_steps == -1 and 0 < epochs < EPOCHS_FROM_PRETRAINED:
-            return [
-                Finding(
-                    "note",
-                    "few-epochs",
-                    "trainer.max_epochs",
-                    f"{epochs} epochs are few: a pretrained start takes {EPOCHS_FROM_PRETRAINED} to 100",
-                    f"trainer.max_epochs={EPOCHS_FROM_PRETRAINED * 2}",
-                )
-            ]
-        return []
-    if parameters < BIG:
-        return []
-    enough = epochs >= EPOCHS_FROM_RANDOM or epochs == -1
-    found = [
-        Finding(
-            "note" if enough else "warning",
-            "random-start",
-            "init_from_pretrained_model",
-            f"training starts from random weights: WER stays near 1.0 for the first epochs, and "
-            f"{EPOCHS_FROM_RANDOM} epochs are needed where a pretrained start needs 50 to 100",
-            "use the recipe `transfer`; from random weights on purpose, the recipe `scratch`",
-        )
-    ]
-    if not enough:
-        found.append(
-            Finding(
-                "warning",
-                "few-epochs",
-                "trainer.max_epochs",
-                f"{epochs} epochs are too few from random weights",
-                f"trainer.max_epochs={EPOCHS_FROM_RANDOM}, as in the recipe `scratch`",
-            )
-        )
-    return found
 
 
 def _rate_findings(

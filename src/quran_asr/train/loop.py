@@ -23,15 +23,18 @@ from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.schema import Recipe
+from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
 from quran_asr.train.epoch import Stage, stage_batches
 from quran_asr.train.initialization import initialize
 from quran_asr.train.metrics import Metrics, Watcher
-from quran_asr.train.model import build_model, choose_threads
+from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, choose_threads
 from quran_asr.train.module import TrainingModule
+from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
 from quran_asr.train.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from quran_asr.train.transfer import as_table, transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,20 @@ class Trained:
     """Lowest validation WER of the transducer; None before the first validation."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The trained model that a run starts from."""
+
+    pretrained: Pretrained
+    archive: Archive
+    allow_partial: bool
+    """Start even where little of the encoder arrives."""
+    keep_tokens: bool
+    """Take over its tokenizer: the start goes on with the same task."""
+    say: Callable[[str], None]
+    """Called with the table of what arrived."""
+
+
 def train(
     recipe: Recipe,
     run: RunFolder,
@@ -56,6 +73,7 @@ def train(
     on_finding: Callable[[Finding], None],
     resume: Path | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    start: Start | None = None,
 ) -> Trained:
     """Train what the recipe says on these segments; the run folder exists and is filled.
 
@@ -64,26 +82,32 @@ def train(
         watcher: called after every optimizer step and validation.
         on_finding: called with what a person should know while it happens.
         ranks: this process among those of the training; all of them call this.
+        start: the trained model that a new run starts from; None starts from random weights.
 
     Raises:
-        QuranAsrError: nothing to train on, a text that the tokenizer lacks, or a run that only yields NaN.
+        QuranAsrError: nothing to train on, a text that the tokenizer lacks, a start of which too little
+            arrives, or a run that only yields NaN.
     """
     began = time.perf_counter()
     first = ranks.rank == 0
     lightning.seed_everything(recipe.quran.seed, verbose=False)
     if first:
         run.sweep()
-        prepare_tokenizer(recipe, run)
+        prepare_tokenizer(recipe, run, start)
     ranks.from_first(None)
     tokenizer = Tokenizer(run.tokenizer)
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
     choose_threads(model)
+    # NeMo's encoder would ask all processes for their longest clip in every pass, also where one has none
+    model.encoder.sync_max_audio_length = False
     if resume is None and first:
         run.write_json("environment.json", environment(ranks))
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
         run.write_json("training_data.json", TrainingData.from_segments(training, manifests).to_json())
-        if recipe.quran.initialization == "data":
+        if start is not None:
+            start_from(start, model, recipe, run)
+        elif recipe.quran.initialization == "data":
             initialize(model, training_set)
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
@@ -120,9 +144,41 @@ def total_steps(recipe: Recipe, durations: Sequence[float], ranks: int) -> int |
     return min(limits, default=None)
 
 
-def prepare_tokenizer(recipe: Recipe, run: RunFolder) -> Tokenizer:
-    """The run's own tokenizer: there already, copied from the recipe's folder, or trained on the Quran."""
+def start_from(start: Start, model: EncDecHybridRNNTCTCBPEModel, recipe: Recipe, run: RunFolder) -> None:
+    """Bring a trained model's weights into ours, and leave in `transfer.json` what became of each tensor."""
+    planned = transfer(
+        model,
+        recipe,
+        start.archive.config,
+        read_weights(start.archive),
+        start.archive.pieces,
+        start.pretrained.name,
+        allow_partial=start.allow_partial,
+    )
+    source = {"path": str(start.pretrained.path), "sha256": start.pretrained.sha256}
+    run.write_json("transfer.json", planned.to_json() | {"from": start.pretrained.source, **source})
+    start.say(as_table(planned))
+
+
+def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None) -> Tokenizer:
+    """The run's own tokenizer: there already, of the start, of the recipe's folder, or trained on the Quran.
+
+    Raises:
+        QuranAsrError: the start's tokens are to be kept, and the recipe wants another number of them.
+    """
     if (run.tokenizer / "tokenizer.model").is_file():
+        return Tokenizer(run.tokenizer)
+    if start is not None and start.keep_tokens and recipe.model.tokenizer.dir is None:
+        tokens = len(start.archive.pieces or ())
+        if tokens != recipe.quran.vocabulary_size:
+            raise QuranAsrError(
+                f"{start.pretrained.name} has {tokens} tokens, and the recipe wants "
+                f"{recipe.quran.vocabulary_size}",
+                where="quran.vocabulary_size",
+                remedy=f"quran.vocabulary_size={tokens}; or start with other tokens: "
+                f"init_from_pretrained_model={start.pretrained.path}",
+            )
+        extract_tokenizer(start.archive, run.tokenizer)
         return Tokenizer(run.tokenizer)
     if recipe.model.tokenizer.dir is not None:
         return copy_tokenizer(Path(recipe.model.tokenizer.dir), run.tokenizer)

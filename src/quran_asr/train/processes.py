@@ -33,6 +33,9 @@ from quran_asr.findings import QuranAsrError
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: the first may download and check while the others stand by."""
 
+_groups: list[distributed.ProcessGroup] = []
+"""A group of our own, so that what we exchange never meets what DDP exchanges."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -47,7 +50,7 @@ class Ranks:
         if self.size == 1:
             return list(numbers)
         summed = torch.tensor(numbers, dtype=torch.float64)
-        distributed.all_reduce(summed)
+        distributed.all_reduce(summed, group=_control())
         return [float(number) for number in summed]
 
     def any(self, flag: bool) -> bool:
@@ -59,7 +62,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        distributed.all_gather_object(values, value)
+        distributed.all_gather_object(values, value, group=_control())
         return values
 
     def from_first(self, value: Any) -> Any:
@@ -67,7 +70,7 @@ class Ranks:
         if self.size == 1:
             return value
         held = [value]
-        distributed.broadcast_object_list(held, src=0)
+        distributed.broadcast_object_list(held, src=0, group=_control())
         return held[0]
 
     def average(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -118,7 +121,7 @@ def joined(devices: int, nodes: int, accelerator: str) -> Iterator[Ranks]:
             raise QuranAsrError(
                 f"{nodes} machines need a launcher that starts a process on each",
                 where="trainer.num_nodes",
-                remedy="start it with torchrun or srun (docs/cluster.md has both), or set it to 1",
+                remedy="start it with torchrun or srun (docs/training.md has both), or set it to 1",
             )
         if local == 1:
             yield Ranks()
@@ -147,12 +150,18 @@ def _join() -> Ranks:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+    _groups.append(distributed.new_group(backend="gloo", timeout=PATIENCE))
     return Ranks(rank, size)
 
 
 def _leave() -> None:
     """Not reached after an error: a process that waits for one that died would wait for hours."""
+    _groups.clear()
     distributed.destroy_process_group()
+
+
+def _control() -> distributed.ProcessGroup:
+    return _groups[-1]
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +20,7 @@ from quran_asr.records import SAMPLE_RATE, Hypothesis, Segment, Transcript
 from quran_asr.runs.folder import open_run
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.text.spelling import SPELLINGS, alphabet, edition_of
+from quran_asr.train.archives import restore
 from quran_asr.train.checkpoints import read_checkpoint
 from quran_asr.train.model import (
     EncDecHybridRNNTCTCBPEModel,
@@ -185,7 +184,7 @@ def load_recognizer(model: Path, decoder: str = "transducer", look_ahead_ms: int
         model = best
     if not model.is_file():
         raise QuranAsrError("no such model", where=str(model), remedy="give a .nemo, a .ckpt or a run folder")
-    loaded = _restore_nemo(model) if model.suffix == ".nemo" else _restore_checkpoint(model)
+    loaded = restore(model) if model.suffix == ".nemo" else _restore_checkpoint(model)
     recognizer = Recognizer(loaded, str(model), decoder, look_ahead_ms)
     training_data = model.parent.parent / "training_data.json"
     recognizer.training_data = training_data if training_data.is_file() else None
@@ -219,20 +218,6 @@ def cut_at_pauses(samples: Samples) -> list[tuple[float, Samples]]:
         cuts.append(cuts[-1] + 200 + int(window.argmin()))
     bounds = [cut * hop for cut in cuts] + [len(samples)]
     return [(a / SAMPLE_RATE, samples[a:b]) for a, b in pairwise(bounds)]
-
-
-def _restore_nemo(path: Path) -> EncDecHybridRNNTCTCBPEModel:
-    if not tarfile.is_tarfile(path):
-        raise QuranAsrError("not a NeMo archive (it is no tar file)", where=str(path))
-    try:
-        with warnings.catch_warnings():  # as in `build_model`
-            warnings.simplefilter("ignore")
-            return EncDecHybridRNNTCTCBPEModel.restore_from(str(path), map_location="cpu")
-    except Exception as error:  # NeMo raises whatever its parts raise
-        raise QuranAsrError(
-            f"not a hybrid transducer + CTC model that NeMo restores ({str(error).splitlines()[0][:120]})",
-            where=str(path),
-        ) from error
 
 
 def _restore_checkpoint(path: Path) -> EncDecHybridRNNTCTCBPEModel:

@@ -1,0 +1,86 @@
+"""What `train` finds in its manifests, and what it can tell before it begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quran_asr.cli.printing import print_findings
+from quran_asr.findings import Finding, QuranAsrError
+
+if TYPE_CHECKING:
+    from quran_asr.corpus.select import Selection
+    from quran_asr.runs.schema import Recipe
+
+
+def foresee(recipe: Recipe, training: Selection, validation: Selection) -> list[Finding]:
+    """What `plan` says of this training, leakage, and a full disk."""
+    from quran_asr.runs.folder import lacking_space
+    from quran_asr.runs.plan import Workload, plan
+
+    durations = tuple(segment.duration for segment in training.kept)
+    planned = plan(
+        recipe, Workload(len(durations), training.hours, durations), devices=recipe.trainer.devices
+    )
+    keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
+    full = lacking_space(recipe.exp_manager.exp_dir, planned.parameters, keep)
+    return [*planned.findings, *_shared_clips(training, validation), *([full] if full else [])]
+
+
+def _shared_clips(training: Selection, validation: Selection) -> list[Finding]:
+    trained = {(segment.audio, segment.offset) for segment in training.kept}
+    shared = [segment for segment in validation.kept if (segment.audio, segment.offset) in trained]
+    if not shared:
+        return []
+    return [
+        Finding(
+            "warning",
+            "validation-in-training",
+            shared[0].audio,
+            f"{len(shared)} of {len(validation.kept)} validation clips are trained on too: "
+            "their WER says nothing",
+            "hold some out with `quran-asr corpus split`",
+        )
+    ]
+
+
+def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
+    """The clips of both manifests that the recipe takes; what it leaves out is said on stderr.
+
+    Raises:
+        QuranAsrError: a manifest is missing, unreadable, or nothing in it is left.
+    """
+    from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.corpus.select import describe, select
+
+    selections = []
+    shortest = recipe.model.train_ds.min_duration
+    for what, key, ds in (
+        ("training", "train_ds", recipe.model.train_ds),
+        ("validation", "validation_ds", recipe.model.validation_ds),
+    ):
+        if not ds.manifests:
+            option = "--train" if what == "training" else "--validation"
+            raise QuranAsrError(
+                f"no {what} manifest",
+                where=f"model.{key}.manifest_filepath",
+                remedy=f"give one with {option} FILE (`quran-asr corpus scan` makes one from recordings)",
+            )
+        segments = []
+        for manifest in ds.manifests:
+            segments += read_manifest(manifest, recipe.quran.spelling)
+        selection = select(segments, shortest=shortest, longest=ds.max_duration)
+        limit = ds.max_duration if ds.max_duration is not None else 0.0
+        print_findings(describe(selection, what=what, key=f"model.{key}.max_duration", longest=limit))
+        if not selection.kept:
+            raise QuranAsrError(f"no {what} clip is left", where=str(ds.manifests[0]))
+        selections.append(selection)
+    return selections[0], selections[1]
+
+
+def describe_data(training: Selection, validation: Selection) -> str:
+    """One line on what is trained on."""
+    reciters = len({segment.reciter for segment in training.kept})
+    return (
+        f"training on {len(training.kept):,} clips ({training.hours:.2f} h, {reciters} reciters), "
+        f"validation on {len(validation.kept):,} ({validation.hours:.2f} h)"
+    )
