@@ -23,11 +23,9 @@ import click
 
 from quran_asr.cli.main import cli
 from quran_asr.cli.main import main as program
-from quran_asr.cli.train import refuse_what_is_not_built
-from quran_asr.findings import QuranAsrError
 from quran_asr.runs import schema
 from quran_asr.runs.parameters import count_parameters
-from quran_asr.runs.recipe import SHIPPED, RecipeError, as_plain, as_scalar, find, load_recipe, resolve
+from quran_asr.runs.recipe import SHIPPED, as_plain, as_scalar, find, load_recipe, resolve
 from quran_asr.runs.schema import Range, Recipe
 from quran_asr.runs.starter import summary
 from quran_asr.runs.typed import alternatives, hints, record_of
@@ -52,7 +50,8 @@ EXIT_CODES = {
 VARIABLES = {
     "QURAN_ASR_DATA": "A folder of real recordings with `recitations/`, `surahs/` and `eval/`. Without it "
     "the tests that need recordings are skipped.",
-    "QURAN_ASR_CACHE": "The folder for downloads.",
+    "QURAN_ASR_CACHE": "The folder for downloads and what is known of them; without it the platform's cache folder. Hugging Face's "
+    "own variables (`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`) are followed too.",
 }
 """What each variable is for. It is listed only where some code reads it."""
 
@@ -210,8 +209,7 @@ def _recipes() -> Iterator[str]:
     for name in SHIPPED:
         loaded = load_recipe(name)
         size = count_parameters(loaded.model, loaded.quran.vocabulary_size)
-        note = " This version cannot train it yet." if _is_refused(loaded) else ""
-        rows.append((f"`{name}`", f"{size / 1e6:.1f} M", summary(name) + note))
+        rows.append((f"`{name}`", f"{size / 1e6:.1f} M", summary(name)))
     yield _table(("recipe", "parameters", "what it is"), rows)
 
 
@@ -254,32 +252,7 @@ def _meaning(record: type, name: str, key: str, kind: Any) -> str:
     meaning = _texts().get((record.__name__, name)) or comment[:1].upper() + comment[1:]
     if meaning and not meaning.endswith("."):
         meaning += "."
-    if _takes_one_value(key, kind):
-        meaning += f" This version takes only `{as_scalar(_base()[key])}`."
     return meaning.strip()
-
-
-def _takes_one_value(key: str, kind: Any) -> bool:
-    """Whether `train` refuses every value but that of `base`, because the rest is not built yet."""
-    if set(alternatives(kind)) == {str, NoneType}:
-        other = "x"
-    elif kind == schema.PositiveInt and key in _base():
-        other = str(_base()[key] + 1)
-    else:
-        return False
-    try:
-        recipe = load_recipe("base", [f"{key}={other}"])
-    except RecipeError:  # a number that does not fit the others
-        return False
-    return _is_refused(recipe)
-
-
-def _is_refused(recipe: Recipe) -> bool:
-    try:
-        refuse_what_is_not_built(recipe)
-    except QuranAsrError:
-        return True
-    return False
 
 
 def describe(kind: Any) -> str:

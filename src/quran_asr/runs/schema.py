@@ -275,8 +275,9 @@ class Trainer:
     """`trainer`: Lightning's keys."""
 
     devices: PositiveInt
-    """GPUs that the recipe was made for; training uses what is there."""
+    """GPUs of each machine that the recipe was made for; training uses what is there."""
     num_nodes: PositiveInt
+    """Machines; more than one is started by torchrun or SLURM."""
     accelerator: Literal["auto", "cpu", "gpu"]
     max_epochs: Limit
     max_steps: Limit
@@ -308,6 +309,7 @@ class ExpManager:
     exp_dir: str
     """Run folders are `<exp_dir>/<name>/<date_time>/`."""
     resume_from_checkpoint: str | None
+    """A run's `.ckpt` goes on with that run; a `.nemo` starts a new one from its weights and tokens."""
     create_tensorboard_logger: bool
     checkpoint_callback_params: CheckpointCallback
 
@@ -369,7 +371,7 @@ class Recipe:
 
     name: str
     init_from_pretrained_model: str | None
-    """Name of a published model or path of a `.nemo`; null starts from random weights."""
+    """A published model, a Hugging Face id, a `.nemo` or a run; null starts from random weights."""
     model: Model
     trainer: Trainer
     exp_manager: ExpManager

@@ -151,8 +151,9 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     except _TORN as error:
         if isinstance(error, QuranAsrError):
             raise
+        said = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")[:80]
         raise QuranAsrError(
-            f"not a whole .nemo archive ({error})", where=str(path), remedy="fetch or copy it again"
+            f"not a whole .nemo archive ({said})", where=str(path), remedy="fetch or copy it again"
         ) from None
 
 

@@ -66,6 +66,8 @@ def model_config(recipe: Recipe, tokenizer_folder: Path) -> dict[str, Any]:
             "pred_hidden": model.decoder.prednet.pred_hidden,
             "joint_hidden": model.joint.jointnet.joint_hidden,
         },
+        # Stock NeMo's `transcribe` looks into it; without a manifest nothing is opened.
+        "validation_ds": {"manifest_filepath": None, "shuffle": False, "use_start_end_token": False},
         "tokenizer": {"dir": str(tokenizer_folder), "type": model.tokenizer.type},
         "preprocessor": {
             "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",

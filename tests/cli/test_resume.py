@@ -1,0 +1,189 @@
+"""What people type to go on with a run, each as typed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quran_asr.corpus.speak import speak_corpus
+from quran_asr.records import VerseRef
+from quran_asr.runs.folder import RunFolder, open_run
+from quran_asr.runs.recipe import load_recipe
+
+pytestmark = pytest.mark.slow
+
+TINY = (
+    "model.encoder.n_layers=1",
+    "model.encoder.d_model=32",
+    "model.encoder.n_heads=2",
+    "model.encoder.subsampling_conv_channels=8",
+    "model.decoder.prednet.pred_hidden=16",
+    "model.joint.jointnet.joint_hidden=16",
+    "model.decoding.greedy.max_symbols=3",
+    "quran.vocabulary_size=48",
+    "quran.curriculum=null",
+    "quran.overfit_gate_steps=0",
+    "trainer.log_every_n_steps=1",
+    "trainer.max_steps=6",
+    "trainer.val_check_interval=2",
+    "name=FastConformer-Hybrid-Transducer-CTC-BPE-Streaming",
+)
+
+ONE_LINER = (
+    "import glob, re; from pathlib import Path; "
+    "print(min(glob.glob('nemo_experiments/FastConformer-Hybrid-Transducer-CTC-BPE-Streaming/*/"
+    "checkpoints/*.nemo'), "
+    "key=lambda p: float(re.search(r'val_wer=([\\d.]+)', Path(p).stem).group(1))))"
+)
+"""The guide's, over the runs of a folder."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which somebody trained: a manifest, and a run of six steps under `nemo_experiments`."""
+    place = tmp_path_factory.mktemp("place")
+    speak_corpus([VerseRef(112, ayah) for ayah in range(1, 5)], ["ar", "ar+m1"], place / "spoken", seed=0)
+    done = train(place, "quickstart", *MANIFESTS, *TINY)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+MANIFESTS = ("--train", "spoken/manifest.jsonl", "--validation", "spoken/manifest.jsonl")
+
+
+def train(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "quran_asr", "train", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=place,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def the_run(place: Path) -> RunFolder:
+    return open_run(min((place / "nemo_experiments").glob("*/*/recipe.yaml")).parent)
+
+
+def steps(run: RunFolder) -> list[int]:
+    return [row["step"] for row in run.read_metrics() if row["split"] == "train"]
+
+
+def one_liner(place: Path) -> str:
+    found = subprocess.run(
+        [sys.executable, "-c", ONE_LINER], capture_output=True, text=True, check=True, cwd=place
+    )
+    return found.stdout.strip()
+
+
+def test_the_one_liner_finds_the_best_model_and_a_new_run_starts_from_it(place: Path) -> None:
+    best = one_liner(place)
+    assert best.endswith(".nemo")
+    words = ["quickstart", *MANIFESTS, *TINY, "exp_manager.exp_dir=from-nemo", "trainer.max_steps=1"]
+    done = train(place, *words, f"exp_manager.resume_from_checkpoint={best}", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "a new run starts from the weights" in done.stderr
+    assert "new optimizer" in done.stderr
+    assert "100.0% of the encoder and 100.0% of the model arrived" in done.stderr
+    run = open_run(place / json.loads(done.stdout)["run"])
+    told = run.read_json("transfer.json")
+    assert told["share"] == 1.0
+    assert re.fullmatch("[0-9a-f]{64}", told["sha256"])
+    assert {tensor["outcome"] for tensor in told["tensors"]} == {"copied"}
+    assert steps(run) == [1]
+
+
+def test_a_ckpt_is_resumed_and_overrides_beside_it_win_and_are_listed(place: Path) -> None:
+    run = the_run(place)
+    before = max(steps(run))
+    last = run.checkpoints / "last.ckpt"
+    done = train(
+        place,
+        f"exp_manager.resume_from_checkpoint={last}",
+        f"trainer.max_steps={before + 2}",
+        "model.optim.lr=5.0e-4",
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"override trainer.max_steps: {before} -> {before + 2}" in done.stderr
+    assert "override model.optim.lr: 0.001 -> 0.0005" in done.stderr
+    assert "going on after step" in done.stderr
+    assert steps(run) == list(range(1, before + 3))
+    assert load_recipe(run.recipe).model.optim.lr == 5e-4
+    assert load_recipe(run.path / f"recipe-to-step-{before}.yaml").model.optim.lr == 1e-3
+
+
+@pytest.mark.parametrize("typed", [("--resume-best", "RUN"), ("--resume", "RUN", "--resume-best")])
+def test_resume_best_starts_at_the_lowest_rate(place: Path, typed: tuple[str, ...]) -> None:
+    run = the_run(place)
+    best = run.best_checkpoint()
+    assert best is not None
+    done = train(place, *(str(run.path) if word == "RUN" else word for word in typed))
+    assert done.returncode == 0, done.stderr
+    assert f"from {best}" in done.stderr
+    assert steps(run) == list(range(1, max(steps(run)) + 1))
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("model.encoder.d_model=64", "other weights are needed"),
+        ("quran.vocabulary_size=64", "other weights are needed"),
+        ("model.train_ds.manifest_filepath=other.jsonl", "begin a new run for other data"),
+        ("init_from_pretrained_model=stt_en_fastconformer_transducer_large", "begin a new run"),
+    ],
+)
+def test_what_a_run_was_begun_with_stays(place: Path, override: str, why: str) -> None:
+    before = the_run(place).recipe.read_bytes()
+    done = train(place, "--resume", str(the_run(place).path), override)
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert the_run(place).recipe.read_bytes() == before
+
+
+def test_a_run_without_a_checkpoint_begins_again_in_its_folder(place: Path, tmp_path: Path) -> None:
+    words = [
+        "quickstart",
+        *MANIFESTS,
+        *TINY,
+        f"exp_manager.exp_dir={tmp_path}",
+        "trainer.max_steps=2",
+        "--json",
+    ]
+    done = train(place, *words)
+    run = open_run(json.loads(done.stdout)["run"])
+    for path in run.checkpoints.iterdir():
+        path.unlink()
+    done = train(place, "--resume", str(run.path))
+    assert done.returncode == 0, done.stderr
+    assert "it begins again, in the same folder" in done.stderr
+    assert steps(run) == [1, 2]
+
+
+def test_a_checkpoint_of_nothing_is_refused(place: Path) -> None:
+    done = train(place, "exp_manager.resume_from_checkpoint=missing.ckpt")
+    assert done.returncode == 2
+    assert "no such checkpoint" in done.stderr
+    done = train(place, *MANIFESTS, "exp_manager.resume_from_checkpoint=weights.pt")
+    assert done.returncode == 2
+    assert "neither a .nemo nor a .ckpt" in done.stderr
+
+
+def test_a_pretrained_start_that_does_not_fit_is_refused_and_leaves_nothing(place: Path) -> None:
+    best = one_liner(place)
+    words = ["quickstart", *MANIFESTS, *TINY, "model.encoder.d_model=48", "exp_manager.exp_dir=refused"]
+    done = train(place, *words, f"init_from_pretrained_model={best}")
+    assert done.returncode == 2
+    assert "of the encoder's parameters would arrive" in done.stderr
+    assert not list((place / "refused").glob("*/*"))
+    done = train(
+        place, *words, f"init_from_pretrained_model={best}", "--allow-partial", "trainer.max_steps=1"
+    )
+    assert done.returncode == 0, done.stderr
