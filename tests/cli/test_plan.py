@@ -20,7 +20,11 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 def test_the_guides_case(capsys: pytest.CaptureFixture[str]) -> None:
     case = ("transfer", "--clips", "67399", "--hours", "56", "--devices", "2")
     code, out, err = run(capsys, *case)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith("note [offline-into-streaming]")
+    assert (
+        "stt_en_fastconformer_hybrid_large_streaming_multi (English, streaming): 100.0% of the encoder" in out
+    )
     for said in ("1,054", "527", "52,700", "1.21e-03", "114.75 M", "128 clips"):
         assert said in out
     code, out, _ = run(capsys, *case, "--json")
@@ -33,10 +37,12 @@ def test_the_guides_case(capsys: pytest.CaptureFixture[str]) -> None:
         "optimizer_steps_per_epoch": 527,
         "optimizer_steps": 52_700,
         "parameters": 114_752_514,
-        "findings": [],
     }
     assert {key: planned[key] for key in expected} == expected
     assert planned["peak_learning_rate"] == pytest.approx(1.21e-3, rel=5e-3)
+    assert [finding["code"] for finding in planned["findings"]] == ["offline-into-streaming"]
+    assert planned["pretrained"][0]["name"] == "stt_en_fastconformer_transducer_large"
+    assert planned["pretrained"][0]["encoder_share"] == pytest.approx(0.9986, abs=1e-4)
 
 
 def test_findings_go_to_stderr_and_warnings_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +59,8 @@ def test_a_manifest_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     code, out, _ = run(capsys, "transfer", "--train", str(manifest), "--json")
     planned = json.loads(out)
     assert (code, planned["clips"], planned["hours"], planned["batches_per_epoch"]) == (0, 100, 1.0, 2)
-    assert {finding["code"] for finding in planned["findings"]} == {"left-out-clips", "long-warmup"}
+    codes = {finding["code"] for finding in planned["findings"]}
+    assert codes == {"left-out-clips", "long-warmup", "offline-into-streaming"}
     by_recipe = run(capsys, "transfer", f"model.train_ds.manifest_filepath={manifest}", "--json")
     assert json.loads(by_recipe[1])["clips"] == 100
 

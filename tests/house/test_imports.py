@@ -53,7 +53,7 @@ TABLE = {
     ),
     "train": room(
         "text corpus decode measure listen runs",
-        "numpy omegaconf torch lightning nemo triton sentencepiece tensorboard huggingface_hub",
+        "numpy omegaconf yaml torch lightning nemo triton sentencepiece tensorboard huggingface_hub",
     ),
     "cli": room("text corpus decode measure listen runs train", "click", "rich"),
     "__main__": room("cli", ground=False),

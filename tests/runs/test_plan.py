@@ -28,7 +28,7 @@ def test_the_guides_case() -> None:
     assert (of.batches_per_epoch, of.optimizer_steps_per_epoch, of.optimizer_steps) == (1054, 527, 52_700)
     assert (of.effective_batch, of.parameters, of.clips, of.hours) == (128, 114_752_514, 67_399, 56.0)
     assert of.peak_learning_rate == pytest.approx(1.21e-3, rel=5e-3)
-    assert of.findings == ()
+    assert codes(of) == {"offline-into-streaming": "note"}, "the guide's start is an offline model"
 
 
 def test_each_cause_of_the_failed_configuration_is_named_with_its_mend() -> None:
@@ -57,7 +57,9 @@ def test_the_mends_mend() -> None:
         "trainer.accumulate_grad_batches=2",
         "trainer.precision=bf16-mixed",
     )
-    assert mended.findings == ()
+    assert codes(mended) == {"offline-into-streaming": "note"}
+    streaming = "init_from_pretrained_model=stt_en_fastconformer_hybrid_large_streaming_multi"
+    assert planned("transfer", streaming).findings == ()
     assert mended.optimizer_steps == planned("transfer").optimizer_steps
 
 
@@ -138,3 +140,26 @@ def test_a_set_that_the_limits_empty_is_planned_as_nothing() -> None:
     of = plan(recipe, weigh([100.0], recipe))
     assert of.optimizer_steps == 0
     assert codes(of)["left-out-clips"] == "error"
+
+
+def test_what_each_published_start_brings_by_the_map() -> None:
+    brought = {arrival.name: arrival for arrival in planned("transfer").pretrained}
+    assert next(iter(brought)) == "stt_en_fastconformer_transducer_large", "the recipe's own comes first"
+    assert len(brought) == 3
+    offline, streaming = (
+        brought["stt_en_fastconformer_transducer_large"],
+        brought["stt_en_fastconformer_hybrid_large_streaming_multi"],
+    )
+    assert (offline.streams, streaming.streams) == (False, True)
+    assert streaming.encoder_share == 1.0
+    # 17 norms of 2 x 512 and one of 11 bins of 256 x 512 stay behind
+    lost = 17 * 2 * 512 + 256 * 512
+    assert offline.encoder_share == pytest.approx(1 - lost / 108_741_120, abs=2e-4)
+    assert planned("scratch").pretrained == ()
+    unknown = planned("transfer", "init_from_pretrained_model=somebody/else").pretrained[0]
+    assert (unknown.name, unknown.encoder_share) == ("somebody/else", None)
+
+
+def test_an_encoder_of_another_size_is_an_error() -> None:
+    of = planned("large", "init_from_pretrained_model=stt_en_fastconformer_hybrid_large_streaming_multi")
+    assert codes(of)["too-little-arrives"] == "error"

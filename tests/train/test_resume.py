@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from quran_asr.findings import Finding
+from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder, create_run
 from quran_asr.runs.recipe import load_recipe
+from quran_asr.train.checkpoints import checkpoint_facts
 from quran_asr.train.loop import train
 from quran_asr.train.metrics import Progress
+from quran_asr.train.recognize import load_recognizer
 
 pytestmark = pytest.mark.slow
 
@@ -147,3 +150,33 @@ def test_another_batch_size_trains_the_rest_of_the_epoch_once(start: Start) -> N
     # 12 clips: six steps of two an epoch, two of them in epoch 1; its other 8 clips are two steps of four
     assert [row["step"] for row in rows if row["split"] == "train" and row["epoch"] == 1] == [7, 8, 9, 10]
     assert [row["step"] for row in rows if row["split"] == "train" and row["epoch"] == 2] == [11, 12, 13]
+
+
+class Planted:
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.flag),)
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+def test_a_pickle_planted_in_a_checkpoint_runs_on_no_path(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusting: bool
+) -> None:
+    if trusting:  # torch's own switch must not open the door
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    run = start("trainer.max_epochs=1")
+    last = run.checkpoints / "last.ckpt"
+    flag = tmp_path / "it-ran"
+    torch.save(torch.load(last, weights_only=True) | {"planted": Planted(flag)}, last)
+    for use in (
+        lambda: start(resume=run),
+        lambda: load_recognizer(last),
+        lambda: checkpoint_facts(last),
+    ):
+        with pytest.raises(QuranAsrError, match="not a readable checkpoint"):
+            use()
+        assert not flag.exists()
+    torch.load(last, weights_only=False)
+    assert flag.exists(), "loaded without care it does run: the test can fail"

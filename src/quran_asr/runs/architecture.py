@@ -83,10 +83,6 @@ class Architecture:
         for stage in range(1, self._halvings):
             yield from _linear(f"{start}.conv.{3 * stage - 1}", (channels, 1, 3, 3))
             yield from _linear(f"{start}.conv.{3 * stage}", (channels, channels, 1, 1))
-        if not self.untie_biases:
-            yield from (
-                (f"encoder.pos_bias_{which}", (self.n_heads, width // self.n_heads)) for which in "uv"
-            )
         for layer in range(self.n_layers):
             yield from self._layer(f"encoder.layers.{layer}")
 
@@ -102,7 +98,7 @@ class Architecture:
         yield from _linear(f"{name}.conv.batch_norm", (width,))
         yield from _linear(f"{name}.conv.pointwise_conv2", (width, width, 1), bias)
         yield from _linear(f"{name}.norm_self_att", (width,))
-        if self.untie_biases:
+        if self.untie_biases or name.endswith(".0"):  # tied, all layers share those of the first
             for which in "uv":
                 yield f"{name}.self_attn.pos_bias_{which}", (self.n_heads, width // self.n_heads)
         for part in "qkv":
