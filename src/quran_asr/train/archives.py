@@ -21,11 +21,10 @@ from typing import Any
 import sentencepiece
 import torch
 import yaml
-from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from torch import Tensor
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
+from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, SaveRestoreConnector
 
 CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"
