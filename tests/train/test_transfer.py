@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from quran_asr.train.archives import read_archive, read_weights
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.transfer_map import TransferMap
+from quran_asr.train.archives import read_archive, read_weights
 from quran_asr.train.checkpoints import save_nemo
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.train.tokenizer import Tokenizer, train_tokenizer
