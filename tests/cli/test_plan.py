@@ -45,6 +45,22 @@ def test_the_guides_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert planned["pretrained"][0]["encoder_share"] == pytest.approx(0.9986, abs=1e-4)
 
 
+def test_an_unknown_start_has_no_shares(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("transfer", "init_from_pretrained_model=models/mine.nemo")
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and "models/mine.nemo: unknown until the archive is read" in out
+    _, out, _ = run(capsys, *words, "--json")
+    mine = json.loads(out)["pretrained"][0]
+    assert (mine["encoder_share"], mine["share"]) == (None, None)
+
+
+def test_a_start_that_brings_too_little_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    start = "init_from_pretrained_model=stt_en_fastconformer_hybrid_large_streaming_multi"
+    code, out, err = run(capsys, "large", start)
+    assert code == 1 and "error [too-little-arrives]" in err
+    assert "0.0% of the encoder" in out
+
+
 def test_findings_go_to_stderr_and_warnings_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "before", "--clips", "67399", "--hours", "56")
     assert code == 0

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.runs.plan import Plan, Workload, keep_effective_batch, plan, weigh
+from quran_asr.runs.published import PUBLISHED
 from quran_asr.runs.recipe import load_recipe
 
 TRANSFER = load_recipe("transfer")
@@ -154,7 +155,10 @@ def test_what_each_published_start_brings_by_the_map() -> None:
     assert streaming.encoder_share == 1.0
     # 17 norms of 2 x 512 and one of 11 bins of 256 x 512 stay behind
     lost = 17 * 2 * 512 + 256 * 512
-    assert offline.encoder_share == pytest.approx(1 - lost / 108_741_120, abs=2e-4)
+    assert offline.encoder_share == round(1 - lost / 108_893_184, 4)
+    arabic = brought["stt_ar_fastconformer_hybrid_large_pcd_v1.0"]
+    assert (arabic.language, arabic.streams) == ("Arabic", False)
+    assert (arabic.encoder_share, arabic.share) == (offline.encoder_share, offline.share) == (0.9986, 0.9827)
     assert planned("scratch").pretrained == ()
     unknown = planned("transfer", "init_from_pretrained_model=somebody/else").pretrained[0]
     assert (unknown.name, unknown.encoder_share) == ("somebody/else", None)
@@ -163,3 +167,20 @@ def test_what_each_published_start_brings_by_the_map() -> None:
 def test_an_encoder_of_another_size_is_an_error() -> None:
     of = planned("large", "init_from_pretrained_model=stt_en_fastconformer_hybrid_large_streaming_multi")
     assert codes(of)["too-little-arrives"] == "error"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("recipe", ["large", "small"])
+def test_every_published_start_is_too_small_for_large_and_too_large_for_small(recipe: str, name: str) -> None:
+    of = planned(recipe, f"init_from_pretrained_model=nvidia/{name}")
+    assert codes(of)["too-little-arrives"] == "error" and "offline-into-streaming" not in codes(of)
+    share = of.pretrained[0].encoder_share
+    assert share is not None and share < 0.06
+
+
+@pytest.mark.parametrize("name", ["models/mine.nemo", "someone/else", "nemo_experiments/small/2026-11-24"])
+def test_of_other_starts_nothing_is_claimed(name: str) -> None:
+    of = planned("transfer", f"init_from_pretrained_model={name}")
+    assert codes(of) == {}
+    assert (of.pretrained[0].encoder_share, of.pretrained[0].share) == (None, None)
+    assert [arrival.name for arrival in of.pretrained[1:]] == list(PUBLISHED)

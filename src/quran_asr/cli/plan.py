@@ -94,7 +94,7 @@ def _lines(planned: Plan) -> list[tuple[str, str | None]]:
 
 def _arrival(arrival: Arrival) -> str:
     if arrival.encoder_share is None or arrival.share is None:
-        return f"{arrival.name}: what fits is known when its archive is read"
+        return f"{arrival.name}: unknown until the archive is read"
     kind = "streaming" if arrival.streams else "offline"
     return (
         f"{arrival.name} ({arrival.language}, {kind}): {arrival.encoder_share:.1%} of the encoder, "

@@ -19,6 +19,8 @@ LEAST_ENCODER_SHARE = 0.9
 """Of the encoder's parameters: with less a start is not a pretrained one."""
 
 OUT = "encoder.pre_encode.out.weight"
+FIRST = ("encoder.pre_encode.conv.0.weight", "encoder.pre_encode.conv.0.bias")
+"""The convolution that meets the features."""
 TOKEN_INDEXED = (
     "decoder.prediction.embed.weight",
     "joint.joint_net.out.weight",
@@ -28,8 +30,11 @@ TOKEN_INDEXED = (
 )
 """Row k belongs to token k, the last to the blank: between tokenizers only that one means the same."""
 
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+"""What a batch norm counts while it trains: it goes along, but is no parameter."""
+
 Outcome = Literal["copied", "salvaged", "fresh", "mismatched"]
-How = Literal["whole", "bins", "blank", "none"]
+How = Literal["whole", "bins", "blank", "level", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class Tensor:
     outcome: Outcome
     how: How
     parameters: int
+    """0 for running statistics."""
     arrived: int
     """Parameters that come from the source."""
     reason: str
@@ -104,45 +110,86 @@ class TransferMap:
         }
 
 
-def transfer_map(source: Side, target: Side) -> TransferMap:
-    """Decide for every tensor of the target where its values come from."""
+def transfer_map(source: Side, target: Side, *, level_known: bool = False) -> TransferMap:
+    """Decide for every tensor of the target where its values come from.
+
+    Args:
+        source: the trained model.
+        target: ours.
+        level_known: the clips' mean log-mel is at hand, so a source that was fed normalised features can
+            have it folded into its first convolution.
+    """
     there = {_role(name, source.architecture): name for name in source.shapes}
     same_tokens = source.pieces is not None and source.pieces == target.pieces
     tensors = tuple(
-        _decide(name, shape, there.get(_role(name, target.architecture)), source, target, same_tokens)
+        _decide(
+            name, shape, there.get(_role(name, target.architecture)), source, target, same_tokens, level_known
+        )
         for name, shape in target.shapes.items()
     )
-    used = {tensor.source for tensor in tensors if tensor.arrived}
+    used = {tensor.source for tensor in tensors if tensor.how != "none"}
     unused = tuple(name for name in source.shapes if name not in used)
     return TransferMap(source.name, tensors, unused, tuple(_differences(source, target, same_tokens)))
 
 
 def _decide(
-    name: str, shape: Shape, found: str | None, source: Side, target: Side, same_tokens: bool
+    name: str,
+    shape: Shape,
+    found: str | None,
+    source: Side,
+    target: Side,
+    same_tokens: bool,
+    level_known: bool,
 ) -> Tensor:
-    size = math.prod(shape)
+    size = 0 if name.endswith(RUNNING) else math.prod(shape)
     if found is None:
         return Tensor(name, None, "fresh", "none", size, 0, "the source has no such tensor")
-    there, role = source.shapes[found], _role(name, target.architecture)
-    if role in TOKEN_INDEXED and not same_tokens:
+    there, theirs, ours = source.shapes[found], source.architecture, target.architecture
+    if _role(name, ours) in TOKEN_INDEXED and not same_tokens:
         if there[1:] != shape[1:]:
             return Tensor(name, found, "fresh", "none", size, 0, "other tokens and another width")
         row = math.prod(shape[1:])
         return Tensor(
             name, found, "salvaged", "blank", size, row, "other tokens: only the blank's row is copied"
         )
-    if ".conv.batch_norm." in name and source.architecture.norm != target.architecture.norm:
-        kinds = f"{source.architecture.norm} into {target.architecture.norm}"
-        return Tensor(name, found, "fresh", "none", size, 0, f"same name, other meaning: {kinds}")
-    if there == shape:
-        return Tensor(name, found, "copied", "whole", size, size, "")
-    channels = target.architecture.channels
-    if name == OUT and channels == source.architecture.channels and there[1] == shape[1] - channels:
-        arrived = math.prod(there)
-        bins = f"{there[1] // channels} into {shape[1] // channels} frequency bins, shifted by one"
-        return Tensor(name, found, "salvaged", "bins", size, arrived, bins)
-    shapes = f"{'x'.join(map(str, there))} does not fit {'x'.join(map(str, shape))}"
-    return Tensor(name, found, "mismatched", "none", size, 0, shapes)
+    meaning = _other_meaning(name, theirs, ours)
+    if meaning is not None and there == shape:
+        return Tensor(name, found, "fresh", "none", size, 0, f"same name, other meaning: {meaning}")
+    if name == OUT and _one_bin_more(there, shape, theirs, ours):
+        bins = f"{there[1] // ours.channels} into {shape[1] // ours.channels} frequency bins, shifted by one"
+        return Tensor(name, found, "salvaged", "bins", size, math.prod(there), bins)
+    if there != shape:
+        shapes = f"{'x'.join(map(str, there))} does not fit {'x'.join(map(str, shape))}"
+        return Tensor(name, found, "mismatched", "none", size, 0, shapes)
+    if name in FIRST and level_known and (theirs.normalize, ours.normalize) == ("per_feature", "NA"):
+        folded = "normalised features there: the clips' mean and deviation are folded in"
+        return Tensor(name, found, "salvaged", "level", size, size, folded)
+    return Tensor(name, found, "copied", "whole", size, size, "")
+
+
+def _other_meaning(name: str, theirs: Architecture, ours: Architecture) -> str | None:
+    """Why values of the same shape would not do there what they do here; None if they would."""
+    if ".conv.batch_norm." in name and theirs.norm != ours.norm:
+        return f"{theirs.norm} into {ours.norm}"
+    if ".self_attn." in name and theirs.n_heads != ours.n_heads:
+        return f"{theirs.n_heads} heads into {ours.n_heads}"
+    if ".self_attn.pos_bias_" in name and theirs.untie_biases and not ours.untie_biases:
+        return "a bias of one layer into one for all"
+    bins = (theirs.features, theirs.causal_downsampling), (ours.features, ours.causal_downsampling)
+    if name == OUT and bins[0] != bins[1]:
+        return "other frequency bins"
+    return None
+
+
+def _one_bin_more(there: Shape, shape: Shape, theirs: Architecture, ours: Architecture) -> bool:
+    """The same mel bins behind a subsampling that became causal: its padding adds a bin at the low end."""
+    became_causal = ours.causal_downsampling and not theirs.causal_downsampling
+    same = (theirs.features, theirs.channels, theirs.subsampling) == (
+        ours.features,
+        ours.channels,
+        ours.subsampling,
+    )
+    return became_causal and same and there == (shape[0], shape[1] - ours.channels)
 
 
 def _differences(source: Side, target: Side, same_tokens: bool) -> Iterator[Finding]:
@@ -151,13 +198,14 @@ def _differences(source: Side, target: Side, same_tokens: bool) -> Iterator[Find
     def note(code: str, message: str) -> Finding:
         return Finding("note", code, source.name, message, "")
 
-    if ours.causal_downsampling and not theirs.causal_downsampling:
+    told = set()
+    offline = not theirs.causal_downsampling and not theirs.causal_convolution
+    if ours.causal_downsampling and ours.causal_convolution and offline:
+        told = {"causal-downsampling", "causal-convolution"}
         yield note(
             "offline-into-causal",
             "its convolutions see the future, ours do not: the copied ones have to learn to do without",
         )
-    elif ours.attention != theirs.attention:
-        yield note("attention", f"it attends `{theirs.attention}`, ours `{ours.attention}`")
     if ours.norm != theirs.norm:
         yield note(
             "norm", f"{theirs.norm} there, {ours.norm} here: those of {ours.n_layers} layers start fresh"
@@ -168,27 +216,39 @@ def _differences(source: Side, target: Side, same_tokens: bool) -> Iterator[Find
             f"its features are normalised `{theirs.normalize}`, ours `{ours.normalize}` (a stream has no "
             "whole recording to normalise by)",
         )
-    for what, there, here in (
-        ("mel bins", theirs.features, ours.features),
-        ("window and stride in seconds", theirs.window, ours.window),
-        ("layers", theirs.n_layers, ours.n_layers),
-        ("d_model", theirs.d_model, ours.d_model),
-        ("attention heads", theirs.n_heads, ours.n_heads),
-        ("convolution kernel", theirs.kernel, ours.kernel),
-        ("subsampling channels", theirs.channels, ours.channels),
-        ("scaled input (xscaling)", theirs.xscaling, ours.xscaling),
-        ("biases (use_bias)", theirs.use_bias, ours.use_bias),
-        ("biases of position per layer (untie_biases)", theirs.untie_biases, ours.untie_biases),
-        ("prediction network", theirs.pred_hidden, ours.pred_hidden),
-        ("joint", theirs.joint_hidden, ours.joint_hidden),
-    ):
-        if there != here and there:
-            yield note("shape", f"{what}: {there} there, {here} here")
+    for code, what, there, here in _facts(theirs, ours):
+        if there != here and code not in told:
+            yield note(code, f"{what}: {there} there, {here} here")
     if not same_tokens:
         yield note(
             "vocabulary",
             f"{theirs.tokens} other tokens: embedding, joint output and CTC head start fresh, blank apart",
         )
+
+
+def _facts(theirs: Architecture, ours: Architecture) -> Iterator[tuple[str, str, object, object]]:
+    """Code, what it is, there, here."""
+    yield "mel-bins", "mel bins", theirs.features, ours.features
+    yield "window", "window and stride in seconds", theirs.window, ours.window
+    yield "subsampling", "subsampling factor", theirs.subsampling, ours.subsampling
+    yield "channels", "subsampling channels", theirs.channels, ours.channels
+    causal = theirs.causal_downsampling, ours.causal_downsampling
+    yield "causal-downsampling", "causal subsampling", *causal
+    yield "causal-convolution", "causal convolutions", theirs.causal_convolution, ours.causal_convolution
+    yield "attention", "attention", theirs.attention, ours.attention
+    yield "layers", "layers", theirs.n_layers, ours.n_layers
+    yield "width", "d_model", theirs.d_model, ours.d_model
+    yield "heads", "attention heads", theirs.n_heads, ours.n_heads
+    yield "feed-forward", "feed-forward expansion", theirs.ff_expansion, ours.ff_expansion
+    yield "kernel", "convolution kernel", theirs.kernel, ours.kernel
+    yield "xscaling", "scaled input (xscaling)", theirs.xscaling, ours.xscaling
+    yield "use-bias", "biases (use_bias)", theirs.use_bias, ours.use_bias
+    untied = theirs.untie_biases, ours.untie_biases
+    yield "position-biases", "biases of position per layer (untie_biases)", *untied
+    if theirs.kind != "ctc":  # a CTC model has neither
+        yield "prediction-network", "prediction network", theirs.pred_hidden, ours.pred_hidden
+        yield "prediction-layers", "prediction network's layers", theirs.pred_layers, ours.pred_layers
+        yield "joint", "joint", theirs.joint_hidden, ours.joint_hidden
 
 
 def _role(name: str, architecture: Architecture) -> str:

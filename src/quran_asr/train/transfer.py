@@ -11,7 +11,14 @@ from torch import Tensor
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.architecture import of_nemo, of_recipe
 from quran_asr.runs.schema import Recipe
-from quran_asr.runs.transfer_map import LEAST_ENCODER_SHARE, Side, TransferMap, transfer_map
+from quran_asr.runs.transfer_map import (
+    FIRST,
+    LEAST_ENCODER_SHARE,
+    RUNNING,
+    Side,
+    TransferMap,
+    transfer_map,
+)
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
 
@@ -25,6 +32,7 @@ def transfer(
     name: str,
     *,
     allow_partial: bool = False,
+    level: tuple[float, float] | None = None,
 ) -> TransferMap:
     """Copy what fits of another model's weights into ours; nothing is written when it refuses.
 
@@ -36,16 +44,18 @@ def transfer(
         pieces: its tokens without the blank; None if it has no subwords.
         name: what to call it.
         allow_partial: start even with little of the encoder.
+        level: mean and deviation of the log-mel features to be trained on, see `feature_level`. A source that
+            was fed normalised features then starts nearer to what it was.
 
     Raises:
         QuranAsrError: less than 90 % of our encoder's parameters would arrive.
     """
-    parameters = dict(model.named_parameters())
+    held = dict(model.named_parameters()) | _running_statistics(model)
     vocabulary = tuple(model.tokenizer.ids_to_tokens(range(model.tokenizer.vocab_size)))
     ours = Side(
         recipe.name,
         of_recipe(recipe.model, len(vocabulary)),
-        {name: tuple(tensor.shape) for name, tensor in parameters.items()},
+        {key: tuple(tensor.shape) for key, tensor in held.items()},
         vocabulary,
     )
     theirs = Side(
@@ -54,7 +64,7 @@ def transfer(
         {key: tuple(tensor.shape) for key, tensor in weights.items() if not key.startswith("preprocessor.")},
         None if pieces is None else tuple(pieces),
     )
-    planned = transfer_map(theirs, ours)
+    planned = transfer_map(theirs, ours, level_known=level is not None)
     if planned.encoder_share < LEAST_ENCODER_SHARE and not allow_partial:
         raise QuranAsrError(
             f"only {planned.encoder_share:.1%} of the encoder's parameters would arrive: "
@@ -66,14 +76,28 @@ def transfer(
     for tensor in planned.tensors:
         if tensor.how == "none" or tensor.source is None:
             continue
-        target, source = parameters[tensor.name], weights[tensor.source].to(torch.float32)
-        if tensor.how == "whole":
+        target, source = held[tensor.name], weights[tensor.source].to(torch.float32)
+        if tensor.how in ("whole", "level"):
             target.copy_(source)
         elif tensor.how == "blank":
             target[-1].copy_(source[-1])
         else:
             _shift_bins(target, source, recipe.model.encoder.subsampling_conv_channels)
+    if level is not None and any(tensor.how == "level" for tensor in planned.tensors):
+        _fold_level(held[FIRST[0]], held[FIRST[1]], *level)
     return planned
+
+
+def feature_level(features: Tensor, lengths: Tensor) -> tuple[float, float]:
+    """Mean and deviation of log-mel features over all their bins and frames.
+
+    Args:
+        features: float32 [clips, features, frames], as the model sees them.
+        lengths: int64 [clips], frames of each clip; what lies behind is padding and does not count.
+    """
+    frames = torch.arange(features.shape[2], device=lengths.device)[None] < lengths[:, None]
+    values = features.transpose(1, 2)[frames]
+    return float(values.mean()), float(values.std())
 
 
 def as_table(planned: TransferMap) -> str:
@@ -89,8 +113,27 @@ def as_table(planned: TransferMap) -> str:
     return "\n".join(lines)
 
 
+def _running_statistics(model: EncDecHybridRNNTCTCBPEModel) -> dict[str, Tensor]:
+    """Of our batch norms: without them their copied scales would mean nothing."""
+    return {name: buffer for name, buffer in model.named_buffers() if name.endswith(RUNNING)}
+
+
+def _fold_level(weight: Tensor, bias: Tensor, mean: float, deviation: float) -> None:
+    """Let a convolution [C, 1, 3, 3] for (x - mean) / deviation take x itself; borders excepted.
+
+    In the same trial outputs on raw features correlate with the source's at 0.97 to 0.98 instead of 0.62 to
+    0.75 (about the means 0.45 to 0.50 instead of 0.14 to 0.32).
+    """
+    bias.sub_(weight.sum(dim=(1, 2, 3)) * (mean / deviation))
+    weight.div_(deviation)
+
+
 def _shift_bins(target: Tensor, source: Tensor, channels: int) -> None:
     """Causal padding gives one frequency bin more, at the low end: it starts at zero, the others move up.
+
+    On recitations, through eight draws of random full-size weights, the outputs correlate with the source's
+    at 0.984 to 0.990, without the shift at 0.972 to 0.982, and at 0.95 where that bin stays as drawn. Most of
+    this are the channels' means: about them it is 0.60 to 0.68, without the shift 0.31 to 0.41.
 
     target [D, channels x (F + 1)], source [D, channels x F].
     """
