@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quran_asr.train.archives import read_archive, read_weights
 from torch import Tensor
 
 from quran_asr.runs.published import OFFLINE, STREAMING
 from quran_asr.runs.recipe import load_recipe
+from quran_asr.train.archives import read_archive, read_weights
 from quran_asr.train.checkpoints import save_nemo
 from quran_asr.train.model import build_model, model_config
 from quran_asr.train.tokenizer import train_tokenizer
