@@ -16,11 +16,16 @@ from torch.nn.functional import conv2d
 from quran_asr.audio import read
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment
+from quran_asr.runs.folder import create_run
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.transfer_map import FIRST, TransferMap
 from quran_asr.train.archives import read_archive, read_weights
+from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import save_nemo
+from quran_asr.train.initialization import sample_features
+from quran_asr.train.loop import Start, start_from
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model
+from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.tokenizer import Tokenizer, train_tokenizer
 from quran_asr.train.transfer import as_table, feature_level, transfer
 
@@ -193,6 +198,27 @@ def test_the_shift_and_the_features_level_bring_the_subsampling_nearer_to_the_so
     inside = conv2d(raw[:, None], first.weight, first.bias)
     expected = conv2d((raw[:, None] - mean) / deviation, theirs.weight, theirs.bias)
     assert torch.allclose(inside, expected, atol=1e-4), "folding is exact away from the borders"
+
+
+def test_a_training_from_normalised_features_folds_the_level_of_its_clips_in(
+    tiny: Recipe, tokenizer: Tokenizer, segments: list[Segment], tmp_path: Path
+) -> None:
+    """The start that a run makes, not only the function: raw features must mean what normalised ones did."""
+    offline_archive(tiny, tokenizer.folder, tmp_path / "offline.nemo")
+    archive = read_archive(tmp_path / "offline.nemo")
+    clips = ClipSet(tokenize(segments, tokenizer), cache_bytes=1 << 24)
+    model = build_model(tiny, tokenizer.folder)
+    run = create_run(tmp_path / "runs", "tiny")
+    pretrained = Pretrained("offline", tmp_path / "offline.nemo", "0" * 64, "file")
+    said: list[str] = []
+    start_from(Start(pretrained, archive, False, False, said.append), model, tiny, run, clips)
+    theirs = read_weights(archive)[FIRST[0]]
+    mean, deviation = feature_level(*sample_features(model, clips))
+    assert torch.allclose(model.encoder.pre_encode.conv[0].weight * deviation, theirs, atol=1e-6)
+    assert abs(mean) > 1 and deviation > 1, "log energies, not normalised ones"
+    tensors = {tensor["name"]: tensor for tensor in run.read_json("transfer.json")["tensors"]}
+    assert {tensors[name]["how"] for name in FIRST} == {"level"}
+    assert "folded in" in tensors[FIRST[0]]["reason"]
 
 
 def test_the_features_level_leaves_padding_out() -> None:

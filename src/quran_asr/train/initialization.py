@@ -23,9 +23,18 @@ OUTPUT_DEVIATION = 0.1
 """Deviation after the last linear layer; the encoder multiplies by sqrt(d_model) behind it."""
 
 
-@torch.no_grad()
 def initialize(model: EncDecHybridRNNTCTCBPEModel, clips: ClipSet) -> None:
     """Scale the subsampling of a model with random weights by some of its training clips.
+
+    Raises:
+        QuranAsrError: none of them can be read.
+    """
+    scale_subsampling(model.encoder.pre_encode, *sample_features(model, clips))
+
+
+@torch.no_grad()
+def sample_features(model: EncDecHybridRNNTCTCBPEModel, clips: ClipSet) -> tuple[Tensor, Tensor]:
+    """Log-mel features of some training clips: float32 [clips, features, frames], int64 [clips] frames.
 
     Raises:
         QuranAsrError: none of them can be read.
@@ -39,7 +48,7 @@ def initialize(model: EncDecHybridRNNTCTCBPEModel, clips: ClipSet) -> None:
             remedy="`quran-asr corpus scan` lists what is wrong with each file",
         )
     features, lengths = model.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
-    scale_subsampling(model.encoder.pre_encode, features, lengths)
+    return features, lengths
 
 
 @torch.no_grad()

@@ -21,20 +21,21 @@ from quran_asr import __version__
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
+from quran_asr.runs.architecture import of_nemo
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
 from quran_asr.train.epoch import Stage, stage_batches
-from quran_asr.train.initialization import initialize
+from quran_asr.train.initialization import initialize, sample_features
 from quran_asr.train.metrics import Metrics, Watcher
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, choose_threads
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
 from quran_asr.train.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
-from quran_asr.train.transfer import as_table, transfer
+from quran_asr.train.transfer import as_table, feature_level, transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def train(
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
         run.write_json("training_data.json", TrainingData.from_segments(training, manifests).to_json())
         if start is not None:
-            start_from(start, model, recipe, run)
+            start_from(start, model, recipe, run, training_set)
         elif recipe.quran.initialization == "data":
             initialize(model, training_set)
     if not first:  # weights come from the first; what is drawn from here on is each one's own
@@ -144,8 +145,14 @@ def total_steps(recipe: Recipe, durations: Sequence[float], ranks: int) -> int |
     return min(limits, default=None)
 
 
-def start_from(start: Start, model: EncDecHybridRNNTCTCBPEModel, recipe: Recipe, run: RunFolder) -> None:
+def start_from(
+    start: Start, model: EncDecHybridRNNTCTCBPEModel, recipe: Recipe, run: RunFolder, clips: ClipSet
+) -> None:
     """Bring a trained model's weights into ours, and leave in `transfer.json` what became of each tensor."""
+    level = None
+    theirs = of_nemo(start.archive.config, 0, start.pretrained.name).normalize
+    if (theirs, recipe.model.preprocessor.normalize) == ("per_feature", "NA"):
+        level = feature_level(*sample_features(model, clips))
     planned = transfer(
         model,
         recipe,
@@ -154,6 +161,7 @@ def start_from(start: Start, model: EncDecHybridRNNTCTCBPEModel, recipe: Recipe,
         start.archive.pieces,
         start.pretrained.name,
         allow_partial=start.allow_partial,
+        level=level,
     )
     source = {"path": str(start.pretrained.path), "sha256": start.pretrained.sha256}
     run.write_json("transfer.json", planned.to_json() | {"from": start.pretrained.source, **source})
