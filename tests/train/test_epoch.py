@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -56,6 +57,33 @@ def test_one_process_with_accumulation_and_two_without_train_the_same_windows() 
     alone = stage_batches(durations, [stage(4, 1)], 0, 0)
     first, second = (stage_batches(durations, [stage(4, 2)], 0, rank) for rank in (0, 1))
     assert [alone[k : k + 2] for k in range(0, 6, 2)] == [[a, b] for a, b in zip(first, second, strict=True)]
+
+
+@given(DURATIONS, st.integers(1, 6), RANKS, st.integers(1, 3), st.integers(0, 5))
+def test_windows_of_neighbours_lose_no_clip_and_one_process_trains_the_same(
+    durations: list[float], size: int, ranks: int, accumulation: int, epoch: int
+) -> None:
+    window = ranks * accumulation
+    alone = stage_batches(durations, [replace(stage(size, 1), window=window)], epoch, 0)
+    assert sorted(i for batch in alone for i in batch) == list(range(len(durations)))
+    several = replace(stage(size, ranks), window=window)
+    shares = [stage_batches(durations, [several], epoch, rank) for rank in range(ranks)]
+    whole = len(alone) // window * accumulation
+    together = [shares[k % ranks][k // ranks] for k in range(ranks * whole)]
+    if len(alone) % ranks == 0:  # else the largest batches are halved
+        assert together == alone[: len(together)]
+
+
+def test_processes_wait_little_for_each_other() -> None:
+    """Step by step, the padded seconds of all processes differ by a few percent."""
+    drawn = random.Random(0)
+    durations = [min(40.0, drawn.lognormvariate(1.8, 0.8)) for _ in range(20000)]
+    for settings in (stage(32, 4), stage(64, 4, 240.0)):
+        shares = [stage_batches(durations, [replace(settings, window=8)], 0, rank) for rank in range(4)]
+        padded = [[len(b) * max(durations[i] for i in b) for b in share] for share in shares]
+        waiting = 1 - sum(map(sum, padded)) / (4 * sum(map(max, zip(*padded, strict=True))))
+        assert waiting < 0.06
+        assert 1 - sum(durations) / sum(map(sum, padded)) < 0.05, "padding"
 
 
 def test_single_clips_come_twice_rather_than_hold_a_process_up() -> None:

@@ -99,7 +99,8 @@ class TrainingModule(lightning.LightningModule):
         """An epoch's beginning under the recipe's settings."""
         ds = self.recipe.model.train_ds
         seed = self.recipe.quran.seed
-        return Stage(seed, ds.batch_size, ds.batch_duration, longest, self.ranks.size)
+        window = self.ranks.size * self.recipe.trainer.accumulate_grad_batches
+        return Stage(seed, ds.batch_size, ds.batch_duration, longest, self.ranks.size, window=window)
 
     def val_dataloader(self) -> list[DataLoader[Item]]:
         ds = self.recipe.model.validation_ds
