@@ -93,7 +93,9 @@ def warmup_findings(
             if share > 1
             else f"takes {share:.0%} of the training, and the rate is near its peak for little of it"
         )
-        better = 3000 if big and steps >= 30_000 else max(1, steps // 20 if big else steps // 10)
+        better = 3000 if big and steps >= 30_000 else max(1, steps // 10)
+        if better != 3000 and big:
+            better = min(better, max(steps // 20, steps_per_epoch or 0, 1))
         message = f"a warm-up of {warmup:,} of {steps:,} optimizer steps {what}"
         mend = f"{_warmup_mend(recipe, better, peak_rate)}; or train longer"
         return [Finding("warning", "long-warmup", where, message, mend)]

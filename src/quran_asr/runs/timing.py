@@ -62,8 +62,10 @@ def find_target(name: str | None, calibrations: Sequence[Calibration]) -> Target
         QuranAsrError: nothing is known of a device of that name; the nearest name is in the hint.
     """
     if name is None:
-        only = calibrations[0] if len(calibrations) == 1 else None
-        return None if only is None else Target(only.device, find_device(only.device), only)
+        if len(calibrations) != 1:
+            return None
+        row = find_device(calibrations[0].device)
+        return Target(row.name if row else calibrations[0].device, row, calibrations[0])
     row = find_device(name)
     asked = words(name)
     measured = [one for one in calibrations if asked and asked <= words(one.device)]
