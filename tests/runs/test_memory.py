@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import pytest
 
 from quran_asr.runs.folder import checkpoint_bytes, training_bytes
@@ -24,18 +22,20 @@ def test_weights_gradients_and_moments_are_four_four_and_eight_bytes_a_parameter
     assert (of.gradients, of.optimizer) == (4 * parameters, 8 * parameters)
     assert memory("transfer").gradients == 8 * parameters, "a copy is kept while batches accumulate"
     assert memory("transfer", devices=2).gradients == 12 * parameters, "and DDP's buckets"
-    assert of.total == sum(asdict(of).values())
+    assert of.total == of.weights + of.optimizer + of.activations + of.joint, "gradients arise as those go"
+    assert memory("transfer").total == of.total + 8 * parameters, "but what has accumulated stands"
+    assert memory("transfer", "trainer.accumulate_grad_batches=1", clips=1).total == 16 * parameters + (
+        of.weights - 4 * parameters
+    )
 
 
 def test_a_layer_keeps_what_was_read_off_its_saved_tensors() -> None:
-    """float32 on a CPU, 4 clips of 76 frames, 6 layers of 128: 203.27 bytes a frame, layer and width were counted
-    by hooks on saved tensors, 21.93 of them the table of positions, which is there once."""
+    """float32 on a CPU, 4 clips of 76 frames, 6 layers of 128: by hooks on saved tensors 203.27 bytes a
+    frame, layer and width, 21.93 of them the table of positions, which is there once."""
     settings = ("model.encoder.dropout=0.1", "model.encoder.dropout_att=0.1")
     six, twelve = (
-        step_memory(
-            load_recipe("quickstart", (*settings, f"model.encoder.n_layers={n}")), Batch(4, 6.0), cpu=True
-        )
-        for n in (6, 12)
+        step_memory(load_recipe("quickstart", (*settings, layers)), Batch(4, 6.0), cpu=True)
+        for layers in ("model.encoder.n_layers=6", "model.encoder.n_layers=12")
     )
     counted = (203.271 - 21.928) * 6 * 4 * 76 * 128
     assert twelve.activations - six.activations == pytest.approx(counted, rel=0.03)

@@ -103,7 +103,8 @@ def test_a_random_start_on_purpose_is_a_note() -> None:
         (8, "trainer.devices=8 trainer.accumulate_grad_batches=1 model.train_ds.batch_size=16 keeps it"),
         (
             3,
-            "trainer.devices=3 trainer.accumulate_grad_batches=2 model.train_ds.batch_size=21 comes nearest, with 126",
+            "trainer.devices=3 trainer.accumulate_grad_batches=2 model.train_ds.batch_size=21 "
+            "comes nearest, with 126",
         ),
     ],
 )

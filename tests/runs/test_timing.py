@@ -41,7 +41,7 @@ def planned(recipe: str, device: str | None, *, validation_hours: float | None =
 
 
 def test_a_second_of_audio_costs_what_was_reckoned_elsewhere() -> None:
-    """9.6 GFLOP at 114M parameters; and six operations a parameter and frame, the rule of thumb, as a floor."""
+    """9.6 GFLOP at 114M parameters; six operations a parameter and frame are the rule of thumb, and less."""
     assert training_flops(TRANSFER, 7.0) == pytest.approx(9.6e9, rel=0.05)
     assert 0.85 < 6 * 114.75e6 * 12.5 / training_flops(TRANSFER, 3.0) < 1.0
     assert training_flops(load_recipe("small"), 3.0) < training_flops(TRANSFER, 3.0) / 3

@@ -1,4 +1,4 @@
-"""The plan's estimate of memory against a real step: a process of its own, its height as the kernel saw it."""
+"""The plan's estimate of memory against a real step, in a process of its own whose peak the kernel tells."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ SCRIPT = Path(__file__).parent / "step_memory.py"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process's peak there")
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("quickstart", "16", "10"),
-        ("quickstart", "6", "20", "model.encoder.dropout=0.1", "model.encoder.dropout_att=0.1"),
-    ],
-)
-def test_the_estimate_is_within_a_third_of_a_real_step(words: tuple[str, ...]) -> None:
+def test_the_estimate_is_within_a_third_of_a_real_step() -> None:
+    words = ("quickstart", "16", "10", "model.encoder.dropout=0.1", "model.encoder.dropout_att=0.1")
     given_back = {
         "MALLOC_MMAP_THRESHOLD_": "65536",
         "MALLOC_TRIM_THRESHOLD_": "65536",

@@ -39,11 +39,8 @@ class Memory:
     """What the encoder and the decoders keep for the backward pass."""
     joint: int
     """What joint and transducer loss work in, for the clips of one tile, and their gradients."""
-
-    @property
-    def total(self) -> int:
-        """As if all were there at once; at the height of a step nearly all is."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.joint
+    total: int
+    """At the height of a step. New gradients arise while activations go: not all parts are there at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,9 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     parameters = count_parameters(model, recipe.quran.vocabulary_size)
     mixed = recipe.trainer.precision == "bf16-mixed"
     kept = _CPU if cpu else _GPU_BF16 if mixed else _GPU_FLOAT32
-    copies = 1 + (recipe.trainer.accumulate_grad_batches > 1) + (devices * recipe.trainer.num_nodes > 1)
+    accumulates = recipe.trainer.accumulate_grad_batches > 1
+    standing = 2 * accumulates + (devices * recipe.trainer.num_nodes > 1)  # copies that outlast a batch
+    arising = 0 if accumulates else 1
     positions = 4 * (2 * encoder.pos_emb_max_len - 1) * encoder.d_model
     half = 0 if cpu or not mixed else 2 * parameters  # the weights as autocast converts them
     frames = batch.seconds / frame_seconds(recipe) + 1
@@ -99,12 +98,18 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     activations = batch.clips * (
         _layers(recipe, frames, kept) + _subsampling(recipe, frames, kept) + _decoders(recipe, frames, said)
     )
+    weights, moments = 4 * parameters + positions, 8 * parameters
+    kept_back, joint = round(activations + half), round(_joint(recipe, batch.clips, frames, said, cpu=cpu))
     return Memory(
-        weights=round(4 * parameters + positions),
-        gradients=4 * parameters * copies,
-        optimizer=8 * parameters,
-        activations=round(activations + half),
-        joint=round(_joint(recipe, batch.clips, frames, said, cpu=cpu)),
+        weights=weights,
+        gradients=4 * parameters * (standing + arising),
+        optimizer=moments,
+        activations=kept_back,
+        joint=joint,
+        total=weights
+        + moments
+        + 4 * parameters * standing
+        + max(kept_back + joint, 4 * parameters * arising),
     )
 
 

@@ -112,7 +112,7 @@ def plan(
     validations = _validations(recipe, batches, epochs)
     findings = [
         *start_findings(recipe, parameters, steps, steps_per_epoch),
-        *rate_findings(recipe, peak_rate),
+        *rate_findings(recipe, peak_rate, steps),
         *warmup_findings(recipe, peak_rate, steps, steps_per_epoch, parameters),
         *batch_findings(recipe, effective, parameters, devices),
         *precision_findings(recipe, parameters, target),
@@ -153,10 +153,8 @@ def plan(
 
 
 def as_json(planned: Plan) -> dict[str, Any]:
-    """The plan as `plan --json` prints it: bytes of memory by part, and in all."""
-    values = asdict(planned)
-    values["memory_bytes"]["total"] = planned.memory_bytes.total
-    return values
+    """The plan as `plan --json` prints it."""
+    return asdict(planned)
 
 
 # Batches and steps

@@ -31,7 +31,7 @@ RESERVE = 1.5e9
 """Bytes of a GPU that are not ours: a CUDA context, workspaces, fragmentation. Not measured here."""
 
 
-def rate_findings(recipe: Recipe, peak_rate: float | None) -> list[Finding]:
+def rate_findings(recipe: Recipe, peak_rate: float | None, steps: int | None) -> list[Finding]:
     """A peak learning rate that destroys, or one that moves nothing."""
     if peak_rate is None:
         return []
@@ -42,6 +42,8 @@ def rate_findings(recipe: Recipe, peak_rate: float | None) -> list[Finding]:
     if lowest <= peak_rate <= highest:
         return []
     high = peak_rate > highest
+    if not high and steps is not None and steps <= optim.sched.warmup_steps:
+        return []  # the training ends within its warm-up: that is what is said
     where_from = "a pretrained start" if pretrained else "a random start"
     why = "too high for this encoder"
     if high and pretrained:
