@@ -148,7 +148,7 @@ def test_a_manifest_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert (code, planned["clips"], planned["hours"], planned["batches_per_epoch"]) == (0, 100, 1.0, 2)
     codes = {finding["code"] for finding in planned["findings"]}
     small = {"long-warmup", "few-steps", "large-vocabulary", "few-hours-for-fresh-decoders"}
-    assert codes == {"left-out-clips", "offline-into-streaming", "guide-rate", "guide-warmup"} | small
+    assert codes == {"left-out-clips", "offline-into-streaming", "guide-rate"} | small
     by_recipe = run(capsys, "transfer", f"model.train_ds.manifest_filepath={manifest}", "--json")
     assert json.loads(by_recipe[1])["clips"] == 100
 

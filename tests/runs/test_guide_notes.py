@@ -34,7 +34,7 @@ def test_the_guides_case_names_each_difference_with_its_figures() -> None:
 
 
 def test_other_data_and_other_recipes_are_left_alone() -> None:
-    assert set(notes("transfer", Workload(4000, 20.0))) == {"guide-rate", "guide-warmup"}
+    assert set(notes("transfer", Workload(4000, 20.0))) == {"guide-rate"}
     assert set(notes("transfer", None)) == {"guide-rate"}
     assert notes("laptop", Workload(2876, 5.45)) == notes("small", None) == notes("large", None) == {}
     assert set(notes("before", GUIDE)) == {"guide-steps", "guide-hours"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quran_asr.runs.plan import Plan, keep_effective_batch, plan
@@ -13,6 +13,7 @@ from quran_asr.runs.published import PUBLISHED
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.timing import Given
 from quran_asr.runs.workload import Workload, weigh
+from quran_asr.train.epoch import Stage, stage_batches
 
 TRANSFER = load_recipe("transfer")
 GUIDE = Workload(67_399, 56.0)
@@ -148,6 +149,29 @@ def test_batches_by_seconds_are_filled_by_seconds() -> None:
     assert plan(recipe, Workload(40, 40 * 6.0 / 3600)).batches_per_epoch == 10
     mixed = plan(recipe, weigh([6.0] * 40, recipe))
     assert mixed.effective_batch == 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    durations=st.lists(st.floats(0.5, 39.0), min_size=1, max_size=400),
+    batch=st.integers(1, 40),
+    devices=st.integers(1, 5),
+)
+def test_an_epoch_has_the_batches_that_training_makes(
+    durations: list[float], batch: int, devices: int
+) -> None:
+    def made(seconds: float | None) -> int:
+        return len(stage_batches(durations, [Stage(0, batch, seconds, None, devices)], 0, 0))
+
+    fixed = load_recipe("transfer", [f"model.train_ds.batch_size={batch}"])
+    assert plan(fixed, weigh(durations, fixed), devices).batches_per_epoch == made(None)
+    by_seconds = replace(
+        fixed, model=replace(fixed.model, train_ds=replace(fixed.model.train_ds, batch_duration=60.0))
+    )
+    planned_batches = plan(by_seconds, weigh(durations, by_seconds), devices).batches_per_epoch
+    assert planned_batches is not None
+    # lengths are blurred before sorting, differently in each epoch
+    assert abs(planned_batches - made(60.0)) <= 2 + 0.15 * made(60.0)
 
 
 def test_what_the_limits_leave_out_is_weighed_in_hours() -> None:

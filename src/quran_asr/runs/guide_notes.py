@@ -20,9 +20,15 @@ def guide_notes(asked: str, recipe: Recipe, planned: Plan) -> list[Finding]:
     """
     notes = []
     if asked in RECIPES:
-        notes += [*_rate(asked), *_warmup(recipe, planned)]
+        notes += _rate(asked)
     if planned.clips == CLIPS:
-        notes += [*_batches(planned), *_steps(asked, recipe, planned), *_hours(planned), *_time(planned)]
+        notes += [
+            *_warmup(asked, recipe, planned),
+            *_batches(planned),
+            *_steps(asked, recipe, planned),
+            *_hours(planned),
+            *_time(planned),
+        ]
     return [Finding("note", code, where, message, "") for code, where, message in notes]
 
 
@@ -36,9 +42,9 @@ def _rate(asked: str) -> list[tuple[str, str, str]]:
     return [("guide-rate", "model.optim.lr", message)]
 
 
-def _warmup(recipe: Recipe, planned: Plan) -> list[tuple[str, str, str]]:
+def _warmup(asked: str, recipe: Recipe, planned: Plan) -> list[tuple[str, str, str]]:
     per_epoch, batches = planned.optimizer_steps_per_epoch, planned.batches_per_epoch
-    if not per_epoch or not batches or per_epoch == batches:
+    if asked not in RECIPES or not per_epoch or not batches or per_epoch == batches:
         return []
     warmup = recipe.model.optim.sched.warmup_steps
     message = (

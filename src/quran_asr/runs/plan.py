@@ -237,7 +237,7 @@ def _largest_batch(recipe: Recipe, work: Workload | None) -> tuple[Batch, str]:
         clips = max(1, math.floor(_clips_by_seconds(data, seconds)))
     if work is not None and work.clips:
         clips = min(clips, work.clips)
-    return Batch(clips, seconds, tokens), f"{clips} clips of {seconds:.3g} s, {what}"
+    return Batch(clips, seconds, tokens), f"{clips} clip{'s'[: clips != 1]} of {seconds:.3g} s, {what}"
 
 
 # Time

@@ -45,12 +45,11 @@ def _left_out(recipe: Recipe, work: Workload) -> list[Finding]:
         return []
     data = recipe.model.train_ds
     share = work.left_out_hours / (work.hours + work.left_out_hours)
-    mend = "cut long recordings at verses; or raise `model.train_ds.max_duration`, which costs memory"
-    if work.longest is not None and data.max_duration < work.longest <= LONGEST_LIMIT:
-        mend = (
-            f"model.train_ds.max_duration={math.ceil(work.longest)} keeps them and costs memory; "
-            "or cut long recordings at verses"
-        )
+    mend = "cut long recordings at verses"
+    if work.longest is not None and data.max_duration < min(work.longest, LONGEST_LIMIT):
+        limit = min(math.ceil(work.longest), round(LONGEST_LIMIT))
+        keeps = "keeps them" if work.longest <= LONGEST_LIMIT else "keeps more"
+        mend = f"model.train_ds.max_duration={limit} {keeps} and costs memory; or {mend}"
     severity: Severity = "warning" if share > LEFT_OUT else "note"
     return [
         Finding(
