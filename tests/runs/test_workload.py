@@ -37,8 +37,21 @@ def test_a_clip_of_unknown_words_leaves_the_words_open(tmp_path: Path) -> None:
     assert weigh_manifests([manifest(tmp_path, *lines)], TRANSFER).words is None
 
 
+def test_a_verse_that_does_not_exist_is_named_with_its_line(tmp_path: Path) -> None:
+    lines = [{"duration": 4.0, "verses": ["1:1"]}, {"duration": 4.0, "verses": ["1:99"]}]
+    with pytest.raises(QuranAsrError, match="no verse 1:99") as error:
+        weigh_manifests([manifest(tmp_path, *lines)], TRANSFER)
+    assert error.value.where.endswith("train.jsonl:2")
+
+
 @pytest.mark.parametrize(
-    "line", [{"duration": True}, {"duration": -1}, {"text": "x"}, [1], 3, {"duration": "3"}]
+    "line",
+    [
+        *({"duration": value} for value in (True, -1, "3", 1e300, 10**400, None)),
+        {"text": "x"},
+        [1],
+        3,
+    ],
 )
 def test_a_line_without_seconds_is_named(tmp_path: Path, line: object) -> None:
     with pytest.raises(QuranAsrError, match=r"no `duration` in seconds") as error:

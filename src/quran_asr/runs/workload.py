@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from quran_asr.corpus.manifest import LONGEST_SECONDS
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.runs.schema import Recipe
@@ -70,6 +71,8 @@ class ManifestClip:
     text: str
     """As written; empty where the line names verses only, or nothing."""
     verses: tuple[str, ...]
+    where: str
+    """`file:line`"""
 
 
 def read_clips(manifest: str | Path) -> list[ManifestClip]:
@@ -93,9 +96,10 @@ def read_clips(manifest: str | Path) -> list[ManifestClip]:
         except (ValueError, KeyError, TypeError, RecursionError):
             values, seconds = {}, None
         known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if not (known and 0 < seconds < math.inf):
-            raise QuranAsrError("has no `duration` in seconds", where=f"{manifest}:{number}")
-        clips.append(ManifestClip(float(seconds), _text(values), _verses(values)))
+        where = f"{manifest}:{number}"
+        if not (known and 0 < seconds <= LONGEST_SECONDS):
+            raise QuranAsrError("has no `duration` in seconds", where=where)
+        clips.append(ManifestClip(float(seconds), _text(values), _verses(values), where))
     return clips
 
 
@@ -172,8 +176,11 @@ def _spelled(clips: Sequence[ManifestClip], spelling: str) -> list[str]:
             continue
         if clip.text.strip():
             seen[key] = spell(clip.text, spelling)
-        else:
+            continue
+        try:
             seen[key] = load_quran(spelling).text(VerseRef.parse(verse) for verse in clip.verses)
+        except QuranAsrError as error:
+            raise QuranAsrError(error.what, where=clip.where, remedy=error.remedy) from None
     return [seen[clip.text, clip.verses] for clip in clips]
 
 
