@@ -70,6 +70,7 @@ def test_each_cause_of_the_failed_configuration_is_named_with_its_mend() -> None
     by_code = {finding.code: finding for finding in of.findings}
     assert "`scratch`" in by_code["random-start"].remedy
     assert "2.21e-03" in by_code["high-learning-rate"].message
+    assert by_code["few-steps"].remedy == "trainer.max_epochs=200", "a step of 32 clips is worth a quarter"
 
 
 def test_the_mends_mend() -> None:

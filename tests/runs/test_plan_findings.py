@@ -64,6 +64,7 @@ CASES = [
     Case("few-steps", "transfer", ("trainer.max_steps=5000",)),
     Case("few-steps", "transfer", ("trainer.max_epochs=10", "trainer.max_steps=5000")),
     Case("few-steps", "laptop", ("trainer.max_steps=500",)),
+    Case("few-steps", "small", ("trainer.max_epochs=1",)),
     Case("high-learning-rate", "before"),
     Case("high-learning-rate", "transfer", ("model.optim.lr=2.0",)),
     Case("high-learning-rate", "large", ("model.optim.lr=5",)),

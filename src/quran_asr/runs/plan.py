@@ -111,7 +111,7 @@ def plan(
     times, unused = timing(recipe, work, audio, target, given, validation_hours)
     validations = _validations(recipe, batches, epochs)
     findings = [
-        *start_findings(recipe, parameters, steps, steps_per_epoch),
+        *start_findings(recipe, parameters, steps, steps_per_epoch, effective),
         *rate_findings(recipe, peak_rate, steps),
         *warmup_findings(recipe, peak_rate, steps, steps_per_epoch, parameters),
         *batch_findings(recipe, effective, parameters, devices),

@@ -16,6 +16,8 @@ EPOCHS_FROM_RANDOM = 200
 EPOCHS_FROM_PRETRAINED = 50
 GUIDE_STEPS_PER_EPOCH = 527
 """Optimizer steps of an epoch of the guide: its advice in epochs means so many steps each."""
+GUIDE_BATCH = 128
+"""Clips behind each of them."""
 STEPS_OF_SMALL = 1_000
 """Optimizer steps by which a small model that learns has left its plateau: no training is shorter."""
 STREAMING_START = "stt_en_fastconformer_hybrid_large_streaming_multi"
@@ -59,14 +61,16 @@ def _arrival(model: Published, recipe: Recipe) -> Arrival:
 
 
 def start_findings(
-    recipe: Recipe, parameters: int, steps: int | None, steps_per_epoch: int | None
+    recipe: Recipe, parameters: int, steps: int | None, steps_per_epoch: int | None, effective_batch: int
 ) -> list[Finding]:
     """What is amiss with where a recipe starts from, and how far it goes from there."""
     if recipe.init_from_pretrained_model is not None:
         start = _arrival_findings(recipe)
     else:
         start = _random_start(recipe) if parameters >= BIG else []
-    return [*start, *_too_few_steps(recipe, parameters, steps, steps_per_epoch)]
+    if parameters >= BIG:
+        return [*start, *_too_few_steps(recipe, steps, steps_per_epoch, effective_batch)]
+    return [*start, *_too_few_steps_of_small(recipe, steps)]
 
 
 def _random_start(recipe: Recipe) -> list[Finding]:
@@ -95,36 +99,52 @@ def _random_start(recipe: Recipe) -> list[Finding]:
 
 
 def _too_few_steps(
-    recipe: Recipe, parameters: int, steps: int | None, steps_per_epoch: int | None
+    recipe: Recipe, steps: int | None, steps_per_epoch: int | None, effective_batch: int
 ) -> list[Finding]:
-    """By steps where they are known: an epoch of little data moves little. Else by the guide's epochs."""
+    """By steps where they are known: an epoch of little data moves little. Else by the guide's epochs.
+
+    A step of few clips counts for less, by their share of the guide's 128.
+    """
     trainer, pretrained = recipe.trainer, recipe.init_from_pretrained_model is not None
     epochs = EPOCHS_FROM_PRETRAINED if pretrained else EPOCHS_FROM_RANDOM
-    wanted = epochs * GUIDE_STEPS_PER_EPOCH if parameters >= BIG else STEPS_OF_SMALL
     begin = "a pretrained start" if pretrained else "a random start"
-    if parameters < BIG and (steps is None or pretrained):
-        return []
-    by_epochs = trainer.max_epochs > 0 and not 0 < trainer.max_steps < wanted
+    severity: Severity = "note" if pretrained else "warning"
     if steps is None:
         if not 0 < trainer.max_epochs < epochs:
             return []
-        message = f"{trainer.max_epochs} epochs are too few for {begin}, which takes {epochs}"
-        mend = f"trainer.max_epochs={epochs}"
-    else:
-        if steps >= wanted or steps == 0:
-            return []
-        message = f"{steps:,} optimizer steps are few for {begin}: about {wanted:,} are wanted"
-        if parameters >= BIG:
-            message += f", as in the guide's {epochs} epochs"
-        mend = f"trainer.max_steps={wanted}"
-        if by_epochs and steps_per_epoch:
-            mend = f"trainer.max_epochs={math.ceil(wanted / steps_per_epoch)}"
-            if trainer.max_steps > 0:
-                mend += f" trainer.max_steps={wanted}"
-        elif trainer.max_epochs > 0 and steps_per_epoch:
-            mend += f" trainer.max_epochs={max(trainer.max_epochs, math.ceil(wanted / steps_per_epoch))}"
-        mend += "; or more clips" if steps_per_epoch and steps_per_epoch < GUIDE_STEPS_PER_EPOCH else ""
-    return [Finding("note" if pretrained else "warning", "few-steps", "trainer.max_epochs", message, mend)]
+        message = f"{trainer.max_epochs} epochs are few for {begin}, which takes {epochs}"
+        return [Finding(severity, "few-steps", "trainer.max_epochs", message, f"trainer.max_epochs={epochs}")]
+    worth = min(1.0, effective_batch / GUIDE_BATCH)
+    wanted = epochs * GUIDE_STEPS_PER_EPOCH
+    if steps == 0 or steps * worth >= 0.99 * wanted:
+        return []
+    message = (
+        f"{steps:,} optimizer steps of {effective_batch} clips are few for {begin}: about {wanted:,} of "
+        f"{GUIDE_BATCH} are wanted, as in the guide's {epochs} epochs"
+    )
+    mends = []
+    if trainer.max_epochs > 0 and steps_per_epoch:
+        enough = math.ceil(0.995 * wanted / worth / steps_per_epoch)
+        mends.append(f"trainer.max_epochs={max(trainer.max_epochs, enough)}")
+    if trainer.max_steps > 0:
+        mends.append(f"trainer.max_steps={max(trainer.max_steps, math.ceil(wanted / worth))}")
+    mend = " ".join(mends) + (
+        "; or more clips" if (steps_per_epoch or wanted) < GUIDE_STEPS_PER_EPOCH else ""
+    )
+    return [Finding(severity, "few-steps", "trainer.max_epochs", message, mend)]
+
+
+def _too_few_steps_of_small(recipe: Recipe, steps: int | None) -> list[Finding]:
+    if recipe.init_from_pretrained_model is not None or not steps or steps >= STEPS_OF_SMALL:
+        return []
+    trainer = recipe.trainer
+    message = f"{steps:,} optimizer steps are few for a random start: no model has left its plateau by then"
+    mends = []
+    if trainer.max_epochs > 0:
+        mends.append(f"trainer.max_epochs={math.ceil(trainer.max_epochs * 2 * STEPS_OF_SMALL / steps)}")
+    if trainer.max_steps > 0:
+        mends.append(f"trainer.max_steps={2 * STEPS_OF_SMALL}")
+    return [Finding("warning", "few-steps", "trainer.max_epochs", message, " ".join(mends))]
 
 
 def _arrival_findings(recipe: Recipe) -> list[Finding]:
