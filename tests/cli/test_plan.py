@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
     return int(end.value.code or 0), out, err
 
 
+@pytest.fixture(autouse=True)
+def known_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No calibration of this machine, and room on its disk."""
+    monkeypatch.setenv("QURAN_ASR_CACHE", str(tmp_path / "cache"))
+    room = shutil.disk_usage(tmp_path)._replace(free=10**12)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
+
+
 def test_the_guides_case(capsys: pytest.CaptureFixture[str]) -> None:
     case = ("transfer", "--clips", "67399", "--hours", "56", "--devices", "2")
     code, out, err = run(capsys, *case)
@@ -25,9 +34,13 @@ def test_the_guides_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         "stt_en_fastconformer_hybrid_large_streaming_multi (English, streaming): 100.0% of the encoder" in out
     )
-    for said in ("1,054", "527", "52,700", "1.21e-03", "114.75 M", "128 clips"):
+    for said in ("1,054", "527", "52,700", "1.21e-03", "114.75 M", "128 clips", "unknown: name a device"):
         assert said in out
-    code, out, _ = run(capsys, *case, "--json")
+    measured = ("--batch-seconds", "0.5", "--validation-seconds", "60")
+    _, out, err = run(capsys, *case, *measured)
+    assert "16 h 18 min, with 100 validations" in out and "8 min 47 s" in out
+    assert "the guide says 15 + 2 = 17 hours; this plan comes to 16.3" in err
+    code, out, _ = run(capsys, *case, *measured, "--json")
     planned = json.loads(out)
     expected = {
         "clips": 67_399,
@@ -36,13 +49,71 @@ def test_the_guides_case(capsys: pytest.CaptureFixture[str]) -> None:
         "batches_per_epoch": 1054,
         "optimizer_steps_per_epoch": 527,
         "optimizer_steps": 52_700,
+        "warmup_epochs": 5.69,
         "parameters": 114_752_514,
+        "batch_seconds": 0.5,
+        "epoch_seconds": 527.0,
+        "validation_seconds": 60.0,
+        "total_seconds": 58_700.0,
+        "checkpoint_bytes": 1_377_030_168,
     }
     assert {key: planned[key] for key in expected} == expected
     assert planned["peak_learning_rate"] == pytest.approx(1.21e-3, rel=5e-3)
-    assert [finding["code"] for finding in planned["findings"]] == ["offline-into-streaming"]
+    assert {"weights", "gradients", "optimizer", "activations", "joint"} < set(planned["memory_bytes"])
+    assert planned["disk_bytes"] > 12 * planned["checkpoint_bytes"]
+    assert {"severity", "code", "where", "message", "remedy"} == set(planned["findings"][0])
+    codes = [finding["code"] for finding in planned["findings"]]
+    guide = ["guide-rate", "guide-warmup", "guide-batches", "guide-steps", "guide-hours", "guide-time"]
+    assert codes == ["offline-into-streaming", "short-clips-masked", *guide]
     assert planned["pretrained"][0]["name"] == "stt_en_fastconformer_transducer_large"
     assert planned["pretrained"][0]["encoder_share"] == pytest.approx(0.9986, abs=1e-4)
+
+
+def test_the_recipe_is_transfer_unless_another_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(run(capsys, "--json")[1])["recipe"] == "transfer"
+    assert json.loads(run(capsys, "trainer.max_epochs=50", "--json")[1])["recipe"] == "transfer"
+    assert json.loads(run(capsys, "small", "--json")[1])["recipe"] == "small"
+
+
+def test_a_device_gives_time_and_says_where_it_is_from(capsys: pytest.CaptureFixture[str]) -> None:
+    case = ("--clips", "67399", "--hours", "56", "--device", "rtx3090")
+    _, out, _ = run(capsys, *case)
+    assert "2 x RTX 3090" in out and "an estimate for RTX 3090" in out and "without validation" in out
+    code, out, err = run(capsys, *case[:-1], "RTX 3091")
+    assert (code, out) == (2, "") and "did you mean `RTX 3090`?" in err
+
+
+def test_the_validation_set_is_weighed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "v.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1800.0, "text": "x"}\n')
+    case = ("--clips", "67399", "--hours", "56", "--device", "A100")
+    code, out, _ = run(capsys, *case, "--validation", str(tmp_path / "v.jsonl"), "--json")
+    assert code == 0 and json.loads(out)["validation_seconds"] > 0
+
+
+def test_a_broken_calibration_is_said_and_nothing_fails(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "cache" / "calibration").mkdir(parents=True)
+    (tmp_path / "cache" / "calibration" / "h100.json").write_text("{")
+    code, _, err = run(capsys, "--clips", "67399", "--hours", "56")
+    assert code == 0 and "warning [broken-calibration]" in err
+
+
+def test_a_full_disk_is_a_warning_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(".")._replace(free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    code, _, err = run(capsys, "transfer")
+    assert code == 0 and "warning [disk-space]" in err and "save_top_k=" in err
+
+
+def test_a_refused_value_is_a_finding_in_json_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "transfer", "trainer.precision=16-mixed", "--json")
+    found = json.loads(out)["findings"]
+    assert code == 2 and "error: override" in err
+    assert [(finding["severity"], finding["code"]) for finding in found] == [("error", "refused")]
+    assert found[0]["remedy"].startswith("trainer.precision=bf16-mixed")
 
 
 def test_an_unknown_start_has_no_shares(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,14 +140,15 @@ def test_findings_go_to_stderr_and_warnings_exit_0(capsys: pytest.CaptureFixture
 
 def test_a_manifest_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     manifest = tmp_path / "train.jsonl"
-    lines = [{"audio_filepath": f"{n}.wav", "duration": 36.0, "text": "x"} for n in range(100)]
-    lines.append({"audio_filepath": "long.wav", "duration": 7200.0, "text": "x"})
+    lines = [{"audio_filepath": f"{n}.wav", "duration": 36.0, "text": "قل"} for n in range(100)]
+    lines.append({"audio_filepath": "long.wav", "duration": 7200.0, "text": "قل"})
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     code, out, _ = run(capsys, "transfer", "--train", str(manifest), "--json")
     planned = json.loads(out)
     assert (code, planned["clips"], planned["hours"], planned["batches_per_epoch"]) == (0, 100, 1.0, 2)
     codes = {finding["code"] for finding in planned["findings"]}
-    assert codes == {"left-out-clips", "long-warmup", "offline-into-streaming"}
+    small = {"long-warmup", "few-steps", "large-vocabulary", "few-hours-for-fresh-decoders"}
+    assert codes == {"left-out-clips", "offline-into-streaming", "guide-rate"} | small
     by_recipe = run(capsys, "transfer", f"model.train_ds.manifest_filepath={manifest}", "--json")
     assert json.loads(by_recipe[1])["clips"] == 100
 
@@ -92,7 +164,9 @@ def test_a_manifest_of_clips_that_are_all_too_long_exits_1(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "no recipe is named"),
+        (("transfer", "small"), "two recipes"),
+        (("transfer", "--clips", "5", "--hours", "0"), "--hours"),
+        (("transfer", "--device", "abacus"), "no figures of a device `abacus`"),
         (("transfer", "--clips", "5"), "--clips and --hours belong together"),
         (("transfer", "--train", "m", "--clips", "5", "--hours", "1"), "leave out --clips and --hours"),
         (("transfer", "--train", "no/such.jsonl"), "no/such.jsonl"),

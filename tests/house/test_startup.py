@@ -20,7 +20,12 @@ LIMIT = 0.5
 
 HEAVY = {"numpy", "torch", "nemo", "lightning", "transformers", "sentencepiece", "matplotlib", "soundfile"}
 
-SETTLED = ["text show 2:255 --spelling letters", "recipe list", "plan transfer --clips 67399 --hours 56"]
+SETTLED = [
+    "text show 2:255 --spelling letters",
+    "recipe list",
+    "plan transfer --clips 67399 --hours 56",
+    "plan before --device rtx3090 --json",
+]
 """Whole commands that touch no audio and no model."""
 
 RUN = """
