@@ -152,6 +152,29 @@ def test_the_guides_one_liner_finds_the_same_file(run: RunFolder) -> None:
     assert chosen == run.best_nemo()
 
 
+@pytest.mark.parametrize(
+    ("files", "best"),
+    [
+        (["x--val_wer=0.2000.nemo", "x--val_wer=0.2000-epoch=3.ckpt"], "x--val_wer=0.2000.nemo"),
+        (["x--val_wer=0.2000.nemo", "x--val_wer=0.1000-epoch=4.ckpt"], "x--val_wer=0.1000-epoch=4.ckpt"),
+        (["x--val_wer=0.1900-average=5.nemo", "x--val_wer=0.1950.nemo"], "x--val_wer=0.1900-average=5.nemo"),
+        (["x--val_wer=0.2000-average=5.nemo", "x--val_wer=0.2000.nemo"], "x--val_wer=0.2000-average=5.nemo"),
+        (
+            ["x--val_wer=0.2000-epoch=9.ckpt", "x--val_wer=0.2000-epoch=10.ckpt"],
+            "x--val_wer=0.2000-epoch=9.ckpt",
+        ),
+        ([".x--val_wer=0.0100-abc.nemo", "x--val_wer=0.2000.nemo"], "x--val_wer=0.2000.nemo"),
+    ],
+)
+def test_the_best_model_is_the_one_with_the_lowest_rate_whatever_its_kind(
+    run: RunFolder, files: list[str], best: str
+) -> None:
+    for name in files:
+        (run.checkpoints / name).touch()
+    found = run.best_model()
+    assert found is not None and found.name == best
+
+
 def test_json_is_whole_or_not_there(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     run.write_json("transfer.json", {"loaded": 1, "share": float("nan"), "text": "قل"})
     assert run.read_json("transfer.json") == {"loaded": 1, "share": None, "text": "قل"}

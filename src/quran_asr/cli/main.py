@@ -29,6 +29,10 @@ COMMANDS = {
     "tokenizer": ("quran_asr.cli.train:tokenizer", "Make a recipe's tokenizer from the whole Quran."),
     "train": ("quran_asr.cli.train:train", "Train a recognizer, or go on with a run."),
     "plot": ("quran_asr.cli.plot:plot", "Draw the curves of runs: a picture and a page."),
+    "checkpoints": (
+        "quran_asr.cli.checkpoints:checkpoints",
+        "List a run's checkpoints by WER; average, thin out, export.",
+    ),
     "evaluate": ("quran_asr.cli.evaluate:evaluate", "Say how well a model hears the clips of a manifest."),
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
 }

@@ -300,6 +300,8 @@ def pass_gate(
 
 def report_end(ended: Trained, as_json: bool) -> int:
     """Say how a training ended; 130 where it was interrupted."""
+    from quran_asr.runs.folder import average_of
+
     best = ended.run.best_nemo()
     if as_json:
         print_json(
@@ -325,6 +327,8 @@ def report_end(ended: Trained, as_json: bool) -> int:
                 "trainer.val_check_interval, or train longer",
                 err=True,
             )
+        elif average_of(best) is not None:
+            click.echo(f"best validation WER {ended.best_wer:.4f}; the best model is still {best}")
         else:
             click.echo(f"best validation WER {ended.best_wer:.4f}: {best}")
     sys.stdout.flush()

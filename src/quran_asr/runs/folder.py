@@ -19,6 +19,8 @@ from quran_asr.runs.recipe import as_yaml
 from quran_asr.runs.schema import Recipe
 
 _WER = re.compile(r"val_wer=(\d+(?:\.\d+)?)")
+_EPOCH = re.compile(r"-epoch=(\d{1,9})")
+_AVERAGE = re.compile(r"-average=(\d{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,11 @@ class RunFolder:
         """The `.ckpt` with the lowest `val_wer=` in its name."""
         return _lowest(self.checkpoints.glob("*.ckpt"))
 
+    def best_model(self) -> Path | None:
+        """The `.nemo` or `.ckpt` with the lowest `val_wer=` in its name; of equal ones the `.nemo`."""
+        found = [path for path in (self.best_nemo(), self.best_checkpoint()) if path is not None]
+        return min(found, key=rank_of, default=None)
+
     def last_checkpoint(self) -> Path | None:
         """Where the run can be continued."""
         last = self.checkpoints / "last.ckpt"
@@ -269,9 +276,38 @@ def rate_of(path: Path) -> float | None:
     return float(found.group(1)) if found else None
 
 
+def epoch_of(path: Path) -> int | None:
+    """The `-epoch=` in a checkpoint's name."""
+    found = _EPOCH.search(path.stem)
+    return int(found.group(1)) if found else None
+
+
+def average_of(path: Path) -> int | None:
+    """The `-average=` in a model's name: of how many checkpoints it is the mean."""
+    found = _AVERAGE.search(path.stem)
+    return int(found.group(1)) if found else None
+
+
 def _lowest(paths: Iterable[Path]) -> Path | None:
-    rated = [(rate, path) for path in paths if (rate := rate_of(path)) is not None]
-    return min(rated)[1] if rated else None
+    """Hidden files are passed over: they are being written."""
+    rated = [path for path in paths if rate_of(path) is not None and not path.name.startswith(".")]
+    return min(rated, key=rank_of, default=None)
+
+
+def rank_of(path: Path) -> tuple[float, bool, bool, int, str]:
+    """What the models of a run are sorted by: the lowest rate in the name first, those without one last.
+
+    Of equal rates an average comes first (its rate is below that of each single one), then the `.nemo`, then
+    the earliest epoch.
+    """
+    rate = rate_of(path)
+    return (
+        math.inf if rate is None else rate,
+        average_of(path) is None,
+        path.suffix != ".nemo",
+        epoch_of(path) or 0,
+        path.name,
+    )
 
 
 def _as_lines(rows: Iterable[Mapping[str, Any]]) -> str:

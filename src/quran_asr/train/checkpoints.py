@@ -22,9 +22,10 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.folder import RunFolder, rate_of
+from quran_asr.runs.folder import RunFolder, rank_of, rate_of
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, look_aheads, set_look_ahead
@@ -53,16 +54,24 @@ class WeightsOnlyCheckpoints(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """A `.ckpt` as tensors and plain values; a pickle in it does not run.
+
+    Args:
+        path: the file.
+        mapped: leave the tensors in the file until they are touched; only those looked at cost memory.
 
     Raises:
         QuranAsrError: missing, torn, or holding more than weights.
     """
     if not path.is_file():
-        raise QuranAsrError("no such checkpoint", where=str(path))
+        raise QuranAsrError(
+            "no such checkpoint",
+            where=str(path),
+            remedy="a training that goes on replaces its own: look again",
+        )
     try:
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises a dozen kinds for a torn or hostile file
         raise QuranAsrError(
             f"not a readable checkpoint ({_first_line(error)})",
@@ -72,6 +81,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict) or "state_dict" not in loaded:
         raise QuranAsrError("a checkpoint without weights (`state_dict`)", where=str(path))
     return loaded
+
+
+def model_weights(path: Path) -> dict[str, Tensor]:
+    """The model's tensors in a `.ckpt`, named as the model names them; mapped from the file.
+
+    Raises:
+        QuranAsrError: as `read_checkpoint`, or no weights of a model in it.
+    """
+    state = read_checkpoint(path, mapped=True)["state_dict"]
+    weights = {
+        str(name).removeprefix("model."): tensor
+        for name, tensor in (state.items() if isinstance(state, dict) else ())
+        if str(name).startswith("model.") and isinstance(tensor, Tensor)
+    }
+    if not weights:
+        raise QuranAsrError("a checkpoint without weights of a model", where=str(path))
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +147,14 @@ def save_nemo(model: EncDecHybridRNNTCTCBPEModel, path: Path) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     set_look_ahead(model, chosen)
+
+
+def replace_nemo(model: EncDecHybridRNNTCTCBPEModel, target: Path) -> None:
+    """Write a model to the folder of its run's others; every `.nemo` there with a higher rate goes."""
+    save_nemo(model, target)
+    for path in target.parent.glob("*.nemo"):
+        if rate_of(path) is not None and rank_of(path) > rank_of(target):
+            path.unlink(missing_ok=True)
 
 
 class Checkpoints(lightning.Callback):
@@ -234,12 +268,11 @@ class Checkpoints(lightning.Callback):
         self._saved_at = time.monotonic()
 
     def _write_best(self, module: TrainingModule, wer: float) -> None:
-        older = sorted(self.run.checkpoints.glob("*.nemo"))
-        best = self.run.checkpoints / f"{self.name}--val_wer={wer:.4f}.nemo"
-        save_nemo(module.model, best)
-        for path in older:
-            if path != best:
-                path.unlink(missing_ok=True)
+        """The folder decides, not this training: an average of checkpoints may be better than all of them."""
+        target = self.run.checkpoints / f"{self.name}--val_wer={wer:.4f}.nemo"
+        best = self.run.best_nemo()
+        if best is None or best == target or rank_of(target) < rank_of(best):
+            replace_nemo(module.model, target)
 
 
 def keep_among_best(last: Path, name: str, wer: float, epoch: int, keep: int) -> None:

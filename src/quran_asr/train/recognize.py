@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from quran_asr.runs.folder import open_run
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.text.spelling import SPELLINGS, alphabet, edition_of
 from quran_asr.train.archives import restore
-from quran_asr.train.checkpoints import read_checkpoint
+from quran_asr.train.checkpoints import model_weights
 from quran_asr.train.model import (
     EncDecHybridRNNTCTCBPEModel,
     build_model,
@@ -176,7 +176,7 @@ def load_recognizer(model: Path, decoder: str = "transducer", look_ahead_ms: int
     """
     if model.is_dir():
         run = open_run(model)
-        best = run.best_nemo() or run.best_checkpoint() or run.last_checkpoint()
+        best = run.best_model() or run.last_checkpoint()
         if best is None:
             raise QuranAsrError(
                 "the run has no checkpoint yet", where=str(model), remedy="it writes one at each validation"
@@ -184,7 +184,7 @@ def load_recognizer(model: Path, decoder: str = "transducer", look_ahead_ms: int
         model = best
     if not model.is_file():
         raise QuranAsrError("no such model", where=str(model), remedy="give a .nemo, a .ckpt or a run folder")
-    loaded = restore(model) if model.suffix == ".nemo" else _restore_checkpoint(model)
+    loaded = restore(model) if model.suffix == ".nemo" else restore_checkpoint(model)
     recognizer = Recognizer(loaded, str(model), decoder, look_ahead_ms)
     training_data = model.parent.parent / "training_data.json"
     recognizer.training_data = training_data if training_data.is_file() else None
@@ -220,19 +220,39 @@ def cut_at_pauses(samples: Samples) -> list[tuple[float, Samples]]:
     return [(a / SAMPLE_RATE, samples[a:b]) for a, b in pairwise(bounds)]
 
 
-def _restore_checkpoint(path: Path) -> EncDecHybridRNNTCTCBPEModel:
+def restore_checkpoint(path: Path) -> EncDecHybridRNNTCTCBPEModel:
+    """The model of a `.ckpt`, built from the recipe of the run in whose `checkpoints` it lies.
+
+    Raises:
+        QuranAsrError: it lies in no run, cannot be read, or has other tensors than the recipe's model.
+    """
     if not (path.parent.parent / "recipe.yaml").is_file():
         raise QuranAsrError(
             "neither a .nemo archive nor a .ckpt in the `checkpoints` folder of its run",
             where=str(path),
             remedy="a .ckpt holds weights only and stays in its run; the run's .nemo can go anywhere",
         )
+    weights = model_weights(path)
     run = open_run(path.parent.parent)
     model = build_model(load_recipe(str(run.path / "recipe.yaml")), run.tokenizer)
-    weights = {
-        name.removeprefix("model."): tensor
-        for name, tensor in read_checkpoint(path)["state_dict"].items()
-        if name.startswith("model.")
-    }
-    model.load_state_dict(weights)
+    put_weights(model, weights, path)
     return model
+
+
+def put_weights(model: EncDecHybridRNNTCTCBPEModel, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into a model; `path` is named where they do not fit.
+
+    Raises:
+        QuranAsrError: a tensor is missing, too many, or of another shape.
+    """
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or [
+        name for name, tensor in own.items() if tensor.shape != weights[name].shape
+    ]
+    if wrong:
+        raise QuranAsrError(
+            f"does not fit the recipe of its run: {len(wrong)} tensors differ, the first {wrong[0]}",
+            where=str(path),
+            remedy="use a checkpoint that this run wrote",
+        )
+    model.load_state_dict(dict(weights))
