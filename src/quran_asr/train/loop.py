@@ -33,7 +33,7 @@ from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, choo
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
-from quran_asr.train.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from quran_asr.train.tokenizer import Tokenizer, make_tokenizer
 from quran_asr.train.transfer import as_table, transfer
 
 
@@ -180,9 +180,7 @@ def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None
             )
         extract_tokenizer(start.archive, run.tokenizer)
         return Tokenizer(run.tokenizer)
-    if recipe.model.tokenizer.dir is not None:
-        return copy_tokenizer(Path(recipe.model.tokenizer.dir), run.tokenizer)
-    return train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, run.tokenizer)
+    return make_tokenizer(recipe, run.tokenizer)
 
 
 def clip_sets(

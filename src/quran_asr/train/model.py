@@ -19,6 +19,7 @@ with warnings.catch_warnings():  # NeMo's start-up chatter tells our users nothi
     warnings.simplefilter("ignore")
     logging.getLogger("nv_one_logger").setLevel(logging.CRITICAL)
     from nemo.collections.asr.models import EncDecHybridRNNTCTCBPEModel
+    from nemo.collections.asr.modules import RNNTJoint
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
     from nemo.utils import logging as nemo_logging
 
@@ -29,6 +30,7 @@ nemo_logging.setLevel(logging.ERROR)
 
 __all__ = [
     "EncDecHybridRNNTCTCBPEModel",
+    "RNNTJoint",
     "SaveRestoreConnector",
     "build_model",
     "choose_threads",
