@@ -25,8 +25,8 @@ _STYLES = frozenset(
 _BITRATE = re.compile(r"\d+ ?kbps", re.IGNORECASE)
 _LEAST_CONSONANTS = 4
 """Fewer of them are shared by names that have nothing to do with each other."""
-_ALIKE = 0.88
-"""Share of letters in the same order from which two spellings differ by a slip."""
+_ALIKE, _ALIKE_IN_VOWELS = 0.88, 0.7
+"""Share of letters in the same order from which two spellings differ by a slip; with equal consonants."""
 _TELLING_LETTERS = 5
 """A name of that many letters stands for a person by itself, as Alafasy does."""
 
@@ -45,12 +45,11 @@ def may_be_one(a: str, b: str) -> bool:
     if shorter < longer and all(len(word) >= _TELLING_LETTERS for word in shorter):
         return True
     bones, their_bones = (sorted(_consonants(word) for word in words) for words in (mine, theirs))
-    if bones == their_bones and len("".join(bones)) >= _LEAST_CONSONANTS:
-        return True
-    spelled, their_spelled = "".join(mine), "".join(theirs)
-    if min(len(spelled), len(their_spelled)) < 2 * _TELLING_LETTERS - 2:
-        return False
-    return SequenceMatcher(None, spelled, their_spelled, autojunk=False).ratio() >= _ALIKE
+    spelled, their_spelled = "".join(sorted(mine)), "".join(sorted(theirs))
+    alike = SequenceMatcher(None, *sorted((spelled, their_spelled)), autojunk=False).ratio()
+    if bones == their_bones:
+        return len("".join(bones)) >= _LEAST_CONSONANTS or alike >= _ALIKE_IN_VOWELS
+    return min(len(spelled), len(their_spelled)) >= 2 * _TELLING_LETTERS - 2 and alike >= _ALIKE
 
 
 def _words(name: str) -> list[str]:

@@ -29,6 +29,8 @@ GATE_WARMUP_STEPS = 30
 GATE_CHECK_EVERY = 10
 STILL = 0.9
 """Share of the first loss above which nothing was learned."""
+IMPOSSIBLE = -1e-3
+"""Minus the log of a probability is not below 0, rounding apart."""
 _SILENT = 1e-4
 
 
@@ -115,7 +117,7 @@ def overfit_gate(
         gate = replace(gate, steps=step, last_loss=now, first_loss=now if step == 1 else gate.first_loss)
         if on_progress is not None:
             on_progress(step, steps)
-        if not math.isfinite(now):
+        if not math.isfinite(now) or now < IMPOSSIBLE:
             break
         if step % GATE_CHECK_EVERY == 0 or step == steps:
             wer, ctc_wer = _look(module, batch, texts)
@@ -142,6 +144,8 @@ def _cause(gate: Gate, clips: int) -> str:
         return f"{gate.silent} of them have no sound: look at the recordings (`quran-asr corpus scan`)"
     if not math.isfinite(gate.last_loss):
         return "the loss is no finite number: a clip has more tokens than frames, or its audio is broken"
+    if gate.last_loss < IMPOSSIBLE:
+        return "a loss below 0 is no probability's: the loss of this installation is broken"
     if gate.last_loss > STILL * gate.first_loss:
         return (
             "nothing is learned at all: loss, gradients or weights of this model or installation are broken"
