@@ -46,7 +46,8 @@ def may_be_one(a: str, b: str) -> bool:
         return True
     bones, their_bones = (sorted(_consonants(word) for word in words) for words in (mine, theirs))
     spelled, their_spelled = "".join(sorted(mine)), "".join(sorted(theirs))
-    alike = SequenceMatcher(None, *sorted((spelled, their_spelled)), autojunk=False).ratio()
+    first, second = sorted((spelled, their_spelled))  # the ratio depends on the order
+    alike = SequenceMatcher(None, first, second, autojunk=False).ratio()
     if bones == their_bones:
         return len("".join(bones)) >= _LEAST_CONSONANTS or alike >= _ALIKE_IN_VOWELS
     return min(len(spelled), len(their_spelled)) >= 2 * _TELLING_LETTERS - 2 and alike >= _ALIKE

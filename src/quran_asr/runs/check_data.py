@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from quran_asr import audio
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.corpus.select import describe, hours, select
@@ -112,7 +110,7 @@ def decodable(
             samples = audio.read(segment.audio, segment.offset, segment.duration)
             info = audio.probe(segment.audio)
             formats[f"{info.format} {info.rate / 1000:g} kHz"] += 1
-            if float(np.abs(samples).max()) < SILENT:
+            if max(float(samples.max()), -float(samples.min())) < SILENT:
                 silent.append(segment.audio)
             rest = info.seconds - segment.duration
             alone = segment.offset == 0 and lines_of[segment.audio] == 1

@@ -189,13 +189,14 @@ def _on_cpu(trial: _Trial, shape: Shape) -> tuple[int, str]:
             trial.losses(shape)
             return peak() + trial.beside, "measured"
         length = min(longest, max(1.0, CPU_SECONDS / 3 / speed))
+        few = max(1, min(len(shape) // 2, int(CPU_SECONDS / 3 / speed / length)))
         short = shape.shortened(length)
-        trial.losses(short.first(1))
-        one = peak()
-        trial.losses(short.first(2))
-        a_clip = max(0, peak() - one)
-    whole = one + a_clip * (len(shape) * longest / length - 1) + _attention(trial, shape, length)
-    return round(whole) + trial.beside, f"reckoned from one and two clips of {length:.1f} s"
+        trial.losses(short.first(few))
+        of_few = peak()
+        trial.losses(short.first(2 * few))
+        a_second = max(0, peak() - of_few) / (few * length)
+    whole = of_few + a_second * (shape.padded_seconds - few * length) + _attention(trial, shape, length)
+    return round(whole) + trial.beside, f"reckoned from {few} and {2 * few} clips of {length:.1f} s"
 
 
 def _attention(trial: _Trial, shape: Shape, measured: float) -> float:

@@ -99,8 +99,6 @@ def train(
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
     choose_threads(model)
-    # NeMo's encoder would ask all processes for their longest clip in every pass, also where one has none
-    model.encoder.sync_max_audio_length = False
     if resume is None and first:
         run.write_json("environment.json", environment(ranks))
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]

@@ -49,7 +49,10 @@ def build_model(recipe: Recipe, tokenizer_folder: Path) -> EncDecHybridRNNTCTCBP
 
     with warnings.catch_warnings():  # torch on the dropout of a one-layer LSTM, which NeMo applies itself
         warnings.simplefilter("ignore")
-        return EncDecHybridRNNTCTCBPEModel(cfg=OmegaConf.create(model_config(recipe, tokenizer_folder)))
+        model = EncDecHybridRNNTCTCBPEModel(cfg=OmegaConf.create(model_config(recipe, tokenizer_folder)))
+    # NeMo's encoder would ask all processes for their longest clip in every pass, also where one has none
+    model.encoder.sync_max_audio_length = False
+    return model
 
 
 def model_config(recipe: Recipe, tokenizer_folder: Path) -> dict[str, Any]:

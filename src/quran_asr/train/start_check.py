@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+import lightning.pytorch as lightning
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +23,9 @@ from quran_asr.train.transfer import as_table, transfer
 
 CLIPS = 8
 """That the signal is measured on."""
-WIDEST = 4.0
-"""Factor from the deviation of 0.1 behind the subsampling that is as it should be on clips not scaled by."""
+FARTHEST = 1.5
+"""Factor from a deviation of 0.1 behind the subsampling. Scaled by data, other clips gave 0.101 to 0.118 in
+18 trials (recitations and synthetic speech; 8, 32 and 256 channels); NeMo's weights 0.013 to 0.071."""
 
 
 def check_start(
@@ -45,6 +47,7 @@ def check_start(
         allow_partial: little of the encoder is enough.
         say: called with the table of what arrives.
     """
+    lightning.seed_everything(recipe.quran.seed, verbose=False)
     model = build_model(recipe, tokenizer.folder)
     if archive is not None:
         return _pretrained(model, recipe, archive, allow_partial, say)
@@ -54,7 +57,7 @@ def check_start(
     deviation = signal(model, clips, recipe.quran.seed)
     how = recipe.quran.initialization
     said = f"random weights ({how}): behind the subsampling a deviation of {deviation:.2g}"
-    if OUTPUT_DEVIATION / WIDEST <= deviation <= OUTPUT_DEVIATION * WIDEST:
+    if OUTPUT_DEVIATION / FARTHEST <= deviation <= OUTPUT_DEVIATION * FARTHEST:
         return passed(said)
     return warning(
         f"{said}, far from {OUTPUT_DEVIATION}: such starts have stayed on their plateau for good",
