@@ -1,46 +1,15 @@
-"""What `train` finds in its manifests, and what it can tell before it begins."""
+"""What `train` finds in its manifests."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from quran_asr.cli.printing import print_findings
-from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.corpus.select import Selection
     from quran_asr.runs.schema import Recipe
-
-
-def foresee(recipe: Recipe, training: Selection, validation: Selection) -> list[Finding]:
-    """What `plan` says of this training, leakage, and a full disk."""
-    from quran_asr.runs.folder import lacking_space
-    from quran_asr.runs.plan import plan
-    from quran_asr.runs.workload import weigh
-
-    kept = training.kept  # what was left out is said already
-    work = weigh([clip.duration for clip in kept], recipe, [clip.text for clip in kept])
-    planned = plan(recipe, work, devices=recipe.trainer.devices)
-    keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
-    full = lacking_space(recipe.exp_manager.exp_dir, planned.parameters, keep)
-    return [*planned.findings, *_shared_clips(training, validation), *([full] if full else [])]
-
-
-def _shared_clips(training: Selection, validation: Selection) -> list[Finding]:
-    trained = {(segment.audio, segment.offset) for segment in training.kept}
-    shared = [segment for segment in validation.kept if (segment.audio, segment.offset) in trained]
-    if not shared:
-        return []
-    return [
-        Finding(
-            "warning",
-            "validation-in-training",
-            shared[0].audio,
-            f"{len(shared)} of {len(validation.kept)} validation clips are trained on too: "
-            "their WER says nothing",
-            "hold some out with `quran-asr corpus split`",
-        )
-    ]
 
 
 def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:

@@ -26,6 +26,7 @@ COMMANDS = {
     "corpus": ("quran_asr.cli.corpus:corpus", "Make manifests: scan recordings, split, or speak verses."),
     "recipe": ("quran_asr.cli.recipe:recipe", "List, show and begin recipes: the settings of a training."),
     "plan": ("quran_asr.cli.plan:plan", "What a training will be: steps, batch, rate, parameters."),
+    "check": ("quran_asr.cli.check:check", "Look before training: data, machine, memory, can it learn."),
     "tokenizer": ("quran_asr.cli.train:tokenizer", "Make a recipe's tokenizer from the whole Quran."),
     "train": ("quran_asr.cli.train:train", "Train a recognizer, or go on with a run."),
     "plot": ("quran_asr.cli.plot:plot", "Draw the curves of runs: a picture and a page."),

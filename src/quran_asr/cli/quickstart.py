@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quran_asr.cli.extras import need
+from quran_asr.cli.preflight import pass_gate
 from quran_asr.cli.printing import print_finding, print_json, print_table, progress_bar
-from quran_asr.cli.train import pass_gate, report_end
+from quran_asr.cli.train import report_end
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:

@@ -7,24 +7,26 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.clips import describe_data, foresee, select_clips
+from quran_asr.cli.clips import describe_data, select_clips
 from quran_asr.cli.extras import need
-from quran_asr.cli.printing import print_finding, print_findings, print_json, progress_bar
+from quran_asr.cli.preflight import TrainPreflight, train_preflight
+from quran_asr.cli.printing import print_finding, print_findings, print_json
+from quran_asr.cli.start import Wish, load, open_start, start_from_checkpoint
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.cli.resume import Resumption
-    from quran_asr.records import Segment
+    from quran_asr.corpus.select import Selection
     from quran_asr.runs.folder import RunFolder
     from quran_asr.runs.schema import Recipe
-    from quran_asr.train.loop import Start, Trained
+    from quran_asr.train.loop import Trained
+    from quran_asr.train.processes import Ranks
 
 
 @click.command(
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Start even if less than 90 % of the encoder comes from the pretrained model.",
 )
+@click.option("--no-preflight", is_flag=True, help="Begin without the checks of `quran-asr check`.")
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON.")
 def train(
     words: tuple[str, ...],
@@ -58,6 +61,7 @@ def train(
     resume: Path | None,
     resume_best: str | None,
     allow_partial: bool,
+    no_preflight: bool,
     as_json: bool,
 ) -> int:
     """Train a recognizer. RECIPE is a name of `quran-asr recipe list` or a file; default: transfer.
@@ -77,18 +81,13 @@ def train(
     with silent_follower():
         resumed = what_goes_on(name, overrides, resume, resume_best)
         if resumed is not None:
-            return run_training(resumed.recipe, resumed, Wish(allow_partial, keep_tokens=False), as_json)
+            return run_training(
+                resumed.recipe, resumed, Wish(allow_partial, False, not no_preflight), as_json
+            )
         recipe = load(name or "transfer", overrides)
         keep_tokens = recipe.exp_manager.resume_from_checkpoint is not None
-        return run_training(start_from_checkpoint(recipe), None, Wish(allow_partial, keep_tokens), as_json)
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How a pretrained start is to be taken."""
-
-    allow_partial: bool
-    keep_tokens: bool
+        wish = Wish(allow_partial, keep_tokens, not no_preflight)
+        return run_training(start_from_checkpoint(recipe), None, wish, as_json)
 
 
 def what_goes_on(
@@ -119,103 +118,82 @@ def what_goes_on(
     return resumption(run, overrides, checkpoint=checkpoint, best=False)
 
 
-def start_from_checkpoint(recipe: Recipe) -> Recipe:
-    """`exp_manager.resume_from_checkpoint=FILE.nemo` starts a new run from those weights.
-
-    Raises:
-        QuranAsrError: it is neither a `.nemo` nor a `.ckpt`.
-    """
-    given = recipe.exp_manager.resume_from_checkpoint
-    if given is None:
-        return recipe
-    if not given.endswith(".nemo"):
-        raise QuranAsrError(
-            "neither a .nemo nor a .ckpt", where=f"exp_manager.resume_from_checkpoint={given}", remedy=""
-        )
-    click.echo(
-        f"a .nemo holds no optimizer: a new run starts from the weights of {given}, with a new optimizer and "
-        "schedule (its run goes on where it was with `--resume RUN`)",
-        err=True,
-    )
-    exp_manager = replace(recipe.exp_manager, resume_from_checkpoint=None)
-    return replace(recipe, exp_manager=exp_manager, init_from_pretrained_model=given)
-
-
 def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json: bool) -> int:
-    """Look at the data, gather the processes, make or open the run folder, and train."""
-    from quran_asr.runs.plan_start import TOO_LITTLE
+    """Look at everything, gather the processes, make or open the run folder, and train.
 
+    A run that goes on from a checkpoint was looked at when it began.
+    """
     chosen = select_clips(recipe)
-    foreseen = foresee(recipe, *chosen)
-    if wish.allow_partial:
-        foreseen = [finding for finding in foreseen if finding.code != TOO_LITTLE]
-    if resumed is None and print_findings(foreseen):
-        return 1
     click.echo(describe_data(*chosen), err=True)
+    fresh = resumed is None or resumed.checkpoint is None
+    with contextlib.ExitStack() as until_the_end:
+        look = None
+        if fresh and wish.preflight and not is_follower():
+            look = until_the_end.enter_context(train_preflight(recipe, wish, chosen))
+        well = look is None or look.light()
+        if not well and not is_launched():
+            return 1
+        from quran_asr.train.processes import joined
 
+        trainer = recipe.trainer
+        ranks = until_the_end.enter_context(joined(trainer.devices, trainer.num_nodes, trainer.accelerator))
+        if look is not None and well:
+            well = look.heavy()
+        if not ranks.from_first(well):
+            return 1
+        return train_together(recipe, resumed, wish, chosen, ranks, look, as_json)
+
+
+def train_together(
+    recipe: Recipe,
+    resumed: Resumption | None,
+    wish: Wish,
+    chosen: tuple[Selection, Selection],
+    ranks: Ranks,
+    look: TrainPreflight | None,
+    as_json: bool,
+) -> int:
+    """What follows when all processes are there and nothing speaks against it."""
     from quran_asr.cli.progress import training_progress
     from quran_asr.cli.resume import go_on_from
     from quran_asr.runs.plan import device_findings
     from quran_asr.train.loop import train as train_recipe
-    from quran_asr.train.processes import joined
 
-    trainer = recipe.trainer
-    with joined(trainer.devices, trainer.num_nodes, trainer.accelerator) as ranks:
-        first = ranks.rank == 0
-        fresh = resumed is None or resumed.checkpoint is None
-        start = open_start(recipe, wish) if first and fresh else None
-        if resumed is None:
-            if first:
-                print_findings(device_findings(recipe, max(1, ranks.size // trainer.num_nodes)))
-            run = begin(recipe) if first else None
-        else:
-            run = resumed.run
-            if first:
-                recipe = go_on_from(resumed, ranks.size)
-        run, recipe = ranks.from_first((run, recipe))
-        click.echo(f"run folder {run.path}", err=True)
-        try:
-            if fresh and first:
-                pass_gate(recipe, run, chosen[0].kept, start)
-            with training_progress() as watcher:
-                ended = train_recipe(
-                    recipe,
-                    run,
-                    chosen[0].kept,
-                    chosen[1].kept,
-                    watcher=watcher,
-                    on_finding=print_finding,
-                    resume=None if resumed is None else resumed.checkpoint,
-                    ranks=ranks,
-                    start=start,
-                )
-        except QuranAsrError:
-            if resumed is None and first and not run.metrics.exists():  # it never began: keep no folder
-                shutil.rmtree(run.path)
-            raise
+    first = ranks.rank == 0
+    fresh = resumed is None or resumed.checkpoint is None
+    start = None
+    if first and fresh:
+        start = look.from_train.started() if look is not None else open_start(recipe, wish)
+    if resumed is None:
+        if first:
+            print_findings(device_findings(recipe, max(1, ranks.size // recipe.trainer.num_nodes)))
+        run = begin(recipe) if first else None
+    else:
+        run = resumed.run
+        if first:
+            recipe = go_on_from(resumed, ranks.size)
+    run, recipe = ranks.from_first((run, recipe))
+    click.echo(f"run folder {run.path}", err=True)
+    try:
+        if look is not None:
+            look.tokenizer_for(run)
+        with training_progress() as watcher:
+            ended = train_recipe(
+                recipe,
+                run,
+                chosen[0].kept,
+                chosen[1].kept,
+                watcher=watcher,
+                on_finding=print_finding,
+                resume=None if resumed is None else resumed.checkpoint,
+                ranks=ranks,
+                start=start,
+            )
+    except QuranAsrError:
+        if resumed is None and first and not run.metrics.exists():  # it never began: keep no folder
+            shutil.rmtree(run.path)
+        raise
     return report_end(ended, as_json)
-
-
-def open_start(recipe: Recipe, wish: Wish) -> Start | None:
-    """The model that the recipe starts from: found or downloaded, and its archive looked through.
-
-    Raises:
-        QuranAsrError: it cannot be had, or its archive is not what it should be.
-    """
-    name = recipe.init_from_pretrained_model
-    if name is None:
-        return None
-    from quran_asr.train.archives import read_archive
-    from quran_asr.train.loop import Start
-    from quran_asr.train.pretrained import find_pretrained
-
-    with progress_bar(f"downloading {name}", "bytes") as show:
-        found = find_pretrained(name, show)
-    click.echo(f"start from {found.path} ({found.source})", err=True)
-    archive = read_archive(found.path)
-    return Start(
-        found, archive, wish.allow_partial, wish.keep_tokens, lambda text: click.echo(text, err=True)
-    )
 
 
 def begin(recipe: Recipe) -> RunFolder:
@@ -227,18 +205,21 @@ def begin(recipe: Recipe) -> RunFolder:
     return run
 
 
-def load(name: str, overrides: Sequence[str]) -> Recipe:
-    """The recipe of that name or file under these overrides."""
-    from quran_asr.runs.recipe import load_recipe
+def is_launched() -> bool:
+    """Whether torchrun or SLURM started this process as one of several."""
+    return "WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
-    return load_recipe(name, overrides)
+
+def is_follower() -> bool:
+    """Whether this process is one of several, and not the first."""
+    torchrun = "WORLD_SIZE" in os.environ and int(os.environ.get("RANK", "0")) > 0
+    return torchrun or int(os.environ.get("SLURM_PROCID", "0")) > 0
 
 
 @contextlib.contextmanager
 def silent_follower() -> Iterator[None]:
     """Only the first of several processes speaks; what ends another is still said when it ends."""
-    torchrun = "WORLD_SIZE" in os.environ and int(os.environ.get("RANK", "0")) > 0
-    if not torchrun and int(os.environ.get("SLURM_PROCID", "0")) == 0:
+    if not is_follower():
         yield
         return
     with (
@@ -266,36 +247,6 @@ def tokenizer(words: tuple[str, ...], folder: Path) -> int:
     made = train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, folder)
     click.echo(f"{folder}: {made.size} tokens, spelling {recipe.quran.spelling}, no verse lost")
     return 0
-
-
-def pass_gate(
-    recipe: Recipe, run: RunFolder, segments: Sequence[Segment], start: Start | None = None
-) -> None:
-    """Stop before a training that cannot learn: a few clips must be learned by heart first.
-
-    Raises:
-        QuranAsrError: they were not learned within `quran.overfit_gate_steps`.
-    """
-    steps = recipe.quran.overfit_gate_steps
-    if not steps:
-        return
-    from quran_asr.train.loop import prepare_tokenizer
-    from quran_asr.train.preflight import overfit_gate
-
-    candidates = [segment for segment in segments if segment.verses] or segments
-    clips = sorted(candidates, key=lambda segment: segment.duration)[:4]
-    with progress_bar("overfit gate", "steps") as show:
-        gate = overfit_gate(recipe, prepare_tokenizer(recipe, run, start), clips, steps, show)
-    if not gate.passed:
-        raise QuranAsrError(
-            f"{len(clips)} clips were not learned by heart in {gate.steps} steps (WER transducer "
-            f"{gate.wer:.2f}, CTC {gate.ctc_wer:.2f})",
-            remedy="something between audio, text and loss is broken: nothing larger would train either",
-        )
-    click.echo(
-        f"overfit gate passed: {len(clips)} clips by heart after {gate.steps} steps, both decoders WER 0",
-        err=True,
-    )
 
 
 def report_end(ended: Trained, as_json: bool) -> int:

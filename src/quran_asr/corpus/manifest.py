@@ -94,6 +94,22 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
+def find_line(manifests: Sequence[str | Path], segment: Segment) -> str:
+    """`file:line` of the first line that gives this stretch of this recording; its audio if none does."""
+    for manifest in manifests:
+        path = Path(manifest)
+        folder = os.path.realpath(path.parent)
+        for where, raw in _lines(path):
+            try:
+                values = _parse(raw)
+                same = _resolved(str(values.get("audio_filepath")), folder) == segment.audio
+                if same and (_seconds(values, "offset", default=0.0) == segment.offset):
+                    return where
+            except QuranAsrError:
+                continue
+    return segment.audio
+
+
 def write_manifest(
     path: str | Path, lines: Sequence[Mapping[str, Any]], meta: Mapping[str, Any] | None = None
 ) -> None:

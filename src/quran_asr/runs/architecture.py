@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from quran_asr.findings import QuranAsrError
+from quran_asr.records import SAMPLE_RATE
 from quran_asr.runs.schema import Model
 
 Shape = tuple[int, ...]
@@ -67,10 +68,17 @@ class Architecture:
     @property
     def bins(self) -> int:
         """Frequency bins behind the subsampling: kernel 3, stride 2; causal padding is 2 + 1, else 1 + 1."""
-        bins = self.features
+        return self._subsampled(self.features)
+
+    def frames(self, seconds: float) -> int:
+        """Encoder frames of a clip of this length: NeMo's features have one frame a stride, rounded down."""
+        stride = round(SAMPLE_RATE * self.window[1])
+        return self._subsampled(round(SAMPLE_RATE * seconds) // stride)
+
+    def _subsampled(self, size: int) -> int:
         for _ in range(self._halvings):
-            bins = bins // 2 + 1 if self.causal_downsampling else (bins - 1) // 2 + 1
-        return bins
+            size = size // 2 + 1 if self.causal_downsampling else (size - 1) // 2 + 1
+        return size
 
     @property
     def _halvings(self) -> int:

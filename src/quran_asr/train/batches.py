@@ -173,10 +173,9 @@ def tokenize(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Clip]:
         QuranAsrError: a text that the tokenizer does not know, with the clip's name.
     """
     clips = []
-    unknown = tokenizer.processor.unk_id()
     for segment in segments:
         tokens = tokenizer.encode(segment.text)
-        if unknown in tokens:
+        if tokenizer.unknown in tokens:
             raise QuranAsrError(
                 f"a text has characters that the tokenizer does not know: {segment.text}",
                 where=segment.audio,

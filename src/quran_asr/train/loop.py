@@ -34,7 +34,7 @@ from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, choo
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
-from quran_asr.train.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from quran_asr.train.tokenizer import Tokenizer, make_tokenizer
 from quran_asr.train.transfer import as_table, feature_level, transfer
 
 
@@ -100,8 +100,6 @@ def train(
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
     choose_threads(model)
-    # NeMo's encoder would ask all processes for their longest clip in every pass, also where one has none
-    model.encoder.sync_max_audio_length = False
     if resume is None and first:
         run.write_json("environment.json", environment(ranks))
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
@@ -188,9 +186,7 @@ def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None
             )
         extract_tokenizer(start.archive, run.tokenizer)
         return Tokenizer(run.tokenizer)
-    if recipe.model.tokenizer.dir is not None:
-        return copy_tokenizer(Path(recipe.model.tokenizer.dir), run.tokenizer)
-    return train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, run.tokenizer)
+    return make_tokenizer(recipe, run.tokenizer)
 
 
 def clip_sets(

@@ -19,6 +19,7 @@ with warnings.catch_warnings():  # NeMo's start-up chatter tells our users nothi
     warnings.simplefilter("ignore")
     logging.getLogger("nv_one_logger").setLevel(logging.CRITICAL)
     from nemo.collections.asr.models import EncDecHybridRNNTCTCBPEModel
+    from nemo.collections.asr.modules import RNNTJoint
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
     from nemo.utils import logging as nemo_logging
 
@@ -29,6 +30,7 @@ nemo_logging.setLevel(logging.ERROR)
 
 __all__ = [
     "EncDecHybridRNNTCTCBPEModel",
+    "RNNTJoint",
     "SaveRestoreConnector",
     "build_model",
     "choose_threads",
@@ -47,7 +49,10 @@ def build_model(recipe: Recipe, tokenizer_folder: Path) -> EncDecHybridRNNTCTCBP
 
     with warnings.catch_warnings():  # torch on the dropout of a one-layer LSTM, which NeMo applies itself
         warnings.simplefilter("ignore")
-        return EncDecHybridRNNTCTCBPEModel(cfg=OmegaConf.create(model_config(recipe, tokenizer_folder)))
+        model = EncDecHybridRNNTCTCBPEModel(cfg=OmegaConf.create(model_config(recipe, tokenizer_folder)))
+    # NeMo's encoder would ask all processes for their longest clip in every pass, also where one has none
+    model.encoder.sync_max_audio_length = False
+    return model
 
 
 def model_config(recipe: Recipe, tokenizer_folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import sentencepiece
 
 from quran_asr.findings import QuranAsrError
+from quran_asr.runs.schema import Recipe
 from quran_asr.text.quran import load_quran
 
 UNKNOWN = 0
@@ -47,6 +48,11 @@ class Tokenizer:
     @property
     def pieces(self) -> tuple[str, ...]:
         return tuple(self.processor.id_to_piece(i) for i in range(self.size))
+
+    @property
+    def unknown(self) -> int:
+        """Id of the token for what it does not know; -1 if it has none."""
+        return int(self.processor.unk_id())
 
     def encode(self, text: str) -> list[int]:
         return list(self.processor.encode(text))
@@ -110,6 +116,13 @@ def train_tokenizer(spelling: str, vocabulary_size: int, folder: Path) -> Tokeni
     return Tokenizer(folder)
 
 
+def make_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
+    """A recipe's tokenizer in a folder: a copy of the one that it names, or trained on the Quran."""
+    if recipe.model.tokenizer.dir is not None:
+        return copy_tokenizer(Path(recipe.model.tokenizer.dir), folder)
+    return train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, folder)
+
+
 def copy_tokenizer(source: Path, target: Path) -> Tokenizer:
     """Bring a given tokenizer into a run folder, so that the run stays whole when the source goes."""
     tokenizer = Tokenizer(source)
@@ -125,8 +138,7 @@ def copy_tokenizer(source: Path, target: Path) -> Tokenizer:
 
 def unknown_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     """The texts that need `<unk>`: they hold a character that the tokenizer has never seen."""
-    unknown = tokenizer.processor.unk_id()
-    return [text for text in texts if unknown in tokenizer.encode(text)]
+    return [text for text in texts if tokenizer.unknown in tokenizer.encode(text)]
 
 
 def _refuse_losses(tokenizer: Tokenizer, verses: Sequence[str]) -> None:

@@ -1,0 +1,89 @@
+"""`quran-asr check`: everything that can be known to go wrong before a training begins."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+from quran_asr.cli.extras import need
+
+
+@click.command(
+    epilog="Example: quran-asr check laptop --train data/train.jsonl --validation data/validation.jsonl"
+)
+@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
+@click.option(
+    "--train", "training", multiple=True, type=click.Path(), help="Manifest to train on; may be repeated."
+)
+@click.option("--validation", multiple=True, type=click.Path(), help="Manifest to choose checkpoints by.")
+@click.option(
+    "--sample",
+    default="50",
+    show_default=True,
+    metavar="N|all",
+    help="Clips of each manifest whose audio is decoded.",
+)
+@click.option(
+    "--gate-steps",
+    type=click.IntRange(min=0),
+    help="Steps in which a few clips must be learned by heart; 0 leaves it out. Default: the recipe's; else "
+    "300, but none for a large model on a CPU.",
+)
+@click.option(
+    "--allow-partial",
+    is_flag=True,
+    help="Pass even if less than 90 % of the encoder comes from the pretrained model.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: recipe, checks, passed.")
+def check(
+    words: tuple[str, ...],
+    training: tuple[str, ...],
+    validation: tuple[str, ...],
+    sample: str,
+    gate_steps: int | None,
+    allow_partial: bool,
+    as_json: bool,
+) -> int:
+    """Look before training: machine, data, leakage, tokens, weights, memory, and whether it can learn at all.
+
+    RECIPE is a name of `quran-asr recipe list` or a file; default: transfer. Each line passes, warns or fails
+    and says what to do. Exit code 1 if one fails. Nothing is written; a pretrained model is downloaded.
+    """
+    need("train")
+    from quran_asr.cli.preflight import FromTrain, show_line
+    from quran_asr.cli.printing import print_json, progress_bar
+    from quran_asr.cli.start import Wish, load, start_from_checkpoint
+    from quran_asr.findings import QuranAsrError
+    from quran_asr.runs import check as checking
+    from quran_asr.runs.overrides import split_words
+    from quran_asr.runs.plan_start import TOO_LITTLE
+
+    if sample != "all" and not (sample.isdecimal() and int(sample) > 0):
+        raise QuranAsrError(f"no number of clips: `{sample}`", where="--sample", remedy="50, or all")
+    name, overrides = split_words(words, default="transfer")
+    for key, manifests in (("train_ds", training), ("validation_ds", validation)):
+        if manifests:
+            overrides.append(f"model.{key}.manifest_filepath={json.dumps(manifests)}")
+    recipe = load(name, overrides)
+    for option, ds in (("--train", recipe.model.train_ds), ("--validation", recipe.model.validation_ds)):
+        if not ds.manifests:
+            raise QuranAsrError(f"no manifest to check: give one with {option} FILE")
+    wish = Wish(allow_partial, keep_tokens=recipe.exp_manager.resume_from_checkpoint is not None)
+    recipe = start_from_checkpoint(recipe)
+    with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
+        preflight = checking.Preflight(
+            recipe,
+            FromTrain(recipe, wish, Path(folder), gate_steps),
+            progress_bar,
+            sample=None if sample == "all" else int(sample),
+            tolerated=(TOO_LITTLE,) if allow_partial else (),
+        )
+        lines = checking.run(
+            preflight.checks(), lambda line: None if as_json else show_line(line, click.echo)
+        )
+    if as_json:
+        print_json(checking.as_json(name, lines))
+    return int(checking.has_failed(lines))
