@@ -1,4 +1,4 @@
-"""Curves of trainings that never were, well and sick, each from a seed: what the rules of `watch` are tried on.
+"""Curves of trainings that never were, well and sick, from seeds: the rules of `watch` are tried on them.
 
 The shapes follow runs that were made: a power law with a floor for error rates, a plateau before a random
 start learns, lognormal noise of 3 to 25 % on losses, word counts of a validation as its noise, a loss that
@@ -118,7 +118,9 @@ def after(start: float, late: Callable[[float], float], early: float) -> Callabl
 
 
 def pretrained(draw: random.Random) -> Story:
-    wer = power(draw.uniform(0.7, 1.0), draw.uniform(0.04, 0.12), draw.uniform(20, 200), draw.uniform(0.5, 1.0))
+    wer = power(
+        draw.uniform(0.7, 1.0), draw.uniform(0.04, 0.12), draw.uniform(20, 200), draw.uniform(0.5, 1.0)
+    )
     share = draw.uniform(0.45, 0.95)
     return Story(
         recipe("transfer"), 12_000, draw.choice([20, 50, 100]), 100, wer,
@@ -215,7 +217,8 @@ def stalled_start(draw: random.Random) -> Story:
 def stuck_at_one(draw: random.Random) -> Story:
     """A loss that falls to what saying nothing costs, and a WER that never moves."""
     story = Story(
-        recipe("scratch"), 8000, draw.choice([15, 30]), draw.uniform(15, 60), lambda done: draw.uniform(0.98, 1.0),
+        recipe("scratch"), 8000, draw.choice([15, 30]), draw.uniform(15, 60),
+        lambda done: draw.uniform(0.98, 1.0),
         power(1.0, draw.uniform(0.5, 0.9), draw.uniform(200, 900), 1.5), draw, ctc_wer=lambda done: 1.0,
         train_wer=lambda done: 1.0, training_noise=draw.uniform(0.05, 0.2),
     )  # fmt: skip
@@ -298,6 +301,7 @@ def not_a_number(draw: random.Random) -> Story:
     how = draw.choice(["all", "some", "skipped"])
     loss, seen = story.loss, [0]
     if how == "skipped":
+
         def skipped(done: float) -> float:
             seen[0] += done > at and draw.random() < 0.3
             return seen[0]
@@ -305,8 +309,8 @@ def not_a_number(draw: random.Random) -> Story:
         story.extra["training.skipped_batches"] = skipped
     else:
         chance = 1.0 if how == "all" else 0.1
-        story.extra["training.loss"] = (
-            lambda done: None if done > at and draw.random() < chance else story.first_loss * loss(done)
+        story.extra["training.loss"] = lambda done: (
+            None if done > at and draw.random() < chance else story.first_loss * loss(done)
         )
     return story
 
@@ -398,4 +402,3 @@ def made(kind: str, seed: int) -> Story:
     """The training of a kind that a seed draws."""
     draw = random.Random(seed * 7919 + zlib.crc32(kind.encode()))
     return HEALTHY[kind](draw) if kind in HEALTHY else SICK[kind][1](draw)
-
