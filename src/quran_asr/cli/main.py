@@ -29,6 +29,7 @@ COMMANDS = {
     "check": ("quran_asr.cli.check:check", "Look before training: data, machine, memory, can it learn."),
     "tokenizer": ("quran_asr.cli.train:tokenizer", "Make a recipe's tokenizer from the whole Quran."),
     "train": ("quran_asr.cli.train:train", "Train a recognizer, or go on with a run."),
+    "watch": ("quran_asr.cli.watch:watch", "What the curves of a run say: signs, causes, remedies."),
     "plot": ("quran_asr.cli.plot:plot", "Draw the curves of runs: a picture and a page."),
     "checkpoints": (
         "quran_asr.cli.checkpoints:checkpoints",
