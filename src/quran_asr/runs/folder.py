@@ -45,6 +45,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def transcripts(self) -> Path:
+        """What the best model heard in its validation."""
+        return self.path / "transcripts.jsonl"
+
+    @property
     def name(self) -> str:
         """`<name>/<date_time>`"""
         return f"{self.path.parent.name}/{self.path.name}"

@@ -24,6 +24,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from quran_asr.findings import QuranAsrError
+from quran_asr.measure.transcripts import write_transcripts
 from quran_asr.runs.folder import RunFolder, rate_of
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch
@@ -240,6 +241,9 @@ class Checkpoints(lightning.Callback):
         for path in older:
             if path != best:
                 path.unlink(missing_ok=True)
+        segments = [clip.segment for clip in module.validation_clips.clips]
+        heard = module.validations[0].transcripts(segments, module.recipe.quran.spelling)
+        write_transcripts(self.run.transcripts, heard)
 
 
 def keep_among_best(last: Path, name: str, wer: float, epoch: int, keep: int) -> None:

@@ -77,6 +77,6 @@ def overfit_gate(
 def _look(module: TrainingModule, batch: Batch, clips: Sequence[Segment], step: int) -> Gate:
     check = Validation(module.model, module.model.tokenizer.ids_to_text)
     encoded, frames = module.encode(batch)
-    check.add(encoded, frames, [segment.text for segment in clips])
+    check.add(encoded, frames, [segment.text for segment in clips], batch.indices)
     measured = check.measures()
     return Gate(measured["wer"] == 0 == measured["ctc_wer"], step, measured["wer"], measured["ctc_wer"])
