@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 
-from quran_asr.runs.signs import stalled
+from quran_asr.runs.curves import curves_of_rows
+from quran_asr.runs.sign import Sign
+from quran_asr.runs.signs import judge
 
 Series = list[tuple[int, float | None]]
+
+
+def stalled(series: Series) -> Sign | None:
+    """The verdict on a curve of CTC losses in nats a token."""
+    rows = [{"step": step, "split": "train", "loss": 1.0, "ctc_per_token": value} for step, value in series]
+    found = [sign for sign in judge(curves_of_rows(rows, "a run", "")) if sign.code == "stalled-start"]
+    return found[0] if found else None
 
 
 def series(at_300: float, at_1000: float, last: int = 1000) -> Series:

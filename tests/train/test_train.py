@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,15 +229,13 @@ def test_clips_that_can_none_be_read_are_one_error(go: Go, segments: list[Segmen
 @pytest.mark.slow
 def test_a_stalled_start_is_said_once_while_it_trains(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule itself is tested in tests/runs/test_signs.py; here its thousand steps are four."""
-    from quran_asr.runs.signs import stalled
-    from quran_asr.train import metrics
+    from quran_asr.runs import signs_start
 
-    def stretched(series: Sequence[tuple[int, float]]) -> Finding | None:
-        return stalled([(at, 4.4) for step, _ in series for at in range(250 * step - 249, 250 * step + 1)])
-
-    monkeypatch.setattr(metrics, "STALL_CHECKED_AT", 4)
-    monkeypatch.setattr(metrics, "stalled", stretched)
-    _, findings = go()
+    monkeypatch.setattr(signs_start, "STALL_CHECKED_FROM", 1)
+    monkeypatch.setattr(signs_start, "STALL_CHECKED_AT", 4)
+    monkeypatch.setattr(signs_start, "STALL_FALL", 0.9)
+    monkeypatch.setattr(signs_start, "_SPAN", 1)
+    _, findings = go("trainer.max_steps=9")
     (said,) = [finding for finding in findings if finding.code == "stalled-start"]
     assert said.severity == "error"
     assert "quran.seed" in said.remedy

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
+from quran_asr.runs.expected import EXPECTED_PRETRAINED, EXPECTED_RANDOM
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.parameters import count_parameters
 from quran_asr.runs.recipe import load_recipe
@@ -21,21 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EXPECTED_PRETRAINED = (
-    (0, 10, 0.40, 0.50),
-    (10, 30, 0.25, 0.35),
-    (30, 50, 0.18, 0.25),
-    (50, 80, 0.12, 0.18),
-    (80, 100, 0.10, 0.15),
-)
-"""The guide's expectation: (from epoch, to epoch, lowest WER, highest WER)."""
-EXPECTED_RANDOM = (
-    (0, 10, 0.95, 1.00),
-    (10, 30, 0.60, 0.80),
-    (30, 50, 0.30, 0.50),
-    (50, 80, 0.15, 0.30),
-    (80, 100, 0.10, 0.20),
-)
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")
 """Okabe and Ito's, which stay apart for colour-blind readers."""
 

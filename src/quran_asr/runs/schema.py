@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from quran_asr.runs.sign_codes import BadSign
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -357,6 +359,8 @@ class Quran:
     """Batches in a row with NaN or infinite loss or gradient after which training stops with a diagnosis."""
     overfit_gate_steps: CountInt
     """Steps in which one batch must be learned by heart before training begins; 0 leaves the gate out."""
+    stop_on: tuple[()] | tuple[BadSign, ...]
+    """Signs of `watch` that end the training, its last checkpoint written, with exit code 1."""
     checkpoint_minutes: Positive
     """`last.ckpt` is written at every validation, and between them this often: what a power cut costs."""
     curriculum: Curriculum | None

@@ -159,7 +159,7 @@ def fit(kind: Any, value: Any, written: str | None, key: str) -> Any:
     meant = [fault for fault in faults if not fault.is_of_type]
     if meant or len(faults) == 1:
         raise (meant or faults)[0]
-    kinds = " or ".join(_kind_name(part) for part in parts)
+    kinds = " or ".join(dict.fromkeys(_kind_name(part) for part in parts))
     raise _Unfit(f"must be {kinds}, not {_shown(value)}")
 
 
@@ -209,6 +209,10 @@ def _choose(choices: tuple[Any, ...], value: Any, key: str) -> Any:
 def _fit_list(parts: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise _Unfit(f"must be a list, not {_shown(value)}", is_of_type=True)
+    if not parts:  # the empty list, where it is one of the alternatives
+        if value:
+            raise _Unfit(f"must be an empty list, not {_shown(value)}", is_of_type=True)
+        return ()
     if parts[-1] is Ellipsis:
         if not value:
             raise _Unfit("must not be an empty list")

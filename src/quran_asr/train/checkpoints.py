@@ -28,6 +28,7 @@ from quran_asr.measure.transcripts import write_transcripts
 from quran_asr.runs.folder import RunFolder, rate_of
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch
+from quran_asr.train.lookout import Lookout
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, look_aheads, set_look_ahead
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.processes import Ranks
@@ -127,13 +128,16 @@ def save_nemo(model: EncDecHybridRNNTCTCBPEModel, path: Path) -> None:
 class Checkpoints(lightning.Callback):
     """Keeps `last.ckpt`, the best ones and the `.nemo` of the best, and stops cleanly when asked."""
 
-    def __init__(self, run: RunFolder, recipe: Recipe, ranks: Ranks, best_wer: float | None = None) -> None:
+    def __init__(
+        self, run: RunFolder, recipe: Recipe, ranks: Ranks, lookout: Lookout, best_wer: float | None = None
+    ) -> None:
         """`best_wer`: the lowest validation WER before a resume."""
         self.run = run
         self.name = recipe.name
         self.keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
         self.every_seconds = 60 * recipe.quran.checkpoint_minutes
         self.ranks = ranks
+        self.lookout = lookout
         self.best_wer = float("inf") if best_wer is None else best_wer
         self.asked_to_stop: str | None = None
         self._ask: Callable[[int, FrameType | None], None] | None = None
@@ -189,7 +193,7 @@ class Checkpoints(lightning.Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
-        stop = self.ranks.any(self.asked_to_stop is not None)
+        stop = self._must_stop()
         due = self.ranks.from_first(time.monotonic() - self._saved_at >= self.every_seconds)
         if stop or due or self._is_the_end(trainer):
             self._save_last(trainer)
@@ -205,7 +209,7 @@ class Checkpoints(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.ranks.any(self.asked_to_stop is not None):
+        if self._must_stop():
             raise Interrupted(self.asked_to_stop)  # `last.ckpt` was written when the validation began
 
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -221,8 +225,12 @@ class Checkpoints(lightning.Callback):
         self._save_last(trainer)
         if self.ranks.rank == 0 and not math.isnan(wer):
             keep_among_best(self.last, self.name, wer, trainer.current_epoch, self.keep)
-        if self.ranks.any(self.asked_to_stop is not None):
+        if self._must_stop():
             raise Interrupted(self.asked_to_stop)
+
+    def _must_stop(self) -> bool:
+        """Whether any process was asked to stop, or the first one saw a sign that ends the training."""
+        return self.ranks.any(self.asked_to_stop is not None or self.lookout.stopped_by is not None)
 
     def _is_the_end(self, trainer: lightning.Trainer) -> bool:
         """Whether this was the last batch: the end is kept as a place to go on from, like any other."""

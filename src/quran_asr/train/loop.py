@@ -23,11 +23,13 @@ from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.schema import Recipe
+from quran_asr.runs.sign import Sign
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
 from quran_asr.train.epoch import Stage, stage_batches
 from quran_asr.train.initialization import initialize
+from quran_asr.train.lookout import Lookout
 from quran_asr.train.metrics import Metrics, Watcher
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, choose_threads
 from quran_asr.train.module import TrainingModule
@@ -47,6 +49,8 @@ class Trained:
     seconds: float
     best_wer: float | None
     """Lowest validation WER of the transducer; None before the first validation."""
+    stopped_by: Sign | None = None
+    """The sign of `quran.stop_on` that ended it, in the first process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +119,9 @@ def train(
     module = TrainingModule(model, recipe, training_set, validation_set, on_finding, ranks, steps)
     before = run.read_metrics()
     measured = [row["wer"] for row in before if row["split"] == "validation" and row["wer"] is not None]
-    checkpoints = Checkpoints(run, recipe, ranks, min(measured, default=None))
-    metrics = Metrics(run, watcher, on_finding, float(before[-1]["time"]) if before else 0.0)
+    lookout = Lookout(run, recipe, before, on_finding)
+    checkpoints = Checkpoints(run, recipe, ranks, lookout, min(measured, default=None))
+    metrics = Metrics(run, watcher, lookout, float(before[-1]["time"]) if before else 0.0)
     interrupted = False
     with checkpoints.listening(), _quiet():
         done = max((row["step"] for row in before), default=0)
@@ -126,7 +131,8 @@ def train(
         except Interrupted:
             interrupted = True
     wer = None if checkpoints.best_wer == float("inf") else checkpoints.best_wer
-    return Trained(run, interrupted, trainer.global_step, time.perf_counter() - began, wer)
+    seconds = time.perf_counter() - began
+    return Trained(run, interrupted, trainer.global_step, seconds, wer, lookout.stopped_by)
 
 
 def total_steps(recipe: Recipe, durations: Sequence[float], ranks: int) -> int | None:

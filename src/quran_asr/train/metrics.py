@@ -1,4 +1,4 @@
-"""What a run writes down and shows while it trains: `metrics.jsonl`, TensorBoard, progress, a stall."""
+"""What a run writes down and shows while it trains: `metrics.jsonl`, TensorBoard, progress."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 
-from quran_asr.findings import Finding
 from quran_asr.runs.folder import RunFolder
-from quran_asr.runs.signs import STALL_CHECKED_AT, stalled
 from quran_asr.train.batches import Batch
+from quran_asr.train.lookout import LOOK_EVERY, Lookout
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.state import StepMeans
 
 TENSORBOARD_TAGS = {
+    "epoch": "epoch",
     "loss": "train_loss",
     "transducer_loss": "train_rnnt_loss",
     "ctc_loss": "train_ctc_loss",
@@ -52,23 +52,20 @@ Watcher = Callable[[Progress], None]
 class Metrics(lightning.Callback):
     """Writes a line every `trainer.log_every_n_steps` optimizer steps and at every validation."""
 
-    def __init__(
-        self, run: RunFolder, watcher: Watcher, on_finding: Callable[[Finding], None], seconds_before: float
-    ) -> None:
+    def __init__(self, run: RunFolder, watcher: Watcher, lookout: Lookout, seconds_before: float) -> None:
         """`seconds_before`: how long earlier sessions of a resumed run took."""
         self.run = run
         self.watcher = watcher
-        self.on_finding = on_finding
+        self.lookout = lookout
         self.began = time.perf_counter() - seconds_before
         self._waiting_since = self._validation_began = time.perf_counter()
-        self._said_stalled = False
-        self._last_step = -1
+        self._last_step = self._looked_at = -1
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
         module.means = StepMeans()
         self._waiting_since = time.perf_counter()
-        self._last_step = trainer.global_step
+        self._last_step = self._looked_at = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Batch, batch_idx: int
@@ -93,7 +90,8 @@ class Metrics(lightning.Callback):
                 row = self._training_row(trainer, module, step)
                 if module.ranks.rank == 0:
                     self._write(trainer, row)
-                    self._look_for_stall(module, step, row)
+                    if step - self._looked_at >= LOOK_EVERY:
+                        self._look(step)
                 module.means = StepMeans()
             self.watcher(Progress(step, module.total_steps, trainer.current_epoch, row))
         self._waiting_since = time.perf_counter()
@@ -117,6 +115,7 @@ class Metrics(lightning.Callback):
         }
         if module.ranks.rank == 0:
             self._write(trainer, row)
+            self._look(trainer.global_step)
         self.watcher(Progress(trainer.global_step, module.total_steps, trainer.current_epoch, row))
         # neither step time nor waiting for data: the clock of the steps stood still
         self._waiting_since = time.perf_counter()
@@ -135,8 +134,6 @@ class Metrics(lightning.Callback):
             summed
         )
         batches, steps = max(1, batches), max(1, means.steps)
-        ctc_per_token = ctc / tokens if tokens else math.nan
-        module.ctc_history.append((step, ctc_per_token))
         return {
             "step": step,
             "epoch": trainer.current_epoch,
@@ -145,7 +142,7 @@ class Metrics(lightning.Callback):
             "loss": loss / batches,
             "transducer_loss": transducer / transducer_clips if transducer_clips else None,
             "ctc_loss": ctc / max(1, clips),
-            "ctc_per_token": ctc_per_token,
+            "ctc_per_token": ctc / tokens if tokens else math.nan,
             "token_entropy": module.curriculum.token_entropy,
             "ctc_weight": module.curriculum.ctc_weight(module.recipe, step, module.total_steps),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
@@ -158,19 +155,16 @@ class Metrics(lightning.Callback):
             "skipped_batches": int(skipped),
         }
 
-    def _look_for_stall(self, module: TrainingModule, step: int, row: Mapping[str, Any]) -> None:
-        if self._said_stalled or step < STALL_CHECKED_AT:
-            return
-        self._said_stalled = True
-        finding = stalled(tuple(module.ctc_history))
-        if finding is not None:
-            self.on_finding(finding)
+    def _look(self, step: int) -> None:
+        self._looked_at = step
+        self.lookout.look()
 
     def _write(self, trainer: lightning.Trainer, row: dict[str, Any]) -> None:
         self.run.append_metrics(row)
+        self.lookout.add(row)
         if trainer.logger is not None:
             numbers = {
-                TENSORBOARD_TAGS.get(key, f"val_{key}" if row["split"] == "validation" else key): value
+                _tag(key, row["split"]): value
                 for key, value in row.items()
                 if isinstance(value, float | int) and key not in ("step", "time")
             }
@@ -178,6 +172,12 @@ class Metrics(lightning.Callback):
 
     def _time(self) -> float:
         return round(time.perf_counter() - self.began, 3)
+
+
+def _tag(key: str, split: str) -> str:
+    if split == "validation" and key == "loss":
+        return "val_loss"
+    return TENSORBOARD_TAGS.get(key, f"val_{key}" if split == "validation" else key)
 
 
 def _peak_memory(device: torch.device) -> int:

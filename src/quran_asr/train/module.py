@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -59,7 +58,6 @@ class TrainingModule(lightning.LightningModule):
         self.means = StepMeans()
         self.skipped_batches = 0
         self.skipped_in_a_row = 0
-        self.ctc_history: deque[tuple[int, float]] = deque(maxlen=2000)
         self.validations: list[Validation] = []
         self.total_steps = total_steps
         self.progress = EpochProgress()
@@ -294,7 +292,7 @@ class TrainingModule(lightning.LightningModule):
         measured["train_wer"] = self.validations[1].measures()["wer"]
         for name, value in measured.items():
             key = {"wer": "val_wer", "ctc_wer": "val_wer_ctc"}.get(name, f"val_{name}")
-            self.log(key, value)
+            self.log(key, value, logger=False)  # `train/metrics.py` writes it, at the right step
 
     # --- checkpoints --------------------------------------------------------------------------------
 
@@ -307,7 +305,6 @@ class TrainingModule(lightning.LightningModule):
         checkpoint["quran_asr"] = {
             "curriculum": asdict(self.curriculum),
             "skipped_batches": self.skipped_batches,
-            "ctc_history": list(self.ctc_history),
             "random": self.ranks.gather(random_states(self.device)),
             "stages": stages,
             "accumulation": self.recipe.trainer.accumulate_grad_batches,
@@ -330,7 +327,6 @@ class TrainingModule(lightning.LightningModule):
         state = checkpoint["quran_asr"]
         self.curriculum = Curriculum(**state["curriculum"])
         self.skipped_batches = state["skipped_batches"]
-        self.ctc_history.extend(tuple(pair) for pair in state["ctc_history"])
         self.validated_at = int(checkpoint["global_step"]) if state["validated"] else -1
         stages = tuple(Stage(**stage) for stage in state["stages"])
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
