@@ -10,8 +10,8 @@ from statistics import fmean
 
 from quran_asr.runs.curves import Curves, Point, Series
 
-MOST_POINTS = 1000
-"""Drawn of one series; about as many as a picture has pixels."""
+MOST_POINTS = 300
+"""Drawn of one series; on a phone a picture is about as many pixels wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Axis:
     unit: str
     """`epoch` or `optimizer step`."""
     knots: tuple[tuple[float, float], ...] = ()
-    """(step, epochs done by then), rising; a straight line between them. Empty: steps stand for themselves."""
+    """(step, epochs done by then), rising, with straight lines between. Empty: steps stand for themselves."""
 
     def at(self, step: float) -> float:
         """The place of a step."""

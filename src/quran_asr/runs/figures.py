@@ -7,9 +7,9 @@ nothing rests on colour alone.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from quran_asr.findings import QuranAsrError
@@ -196,7 +196,7 @@ def _steps_a_second(curves: Curves) -> Series:
     points = [p for p in curves.training.get("loss", ()) if p.time is not None]
     return tuple(
         Point(b.step, _share(b.step - a.step, (b.time or 0) - (a.time or 0)), b.epoch, b.time)
-        for a, b in zip(points, points[1:], strict=False)
+        for a, b in pairwise(points)
         if (b.time or 0) > (a.time or 0)
     )
 
@@ -377,7 +377,12 @@ class _Drawing:
         if handles:
             columns = 1 if narrow and several else 2 if narrow else 3
             figure.legend(
-                handles=handles, loc="outside upper left", ncols=columns, fontsize=8, frameon=False, handlelength=3.2
+                handles=handles,
+                loc="outside upper left",
+                ncols=columns,
+                fontsize=8,
+                frameon=False,
+                handlelength=3.2,
             )
 
 

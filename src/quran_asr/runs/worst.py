@@ -23,6 +23,8 @@ MOST_SOUND = 6_000_000
 """Bytes of MP3 on a page; some seventeen minutes."""
 LONGEST_SOUND = 300.0
 """Seconds of a clip that is played."""
+LONGEST_WORD = 40
+"""Letters that are shown of a word; a model that does not find an end says thousands."""
 KEPT_HITS = 6
 """Words that stand on either side of an error; in a longer stretch of right words the rest is left out."""
 
@@ -106,26 +108,25 @@ def _article(clip: HeardClip, player: str) -> str:
         f"<bdi>{html.escape(Path(segment.audio).name)}</bdi>",
         " ".join(html.escape(str(verse)) for verse in segment.verses),
         f"<bdi>{html.escape(segment.reciter)}</bdi>" if segment.reciter else "",
-        f"{segment.duration:.1f} s from {segment.offset:.1f} s" if segment.offset else f"{segment.duration:.1f} s",
+        f"{segment.duration:.1f} s from {segment.offset:.1f} s"
+        if segment.offset
+        else f"{segment.duration:.1f} s",
     ]
     errors = f"{words.errors:,} {'error' if words.errors == 1 else 'errors'} in {words.said:,} words"
     return (
-        f'<article class="clip"><h3>{errors}</h3><p class="note">{" · ".join(filter(None, place))}</p>'
+        f'<article class="clip"><h4>{errors}</h4><p class="note">{" · ".join(filter(None, place))}</p>'
         f"{alignment(clip.edits())}{player}</article>"
     )
 
 
 def _pair(edit: Edit) -> str:
     """A word said above the word heard; what a screen reader says besides is in `aside`."""
-    if edit.kind == "hit":
-        return _words("hit", html.escape(edit.said), html.escape(edit.heard), "")
-    if edit.kind == "deletion":
-        return _words("deletion", html.escape(edit.said), "", "left out")
-    if edit.kind == "insertion":
-        return _words("insertion", "", html.escape(edit.heard), "added")
-    kind = "marks" if word_letters(edit.said) == word_letters(edit.heard) else "substitution"
-    said, heard = _letters(edit)
-    return _words(kind, said, heard, "heard as")
+    if edit.kind == "substitution":
+        kind = "marks" if word_letters(edit.said) == word_letters(edit.heard) else "substitution"
+        return _words(kind, *_letters(edit), "heard as")
+    said, heard = ("".join(_clusters(word)) for word in (edit.said, edit.heard))
+    aside = {"hit": "", "deletion": "left out", "insertion": "added"}[edit.kind]
+    return _words(edit.kind, html.escape(said), html.escape(heard), aside)
 
 
 def _words(kind: str, said: str, heard: str, aside: str) -> str:
@@ -154,18 +155,20 @@ def _marked(letters: Sequence[tuple[str, bool]]) -> str:
 
 
 def _clusters(word: str) -> list[str]:
-    """Letters, each with its marks: a mark alone has nothing to stand on."""
+    """Letters, each with its marks: a mark alone has nothing to stand on. Of a long word the beginning."""
     clusters: list[str] = []
     for character in word:
         if clusters and unicodedata.category(character).startswith("M"):
             clusters[-1] += character
         else:
             clusters.append(character)
-    return clusters
+    return clusters if len(clusters) <= LONGEST_WORD else [*clusters[:LONGEST_WORD], "…"]
 
 
 def _as_mp3(segment: Segment, folder: Path) -> bytes:
     if not 0 < segment.duration <= LONGEST_SOUND:
-        raise QuranAsrError(f"clips of up to {LONGEST_SOUND:.0f} s are played, and this one has {segment.duration:.0f}")
+        raise QuranAsrError(
+            f"clips of up to {LONGEST_SOUND:.0f} s are played, and this one has {segment.duration:.0f}"
+        )
     samples = audio.read(folder / segment.audio, segment.offset, segment.duration)
     return audio.as_mp3(samples)
