@@ -13,6 +13,8 @@ STALL_CHECKED_AT = 1000
 STALL_FALL = 0.05
 LEARNED = 2.0
 """Nats of CTC a token under which a model has left the plateau of saying nothing (3 to 4.5 nats)."""
+ON_PLATEAU = 0.85
+"""Share of the tokens' entropy, where the plateau lies, above which CTC has not left it."""
 _SPAN = 100
 """Steps over which a loss is averaged: single batches swing by more than 5 %."""
 
@@ -26,7 +28,10 @@ def stalled_start(curves: Curves) -> Iterator[Sign]:
     if not series or series[-1].step < STALL_CHECKED_AT:
         return
     early, late = _mean(series, STALL_CHECKED_FROM), _mean(series, STALL_CHECKED_AT)
-    if early is None or late is None or late < LEARNED or late <= (1 - STALL_FALL) * early:
+    if early is None or late is None or late <= (1 - STALL_FALL) * early:
+        return
+    entropy = _mean(curves.training.get("token_entropy", ()), STALL_CHECKED_AT)
+    if late < LEARNED or (entropy is not None and late < ON_PLATEAU * entropy):
         return
     yield Sign(
         "stalled-start",

@@ -1,0 +1,121 @@
+"""How a training gets on: what slows it, where it stands on the guide's course, and what goes well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean
+
+from quran_asr.runs.curves import Curves
+from quran_asr.runs.expected import band_at
+from quran_asr.runs.sign import Sign, shown
+from quran_asr.runs.trends import finite, is_falling, level, noise, training_loss, values
+
+WAITING = 0.2
+"""Share of the time spent waiting for batches from which on a faster disk would be felt."""
+LEAST_LINES = 20
+
+
+def clipping(curves: Curves) -> Iterator[Sign]:
+    """The gradient is cut at every step: the rate, not the gradient, decides how far steps go."""
+    clip = 0.0 if curves.recipe is None else curves.recipe.trainer.gradient_clip_val
+    norms = finite(curves.training.get("gradient_norm", ()))[-100:]
+    if not clip or len(norms) < LEAST_LINES or min(values(norms)) <= clip:
+        return
+    yield Sign(
+        "clipping",
+        "note",
+        f"the gradient is clipped at every step: its norm is {level(norms):.3g}, the limit {clip:g}",
+        shown("training.gradient_norm", norms[0], norms[-1]),
+        "losses are sums over a clip, so gradients are large; AdamW does not mind as long as the loss falls",
+        "" if is_falling(training_loss(curves)[1], 0.0) else "the loss does not fall: try half the rate",
+        norms[-1].step,
+    )
+
+
+def data_wait(curves: Curves) -> Iterator[Sign]:
+    """Training waits for its batches."""
+    shares = finite(curves.training.get("data_wait_share", ()))[-50:]
+    if len(shares) < LEAST_LINES // 2:
+        return
+    mean = fmean(values(shares))
+    if mean < WAITING:
+        return
+    yield Sign(
+        "data-wait",
+        "warning",
+        f"{mean:.0%} of the time is spent waiting for batches",
+        shown("training.data_wait_share", shares[0], shares[-1]),
+        "recordings are read and decoded more slowly than the model takes them",
+        "raise `model.train_ds.num_workers` or `quran.audio_cache_gb`, or keep the recordings as FLAC or WAV of "
+        "16 kHz on a local disk",
+        shares[-1].step,
+    )
+
+
+def guides_course(curves: Curves) -> Iterator[Sign]:
+    """Where the WER stands against the guide's expectation for full-size trainings counted in epochs."""
+    recipe, rates = curves.recipe, finite(curves.validation.get("wer", ()))
+    if recipe is None or recipe.trainer.max_steps != -1 or not rates or rates[-1].epoch is None:
+        return
+    pretrained = recipe.init_from_pretrained_model is not None
+    epoch = rates[-1].epoch + 1
+    band = band_at(epoch, pretrained)
+    if band is None or epoch < 2:
+        return
+    begin, end, low, high = band
+    now = level(rates[-3:])
+    start = "pretrained" if pretrained else "random"
+    expected = f"the guide expects {low:.2f} to {high:.2f} from epoch {begin} to {end} (a {start} start)"
+    evidence = shown("validation.wer", rates[-1])
+    if now <= high:
+        place = "ahead of" if now < low else "on"
+        yield Sign(
+            "guides-course", "good", f"WER {now:.3f} is {place} the guide's course: {expected}",
+            evidence, "", "", rates[-1].step,
+        )  # fmt: skip
+    else:
+        yield Sign(
+            "behind-the-guide",
+            "note",
+            f"WER {now:.3f} is behind the guide's course: {expected}",
+            evidence,
+            "other data, another size or another batch than the guide's 67,399 clips, 114M and 128",
+            "",
+            rates[-1].step,
+        )
+
+
+def good_signs(curves: Curves) -> Iterator[Sign]:
+    """The guide's good signs: losses and WER fall, and training clips are heard a little better."""
+    name, losses = training_loss(curves)
+    if is_falling(losses, 0.03):
+        quarter = len(losses) // 4
+        yield _good(
+            "loss-falls",
+            f"the training loss falls steadily: {level(losses[:quarter]):.3g} at first, "
+            f"{level(losses[-quarter:]):.3g} now",
+            name, losses[0], losses[-1],
+        )  # fmt: skip
+    both = [finite(curves.training.get(key, ())) for key in ("transducer_loss", "ctc_loss")]
+    if all(is_falling(series, 0.02) for series in both):
+        yield _good("both-losses-fall", "both losses fall, the transducer's and CTC's", "training.ctc_loss",
+                    both[1][0], both[1][-1])  # fmt: skip
+    rates = finite(curves.validation.get("wer", ()))
+    if len(rates) < 2:
+        return
+    first, now = rates[0].value or 0.0, level(rates[-2:])
+    before = level(rates[-5:-2] or rates[:1])
+    if now < 0.97 * before and before - now > noise(values(rates[-8:])) and now < 0.97 * first:
+        yield _good("wer-falls", f"validation WER falls: {first:.3f} at first, {now:.3f} now",
+                    "validation.wer", rates[0], rates[-1])  # fmt: skip
+    train = finite(curves.validation.get("train_wer", ()))
+    if len(train) >= 2:
+        now, known = level(rates[-3:]), level(train[-3:])
+        if known <= now < 0.8 and now - known <= max(0.03, 0.4 * now):
+            yield _good("small-gap", f"training clips are heard little better than others: {known:.3f} and {now:.3f}",
+                        "validation.train_wer", train[-1])  # fmt: skip
+
+
+def _good(code: str, message: str, series: str, *points: object) -> Sign:
+    found = shown(series, *points)  # type: ignore[arg-type]
+    return Sign(code, "good", message, found, "", "", found[-1].step)

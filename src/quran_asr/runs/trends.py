@@ -1,0 +1,85 @@
+"""Levels, noise and turning points of a series; no curve is smooth, and no rule may trust one point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from quran_asr.runs.curves import Curves, Point, Series
+
+
+def finite(series: Series) -> list[Point]:
+    """The points that hold a number."""
+    return [point for point in series if point.value is not None]
+
+
+def values(points: Sequence[Point]) -> list[float]:
+    """Their numbers; points without one are passed over."""
+    return [point.value for point in points if point.value is not None]
+
+
+def level(points: Sequence[Point]) -> float:
+    """Median of the values; the points are not empty."""
+    return median(values(points))
+
+
+def last(curves: Curves, key: str, count: int = 3) -> float | None:
+    """Median of the last `count` values of a validation series; None with fewer."""
+    found = finite(curves.validation.get(key, ()))
+    return level(found[-count:]) if len(found) >= count else None
+
+
+def noise(numbers: Sequence[float]) -> float:
+    """Standard deviation of single values about a smooth curve; 0 with fewer than four.
+
+    From the median of the absolute second differences, in which a straight line leaves nothing: for normal
+    noise they have a deviation of sqrt(6) times that of a value, and a median of 0.6745 deviations.
+    """
+    if len(numbers) < 4:
+        return 0.0
+    second = [abs(a - 2 * b + c) for a, b, c in zip(numbers, numbers[1:], numbers[2:], strict=False)]
+    return median(second) / (0.6745 * math.sqrt(6))
+
+
+def lowest_level(points: Sequence[Point], width: int) -> tuple[int, float]:
+    """Where the running median over `width` points is lowest: the index of the middle point, and the median."""
+    width = min(width, len(points))
+    medians = [level(points[start : start + width]) for start in range(len(points) - width + 1)]
+    at = min(range(len(medians)), key=medians.__getitem__)
+    return at + width // 2, medians[at]
+
+
+def quantile(numbers: Sequence[float], share: float) -> float:
+    """The value below which a share of the numbers lies; the numbers are not empty."""
+    ordered = sorted(numbers)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def thinned(points: Sequence[Point], most: int = 2000) -> Sequence[Point]:
+    """At most so many points, evenly chosen, the last among them: rules need the shape, not every line."""
+    stride = -(-len(points) // most)
+    return points if stride <= 1 else points[(len(points) - 1) % stride :: stride]
+
+
+def is_falling(points: Sequence[Point], share: float) -> bool | None:
+    """Whether the last quarter lies lower than the quarter before by a share and by the noise; None: too few."""
+    quarter = len(points) // 4
+    if quarter < 3:
+        return None
+    before, now = points[-2 * quarter : -quarter], points[-quarter:]
+    fall = level(before) - level(now)
+    spread = noise(values(points[-2 * quarter :])) / math.sqrt(quarter)
+    return fall > share * abs(level(before)) and fall > 2 * spread
+
+
+def training_loss(curves: Curves) -> tuple[str, list[Point]]:
+    """The series in which a training loss is best compared over time, and its name.
+
+    A curriculum lets clips grow and the transducer join: the loss of a clip rises, that of CTC a token does not.
+    """
+    for key in ("ctc_per_token", "loss", "transducer_loss", "ctc_loss"):
+        points = finite(curves.training.get(key, ()))
+        if points:
+            return f"training.{key}", points
+    return "training.loss", []

@@ -1,0 +1,78 @@
+"""False alarms and misses of the rules of `watch`, and the coverage of its outlook, on made curves.
+
+    python tools/signs.py                 # seeds 100 to 199, which no threshold was chosen on
+    python tools/signs.py --seeds 0-99    # those that were
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from made_curves import HEALTHY, SICK, made
+
+from quran_asr.runs.signs import judge
+
+CUTS = (0.15, 0.3, 0.5, 0.75, 1.0)
+"""A healthy training is judged while it runs, not only at its end."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seeds", default="100-199")
+    parser.add_argument("--show", action="store_true", help="name the seeds that went wrong")
+    options = parser.parse_args()
+    first, _, last = options.seeds.partition("-")
+    seeds = range(int(first), int(last or first) + 1)
+    healthy(seeds, options.show)
+    sick(seeds, options.show)
+
+
+def healthy(seeds: range, show: bool) -> None:
+    print("| healthy | curves | errors | warnings |\n|---|---|---|---|")
+    for kind in HEALTHY:
+        errors: Counter[str] = Counter()
+        warnings: Counter[str] = Counter()
+        wrong = 0
+        warned = 0
+        for seed in seeds:
+            codes: dict[str, set[str]] = {"error": set(), "warning": set()}
+            for cut in CUTS:
+                for sign in judge(made(kind, seed).curves(cut)):
+                    if sign.severity in codes:
+                        codes[sign.severity].add(sign.code)
+                        if show and sign.severity == "error":
+                            print(f"    seed {seed} at {cut}: {sign.code}: {sign.message}")
+            wrong += bool(codes["error"])
+            warned += bool(codes["warning"])
+            errors.update(codes["error"])
+            warnings.update(codes["warning"])
+        print(f"| {kind} | {len(seeds)} | {_told(wrong, errors)} | {_told(warned, warnings)} |")
+
+
+def _told(count: int, codes: Counter[str]) -> str:
+    return f"{count}" + (f" ({', '.join(f'{code} {n}' for code, n in codes.most_common())})" if codes else "")
+
+
+def sick(seeds: range, show: bool) -> None:
+    print("\n| sick | sign | hits | misses | other errors told |\n|---|---|---|---|---|")
+    for kind, (code, _) in SICK.items():
+        hits = 0
+        others: Counter[str] = Counter()
+        for seed in seeds:
+            signs = judge(made(kind, seed).curves())
+            found = {sign.code for sign in signs if sign.severity != "good"}
+            hits += code in found
+            others.update(sign.code for sign in signs if sign.severity == "error" and sign.code != code)
+            if show and code not in found:
+                print(f"    seed {seed} missed: {sorted(found)}")
+        told = ", ".join(f"{name} {n}" for name, n in others.most_common()) or "-"
+        print(f"| {kind} | `{code}` | {hits} of {len(seeds)} | {len(seeds) - hits} | {told} |")
+
+
+if __name__ == "__main__":
+    main()
