@@ -118,7 +118,9 @@ def after(start: float, late: Callable[[float], float], early: float) -> Callabl
 
 
 def pretrained(draw: random.Random) -> Story:
-    wer = power(draw.uniform(0.7, 1.0), draw.uniform(0.04, 0.12), draw.uniform(20, 200), draw.uniform(0.5, 1.0))
+    wer = power(
+        draw.uniform(0.7, 1.0), draw.uniform(0.04, 0.12), draw.uniform(20, 200), draw.uniform(0.5, 1.0)
+    )
     share = draw.uniform(0.45, 0.95)
     return Story(
         recipe("transfer"), 12_000, draw.choice([20, 50, 100]), 100, wer,
@@ -298,6 +300,7 @@ def not_a_number(draw: random.Random) -> Story:
     how = draw.choice(["all", "some", "skipped"])
     loss, seen = story.loss, [0]
     if how == "skipped":
+
         def skipped(done: float) -> float:
             seen[0] += done > at and draw.random() < 0.3
             return seen[0]
@@ -305,8 +308,8 @@ def not_a_number(draw: random.Random) -> Story:
         story.extra["training.skipped_batches"] = skipped
     else:
         chance = 1.0 if how == "all" else 0.1
-        story.extra["training.loss"] = (
-            lambda done: None if done > at and draw.random() < chance else story.first_loss * loss(done)
+        story.extra["training.loss"] = lambda done: (
+            None if done > at and draw.random() < chance else story.first_loss * loss(done)
         )
     return story
 
@@ -398,4 +401,3 @@ def made(kind: str, seed: int) -> Story:
     """The training of a kind that a seed draws."""
     draw = random.Random(seed * 7919 + zlib.crc32(kind.encode()))
     return HEALTHY[kind](draw) if kind in HEALTHY else SICK[kind][1](draw)
-

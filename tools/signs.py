@@ -1,7 +1,7 @@
 """False alarms and misses of the rules of `watch`, and the coverage of its outlook, on made curves.
 
-    python tools/signs.py                 # seeds 100 to 199, which no threshold was chosen on
-    python tools/signs.py --seeds 0-99    # those that were
+python tools/signs.py                 # seeds 100 to 199, which no threshold was chosen on
+python tools/signs.py --seeds 0-99    # those that were
 """
 
 from __future__ import annotations

@@ -324,7 +324,7 @@ class _Drawing:
 
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(FuncFormatter(_minor_tick))
+            axes.yaxis.set_minor_formatter(FuncFormatter(_minor_tick if highest < 500 * lowest else _no_tick))
         if self.subject.name == "wer":
             axes.set_ylim(0, min(1.5, max(1.05, 1.05 * highest)))
         elif self.subject.from_zero and lowest >= 0:
@@ -416,6 +416,10 @@ def _minor_tick(value: float, _: int | None = None) -> str:
     """Between the powers of ten only 2 and 5 are named, so that labels do not touch."""
     first_digit = f"{value:e}"[0]
     return f"{value:g}" if first_digit in "25" else ""
+
+
+def _no_tick(value: float, _: int | None = None) -> str:
+    return ""
 
 
 def _figure(inches: tuple[float, float]) -> Figure:

@@ -20,8 +20,6 @@ from quran_asr.runs.sign import Sign
 from quran_asr.runs.signs import judge
 from quran_asr.runs.worst import LEGEND, SHOWN, Sound, worst_clips
 
-SEVERITIES = {"error": "Error", "warning": "Warning", "note": "Note", "good": "Good"}
-
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -107,7 +105,9 @@ def _results(curves: Sequence[Curves], labels: Sequence[str]) -> Table:
             numbers = line(training.validation.get(key, ()), axis, most=10**9).numbers
             if numbers:
                 place, best = min(numbers, key=lambda number: number[1])
-                where = f"epoch {place:.1f}" if axis.unit == "epoch" else f"step {place:,.0f}"
+                where = f"epoch\N{NO-BREAK SPACE}{place:.1f}"
+                if axis.unit != "epoch":
+                    where = f"step\N{NO-BREAK SPACE}{place:,.0f}"
                 rows.append((*whose, decoder, f"{best:.4f}", where, f"{numbers[-1][1]:.4f}"))
         seconds = max((s[-1].time or 0.0 for s in _all_series(training) if s), default=0.0)
         took = f" in {_duration(seconds)}" if seconds else ""
@@ -129,25 +129,28 @@ def _marks(signs: Sequence[Sequence[Sign]]) -> list[Mark]:
 
 
 def _signs(signs: Sequence[Sequence[Sign]], labels: Sequence[str], marks: Sequence[Mark]) -> Part:
-    number_of = {(mark.run, mark.sign): mark.number for mark in marks}
-    items = []
+    number_of = {(mark.run, mark.sign): f"{mark.number}. " for mark in marks}
+    body = ['<p class="note">The numbers stand on the curves.</p>'] if marks else []
     for run, found in enumerate(signs):
-        for sign in found:
-            number = number_of.get((run, sign))
-            place = "" if number is None else f"{number}. "
-            whose = f"<bdi>{html.escape(labels[run])}</bdi>: " if len(labels) > 1 else ""
-            step = "" if sign.step is None else f" (step {sign.step:,})"
-            lines = [
-                f"<p><strong>{place}{SEVERITIES[sign.severity]}</strong> <code>{sign.code}</code>"
-                f"{step}</p><p>{whose}{_text(sign.message)}</p>"
-            ]
-            lines += [f"<p>Cause: {_text(sign.cause)}</p>"] if sign.cause else []
-            lines += [f"<p>What to do: {_text(sign.remedy)}</p>"] if sign.remedy else []
-            items.append(f'<li class="{sign.severity}">{"".join(lines)}</li>')
-    if not items:
-        return Part("Signs", '<p class="note">Nothing that is known as a sign, good or bad, is seen.</p>')
-    note = '<p class="note">The numbers stand on the curves.</p>' if marks else ""
-    return Part("Signs", f'{note}<ul class="signs">{"".join(items)}</ul>')
+        if len(labels) > 1:
+            body.append(f"<h3><bdi>{html.escape(labels[run])}</bdi></h3>")
+        cards = [_card(sign, number_of.get((run, sign), "")) for sign in found if sign.severity != "good"]
+        good = [f"<li>{_text(sign.message)}</li>" for sign in found if sign.severity == "good"]
+        body += [f'<ul class="signs">{"".join(cards)}</ul>'] if cards else []
+        body += [f'<p class="good"><strong>Good</strong></p><ul>{"".join(good)}</ul>'] if good else []
+        body += (
+            [] if found else ['<p class="note">Nothing that is known as a sign, good or bad, is seen.</p>']
+        )
+    return Part("Signs", "\n".join(body))
+
+
+def _card(sign: Sign, number: str) -> str:
+    step = "" if sign.step is None else f" at step {sign.step:,}"
+    head = f"<strong>{number}{sign.severity.capitalize()}</strong> <code>{sign.code}</code>{step}"
+    lines = [head, _text(sign.message)]
+    lines += [f"Cause: {_text(sign.cause)}"] if sign.cause else []
+    lines += [f"What to do: {_text(sign.remedy)}"] if sign.remedy else []
+    return f'<li class="{sign.severity}">{"".join(f"<p>{line}</p>" for line in lines)}</li>'
 
 
 def _curves(pictures: Sequence[Picture]) -> Part:
