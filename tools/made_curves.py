@@ -1,4 +1,4 @@
-"""Curves of trainings that never were, well and sick, each from a seed: what the rules of `watch` are tried on.
+"""Curves of trainings that never were, well and sick, from seeds: the rules of `watch` are tried on them.
 
 The shapes follow runs that were made: a power law with a floor for error rates, a plateau before a random
 start learns, lognormal noise of 3 to 25 % on losses, word counts of a validation as its noise, a loss that
@@ -217,7 +217,8 @@ def stalled_start(draw: random.Random) -> Story:
 def stuck_at_one(draw: random.Random) -> Story:
     """A loss that falls to what saying nothing costs, and a WER that never moves."""
     story = Story(
-        recipe("scratch"), 8000, draw.choice([15, 30]), draw.uniform(15, 60), lambda done: draw.uniform(0.98, 1.0),
+        recipe("scratch"), 8000, draw.choice([15, 30]), draw.uniform(15, 60),
+        lambda done: draw.uniform(0.98, 1.0),
         power(1.0, draw.uniform(0.5, 0.9), draw.uniform(200, 900), 1.5), draw, ctc_wer=lambda done: 1.0,
         train_wer=lambda done: 1.0, training_noise=draw.uniform(0.05, 0.2),
     )  # fmt: skip

@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": ("quran_asr.cli.plan:plan", "What a training will be: steps, batch, rate, parameters."),
     "tokenizer": ("quran_asr.cli.train:tokenizer", "Make a recipe's tokenizer from the whole Quran."),
     "train": ("quran_asr.cli.train:train", "Train a recognizer, or go on with a run."),
+    "watch": ("quran_asr.cli.watch:watch", "What the curves of a run say: signs, causes, remedies."),
     "plot": ("quran_asr.cli.plot:plot", "Draw the curves of runs: a picture and a page."),
     "evaluate": ("quran_asr.cli.evaluate:evaluate", "Say how well a model hears the clips of a manifest."),
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),

@@ -37,7 +37,14 @@ RULES = (
 ORDER = ("error", "warning", "note", "good")
 SAYS_MORE = {
     "late-collapse": {"overfitting", "plateau"},
-    "divergence": {"overfitting", "stuck-wer", "stuck-blank-collapse", "stuck-token-loops", "plateau"},
+    "divergence": {
+        "overfitting",
+        "stalled-start",
+        "stuck-wer",
+        "stuck-blank-collapse",
+        "stuck-token-loops",
+        "plateau",
+    },
     "overfitting": {"generalization-gap", "plateau"},
     "stuck-learned-by-heart": {"drifting-apart", "plateau"},
 }

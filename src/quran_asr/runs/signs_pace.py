@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import fmean
 
-from quran_asr.runs.curves import Curves
+from quran_asr.runs.curves import Curves, Point
 from quran_asr.runs.expected import band_at
 from quran_asr.runs.sign import Sign, shown
 from quran_asr.runs.trends import finite, is_falling, level, noise, training_loss, values
@@ -26,7 +26,7 @@ def clipping(curves: Curves) -> Iterator[Sign]:
         "note",
         f"the gradient is clipped at every step: its norm is {level(norms):.3g}, the limit {clip:g}",
         shown("training.gradient_norm", norms[0], norms[-1]),
-        "losses are sums over a clip, so gradients are large; AdamW does not mind as long as the loss falls",
+        "losses are sums over a clip, so gradients are large; AdamW does not mind while the loss falls",
         "" if is_falling(training_loss(curves)[1], 0.0) else "the loss does not fall: try half the rate",
         norms[-1].step,
     )
@@ -46,8 +46,8 @@ def data_wait(curves: Curves) -> Iterator[Sign]:
         f"{mean:.0%} of the time is spent waiting for batches",
         shown("training.data_wait_share", shares[0], shares[-1]),
         "recordings are read and decoded more slowly than the model takes them",
-        "raise `model.train_ds.num_workers` or `quran.audio_cache_gb`, or keep the recordings as FLAC or WAV of "
-        "16 kHz on a local disk",
+        "raise `model.train_ds.num_workers` or `quran.audio_cache_gb`, or keep the recordings as "
+        "FLAC or WAV of 16 kHz on a local disk",
         shares[-1].step,
     )
 
@@ -90,32 +90,29 @@ def good_signs(curves: Curves) -> Iterator[Sign]:
     name, losses = training_loss(curves)
     if is_falling(losses, 0.03):
         quarter = len(losses) // 4
-        yield _good(
-            "loss-falls",
-            f"the training loss falls steadily: {level(losses[:quarter]):.3g} at first, "
-            f"{level(losses[-quarter:]):.3g} now",
-            name, losses[0], losses[-1],
-        )  # fmt: skip
+        early, late = level(losses[:quarter]), level(losses[-quarter:])
+        said = f"the training loss falls steadily: {early:.3g} at first, {late:.3g} now"
+        yield _good("loss-falls", said, name, losses[0], losses[-1])
     both = [finite(curves.training.get(key, ())) for key in ("transducer_loss", "ctc_loss")]
     if all(is_falling(series, 0.02) for series in both):
-        yield _good("both-losses-fall", "both losses fall, the transducer's and CTC's", "training.ctc_loss",
-                    both[1][0], both[1][-1])  # fmt: skip
+        said = "both losses fall, the transducer's and CTC's"
+        yield _good("both-losses-fall", said, "training.ctc_loss", both[1][0], both[1][-1])
     rates = finite(curves.validation.get("wer", ()))
     if len(rates) < 2:
         return
     first, now = rates[0].value or 0.0, level(rates[-2:])
     before = level(rates[-5:-2] or rates[:1])
     if now < 0.97 * before and before - now > noise(values(rates[-8:])) and now < 0.97 * first:
-        yield _good("wer-falls", f"validation WER falls: {first:.3f} at first, {now:.3f} now",
-                    "validation.wer", rates[0], rates[-1])  # fmt: skip
+        heard = f"validation WER falls: {first:.3f} at first, {now:.3f} now"
+        yield _good("wer-falls", heard, "validation.wer", rates[0], rates[-1])
     train = finite(curves.validation.get("train_wer", ()))
     if len(train) >= 2:
         now, known = level(rates[-3:]), level(train[-3:])
         if known <= now < 0.8 and now - known <= max(0.03, 0.4 * now):
-            yield _good("small-gap", f"training clips are heard little better than others: {known:.3f} and {now:.3f}",
-                        "validation.train_wer", train[-1])  # fmt: skip
+            heard = f"training clips are heard little better than others: {known:.3f} and {now:.3f}"
+            yield _good("small-gap", heard, "validation.train_wer", train[-1])
 
 
-def _good(code: str, message: str, series: str, *points: object) -> Sign:
-    found = shown(series, *points)  # type: ignore[arg-type]
+def _good(code: str, message: str, series: str, *points: Point) -> Sign:
+    found = shown(series, *points)
     return Sign(code, "good", message, found, "", "", found[-1].step)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from quran_asr.runs.curves import Curves, Point
-from quran_asr.runs.sign import Sign, shown
+from quran_asr.runs.sign import Evidence, Sign, shown
 from quran_asr.runs.trends import finite, level, lowest_level, noise, quantile, thinned, training_loss, values
 
 LEAST_LINES = 20
@@ -17,26 +18,29 @@ RISE = 1.5
 SHARE_LOST = 0.12
 """Share of what had been learned, in loss, that a rise must have lost."""
 SWING = 4.0
-"""The 90 % quantile of a stretch over its 10 % quantile at which a loss swings wildly."""
+"""The 90 % quantile of a stretch over its 10 % quantile from which on a loss swings."""
 NOT_A_NUMBER = 3
 """Lines with NaN, or with batches skipped for it, that are too many."""
 
 
 def divergence(curves: Curves) -> Iterator[Sign]:
-    """The training loss has risen for good, or swings so far that what was learned is lost again and again."""
+    """The training loss has risen for good, or swings: what was learned is lost again and again."""
     name, points = training_loss(curves)
     if len(points) < LEAST_LINES:
         return
     points = list(thinned(points))
-    width = max(5, len(points) // 20)
-    at, best = lowest_level(points, width)
-    first, now = level(points[:width]), level(points[-width:])
     if _still_improves(curves):
         return
-    learned = max(0.0, first - best)
-    if at < len(points) - width and now >= RISE * best and now - best >= SHARE_LOST * learned:
-        spread = noise([math.log(max(value, 1e-9)) for value in values(points)]) / math.sqrt(width)
-        if math.log(now / max(best, 1e-9)) >= 4 * spread:
+    spread = 1.25 * noise([math.log(max(value, 1e-9)) for value in values(points)])
+    first = level(points[:5])
+    for width in (max(5, len(points) // 20), len(points) // 8):
+        at, best = lowest_level(points, width)
+        now = level(points[-width:])
+        learned = max(0.0, first - best)
+        risen = now >= RISE * best and now - best >= SHARE_LOST * learned
+        risen = risen or (learned >= 0.1 * first and now - best >= 0.5 * learned)
+        sure = math.log(max(now, 1e-9) / max(best, 1e-9)) >= 5 * spread / math.sqrt(width)
+        if risen and sure and at < len(points) - width:
             last = points[-1]
             yield _too_high(
                 curves,
@@ -58,7 +62,7 @@ def divergence(curves: Curves) -> Iterator[Sign]:
 
 
 def _still_improves(curves: Curves) -> bool:
-    """Whether the last two validations are about the best: then a rising loss is another loss, not a worse model."""
+    """Whether the last two validations are about the best: then a rising loss is not a worse model."""
     rates = values(finite(curves.validation.get("wer", ())))
     return len(rates) >= 4 and max(rates[-2:]) <= 1.1 * min(rates) and rates[-1] < 0.9
 
@@ -72,10 +76,10 @@ def _wilder_than_before(points: Sequence[Point], width: int) -> bool:
 
 def _jumps(points: Sequence[Point]) -> float:
     logs = [math.log(max(value, 1e-9)) for value in values(points)]
-    return math.sqrt(sum((b - a) ** 2 for a, b in zip(logs, logs[1:], strict=False)) / max(1, len(logs) - 1))
+    return math.sqrt(sum((b - a) ** 2 for a, b in pairwise(logs)) / max(1, len(logs) - 1))
 
 
-def _too_high(curves: Curves, message: str, evidence: tuple, step: int) -> Sign:  # type: ignore[type-arg]
+def _too_high(curves: Curves, message: str, evidence: tuple[Evidence, ...], step: int) -> Sign:
     return Sign(
         "divergence",
         "error",
@@ -145,7 +149,7 @@ def not_a_number(curves: Curves) -> Iterator[Sign]:
     skipped = finite(curves.training.get("skipped_batches", ()))
     lost += [
         ("training.skipped_batches", now)
-        for before, now in zip(skipped, skipped[1:], strict=False)
+        for before, now in pairwise(skipped)
         if (now.value or 0) > (before.value or 0)
     ]
     steps = sorted({point.step for _, point in lost})

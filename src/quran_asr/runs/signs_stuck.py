@@ -45,10 +45,10 @@ def stuck(curves: Curves) -> Iterator[Sign]:
         found = (
             "stuck-wer",
             (),
-            "nothing is learned: text or tokenizer do not fit the audio, the start is random, the rate is too "
-            "high, or there were too few optimizer steps",
-            "run `quran-asr corpus audit` on the manifest and `quran-asr plan` on the recipe; start pretrained "
-            "(`init_from_pretrained_model`), and pass `quran.overfit_gate_steps=150` first",
+            "nothing is learned: text or tokenizer do not fit the audio, the start is random, the "
+            "rate is too high, or there were too few optimizer steps",
+            "listen to some clips with their texts, and ask `quran-asr plan` about the recipe; start "
+            "pretrained (`init_from_pretrained_model`), and pass `quran.overfit_gate_steps=150` first",
         )
     code, evidence, cause, remedy = found
     if code in ("stuck-token-loops", "stuck-blank-collapse") and _still_learns(curves):
@@ -58,7 +58,8 @@ def stuck(curves: Curves) -> Iterator[Sign]:
     yield Sign(
         code,
         "error",
-        f"WER is stuck at 1: never below {best:.2f} in {len(rates)} validations to step {rates[-1].step:,}{epoch}",
+        f"WER is stuck at 1: never below {best:.2f} in {len(rates)} validations to step "
+        f"{rates[-1].step:,}{epoch}",
         (*shown("validation.wer", rates[0], rates[-1]), *evidence),
         cause,
         remedy,
@@ -67,7 +68,7 @@ def stuck(curves: Curves) -> Iterator[Sign]:
 
 
 def learned_by_heart(curves: Curves) -> Iterator[Sign]:
-    """The transducer says texts that it knows instead of what it hears: its loss low, its WER high, CTC better."""
+    """The transducer says texts that it knows, not what it hears: loss low, WER high, CTC far better."""
     rates, ctc = (finite(curves.validation.get(key, ())) for key in ("wer", "ctc_wer"))
     if min(len(rates), len(ctc)) < LEAST_VALIDATIONS or rates[-1].step < LEAST_STEPS:
         return
@@ -83,14 +84,15 @@ def learned_by_heart(curves: Curves) -> Iterator[Sign]:
     yield Sign(
         "stuck-learned-by-heart",
         "error",
-        f"the transducer stays at WER {now:.2f} while CTC hears with {ctc_now:.2f} and the training loss is low",
+        f"the transducer stays at WER {now:.2f} while CTC hears with {ctc_now:.2f} and the training "
+        "loss is low",
         (
             *shown("validation.wer", *rates[-3:]),
             *shown("validation.ctc_wer", *ctc[-3:]),
             *shown("training.transducer_loss", *losses[-1:]),
         ),
-        "the transducer has learned the text by heart and recites it, whatever is said: few texts, whole verses "
-        "only, or a large prediction network",
+        "the transducer has learned the text by heart and recites it, whatever is said: few texts, "
+        "whole verses only, or a large prediction network",
         "add fragments of 1 to 4 words and more texts, raise `model.decoder.prednet.dropout` (0.3), lower "
         "`pred_hidden`, begin with CTC (`quran.curriculum` as in the recipe quickstart); use `--decoder ctc` "
         "until then",
@@ -135,8 +137,10 @@ def _nothing_loaded(curves: Curves) -> Found | None:
 
 def _wrong_text(curves: Curves) -> Found | None:
     train, letters = last(curves, "train_wer"), last(curves, "cer")
-    remedy = "compare text and sound of some clips of both manifests: `quran-asr corpus audit`; check "
-    remedy += "`quran.spelling` and `model.tokenizer.dir`"
+    remedy = (
+        "compare text and sound of some clips of both manifests (`quran-asr evaluate RUN MANIFEST` "
+        "shows what was said and heard); check `quran.spelling` and `model.tokenizer.dir`"
+    )
     if train is not None and train < 0.5:
         return (
             "stuck-wrong-text",
@@ -149,7 +153,7 @@ def _wrong_text(curves: Curves) -> Found | None:
         return (
             "stuck-wrong-text",
             shown("validation.cer", *finite(curves.validation["cer"])[-3:]),
-            f"letters are right (CER {letters:.2f}) and words never: marks or spaces are spelt otherwise than heard",
+            f"letters are right (CER {letters:.2f}), words never: marks or spaces are spelt otherwise",
             remedy,
         )
     costs, entropy = (finite(curves.training.get(key, ())) for key in ("ctc_per_token", "token_entropy"))
@@ -159,8 +163,8 @@ def _wrong_text(curves: Curves) -> Found | None:
             return (
                 "stuck-wrong-text",
                 shown("training.ctc_per_token", costs[0], costs[-1]),
-                f"the trained encoder arrived, and yet CTC pays {cost:.2f} nats a token, what the tokens cost "
-                "without hearing: texts and recordings do not belong together",
+                f"the trained encoder arrived, and yet CTC pays {cost:.2f} nats a token, what the "
+                "tokens cost without hearing: texts and recordings do not belong together",
                 remedy,
             )
     return None
@@ -178,7 +182,8 @@ def _loops(curves: Curves) -> Found | None:
             for evidence in shown(f"validation.{key}", *finite(curves.validation.get(key, ()))[-2:])
         ),
         "the transducer says the same tokens again and again instead of going on to the next frame",
-        "look at some transcripts with `quran-asr transcribe`; start with CTC alone (`quran.curriculum`), lower "
+        "look at some transcripts with `quran-asr transcribe`; start with CTC alone "
+        "(`quran.curriculum`), lower "
         "`model.optim.lr`, and keep `model.decoding.greedy.max_symbols` at 10 or less",
     )
 
@@ -195,6 +200,7 @@ def _blanks(curves: Curves) -> Found | None:
             for evidence in shown(f"validation.{key}", *finite(curves.validation.get(key, ()))[-2:])
         ),
         "the model says nothing: blank in every frame is the easiest answer, and it never left it",
-        "start pretrained, or with short clips and CTC first (`quran.curriculum`); batches of at least 20 s and "
+        "start pretrained, or with short clips and CTC first (`quran.curriculum`); batches of at "
+        "least 20 s and "
         "6 clips, a longer warm-up, a smaller `quran.vocabulary_size`, another `quran.seed`",
     )

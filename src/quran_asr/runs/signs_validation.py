@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from quran_asr.runs.curves import Curves, Point
-from quran_asr.runs.sign import Sign, shown
+from quran_asr.runs.sign import Evidence, Sign, shown
 from quran_asr.runs.signs_rate import rate_to_try
 from quran_asr.runs.signs_stuck import STUCK
 from quran_asr.runs.trends import finite, level, lowest_level, noise, values
@@ -18,7 +18,7 @@ GOOD = 0.15
 
 
 def overfitting(curves: Curves) -> Iterator[Sign]:
-    """The validation WER rises while training clips are heard far better (or the training loss still falls)."""
+    """The validation WER rises while training clips are heard far better, or their loss still falls."""
     rates = finite(curves.validation.get("wer", ()))
     turn = _turn(rates)
     if turn is None:
@@ -32,11 +32,13 @@ def overfitting(curves: Curves) -> Iterator[Sign]:
     yield Sign(
         "overfitting",
         "error",
-        f"the model learns its training by heart: validation WER {now:.3f} and rising from {best:.3f}; the best "
+        f"the model learns its training by heart: validation WER {now:.3f} and rising from "
+        f"{best:.3f}; the best "
         f"epoch was {epoch}" + evidence[1],
         (*shown("validation.wer", low, *rates[-3:]), *evidence[0]),
         "more epochs than the data can feed: the model fits its training clips better and others worse",
-        "use the best checkpoint (it is kept) and stop here; for a better one more recordings and voices, more "
+        "use the best checkpoint (it is kept) and stop here; for a better one more recordings and "
+        "voices, more "
         "dropout (`model.encoder.dropout`) or augmentation (`model.spec_augment`, `quran.augment`)",
         low.step,
     )
@@ -91,8 +93,8 @@ def plateau(curves: Curves) -> Iterator[Sign]:
         f"WER stands still at {now:.3f} since step {since:,}",
         shown("validation.wer", rates[half], rates[-1]),
         "the rate has fallen too far, the model is too small for more, or the data hold no more",
-        "stop here, or go on otherwise: more recordings, the recipe `large`, another CTC weight (0.2 to 0.5), "
-        "other SpecAugment; look for wrong clips with `quran-asr corpus audit`",
+        "stop here, or go on otherwise: more recordings, the recipe `large`, another CTC weight (0.2 "
+        "to 0.5), other SpecAugment; look at the worst clips that `quran-asr evaluate` names",
         rates[half].step,
     )
 
@@ -111,8 +113,8 @@ def generalization_gap(curves: Curves) -> Iterator[Sign]:
         f"training clips are heard with WER {known:.3f}, others with {now:.3f}",
         (*shown("validation.train_wer", train[-1]), *shown("validation.wer", rates[-1])),
         "voices or texts of the training are learned by heart before those of others",
-        "more voices and texts; more dropout (`model.encoder.dropout`) or augmentation (`model.spec_augment`, "
-        "`quran.augment`)",
+        "more voices and texts; more dropout (`model.encoder.dropout`) or augmentation "
+        "(`model.spec_augment`, `quran.augment`)",
         rates[-1].step,
     )
 
@@ -149,8 +151,8 @@ def drifting_apart(curves: Curves) -> Iterator[Sign]:
             )
         ),
         f"the {worse} no longer keeps up: one loss outweighs the other",
-        f"{'lower' if worse == 'transducer' else 'raise'} `model.aux_ctc.ctc_loss_weight` (0.2 to 0.5), or use "
-        f"`--decoder {'ctc' if worse == 'transducer' else 'transducer'}`",
+        f"{'lower' if worse == 'transducer' else 'raise'} `model.aux_ctc.ctc_loss_weight` (0.2 to "
+        f"0.5), or use `--decoder {'ctc' if worse == 'transducer' else 'transducer'}`",
         point.step,
     )
 
@@ -174,7 +176,7 @@ def _turn(rates: Sequence[Point]) -> tuple[float, float] | None:
     return None
 
 
-def _learned_by_training(curves: Curves, now: float) -> tuple[tuple, str] | None:  # type: ignore[type-arg]
+def _learned_by_training(curves: Curves, now: float) -> tuple[tuple[Evidence, ...], str] | None:
     """What shows that the training goes on getting better; None if it does not, or nothing says so."""
     train = finite(curves.validation.get("train_wer", ()))
     if len(train) >= 3:

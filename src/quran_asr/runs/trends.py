@@ -43,7 +43,7 @@ def noise(numbers: Sequence[float]) -> float:
 
 
 def lowest_level(points: Sequence[Point], width: int) -> tuple[int, float]:
-    """Where the running median over `width` points is lowest: the index of the middle point, and the median."""
+    """Where the running median over `width` points is lowest (the middle point), and how low."""
     width = min(width, len(points))
     medians = [level(points[start : start + width]) for start in range(len(points) - width + 1)]
     at = min(range(len(medians)), key=medians.__getitem__)
@@ -63,7 +63,7 @@ def thinned(points: Sequence[Point], most: int = 2000) -> Sequence[Point]:
 
 
 def is_falling(points: Sequence[Point], share: float) -> bool | None:
-    """Whether the last quarter lies lower than the quarter before by a share and by the noise; None: too few."""
+    """Whether the last quarter lies below the one before by a share and by the noise; None: too few."""
     quarter = len(points) // 4
     if quarter < 3:
         return None
@@ -76,7 +76,7 @@ def is_falling(points: Sequence[Point], share: float) -> bool | None:
 def training_loss(curves: Curves) -> tuple[str, list[Point]]:
     """The series in which a training loss is best compared over time, and its name.
 
-    A curriculum lets clips grow and the transducer join: the loss of a clip rises, that of CTC a token does not.
+    A curriculum lets clips grow and the transducer join: the loss of a clip rises, CTC a token does not.
     """
     for key in ("ctc_per_token", "loss", "transducer_loss", "ctc_loss"):
         points = finite(curves.training.get(key, ()))

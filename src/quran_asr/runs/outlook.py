@@ -1,0 +1,189 @@
+"""What going on would bring: the validation WER extrapolated, with an interval.
+
+Error rates fall like a power of the steps above a floor, w(s) = c + a (s - s0)^-b, as learning curves do
+(Hestness et al. 2017, arXiv:1712.00409). Floor and beginning are laid on a grid; for each the rest is a line
+in logarithms, fitted by weighted least squares. Each fit speaks with the weight of its likelihood, and the
+interval is that of the mixture: wide where the data do not tell floors apart. `SPREAD` was chosen on
+made curves so that the 90 % intervals hold some 90 % of what came (docs/results.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from quran_asr.runs.curves import Curves, Point
+from quran_asr.runs.sign import Sign
+from quran_asr.runs.trends import finite, noise, values
+
+LEAST = 6
+"""Validations below `LEFT` before which nothing is said."""
+LEFT = 0.9
+"""A WER under which a model has left the plateau at 1."""
+INTERVAL = 0.9
+SPREAD = 1.5
+"""Factor on the deviations of the fits: curves are not quite power laws."""
+FACTORS = (1.25, 2.0)
+RISING = frozenset({"not-a-number", "divergence", "late-collapse", "overfitting", "stuck-learned-by-heart"})
+"""Signs after which a falling curve says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The WER at a later step."""
+
+    step: int
+    label: str
+    """`1.25x`, `2x` or `end`."""
+    wer: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What going on would bring."""
+
+    step: int
+    """Where the training stands."""
+    expected: tuple[Expected, ...]
+    """Empty where nothing can be said."""
+    reason: str
+    """Why nothing can be said; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """One power law: mean and deviation of log(w - floor) over log(s - beginning)."""
+
+    floor: float
+    beginning: float
+    weight: float
+    centre: float
+    height: float
+    slope: float
+    precision: float
+    deviation: float
+
+    def at(self, step: float) -> tuple[float, float]:
+        """Mean and deviation of log(w - floor) at a step."""
+        away = math.log(step - self.beginning) - self.centre
+        return self.height + self.slope * away, self.deviation * math.sqrt(1 + away * away / self.precision)
+
+
+def outlook(curves: Curves, signs: Sequence[Sign]) -> Outlook:
+    """The WER to expect at 1.25 and 2 times the steps, and at the planned end."""
+    step = curves.steps
+    for sign in signs:
+        if sign.code in RISING:
+            return Outlook(step, (), f"nothing can be said after `{sign.code}`")
+    rates = finite(curves.validation.get("wer", ()))
+    above = max((i for i, point in enumerate(rates) if (point.value or 0.0) >= LEFT), default=-1)
+    rates = [point for point in rates[above + 1 :] if (point.value or 0.0) > 0 and point.step > 0]
+    if len(rates) < LEAST:
+        return Outlook(
+            step, (), f"nothing can be said yet: {len(rates)} validations under {LEFT}, {LEAST} are needed"
+        )
+    fits = _fits(rates)
+    if not fits:
+        return Outlook(step, (), "nothing can be said: the WER does not fall")
+    measured = noise(values(rates)[-20:])
+    targets = [(round(factor * rates[-1].step), f"{factor:g}x") for factor in FACTORS]
+    end = planned_end(curves)
+    if end is not None and end > step:
+        targets.append((end, "end"))
+    expected = []
+    for at, label in targets:
+        low, middle, high = (_quantile(fits, at, measured, q) for q in (0.05, 0.5, 0.95))
+        expected.append(Expected(at, label, round(middle, 4), round(low, 4), round(high, 4)))
+    return Outlook(step, tuple(expected), "")
+
+
+def planned_end(curves: Curves) -> int | None:
+    """The optimizer step at which the recipe ends the training; None where that is not known."""
+    if curves.recipe is None:
+        return None
+    trainer = curves.recipe.trainer
+    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if trainer.max_epochs > 0 and (per_epoch := steps_per_epoch(curves)) is not None:
+        limits.append(round(per_epoch * trainer.max_epochs))
+    return min(limits, default=None)
+
+
+def steps_per_epoch(curves: Curves) -> float | None:
+    """Optimizer steps in an epoch, from the last step of the last whole one; None before its end is seen."""
+    series = curves.training.get("loss") or curves.validation.get("wer") or ()
+    placed = [(point.step, point.epoch) for point in series if point.epoch is not None]
+    if not placed or placed[-1][1] < 1:
+        return None
+    last = placed[-1][1]
+    return (
+        max(step for step, epoch in placed if epoch < last) / math.floor(last)
+        if placed[0][1] < last
+        else None
+    )
+
+
+def _fits(rates: Sequence[Point]) -> list[_Fit]:
+    lowest = min(values(rates))
+    found = [
+        fit
+        for floor in (lowest * share / 20 for share in range(20))
+        for beginning in (rates[0].step * share for share in (0.0, 0.5, 0.8, 0.95))
+        if (fit := _fit(rates, floor, beginning)) is not None
+    ]
+    total = sum(fit.weight for fit in found)
+    return found if total > 0 else []
+
+
+def _fit(rates: Sequence[Point], floor: float, beginning: float) -> _Fit | None:
+    """Weighted least squares on log(w - floor): a deviation d of w is one of d / (w - floor) there."""
+    xs = [math.log(point.step - beginning) for point in rates]
+    ys = [math.log(value - floor) for value in values(rates)]
+    weights = [(value - floor) ** 2 / value for value in values(rates)]
+    total = sum(weights)
+    centre = sum(w * x for w, x in zip(weights, xs, strict=True)) / total
+    height = sum(w * y for w, y in zip(weights, ys, strict=True)) / total
+    square = sum(w * (x - centre) ** 2 for w, x in zip(weights, xs, strict=True))
+    if square <= 0:
+        return None
+    slope = sum(w * (x - centre) * (y - height) for w, x, y in zip(weights, xs, ys, strict=True)) / square
+    slope = max(-3.0, min(0.0, slope))
+    rest = sum(
+        (value - floor - math.exp(height + slope * (x - centre))) ** 2 / value
+        for value, x in zip(values(rates), xs, strict=True)
+    )
+    freedom = len(rates) - 3
+    variance = max(rest / freedom, 1e-7)
+    return _Fit(
+        floor=floor,
+        beginning=beginning,
+        weight=variance ** (-freedom / 4),
+        centre=centre,
+        height=height,
+        slope=slope,
+        precision=square / total,
+        deviation=SPREAD * math.sqrt(variance / total),
+    )
+
+
+def _quantile(fits: Sequence[_Fit], step: int, measured: float, share: float) -> float:
+    """Of the mixture, with the noise of a single validation on top, by bisection."""
+    normal, total = NormalDist(), sum(fit.weight for fit in fits)
+
+    def below(rate: float) -> float:
+        sum_ = 0.0
+        for fit in fits:
+            mean, deviation = fit.at(step)
+            middle = fit.floor + math.exp(mean)
+            spread = math.hypot(deviation * math.exp(mean), measured)
+            sum_ += fit.weight * normal.cdf((rate - middle) / max(spread, 1e-6))
+        return sum_ / total
+
+    low, high = 0.0, 2.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if below(middle) >= share else (middle, high)
+    return high
