@@ -7,16 +7,16 @@ nothing rests on colour alone.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.axis import Axis, Line, axes_of, line
-from quran_asr.runs.curves import Curves, Point, Series
+from quran_asr.runs.curves import Curves
 from quran_asr.runs.expected import EXPECTED_PRETRAINED, EXPECTED_RANDOM
 from quran_asr.runs.sign import Sign
+from quran_asr.runs.subjects import Kind, Subject, subjects
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +28,6 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b2559b", "#8a6d00", "#3b97c9")
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*")
 MARKS_ON_A_LINE = 8
 """Shapes on a line of many points: enough to know it by."""
-
-Found = Mapping[str, Series]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,78 +56,6 @@ class Mark:
     sign: Sign
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """A series of a picture."""
-
-    label: str
-    series: Callable[[Curves], Series]
-    style: Any
-    dots: bool = False
-    """Every point is shown: they are few, and each was measured for itself."""
-    alone: bool = False
-    """Only drawn where one training is."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    name: str
-    title: str
-    unit: str
-    kinds: tuple[_Kind, ...]
-    logarithmic: bool = False
-    from_zero: bool = False
-
-
-def _training(key: str) -> Callable[[Curves], Series]:
-    return lambda curves: curves.training.get(key, ())
-
-
-def _validation(key: str) -> Callable[[Curves], Series]:
-    return lambda curves: curves.validation.get(key, ())
-
-
-_SUBJECTS = (
-    _Subject(
-        "losses",
-        "Losses",
-        "loss (nats)",
-        (
-            _Kind("training", _training("loss"), "-"),
-            _Kind("transducer", _training("transducer_loss"), (0, (5, 1.5)), alone=True),
-            _Kind("CTC", _training("ctc_loss"), (0, (1, 1.2)), alone=True),
-            _Kind("validation", _validation("loss"), (0, (6, 1.5, 1, 1.5)), dots=True),
-        ),
-        logarithmic=True,
-    ),
-    _Subject(
-        "wer",
-        "Word error rates",
-        "word error rate",
-        (
-            _Kind("transducer", _validation("wer"), "-", dots=True),
-            _Kind("CTC", _validation("ctc_wer"), (0, (5, 1.5)), dots=True),
-            _Kind("some training clips", _validation("train_wer"), (0, (1, 1.2)), alone=True),
-        ),
-        from_zero=True,
-    ),
-    _Subject(
-        "learning_rate",
-        "Learning rate",
-        "learning rate",
-        (_Kind("learning rate", _training("learning_rate"), "-"),),
-        from_zero=True,
-    ),
-    _Subject(
-        "gradient_norm",
-        "Gradient norm",
-        "norm before clipping",
-        (_Kind("gradient norm", _training("gradient_norm"), "-"),),
-        logarithmic=True,
-    ),
-)
-
-
 def draw(
     curves: Sequence[Curves],
     labels: Sequence[str],
@@ -147,15 +73,15 @@ def draw(
         QuranAsrError: matplotlib is not installed.
     """
     axes = axes_of(curves)
-    subjects = (*_SUBJECTS, _throughput(curves))
+    chosen = subjects(curves)
     pictures = []
-    for done, subject in enumerate(subjects, start=1):
+    for done, subject in enumerate(chosen, start=1):
         drawing = _Drawing(subject, curves, axes, labels, marks)
         if drawing.lines:
             wide, narrow = drawing.render(narrow=False), drawing.render(narrow=True)
             pictures.append(Picture(subject.name, subject.title, drawing.description(), wide, narrow))
         if on_progress is not None:
-            on_progress(done, len(subjects))
+            on_progress(done, len(chosen))
     return pictures
 
 
@@ -170,47 +96,12 @@ def stack(pictures: Sequence[Picture]) -> bytes:
     return whole.getvalue()
 
 
-def _throughput(curves: Sequence[Curves]) -> _Subject:
-    """Audio trained on in a second where all trainings say it; else optimizer steps in a second."""
-    title = "Throughput"
-    if all(training.training.get("audio_seconds") for training in curves):
-        kind = _Kind("throughput", _audio_a_second, "-")
-        return _Subject("throughput", title, "seconds of audio a second", (kind,), from_zero=True)
-    kind = _Kind("throughput", _steps_a_second, "-")
-    return _Subject("throughput", title, "optimizer steps a second", (kind,), from_zero=True)
-
-
-def _audio_a_second(curves: Curves) -> Series:
-    seconds = {point.step: point.value for point in curves.training.get("step_seconds", ())}
-    return tuple(
-        Point(point.step, _share(point.value, seconds.get(point.step)), point.epoch, point.time)
-        for point in curves.training.get("audio_seconds", ())
-    )
-
-
-def _steps_a_second(curves: Curves) -> Series:
-    """By the time of a step, or else by the clock between two points, validations between them included."""
-    timed = curves.training.get("step_seconds", ())
-    if timed:
-        return tuple(Point(p.step, _share(1.0, p.value), p.epoch, p.time) for p in timed)
-    points = [p for p in curves.training.get("loss", ()) if p.time is not None]
-    return tuple(
-        Point(b.step, _share(b.step - a.step, (b.time or 0) - (a.time or 0)), b.epoch, b.time)
-        for a, b in pairwise(points)
-        if (b.time or 0) > (a.time or 0)
-    )
-
-
-def _share(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
-
-
 class _Drawing:
     """One subject of several trainings."""
 
     def __init__(
         self,
-        subject: _Subject,
+        subject: Subject,
         curves: Sequence[Curves],
         axes: Sequence[Axis],
         labels: Sequence[str],
@@ -220,7 +111,7 @@ class _Drawing:
         self.curves, self.axes, self.labels, self.marks = curves, axes, labels, marks
         self.reached = max(axis.at(training.steps) for axis, training in zip(axes, curves, strict=True))
         """The end of the x axis, of every picture the same."""
-        self.lines: list[tuple[int, _Kind, Line]] = []
+        self.lines: list[tuple[int, Kind, Line]] = []
         """(place of the training, what, the line); only lines with a number in them."""
         for run, training in enumerate(curves):
             for kind in subject.kinds:
@@ -261,7 +152,7 @@ class _Drawing:
         figure.savefig(picture, format="png", dpi=200 if narrow else 140)
         return picture.getvalue()
 
-    def _draw(self, axes: Axes, run: int, kind: _Kind, drawn: Line) -> None:
+    def _draw(self, axes: Axes, run: int, kind: Kind, drawn: Line) -> None:
         colour = self._colour(run, kind)
         step = 1 if kind.dots and len(drawn.x) <= 40 else max(1, len(drawn.x) // MARKS_ON_A_LINE)
         shaped = kind.dots or len(self.curves) > 1 or len(drawn.numbers) == 1
@@ -279,12 +170,12 @@ class _Drawing:
         if drawn.low:
             axes.fill_between(drawn.x, drawn.low, drawn.high, color=colour, alpha=0.12, linewidth=0)
 
-    def _colour(self, run: int, kind: _Kind) -> str:
+    def _colour(self, run: int, kind: Kind) -> str:
         """Of one training each series has its colour, of several each training."""
         place = run if len(self.curves) > 1 else self.subject.kinds.index(kind)
         return COLOURS[place % len(COLOURS)]
 
-    def _shape(self, run: int, kind: _Kind) -> str:
+    def _shape(self, run: int, kind: Kind) -> str:
         place = run if len(self.curves) > 1 else self.subject.kinds.index(kind)
         return SHAPES[place % len(SHAPES)]
 

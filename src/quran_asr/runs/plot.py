@@ -138,9 +138,7 @@ def _signs(signs: Sequence[Sequence[Sign]], labels: Sequence[str], marks: Sequen
         good = [f"<li>{_text(sign.message)}</li>" for sign in found if sign.severity == "good"]
         body += [f'<ul class="signs">{"".join(cards)}</ul>'] if cards else []
         body += [f'<p class="good"><strong>Good</strong></p><ul>{"".join(good)}</ul>'] if good else []
-        body += (
-            [] if found else ['<p class="note">Nothing that is known as a sign, good or bad, is seen.</p>']
-        )
+        body += [] if found else ['<p class="note">No sign, good or bad, is seen.</p>']
     return Part("Signs", "\n".join(body))
 
 
