@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ TRANSCRIPTS_NAME = "transcripts.jsonl"
 
 MOST_WORDS = 10_000
 """In a text; the longest surah has about 6,100. To lay two texts beside each other takes a byte a pair."""
+
+MOST_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ def _clip(values: Any) -> tuple[Segment, str]:
 
 def _seconds(values: dict[str, Any], key: str) -> float:
     value = values.get(key, 0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    # false for NaN too
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_SECONDS:
         raise QuranAsrError(f"`{key}` is no number of seconds")
     return float(value)
