@@ -170,7 +170,7 @@ def _worst(
         ]
         places = [(f"{label}, its best validation", path) for label, path in kept if path.is_file()]
     else:
-        places = [(str(path), path) for path in transcripts]
+        places = [("/".join(path.parts[-2:]), path) for path in transcripts]
     if not places:
         missing = (
             "<p>No transcripts are at hand. A run of quran-asr leaves those of its best validation; others "

@@ -66,8 +66,9 @@ class Sound:
         if len(encoded) > self.left:
             return '<p class="note">No sound: the page has no room for more.</p>'
         self.left -= len(encoded)
-        data = base64.b64encode(encoded).decode()
-        return f'<audio controls preload="metadata" src="data:audio/mpeg;base64,{data}"></audio>'
+        source = f"data:audio/mpeg;base64,{base64.b64encode(encoded).decode()}"
+        name = html.escape(Path(segment.audio).name)
+        return f'<audio controls aria-label="{name}" preload="metadata" src="{source}"></audio>'
 
 
 def worst_clips(path: Path, number: int, sound: Sound) -> str:
@@ -130,10 +131,11 @@ def _pair(edit: Edit) -> str:
 
 
 def _words(kind: str, said: str, heard: str, aside: str) -> str:
-    above = f'<span class="said">{said}</span>' if said else '<span class="said gap">–</span>'
-    below = f'<span class="heard">{heard}</span>' if heard else '<span class="heard gap">–</span>'
-    if kind == "hit":  # read out once
-        below = below.replace("<span", '<span aria-hidden="true"', 1)
+    unread = ' aria-hidden="true"'
+    above = f'<span class="said">{said}</span>' if said else f'<span class="said gap"{unread}>–</span>'
+    below = f'<span class="heard gap"{unread}>–</span>'
+    if heard:  # of a hit only one of both is read out
+        below = f'<span class="heard"{unread if kind == "hit" else ""}>{heard}</span>'
     between = f'<span class="aside" dir="ltr" lang="en"> {aside} </span>' if aside else ""
     return f'<span class="pair {kind}">{above}{between}{below}</span>'
 
