@@ -10,12 +10,15 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from made_curves import HEALTHY, SICK, made
 
+from quran_asr.runs.outlook import outlook
 from quran_asr.runs.signs import judge
+from quran_asr.runs.trends import finite
 
 CUTS = (0.15, 0.3, 0.5, 0.75, 1.0)
 """A healthy training is judged while it runs, not only at its end."""
@@ -30,6 +33,7 @@ def main() -> None:
     seeds = range(int(first), int(last or first) + 1)
     healthy(seeds, options.show)
     sick(seeds, options.show)
+    ahead(seeds)
 
 
 def healthy(seeds: range, show: bool) -> None:
@@ -72,6 +76,29 @@ def sick(seeds: range, show: bool) -> None:
                 print(f"    seed {seed} missed: {sorted(found)}")
         told = ", ".join(f"{name} {n}" for name, n in others.most_common()) or "-"
         print(f"| {kind} | `{code}` | {hits} of {len(seeds)} | {len(seeds) - hits} | {told} |")
+
+
+def ahead(seeds: range) -> None:
+    """How often the interval held what came, where the outlook was made from the first part of a curve."""
+    print("\n| outlook | made at | said | held | median width | median error |\n|---|---|---|---|---|---|")
+    for kind in HEALTHY:
+        for label, factor in (("1.25x", 1.25), ("2x", 2.0)):
+            widths, misses, held = [], [], 0
+            for seed in seeds:
+                for cut in (0.25, 0.5, 0.75):
+                    whole = finite(made(kind, seed).curves().validation["wer"])
+                    part = made(kind, seed).curves(cut)
+                    found = [e for e in outlook(part, ()).expected if e.label == label]
+                    came = [p for p in whole if found and p.step >= found[0].step]
+                    if not came or cut * factor > 1.0:
+                        continue
+                    expected, value = found[0], came[0].value or 0.0
+                    held += expected.low <= value <= expected.high
+                    widths.append(expected.high - expected.low)
+                    misses.append(abs(expected.wer - value))
+            share = f"{held / len(widths):.0%}" if widths else "-"
+            figures = (f"{median(widths):.3f} | {median(misses):.3f}") if widths else "- | -"
+            print(f"| {kind} | {label} | {len(widths)} | {share} | {figures} |")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,156 @@
-"""The sign of a stalled start: seen where it is, and not where it is not."""
+"""Signs on recorded curves, on made ones, and where nothing may be said."""
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from quran_asr.runs.curves import curves_of_rows
+import pytest
+
+from quran_asr.runs.curves import Curves, curves_of_rows
+from quran_asr.runs.events import read_curves
+from quran_asr.runs.recipe import load_recipe
+from quran_asr.runs.schedule import peak
 from quran_asr.runs.sign import Sign
 from quran_asr.runs.signs import judge
+from quran_asr.runs.signs_rate import rate_to_try
+
+RECORDED = Path(__file__).parent / "curves"
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from made_curves import HEALTHY, SICK, made  # noqa: E402
 
 Series = list[tuple[int, float | None]]
+
+
+def codes(curves: Curves, *severities: str) -> set[str]:
+    return {
+        sign.code for sign in judge(curves) if sign.severity in (severities or ("error", "warning", "note"))
+    }
+
+
+def recorded(name: str) -> Curves:
+    """Lines of a run that was made, under its recipe."""
+    rows = [json.loads(line) for line in (RECORDED / name).read_text().splitlines()]
+    return curves_of_rows(rows, name, name, load_recipe("quickstart"))
+
+
+# Recorded
+
+
+def test_a_run_that_really_diverged() -> None:
+    """`quran-asr train quickstart model.optim.lr=3e-2 ...warmup_steps=1500 trainer.max_steps=1500`."""
+    (sign,) = [sign for sign in judge(recorded("diverging.jsonl")) if sign.severity == "error"]
+    assert sign.code == "divergence"
+    assert sign.step is not None and sign.step < 400
+    assert {evidence.series for evidence in sign.evidence} == {"training.ctc_per_token"}
+    assert "`model.optim.lr=0.00" in sign.remedy  # the recipe's own, which learns, is 0.001
+
+
+@pytest.mark.parametrize("until", [300, 600, 900, 1200, 1500])
+def test_a_run_that_really_learned_alarms_at_no_time(until: int) -> None:
+    """The same clips with the recipe as it is: losses of a clip rise while the curriculum lets clips grow."""
+    whole = recorded("healthy.jsonl")
+    rows = [json.loads(line) for line in (RECORDED / "healthy.jsonl").read_text().splitlines()]
+    part = [row for row in rows if row["step"] <= until]
+    assert codes(curves_of_rows(part, "part", "", whole.recipe), "error", "warning") == set()
+
+
+def test_a_run_of_hours_is_well_and_its_gap_is_named() -> None:
+    """The laptop run of docs/results.md: training clips at 0.04, others at 0.32 and falling."""
+    curves = read_curves(RECORDED / "laptop.csv")
+    assert codes(curves, "error") == set()
+    assert codes(curves, "warning") == {"generalization-gap"}
+    assert "wer-falls" in codes(curves, "good")
+
+
+def test_measured_starts_are_told_apart() -> None:
+    """CTC nats a token of two runs on recitations: weights scaled by data, and NeMo's initial ones."""
+    assert codes(read_curves(RECORDED / "plateau-left.csv")) == set()
+    assert codes(read_curves(RECORDED / "plateau-kept.csv")) == {"stalled-start"}
+
+
+# Made: a few seeds here, a hundred others in docs/results.md (`python tools/signs.py`)
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+@pytest.mark.parametrize("seed", range(3))
+def test_healthy_curves_alarm_neither_at_their_end_nor_before(kind: str, seed: int) -> None:
+    for until in (0.3, 1.0):
+        assert codes(made(kind, seed).curves(until), "error") == set(), until
+
+
+@pytest.mark.parametrize("kind", SICK)
+@pytest.mark.parametrize("seed", [3, 4])
+def test_each_sickness_is_named(kind: str, seed: int) -> None:
+    signs = [sign for sign in judge(made(kind, seed).curves()) if sign.code == SICK[kind][0]]
+    assert len(signs) == 1
+    (sign,) = signs
+    assert sign.message and sign.cause
+    assert sign.step is not None
+    assert sign.evidence or sign.code.startswith("stuck")
+
+
+def test_overfitting_names_the_best_epoch() -> None:
+    rates = [0.5, 0.3, 0.2, 0.15, 0.12, 0.10, 0.11, 0.12, 0.13, 0.14, 0.15, 0.16]
+    curves = validations(wer=rates, train_wer=[0.8 * rate for rate in rates[:5]] + [0.02] * 7)
+    (sign,) = [sign for sign in judge(curves) if sign.severity == "error"]
+    assert sign.code == "overfitting"
+    assert "the best epoch was epoch 5 (step 600)" in sign.message
+    assert sign.step == 600
+
+
+def test_a_good_flat_tail_is_good() -> None:
+    rates = [0.5, 0.2, 0.1] + [0.05, 0.052, 0.048, 0.051, 0.05, 0.049] * 8
+    signs = judge(validations(wer=rates, train_wer=[0.9 * rate for rate in rates]))
+    assert {sign.code for sign in signs} == {"settled", "small-gap"}
+    assert {sign.severity for sign in signs} == {"good"}
+
+
+def test_one_bad_validation_is_no_collapse_and_two_are() -> None:
+    rates = [0.5, 0.3, 0.2, 0.15, 0.12, 0.10, 0.1]
+    assert codes(validations(wer=[*rates, 0.9])) == set()
+    assert codes(validations(wer=[*rates, 0.9, 0.95])) == {"late-collapse"}
+
+
+def test_one_nan_is_a_note_and_many_are_an_error() -> None:
+    losses: list[float | None] = [50 / n for n in range(1, 200)]
+    assert codes(training(loss=[*losses[:100], None, *losses[100:]])) == {"not-a-number"}
+    assert codes(training(loss=[*losses[:100], None, *losses[100:]]), "error") == set()
+    assert codes(training(loss=[*losses, None, None, None]), "error") == {"not-a-number"}
+
+
+# Which rate to try
+
+
+def test_the_rate_to_try_is_half_of_what_was_borne() -> None:
+    """By hand for Noam: 1.5 / sqrt(512 * 3000) = 1.2103e-3 at the peak; half of it is lr 0.75."""
+    recipe = load_recipe("transfer")
+    _, highest = peak(recipe.model.optim, 512, 100_000)
+    rows: list[dict[str, Any]] = [
+        {"step": step, "split": "train", "loss": 1.0, "learning_rate": highest * min(step / 3000, 1.0)}
+        for step in range(100, 6001, 100)
+    ]
+    curves = curves_of_rows(rows, "a run", "", recipe)
+    after = rate_to_try(curves, 5000)
+    assert after.setting == 0.75
+    assert after.peak == pytest.approx(1.2103e-3 / 2, rel=1e-3)
+    during = rate_to_try(curves, 1000)  # the warm-up had come to a third of its peak
+    assert during.setting == 0.25
+    assert during.peak is not None
+    assert during.peak * math.sqrt(512 * 3000) == pytest.approx(0.25, rel=1e-3)
+    assert "model.optim.lr" not in rate_to_try(replace(curves, recipe=None), 1000).remedy
+
+
+def test_without_rates_half_is_all_that_can_be_said() -> None:
+    assert "half the learning rate" in rate_to_try(training(loss=[1.0]), 1).remedy
+
+
+# The start that stalls
 
 
 def stalled(series: Series) -> Sign | None:
@@ -18,7 +160,7 @@ def stalled(series: Series) -> Sign | None:
     return found[0] if found else None
 
 
-def series(at_300: float, at_1000: float, last: int = 1000) -> Series:
+def falling(at_300: float, at_1000: float, last: int = 1000) -> Series:
     """A loss that falls on a line from step 300 to 1,000, with the swing of single batches."""
     return [
         (step, at_300 + (at_1000 - at_300) * (step - 300) / 700 + 0.15 * math.sin(step))
@@ -26,31 +168,48 @@ def series(at_300: float, at_1000: float, last: int = 1000) -> Series:
     ]
 
 
-def test_measured_runs_are_told_apart() -> None:
-    assert stalled(series(4.47, 3.77)) is None  # scaled by data: it learned
-    finding = stalled(series(4.50, 4.35))  # NeMo's initial weights: it did not
-    assert finding is not None
-    assert (finding.severity, finding.code) == ("error", "stalled-start")
-    assert "quran.seed" in finding.remedy and "20 s" in finding.remedy
+def test_a_stall_is_told_with_its_remedy() -> None:
+    sign = stalled(falling(4.50, 4.35))
+    assert sign is not None
+    assert sign.severity == "error"
+    assert "quran.seed" in sign.remedy and "20 s" in sign.remedy
+    assert [evidence.step for evidence in sign.evidence] == [300, 1000]
 
 
 def test_nothing_is_said_too_early_or_without_numbers() -> None:
-    assert stalled(series(4.5, 4.5, last=990)) is None
+    assert stalled(falling(4.5, 4.5, last=990)) is None
     assert stalled([]) is None
     assert stalled([(step, 4.5) for step in range(500, 1010, 10)]) is None  # step 300 is not known
     assert stalled([(step, None) for step in range(10, 1010, 10)]) is None
-    assert stalled([(step, math.nan) for step in range(10, 1010, 10)]) is None
 
 
 def test_a_model_that_has_learned_is_not_stalled() -> None:
-    assert stalled(series(0.61, 0.60)) is None
+    assert stalled(falling(0.61, 0.60)) is None
 
 
 def test_later_steps_do_not_change_the_verdict() -> None:
-    early = series(4.5, 4.4)
-    assert stalled(early) is not None
+    early = falling(4.5, 4.4)
     assert stalled([*early, *((step, 1.0) for step in range(1010, 3000, 10))]) is not None
 
 
 def test_a_rising_loss_is_a_stall() -> None:
-    assert stalled(series(4.35, 4.6)) is not None
+    assert stalled(falling(4.35, 4.6)) is not None
+
+
+def validations(**series: list[float]) -> Curves:
+    """A validation every 100 steps and epoch."""
+    count = len(series["wer"])
+    rows = [
+        {"step": 100 * (at + 1), "epoch": at, "split": "validation", **{k: v[at] for k, v in series.items()}}
+        for at in range(count)
+    ]
+    return curves_of_rows(rows, "a run", "")
+
+
+def training(**series: list[float | None]) -> Curves:
+    """A line every 10 steps."""
+    rows = [
+        {"step": 10 * (at + 1), "split": "train", **{key: values[at] for key, values in series.items()}}
+        for at in range(len(next(iter(series.values()))))
+    ]
+    return curves_of_rows(rows, "a run", "")

@@ -248,6 +248,42 @@ def test_a_stalled_start_is_said_once_while_it_trains(go: Go, monkeypatch: pytes
 
 
 @pytest.mark.slow
+def test_a_sign_of_stop_on_ends_the_training_and_resume_goes_on(
+    spoken: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A rate at which nothing can be learned; the sign comes at a validation, after 20 lines of training."""
+    command = [sys.executable, "-m", "quran_asr", "train"]
+    wild = ["model.optim.lr=1.0", "model.optim.sched.warmup_steps=60", "trainer.gradient_clip_val=0"]
+    begin = [*command, "quickstart", "--train", str(spoken), "--validation", str(spoken), *tiny_overrides]
+    ended = subprocess.run(
+        [*begin, *wild, f"exp_manager.exp_dir={tmp_path}", "trainer.max_steps=400", "--json",
+         "trainer.val_check_interval=30", "quran.stop_on=[divergence,not-a-number]"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["stopped_by"] in ("divergence", "not-a-number")
+    assert not told["interrupted"]
+    assert 20 <= told["steps"] < 400
+    assert f"error [{told['stopped_by']}]" in ended.stderr
+    run = open_run(told["run"])
+    assert run.last_checkpoint() is not None
+    assert max(row["step"] for row in run.read_metrics()) == told["steps"]
+    watched = subprocess.run(
+        [*command[:-1], "watch", str(run.path), "--json"], capture_output=True, text=True, check=False
+    )
+    assert watched.returncode == 1
+    assert told["stopped_by"] in [sign["code"] for sign in json.loads(watched.stdout)["signs"]]
+
+    go_on = subprocess.run(
+        [*command, "--resume", str(run.path), f"trainer.max_steps={told['steps'] + 40}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert go_on.returncode == 0, go_on.stderr  # the sign that it was resumed with does not end it again
+    assert max(row["step"] for row in run.read_metrics()) == told["steps"] + 40
+
+
+@pytest.mark.slow
 def test_loss_and_weights_follow_from_the_seed(go: Go) -> None:
     first, _ = go("trainer.max_steps=3")
     second, _ = go("trainer.max_steps=3")

@@ -83,7 +83,7 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
     run.write_recipe(recipe)
     pass_gate(recipe, run, segments["training"])
     ended = _train(recipe, run, segments)
-    if ended.interrupted:
+    if ended.interrupted or ended.stopped_by is not None:
         return report_end(ended, as_json)
     reports = measure(ended.run, segments, spelling)
     shown = max(segments["held_out"][:7], key=lambda segment: segment.duration)  # of the Fatiha

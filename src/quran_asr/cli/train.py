@@ -299,18 +299,25 @@ def pass_gate(
 
 
 def report_end(ended: Trained, as_json: bool) -> int:
-    """Say how a training ended; 130 where it was interrupted."""
+    """Say how a training ended; 130 where it was interrupted, 1 where a sign of `quran.stop_on` ended it."""
     best = ended.run.best_nemo()
     if as_json:
         print_json(
             {
                 "run": str(ended.run.path),
                 "interrupted": ended.interrupted,
+                "stopped_by": None if ended.stopped_by is None else ended.stopped_by.code,
                 "steps": ended.steps,
                 "seconds": round(ended.seconds, 1),
                 "val_wer": ended.best_wer,
                 "best": None if best is None else str(best),
             }
+        )
+    elif ended.stopped_by is not None:
+        click.echo(
+            f"stopped after {ended.steps:,} steps by `{ended.stopped_by.code}` (quran.stop_on); look at it "
+            f"with: quran-asr watch {ended.run.path}; go on with: quran-asr train --resume {ended.run.path}",
+            err=True,
         )
     elif ended.interrupted:
         click.echo(
@@ -328,4 +335,6 @@ def report_end(ended: Trained, as_json: bool) -> int:
         else:
             click.echo(f"best validation WER {ended.best_wer:.4f}: {best}")
     sys.stdout.flush()
+    if ended.stopped_by is not None:
+        return 1
     return 130 if ended.interrupted else 0

@@ -26,6 +26,8 @@ INTERVAL = 0.9
 SPREAD = 1.5
 """Factor on the deviations of the fits: curves are not quite power laws."""
 FACTORS = (1.25, 2.0)
+BEGINNINGS = (-6.0, -3.0, -1.5, -0.7, -0.2, 0.3, 0.7, 0.95)
+"""Where the power law begins, in steps of the first validation that counts."""
 RISING = frozenset({"not-a-number", "divergence", "late-collapse", "overfitting", "stuck-learned-by-heart"})
 """Signs after which a falling curve says nothing."""
 
@@ -131,11 +133,11 @@ def _fits(rates: Sequence[Point]) -> list[_Fit]:
     found = [
         fit
         for floor in (lowest * share / 20 for share in range(20))
-        for beginning in (rates[0].step * share for share in (0.0, 0.5, 0.8, 0.95))
+        for beginning in (rates[0].step * share for share in BEGINNINGS)
         if (fit := _fit(rates, floor, beginning)) is not None
     ]
-    total = sum(fit.weight for fit in found)
-    return found if total > 0 else []
+    best = max((fit.weight for fit in found), default=0.0)
+    return [fit for fit in found if fit.weight > 1e-4 * best]
 
 
 def _fit(rates: Sequence[Point], floor: float, beginning: float) -> _Fit | None:

@@ -129,7 +129,7 @@ def train(
         try:
             trainer.fit(module, ckpt_path=None if resume is None else str(resume))
         except Interrupted:
-            interrupted = True
+            interrupted = lookout.stopped_by is None
     wer = None if checkpoints.best_wer == float("inf") else checkpoints.best_wer
     seconds = time.perf_counter() - began
     return Trained(run, interrupted, trainer.global_step, seconds, wer, lookout.stopped_by)

@@ -1,0 +1,126 @@
+"""`quran-asr watch`: its lines, its JSON, its exit codes, and following a run that grows."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quran_asr.cli.main import main
+from quran_asr.runs.folder import RunFolder, create_run
+from quran_asr.runs.recipe import load_recipe
+
+RECORDED = Path(__file__).parents[1] / "runs" / "curves"
+
+
+def watch(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["watch", *words])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def a_run(folder: Path, *overrides: str) -> RunFolder:
+    run = create_run(folder, "quickstart", datetime(2026, 11, 24))
+    run.write_recipe(load_recipe("quickstart", overrides))
+    return run
+
+
+def lines(run: RunFolder, first: int, last: int, value: float) -> None:
+    """A train line every 10 steps with a falling loss, and a validation every 100."""
+    for step in range(first, last + 1, 10):
+        base: dict[str, Any] = {"step": step, "epoch": step // 500, "time": step / 10}
+        run.append_metrics({**base, "split": "train", "loss": 5000 / step, "ctc_per_token": 400 / step})
+        if step % 100 == 0:
+            run.append_metrics({**base, "split": "validation", "wer": value * 100 / step, "ctc_wer": 0.5})
+
+
+def test_a_bad_run_exits_1_with_evidence_cause_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert watch(str(RECORDED / "plateau-kept.csv")) == 1
+    said = capsys.readouterr().out
+    assert "error [stalled-start]" in said
+    assert "seen in: ctc_per_token 4.5 at step 300" in said
+    assert "cause: " in said and "hint: " in said
+
+
+def test_a_good_run_exits_0_and_is_told_what_comes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = a_run(tmp_path)
+    lines(run, 10, 1000, 0.8)
+    assert watch(str(run.path)) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("quickstart/2026-11-24_00-00-00: step 1,000 of 2,000, epoch 2, loss 5, WER 0.080")
+    assert "good [wer-falls]" in said
+    assert "at step 2,000 (end)" in said
+
+
+def test_json_has_every_key_that_is_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = a_run(tmp_path)
+    lines(run, 10, 1000, 0.8)
+    assert watch(str(run.path), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"run", "steps", "epochs", "signs", "outlook"}
+    assert (told["run"], told["steps"], told["epochs"]) == (str(run.path), 1000, 2)
+    for sign in told["signs"]:
+        assert set(sign) == {"code", "severity", "message", "evidence", "cause", "remedy", "step"}
+        assert all(set(evidence) == {"series", "step", "value"} for evidence in sign["evidence"])
+    assert {expected["label"] for expected in told["outlook"]["expected"]} == {"1.25x", "2x", "end"}
+
+
+def test_what_is_no_run_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert watch(str(tmp_path)) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_following_tells_what_is_new_once_and_ends_with_the_run(tmp_path: Path) -> None:
+    run = a_run(tmp_path, "trainer.max_steps=1500")
+    lines(run, 10, 600, 0.8)
+    process = following(run.path)
+    assert process.stdout is not None
+    told = read_until(process, "wer-falls")
+    with run.metrics.open("a") as file:
+        file.write('{"step": 610, "spl')  # a line that is being written
+    lines(run, 610, 900, 0.8)
+    told += read_until(process, "step 900")
+    run.rewind_metrics(700, validated=True)  # a resume that went back
+    told += read_until(process, "step 700")
+    lines(run, 710, 1500, 0.8)
+    told += process.communicate(timeout=60)[0]
+    assert process.returncode == 0, told
+    assert "the run is over: step 1,500 of 1,500" in told
+    assert "Traceback" not in told
+    assert told.index("the run went back to step 700") > told.index("step 900")
+    assert told.split("went back")[0].count("[wer-falls]") == 1
+
+
+def test_ctrl_c_ends_following_with_130(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    lines(run, 10, 100, 0.8)
+    process = following(run.path)
+    read_until(process, "step 100")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+
+
+def following(run: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-u", "-m", "quran_asr", "watch", str(run), "--follow", "--every", "0.2"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> str:
+    """What it says up to a word; a process that ends instead fails."""
+    assert process.stdout is not None
+    said, until = "", time.monotonic() + 60
+    while word not in said:
+        line = process.stdout.readline()
+        assert line and time.monotonic() < until, said
+        said += line
+    return said
