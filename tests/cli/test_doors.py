@@ -179,6 +179,10 @@ def test_plot_prints_json_and_names_a_file_that_is_not_there(
     printed = json.loads(capsys.readouterr().out)
     assert printed["page"] == "pictures/report.html"
     assert all((here / picture).is_file() for picture in printed["pictures"])
+    with pytest.raises(SystemExit) as end:
+        main(["plot", str(run.parent)])
+    assert end.value.code == 2
+    assert f"hint: did you mean {run}?" in capsys.readouterr().err
     for words in (["nowhere"], [str(run), "--transcripts", "nowhere"]):
         with pytest.raises(SystemExit) as end:
             main(["plot", *words, "--out", "other"])
