@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from quran_asr.runs.curves import Curves, curves_of_rows
 from quran_asr.runs.events import read_curves
+from quran_asr.runs.outlook import outlook
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schedule import peak
 from quran_asr.runs.sign import Sign
@@ -213,3 +216,42 @@ def training(**series: list[float | None]) -> Curves:
         for at in range(len(next(iter(series.values()))))
     ]
     return curves_of_rows(rows, "a run", "")
+
+
+# Anything may stand in a file
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_no_curve_breaks_a_rule(data: st.DataObject) -> None:
+    """Whatever numbers come, in whatever lengths: signs or none, and an outlook or a reason."""
+    keys = {
+        "train": (
+            "loss",
+            "ctc_per_token",
+            "learning_rate",
+            "gradient_norm",
+            "skipped_batches",
+            "token_entropy",
+        ),
+        "validation": ("wer", "ctc_wer", "cer", "train_wer", "loss", "blank_share", "length_ratio"),
+    }
+    value = st.one_of(
+        st.none(), st.floats(0, 2), st.floats(allow_nan=False, allow_infinity=False), st.just(0.0)
+    )
+    rows: list[dict[str, Any]] = []
+    for split, names in keys.items():
+        chosen = data.draw(st.lists(st.sampled_from(names), unique=True))
+        steps = data.draw(st.integers(0, 60))
+        every = data.draw(st.integers(1, 10**6))
+        rows += [
+            {"step": every * at, "epoch": at, "split": split, **{key: data.draw(value) for key in chosen}}
+            for at in range(1, steps + 1)
+        ]
+    recipe = data.draw(st.sampled_from([None, *map(load_recipe, ("transfer", "quickstart"))]))
+    curves = curves_of_rows(rows, "any", "", recipe)
+    signs = judge(curves)
+    assert len({sign.code for sign in signs}) == len(signs)
+    ahead = outlook(curves, ())
+    assert ahead.reason or all(0 <= e.low <= e.wer <= e.high for e in ahead.expected)
+    json.dumps([asdict(sign) for sign in signs], allow_nan=False)

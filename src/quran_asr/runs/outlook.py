@@ -1,10 +1,11 @@
 """What going on would bring: the validation WER extrapolated, with an interval.
 
 Error rates fall like a power of the steps above a floor, w(s) = c + a (s - s0)^-b, as learning curves do
-(Hestness et al. 2017, arXiv:1712.00409). Floor and beginning are laid on a grid; for each the rest is a line
-in logarithms, fitted by weighted least squares. Each fit speaks with the weight of its likelihood, and the
-interval is that of the mixture: wide where the data do not tell floors apart. `SPREAD` was chosen on
-made curves so that the 90 % intervals hold some 90 % of what came (docs/results.md).
+(Hestness et al. 2017, arXiv:1712.00409). Exponent and beginning are laid on a grid; for each, floor and
+height are a line, fitted by least squares under the noise of counts (variance in proportion to w). Each fit
+speaks with the root of its likelihood, and the interval is that of the mixture: wide where the data do not
+tell the shapes apart. The root and `SPREAD` were chosen on made curves so that 90 % intervals hold some 90 %
+of what came (docs/results.md has it on others).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from statistics import NormalDist
 
 from quran_asr.runs.curves import Curves, Point
 from quran_asr.runs.sign import Sign
-from quran_asr.runs.trends import finite, noise, values
+from quran_asr.runs.trends import finite, values
 
 LEAST = 6
 """Validations below `LEFT` before which nothing is said."""
@@ -26,7 +27,8 @@ INTERVAL = 0.9
 SPREAD = 1.5
 """Factor on the deviations of the fits: curves are not quite power laws."""
 FACTORS = (1.25, 2.0)
-BEGINNINGS = (-6.0, -3.0, -1.5, -0.7, -0.2, 0.3, 0.7, 0.95)
+EXPONENTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+BEGINNINGS = (-12.0, -6.0, -3.0, -1.5, -0.7, -0.2, 0.3, 0.7, 0.95)
 """Where the power law begins, in steps of the first validation that counts."""
 RISING = frozenset({"not-a-number", "divergence", "late-collapse", "overfitting", "stuck-learned-by-heart"})
 """Signs after which a falling curve says nothing."""
@@ -58,21 +60,28 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """One power law: mean and deviation of log(w - floor) over log(s - beginning)."""
+    """One power law: w = floor + height * x with x = (s - beginning)^-exponent, and how sure it is."""
 
-    floor: float
+    exponent: float
     beginning: float
-    weight: float
-    centre: float
+    floor: float
     height: float
-    slope: float
-    precision: float
-    deviation: float
+    centre: float
+    """Weighted mean of x."""
+    square: float
+    """Weighted sum of squares of x about it."""
+    total: float
+    """Sum of the weights."""
+    variance: float
+    """Of a measurement, over its w."""
+    weight: float
+    """Of this fit among the others."""
 
     def at(self, step: float) -> tuple[float, float]:
-        """Mean and deviation of log(w - floor) at a step."""
-        away = math.log(step - self.beginning) - self.centre
-        return self.height + self.slope * away, self.deviation * math.sqrt(1 + away * away / self.precision)
+        """WER at a step, and its deviation."""
+        x = (step - self.beginning) ** -self.exponent
+        away = (x - self.centre) ** 2 / self.square if self.square > 0 else 0.0
+        return self.floor + self.height * x, SPREAD * math.sqrt(self.variance * (1 / self.total + away))
 
 
 def outlook(curves: Curves, signs: Sequence[Sign]) -> Outlook:
@@ -89,16 +98,13 @@ def outlook(curves: Curves, signs: Sequence[Sign]) -> Outlook:
             step, (), f"nothing can be said yet: {len(rates)} validations under {LEFT}, {LEAST} are needed"
         )
     fits = _fits(rates)
-    if not fits:
-        return Outlook(step, (), "nothing can be said: the WER does not fall")
-    measured = noise(values(rates)[-20:])
     targets = [(round(factor * rates[-1].step), f"{factor:g}x") for factor in FACTORS]
     end = planned_end(curves)
     if end is not None and end > step:
         targets.append((end, "end"))
     expected = []
     for at, label in targets:
-        low, middle, high = (_quantile(fits, at, measured, q) for q in (0.05, 0.5, 0.95))
+        low, middle, high = (_quantile(fits, at, q) for q in (0.05, 0.5, 0.95))
         expected.append(Expected(at, label, round(middle, 4), round(low, 4), round(high, 4)))
     return Outlook(step, tuple(expected), "")
 
@@ -129,63 +135,46 @@ def steps_per_epoch(curves: Curves) -> float | None:
 
 
 def _fits(rates: Sequence[Point]) -> list[_Fit]:
-    lowest = min(values(rates))
-    found = [
-        fit
-        for floor in (lowest * share / 20 for share in range(20))
-        for beginning in (rates[0].step * share for share in BEGINNINGS)
-        if (fit := _fit(rates, floor, beginning)) is not None
-    ]
-    best = max((fit.weight for fit in found), default=0.0)
+    first = rates[0].step
+    found = [_fit(rates, exponent, first * share) for exponent in EXPONENTS for share in BEGINNINGS]
+    best = max(fit.weight for fit in found)
     return [fit for fit in found if fit.weight > 1e-4 * best]
 
 
-def _fit(rates: Sequence[Point], floor: float, beginning: float) -> _Fit | None:
-    """Weighted least squares on log(w - floor): a deviation d of w is one of d / (w - floor) there."""
-    xs = [math.log(point.step - beginning) for point in rates]
-    ys = [math.log(value - floor) for value in values(rates)]
-    weights = [(value - floor) ** 2 / value for value in values(rates)]
+def _fit(rates: Sequence[Point], exponent: float, beginning: float) -> _Fit:
+    """Weighted least squares; neither floor nor height may be negative."""
+    xs = [(point.step - beginning) ** -exponent for point in rates]
+    ys = values(rates)
+    weights = [1 / y for y in ys]
     total = sum(weights)
     centre = sum(w * x for w, x in zip(weights, xs, strict=True)) / total
-    height = sum(w * y for w, y in zip(weights, ys, strict=True)) / total
+    middle = sum(w * y for w, y in zip(weights, ys, strict=True)) / total
     square = sum(w * (x - centre) ** 2 for w, x in zip(weights, xs, strict=True))
-    if square <= 0:
-        return None
-    slope = sum(w * (x - centre) * (y - height) for w, x, y in zip(weights, xs, ys, strict=True)) / square
-    slope = max(-3.0, min(0.0, slope))
-    rest = sum(
-        (value - floor - math.exp(height + slope * (x - centre))) ** 2 / value
-        for value, x in zip(values(rates), xs, strict=True)
-    )
+    products = sum(w * (x - centre) * (y - middle) for w, x, y in zip(weights, xs, ys, strict=True))
+    height = max(0.0, products / square) if square > 0 else 0.0
+    floor = middle - height * centre
+    if floor < 0:
+        floor = 0.0
+        height = sum(w * x * y for w, x, y in zip(weights, xs, ys, strict=True))
+        height /= sum(w * x * x for w, x in zip(weights, xs, strict=True))
+    rest = sum(w * (y - floor - height * x) ** 2 for w, x, y in zip(weights, xs, ys, strict=True))
     freedom = len(rates) - 3
     variance = max(rest / freedom, 1e-7)
-    return _Fit(
-        floor=floor,
-        beginning=beginning,
-        weight=variance ** (-freedom / 4),
-        centre=centre,
-        height=height,
-        slope=slope,
-        precision=square / total,
-        deviation=SPREAD * math.sqrt(variance / total),
-    )
+    weight = variance ** (-freedom / 4)
+    return _Fit(exponent, beginning, floor, height, centre, square, total, variance, weight)
 
 
-def _quantile(fits: Sequence[_Fit], step: int, measured: float, share: float) -> float:
+def _quantile(fits: Sequence[_Fit], step: int, share: float) -> float:
     """Of the mixture, with the noise of a single validation on top, by bisection."""
     normal, total = NormalDist(), sum(fit.weight for fit in fits)
-
-    def below(rate: float) -> float:
-        sum_ = 0.0
-        for fit in fits:
-            mean, deviation = fit.at(step)
-            middle = fit.floor + math.exp(mean)
-            spread = math.hypot(deviation * math.exp(mean), measured)
-            sum_ += fit.weight * normal.cdf((rate - middle) / max(spread, 1e-6))
-        return sum_ / total
-
+    parts = []
+    for fit in fits:
+        mean, deviation = fit.at(step)
+        spread = math.hypot(deviation, math.sqrt(fit.variance * max(mean, 1e-4)))
+        parts.append((fit.weight / total, mean, max(spread, 1e-6)))
     low, high = 0.0, 2.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if below(middle) >= share else (middle, high)
+        below = sum(weight * normal.cdf((middle - mean) / spread) for weight, mean, spread in parts)
+        low, high = (low, middle) if below >= share else (middle, high)
     return high

@@ -102,7 +102,11 @@ def good_signs(curves: Curves) -> Iterator[Sign]:
         return
     first, now = rates[0].value or 0.0, level(rates[-2:])
     before = level(rates[-5:-2] or rates[:1])
-    if now < 0.97 * before and before - now > noise(values(rates[-8:])) and now < 0.97 * first:
+    if (
+        now < 0.97 * before
+        and before - now > min(noise(values(rates[-8:])), 0.2 * before)
+        and now < 0.97 * first
+    ):
         heard = f"validation WER falls: {first:.3f} at first, {now:.3f} now"
         yield _good("wer-falls", heard, "validation.wer", rates[0], rates[-1])
     train = finite(curves.validation.get("train_wer", ()))
