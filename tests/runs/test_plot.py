@@ -193,6 +193,9 @@ def test_a_series_without_a_number_is_left_out_and_a_run_without_any_is_named(tm
         only.append_metrics({"step": step, "epoch": 0, "time": 1.0, "split": "train", "loss": math.nan})
     with pytest.raises(QuranAsrError, match="has no metrics yet"):
         render([only], tmp_path)
+    with pytest.raises(QuranAsrError, match="none of the series that are drawn"):
+        other = {"step": 1, "epoch": 0, "time": 0.0, "split": "train", "mine": 1.0}
+        render_report([curves_of_rows([other], "mine", "mine.csv")], tmp_path)
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

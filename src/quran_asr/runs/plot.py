@@ -51,8 +51,8 @@ def render_report(
         on_progress: called with (pictures drawn, all pictures).
 
     Raises:
-        QuranAsrError: a training has no numbers, a file of transcripts cannot be read, or matplotlib is not
-            installed.
+        QuranAsrError: a training has no numbers, none of them is drawn, a file of transcripts cannot be
+            read, or matplotlib is not installed.
     """
     for training in curves:
         if not any(p.value is not None for s in _all_series(training) for p in s):
@@ -66,6 +66,12 @@ def render_report(
     marks = _marks(signs)
     clips = _worst(curves, labels, transcripts, sound)  # a file that is wrong is named before time is spent
     pictures = draw(curves, labels, marks, on_progress)
+    if not pictures:
+        raise QuranAsrError(
+            "has none of the series that are drawn",
+            where=", ".join(training.source for training in curves),
+            remedy="losses, error rates, learning rate, gradient norm, step times: docs/formats.md names them",
+        )
     parts = [
         *sections,
         _results(curves, labels),
