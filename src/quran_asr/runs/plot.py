@@ -70,7 +70,7 @@ def render_report(
         raise QuranAsrError(
             "has none of the series that are drawn",
             where=", ".join(training.source for training in curves),
-            remedy="losses, error rates, learning rate, gradient norm, step times: docs/formats.md names them",
+            remedy="losses, error rates, learning rate, gradient norm, step times: see docs/formats.md",
         )
     parts = [
         *sections,
