@@ -155,6 +155,24 @@ def write(path: str | Path, samples: Samples, rate: int = SAMPLE_RATE) -> None:
     write_atomically(path, memory.getvalue())
 
 
+def as_mp3(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
+    """Mono samples as an MP3 file, which every browser plays; about 6 kB a second.
+
+    Samples are scaled down if their peak is above 1.
+
+    Raises:
+        QuranAsrError: this build of libsndfile writes no MP3, or the samples are not finite numbers.
+    """
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not math.isfinite(peak):
+        raise QuranAsrError("the samples to write hold NaN or infinite values")
+    if "MP3" not in soundfile.available_formats():
+        raise QuranAsrError("libsndfile here writes no MP3", remedy="install version 1.1 or later of it")
+    memory = io.BytesIO()
+    soundfile.write(memory, samples / max(1.0, peak), rate, format="MP3", subtype="MPEG_LAYER_III")
+    return memory.getvalue()
+
+
 def _decode(sound: soundfile.SoundFile, start: int, frames: int) -> Samples:
     """Up to `frames` frames from `start`, channels averaged; fewer where the file ends early."""
     sound.seek(start)

@@ -5,6 +5,7 @@ The training that they start stands in for itself: a Python on PATH that writes 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -151,7 +152,8 @@ def test_plot_draws_the_last_run(
     assert (end.value.code or 0) == 0
     printed = capsys.readouterr().out.splitlines()
     relative = run.relative_to(here)
-    assert printed == [str(relative / "curves.png"), str(relative / "report.html")]
+    files = ("curves.png", "losses.png", "throughput.png", "report.html")
+    assert printed == [str(relative / name) for name in files]
     assert (run / "curves.png").stat().st_size > 10_000
 
 
@@ -163,6 +165,30 @@ def test_plot_without_a_run_says_so(
         main(["plot"])
     assert end.value.code == 2
     assert "error: nemo_experiments: holds no run" in capsys.readouterr().err
+
+
+@needs_matplotlib
+def test_plot_prints_json_and_names_a_file_that_is_not_there(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(here)
+    monkeypatch.chdir(here)
+    with pytest.raises(SystemExit) as end:
+        main(["plot", str(run), "--out", "pictures", "--json"])
+    assert (end.value.code or 0) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["page"] == "pictures/report.html"
+    assert all((here / picture).is_file() for picture in printed["pictures"])
+    with pytest.raises(SystemExit) as end:
+        main(["plot", str(run.parent)])
+    assert end.value.code == 2
+    assert f"hint: did you mean {run}?" in capsys.readouterr().err
+    for words in (["nowhere"], [str(run), "--transcripts", "nowhere"]):
+        with pytest.raises(SystemExit) as end:
+            main(["plot", *words, "--out", "other"])
+        assert end.value.code == 2
+        assert capsys.readouterr().err.startswith("error: nowhere: no such")
+    assert not (here / "other").exists()
 
 
 @needs_matplotlib

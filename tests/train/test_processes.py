@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from quran_asr.measure.transcripts import read_transcripts
 from quran_asr.runs.folder import RunFolder, open_run
 
 pytestmark = pytest.mark.slow
@@ -95,6 +96,8 @@ def test_two_processes_have_the_losses_of_one_and_a_run_goes_from_one_to_two_and
     same_losses(alone, together)
     assert said.count("run folder") == 1, "only the first process speaks"
     assert together.read_json("environment.json")["processes"] == 2
+    heard, heard_alone = (read_transcripts(run.transcripts) for run in (together, alone))
+    assert [clip.segment for clip in heard] == [clip.segment for clip in heard_alone], "each clip once"
 
     moving, _ = train(*words, *ONE, "trainer.max_epochs=2")
     _, said = train("--resume", str(moving.path), "trainer.max_epochs=3", *TWO[:2])

@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.measure.distance import total
+from quran_asr.measure.transcripts import read_transcripts
 from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder, create_run, open_run
 from quran_asr.runs.recipe import load_recipe
@@ -74,7 +76,7 @@ VALIDATION_KEYS = {
 
 
 @pytest.mark.slow
-def test_a_run_folder_holds_what_is_promised(go: Go) -> None:
+def test_a_run_folder_holds_what_is_promised(go: Go, segments: list[Segment]) -> None:
     ended, _ = go()
     run = ended.run
     assert ended.steps == 6
@@ -101,6 +103,10 @@ def test_a_run_folder_holds_what_is_promised(go: Go) -> None:
     assert not [name for name in names if name.startswith(".")]
     for name in ("recipe.yaml", "environment.json", "training_data.json", "tokenizer/tokenizer.model"):
         assert (run.path / name).is_file(), name
+    heard = read_transcripts(run.transcripts)
+    assert [clip.segment.audio for clip in heard] == [segment.audio for segment in segments[:4]]
+    # tokens that are no letters are errors in the one and fall out of the other
+    assert total(clip.words for clip in heard).rate == pytest.approx(best, rel=0.1), "of the best validation"
     data = json.loads((run.path / "training_data.json").read_text())
     assert data["verses"] == ["112:1", "112:2", "112:3", "112:4"]
     assert data["reciters"] == ["espeak", "espeak-f2", "espeak-m1"]

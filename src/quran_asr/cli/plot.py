@@ -1,26 +1,59 @@
-"""`quran-asr plot`: the curves of runs as a picture and a page."""
+"""`quran-asr plot`: the curves of runs as pictures and a page."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
 
 @click.command(epilog="Example: quran-asr plot last --out curves")
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
-@click.option("--out", metavar="FOLDER", help="Where to write; the folder of the first run if not given.")
-def plot(runs: tuple[str, ...], out: str | None) -> int:
-    """Draw losses, word error rates and learning rate: curves.png and report.html.
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where to write; the folder of the first run if not given.",
+)
+@click.option(
+    "--transcripts",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Show the worst clips of this transcripts.jsonl, which `evaluate` makes, instead of those of the "
+    "best validation. May be given several times.",
+)
+@click.option("--no-audio", is_flag=True, help="Leave the recordings of the worst clips out of the page.")
+@click.option("--json", "as_json", is_flag=True, help="Print the names of the files as JSON.")
+def plot(
+    runs: tuple[str, ...], out: Path | None, transcripts: tuple[Path, ...], no_audio: bool, as_json: bool
+) -> int:
+    """Draw the curves of runs: PNG files, and report.html, which holds all of it and needs nothing else.
 
-    RUN is the folder of a run, or `last` for the last one under nemo_experiments, which is also drawn if
-    none is named. Several runs are laid over each other.
+    RUN is the folder of a run, `last` for the last one under nemo_experiments, which is also drawn if none
+    is named, the folder or file of the TensorBoard events of any NeMo run, or a CSV. Several are laid over
+    each other. The page has the losses, word error rates, learning rate, gradient norm and throughput, the
+    signs that `watch` sees, and the clips that were heard worst, with their sound.
     """
-    from pathlib import Path
-
+    from quran_asr.cli.printing import print_json, progress_bar
+    from quran_asr.runs.events import read_curves
     from quran_asr.runs.folder import open_run
     from quran_asr.runs.plot import render_report
 
-    opened = [open_run(run) for run in runs or ("last",)]
-    written = render_report(opened, Path(out) if out is not None else opened[0].path)
-    for path in written:
-        click.echo(path)
+    places = [open_run(run).path if run == "last" else Path(run) for run in runs or ("last",)]
+    curves = [read_curves(place) for place in places]
+    beside = places[0] if places[0].is_dir() else places[0].parent
+    with progress_bar("drawing", "pictures") as on_progress:
+        written = render_report(
+            curves,
+            out or beside,
+            transcripts=transcripts or None,
+            sound=not no_audio,
+            on_progress=on_progress,
+        )
+    if as_json:
+        print_json({"pictures": [str(path) for path in written.pictures], "page": str(written.page)})
+    else:
+        for path in (*written.pictures, written.page):
+            click.echo(path)
     return 0

@@ -202,7 +202,9 @@ def _transcribe_one(run: RunFolder, segment: Segment) -> str:
 def _draw(
     run: RunFolder, reports: dict[tuple[str, str, int], Report], shown: Segment, heard: str
 ) -> tuple[Path, Path]:
-    from quran_asr.runs.plot import Example, Table, render_report
+    from quran_asr.runs.events import read_curves
+    from quran_asr.runs.page import Example, Table
+    from quran_asr.runs.plot import render_report
 
     header, rows = _table(reports)
     table = Table(
@@ -212,7 +214,9 @@ def _draw(
         "Two voices that were never trained on. Seen text: verses that other voices recited in training. "
         "Unseen text: verses that nobody recited; a model of this size and time does not learn to hear them.",
     )
-    return render_report(run, run.path / "report", [table, Example("One recording", shown.text, heard)])
+    sections = (table, Example("One recording", shown.text, heard))
+    written = render_report([read_curves(run.path)], run.path / "report", sections=sections)
+    return written.pictures[0], written.page
 
 
 def _table(reports: dict[tuple[str, str, int], Report]) -> tuple[list[str], list[list[str]]]:

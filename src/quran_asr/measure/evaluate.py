@@ -11,6 +11,7 @@ from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.measure.report import Report, ScoredClip, Setting, Unreadable, make_report
 from quran_asr.measure.score import score_clips
 from quran_asr.measure.training_data import TrainingData
+from quran_asr.measure.transcripts import TRANSCRIPTS_NAME, write_transcripts
 from quran_asr.records import Segment, Transcript
 
 Recognize = Callable[[Sequence[Segment]], Iterable[Transcript | QuranAsrError]]
@@ -18,7 +19,6 @@ Recognize = Callable[[Sequence[Segment]], Iterable[Transcript | QuranAsrError]]
 of a transcript where a clip cannot be heard."""
 
 REPORT_NAME = "report.json"
-TRANSCRIPTS_NAME = "transcripts.jsonl"
 
 
 def evaluate(
@@ -87,7 +87,6 @@ def unreadable_findings(report: Report) -> list[Finding]:
 
 def write_report(folder: Path, report: Report, clips: Sequence[ScoredClip]) -> None:
     """Write `report.json` and, beside it, `transcripts.jsonl` with a line for each clip heard; atomically."""
-    lines = [json.dumps(clip.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for clip in clips]
     summary = json.dumps(report.to_json(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / TRANSCRIPTS_NAME, "".join(lines).encode())
+    write_transcripts(folder / TRANSCRIPTS_NAME, clips)
     write_atomically(folder / REPORT_NAME, summary.encode())

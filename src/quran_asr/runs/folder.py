@@ -47,6 +47,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def transcripts(self) -> Path:
+        """What the best model heard in its validation."""
+        return self.path / "transcripts.jsonl"
+
+    @property
     def name(self) -> str:
         """`<name>/<date_time>`"""
         return f"{self.path.parent.name}/{self.path.name}"
@@ -205,7 +210,7 @@ def open_run(path: str | Path, exp_dir: str | Path = "nemo_experiments") -> RunF
     folder = Path(path)
     if _is_run(folder):
         return RunFolder(folder)
-    below = _runs_below(folder)
+    below = runs_below(folder)
     hint = f"did you mean {below[-1].path}?" if below else "name the folder that holds `recipe.yaml`"
     raise QuranAsrError("is not the folder of a run", where=str(path), remedy=hint)
 
@@ -216,7 +221,7 @@ def last_run(exp_dir: str | Path = "nemo_experiments") -> RunFolder:
     Raises:
         QuranAsrError: there is none.
     """
-    runs = _runs_below(Path(exp_dir))
+    runs = runs_below(Path(exp_dir))
     if not runs:
         raise QuranAsrError("holds no run", where=str(exp_dir), remedy="name a run folder, or train one")
     return runs[-1]
@@ -264,7 +269,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / "recipe.yaml").is_file()
 
 
-def _runs_below(folder: Path) -> list[RunFolder]:
+def runs_below(folder: Path) -> list[RunFolder]:
     """Runs one or two folders below, the last begun last."""
     found = [path.parent for pattern in ("*/recipe.yaml", "*/*/recipe.yaml") for path in folder.glob(pattern)]
     return [RunFolder(path) for path in sorted(found, key=lambda path: (path.name, path.stat().st_mtime))]

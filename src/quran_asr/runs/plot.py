@@ -1,281 +1,227 @@
-"""Curves of runs as a picture, and a page that holds the picture, the settings and the results."""
+"""Trainings as pictures and as one page: results, signs, curves, worst clips, settings."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.expected import EXPECTED_PRETRAINED, EXPECTED_RANDOM
+from quran_asr.runs.axis import axes_of, line
+from quran_asr.runs.curves import Curves, Series
+from quran_asr.runs.figures import Mark, Picture, draw, stack
 from quran_asr.runs.folder import RunFolder
+from quran_asr.runs.page import Example, Part, Table, image, page
 from quran_asr.runs.parameters import count_parameters
-from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")
-"""Okabe and Ito's, which stay apart for colour-blind readers."""
+from quran_asr.runs.sign import Sign
+from quran_asr.runs.signs import judge
+from quran_asr.runs.worst import LEGEND, SHOWN, Sound, worst_clips
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """A table of a report page."""
+class Written:
+    """The files of a report."""
 
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One recording of a report page: what was said and what was heard."""
-
-    title: str
-    said: str
-    heard: str
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Curves:
-    """What a run's metrics say, ready to draw."""
-
-    label: str
-    recipe: Recipe
-    rows: tuple[dict[str, Any], ...]
-    steps_per_epoch: float | None
-    """For runs that count epochs; None draws over optimizer steps."""
-
-    def points(self, split: str, key: str) -> tuple[list[float], list[float]]:
-        """Places on the x axis, and values; rows without the key are passed over."""
-        unit = self.steps_per_epoch or 1.0
-        found = [
-            (row["step"] / unit, float(row[key]))
-            for row in self.rows
-            if row["split"] == split and isinstance(row.get(key), int | float)
-        ]
-        return [x for x, _ in found], [y for _, y in found]
-
-
-def draw_curves(runs: Sequence[RunFolder]) -> bytes:
-    """A PNG with losses, word error rates and the learning rate of the runs, one below the other.
-
-    Behind the error rates of a run that counts epochs stand the bands that the guide expects.
-
-    Raises:
-        QuranAsrError: a run has no metrics, or matplotlib is not installed.
-    """
-    curves = _all_curves(runs)
-    figure = _figure()
-    losses, rates, learning = figure.subplots(3, 1, sharex=True, height_ratios=(3, 4, 2))
-    for number, curve in enumerate(curves):
-        prefix = f"{curve.label}: " if len(curves) > 1 else ""
-        colours = _COLOURS if len(curves) == 1 else (_COLOURS[number % len(_COLOURS)],) * 3
-        _draw_losses(losses, curve, prefix, colours)
-        _draw_rates(rates, curve, prefix, colours)
-        _line(learning, curve, "train", "learning_rate", f"{prefix}learning rate", colours[0], "-")
-    _draw_expected(rates, curves)
-    _label(losses, "loss (nats)", log=True)
-    _label(rates, "word error rate")
-    _label(learning, "learning rate")
-    rates.set_ylim(0, min(1.5, max(1.05, rates.get_ylim()[1])))
-    learning.set_ylim(bottom=0)
-    learning.ticklabel_format(axis="y", style="sci", scilimits=(-3, -3))
-    learning.set_xlim(left=0)
-    learning.set_xlabel("epoch" if curves[0].steps_per_epoch else "optimizer step")
-    figure.suptitle(curves[0].label if len(curves) == 1 else f"{len(curves)} runs", fontsize=11)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    return picture.getvalue()
+    pictures: tuple[Path, ...]
+    """`curves.png`, which is all of them, and each by itself."""
+    page: Path
 
 
 def render_report(
-    runs: RunFolder | Sequence[RunFolder], out: Path, sections: Sequence[Table | Example] = ()
-) -> tuple[Path, Path]:
-    """Write `curves.png` and `report.html`, a page that needs nothing beside it.
+    curves: Sequence[Curves],
+    out: Path,
+    *,
+    sections: Sequence[Table | Example] = (),
+    transcripts: Sequence[Path] | None = None,
+    sound: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Written:
+    """Write PNG files and `report.html`, a page that needs nothing beside it.
 
     Args:
-        runs: one run, or several to lay over each other.
-        out: the folder for both files; made if missing.
-        sections: what stands above the curves, for example an evaluation.
-
-    Returns:
-        The paths of the picture and of the page.
+        curves: of one training, or of several to lay over each other.
+        out: the folder for the files; made if missing.
+        sections: what stands first on the page, for example an evaluation.
+        transcripts: `transcripts.jsonl` files whose worst clips are shown; None takes those that the runs'
+            own validations left.
+        sound: embed the recordings of these clips, where they are at hand.
+        on_progress: called with (pictures drawn, all pictures).
 
     Raises:
-        QuranAsrError: a run has no metrics, or matplotlib is not installed.
+        QuranAsrError: a training has no numbers, none of them is drawn, a file of transcripts cannot be
+            read, or matplotlib is not installed.
     """
-    chosen = [runs] if isinstance(runs, RunFolder) else list(runs)
-    picture = draw_curves(chosen)
-    curves = _all_curves(chosen)
-    parts = [_section(section) for section in sections]
-    parts.append(_picture(picture))
-    for curve in curves:
-        parts += [_section(_results(curve)), _section(_settings(curve))]
-    title = ", ".join(curve.label for curve in curves)
-    page = _PAGE.format(title=html.escape(title), body="\n".join(parts))
-    write_atomically(out / "curves.png", picture)
-    write_atomically(out / "report.html", page.encode())
-    return out / "curves.png", out / "report.html"
-
-
-# Reading
-
-
-def _all_curves(runs: Sequence[RunFolder]) -> list[_Curves]:
-    recipes = [load_recipe(run.recipe) for run in runs]
-    in_epochs = all(_counts_epochs(recipe) for recipe in recipes)
-    labels = [run.name for run in runs]
-    if len(runs) > 1 and len({recipe.name for recipe in recipes}) == 1:
-        labels = [run.path.name for run in runs]  # the name that they share says nothing
-    return [
-        _curves(run, recipe, label, in_epochs)
-        for run, recipe, label in zip(runs, recipes, labels, strict=True)
-    ]
-
-
-def _curves(run: RunFolder, recipe: Recipe, label: str, in_epochs: bool) -> _Curves:
-    rows = run.read_metrics()
-    if not rows:
+    for training in curves:
+        if not any(p.value is not None for s in _all_series(training) for p in s):
+            raise QuranAsrError(
+                "has no metrics yet",
+                where=training.source,
+                remedy="they come with the first steps of a training",
+            )
+    labels = names(curves)
+    signs = [judge(training) for training in curves]
+    marks = _marks(signs)
+    clips = _worst(curves, labels, transcripts, sound)  # a file that is wrong is named before time is spent
+    pictures = draw(curves, labels, marks, on_progress)
+    if not pictures:
         raise QuranAsrError(
-            "has no metrics yet", where=str(run.path), remedy="they come with the first steps of a training"
+            "has none of the series that are drawn",
+            where=", ".join(training.source for training in curves),
+            remedy="losses, error rates, learning rate, gradient norm, step times: see docs/formats.md",
         )
-    return _Curves(label, recipe, tuple(rows), _steps_per_epoch(rows) if in_epochs else None)
+    parts = [
+        *sections,
+        _results(curves, labels),
+        _signs(signs, labels, marks),
+        _curves(pictures),
+        clips,
+        *_settings(curves, labels),
+    ]
+    paths = [out / "curves.png", *(out / f"{picture.name}.png" for picture in pictures)]
+    for path, content in zip(paths, (stack(pictures), *(p.wide for p in pictures)), strict=True):
+        write_atomically(path, content)
+    write_atomically(out / "report.html", page(", ".join(labels), parts))
+    return Written(tuple(paths), out / "report.html")
 
 
-def _counts_epochs(recipe: Recipe) -> bool:
-    return recipe.trainer.max_steps == -1
+def names(curves: Sequence[Curves]) -> list[str]:
+    """What each training is called: as short as keeps them apart."""
+    labels = [training.name for training in curves]
+    if len(curves) > 1 and len({label.split("/")[0] for label in labels}) == 1:
+        labels = [label.split("/")[-1] for label in labels]  # the name that they share says nothing
+    if len(set(labels)) < len(labels):
+        labels = [f"{number}. {label}" for number, label in enumerate(labels, start=1)]
+    return labels
 
 
-def _steps_per_epoch(rows: Sequence[dict[str, Any]]) -> float:
-    """Optimizer steps in an epoch, from the last row of the last whole epoch; of one epoch, all of them."""
-    last = max(int(row.get("epoch", 0)) for row in rows)
-    if last == 0:
-        return float(max(row["step"] for row in rows)) or 1.0
-    before = [int(row["step"]) for row in rows if row.get("epoch", 0) < last]
-    return max(1.0, max(before, default=1) / last)
+# Parts of the page
 
 
-# Drawing
-
-
-def _figure() -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise QuranAsrError(
-            "drawing needs matplotlib, which is not installed", remedy="pip install 'quran-asr[plot]'"
-        ) from None
-    figure = Figure(figsize=(8.5, 10), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _draw_losses(axes: Axes, curve: _Curves, prefix: str, colours: Sequence[str]) -> None:
-    _line(axes, curve, "train", "loss", f"{prefix}loss", "#444444" if not prefix else colours[0], "-")
-    if not prefix:
-        _line(axes, curve, "train", "transducer_loss", "transducer", colours[0], "--")
-        _line(axes, curve, "train", "ctc_loss", "CTC", colours[1], ":")
-    _line(axes, curve, "validation", "loss", f"{prefix}validation", colours[2], "-", marker=".")
-
-
-def _draw_rates(axes: Axes, curve: _Curves, prefix: str, colours: Sequence[str]) -> None:
-    _line(axes, curve, "validation", "wer", f"{prefix}transducer", colours[0], "-", marker=".")
-    _line(axes, curve, "validation", "ctc_wer", f"{prefix}CTC", colours[1], "--", marker=".")
-    if not prefix:
-        _line(axes, curve, "validation", "train_wer", "some training clips", colours[2], ":")
-
-
-def _draw_expected(axes: Axes, curves: Sequence[_Curves]) -> None:
-    if curves[0].steps_per_epoch is None:
-        return
-    pretrained = [curve.recipe.init_from_pretrained_model is not None for curve in curves]
-    for wanted, bands, name, colour in (
-        (True, EXPECTED_PRETRAINED, "the guide expects (pretrained)", "#0072b2"),
-        (False, EXPECTED_RANDOM, "the guide expects (random start)", "#d55e00"),
-    ):
-        if wanted not in pretrained:
-            continue
-        reached = max(max(c.points("validation", "wer")[0], default=1.0) for c in curves)
-        shown = [band for band in bands if band[0] < max(reached, 10)]
-        for number, (begin, end, low, high) in enumerate(shown):
-            label = name if number == 0 else None
-            axes.fill_between([begin, end], low, high, color=colour, alpha=0.13, linewidth=0, label=label)
-
-
-def _line(
-    axes: Axes, curve: _Curves, split: str, key: str, label: str, colour: str, style: str, marker: str = ""
-) -> None:
-    places, values = curve.points(split, key)
-    if places:
-        marker = marker or ("." if len(places) == 1 else "")
-        axes.plot(places, values, style, color=colour, label=label, marker=marker, linewidth=1.4)
-
-
-def _minor_tick(value: float, _: int | None = None) -> str:
-    """Between the powers of ten only 2 and 5 are named, so that labels do not touch."""
-    first_digit = f"{value:e}"[0]
-    return f"{value:g}" if first_digit in "25" else ""
-
-
-def _label(axes: Axes, what: str, log: bool = False) -> None:
-    axes.set_ylabel(what)
-    axes.grid(alpha=0.25)
-    lines = axes.get_lines()
-    drawn: list[Any] = [line.get_ydata() for line in lines]
-    if log and drawn and all(min(values) > 0 for values in drawn):
-        from matplotlib.ticker import FuncFormatter
-
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(_minor_tick))
-    if lines and len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(fontsize=8, framealpha=0.85, loc="upper right")
-
-
-# The page
-
-
-def _results(curve: _Curves) -> Table:
+def _results(curves: Sequence[Curves], labels: Sequence[str]) -> Table:
+    """The best and the last word error rate of each training and decoder."""
     rows: list[tuple[str, ...]] = []
-    for key, name in (("wer", "word error rate, transducer"), ("ctc_wer", "word error rate, CTC")):
-        places, values = curve.points("validation", key)
-        if values:
-            best = min(range(len(values)), key=values.__getitem__)
-            unit = "epoch" if curve.steps_per_epoch else "step"
-            rows.append((name, f"{values[best]:.4f}", f"{unit} {places[best]:,.0f}", f"{values[-1]:.4f}"))
-    seconds = float(curve.rows[-1].get("time") or 0.0)
-    note = f"{curve.rows[-1]['step']:,} optimizer steps in {_duration(seconds)}. Validation during training."
-    return Table(f"Results of {curve.label}", ("", "best", "at", "last"), tuple(rows), note)
+    notes: list[str] = []
+    several = len(curves) > 1
+    for training, label, axis in zip(curves, labels, axes_of(curves), strict=True):
+        whose = (label,) if several else ()
+        for key, decoder in (("wer", "transducer"), ("ctc_wer", "CTC")):
+            numbers = line(training.validation.get(key, ()), axis, most=10**9).numbers
+            if numbers:
+                place, best = min(numbers, key=lambda number: number[1])
+                where = f"epoch\N{NO-BREAK SPACE}{place:.1f}"
+                if axis.unit != "epoch":
+                    where = f"step\N{NO-BREAK SPACE}{place:,.0f}"
+                rows.append((*whose, decoder, f"{best:.4f}", where, f"{numbers[-1][1]:.4f}"))
+        seconds = max((s[-1].time or 0.0 for s in _all_series(training) if s), default=0.0)
+        took = f" in {_duration(seconds)}" if seconds else ""
+        notes.append(f"{label + ': ' if several else ''}{training.steps:,} optimizer steps{took}.")
+    notes.append("Word error rates of validations during training." if rows else "No validation so far.")
+    header = ("training", "decoder") if several else ("decoder",)
+    return Table("Results", (*header, "best", "at", "last") if rows else (), tuple(rows), " ".join(notes))
 
 
-def _settings(curve: _Curves) -> Table:
-    recipe = curve.recipe
+def _marks(signs: Sequence[Sequence[Sign]]) -> list[Mark]:
+    """The bad signs of all trainings, numbered in the order of the page."""
+    bad = [
+        (run, sign)
+        for run, found in enumerate(signs)
+        for sign in found
+        if sign.severity in ("error", "warning") and sign.step is not None
+    ]
+    return [Mark(number, run, sign) for number, (run, sign) in enumerate(bad, start=1)]
+
+
+def _signs(signs: Sequence[Sequence[Sign]], labels: Sequence[str], marks: Sequence[Mark]) -> Part:
+    number_of = {(mark.run, mark.sign): f"{mark.number}. " for mark in marks}
+    body = ['<p class="note">The numbers stand on the curves.</p>'] if marks else []
+    for run, found in enumerate(signs):
+        if len(labels) > 1:
+            body.append(f"<h3><bdi>{html.escape(labels[run])}</bdi></h3>")
+        cards = [_card(sign, number_of.get((run, sign), "")) for sign in found if sign.severity != "good"]
+        good = [f"<li>{_text(sign.message)}</li>" for sign in found if sign.severity == "good"]
+        body += [f'<ul class="signs">{"".join(cards)}</ul>'] if cards else []
+        body += [f'<p class="good"><strong>Good</strong></p><ul>{"".join(good)}</ul>'] if good else []
+        body += [] if found else ['<p class="note">No sign, good or bad, is seen.</p>']
+    return Part("Signs", "\n".join(body))
+
+
+def _card(sign: Sign, number: str) -> str:
+    step = "" if sign.step is None else f" at step {sign.step:,}"
+    head = f"<strong>{number}{sign.severity.capitalize()}</strong> <code>{sign.code}</code>{step}"
+    lines = [head, _text(sign.message)]
+    lines += [f"Cause: {_text(sign.cause)}"] if sign.cause else []
+    lines += [f"What to do: {_text(sign.remedy)}"] if sign.remedy else []
+    return f'<li class="{sign.severity}">{"".join(f"<p>{line}</p>" for line in lines)}</li>'
+
+
+def _curves(pictures: Sequence[Picture]) -> Part:
+    figures = (
+        f"<figure><figcaption>{html.escape(picture.title)}</figcaption>"
+        f"{image(picture.wide, picture.narrow, picture.description)}</figure>"
+        for picture in pictures
+    )
+    return Part("Curves", "\n".join(figures))
+
+
+def _worst(
+    curves: Sequence[Curves], labels: Sequence[str], transcripts: Sequence[Path] | None, wanted: bool
+) -> Part:
+    """The worst clips of the named files, or of the best validation of each run."""
+    if transcripts is None:
+        kept = [
+            (label, RunFolder(Path(c.source)).transcripts) for label, c in zip(labels, curves, strict=True)
+        ]
+        places = [(f"{label}, its best validation", path) for label, path in kept if path.is_file()]
+    else:
+        places = [("/".join(path.parts[-2:]), path) for path in transcripts]
+    if not places:
+        missing = (
+            "<p>No transcripts are at hand. A run of quran-asr leaves those of its best validation; others "
+            "come from <code>quran-asr evaluate MODEL MANIFEST</code>, and "
+            "<code>quran-asr plot --transcripts FILE</code> shows them.</p>"
+        )
+        return Part("Worst clips", missing)
+    sound = Sound(wanted)
+    number = max(3, SHOWN // len(places))
+    body = [LEGEND] if wanted else [LEGEND, '<p class="note">The recordings are left out, as asked.</p>']
+    for title, path in places:
+        body.append(f"<h3><bdi>{html.escape(title)}</bdi></h3>")
+        body.append(worst_clips(path, number, sound))
+    return Part("Worst clips", "\n".join(body))
+
+
+def _settings(curves: Sequence[Curves], labels: Sequence[str]) -> list[Table]:
+    """What was set, a column for each of our runs."""
+    ours = [(label, c.recipe) for label, c in zip(labels, curves, strict=True) if c.recipe is not None]
+    notes = ["All of them: recipe.yaml in the run folder."] if ours else []
+    for label, training in zip(labels, curves, strict=True):
+        if training.recipe is None and RunFolder(Path(training.source)).recipe.is_file():
+            notes.append(f"The recipe of {label} cannot be read by this version.")
+    if not notes:
+        return []
+    columns = [_of_recipe(recipe) for _, recipe in ours]
+    header = ("", *(label for label, _ in ours)) if len(ours) > 1 else ()
+    rows = tuple((name, *(column[name] for column in columns)) for name in next(iter(columns), {}))
+    return [Table("Settings", header, rows, " ".join(notes))]
+
+
+def _of_recipe(recipe: Recipe) -> dict[str, str]:
     encoder, optim, trainer = recipe.model.encoder, recipe.model.optim, recipe.trainer
     parameters = count_parameters(recipe.model, recipe.quran.vocabulary_size)
-    rows = (
-        ("start", recipe.init_from_pretrained_model or "random weights"),
-        ("parameters", f"{parameters / 1e6:,.2f} million"),
-        ("encoder", f"{encoder.n_layers} layers of {encoder.d_model}"),
-        ("spelling, vocabulary", f"{recipe.quran.spelling}, {recipe.quran.vocabulary_size:,} tokens"),
-        ("effective batch", f"{recipe.effective_batch} clips at most"),
-        ("learning rate", f"{optim.lr:g}, {optim.sched.name}, warm-up {optim.sched.warmup_steps:,} steps"),
-        ("CTC weight", f"{recipe.model.aux_ctc.ctc_loss_weight:g}"),
-        ("precision", str(trainer.precision)),
-        ("seed", str(recipe.quran.seed)),
-    )
-    return Table(f"Settings of {curve.label}", ("", ""), rows, "All of them: recipe.yaml in the run folder.")
+    return {
+        "start": recipe.init_from_pretrained_model or "random weights",
+        "parameters": f"{parameters / 1e6:,.2f} million",
+        "encoder": f"{encoder.n_layers} layers of {encoder.d_model}",
+        "spelling, vocabulary": f"{recipe.quran.spelling}, {recipe.quran.vocabulary_size:,} tokens",
+        "effective batch": f"{recipe.effective_batch} clips at most",
+        "learning rate": f"{optim.lr:g}, {optim.sched.name}, warm-up {optim.sched.warmup_steps:,} steps",
+        "CTC weight": f"{recipe.model.aux_ctc.ctc_loss_weight:g}",
+        "precision": str(trainer.precision),
+        "seed": str(recipe.quran.seed),
+    }
 
 
 def _duration(seconds: float) -> str:
@@ -284,54 +230,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _section(section: Table | Example) -> str:
-    title = f"<h2>{html.escape(section.title)}</h2>"
-    note = f'<p class="note">{html.escape(section.note)}</p>' if section.note else ""
-    if isinstance(section, Example):
-        lines = "".join(
-            f'<p>{name}</p><p class="arabic" dir="rtl" lang="ar">{html.escape(text)}</p>'
-            for name, text in (("said", section.said), ("heard", section.heard))
-        )
-        return f"<section>{title}{lines}{note}</section>"
-    header = ""
-    if any(section.header):
-        header = f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in section.header)}</tr>"
-    body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in section.rows
-    )
-    return f'<section>{title}<div class="wide"><table>{header}{body}</table></div>{note}</section>'
+def _text(sentence: str) -> str:
+    """A sentence as HTML; what stands between backticks is code."""
+    parts = html.escape(sentence).split("`")
+    return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
 
 
-def _picture(picture: bytes) -> str:
-    data = base64.b64encode(picture).decode()
-    name = "Losses, word error rates and learning rate over the training"
-    return f'<section><h2>Curves</h2><img alt="{name}" src="data:image/png;base64,{data}"></section>'
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 1rem;
-  color: #1b1b1b; background: #fff; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.35rem; }} h2 {{ font-size: 1.1rem; margin: 2rem 0 .5rem; }}
-img {{ max-width: 100%; height: auto; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; }}
-th, td {{ text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid #ddd;
-  vertical-align: top; overflow-wrap: normal; }}
-td {{ font-variant-numeric: tabular-nums; }}
-.note {{ color: #555; font-size: .9rem; }}
-.arabic {{ font-size: 1.4rem; line-height: 2; margin: 0 0 .5rem; }}
-section > p {{ margin: .2rem 0; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
+def _all_series(curves: Curves) -> list[Series]:
+    return [*curves.training.values(), *curves.validation.values()]

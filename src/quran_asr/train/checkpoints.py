@@ -25,6 +25,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from quran_asr.findings import QuranAsrError
+from quran_asr.measure.transcripts import write_transcripts
 from quran_asr.runs.folder import RunFolder, rank_of, rate_of
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch
@@ -281,6 +282,9 @@ class Checkpoints(lightning.Callback):
         best = self.run.best_nemo()
         if best is None or best == target or rank_of(target) < rank_of(best):
             replace_nemo(module.model, target)
+        segments = [clip.segment for clip in module.validation_clips.clips]
+        heard = module.validations[0].transcripts(segments, module.recipe.quran.spelling)
+        write_transcripts(self.run.transcripts, heard)
 
 
 def keep_among_best(last: Path, name: str, wer: float, epoch: int, keep: int) -> None:

@@ -277,9 +277,8 @@ class TrainingModule(lightning.LightningModule):
             return
         with torch.autocast(self.device.type, enabled=False):
             encoded, frames = self.encode(batch)
-            self.validations[dataloader_idx].add(
-                encoded, frames, [clip_set.clips[i].segment.text for i in batch.indices]
-            )
+            texts = [clip_set.clips[i].segment.text for i in batch.indices]
+            self.validations[dataloader_idx].add(encoded, frames, texts, batch.indices)
             if dataloader_idx == 0:
                 transducer, ctc = self.losses(batch)
                 assert transducer is not None

@@ -161,6 +161,6 @@ def _look(module: TrainingModule, batch: Batch, texts: Sequence[str]) -> tuple[f
     """WER of transducer and CTC."""
     check = Validation(module.model, module.model.tokenizer.ids_to_text)
     encoded, frames = module.encode(batch)
-    check.add(encoded, frames, texts)
+    check.add(encoded, frames, texts, batch.indices)
     measured = check.measures()
     return measured["wer"], measured["ctc_wer"]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from quran_asr.decode import ctc
 from quran_asr.measure.distance import count
-from quran_asr.measure.score import repeated_words
-from quran_asr.records import Counts
+from quran_asr.measure.report import ScoredClip
+from quran_asr.measure.score import repeated_words, score_clips
+from quran_asr.records import Counts, Segment
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 from quran_asr.train.processes import Ranks
 
@@ -39,11 +40,20 @@ class Validation:
         self._heard = 0
         self._loss = 0.0
         self._losses = 0
+        self._heard_clips: dict[int, str] = {}
 
     @torch.no_grad()
-    def add(self, encoded: Tensor, frames: Tensor, texts: Sequence[str]) -> None:
-        """Decode a batch both ways and count. encoded [B, D, T], frames [B]."""
+    def add(self, encoded: Tensor, frames: Tensor, texts: Sequence[str], indices: Sequence[int]) -> None:
+        """Decode a batch both ways and count.
+
+        Args:
+            encoded: [B, D, T].
+            frames: [B].
+            texts: what is said in each clip.
+            indices: places of the clips in their set.
+        """
         heard = transducer_texts(self._model, encoded, frames)
+        self._heard_clips.update(zip(indices, heard, strict=True))
         scores = self._model.ctc_decoder(encoder_output=encoded).float().cpu().numpy()
         for said, transducer, clip, n in zip(texts, heard, scores, frames.tolist(), strict=True):
             words = transducer.split()
@@ -63,6 +73,8 @@ class Validation:
 
     def join(self, ranks: Ranks) -> None:
         """Take in what the other processes measured on their shares; all of them call this."""
+        for part in ranks.gather(self._heard_clips):
+            self._heard_clips |= part
         mine = [
             *(self._words, self._ctc_words, self._letters),
             *(self._blank_frames, self._frames, self._repeated, self._heard, self._loss, self._losses),
@@ -72,6 +84,13 @@ class Validation:
         )
         self._words, self._ctc_words, self._letters = words, ctc_words, letters
         self._blank_frames, self._frames, self._repeated, self._heard, self._loss, self._losses = numbers
+
+    def transcripts(self, segments: Sequence[Segment], spelling: str) -> list[ScoredClip]:
+        """What the transducer heard in each clip that could be read, in the order of the set's segments."""
+        places = sorted(self._heard_clips)
+        said = [(segments[place].text,) for place in places]
+        scores = score_clips(said, [self._heard_clips[place] for place in places], spelling)
+        return [ScoredClip(segments[place], score) for place, score in zip(places, scores, strict=True)]
 
     def measures(self) -> dict[str, float]:
         """The validation keys of `metrics.jsonl`; rates are fractions."""
