@@ -163,6 +163,17 @@ def write(path: str | Path, samples: Samples, rate: int = SAMPLE_RATE) -> None:
     write_atomically(path, memory.getvalue())
 
 
+def as_opus(samples: Samples) -> bytes:
+    """The bytes of an Ogg Opus file of mono samples at 16 kHz: small enough to stand in a page.
+
+    Samples are scaled down if their peak is above 1.
+    """
+    memory = io.BytesIO()
+    scaled = samples / max(1.0, float(np.abs(samples).max(initial=0.0)))
+    soundfile.write(memory, scaled, SAMPLE_RATE, format="OGG", subtype="OPUS")
+    return memory.getvalue()
+
+
 def _decode(
     sound: soundfile.SoundFile,
     start: int,
