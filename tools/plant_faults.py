@@ -7,7 +7,7 @@
 Clips without a fault stay where they are and are only named. Changed sound is written as Opus at 16 kHz, so
 that every fault has been through a lossy codec. `faults.jsonl` says which clip has which fault.
 
-Precision is that of a reason: of the clips that it rejected, the share in which a fault of its kinds was planted.
+Precision is that of a reason: of the clips that it rejected, the share in which a fault was planted.
 The originals have faults too: with `--original`, the folder of an audit of the unchanged corpus, clips that
 are rejected there for the same reason count for neither side.
 """
@@ -18,8 +18,9 @@ import argparse
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,9 @@ class Fault:
     detail: str
 
 
-def draw_swapped(lines: Sequence[Line], free: set[int], wanted: int, rng: random.Random) -> list[tuple[int, int]]:
+def draw_swapped(
+    lines: Sequence[Line], free: set[int], wanted: int, rng: random.Random
+) -> list[tuple[int, int]]:
     """Pairs of clips of one reciter with different words."""
     pairs: list[tuple[int, int]] = []
     pool = sorted(free)
@@ -63,7 +66,12 @@ def draw_swapped(lines: Sequence[Line], free: set[int], wanted: int, rng: random
     while len(pairs) * 2 < wanted and pool:
         first = pool.pop()
         second = next(
-            (i for i in pool if lines[i]["reciter"] == lines[first]["reciter"] and lines[i]["verses"] != lines[first]["verses"]),
+            (
+                i
+                for i in pool
+                if lines[i]["reciter"] == lines[first]["reciter"]
+                and lines[i]["verses"] != lines[first]["verses"]
+            ),
             None,
         )
         if second is not None:
@@ -159,7 +167,7 @@ def plant(manifest: Path, to: Path, seed: int, share: float) -> None:
 
     for run in draw_runs(lines, free, wanted, rng):
         free -= set(run)
-        for clip, following in zip(run, run[1:], strict=False):
+        for clip, following in pairwise(run):
             lines[clip]["audio_filepath"] = sources[following]
             lines[clip]["duration"] = audio.probe(sources[following]).seconds
             faults.append(Fault(clip, "shifted", "holds the next verse"))
@@ -184,7 +192,12 @@ def plant(manifest: Path, to: Path, seed: int, share: float) -> None:
         faults.append(Fault(other, "copied", f"stands under {lines[clip]['verses'][0]} too"))
     write_manifest(to / "manifest.jsonl", [line for i, line in enumerate(lines) if i not in gone])
     written = [
-        {"reciter": lines[f.clip]["reciter"], "verse": lines[f.clip]["verses"][0], "kind": f.kind, "detail": f.detail}
+        {
+            "reciter": lines[f.clip]["reciter"],
+            "verse": lines[f.clip]["verses"][0],
+            "kind": f.kind,
+            "detail": f.detail,
+        }
         for f in sorted(faults, key=lambda fault: fault.clip)
     ]
     text = "".join(json.dumps(one) + "\n" for one in written)
@@ -229,7 +242,10 @@ def score(folder: Path, original: Path | None) -> None:
                 f"| {kind} | {len(clips)} | {any_reason} | {any_reason / len(clips):.3f} "
                 f"| {named} | {named / len(clips):.3f} |"
             )
-    print("\n| reason | rejected | with a fault of its kinds | with another fault | in the originals too | without | precision |")
+    print(
+        "\n| reason | rejected | with a fault of its kinds | with another fault "
+        "| in the originals too | without | precision |"
+    )
     print("|---|---|---|---|---|---|---|")
     for reason in sorted({one for reasons in found.values() for one in reasons}):
         tally: Counter[str] = Counter()
@@ -248,7 +264,9 @@ def score(folder: Path, original: Path | None) -> None:
         )
     clean = [clip for clip in found if clip not in planted]
     new = [clip for clip in clean if clip not in known]
-    print(f"\nrejected in all {len(found)}, of them without a planted fault {len(clean)}, new ones {len(new)}")
+    print(
+        f"\nrejected in all {len(found)}, of them without a planted fault {len(clean)}, new ones {len(new)}"
+    )
 
 
 def main() -> None:

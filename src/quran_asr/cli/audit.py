@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--pace",
-    default=4.5,
+    default=4.0,
     show_default=True,
     type=click.FloatRange(1.0, 50.0),
     metavar="DEVIATIONS",
-    help="Reject clips whose length is so many of the reciter's standard deviations from what the words take.",
+    help="Reject clips whose length is so many of the reciter's standard deviations from that of their words.",
 )
 @click.option(
     "--clipping",
@@ -112,7 +112,17 @@ def _print_tables(report: AuditReport) -> None:
     from quran_asr.corpus.verdict import REASONS
 
     print_table(
-        ("reciter", "clips", "hours", "rejected", "SNR dB", "level dB", "bandwidth Hz", "letters/s", "scatter"),
+        (
+            "reciter",
+            "clips",
+            "hours",
+            "rejected",
+            "SNR dB",
+            "level dB",
+            "bandwidth Hz",
+            "letters/s",
+            "scatter",
+        ),
         [
             (
                 row["reciter"] or "(no name)",

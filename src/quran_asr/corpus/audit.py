@@ -229,8 +229,8 @@ def _judge_copies(
             reasons[clip].append(Reason(code, f"of {who or segments[other].audio} ({segments[other].audio})"))
 
     for first, second in sorted(same):
-        one, other = segments[first], segments[second]
-        if one.text == other.text and one.reciter == other.reciter:
+        alike = segments[first].text == segments[second].text
+        if alike and segments[first].reciter == segments[second].reciter:
             add(second, "duplicate", first)
         else:
             add(first, "duplicate-conflict", second)
@@ -243,9 +243,7 @@ def _summed_up(verdicts: Sequence[Verdict]) -> list[Finding]:
     """One finding for each reason, which names the clips that are furthest out."""
     found = []
     for code, kind in REASONS.items():
-        those = [
-            (one, reason) for one in verdicts for reason in one.reasons if reason.code == code
-        ]
+        those = [(one, reason) for one in verdicts for reason in one.reasons if reason.code == code]
         if those:
             those.sort(key=lambda pair: -_excess(pair[1]))
             named = "; ".join(f"{one.name}: {reason.detail}" for one, reason in those[:_NAMED])
@@ -268,7 +266,8 @@ def _few_clips(paces: Mapping[str, Pace]) -> list[Finding]:
     if not few:
         return []
     said = (
-        f"{len(few)} reciters have fewer than {FEWEST} clips ({', '.join(few[:5])}{', ...' if few[5:] else ''}): "
+        f"{len(few)} reciters have fewer than {FEWEST} clips "
+        f"({', '.join(few[:5])}{', ...' if few[5:] else ''}): "
         "their durations are judged by all clips together, which finds less"
     )
     return [Finding("note", "few-clips", "", said, "")]
@@ -292,7 +291,9 @@ def write_audit(report: AuditReport, to: str | Path) -> list[Path]:
     for path in replaced:
         if path.resolve() == report.manifest.resolve() or not _is_of_an_audit(path):
             raise QuranAsrError(
-                "this file is there and no audit wrote it", where=str(path), remedy="write elsewhere with --to FOLDER"
+                "this file is there and no audit wrote it",
+                where=str(path),
+                remedy="write elsewhere with --to FOLDER",
             )
     meta = {
         "made_by": "corpus audit",
@@ -303,7 +304,8 @@ def write_audit(report: AuditReport, to: str | Path) -> list[Path]:
     write_atomically(
         measurements,
         "".join(
-            json.dumps(clip_to_json(one), ensure_ascii=False, allow_nan=False) + "\n" for one in report.verdicts
+            json.dumps(clip_to_json(one), ensure_ascii=False, allow_nan=False) + "\n"
+            for one in report.verdicts
         ).encode(),
     )
     write_atomically(sidecar_of(measurements), (json.dumps(meta, indent=2) + "\n").encode())

@@ -81,8 +81,9 @@ def write_page(report: AuditReport, path: Path, *, with_audio: bool = True) -> P
         f"<p>{len(clips):,} clips, {hours:.2f} hours: {len(clean):,} kept, {len(rejects):,} rejected.</p>",
         _findings(report),
         _reasons(report),
-        "<h2>Distributions</h2><p class='soft key'>Clips on a square-root scale.<i style='background:var(--keep)'>"
-        "</i>kept<i style='background:var(--drop)'></i>rejected</p><div class='grid'>",
+        "<h2>Distributions</h2><p class='soft key'>Clips on a square-root scale."
+        "<i style='background:var(--keep)'></i>kept<i style='background:var(--drop)'></i>rejected</p>"
+        "<div class='grid'>",
         *(_histogram(title, unit, value, clips) for title, unit, value in _MEASURES),
         "</div>",
         _worst(report, with_audio),
@@ -166,10 +167,14 @@ def _histogram(
             dropped = height * drop / (keep + drop)
             x = 300 * place / _BINS
             width = 300 / _BINS - 1
-            for kind, top, tall in (("drop", 95 - height, dropped), ("keep", 95 - height + dropped, height - dropped)):
+            for kind, top, tall in (
+                ("drop", 95 - height, dropped),
+                ("keep", 95 - height + dropped, height - dropped),
+            ):
                 if tall > 0:
                     bars.append(
-                        f"<rect class='{kind}' x='{x:.1f}' y='{top:.1f}' width='{width:.1f}' height='{tall:.1f}'/>"
+                        f"<rect class='{kind}' x='{x:.1f}' y='{top:.1f}' width='{width:.1f}' "
+                        f"height='{tall:.1f}'/>"
                     )
     middle = float(np.median(numbers))
     return (
@@ -205,7 +210,10 @@ def _worst(report: AuditReport, with_audio: bool) -> str:
             f"{escape(one.segment.text[:160])}</div><ul>{reasons}</ul>"
             f"<div class='soft'>{escape(', '.join(facts))}<br>{escape(one.segment.audio)}</div>{player}</div>"
         )
-    return f"<h2>Rejected clips</h2><p class='soft'>Up to {PLAYERS_A_REASON} of each reason.</p><div class='grid'>{''.join(cards)}</div>"
+    return (
+        "<h2>Rejected clips</h2><p class='soft'>"
+        f"Up to {PLAYERS_A_REASON} of each reason.</p><div class='grid'>{''.join(cards)}</div>"
+    )
 
 
 def _player(one: Verdict) -> str:

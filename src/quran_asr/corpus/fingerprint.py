@@ -1,8 +1,9 @@
-"""The same recording twice, also after another codec, gain, rate or trimming, found without comparing all pairs.
+"""The same sound twice, also after another codec, gain, rate or trimming, found without comparing all pairs.
 
-Every 16 ms of sound has a code of 24 bits: whether the energy difference of neighbouring bands grows or falls
-(Haitsma and Kalker, "A highly robust audio fingerprinting system", ISMIR 2002). A part of the codes, chosen by
-the code itself, so that both copies choose the same, goes into an index; copies meet there at one distance.
+Every 16 ms of sound has a code of 24 bits: whether the energy difference of neighbouring bands grows or
+falls (Haitsma and Kalker, "A highly robust audio fingerprinting system", ISMIR 2002). A part of the codes,
+chosen by the code itself, so that both copies choose the same, goes into an index; copies meet there at one
+distance.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def fingerprint(power: NDArray[np.float32]) -> Fingerprint:
 
 def _band_starts() -> NDArray[np.intp]:
     edges = np.geomspace(_LOWEST, _HIGHEST, _BANDS + 1) * WINDOW / SAMPLE_RATE
-    starts = np.maximum(np.round(edges).astype(np.intp), np.round(edges[0]).astype(np.intp) + np.arange(len(edges)))
+    starts = np.maximum(
+        np.round(edges).astype(np.intp), np.round(edges[0]).astype(np.intp) + np.arange(len(edges))
+    )
     return np.asarray(starts, dtype=np.intp)
 
 

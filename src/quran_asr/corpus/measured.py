@@ -202,7 +202,11 @@ def _known(database: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Measu
     known: dict[str, Measured] = {}
     for key in keys:
         try:
-            row = database.execute("SELECT value FROM measured WHERE key = ?", (key,)).fetchone() if key else None
+            row = (
+                database.execute("SELECT value FROM measured WHERE key = ?", (key,)).fetchone()
+                if key
+                else None
+            )
             if row:
                 known[key] = _decoded(row[0])
         except (sqlite3.Error, ValueError, KeyError, TypeError):

@@ -41,6 +41,7 @@ _FLAT_RUN = 4
 """So many equal samples in a row, near the peak, are a flat top wherever it lies."""
 
 _NOISE_QUANTILE = 0.1
+_HISS_HERTZ = (5_000.0, 7_500.0)
 _FLOOR = 1e-12
 
 
@@ -70,6 +71,8 @@ class Signal:
     """Seconds that are not in pauses."""
     snr_db: float
     """Estimate of speech against steady noise, dB; see `noise_ratio`."""
+    hiss_db: float
+    """Steady sound between 5 and 7.5 kHz against the whole, dB; see `hiss`."""
     bandwidth_hz: float
     """Frequency below which 99.9 % of the energy lies; at most 8,000."""
     start_db: float
@@ -138,6 +141,7 @@ def measure(samples: Samples, power: NDArray[np.float32], clipping: Clipping) ->
     inner = [length for start, length in pauses if start and start + length < len(levels)]
     paused = sum(length for _, length in pauses) / len(levels)
     seconds = len(samples) / SAMPLE_RATE
+    floor = noise_floor(power)
     edge = int(EDGE_SECONDS * SAMPLE_RATE)
     return Signal(
         seconds=seconds,
@@ -150,7 +154,8 @@ def measure(samples: Samples, power: NDArray[np.float32], clipping: Clipping) ->
         lead=lead * BLOCK_SECONDS,
         tail=tail * BLOCK_SECONDS,
         speech_seconds=seconds * (1.0 - paused),
-        snr_db=noise_ratio(power),
+        snr_db=noise_ratio(floor, power),
+        hiss_db=hiss(floor, power),
         bandwidth_hz=bandwidth(power),
         start_db=_decibel(float(np.mean(np.square(samples[:edge])))) - speech,
         end_db=_decibel(float(np.mean(np.square(samples[-edge:])))) - speech,
@@ -168,17 +173,34 @@ def block_levels(samples: Samples) -> NDArray[np.float32]:
     return np.asarray(10.0 * np.log10(smooth + _FLOOR), dtype=np.float32)
 
 
-def noise_ratio(power: NDArray[np.float32]) -> float:
-    """Speech against steady noise, dB.
+def noise_floor(power: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Power of what is always there in each frequency, float64 [WINDOW // 2 + 1].
 
-    Speech leaves gaps in time in every frequency; steady noise fills them. The noise of a frequency is the
-    level that a tenth of the smoothed frames stay below (Martin's minimum statistics, IEEE TSAP 9(5), 2001,
-    with a quantile for the minimum). An estimate: reverberation and long vowels count as noise too.
+    Speech leaves gaps in time in every frequency; steady noise fills them. The floor is what a tenth of the
+    smoothed frames stay below (Martin's minimum statistics, IEEE TSAP 9(5), 2001, with a quantile for the
+    minimum).
     """
-    smooth = _moving_mean(power, 5)
-    noise = np.quantile(smooth, _NOISE_QUANTILE, axis=0).sum(dtype=np.float64)
+    return np.asarray(np.quantile(_moving_mean(power, 5), _NOISE_QUANTILE, axis=0), dtype=np.float64)
+
+
+def noise_ratio(floor: NDArray[np.float64], power: NDArray[np.float32]) -> float:
+    """Speech against the floor, dB, between -20 and 80.
+
+    An estimate that is too low for clean sound: reverberation and long vowels count as noise too.
+    """
+    noise = float(floor.sum())
     total = float(power.mean(axis=0, dtype=np.float64).sum())
     return float(np.clip(10.0 * np.log10((max(total - noise, 0.0) + _FLOOR) / (noise + _FLOOR)), -20.0, 80.0))
+
+
+def hiss(floor: NDArray[np.float64], power: NDArray[np.float32]) -> float:
+    """The floor between 5 and 7.5 kHz against the whole sound, dB, at least -100.
+
+    Reverberation hardly reaches there, so this tells noise from it, unless the recording was cut off lower.
+    """
+    low, high = (round(hertz * WINDOW / SAMPLE_RATE) for hertz in _HISS_HERTZ)
+    total = float(power.mean(axis=0, dtype=np.float64).sum())
+    return max(-100.0, _decibel(float(floor[low:high].sum()) / (total + _FLOOR)))
 
 
 def bandwidth(power: NDArray[np.float32], share: float = 0.999) -> float:
@@ -194,7 +216,8 @@ def _moving_mean(power: NDArray[np.float32], width: int) -> NDArray[np.float64]:
     if len(power) <= width:
         return power.mean(axis=0, keepdims=True, dtype=np.float64)
     sums = np.cumsum(power, axis=0, dtype=np.float64)
-    return np.concatenate([sums[width - 1 : width], sums[width:] - sums[:-width]]) / width
+    whole: NDArray[np.float64] = np.concatenate([sums[width - 1 : width], sums[width:] - sums[:-width]])
+    return np.asarray(whole / width, dtype=np.float64)
 
 
 def _pauses(silent: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -35,16 +35,16 @@ Sounds = tuple[float, ...]
 """How many of each of `KINDS`."""
 
 SECONDS: Sounds = (0.24, 0.21, 0.30, 0.16, 1.24, 1.90, 0.16, 0.16, 0.69, 0.03, 0.93, 0.31, 0.85)
-"""What each of `KINDS` adds to a verse, in seconds: the mean of fits to four reciters (docs/results.md). Reciters differ mostly by
-one factor, so this is where a fit begins, and all there is of it where clips are few."""
+"""What each of `KINDS` adds to a verse, in seconds: the mean of fits to four reciters (docs/results.md).
+Reciters differ mostly by one factor, so this is where a fit begins, and all of it where clips are few."""
 
 _LETTERS = "\u0621-\u063a\u0641-\u064a\u0671"
 _TATWEEL, _SHADDA, _SUKUN, _MADDAH, _SUPERSCRIPT_ALEF = "\u0640", "\u0651", "\u0652", "\u0653", "\u0670"
 _NOON, _MEEM, _BEH, _WAW, _YEH = "\u0646", "\u0645", "\u0628", "\u0648", "\u064a"
 _ALEFS, _SMALL_WAW_YEH, _SMALL_MEEMS = "\u0627\u0649", "\u06e5\u06e6", "\u06e2\u06ed"
 _HIDING = "تثجدذزسشصضطظفقكبيو"
-"""Before these a noon without vowel, or a tanwin, is a nasal that is held. Before noon and meem it is too, and
-the shadda on them says so."""
+"""Before these a noon without vowel, or a tanwin, is a nasal that is held. Before noon and meem it is too,
+and the shadda on them says so."""
 
 _VOWEL = re.compile("[\u064e-\u0650]")
 _TANWIN = re.compile("[\u064b-\u064d]")
@@ -84,7 +84,7 @@ def sounds_of_basmala() -> Sounds:
 
 
 def sounds_of_text(text: str) -> Sounds:
-    """Count the sounds of words whose verse is not known, from letters alone: so many a letter as in the Quran.
+    """Count the sounds of words whose verse is not known, by letters: so many a letter as in the Quran.
 
     Args:
         text: in any spelling.

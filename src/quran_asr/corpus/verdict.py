@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 
 from quran_asr.corpus.measured import Measured
-from quran_asr.corpus.pace import Pace
 from quran_asr.findings import Severity
 
 Action = Literal["reject", "warn"]
@@ -32,14 +31,15 @@ class Limits:
     clipped: float = 0.012
     """Share of samples at full scale."""
     clipped_warning: float = 0.003
-    noise_db: float = 8.0
-    """Estimated signal-to-noise ratio under which a clip is rejected whatever his others are like."""
-    noise_deviation: float = 5.0
-    """Deviations under the reciter's median that reject, if the ratio is also under `noise_relative_db`."""
-    noise_relative_db: float = 14.0
-    pace: float = 4.5
+    noise_db: float = 5.0
+    """Estimated signal-to-noise ratio, dB, under which a clip is rejected."""
+    hiss_db: float = -32.5
+    """Steady sound above 5 kHz, dB against the whole, over which it is too,"""
+    hiss_noise_db: float = 15.0
+    """if the ratio is under this as well."""
+    pace: float = 4.0
     """Deviations of the duration from what the words take, either side."""
-    pace_warning: float = 3.5
+    pace_warning: float = 3.2
     cut_pace: float = 1.5
     """Deviations under the expected duration which, with an edge as loud as speech, make a cut."""
     cut_edge: float = 2.5
@@ -71,16 +71,37 @@ REASONS: dict[str, Kind] = {
     "noise": Kind("reject", "warning", "loud steady noise", ""),
     "clipping": Kind("reject", "warning", "cut off at full scale", "get a quieter copy of the recording"),
     "cut-off": Kind("reject", "warning", "begins or ends within a word", "cut it again from the recording"),
-    "too-fast": Kind("reject", "warning", "shorter than its words take this reciter", "listen: are all words said?"),
-    "too-slow": Kind("reject", "warning", "longer than its words take this reciter", "listen: other words, or repeated ones?"),
-    "shifted-numbering": Kind("reject", "error", "a run of clips that fit the verses beside theirs", "listen to one, and rename the run"),
+    "too-fast": Kind(
+        "reject", "warning", "shorter than its words take this reciter", "listen: are all words said?"
+    ),
+    "too-slow": Kind(
+        "reject",
+        "warning",
+        "longer than its words take this reciter",
+        "listen: other words, or repeated ones?",
+    ),
+    "shifted-numbering": Kind(
+        "reject",
+        "error",
+        "a run of clips that fit the verses beside theirs",
+        "listen to one, and rename the run",
+    ),
     "duplicate": Kind("reject", "warning", "the sound of another clip of the same words", ""),
-    "duplicate-conflict": Kind("reject", "error", "the sound of another clip that has other words or another reciter", "listen, and keep the right one"),
-    "text-differs": Kind("reject", "error", "text and verses disagree", "correct the verses or leave the text out"),
+    "duplicate-conflict": Kind(
+        "reject",
+        "error",
+        "the sound of another clip that has other words or another reciter",
+        "listen, and keep the right one",
+    ),
+    "text-differs": Kind(
+        "reject", "error", "text and verses disagree", "correct the verses or leave the text out"
+    ),
     "foreign-letters": Kind("reject", "warning", "letters that are not Arabic", "correct the text"),
     "odd-characters": Kind("warn", "note", "characters that the spelling leaves out", ""),
     "marks-differ": Kind("warn", "note", "the verse with other marks", ""),
-    "basmala-in-text": Kind("warn", "warning", "a basmala stands before the verse", "is it said? then make it a clip of its own"),
+    "basmala-in-text": Kind(
+        "warn", "warning", "a basmala stands before the verse", "is it said? then make it a clip of its own"
+    ),
     "unusual-pace": Kind("warn", "note", "a length that is rare for this reciter", ""),
     "some-clipping": Kind("warn", "note", "some samples at full scale", ""),
     "silent-ends": Kind("warn", "note", "long silence at an end", ""),
@@ -105,11 +126,10 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What is usual for a reciter: medians and robust deviations of the measurements that are judged by them."""
+    """What is usual for a reciter: medians and robust deviations of what is judged by them."""
 
     start_db: tuple[float, float]
     end_db: tuple[float, float]
-    snr_db: tuple[float, float]
 
 
 def usual_of(measured: Sequence[Measured]) -> Usual:
@@ -125,7 +145,6 @@ def usual_of(measured: Sequence[Measured]) -> Usual:
     return Usual(
         start_db=robust([one.start_db for one in signals], 3.0),
         end_db=robust([one.end_db for one in signals], 3.0),
-        snr_db=robust([one.snr_db for one in signals], 1.0),
     )
 
 
@@ -154,11 +173,14 @@ def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Li
         reasons.append(Reason("silence", f"a pause of {pause:.1f} s", pause, limits.pause))
     elif max(signal.lead, signal.tail) > limits.ends:
         ends = max(signal.lead, signal.tail)
-        reasons.append(Reason("silent-ends", f"{signal.lead:.1f} s before, {signal.tail:.1f} s after", ends, limits.ends))
-    middle, spread = usual.snr_db
-    floor = max(limits.noise_db, min(limits.noise_relative_db, middle - limits.noise_deviation * spread))
-    if signal.snr_db < floor:
-        reasons.append(Reason("noise", f"{signal.snr_db:.0f} dB, his median is {middle:.0f}", signal.snr_db, floor))
+        reasons.append(
+            Reason("silent-ends", f"{signal.lead:.1f} s before, {signal.tail:.1f} s after", ends, limits.ends)
+        )
+    hissing = signal.hiss_db > limits.hiss_db and signal.snr_db < limits.hiss_noise_db
+    if hissing or signal.snr_db < limits.noise_db:
+        said = f"about {signal.snr_db:.0f} dB, hiss {signal.hiss_db:.0f} dB"
+        limit = limits.hiss_noise_db if hissing else limits.noise_db
+        reasons.append(Reason("noise", said, signal.snr_db, limit))
     if signal.clipped_share > limits.clipped:
         share = signal.clipped_share
         reasons.append(Reason("clipping", f"{share:.1%} of the samples", share, limits.clipped))
@@ -185,9 +207,3 @@ def _judge_pace(one: Measured, usual: Usual, deviation: float, limits: Limits) -
     elif abs(deviation) > limits.pace_warning and not reasons:
         reasons.append(Reason("unusual-pace", f"{deviation:+.1f} deviations", deviation, limits.pace_warning))
     return reasons
-
-
-def says(pace: Pace, seconds: float, expected: float) -> str:
-    """A duration in words."""
-    whose = "his" if pace.own else "the reciters'"
-    return f"{seconds:.1f} s, at {whose} pace {expected:.1f} s"
