@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     "--to", "folder", metavar="FOLDER", help="Where the results go. Default: the folder of the manifest."
 )
 @click.option(
-    "--pace",
+    "--too-slow",
     default=4.0,
     show_default=True,
     type=click.FloatRange(1.0, 50.0),
     metavar="DEVIATIONS",
-    help="Reject clips whose length is so many of the reciter's standard deviations from that of their words.",
+    help="Reject clips that last so many of the reciter's deviations longer than their words take.",
+)
+@click.option(
+    "--too-fast",
+    default=3.5,
+    show_default=True,
+    type=click.FloatRange(1.0, 50.0),
+    metavar="DEVIATIONS",
+    help="The same of clips that are shorter.",
 )
 @click.option(
     "--clipping",
@@ -51,7 +59,8 @@ if TYPE_CHECKING:
 def audit(
     manifest: str,
     folder: str | None,
-    pace: float,
+    too_slow: float,
+    too_fast: float,
     clipping: float,
     silence: float,
     workers: int | None,
@@ -77,8 +86,8 @@ def audit(
 
     limits = replace(
         LIMITS,
-        pace=pace,
-        pace_warning=min(pace, LIMITS.pace_warning),
+        too_slow=too_slow,
+        too_fast=too_fast,
         clipped=clipping,
         clipped_warning=min(clipping, LIMITS.clipped_warning),
         silence_share=silence,

@@ -243,7 +243,11 @@ def _summed_up(verdicts: Sequence[Verdict]) -> list[Finding]:
     """One finding for each reason, which names the clips that are furthest out."""
     found = []
     for code, kind in REASONS.items():
-        those = [(one, reason) for one in verdicts for reason in one.reasons if reason.code == code]
+        those = [
+            (one, next(reason for reason in one.reasons if reason.code == code))
+            for one in verdicts
+            if any(reason.code == code for reason in one.reasons)
+        ]
         if those:
             those.sort(key=lambda pair: -_excess(pair[1]))
             named = "; ".join(f"{one.name}: {reason.detail}" for one, reason in those[:_NAMED])

@@ -34,6 +34,9 @@ _FEWEST = 5
 """Codes that two copies must share at one distance."""
 _LEAST_SHARE = 0.06
 """And their share of those that the shorter overlap has."""
+_LEAST_IN_A_HALF = 0.15
+"""Share of the matches that each half of the overlap has: two clips of a synthetic voice that only begin with the
+same words are no copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +115,27 @@ def find_copies(prints: Sequence[Fingerprint]) -> list[Copy]:
     first = np.ones(len(codes), dtype=bool)
     first[1:] = (codes[1:] != codes[:-1]) | (clips[1:] != clips[:-1])
     codes, frames, clips = codes[first], frames[first], clips[first]
-    votes: dict[tuple[int, int], list[int]] = defaultdict(list)
+    votes: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     bounds = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1], [True]]))
     sizes = np.diff(bounds)
     for group in np.flatnonzero((sizes > 1) & (sizes <= _CROWDED)).tolist():
         inside = range(int(bounds[group]), int(bounds[group + 1]))
         for a in inside:
             for b in range(a + 1, inside.stop):
-                votes[int(clips[a]), int(clips[b])].append(int(frames[b] - frames[a]))
+                votes[int(clips[a]), int(clips[b])].append((int(frames[a]), int(frames[b] - frames[a])))
     copies = []
-    for (a, b), distances in sorted(votes.items()):
-        if len(distances) >= _FEWEST and (copy := _aligned(prints, a, b, distances)):
+    for (a, b), meetings in sorted(votes.items()):
+        if len(meetings) >= _FEWEST and (copy := _aligned(prints, a, b, meetings)):
             copies.append(copy)
     return copies
 
 
-def _aligned(prints: Sequence[Fingerprint], a: int, b: int, distances: Sequence[int]) -> Copy | None:
-    """What two clips share at the distance for which most codes speak."""
-    values, counts = np.unique(np.asarray(distances), return_counts=True)
+def _aligned(
+    prints: Sequence[Fingerprint], a: int, b: int, meetings: Sequence[tuple[int, int]]
+) -> Copy | None:
+    """What two clips share at the distance for which most codes speak; `meetings` are (frame in a, distance)."""
+    places, distances = np.asarray(meetings).T
+    values, counts = np.unique(distances, return_counts=True)
     near = np.array([counts[np.abs(values - value) <= 1].sum() for value in values])
     best = int(near.argmax())
     agreed, later = int(near[best]), int(values[best])
@@ -143,6 +149,8 @@ def _aligned(prints: Sequence[Fingerprint], a: int, b: int, distances: Sequence[
     )
     matches = agreed / max(there, 1)
     overlap = (end - start) / min(lengths)
-    if matches < _LEAST_SHARE or overlap < 0.5:
+    agreeing = places[np.abs(distances - later) <= 1]
+    early = float((agreeing < (start + end) / 2).mean())
+    if matches < _LEAST_SHARE or overlap < 0.5 or min(early, 1 - early) < _LEAST_IN_A_HALF:
         return None
     return Copy(a, b, later * FRAME_SECONDS, overlap, (end - start) / max(lengths), min(1.0, matches))

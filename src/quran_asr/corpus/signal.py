@@ -214,7 +214,7 @@ def bandwidth(power: NDArray[np.float32], share: float = 0.999) -> float:
 def _moving_mean(power: NDArray[np.float32], width: int) -> NDArray[np.float64]:
     """Mean over `width` frames; over all of them where there are fewer."""
     if len(power) <= width:
-        return power.mean(axis=0, keepdims=True, dtype=np.float64)
+        return np.asarray(power.mean(axis=0, keepdims=True, dtype=np.float64))
     sums = np.cumsum(power, axis=0, dtype=np.float64)
     whole: NDArray[np.float64] = np.concatenate([sums[width - 1 : width], sums[width:] - sums[:-width]])
     return np.asarray(whole / width, dtype=np.float64)

@@ -37,8 +37,10 @@ class Limits:
     """Steady sound above 5 kHz, dB against the whole, over which it is too,"""
     hiss_noise_db: float = 15.0
     """if the ratio is under this as well."""
-    pace: float = 4.0
-    """Deviations of the duration from what the words take, either side."""
+    too_slow: float = 4.0
+    """Deviations of the duration above what the words take."""
+    too_fast: float = 3.5
+    """And below it: pauses and repeated words make clips longer, and nothing makes whole ones much shorter."""
     pace_warning: float = 3.2
     cut_pace: float = 1.5
     """Deviations under the expected duration which, with an edge as loud as speech, make a cut."""
@@ -201,9 +203,10 @@ def _judge_pace(one: Measured, usual: Usual, deviation: float, limits: Limits) -
             if level > limits.cut_edge_db and level > middle + limits.cut_edge * spread:
                 said = f"{side} at {level:.0f} dB of the speech, usually {middle:.0f}"
                 reasons.append(Reason("cut-off", said, level, middle + limits.cut_edge * spread))
-    if abs(deviation) > limits.pace:
-        code = "too-slow" if deviation > 0 else "too-fast"
-        reasons.append(Reason(code, f"{deviation:+.1f} deviations", deviation, limits.pace))
+    if deviation > limits.too_slow:
+        reasons.append(Reason("too-slow", f"{deviation:+.1f} deviations", deviation, limits.too_slow))
+    elif deviation < -limits.too_fast:
+        reasons.append(Reason("too-fast", f"{deviation:+.1f} deviations", deviation, -limits.too_fast))
     elif abs(deviation) > limits.pace_warning and not reasons:
         reasons.append(Reason("unusual-pace", f"{deviation:+.1f} deviations", deviation, limits.pace_warning))
     return reasons
