@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from quran_asr.cli.main import main
 from quran_asr.corpus.audit import AuditReport, audit, write_audit
 from quran_asr.corpus.manifest import read_lines, read_manifest, write_manifest
 from quran_asr.corpus.speak import Engine
+from quran_asr.corpus.verdict import REASONS
 from quran_asr.findings import QuranAsrError
 from quran_asr.text.passages import parse_range
 from quran_asr.text.quran import load_quran
@@ -219,6 +221,19 @@ def test_json_has_all_and_a_second_audit_measures_nothing_again(capfd, small, tm
     for report in (first, second):
         report.pop("effort")
     assert first == second
+
+
+def test_every_key_and_reason_is_described(capfd, small, tmp_path):
+    text = (ROOT / "docs" / "formats.md").read_text("utf-8").partition("## Audit")[2].partition("\n## ")[0]
+    described = set(re.findall(r'[`"]([\w.-]+)[`"]', text))
+    _, out, _ = run(capfd, small, "--to", tmp_path / "out", "--json")
+    said = json.loads(out)
+    (whole,) = [clip for clip in said["clips_measured"] if clip["verdict"] == "keep"]
+    reciter = said["reciters"][""]
+    keys = {*said, *said["clean"], *said["effort"], *reciter, *whole, *whole["signal"], *REASONS}
+    for clip in said["clips_measured"]:
+        keys |= {key for reason in clip["reasons"] for key in reason}
+    assert keys - described == set()
 
 
 def test_no_file_of_somebody_else_is_replaced(capfd, small, tmp_path):

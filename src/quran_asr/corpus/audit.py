@@ -250,8 +250,11 @@ def _summed_up(verdicts: Sequence[Verdict]) -> list[Finding]:
         ]
         if those:
             those.sort(key=lambda pair: -_excess(pair[1]))
-            named = "; ".join(f"{one.name}: {reason.detail}" for one, reason in those[:_NAMED])
-            more = f"; {len(those) - _NAMED} more" if len(those) > _NAMED else ""
+            # a run of shifted verses is named once
+            first = {(one.segment.reciter, reason.detail): one.name for one, reason in reversed(those)}
+            names = [f"{name}: {detail}" for (_, detail), name in reversed(first.items())]
+            named = "; ".join(names[:_NAMED])
+            more = f"; {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             done = "rejected" if kind.action == "reject" else "kept"
             said = f"{len(those)} clips {done}: {kind.meaning} ({named}{more})"
             found.append(Finding(kind.severity, code, "", said, kind.remedy))

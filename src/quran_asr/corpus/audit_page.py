@@ -50,7 +50,7 @@ p.soft,.soft{color:var(--soft);font-size:.88rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-table td:not(.n){overflow-wrap:normal}
+th,td{overflow-wrap:normal}th,td.n{white-space:nowrap}td:first-child{min-width:11rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(280px,1fr));gap:12px}
 .card{background:var(--card);border-radius:8px;padding:12px;min-width:0}
 .card h3{font-size:.95rem;margin:0 0 .3rem}
@@ -179,11 +179,15 @@ def _histogram(
     middle = float(np.median(numbers))
     return (
         f"<div class='card'><h3>{escape(title)}{f' ({escape(unit)})' if unit else ''}</h3>"
-        f"<svg viewBox='0 0 300 112' role='img' aria-label='{escape(title)}: from {low:.3g} to {high:.3g}, "
-        f"median {middle:.3g}'>{''.join(bars)}<text x='0' y='109'>{low:.3g}</text>"
-        f"<text x='150' y='109' text-anchor='middle'>median {middle:.3g}</text>"
-        f"<text x='300' y='109' text-anchor='end'>{high:.3g}</text></svg></div>"
+        f"<svg viewBox='0 0 300 112' role='img' aria-label='{escape(title)}: from {_short(low)} to {_short(high)}, "
+        f"median {_short(middle)}'>{''.join(bars)}<text x='0' y='109'>{_short(low)}</text>"
+        f"<text x='150' y='109' text-anchor='middle'>median {_short(middle)}</text>"
+        f"<text x='300' y='109' text-anchor='end'>{_short(high)}</text></svg></div>"
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _worst(report: AuditReport, with_audio: bool) -> str:

@@ -35,8 +35,8 @@ _FEWEST = 5
 _LEAST_SHARE = 0.06
 """And their share of those that the shorter overlap has."""
 _LEAST_IN_A_HALF = 0.15
-"""Share of the matches that each half of the overlap has: two clips of a synthetic voice that only begin with the
-same words are no copies."""
+"""Share of the matches that each half of the overlap has: two clips of a synthetic voice that only begin
+with the same words are no copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def find_copies(prints: Sequence[Fingerprint]) -> list[Copy]:
 def _aligned(
     prints: Sequence[Fingerprint], a: int, b: int, meetings: Sequence[tuple[int, int]]
 ) -> Copy | None:
-    """What two clips share at the distance for which most codes speak; `meetings` are (frame in a, distance)."""
+    """What two clips share at the distance for which most meetings, (frame in a, distance), speak."""
     places, distances = np.asarray(meetings).T
     values, counts = np.unique(distances, return_counts=True)
     near = np.array([counts[np.abs(values - value) <= 1].sum() for value in values])

@@ -40,7 +40,7 @@ class Limits:
     too_slow: float = 4.0
     """Deviations of the duration above what the words take."""
     too_fast: float = 3.5
-    """And below it: pauses and repeated words make clips longer, and nothing makes whole ones much shorter."""
+    """And below it: pauses and repeated words make clips longer, nothing makes whole ones much shorter."""
     pace_warning: float = 3.2
     cut_pace: float = 1.5
     """Deviations under the expected duration which, with an edge as loud as speech, make a cut."""
