@@ -179,8 +179,8 @@ def _histogram(
     middle = float(np.median(numbers))
     return (
         f"<div class='card'><h3>{escape(title)}{f' ({escape(unit)})' if unit else ''}</h3>"
-        f"<svg viewBox='0 0 300 112' role='img' aria-label='{escape(title)}: from {_short(low)} to {_short(high)}, "
-        f"median {_short(middle)}'>{''.join(bars)}<text x='0' y='109'>{_short(low)}</text>"
+        f"<svg viewBox='0 0 300 112' role='img' aria-label='{escape(title)}: from {_short(low)} "
+        f"to {_short(high)}, median {_short(middle)}'>{''.join(bars)}<text x='0' y='109'>{_short(low)}</text>"
         f"<text x='150' y='109' text-anchor='middle'>median {_short(middle)}</text>"
         f"<text x='300' y='109' text-anchor='end'>{_short(high)}</text></svg></div>"
     )
