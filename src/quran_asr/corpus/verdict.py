@@ -24,7 +24,7 @@ class Limits:
     """Level of the speech, dB against full scale, under which there is none."""
     silence_share: float = 0.33
     """Share of the clip in pauses."""
-    pause: float = 2.5
+    pause: float = 4.0
     """Seconds without sound between sounds."""
     ends: float = 1.0
     """Seconds of silence before or after; more is a warning."""
