@@ -10,7 +10,7 @@ import io
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,13 @@ def probe(path: str | Path) -> AudioInfo:
         return AudioInfo(frames / rate, rate, sound.channels, _format(sound))
 
 
-def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -> Samples:
+def read(
+    path: str | Path,
+    offset: float = 0.0,
+    duration: float | None = None,
+    *,
+    on_stored: Callable[[NDArray[np.float32]], None] | None = None,
+) -> Samples:
     """Samples of a file or of a stretch of it, mono at 16 kHz.
 
     Channels are averaged, other rates are resampled with soxr's HQ filter.
@@ -86,6 +92,8 @@ def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -
         path: wav, flac, mp3, ogg or opus at any rate.
         offset: seconds into the file.
         duration: seconds; None reads to the end.
+        on_stored: called with each block of samples as the file holds them, float32 [frames, channels] at
+            its own rate: what mixing and resampling would hide (clipping) is seen there.
 
     Returns:
         float32 [samples], at least one.
@@ -111,7 +119,7 @@ def read(path: str | Path, offset: float = 0.0, duration: float | None = None) -
                 where=str(path),
             )
         wanted = min(end, sound.frames) - start
-        mono = _decode(sound, start, wanted)
+        mono = _decode(sound, start, wanted, on_stored)
     if not len(mono) or wanted - len(mono) > TOLERANCE_SECONDS * rate:
         raise QuranAsrError(
             f"truncated or damaged: {len(mono) / rate:.2f} of {wanted / rate:.2f} s can be decoded",
@@ -173,7 +181,12 @@ def as_mp3(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
     return memory.getvalue()
 
 
-def _decode(sound: soundfile.SoundFile, start: int, frames: int) -> Samples:
+def _decode(
+    sound: soundfile.SoundFile,
+    start: int,
+    frames: int,
+    on_stored: Callable[[NDArray[np.float32]], None] | None,
+) -> Samples:
     """Up to `frames` frames from `start`, channels averaged; fewer where the file ends early."""
     sound.seek(start)
     blocks: list[NDArray[np.float32]] = []
@@ -181,6 +194,8 @@ def _decode(sound: soundfile.SoundFile, start: int, frames: int) -> Samples:
         block = sound.read(min(frames, _BLOCK_FRAMES), dtype="float32", always_2d=True)
         if not len(block):
             break
+        if on_stored:
+            on_stored(block)
         blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
         frames -= len(block)
     if len(blocks) == 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from quran_asr.cli.audit import audit
 from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
 from quran_asr.findings import Finding
 
@@ -267,3 +268,6 @@ def speak(references: tuple[str, ...], folder: str, voices: str, fragments: int,
         )
     click.echo(manifest)
     return 0
+
+
+corpus.add_command(audit)

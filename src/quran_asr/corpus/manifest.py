@@ -110,6 +110,32 @@ def find_line(manifests: Sequence[str | Path], segment: Segment) -> str:
     return segment.audio
 
 
+def collect_lines(path: str | Path) -> tuple[list[tuple[dict[str, Any], Segment]], list[Finding]]:
+    """The lines of a manifest that may hold mistakes, for those who look for them.
+
+    Returns:
+        (each line as it was written, `audio_filepath` made absolute, with its segment in `letters`; an error
+        for each line that no manifest may have). A recording that does not exist is no such mistake here.
+
+    Raises:
+        QuranAsrError: the manifest is missing, is no manifest, or has no line.
+    """
+    path = Path(path)
+    folder = os.path.realpath(path.parent)
+    lines: list[tuple[dict[str, Any], Segment]] = []
+    findings: list[Finding] = []
+    for where, raw in _lines(path):
+        try:
+            values = _parse(raw)
+            segment = _segment(values, folder, "letters", must_exist=False)
+            lines.append(({**values, "audio_filepath": segment.audio}, segment))
+        except QuranAsrError as error:
+            findings.append(Finding("error", "manifest-line", where, error.what, error.remedy))
+    if not lines and not findings:
+        raise QuranAsrError("no line in it", where=str(path))
+    return lines, findings
+
+
 def write_manifest(
     path: str | Path, lines: Sequence[Mapping[str, Any]], meta: Mapping[str, Any] | None = None
 ) -> None:
@@ -183,13 +209,13 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return values
 
 
-def _segment(values: dict[str, Any], folder: str, spelling: str) -> Segment:
+def _segment(values: dict[str, Any], folder: str, spelling: str, *, must_exist: bool = True) -> Segment:
     verses = _verses(values.get("verses"), "verses")
     written = values.get("audio_filepath")
     if not isinstance(written, str) or not written or "\0" in written:
         raise QuranAsrError("`audio_filepath` is missing or no path")
     audio = _resolved(written, folder)
-    if not os.path.isfile(audio):  # noqa: PTH113 - three times as fast on 20,000 lines
+    if must_exist and not os.path.isfile(audio):  # noqa: PTH113 - three times as fast on 20,000 lines
         raise QuranAsrError(
             f"no recording `{written}`", remedy="relative paths begin at the manifest's folder"
         )

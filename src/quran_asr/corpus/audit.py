@@ -1,0 +1,374 @@
+"""Which clips of a manifest are fit to train on, and why the others are not. Needs no model.
+
+An audit reads, measures and judges, and changes nothing; `write_audit` then writes two manifests and the
+measurements beside the old manifest, which stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quran_asr.corpus.fingerprint import find_copies
+from quran_asr.corpus.manifest import collect_lines, sidecar_of, write_manifest
+from quran_asr.corpus.measured import Effort, Measured, measure_clips
+from quran_asr.corpus.pace import FEWEST, Pace, Recited, find_shifted, fit_pace
+from quran_asr.corpus.sounds import Sounds
+from quran_asr.corpus.verdict import LIMITS, REASONS, Limits, Reason, judge_sound, usual_of
+from quran_asr.corpus.wording import check_text, sounds_of
+from quran_asr.files import write_atomically
+from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.records import Segment
+
+_NAMED = 3
+"""Clips that a finding names."""
+
+_SAME_SOUND = 0.8
+"""Share of the longer of two clips from which they count as copies of each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One clip, measured and judged."""
+
+    line: Mapping[str, Any]
+    """As in the manifest, `audio_filepath` absolute."""
+    segment: Segment
+    measured: Measured
+    expected: float | None
+    """Seconds that the words should take at the reciter's pace; None where nothing can be said."""
+    deviation: float | None
+    """log(measured / expected) in the reciter's robust standard deviations."""
+    reasons: tuple[Reason, ...]
+
+    @property
+    def kept(self) -> bool:
+        return all(reason.action != "reject" for reason in self.reasons)
+
+    @property
+    def name(self) -> str:
+        """How people find the clip: reciter and verses, or its path."""
+        if not self.segment.verses:
+            return self.segment.audio
+        return " ".join(filter(None, [self.segment.reciter, *map(str, self.segment.verses[:3])]))
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What an audit found."""
+
+    manifest: Path
+    verdicts: tuple[Verdict, ...]
+    """One for each line that can be read, in order."""
+    findings: tuple[Finding, ...]
+    """What is wrong, summed up: errors first."""
+    paces: dict[str, Pace]
+    """Reciter -> how fast he recites; reciters of whom no clip can be read are left out."""
+    effort: Effort
+    limits: Limits
+
+    @property
+    def clean(self) -> list[Verdict]:
+        return [one for one in self.verdicts if one.kept]
+
+    @property
+    def rejects(self) -> list[Verdict]:
+        return [one for one in self.verdicts if not one.kept]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Code -> clips, in the order of `REASONS`."""
+        counted = Counter(code for one in self.verdicts for code in {reason.code for reason in one.reasons})
+        return {code: counted[code] for code in REASONS if counted[code]}
+
+
+def audit(
+    manifest: str | Path,
+    *,
+    limits: Limits = LIMITS,
+    workers: int | None = None,
+    cache: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> AuditReport:
+    """Measure and judge every clip of a manifest. The same files give the same report.
+
+    Args:
+        manifest: its lines may hold mistakes; each is a finding.
+        limits: where a measurement becomes a reason.
+        workers: processes; one for each processor if None.
+        cache: where measurements are kept between audits; None keeps none.
+        on_progress: called with (clips measured, clips).
+
+    Raises:
+        QuranAsrError: the manifest is missing, or none of its lines is usable.
+    """
+    lines, findings = collect_lines(manifest)
+    if not lines:
+        raise QuranAsrError(
+            f"no usable line among {len(findings)}, the first: {findings[0].message}", where=findings[0].where
+        )
+    segments = [segment for _, segment in lines]
+    measured, effort = measure_clips(segments, cache=cache, workers=workers, on_progress=on_progress)
+    sounds = [sounds_of(segment) for segment in segments]
+    paces = _paces(segments, measured, sounds, limits)
+    by_reciter: dict[str, list[int]] = defaultdict(list)
+    for index, segment in enumerate(segments):
+        by_reciter[segment.reciter].append(index)
+
+    reasons: list[list[Reason]] = [
+        [Reason(code, detail) for code, detail in check_text(values, segment)] for values, segment in lines
+    ]
+    expected: list[float | None] = [None] * len(lines)
+    deviations: list[float | None] = [None] * len(lines)
+    for reciter, clips in by_reciter.items():
+        usual = usual_of([measured[clip] for clip in clips])
+        pace = paces.get(reciter)
+        for clip in clips:
+            length = _said(measured[clip], limits)
+            if pace and length is not None:
+                expected[clip] = pace.expected(sounds[clip])
+                deviations[clip] = pace.deviation(length, sounds[clip])
+            reasons[clip] += judge_sound(measured[clip], usual, deviations[clip], limits)
+        if pace:
+            _judge_numbering(reasons, clips, segments, measured, pace, limits)
+    _judge_copies(reasons, segments, measured)
+    verdicts = tuple(
+        Verdict(values, segment, one, expect, deviation, tuple(why))
+        for (values, segment), one, expect, deviation, why in zip(
+            lines, measured, expected, deviations, reasons, strict=True
+        )
+    )
+    said = [*findings, *_summed_up(verdicts), *_few_clips(paces)]
+    order = ("error", "warning", "note")
+    said.sort(key=lambda finding: order.index(finding.severity))
+    return AuditReport(Path(manifest), verdicts, tuple(said), paces, effort, limits)
+
+
+def _said(one: Measured, limits: Limits) -> float | None:
+    """Seconds of a clip without the silence at its ends; None where there is no speech."""
+    signal = one.signal
+    if signal is None or signal.speech_db < limits.silent_db or signal.seconds < limits.shortest:
+        return None
+    return signal.seconds - signal.lead - signal.tail
+
+
+def _paces(
+    segments: Sequence[Segment], measured: Sequence[Measured], sounds: Sequence[Sounds], limits: Limits
+) -> dict[str, Pace]:
+    """The pace of each reciter; of those with few clips, that of all clips together."""
+    clips: dict[str, list[tuple[Sounds, float]]] = defaultdict(list)
+    for segment, one, its_sounds in zip(segments, measured, sounds, strict=True):
+        length = _said(one, limits)
+        if length is not None:
+            clips[segment.reciter].append((its_sounds, length))
+    together: Pace | None = None
+    paces = {}
+    for reciter, pairs in clips.items():
+        if len(pairs) >= FEWEST:
+            paces[reciter] = fit_pace(*zip(*pairs, strict=True))
+        else:
+            if together is None:
+                fitted = fit_pace(*zip(*(pair for one in clips.values() for pair in one), strict=True))
+                together = Pace(fitted.seconds, fitted.scatter, fitted.clips, own=False)
+            paces[reciter] = together
+    return paces
+
+
+def _judge_numbering(
+    reasons: list[list[Reason]],
+    clips: Sequence[int],
+    segments: Sequence[Segment],
+    measured: Sequence[Measured],
+    pace: Pace,
+    limits: Limits,
+) -> None:
+    verses = []
+    for clip in clips:
+        length = _said(measured[clip], limits)
+        if length is not None and len(segments[clip].verses) == 1:
+            verses.append(Recited(clip, segments[clip].verses[0], length))
+    for shift in find_shifted(verses, pace):
+        beside = "after" if shift.by > 0 else "before"
+        said = (
+            f"{shift.first} to {shift.last} fit the verse {beside} each better "
+            f"(evidence {shift.evidence:.0f} nats)"
+        )
+        for clip in shift.clips:
+            reasons[clip].append(Reason("shifted-numbering", said, shift.evidence))
+
+
+def _judge_copies(
+    reasons: list[list[Reason]], segments: Sequence[Segment], measured: Sequence[Measured]
+) -> None:
+    """Copies of equal words are rejected but for the first; of other words or reciters all are."""
+    same: set[tuple[int, int]] = set()
+    first_of: dict[str, int] = {}
+    for clip, one in enumerate(measured):
+        if one.signal and one.signal.level_db > -90 and one.digest:
+            first = first_of.setdefault(one.digest, clip)
+            if first != clip:
+                same.add((first, clip))
+    parts: list[tuple[int, int]] = []
+    for copy in find_copies([one.fingerprint for one in measured]):
+        if copy.overlap_of_longer >= _SAME_SOUND:
+            same.add((copy.first, copy.second))
+        elif copy.overlap >= _SAME_SOUND:
+            shorter = min((copy.second, copy.first), key=lambda clip: measured[clip].fingerprint.length)
+            parts.append((shorter, copy.first if shorter == copy.second else copy.second))
+
+    def add(clip: int, code: str, other: int) -> None:
+        if all(reason.code != code for reason in reasons[clip]):
+            verses = ", ".join(map(str, segments[other].verses[:3]))
+            who = " ".join(filter(None, [segments[other].reciter, verses]))
+            reasons[clip].append(Reason(code, f"of {who or segments[other].audio} ({segments[other].audio})"))
+
+    for first, second in sorted(same):
+        alike = segments[first].text == segments[second].text
+        if alike and segments[first].reciter == segments[second].reciter:
+            add(second, "duplicate", first)
+        else:
+            add(first, "duplicate-conflict", second)
+            add(second, "duplicate-conflict", first)
+    for part, whole in parts:
+        add(part, "contained", whole)
+
+
+def _summed_up(verdicts: Sequence[Verdict]) -> list[Finding]:
+    """One finding for each reason, which names the clips that are furthest out."""
+    found = []
+    for code, kind in REASONS.items():
+        those = [
+            (one, next(reason for reason in one.reasons if reason.code == code))
+            for one in verdicts
+            if any(reason.code == code for reason in one.reasons)
+        ]
+        if those:
+            those.sort(key=lambda pair: -_excess(pair[1]))
+            # a run of shifted verses is named once
+            first = {(one.segment.reciter, reason.detail): one.name for one, reason in reversed(those)}
+            names = [f"{name}: {detail}" for (_, detail), name in reversed(first.items())]
+            named = "; ".join(names[:_NAMED])
+            more = f"; {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            done = "rejected" if kind.action == "reject" else "kept"
+            said = f"{len(those)} clips {done}: {kind.meaning} ({named}{more})"
+            found.append(Finding(kind.severity, code, "", said, kind.remedy))
+    return found
+
+
+def _excess(reason: Reason) -> float:
+    """How far a value is beyond its limit, for the order in which clips are named."""
+    if reason.value is None or not reason.limit:
+        return 0.0
+    return float(abs(np.log(max(abs(reason.value), 1e-6) / abs(reason.limit))))
+
+
+def _few_clips(paces: Mapping[str, Pace]) -> list[Finding]:
+    few = sorted(reciter or "(no name)" for reciter, pace in paces.items() if not pace.own)
+    if not few:
+        return []
+    said = (
+        f"{len(few)} reciters have fewer than {FEWEST} clips "
+        f"({', '.join(few[:5])}{', ...' if few[5:] else ''}): "
+        "their durations are judged by all clips together, which finds less"
+    )
+    return [Finding("note", "few-clips", "", said, "")]
+
+
+def write_audit(report: AuditReport, to: str | Path) -> list[Path]:
+    """Write `clean.jsonl`, `rejects.jsonl` and `audit.jsonl` into a folder, each whole or not at all.
+
+    Lines keep all their keys; rejects get one more, `audit`, with the reasons.
+
+    Returns:
+        Those of the files that stood there before, from an earlier audit.
+
+    Raises:
+        QuranAsrError: one of the files would replace the audited manifest, or one that no audit wrote.
+        OSError: the folder cannot be written.
+    """
+    folder = Path(to)
+    clean, rejects, measurements = (folder / name for name in ("clean.jsonl", "rejects.jsonl", "audit.jsonl"))
+    replaced = [path for path in (clean, rejects, measurements) if path.exists()]
+    for path in replaced:
+        if path.resolve() == report.manifest.resolve() or not _is_of_an_audit(path):
+            raise QuranAsrError(
+                "this file is there and no audit wrote it",
+                where=str(path),
+                remedy="write elsewhere with --to FOLDER",
+            )
+    meta = {
+        "made_by": "corpus audit",
+        "from": report.manifest.name,
+        "limits": asdict(report.limits),
+        "reasons": report.reasons,
+    }
+    write_atomically(
+        measurements,
+        "".join(
+            json.dumps(clip_to_json(one), ensure_ascii=False, allow_nan=False) + "\n"
+            for one in report.verdicts
+        ).encode(),
+    )
+    write_atomically(sidecar_of(measurements), (json.dumps(meta, indent=2) + "\n").encode())
+    write_manifest(
+        rejects,
+        [{**one.line, "audit": {"reasons": reasons_to_json(one)}} for one in report.rejects],
+        {**meta, "side": "rejects"},
+    )
+    write_manifest(clean, [one.line for one in report.clean], {**meta, "side": "clean"})
+    return replaced
+
+
+def _is_of_an_audit(path: Path) -> bool:
+    try:
+        said = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and said.get("made_by") == "corpus audit"
+
+
+def reasons_to_json(one: Verdict) -> list[dict[str, Any]]:
+    return [
+        {
+            "code": reason.code,
+            "action": reason.action,
+            "detail": reason.detail,
+            "value": None if reason.value is None else round(reason.value, 4),
+            "limit": None if reason.limit is None else round(reason.limit, 4),
+        }
+        for reason in one.reasons
+    ]
+
+
+def clip_to_json(one: Verdict) -> dict[str, Any]:
+    """One line of `audit.jsonl`."""
+    signal = one.measured.signal
+    return {
+        "audio_filepath": one.segment.audio,
+        "offset": one.segment.offset,
+        "reciter": one.segment.reciter,
+        "verses": [str(ref) for ref in one.segment.verses],
+        "verdict": "keep" if one.kept else "reject",
+        "reasons": reasons_to_json(one),
+        "error": one.measured.error,
+        "rate": one.measured.rate,
+        "channels": one.measured.channels,
+        "format": one.measured.format,
+        "file_seconds": round(one.measured.file_seconds, 3),
+        "letters_per_second": _letters_per_second(one),
+        "expected_seconds": None if one.expected is None else round(one.expected, 3),
+        "pace_deviation": None if one.deviation is None else round(one.deviation, 2),
+        "signal": None if signal is None else {key: round(value, 4) for key, value in asdict(signal).items()},
+    }
+
+
+def _letters_per_second(one: Verdict) -> float | None:
+    if one.measured.signal is None:
+        return None
+    return round(len(one.segment.text.replace(" ", "")) / one.measured.signal.seconds, 3)
