@@ -28,7 +28,7 @@ from quran_asr.records import Segment
 _VERSION = 1
 """Raise it when a measurement changes: older ones in the cache are then not believed."""
 
-_CHUNK = 16
+_CHUNK = 8
 """Clips that one process measures between two reports."""
 
 Stretch = tuple[str, float, float]
@@ -103,24 +103,22 @@ def measure_clips(
         new: dict[Stretch, Measured] = {}
         cpu = 0.0
         chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-        if chunks:
-            with _processes(min(workers or os.cpu_count() or 1, len(chunks))) as pool:
-                try:
-                    for future in as_completed([pool.submit(_measure_chunk, chunk) for chunk in chunks]):
-                        chunk, results, took = future.result()
-                        cpu += took
-                        new.update(zip(chunk, results, strict=True))
-                        _remember(database, chunk, results)
-                        if on_progress:
-                            on_progress(done + len(new), len(segments))
-                except BrokenProcessPool as error:
-                    raise QuranAsrError(
-                        "a process that measured clips died (out of memory, or a decoder crashed)",
-                        remedy="try again with --workers 1",
-                    ) from error
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+        pool = _processes(min(workers or os.cpu_count() or 1, max(1, len(chunks))))
+        try:
+            for future in as_completed([pool.submit(_measure_chunk, chunk) for chunk in chunks]):
+                chunk, results, took = future.result()
+                cpu += took
+                new.update(zip(chunk, results, strict=True))
+                _remember(database, chunk, results)
+                if on_progress:
+                    on_progress(done + len(new), len(segments))
+        except BrokenProcessPool as error:
+            raise QuranAsrError(
+                "a process that measured clips died (out of memory, or a decoder crashed)",
+                remedy="try again with --workers 1",
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
     measured = [known[key] if key in known else new[s] for s, key in zip(stretches, keys, strict=True)]
     heard = sum(one.signal.seconds for one in new.values() if one.signal)
     return measured, Effort(len(new), heard, cpu, len(segments) - len(todo))
