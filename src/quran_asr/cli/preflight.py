@@ -150,9 +150,14 @@ class TrainPreflight:
         return self._run([check.name for check in self.checks if not check.heavy])
 
     def heavy(self) -> bool:
-        """Whether the rest is well. What arrives of a pretrained model, training says and judges itself."""
+        """Whether the rest is well. What arrives of a pretrained model, training says and judges itself.
+
+        Raises:
+            QuranAsrError: the pretrained model cannot be had.
+        """
         from quran_asr.train.environment import training_device
 
+        self.from_train.started()  # what cannot be had ends everything at once
         recipe = self.from_train.recipe
         names = ["environment", "loss"]
         if training_device(recipe).type == "cuda":

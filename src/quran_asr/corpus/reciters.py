@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from difflib import SequenceMatcher
+from functools import cache
 
 _CONSONANTS = dict(
     zip("بتثجحخدذرزسشصضطظعغفقكلمنه", "b t t j h x d d r z s $ s d t z _ g f k k l m n h".split(), strict=True)
@@ -27,6 +28,8 @@ _LEAST_CONSONANTS = 4
 """Fewer of them are shared by names that have nothing to do with each other."""
 _ALIKE, _ALIKE_IN_VOWELS = 0.88, 0.7
 """Share of letters in the same order from which two spellings differ by a slip; with equal consonants."""
+_LEAST_LETTERS = 8
+"""Shorter names that differ by a letter may be two people's."""
 _TELLING_LETTERS = 5
 """A name of that many letters stands for a person by itself, as Alafasy does."""
 
@@ -45,14 +48,19 @@ def may_be_one(a: str, b: str) -> bool:
     if shorter < longer and all(len(word) >= _TELLING_LETTERS for word in shorter):
         return True
     bones, their_bones = (sorted(_consonants(word) for word in words) for words in (mine, theirs))
-    spelled, their_spelled = "".join(sorted(mine)), "".join(sorted(theirs))
-    first, second = sorted((spelled, their_spelled))  # the ratio depends on the order
-    alike = SequenceMatcher(None, first, second, autojunk=False).ratio()
-    if bones == their_bones:
-        return len("".join(bones)) >= _LEAST_CONSONANTS or alike >= _ALIKE_IN_VOWELS
-    return min(len(spelled), len(their_spelled)) >= 2 * _TELLING_LETTERS - 2 and alike >= _ALIKE
+    same_bones = bones == their_bones
+    if same_bones and len("".join(bones)) >= _LEAST_CONSONANTS:
+        return True
+    first, second = sorted("".join(sorted(words)) for words in (mine, theirs))  # a ratio depends on the order
+    if not same_bones and min(len(first), len(second)) < _LEAST_LETTERS:
+        return False
+    least = _ALIKE_IN_VOWELS if same_bones else _ALIKE
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    bounds = (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio)  # each is nearer, and slower
+    return all(bound() >= least for bound in bounds)
 
 
+@cache  # every name of one side meets every name of the other
 def _words(name: str) -> list[str]:
     """The words of a name that tell who it is, in small letters without marks."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", _BITRATE.sub(" ", name))
@@ -73,6 +81,7 @@ def _numbers(words: list[str]) -> list[str]:
     return [digits for word in words for digits in re.findall(r"\d+", word)]
 
 
+@cache
 def _consonants(word: str) -> str:
     """What is left of a word when vowels and doublings go; a single letter stays."""
     if len(word) == 1:

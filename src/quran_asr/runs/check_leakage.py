@@ -87,17 +87,13 @@ def other_names(data: Data, contents: Contents) -> Outcome:
     trained = sorted({segment.reciter for segment in data.training} - {""})
     held_out = sorted({segment.reciter for segment in data.validation} - {""} - set(trained))
     same_bytes = _pairs_by_bytes(data, contents)
-    lengths = {
-        name: _verse_seconds(side, name)
-        for names, (_, side) in zip((trained, held_out), data.sides, strict=True)
-        for name in names
-    }
+    trained_seconds, seconds = (_verse_seconds(side) for _, side in data.sides)
     found = []
     for one in held_out:
         for other in trained:
             if (one, other) in same_bytes:
                 found.append(f"`{one}` is `{other}` (the same recordings)")
-            elif _same_lengths(lengths[one], lengths[other]):
+            elif _same_lengths(seconds[one], trained_seconds[other]):
                 found.append(f"`{one}` is `{other}` (verses of the same length to 25 ms)")
             elif may_be_one(one, other):
                 found.append(f"`{one}` may be `{other}` (by the name)")
@@ -158,11 +154,12 @@ def _pairs_by_bytes(data: Data, contents: Contents) -> set[tuple[str, str]]:
     }
 
 
-def _verse_seconds(side: Sequence[Segment], reciter: str) -> dict[tuple[VerseRef, ...], list[float]]:
-    seconds: dict[tuple[VerseRef, ...], list[float]] = defaultdict(list)
+def _verse_seconds(side: Sequence[Segment]) -> dict[str, dict[tuple[VerseRef, ...], list[float]]]:
+    """Reciter -> verses of a clip -> how long he took for them, each time."""
+    seconds: dict[str, dict[tuple[VerseRef, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
     for segment in side:
-        if segment.reciter == reciter and segment.verses:
-            seconds[segment.verses].append(segment.duration)
+        if segment.verses:
+            seconds[segment.reciter][segment.verses].append(segment.duration)
     return seconds
 
 
