@@ -235,6 +235,7 @@ def test_a_training_that_goes_on_keeps_a_better_average(run: RunFolder, average:
     train(recipe, run, clips, clips, watcher=lambda _: None, on_finding=print, resume=run.last_checkpoint())
     assert averaged.is_file() == stays
     assert (run.best_nemo() == averaged) == stays
+    assert len(list(run.checkpoints.glob("*.nemo"))) == 1, "no worse one is written beside it"
 
 
 def test_the_best_is_exported_once_and_restores_in_nemo_alone(

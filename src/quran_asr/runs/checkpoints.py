@@ -13,6 +13,7 @@ import pickletools
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -199,7 +200,9 @@ def _stands_at(path: Path) -> tuple[int | None, int | None, str | None]:
         raise
     except StopIteration:
         return None, None, "no weights in it"
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+    except OSError as error:
+        return None, None, f"cannot be read ({error.strerror or error})"
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error):
         return None, None, "torn, or not a checkpoint"
     return numbers.get("epoch"), numbers.get("global_step"), None
 
