@@ -265,6 +265,8 @@ def describe(kind: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in get_args(kind))
     if get_origin(kind) is tuple:
         parts = get_args(kind)
+        if not parts:
+            return "`[]`"
         if parts[-1] is Ellipsis:
             return f"list of {describe(parts[0])}"
         return f"[{', '.join(map(describe, parts))}]"
