@@ -101,8 +101,9 @@ def audit(
             on_progress=on_progress,
         )
     to = Path(folder) if folder is not None else Path(manifest).parent
-    replaced = write_audit(report, to)
-    page = write_page(report, to / "audit.html", with_audio=not no_audio)
+    page = to / "audit.html"
+    replaced = [*([page] if page.exists() else []), *write_audit(report, to)]
+    write_page(report, page, with_audio=not no_audio)
     if as_json:
         print_json(_as_json(report, to))
         return int(any(finding.severity == "error" for finding in report.findings))
@@ -110,10 +111,9 @@ def audit(
     _print_tables(report)
     for path in replaced:
         click.echo(f"replaced {path}", err=True)
-    for name in ("clean.jsonl", "rejects.jsonl", "audit.jsonl"):
+    for name in ("clean.jsonl", "rejects.jsonl", "audit.jsonl", "audit.html"):
         if to / name not in replaced:
             click.echo(f"wrote {to / name}", err=True)
-    click.echo(f"wrote {page}", err=True)
     return code
 
 
