@@ -75,7 +75,9 @@ class Masks:
 
     def __init__(self, layer: OutputLayer) -> None:
         self.dropped, self.width = layer.dropped, layer.weight.shape[1]
-        self.generator = torch.Generator(layer.weight.device).manual_seed(layer.seed) if layer.dropped else None
+        self.generator = None
+        if layer.dropped:
+            self.generator = torch.Generator(layer.weight.device).manual_seed(layer.seed)
 
     def draw(self, rows: int) -> Tensor | None:
         """The mask of the next rows, bool [rows, H]; None without dropout.
@@ -167,7 +169,7 @@ class Rows:
         kept: Tensor | None,
         sums: Sums,
     ) -> None:
-        """Add the gradients of the `counted` cells, bool [N], given what flows through their arcs, [N] each."""
+        """Add the gradients of the `counted` cells, bool [N], given what flows through arcs, [N]."""
         layer = self.layer
         exact = sums.weight.dtype
         into_encoder, into_prediction = sums.encoder.flatten(0, 1), sums.prediction.flatten(0, 1)

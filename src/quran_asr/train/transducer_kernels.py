@@ -1,8 +1,8 @@
 """Triton kernels of the transducer loss: one pass over rows of logits, and one program for each lattice.
 
-Sums over classes are made in the type of the tensor that is written, those over paths in float64: a lattice is
-small beside its logits, and long sums of logarithms are not. Rows of any number of classes and lattices of any
-size up to Triton's largest block (2**20 labels) are handled; offsets are 64 bits wide.
+Sums over classes are made in the type of the tensor that is written, those over paths in float64: a lattice
+is small beside its logits, and long sums of logarithms are not. Rows of any number of classes and lattices of
+any size up to Triton's largest block (2**20 labels) are handled; offsets are 64 bits wide.
 
 No annotations are postponed here: Triton reads `constexpr` off the functions themselves.
 """
@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def score(logits, following, blank, classes, blank_scores, label_scores, normaliser, BLOCK: tl.constexpr):  # noqa: N803
+def score(logits, following, blank, classes, blank_scores, label_scores, normaliser, BLOCK: tl.constexpr):
     """Program i: log-probabilities of blank and of the following label, and the log of the sum, of row i.
 
     One pass: each lane keeps its own maximum and the sum relative to it (M. Milakov and N. Gimelshein,
@@ -39,7 +39,7 @@ def score(logits, following, blank, classes, blank_scores, label_scores, normali
 
 
 @triton.jit
-def differentiate(logits, following, blank, classes, normaliser, blanks, said, BLOCK: tl.constexpr):  # noqa: N803
+def differentiate(logits, following, blank, classes, normaliser, blanks, said, BLOCK: tl.constexpr):
     """Program i: overwrite row i of logits with softmax * (blanks + said) - the arcs."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * classes
@@ -56,15 +56,6 @@ def differentiate(logits, following, blank, classes, normaliser, blanks, said, B
 
 
 @triton.jit
-def _then(move, reached, next_move, next_reached):
-    """Two stretches of a frame as one: the cost of going all the way, and the sum of what reaches its end."""
-    moved = reached + next_move
-    top = tl.maximum(moved, next_reached)
-    finite = tl.where(top == float("-inf"), 0.0, top)
-    return move + next_move, finite + tl.log(tl.exp(moved - finite) + tl.exp(next_reached - finite))
-
-
-@triton.jit
 def sum_paths(
     blank,
     label,
@@ -74,35 +65,40 @@ def sum_paths(
     cells,
     nodes,
     likelihood,
-    BLOCK: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,
 ):
-    """Program (clip, direction): alpha of the clip's lattice (0) or beta (1), frame by frame.
+    """Program (clip, direction): alpha (0) or beta (1) of the clip's lattice, anti-diagonal by anti-diagonal.
 
-    Lane u holds the label u, read backwards U - u. Within a frame, labels lead from lane to lane: a prefix
-    sum whose operator is `_then`. The blank of a cell lies behind its alpha and is part of its beta.
+    Read backwards, (T - 1 - t, U - u) takes the place of (t, u), and beta obeys the recursion of alpha. Lane
+    u holds the node that has been reached in column u. Arcs arrive from another cell, or, read backwards,
+    belong to the cell itself. In frame 0 nothing arrives by a blank, unless it is read backwards.
     """
     clip = tl.program_id(0)
     backwards = tl.program_id(1)
     lane = tl.arange(0, BLOCK)
     start = tl.load(starts + clip)
     count, last = tl.load(frames + clip).to(tl.int32), tl.load(labels + clip).to(tl.int32)
-    inside = lane <= last
-    column = tl.where(backwards == 1, last - lane, lane)
-    node = nodes + backwards * cells + start
+    node = nodes + backwards.to(tl.int64) * cells + start
+    earlier = tl.where(lane > 0, lane - 1, 0)
     reached = tl.where(lane == 0, 0.0, float("-inf")).to(tl.float64)
-    for step in range(0, count):
-        frame = tl.where(backwards == 1, count - 1 - step, step)
-        cell = frame * (last + 1) + column
-        through = tl.load(blank + start + cell, mask=inside, other=0.0).to(tl.float64)
-        # The label that leads into a lane leaves the lane before it: forwards, that is another cell.
-        move = tl.load(
-            label + start + cell - 1 + backwards, mask=inside & (lane > 0), other=float("-inf")
-        ).to(tl.float64)
-        reached += tl.where(backwards == 1, through, 0.0)
-        _, reached = tl.associative_scan((move, reached), 0, _then)
+    for diagonal in range(0, count + last):
+        frame = diagonal - lane
+        inside = (frame >= 0) & (frame < count) & (lane <= last)
+        forth = frame * (last + 1) + lane
+        cell = tl.where(backwards == 1, count * (last + 1) - 1 - forth, forth)
+        below, left = cell - (1 - backwards) * (last + 1), cell - (1 - backwards)
+        arrives, follows = inside & (frame + backwards > 0), inside & (lane > 0)
+        by_blank = reached + tl.load(blank + start + below, mask=arrives, other=0.0)
+        by_label = tl.load(label + start + left, mask=follows, other=float("-inf"))
+        by_label += tl.gather(reached, earlier, 0)
+        # Comparisons, because `maximum` may drop a NaN; it has to arrive at the end.
+        higher = tl.where(by_blank > by_label, by_blank, by_label)
+        lower = tl.where(by_blank > by_label, by_label, by_blank)
+        gap = tl.where(higher == lower, 0.0, lower - higher)  # both may be -inf
+        reached = higher + tl.log(1.0 + tl.exp(gap))
         tl.store(node + cell, reached, mask=inside)
-        reached += tl.where(backwards == 1, 0.0, through)
     if backwards == 0:
+        reached += tl.load(blank + start + count * (last + 1) - 1).to(tl.float64)
         tl.store(likelihood + clip, tl.sum(tl.where(lane == last, reached, 0.0), 0))
 
 
@@ -118,7 +114,7 @@ def occupancies(
     likelihood,
     blanks,
     said,
-    BLOCK: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,
 ):
     """Program (frame, clip): share of the paths that take the arcs of the frame's cells (Graves, eq. 20)."""
     frame = tl.program_id(0)

@@ -29,9 +29,9 @@ from torch.nn import functional
 
 from quran_asr.findings import QuranAsrError
 
-
 CELL_BYTES = 256
-"""What one cell takes while a tile's lattice is summed: indices, arcs and nodes in float64. Measured, upwards."""
+"""What one cell takes while a tile's lattice is summed: indices, arcs and nodes in float64. Measured,
+upwards."""
 
 Occupancies = Callable[[Tensor, Tensor, "Cells", bool], tuple[Tensor, Tensor | None, Tensor | None]]
 """A sum over all paths, as `occupancies` below describes it."""

@@ -1,12 +1,13 @@
-"""The exact transducer loss through NeMo's joint: fast on a CPU, and in memory that does not grow with the batch.
+"""The exact transducer loss through NeMo's joint: fast on a CPU, and in memory that does not grow with the
+batch.
 
 `transducer_lattice.py` sums over the alignments. What is left is the joint network, which makes a row of
 logits for each cell of each clip's lattice: most of the work, by far. `transducer_joint.py` makes rows for
 cells inside the lattices only, block by block, so that few exist at a time. They are needed twice: for the
-log-probabilities of the arcs, and, once all of a clip's are known, for the gradient. Where all rows of a batch
-fit into a budget they are kept in between. Where they do not, they are made again, and what is kept is the
-normaliser of each row and what flows through its two arcs. Cells through which too little flows to count in the
-sums of gradients are left out of them. The more a model has learned, the more these are.
+log-probabilities of the arcs, and, once all of a clip's are known, for the gradient. Where all rows of a
+batch fit into a budget they are kept in between. Where they do not, they are made again, and what is kept is
+the normaliser of each row and what flows through its two arcs. Cells through which too little flows to count
+in the sums of gradients are left out of them. The more a model has learned, the more these are.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ def transducer_loss(
         frames: how many of the T frames each clip has, integers [B], at least 1.
         labels: how many of the U labels each clip has, integers [B], may be 0.
         fastemit_lambda: weight of FastEmit. It changes the gradients only, never the value.
-        tile_clips: most clips that are evaluated at a time. Whatever it is, a tile ends where its lattices (with
-            another joint than the ReLU one: its logits) would need more than `TILE_BYTES`; one clip alone may.
-            Several tiles are evaluated again in the backward pass.
+        tile_clips: most clips that are evaluated at a time. Whatever it is, a tile ends where its lattices
+            (with another joint than the ReLU one: its logits) would need more than `TILE_BYTES`; one clip
+            alone may. Several tiles are evaluated again in the backward pass.
         engine: one of `ENGINES`: `torch`, or `triton` on a GPU.
 
     Returns:
@@ -250,12 +251,13 @@ class _ReluJointLoss(torch.autograd.Function):
                 scores = encoder.new_empty((3, len(rows.following)), dtype=accumulator(kind))
                 kept = rows.encoder.new_empty((scores.shape[1], len(layer.bias))) if keep else None
                 rows.score(masks, scores, kept)
-                likelihood, *arcs = options.engine.sum_paths(
+                likelihood, blanks, said = options.engine.sum_paths(
                     scores[0], scores[1], rows.cells, options.gradient
                 )
                 losses.append((-likelihood).to(scores.dtype))
-                if options.gradient:
-                    known.append(torch.stack([scores[2], *(arc.to(scores.dtype) for arc in arcs)]))
+                if blanks is not None and said is not None:
+                    scores[0], scores[1] = blanks, said
+                    known.append(scores)
         ctx.lengths, ctx.options, ctx.kind = lengths, options, kind
         ctx.save_for_backward(encoder, prediction, weight, bias, targets, kept, *known)
         return torch.cat(losses)
@@ -268,14 +270,18 @@ class _ReluJointLoss(torch.autograd.Function):
         with torch.autocast(encoder.device.type, enabled=False):
             layer = OutputLayer.of(weight, bias, ctx.kind, options.dropout, options.seed)
             masks, sums = Masks(layer), Sums.zeros(encoder, prediction, layer)
-            for tile, (normaliser, *occupancies) in zip(options.tiles, known, strict=True):
+            for tile, (blanks, said, normaliser) in zip(options.tiles, known, strict=True):
                 rows = _rows(encoder[tile], prediction[tile], layer, targets[tile], lengths[tile], options)
                 # The entries of a row's gradient sum to at most twice what flows through the cell, and that
                 # sums to T + U over a clip. So what is left out of a lattice of 10,000 cells is below 2e-5 in
                 # float32, which is less than one rounding of that sum. NaN stays in.
-                counted = ~(occupancies[0] + occupancies[1] < torch.finfo(normaliser.dtype).eps / 128)
+                counted = ~(blanks + said < torch.finfo(blanks.dtype).eps / 128)
                 flow = _flow(
-                    occupancies, upstream[0][tile], rows.cells.clip, options.fastemit_lambda, normaliser.dtype
+                    (blanks, said),
+                    upstream[0][tile],
+                    rows.cells.clip,
+                    options.fastemit_lambda,
+                    normaliser.dtype,
                 )
                 rows.add_gradients(masks, normaliser, flow, counted, kept, sums.of(tile))
         found = (

@@ -1,9 +1,9 @@
 """The engine of the transducer loss for CUDA: each step is one Triton kernel.
 
 Against torch's operations it saves the passes over the logits in between (softmax, choice of two classes, and
-gradient in place: one reading each), and a launch for every anti-diagonal of the lattice. It needs Triton, which
-torch's builds for CUDA bring along, and neither numba nor NVVM. With TRITON_INTERPRET=1 it runs on a CPU, slowly:
-that is how it is tested where there is no GPU.
+gradient in place: one reading each), and a launch for every anti-diagonal of the lattice. It needs Triton,
+which torch's builds for CUDA bring along, and neither numba nor NVVM. With TRITON_INTERPRET=1 it runs on a
+CPU, slowly: that is how it is tested where there is no GPU.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class TritonEngine:
         """One program a row, in place."""
         rows, classes = logits.shape
         block, warps = _row_block(classes)
-        logits = logits.contiguous()
-        task = (logits, following, blank, classes, normaliser.contiguous(), *(arc.contiguous() for arc in arcs))
+        logits, flow = logits.contiguous(), [one.contiguous() for one in (normaliser, *arcs)]
+        task = (logits, following, blank, classes, *flow)
         with _device_of(logits):
             kernels.differentiate[(rows,)](*task, BLOCK=block, num_warps=warps)
         return logits
@@ -96,4 +96,4 @@ def _device_of(tensor: Tensor) -> torch.cuda.device_of:
             f"the transducer loss engine `triton` runs on CUDA, not on `{tensor.device}`",
             remedy="use `torch` there",
         )
-    return torch.cuda.device_of(tensor)
+    return torch.cuda.device_of(tensor)  # type: ignore[no-untyped-call]
