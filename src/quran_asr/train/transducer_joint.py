@@ -19,6 +19,8 @@ from quran_asr.train.transducer_lattice import Cells, accumulator
 
 BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 32 << 20}
 """Logits that exist at a time. A CPU has them in its cache; a GPU needs more rows to be busy."""
+FEWEST_ROWS = 64
+"""So many at a time, whatever a row takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class OutputLayer:
     def block_rows(self) -> int:
         """Rows of logits that fill a block."""
         room = BLOCK_BYTES.get(self.weight.device.type, BLOCK_BYTES["cuda"])
-        return max(64, room // (self.weight.shape[0] * self.weight.element_size()))
+        return max(FEWEST_ROWS, room // (self.weight.shape[0] * self.weight.element_size()))
 
 
 class Masks:
