@@ -61,8 +61,8 @@ class LossCase:
         """One forward and backward pass.
 
         Args:
-            kind: `ours` or `stock`: joint and loss together. `our_lattice` and `stock_lattice`: the loss alone,
-                ours from the log-probabilities of the arcs, stock from those of all classes: what each takes.
+            kind: `ours` or `stock`: joint and loss together. `our_lattice` and `stock_lattice`: the loss
+                alone, from what each takes: log-probabilities of the arcs, or of all classes.
             device: where.
             engine: of our loss.
         """
