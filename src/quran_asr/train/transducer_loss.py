@@ -1,5 +1,4 @@
-"""The exact transducer loss through NeMo's joint: fast on a CPU, and in memory that does not grow with the
-batch.
+"""The exact transducer loss through NeMo's joint: fast on a CPU, in memory that does not grow with the batch.
 
 `transducer_lattice.py` sums over the alignments. What is left is the joint network, which makes a row of
 logits for each cell of each clip's lattice: most of the work, by far. `transducer_joint.py` makes rows for
