@@ -23,6 +23,7 @@ from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.schema import Recipe
+from quran_asr.train.allocator import keep_freed_memory
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
@@ -99,6 +100,7 @@ def train(
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
     choose_threads(model)
+    keep_freed_memory()
     # NeMo's encoder would ask all processes for their longest clip in every pass, also where one has none
     model.encoder.sync_max_audio_length = False
     if resume is None and first:
@@ -118,7 +120,7 @@ def train(
     checkpoints = Checkpoints(run, recipe, ranks, min(measured, default=None))
     metrics = Metrics(run, watcher, on_finding, float(before[-1]["time"]) if before else 0.0)
     interrupted = False
-    with checkpoints.listening(), _quiet():
+    with checkpoints.listening(), quiet():
         done = max((row["step"] for row in before), default=0)
         trainer = make_trainer(recipe, run, [metrics, checkpoints], on_finding, ranks, done)
         try:
@@ -272,7 +274,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
     }
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 - used like a function
+class quiet(warnings.catch_warnings):  # noqa: N801 - used like a function
     """Lightning's advice about workers, logging intervals and the like: none of it is for our users."""
 
     def __enter__(self) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from quran_asr.records import Segment
 from quran_asr.runs.schema import Recipe
+from quran_asr.train.allocator import keep_freed_memory
 from quran_asr.train.batches import Batch, ClipSet, collate, tokenize
 from quran_asr.train.initialization import initialize
 from quran_asr.train.model import build_model, choose_threads
@@ -51,6 +52,7 @@ def overfit_gate(
     batch = collate([chosen[i] for i in range(len(chosen))])
     model = build_model(plain, tokenizer.folder)
     choose_threads(model)
+    keep_freed_memory()
     if recipe.quran.initialization == "data":
         initialize(model, chosen)
     module = TrainingModule(model, plain, chosen, chosen, lambda finding: None).eval()
