@@ -159,7 +159,7 @@ def test_all_mistakes_are_named_at_once(mine: Path) -> None:
         ("model:\n  optim:\n    lr: .nan\n", "must be a number, not `.nan`"),
         ("trainer:\n  devices: 1.0\n", "must be a whole number, not 1.0"),
         ("trainer:\n  devices: 0\n", "must be at least 1, not 0"),
-        ("trainer:\n  precision: 16-mixed\n", "hint: use bf16-mixed"),
+        ("trainer:\n  precision: 16-mixed\n", "hint: trainer.precision=bf16-mixed"),
         ("trainer:\n  val_check_interval: 1.5\n", "must be at most 1, not 1.5"),
         ("trainer:\n  val_check_interval: often\n", "must be a whole number or a number, not `often`"),
         ("model:\n  encoder:\n    subsampling_factor: 3\n", "must be 2, 4, 8 or 16, not 3"),

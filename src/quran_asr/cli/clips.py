@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 def foresee(recipe: Recipe, training: Selection, validation: Selection) -> list[Finding]:
     """What `plan` says of this training, leakage, and a full disk."""
     from quran_asr.runs.folder import lacking_space
-    from quran_asr.runs.plan import Workload, plan
+    from quran_asr.runs.plan import plan
+    from quran_asr.runs.workload import weigh
 
-    durations = tuple(segment.duration for segment in training.kept)
-    planned = plan(
-        recipe, Workload(len(durations), training.hours, durations), devices=recipe.trainer.devices
-    )
+    kept = training.kept  # what was left out is said already
+    work = weigh([clip.duration for clip in kept], recipe, [clip.text for clip in kept])
+    planned = plan(recipe, work, devices=recipe.trainer.devices)
     keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
     full = lacking_space(recipe.exp_manager.exp_dir, planned.parameters, keep)
     return [*planned.findings, *_shared_clips(training, validation), *([full] if full else [])]

@@ -7,89 +7,203 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from quran_asr.findings import Finding
     from quran_asr.runs.plan import Plan
     from quran_asr.runs.plan_start import Arrival
+    from quran_asr.runs.recipe import RecipeError
+    from quran_asr.runs.schema import Recipe
+    from quran_asr.runs.workload import Workload
+
+POSITIVE = click.FloatRange(min=0, min_open=True, max=1e7)
 
 
 @click.command(
-    epilog="Example: quran-asr plan transfer --clips 67399 --hours 56 --devices 1",
-    context_settings={"ignore_unknown_options": False},
+    epilog="Example: quran-asr plan transfer --clips 67399 --hours 56 --devices 2 --device rtx3090"
 )
-@click.argument("words", metavar="RECIPE [KEY=VALUE]...", nargs=-1)
-@click.option("--train", metavar="MANIFEST", help="Plan for the clips of this manifest.")
+@click.argument("words", metavar="[RECIPE] [KEY=VALUE]...", nargs=-1)
+@click.option("--train", "training", multiple=True, metavar="MANIFEST", help="Plan for the clips of this.")
+@click.option("--validation", multiple=True, metavar="MANIFEST", help="What every validation hears.")
 @click.option("--clips", type=click.IntRange(min=1), help="Plan for this many clips.")
-@click.option(
-    "--hours", type=click.FloatRange(min=0, min_open=True, max=1e7), help="Hours of audio in the clips."
-)
+@click.option("--hours", type=POSITIVE, help="Hours of audio in the clips.")
 @click.option(
     "--devices", type=click.IntRange(min=1), help="GPUs to plan for; the recipe's number if not given."
+)
+@click.option("--device", metavar="NAME", help="What they are, e.g. 'RTX 3090', A100 or CPU.")
+@click.option("--batch-seconds", type=POSITIVE, help="Seconds that a batch takes on each, as you measured.")
+@click.option(
+    "--validation-seconds", type=POSITIVE, help="Seconds that one validation takes, as you measured."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     words: tuple[str, ...],
-    train: str | None,
+    training: tuple[str, ...],
+    validation: tuple[str, ...],
     clips: int | None,
     hours: float | None,
     devices: int | None,
+    device: str | None,
+    batch_seconds: float | None,
+    validation_seconds: float | None,
     as_json: bool,
 ) -> int:
-    """Show what a recipe will do: batches, optimizer steps, peak learning rate, parameters.
+    """Show what a recipe will do: steps, peak learning rate, parameters, memory, time, disk.
 
-    RECIPE is a shipped name or a file. What looks wrong is said on stderr, with its mend.
+    RECIPE is a shipped name or a file; default: transfer. What looks wrong is said on stderr, with the
+    override that mends it.
     """
     from quran_asr.cli.printing import findings_as_json, print_findings, print_json, print_table
     from quran_asr.findings import QuranAsrError
     from quran_asr.runs import plan as planning
+    from quran_asr.runs.calibration import read_calibrations
+    from quran_asr.runs.guide_notes import guide_notes
     from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.recipe import load_recipe
+    from quran_asr.runs.recipe import RecipeError, load_recipe
+    from quran_asr.runs.timing import Given, find_target
 
-    if train is not None and (clips is not None or hours is not None):
+    if training and (clips is not None or hours is not None):
         raise QuranAsrError(
             "--train counts the clips and hours itself", remedy="leave out --clips and --hours"
         )
     if (clips is None) != (hours is None):
         raise QuranAsrError("--clips and --hours belong together", remedy="give both, or --train MANIFEST")
-    name, overrides = split_words(words)
-    recipe = load_recipe(name, overrides)
-    work = None
-    if clips is not None and hours is not None:
-        work = planning.Workload(clips, hours)
-    else:
-        manifests = (train,) if train is not None else recipe.model.train_ds.manifests
-        if manifests:
-            durations = [seconds for manifest in manifests for seconds in planning.read_durations(manifest)]
-            work = planning.weigh(durations, recipe)
-    planned = planning.plan(recipe, work, devices)
+    name, overrides = split_words(words, default="transfer")
+    try:
+        recipe = load_recipe(name, overrides)
+    except RecipeError as refused:
+        if as_json:
+            print_json({"recipe": name, "findings": findings_as_json(_as_findings(refused))})
+        raise
+    calibrations, broken = read_calibrations()
+    planned = planning.plan(
+        recipe,
+        _workload(recipe, training, clips, hours),
+        devices,
+        target=find_target(device, calibrations),
+        given=Given(batch_seconds, validation_seconds),
+        validation_hours=_validation_hours(recipe, validation),
+    )
+    findings = [*planned.findings, *broken, *_full_disk(recipe, planned), *guide_notes(name, recipe, planned)]
     if as_json:
-        findings = findings_as_json(planned.findings)
-        print_json({"recipe": name, **planning.as_json(planned), "findings": findings})
-        return int(any(finding.severity == "error" for finding in planned.findings))
+        print_json({"recipe": name, **planning.as_json(planned), "findings": findings_as_json(findings)})
+        return int(any(finding.severity == "error" for finding in findings))
     rows = [(line, value) for line, value in _lines(planned) if value is not None]
     print_table(("plan", name), rows)
-    return print_findings(planned.findings)
+    return print_findings(findings)
+
+
+def _workload(
+    recipe: Recipe, training: tuple[str, ...], clips: int | None, hours: float | None
+) -> Workload | None:
+    from quran_asr.runs.workload import Workload, weigh_manifests
+
+    if clips is not None and hours is not None:
+        return Workload(clips, hours)
+    manifests = training or recipe.model.train_ds.manifests
+    return weigh_manifests(manifests, recipe) if manifests else None
+
+
+def _validation_hours(recipe: Recipe, validation: tuple[str, ...]) -> float | None:
+    from quran_asr.runs.workload import read_clips
+
+    data = recipe.model.validation_ds
+    manifests = validation or data.manifests
+    if not manifests:
+        return None
+    seconds = [clip.seconds for manifest in manifests for clip in read_clips(manifest)]
+    return sum(one for one in seconds if data.max_duration is None or one <= data.max_duration) / 3600
+
+
+def _as_findings(refused: RecipeError) -> list[Finding]:
+    """What is refused before there is a plan, for those who read JSON; the command exits 2 all the same."""
+    from quran_asr.findings import Finding
+
+    return [
+        Finding("error", "refused", mistake.where, mistake.what, mistake.remedy)
+        for mistake in refused.mistakes
+    ]
+
+
+def _full_disk(recipe: Recipe, planned: Plan) -> list[Finding]:
+    """A warning where the run would not fit on this machine's disk: it may be meant for another."""
+    from dataclasses import replace
+
+    from quran_asr.runs.folder import lacking_space
+
+    keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
+    full = lacking_space(recipe.exp_manager.exp_dir, planned.parameters, keep)
+    return [] if full is None else [replace(full, severity="warning")]
 
 
 def _lines(planned: Plan) -> list[tuple[str, str | None]]:
     def number(value: int | None, unit: str = "") -> str | None:
         return None if value is None else f"{value:,}{unit}"
 
-    rate = planned.peak_learning_rate
+    rate, memory = planned.peak_learning_rate, planned.memory_bytes
+    unknown = planned.batch_seconds_source
     return [
         ("clips", number(planned.clips)),
         ("hours", None if planned.hours is None else f"{planned.hours:,.1f}"),
-        ("GPUs", number(planned.devices)),
+        ("devices", f"{planned.devices}" + (f" x {planned.device}" if planned.device else "")),
         ("effective batch", number(planned.effective_batch, " clips")),
-        ("batches an epoch", number(planned.batches_per_epoch)),
+        ("batches an epoch", number(planned.batches_per_epoch, " on each device")),
         ("optimizer steps an epoch", number(planned.optimizer_steps_per_epoch)),
         ("optimizer steps", number(planned.optimizer_steps)),
         ("epochs", None if planned.epochs is None else f"{planned.epochs:g}"),
+        ("warm-up", None if planned.warmup_epochs is None else f"{planned.warmup_epochs:g} epochs"),
         ("peak learning rate", None if rate is None else f"{rate:.2e} at step {planned.peak_step:,}"),
         ("parameters", f"{planned.parameters / 1e6:,.2f} M"),
+        ("memory of a step", f"{_gigabytes(memory.total)}, about, for {planned.memory_batch}"),
+        ("  weights", _gigabytes(memory.weights)),
+        ("  gradients", _gigabytes(memory.gradients)),
+        ("  optimizer", _gigabytes(memory.optimizer)),
+        ("  activations", _gigabytes(memory.activations)),
+        ("  joint and loss", _gigabytes(memory.joint)),
+        (
+            "time of a batch",
+            unknown
+            if planned.batch_seconds is None
+            else f"{planned.batch_seconds:.3g} s ({planned.batch_seconds_source})",
+        ),
+        ("time of an epoch", _duration(planned.epoch_seconds)),
+        ("time of a validation", _validation_time(planned)),
+        ("time in all", _total_time(planned)),
+        ("checkpoint", _gigabytes(planned.checkpoint_bytes)),
+        ("disk", _gigabytes(planned.disk_bytes)),
         *(
             (f"{'start from' if i == 0 else 'or from'}", _arrival(a))
             for i, a in enumerate(planned.pretrained)
         ),
     ]
+
+
+def _validation_time(planned: Plan) -> str | None:
+    seconds = planned.validation_seconds
+    if seconds is None:
+        return planned.validation_seconds_source if planned.batch_seconds is not None else None
+    return f"{seconds:.3g} s ({planned.validation_seconds_source})"
+
+
+def _total_time(planned: Plan) -> str | None:
+    total = _duration(planned.total_seconds)
+    if total is None:
+        return None
+    if planned.validation_seconds is None:
+        return f"{total}, without validation"
+    return f"{total}, with {planned.validations:,} validations"
+
+
+def _duration(seconds: float | None) -> str | None:
+    """`16 h 18 min`, `8 min 47 s`"""
+    if seconds is None:
+        return None
+    whole, minutes = round(seconds), round(seconds / 60)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _arrival(arrival: Arrival) -> str:

@@ -220,6 +220,14 @@ def checkpoint_bytes(parameters: int) -> int:
     return 12 * parameters
 
 
+def training_bytes(parameters: int, keep: int) -> int:
+    """Disk that a run takes: the `keep` best checkpoints, the last, one being written, and the `.nemo` twice.
+
+    Metrics, events and tokenizer are a few megabytes.
+    """
+    return (keep + 2) * checkpoint_bytes(parameters) + 2 * 4 * parameters
+
+
 def lacking_space(folder: str | Path, parameters: int, keep: int) -> Finding | None:
     """An error finding if the disk of a folder cannot hold the checkpoints of a training.
 
@@ -228,7 +236,7 @@ def lacking_space(folder: str | Path, parameters: int, keep: int) -> Finding | N
         parameters: of the model.
         keep: best checkpoints that are kept; the last one and one being written come on top.
     """
-    needed = (keep + 2) * checkpoint_bytes(parameters) + 2 * 4 * parameters
+    needed = training_bytes(parameters, keep)
     existing = Path(folder).absolute()
     while not existing.exists():
         existing = existing.parent

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from quran_asr.findings import Finding
+from quran_asr.findings import Finding, Severity
 from quran_asr.runs.published import PUBLISHED, Published, published, what_arrives
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.transfer_map import LEAST_ENCODER_SHARE
@@ -13,6 +14,13 @@ BIG = 50_000_000
 """Parameters from which advice for GPUs with hours of audio holds; smaller recipes are made for less."""
 EPOCHS_FROM_RANDOM = 200
 EPOCHS_FROM_PRETRAINED = 50
+GUIDE_STEPS_PER_EPOCH = 527
+"""Optimizer steps of an epoch of the guide: its advice in epochs means so many steps each."""
+STEPS_OF_SMALL = 1_000
+"""Optimizer steps by which a small model that learns has left its plateau: no training is shorter."""
+STREAMING_START = "stt_en_fastconformer_hybrid_large_streaming_multi"
+FITTING_ENCODER = "model.encoder.n_layers=17 model.encoder.d_model=512 model.encoder.n_heads=8"
+"""Of every published start, beside what the recipes have in common."""
 TOO_LITTLE = "too-little-arrives"
 
 
@@ -50,46 +58,73 @@ def _arrival(model: Published, recipe: Recipe) -> Arrival:
     )
 
 
-def start_findings(recipe: Recipe, parameters: int) -> list[Finding]:
-    """What is amiss with where a recipe starts from."""
-    epochs = recipe.trainer.max_epochs
+def start_findings(
+    recipe: Recipe, parameters: int, steps: int | None, steps_per_epoch: int | None
+) -> list[Finding]:
+    """What is amiss with where a recipe starts from, and how far it goes from there."""
     if recipe.init_from_pretrained_model is not None:
-        if recipe.trainer.max_steps == -1 and 0 < epochs < EPOCHS_FROM_PRETRAINED:
-            return [
-                Finding(
-                    "note",
-                    "few-epochs",
-                    "trainer.max_epochs",
-                    f"{epochs} epochs are few: a pretrained start takes {EPOCHS_FROM_PRETRAINED} to 100",
-                    f"trainer.max_epochs={EPOCHS_FROM_PRETRAINED * 2}",
-                ),
-                *_arrival_findings(recipe),
-            ]
-        return _arrival_findings(recipe)
-    if parameters < BIG:
+        start = _arrival_findings(recipe)
+    else:
+        start = _random_start(recipe) if parameters >= BIG else []
+    return [*start, *_too_few_steps(recipe, parameters, steps, steps_per_epoch)]
+
+
+def _random_start(recipe: Recipe) -> list[Finding]:
+    trainer = recipe.trainer
+    enough = trainer.max_epochs >= EPOCHS_FROM_RANDOM or trainer.max_epochs == -1
+    slow = (
+        "training starts from random weights: WER stays near 1.0 for the first epochs, and "
+        f"{EPOCHS_FROM_RANDOM} epochs are needed where a pretrained start needs 50 to 100"
+    )
+    remedy = (
+        f"init_from_pretrained_model={STREAMING_START}, or the recipe `transfer`; from random weights on "
+        "purpose, the recipe `scratch`"
+    )
+    if what_arrives(PUBLISHED[STREAMING_START], recipe).encoder_share < LEAST_ENCODER_SHARE:
+        encoder = recipe.model.encoder
+        slow += (
+            f"; no published encoder has {encoder.n_layers} layers of {encoder.d_model}, so this one cannot "
+            "start from any"
+        )
+        remedy = (
+            f"{FITTING_ENCODER} init_from_pretrained_model={STREAMING_START}, or the recipe `transfer`; "
+            "this size pays with hundreds of hours only"
+        )
+    severity: Severity = "note" if enough else "warning"
+    return [Finding(severity, "random-start", "init_from_pretrained_model", slow, remedy)]
+
+
+def _too_few_steps(
+    recipe: Recipe, parameters: int, steps: int | None, steps_per_epoch: int | None
+) -> list[Finding]:
+    """By steps where they are known: an epoch of little data moves little. Else by the guide's epochs."""
+    trainer, pretrained = recipe.trainer, recipe.init_from_pretrained_model is not None
+    epochs = EPOCHS_FROM_PRETRAINED if pretrained else EPOCHS_FROM_RANDOM
+    wanted = epochs * GUIDE_STEPS_PER_EPOCH if parameters >= BIG else STEPS_OF_SMALL
+    begin = "a pretrained start" if pretrained else "a random start"
+    if parameters < BIG and (steps is None or pretrained):
         return []
-    enough = epochs >= EPOCHS_FROM_RANDOM or epochs == -1
-    found = [
-        Finding(
-            "note" if enough else "warning",
-            "random-start",
-            "init_from_pretrained_model",
-            f"training starts from random weights: WER stays near 1.0 for the first epochs, and "
-            f"{EPOCHS_FROM_RANDOM} epochs are needed where a pretrained start needs 50 to 100",
-            "use the recipe `transfer`; from random weights on purpose, the recipe `scratch`",
-        )
-    ]
-    if not enough:
-        found.append(
-            Finding(
-                "warning",
-                "few-epochs",
-                "trainer.max_epochs",
-                f"{epochs} epochs are too few from random weights",
-                f"trainer.max_epochs={EPOCHS_FROM_RANDOM}, as in the recipe `scratch`",
-            )
-        )
-    return found
+    by_epochs = trainer.max_epochs > 0 and not 0 < trainer.max_steps < wanted
+    if steps is None:
+        if not 0 < trainer.max_epochs < epochs:
+            return []
+        message = f"{trainer.max_epochs} epochs are too few for {begin}, which takes {epochs}"
+        mend = f"trainer.max_epochs={epochs}"
+    else:
+        if steps >= wanted or steps == 0:
+            return []
+        message = f"{steps:,} optimizer steps are few for {begin}: about {wanted:,} are wanted"
+        if parameters >= BIG:
+            message += f", as in the guide's {epochs} epochs"
+        mend = f"trainer.max_steps={wanted}"
+        if by_epochs and steps_per_epoch:
+            mend = f"trainer.max_epochs={math.ceil(wanted / steps_per_epoch)}"
+            if trainer.max_steps > 0:
+                mend += f" trainer.max_steps={wanted}"
+        elif trainer.max_epochs > 0 and steps_per_epoch:
+            mend += f" trainer.max_epochs={max(trainer.max_epochs, math.ceil(wanted / steps_per_epoch))}"
+        mend += "; or more clips" if steps_per_epoch and steps_per_epoch < GUIDE_STEPS_PER_EPOCH else ""
+    return [Finding("note" if pretrained else "warning", "few-steps", "trainer.max_epochs", message, mend)]
 
 
 def _arrival_findings(recipe: Recipe) -> list[Finding]:
@@ -107,13 +142,13 @@ def _arrival_findings(recipe: Recipe) -> list[Finding]:
                 "init_from_pretrained_model",
                 f"{arriving.encoder_share:.1%} of the encoder's parameters would come from {known.name}: "
                 "this encoder has another size, and training would start at random all the same",
-                "use the encoder of `transfer` (17 layers, d_model 512), or start at random on purpose: "
-                "init_from_pretrained_model=null",
+                "init_from_pretrained_model=null starts at random on purpose; the encoder of `transfer` "
+                "(17 layers, d_model 512) can start from it",
             )
         ]
     if known.streams or not recipe.model.encoder.causal_downsampling:
         return []
-    better = PUBLISHED["stt_en_fastconformer_hybrid_large_streaming_multi"]
+    better = PUBLISHED[STREAMING_START]
     brings = what_arrives(better, recipe)
     return [
         Finding(

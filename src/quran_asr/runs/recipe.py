@@ -327,19 +327,34 @@ def disagreements(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
 def _context_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     encoder = recipe.model.encoder
     key = "model.encoder.att_context_size"
+    possible = [list(_possible(left, right)) for left, right in encoder.att_context_size]
+    mended = f"{key}={possible}".replace(" ", "")
     for left, right in encoder.att_context_size:
         if right < 0 or left < 0:
-            yield key, f"`{key}` [{left}, {right}]: a stream has no unlimited context", "use numbers from 0"
+            yield (
+                key,
+                f"`{key}` [{left}, {right}]: a stream has no unlimited context",
+                f"use numbers from 0: {mended}",
+            )
         elif left % (right + 1):
             yield (
                 key,
-                f"`{key}` [{left}, {right}]: {left} is no multiple of {right} + 1",
-                f"use [{max(1, left // (right + 1)) * (right + 1)}, {right}]",
+                f"`{key}` [{left}, {right}] cannot be: a stream goes on by chunks of {right} + 1 frames, and "
+                f"{left} is no multiple of {right} + 1",
+                mended,
             )
     probs = encoder.att_context_probs
     if probs is not None and (len(probs) != len(encoder.att_context_size) or abs(sum(probs) - 1.0) > 1e-6):
         yield (
             "model.encoder.att_context_probs",
-            f"`model.encoder.att_context_probs` must be {len(encoder.att_context_size)} shares that sum to 1",
-            "or null for equal shares",
+            f"`model.encoder.att_context_probs` must be {len(encoder.att_context_size)} shares that sum to "
+            f"1, not {len(probs)} that sum to {sum(probs):g}",
+            "model.encoder.att_context_probs=null for equal shares",
         )
+
+
+def _possible(left: int, right: int) -> tuple[int, int]:
+    """The context next to this one that a stream can have; the widest of `base` for one without a limit."""
+    if left < 0 or right < 0:
+        return 70, 13
+    return max(1, left // (right + 1)) * (right + 1), right

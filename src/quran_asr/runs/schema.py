@@ -115,7 +115,7 @@ class SpecAugment:
     freq_width: CountInt
     """Widest mask, mel bins."""
     time_masks: CountInt
-    """At most; clips under 10 s get two at most."""
+    """For every clip, of whatever length; two are better for clips under 10 s."""
     time_width: Share
     """Widest mask, share of the clip."""
 

@@ -193,10 +193,11 @@ def _choose(choices: tuple[Any, ...], value: Any, key: str) -> Any:
     if key == "trainer.precision":
         if value in ("32", "32-true"):
             return 32
-        if str(value) in ("16", "16-mixed", "16-true"):
+        if str(value) in ("16", "16.0", "16-mixed", "16-true", "fp16", "float16"):
             raise _Unfit(
-                f"cannot be {_shown(value)}: activations of this encoder pass the largest fp16 number",
-                "use bf16-mixed, or 32 where the device has no bf16",
+                f"cannot be {_shown(value)}: activations of this encoder pass the largest fp16 number, "
+                "65,504, so the transducer loss is not finite",
+                "trainer.precision=bf16-mixed, or trainer.precision=32 where the device has no bf16",
             )
         if value in ("bf16", "bf16-true"):
             raise _Unfit(f"must be bf16-mixed or 32, not {_shown(value)}", "use bf16-mixed")
