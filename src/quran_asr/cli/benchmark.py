@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +80,7 @@ def training(
     from quran_asr.runs.benchmark import PRESETS
 
     if unknown := [name for name in presets if name not in PRESETS]:
-        raise QuranAsrError(
-            f"no preset `{unknown[0]}`", where="--preset", remedy=f"use {', '.join(PRESETS)}"
-        )
+        raise QuranAsrError(f"no preset `{unknown[0]}`", where="--preset", remedy=f"use {', '.join(PRESETS)}")
     if wrong := [word for word in words if "=" not in word and not word.startswith("~")]:
         raise QuranAsrError(
             f"`{wrong[0]}` is no override", remedy="write KEY=VALUE; models are chosen with --preset"
@@ -117,7 +116,7 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
 
     try:
         for name, task in tasks.items():
-            measured = compare(task, _say, lambda figures, name=name: keep(name, figures))
+            measured = compare(task, _say, partial(keep, name))
             _say(f"kept for `plan`: {write_calibration(calibration(task, measured))}")
             if growth:
                 rows = [{"times": "1x", **measured}]

@@ -46,7 +46,7 @@ PRESETS = {
     "quickstart": Preset(
         "the recipe `quickstart`, 1.8M parameters, 8 clips of 1-2 s",
         "quickstart",
-        ("quran.curriculum=null", "model.train_ds.batch_duration=null"),
+        (),
         8,
         8,
         (1.0, 2.0),
@@ -130,10 +130,10 @@ def ratios(stock: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, float
     return found
 
 
-def table(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def table(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of one preset's figures: what, stock, ours, how many times better."""
     stock, ours, ratio = result["stock"], result["ours"], result["ratio"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, label in COMPARED.items():
         times = ratio[key]
         shown = "" if times is None else f"{times:.1f}x"
@@ -144,17 +144,18 @@ def table(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def precision_table(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def precision_table(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of float32 and bf16: name, time of a step, loss after the same steps."""
     names = ("fp32", "bf16")
     return [
-        (name, _shown("seconds", result[name]["step_seconds"]), f"{result[name]['loss']:.3f}") for name in names
+        (name, _shown("seconds", result[name]["step_seconds"]), f"{result[name]['loss']:.3f}")
+        for name in names
     ]
 
 
-def growth_table(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str, str]]:
+def growth_table(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Rows of how cost grows: batch, step of both sides and ratio, memory of the loss of both."""
-    shown = []
+    shown: list[tuple[str, ...]] = []
     for row in rows:
         stock, ours, times = row["stock"], row["ours"], row["ratio"]["step_seconds"]
         batch = f"{row['times']}: {row['batch']['clips']} clips, {row['batch']['audio_seconds']:.0f} s"

@@ -1,11 +1,11 @@
 """How many floating-point operations a clip costs, in closed form: what utilisation is counted with.
 
-Counted are the products of the model as NeMo computes it for a clip without padding, two operations for each
-multiply-add. Everything that is not a product (normalisation, activations, softmax, features, lattice) is left
-out, as is usual. A training step costs three forward passes: one, and two for the gradients of inputs and
-weights (J. Kaplan et al., arXiv:2001.08361, section 2.1). Utilisation is these operations a second over the
-device's peak (A. Chowdhery et al., arXiv:2204.02311, appendix B): work that is done twice, or on padding, does
-not count.
+Counted are the products of the model as NeMo computes it for a clip without padding, two operations for
+each multiply-add. Everything that is not a product (normalisation, activations, softmax, features, lattice)
+is left out, as is usual. A training step costs three forward passes: one, and two for the gradients of inputs
+and weights (J. Kaplan et al., arXiv:2001.08361, section 2.1). Utilisation is these operations a second over
+the device's peak (A. Chowdhery et al., arXiv:2204.02311, appendix B): work that is done twice, or on padding,
+does not count.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def encoder_frames(model: Architecture, frames: int) -> int:
 
 
 def _subsampling(model: Architecture, frames: int) -> tuple[float, int]:
-    """Operations, and the frames that are left: 3 x 3 convolutions of stride 2, by channel after the first."""
+    """Operations, and the frames that are left: 3 x 3 convolutions, by channel after the first."""
     flops, bins, kernel = 0.0, model.features, 9
     for stage in range(int(math.log2(model.subsampling))):
         frames, bins = _halved(model, frames), _halved(model, bins)

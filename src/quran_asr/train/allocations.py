@@ -30,7 +30,11 @@ def peak_allocated(work: Callable[[], object], device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device) - before)
     with _NewTensors() as seen:
         work()
-    return seen.peak
+    return int(seen.peak)
+
+
+def _gone(storage: StorageWeakRef) -> bool:
+    return bool(storage.expired())  # type: ignore[no-untyped-call]
 
 
 class _NewTensors(TorchDispatchMode):
@@ -66,6 +70,6 @@ class _NewTensors(TorchDispatchMode):
             storage = one.untyped_storage()
             if storage._cdata in inputs:
                 continue
-            self._live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-            self._live = {key: kept for key, kept in self._live.items() if not kept[0].expired()}
+            self._live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]
+            self._live = {key: kept for key, kept in self._live.items() if not _gone(kept[0])}
             self.peak = max(self.peak, sum(size for _, size in self._live.values()))

@@ -12,9 +12,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Tell glibc's malloc to give nothing back to the system while this process trains on a CPU.
 
-    By default every tensor of some megabytes is mapped anew, and the system clears its pages at first touch: a
-    quarter of a step's time with small models. Values do not change, and the height of what the process holds
-    hardly does.
+    By default every tensor of some megabytes is mapped anew, and the system clears its pages at first touch:
+    a quarter of a step's time with small models. Values do not change, and the height of what the process
+    holds hardly does.
 
     Returns:
         Whether it could be told: False where there is no glibc, which changes nothing else.

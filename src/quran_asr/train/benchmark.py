@@ -1,7 +1,8 @@
 """Training by stock NeMo and by us, in turn, on the same weights and the same batches.
 
 Each side is a process of its own (`benchmark_side.py`), so that neither's memory, threads or settings touch
-the other's. They are asked in turn, round by round, and medians are taken: what else the machine does meets both.
+the other's. They are asked in turn, round by round, and medians are taken: what else the machine does meets
+both.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ class Task:
         """Overrides of the recipe: one process, one batch a step, nothing but steps."""
         return (
             *self.preset.overrides,
+            "quran.seed=0",
             f"model.train_ds.batch_size={self.clips}",
+            "model.train_ds.batch_duration=null",
+            "quran.curriculum=null",
             *(() if self.device == "cuda" else ("model.train_ds.num_workers=0",)),
             "model.train_ds.max_duration=1000",
             "trainer.devices=1",
@@ -69,6 +73,7 @@ class Task:
             f"trainer.precision={'bf16-mixed' if self.device == 'cuda' else 32}",
             "trainer.accumulate_grad_batches=1",
             "trainer.max_epochs=-1",
+            "trainer.max_steps=1000000",
             "trainer.check_val_every_n_epoch=null",
             "trainer.val_check_interval=1000000000",
             "exp_manager.create_tensorboard_logger=false",
@@ -141,7 +146,7 @@ def available(device: str) -> str:
 
 
 def grown(task: Task) -> Iterator[tuple[str, Task]]:
-    """The task with more clips, and with longer ones: cost grows with the first, and faster with the second."""
+    """The task with more clips, and with longer ones."""
     for times in GROWTH:
         yield f"{times}x clips", replace(task, clips=times * task.clips, rounds=1, steps=1)
     for times in GROWTH:
@@ -259,8 +264,8 @@ def _about(task: Task, clips: Clips, tokenizer: Tokenizer) -> dict[str, Any]:
     """What is measured, beside the figures: means over the batches that are counted."""
     recipe = task.recipe
     architecture = of_recipe(recipe.model, recipe.quran.vocabulary_size)
-    counted = clips.segments[task.clips :]
-    batches = len(counted) / task.clips
+    counted = [segment for batch in clips.batches[1:] for segment in batch]
+    batches = len(clips.batches) - 1
     flops = [training_flops(architecture, s.duration, len(tokenizer.encode(s.text))) for s in counted]
     return {
         "clock": task.device,

@@ -23,11 +23,12 @@ WORDS_A_SECOND = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Some batches of clips, in the order in which both sides train on them."""
+    """Clips, and the batches that our loader makes of them in its first epoch."""
 
     segments: tuple[Segment, ...]
+    batches: tuple[tuple[Segment, ...], ...]
     manifest: Path
-    """The same as a NeMo manifest."""
+    """Batch after batch, as a NeMo manifest."""
 
 
 def made_clips(count: int, seconds: tuple[float, float], spelling: str, folder: Path) -> list[Segment]:
@@ -66,15 +67,15 @@ def chosen_clips(manifests: Sequence[str], count: int, spelling: str) -> list[Se
 
 
 def in_batches(segments: Sequence[Segment], clips: int, folder: Path) -> Clips:
-    """Put clips into the order of our first epoch's batches, and write the manifest that NeMo reads."""
-    durations = [segment.duration for segment in segments]
-    batches = stage_batches(durations, [Stage(0, clips, None, None, 1)], 0, 0)
-    ordered = tuple(segments[i] for batch in batches for i in batch)
+    """Plan the batches of seed 0, and write the manifest with which NeMo makes the same."""
+    planned = stage_batches([s.duration for s in segments], [Stage(0, clips, None, None, 1)], 0, 0)
+    batches = tuple(tuple(segments[i] for i in batch) for batch in planned)
     manifest = folder / f"{clips}x{len(batches)}.jsonl"
     lines = [
         {"audio_filepath": s.audio, "offset": s.offset, "duration": s.duration, "text": s.text}
-        for s in ordered
+        for batch in batches
+        for s in batch
     ]
     written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     manifest.write_text(written, encoding="utf-8")
-    return Clips(ordered, manifest)
+    return Clips(tuple(segments), batches, manifest)

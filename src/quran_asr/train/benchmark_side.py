@@ -31,7 +31,7 @@ from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.allocations import peak_allocated
 from quran_asr.train.allocator import keep_freed_memory
-from quran_asr.train.batches import ClipSet, collate, tokenize
+from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.loop import make_trainer, quiet
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, model_config
 from quran_asr.train.module import TrainingModule
@@ -49,9 +49,8 @@ class Setup:
     overrides: tuple[str, ...]
     tokenizer: Path
     segments: tuple[Segment, ...]
-    """In the order of the batches."""
     manifest: Path
-    """The same for NeMo."""
+    """The same in the order of our batches, for NeMo."""
     device: str
     """`cpu` or `cuda`"""
     threads: int
@@ -120,10 +119,14 @@ class Side:
 
     def steps(self, count: int, precision: str | int | None = None) -> list[StepTime]:
         """Train `count` steps, and one before them that is not counted."""
+        return self.train(count + 1, precision)[1:]
+
+    def train(self, count: int, precision: str | int | None = None) -> list[StepTime]:
+        """Train `count` steps, all of them counted."""
         clock = Clock(self.device, self.model)
         with clock.listening():
-            self._fit(count + 1, clock, precision or self.recipe.trainer.precision)
-        return clock.steps[1:]
+            self._fit(count, clock, precision or self.recipe.trainer.precision)
+        return clock.steps
 
     def loss(self, count: int) -> list[LossTime]:
         """Joint and loss `count` times, forward and backward, and NeMo's joint alone."""
@@ -200,8 +203,7 @@ class Side:
             batch = next(iter(self.model.train_dataloader()))
         else:
             assert isinstance(self.module, TrainingModule)
-            clips = self.module.training_clips
-            first = collate([clips[i] for i in range(self.recipe.model.train_ds.batch_size)])
+            first: Any = next(iter(self.module.train_dataloader()))
             batch = (first.audio, first.audio_lengths, first.tokens, first.token_lengths)
         return [tensor.to(self.device) for tensor in batch]
 
@@ -249,7 +251,8 @@ class Side:
     @torch.no_grad()
     def _logits(self, encoder: Any, prediction: Any, *_: Any) -> torch.Tensor:
         with self._autocast():
-            return self.model.joint.joint(encoder.transpose(1, 2), prediction.transpose(1, 2))
+            logits: torch.Tensor = self.model.joint.joint(encoder.transpose(1, 2), prediction.transpose(1, 2))
+        return logits
 
     def _joint(self, encoder: Any, prediction: Any, frames: Any, targets: Any, labels: Any) -> None:
         """NeMo's joint forward and backward, in the tiles in which stock calls it."""
@@ -315,7 +318,7 @@ def now(device: torch.device) -> float:
 
 
 @dataclass
-class Clock(lightning.Callback):  # type: ignore[misc]
+class Clock(lightning.Callback):
     """Divides each step into parts: what passes between two marks belongs to the part that the later names.
 
     On a GPU marks are events in its stream, so that nothing waits for them but the end of a step.
@@ -382,6 +385,6 @@ class Clock(lightning.Callback):  # type: ignore[misc]
     def _moment(self) -> Any:
         if self.device.type == "cpu":
             return time.process_time()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event

@@ -14,6 +14,7 @@ import lightning.pytorch as lightning
 import torch
 
 from quran_asr.findings import Finding
+from quran_asr.runs.devices import find_device
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.signs import STALL_CHECKED_AT, stalled
 from quran_asr.train.batches import Batch
@@ -129,11 +130,11 @@ class Metrics(lightning.Callback):
             [
                 *(means.batches, means.clips, means.tokens, means.transducer, means.transducer_clips),
                 *(means.ctc, means.loss, means.audio_seconds, means.padding, module.skipped_batches),
+                means.flops,
             ]
         )
-        batches, clips, tokens, transducer, transducer_clips, ctc, loss, audio_seconds, padding, skipped = (
-            summed
-        )
+        batches, clips, tokens, transducer, transducer_clips, ctc, loss, *others = summed
+        audio_seconds, padding, skipped, flops = others
         batches, steps = max(1, batches), max(1, means.steps)
         ctc_per_token = ctc / tokens if tokens else math.nan
         module.ctc_history.append((step, ctc_per_token))
@@ -154,9 +155,18 @@ class Metrics(lightning.Callback):
             "padding_share": padding / batches,
             "data_wait_share": means.waited / seconds if seconds > 0 else 0.0,
             "step_seconds": seconds / steps,
+            "audio_hours_per_hour": audio_seconds / seconds if seconds > 0 else 0.0,
+            "utilisation": self._utilisation(module, flops / seconds if seconds > 0 else 0.0),
             "peak_memory_bytes": _peak_memory(module.device),
             "skipped_batches": int(skipped),
         }
+
+    def _utilisation(self, module: TrainingModule, flops: float) -> float | None:
+        """Model FLOPs a second over the peak of all devices (`runs/flops.py`); None where it is not known."""
+        if module.device.type != "cuda":
+            return None
+        device = find_device(torch.cuda.get_device_name(module.device))
+        return None if device is None else flops / (device.peak_flops * module.ranks.size)
 
     def _look_for_stall(self, module: TrainingModule, step: int, row: Mapping[str, Any]) -> None:
         if self._said_stalled or step < STALL_CHECKED_AT:
