@@ -78,6 +78,7 @@ def training(
     """
     need("train")
     from quran_asr.runs.benchmark import PRESETS
+    from quran_asr.runs.recipe import load_recipe
 
     if unknown := [name for name in presets if name not in PRESETS]:
         raise QuranAsrError(f"no preset `{unknown[0]}`", where="--preset", remedy=f"use {', '.join(PRESETS)}")
@@ -85,6 +86,9 @@ def training(
         raise QuranAsrError(
             f"`{wrong[0]}` is no override", remedy="write KEY=VALUE; models are chosen with --preset"
         )
+    for name in presets or ("cpu",):  # a wrong override is said before anything starts
+        load_recipe(PRESETS[name].recipe, (*PRESETS[name].overrides, *words))
+
     from quran_asr.train.benchmark import Task, available
 
     chosen = available(device)
@@ -94,7 +98,6 @@ def training(
         preset = PRESETS[name]
         many = clips or (preset.clips_on_gpu if chosen == "cuda" else preset.clips)
         tasks[name] = Task(preset, words, chosen, many, preset.seconds, manifests, rounds, steps)
-        tasks[name].recipe  # noqa: B018 - a wrong override is said before anything starts
     return _measure(tasks, file, growth, as_json)
 
 

@@ -30,8 +30,8 @@ from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.allocations import peak_allocated
-from quran_asr.train.allocator import keep_freed_memory
 from quran_asr.train.batches import ClipSet, tokenize
+from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.loop import make_trainer, quiet
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, model_config
 from quran_asr.train.module import TrainingModule
@@ -87,9 +87,9 @@ class Side:
             self.model = build_stock(self.recipe, setup.tokenizer, setup.manifest)
             self.module: lightning.LightningModule = self.model
         else:
-            if self.device.type == "cpu":
-                keep_freed_memory()
             self.model = build_model(self.recipe, setup.tokenizer)
+            if self.device.type == "cpu":
+                suit_cpu(self.model)
             clips = tokenize(setup.segments, Tokenizer(setup.tokenizer))
             training = ClipSet(
                 clips, cache_bytes=int(self.recipe.quran.audio_cache_gb * 1e9), recipe=self.recipe

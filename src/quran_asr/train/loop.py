@@ -23,14 +23,14 @@ from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.allocator import keep_freed_memory
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
+from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.epoch import Stage, stage_batches
 from quran_asr.train.initialization import initialize
 from quran_asr.train.metrics import Metrics, Watcher
-from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, choose_threads
+from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
@@ -99,8 +99,7 @@ def train(
     tokenizer = Tokenizer(run.tokenizer)
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
-    choose_threads(model)
-    keep_freed_memory()
+    suit_cpu(model)
     # NeMo's encoder would ask all processes for their longest clip in every pass, also where one has none
     model.encoder.sync_max_audio_length = False
     if resume is None and first:

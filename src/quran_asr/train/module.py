@@ -122,7 +122,7 @@ class TrainingModule(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         optim = self.recipe.model.optim
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=1.0, betas=optim.betas, weight_decay=optim.weight_decay
+            self.model.parameters(), lr=1.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -10,10 +10,10 @@ import torch
 
 from quran_asr.records import Segment
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.allocator import keep_freed_memory
 from quran_asr.train.batches import Batch, ClipSet, collate, tokenize
+from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.initialization import initialize
-from quran_asr.train.model import build_model, choose_threads
+from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.tokenizer import Tokenizer
 from quran_asr.train.validation import Validation
@@ -51,8 +51,7 @@ def overfit_gate(
     chosen = ClipSet(tokenize(clips, tokenizer), cache_bytes=1 << 28)
     batch = collate([chosen[i] for i in range(len(chosen))])
     model = build_model(plain, tokenizer.folder)
-    choose_threads(model)
-    keep_freed_memory()
+    suit_cpu(model)
     if recipe.quran.initialization == "data":
         initialize(model, chosen)
     module = TrainingModule(model, plain, chosen, chosen, lambda finding: None).eval()
