@@ -94,3 +94,19 @@ def test_its_usual_joint_is_taken_apart_and_others_are_asked(rnnt, monkeypatch):
     masked.masking_prob = 0.5
     transducer_loss(encoder, prediction, masked, *task)
     assert len(calls) == 3
+
+
+def test_memory_does_not_grow_with_the_batch(rnnt):
+    """Four times the clips add gradients of the inputs and some bytes a cell, not logits (1,028 bytes)."""
+    benchmark = pytest.importorskip("quran_asr.train.benchmark_loss")
+    cpu, held, cells = torch.device("cpu"), [], []
+    for clips in (8, 32):
+        case = benchmark.LossCase.of_preset(clips)
+        step = case.step("ours", cpu)
+        step()
+        held.append(benchmark.peak_bytes(step, cpu))
+        cells.append(sum(t * (u + 1) for t, u in zip(case.frames, case.labels, strict=True)))
+    if None in held:
+        pytest.skip("resident memory cannot be measured here")
+    assert 2_000_000 < held[0] < 25_000_000
+    assert held[1] - held[0] < 0.15 * 1028 * (cells[1] - cells[0])

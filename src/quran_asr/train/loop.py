@@ -35,6 +35,7 @@ from quran_asr.train.module import TrainingModule
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
 from quran_asr.train.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from quran_asr.train.transducer_engine import usable_engine
 from quran_asr.train.transfer import as_table, transfer
 
 
@@ -102,8 +103,12 @@ def train(
     suit_cpu(model)
     # NeMo's encoder would ask all processes for their longest clip in every pass, also where one has none
     model.encoder.sync_max_audio_length = False
+    engine, instead = ranks.from_first(usable_engine(_device(recipe)) if first else None)
+    if instead:
+        said = f"the transducer loss uses `{engine}`: {instead}"
+        on_finding(Finding("warning", "slower-loss", "", said, ""))
     if resume is None and first:
-        run.write_json("environment.json", environment(ranks))
+        run.write_json("environment.json", environment(ranks, engine))
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
         run.write_json("training_data.json", TrainingData.from_segments(training, manifests).to_json())
         if start is not None:
@@ -114,6 +119,7 @@ def train(
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
     steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
     module = TrainingModule(model, recipe, training_set, validation_set, on_finding, ranks, steps)
+    module.engine = engine
     before = run.read_metrics()
     measured = [row["wer"] for row in before if row["split"] == "validation" and row["wer"] is not None]
     checkpoints = Checkpoints(run, recipe, ranks, min(measured, default=None))
@@ -214,7 +220,7 @@ def make_trainer(
 ) -> lightning.Trainer:
     """Lightning's trainer for what is there: GPUs or the CPU, in as many processes as there are."""
     settings, exp = recipe.trainer, recipe.exp_manager
-    gpu = torch.cuda.is_available() and settings.accelerator != "cpu"
+    gpu = _device(recipe).type == "cuda"
     if settings.accelerator == "gpu" and not gpu:
         raise QuranAsrError("no CUDA device here", where="trainer.accelerator", remedy="use auto or cpu")
     precision: Any = settings.precision
@@ -254,8 +260,14 @@ def make_trainer(
     )
 
 
-def environment(ranks: Ranks) -> dict[str, Any]:
-    """What a run was made with."""
+def _device(recipe: Recipe) -> torch.device:
+    """Where the training takes place."""
+    gpu = torch.cuda.is_available() and recipe.trainer.accelerator != "cpu"
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def environment(ranks: Ranks, engine: str) -> dict[str, Any]:
+    """What a run was made with; `engine` computes its transducer loss."""
     import nemo
 
     gpu = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -269,7 +281,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
         "processes": ranks.size,
         "threads": torch.get_num_threads(),
         "gpus": gpu,
-        "transducer_loss": "torch",
+        "transducer_loss": engine,
     }
 
 

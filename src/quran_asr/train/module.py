@@ -67,6 +67,8 @@ class TrainingModule(lightning.LightningModule):
         self.total_steps = total_steps
         self.progress = EpochProgress()
         self.validated_at = -1
+        self.engine = "torch"
+        """Of the transducer loss."""
         self._resumed: Resumed | None = None
         self._kept_gradients: list[Tensor | None] = []
 
@@ -216,6 +218,7 @@ class TrainingModule(lightning.LightningModule):
             batch.token_lengths,
             fastemit_lambda=self.recipe.model.loss.warprnnt_numba_kwargs.fastemit_lambda,
             tile_clips=self.recipe.model.joint.fused_batch_size,
+            engine=self.engine,
         )
         return transducer, ctc
 

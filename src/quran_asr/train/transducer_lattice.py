@@ -19,7 +19,7 @@ of an anti-diagonal t + u of all clips are one vector operation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,22 @@ from torch.nn import functional
 
 from quran_asr.findings import QuranAsrError
 
+CELL_BYTES = 256
+"""What one cell takes while a tile's lattice is summed: indices, arcs and nodes in float64. Measured,
+upwards."""
+
+Occupancies = Callable[[Tensor, Tensor, "Cells", bool], tuple[Tensor, Tensor | None, Tensor | None]]
+"""A sum over all paths, as `occupancies` below describes it."""
+
 
 def lattice_loss(
-    blank: Tensor, label: Tensor, frames: Tensor, labels: Tensor, *, fastemit_lambda: float = 0.0
+    blank: Tensor,
+    label: Tensor,
+    frames: Tensor,
+    labels: Tensor,
+    *,
+    fastemit_lambda: float = 0.0,
+    sum_paths: Occupancies | None = None,
 ) -> Tensor:
     """The transducer loss of each clip from the log-probabilities of its lattice's arcs, in nats.
 
@@ -41,6 +54,7 @@ def lattice_loss(
         frames: how many of the T frames each clip has, [B], at least 1.
         labels: how many of the U labels each clip has, [B], may be 0.
         fastemit_lambda: the gradient with respect to `label` is multiplied by 1 + this.
+        sum_paths: another implementation of `occupancies`.
 
     Returns:
         The loss of each clip, [B], float32 (float64 where `blank` is float64).
@@ -53,18 +67,8 @@ def lattice_loss(
         raise QuranAsrError(f"the lattice takes blank [B, T, U + 1] and label [B, T, U], not {shapes}")
     lengths = Lengths.checked(frames, labels, blank.shape[:2], label.shape[2], fastemit_lambda)
     cells = Cells.of(lengths, blank.device)
-    inside = _inside(lengths, blank.shape[1], blank.shape[2], blank.device)
-    label = functional.pad(label, (0, 1))
-    return cell_loss(blank.masked_select(inside), label.masked_select(inside), cells, fastemit_lambda)
-
-
-def cell_loss(blank: Tensor, label: Tensor, cells: Cells, fastemit_lambda: float) -> Tensor:
-    """`lattice_loss` from the cells alone: log-probabilities of their blanks [N] and of their labels [N].
-
-    The label of a cell in which a clip's last label has been said is not read.
-    """
-    loss: Tensor = _CellLoss.apply(  # type: ignore[no-untyped-call]
-        blank, label, cells, fastemit_lambda, torch.is_grad_enabled()
+    loss: Tensor = _LatticeLoss.apply(  # type: ignore[no-untyped-call]
+        blank, label, cells, fastemit_lambda, sum_paths or occupancies, torch.is_grad_enabled()
     )
     return loss
 
@@ -110,9 +114,20 @@ class Lengths:
         """Labels of each clip, [B]."""
         return torch.tensor(self.label_counts)
 
-    def tiles(self, clips: int) -> Iterator[slice]:
-        """Slices of `clips` clips each."""
-        return (slice(first, first + clips) for first in range(0, len(self.frame_counts), clips))
+    @property
+    def cell_counts(self) -> list[int]:
+        """Cells of each clip's lattice."""
+        return [t * (u + 1) for t, u in zip(self.frame_counts, self.label_counts, strict=True)]
+
+    def tiles(self, most_clips: int, most_cells: int) -> list[slice]:
+        """Consecutive clips that have at most so many cells together; a clip with more stands alone."""
+        found, first, cells = [], 0, 0
+        for clip, more in enumerate(self.cell_counts):
+            if clip > first and (clip - first == most_clips or cells + more > most_cells):
+                found.append(slice(first, clip))
+                first, cells = clip, 0
+            cells += more
+        return [*found, slice(first, len(self.frame_counts))]
 
     def __getitem__(self, clips: slice) -> Lengths:
         return Lengths(self.frame_counts[clips], self.label_counts[clips])
@@ -135,20 +150,18 @@ class Cells:
     @classmethod
     def of(cls, lengths: Lengths, device: torch.device) -> Cells:
         """All cells with t < T and u <= U of each clip."""
-        inside = _inside(lengths, max(lengths.frame_counts), max(lengths.label_counts) + 1, device)
-        clip, frame, said = inside.nonzero(as_tuple=True)
-        return cls(lengths, clip, frame, said, said == lengths.labels.to(device)[clip])
+        counts = torch.tensor(lengths.cell_counts)
+        first = (counts.cumsum(0) - counts).to(device)
+        clip = torch.repeat_interleave(counts.to(device), output_size=sum(lengths.cell_counts))
+        width = (lengths.labels.to(device) + 1)[clip]
+        within = torch.arange(len(clip), device=device) - first[clip]
+        frame = torch.div(within, width, rounding_mode="floor")
+        said = within - frame * width
+        return cls(lengths, clip, frame, said, said == width - 1)
 
     def next_label(self, targets: Tensor) -> Tensor:
         """The label that leads out of each cell, [N], of targets [B, U]; 0 where none is left to say."""
         return functional.pad(targets, (0, 1))[self.clip, self.said].masked_fill(self.last, 0)
-
-
-def _inside(lengths: Lengths, frames: int, labels: int, device: torch.device) -> Tensor:
-    """Which of [B, frames, labels] are cells of the clips' lattices."""
-    in_time = torch.arange(frames) < lengths.frames[:, None]
-    in_text = torch.arange(labels) <= lengths.labels[:, None]
-    return (in_time[:, :, None] & in_text[:, None, :]).to(device)
 
 
 def check_targets(targets: Tensor, classes: int) -> None:
@@ -222,25 +235,38 @@ def occupancies(
     return likelihood, (forward + flat[onward + width * columns]).exp(), (forward + flat[onward]).exp()
 
 
-class _CellLoss(torch.autograd.Function):
-    """Loss [B] from the log-probabilities of the cells' arcs, [N] each."""
+class _LatticeLoss(torch.autograd.Function):
+    """Loss [B] from the log-probabilities of arcs, [B, T, U + 1] and [B, T, U]."""
 
     @staticmethod
     def forward(
-        ctx: Any, blank: Tensor, label: Tensor, cells: Cells, fastemit_lambda: float, gradient: bool
+        ctx: Any,
+        blank: Tensor,
+        label: Tensor,
+        cells: Cells,
+        fastemit_lambda: float,
+        sum_paths: Occupancies,
+        gradient: bool,
     ) -> Tensor:
-        likelihood, blanks, said = occupancies(blank, label, cells, gradient)
-        ctx.weight, ctx.kind = 1 + fastemit_lambda, blank.dtype
-        ctx.save_for_backward(blanks, said, cells.clip)
+        place = (cells.clip, cells.frame, cells.said)
+        arcs = blank[place], functional.pad(label, (0, 1))[place]
+        likelihood, blanks, said = sum_paths(*arcs, cells, gradient)
+        ctx.weight, ctx.kind, ctx.room = 1 + fastemit_lambda, blank.dtype, blank.shape
+        ctx.save_for_backward(blanks, said, *place)
         return (-likelihood).to(accumulator(blank.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        blanks, said, clip = ctx.saved_tensors
-        share = -upstream[0].to(blanks.dtype)[clip]
-        return (share * blanks).to(ctx.kind), (share * said * ctx.weight).to(ctx.kind), None, None, None
+        blanks, said, *place = ctx.saved_tensors
+        share = -upstream[0].to(blanks.dtype)[place[0]]
+        of_blank = blanks.new_zeros(ctx.room, dtype=ctx.kind)
+        of_label = torch.zeros_like(of_blank)
+        of_blank[tuple(place)] = (share * blanks).to(ctx.kind)
+        of_label[tuple(place)] = (share * said * ctx.weight).to(ctx.kind)
+        return of_blank, of_label[..., :-1], None, None, None, None
 
 
 def accumulator(kind: torch.dtype) -> torch.dtype:
+    """The type of sums over values of this type: float32 or better."""
     return torch.float64 if kind == torch.float64 else torch.float32
