@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from quran_asr.cli.main import main
-from quran_asr.runs.benchmark import COMPARED, PARTS, LossTime, Measured, StepTime, growth_table, ratios, table
+from quran_asr.runs.benchmark import (
+    COMPARED,
+    PARTS,
+    LossTime,
+    Measured,
+    StepTime,
+    growth_table,
+    ratios,
+    table,
+)
 
 TINY = (
     "model.encoder.n_layers=1",
@@ -41,7 +50,8 @@ def test_both_sides_of_a_tiny_model(
     out, err = capfd.readouterr()
     figures = json.loads(out)
     assert figures == json.loads(written.read_text("utf-8"))
-    assert figures.keys() >= {"clock", "stock", "ours", "ratio", "more", "preset", "device", "batch", "lattice"}
+    promised = {"clock", "stock", "ours", "ratio", "more", "preset", "device", "batch", "lattice"}
+    assert figures.keys() >= promised
     assert figures["clock"] == "cpu"
     assert figures["batch"]["clips"] == 2
     for side in (figures["stock"], figures["ours"]):

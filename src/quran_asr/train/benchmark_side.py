@@ -12,10 +12,8 @@ import random
 import resource
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,18 +23,20 @@ import torch
 from omegaconf import OmegaConf
 
 from quran_asr.records import Segment
-from quran_asr.runs.benchmark import PARTS, LossTime, StepTime
+from quran_asr.runs.benchmark import LossTime, StepTime
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.allocations import peak_allocated
 from quran_asr.train.batches import ClipSet, tokenize
+from quran_asr.train.benchmark_loss import peak_bytes
 from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.loop import make_trainer, quiet
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, model_config
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.processes import Ranks
+from quran_asr.train.step_clock import Clock, now
 from quran_asr.train.tokenizer import Tokenizer
+from quran_asr.train.transducer_engine import usable_engine
 from quran_asr.train.transducer_loss import transducer_loss
 
 
@@ -85,8 +85,10 @@ class Side:
         lightning.seed_everything(self.recipe.quran.seed, verbose=False)
         if setup.side == "stock":
             self.model = build_stock(self.recipe, setup.tokenizer, setup.manifest)
+            self.engine = "warprnnt_numba"
             self.module: lightning.LightningModule = self.model
         else:
+            self.engine, _ = usable_engine(self.device)
             self.model = build_model(self.recipe, setup.tokenizer)
             if self.device.type == "cpu":
                 suit_cpu(self.model)
@@ -94,9 +96,11 @@ class Side:
             training = ClipSet(
                 clips, cache_bytes=int(self.recipe.quran.audio_cache_gb * 1e9), recipe=self.recipe
             )
-            self.module = TrainingModule(
+            module = TrainingModule(
                 self.model, self.recipe, training, training, lambda finding: None, total_steps=1_000_000
             )
+            module.engine = self.engine
+            self.module = module
 
     def describe(self) -> dict[str, Any]:
         """The model, and the first batch's shapes: both sides have to say the same."""
@@ -141,12 +145,11 @@ class Side:
                 measured.append(LossTime(*times))
         return measured
 
-    def memory(self) -> tuple[int, int]:
+    def memory(self) -> tuple[int | None, int]:
         """Bytes at the height of joint and loss, and of all training so far."""
         inputs = self._loss_inputs()
         self._joint_loss(*inputs)
-        of_loss = peak_allocated(lambda: self._joint_loss(*inputs), self.device)
-        return of_loss, self._peak
+        return peak_bytes(lambda: self._joint_loss(*inputs), self.device), self._peak
 
     # --- training -----------------------------------------------------------------------------------
 
@@ -246,6 +249,7 @@ class Side:
             labels,
             fastemit_lambda=self.recipe.model.loss.warprnnt_numba_kwargs.fastemit_lambda,
             tile_clips=None if whole else self.recipe.model.joint.fused_batch_size,
+            engine=self.engine,
         ).mean()
 
     @torch.no_grad()
@@ -307,84 +311,3 @@ def build_stock(recipe: Recipe, tokenizer: Path, manifest: Path) -> EncDecHybrid
     model = EncDecHybridRNNTCTCBPEModel(cfg=OmegaConf.create(config))
     model.setup_training_data(OmegaConf.create(config["train_ds"]))
     return model
-
-
-def now(device: torch.device) -> float:
-    """Seconds of the process on a CPU, of the wall on a GPU, all work done."""
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-@dataclass
-class Clock(lightning.Callback):
-    """Divides each step into parts: what passes between two marks belongs to the part that the later names.
-
-    On a GPU marks are events in its stream, so that nothing waits for them but the end of a step.
-    """
-
-    device: torch.device
-    model: EncDecHybridRNNTCTCBPEModel
-    steps: list[StepTime] = field(default_factory=list)
-    _marks: list[tuple[str, Any]] = field(default_factory=list)
-
-    def mark(self, part: str) -> None:
-        self._marks.append((part, self._moment()))
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Marks where the parts of a forward pass begin and end."""
-        model = self.model
-        begins = ((model.decoder, "loss"), (model.joint, "loss"), (model.loss, "joint"))
-        ends = (
-            (model.encoder, "encoder"),
-            (model.decoder, "prediction"),
-            (model.joint, "loss"),
-            (model.loss, "loss"),
-        )
-        hooks = [
-            *(
-                module.register_forward_pre_hook(lambda *_, part=part: self.mark(part))
-                for module, part in begins
-            ),
-            *(module.register_forward_hook(lambda *_, part=part: self.mark(part)) for module, part in ends),
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def on_train_start(self, trainer: Any, module: Any) -> None:
-        self._marks = [("", self._moment())]
-
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        self.mark("data")
-
-    def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
-        self.mark("loss")
-
-    def on_before_backward(self, trainer: Any, module: Any, loss: Any) -> None:
-        self.mark("optimizer")
-
-    def on_after_backward(self, trainer: Any, module: Any) -> None:
-        self.mark("backward")
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        loss = float(outputs["loss"])
-        self.mark("optimizer")
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        parts = dict.fromkeys(PARTS, 0.0)
-        for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
-            parts[part] += after - before if self.device.type == "cpu" else before.elapsed_time(after) / 1000
-        self.steps.append(StepTime(sum(parts.values()), parts, loss))
-        self._marks = [("", self._moment())]
-
-    def _moment(self) -> Any:
-        if self.device.type == "cpu":
-            return time.process_time()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event

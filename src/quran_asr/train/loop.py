@@ -100,7 +100,8 @@ def train(
     tokenizer = Tokenizer(run.tokenizer)
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
-    suit_cpu(model)
+    if _device(recipe).type == "cpu":
+        suit_cpu(model)
     # NeMo's encoder would ask all processes for their longest clip in every pass, also where one has none
     model.encoder.sync_max_audio_length = False
     engine, instead = ranks.from_first(usable_engine(_device(recipe)) if first else None)
