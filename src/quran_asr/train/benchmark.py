@@ -124,7 +124,7 @@ def compare(
             for number in range(task.rounds if alone else 0):
                 for side in SIDES:
                     say(f"{side}: joint and loss alone, {number + 1} of {task.rounds}")
-                    measured[side].losses += sides[side]("loss", 1)
+                    measured[side].losses.append(sides[side]("loss"))
                     on_result(result())
             for side in SIDES:
                 say(f"{side}: memory of the loss")

@@ -132,18 +132,20 @@ class Side:
             self._fit(count, clock, precision or self.recipe.trainer.precision)
         return clock.steps
 
-    def loss(self, count: int) -> list[LossTime]:
-        """Joint and loss `count` times, forward and backward, and NeMo's joint alone."""
+    def loss(self) -> LossTime:
+        """Joint and loss once, forward and backward, after once that does not count."""
         inputs = self._loss_inputs()
-        measured = []
-        for number in range(count + 1):
-            times = [
-                self._timed(lambda: self._joint_loss(*inputs)),
-                self._timed(lambda: self._joint(*inputs)),
-            ]
-            if number:
-                measured.append(LossTime(*times))
-        return measured
+        logits = self._logits(*inputs).requires_grad_()
+        works: tuple[Callable[[], None], ...] = (
+            lambda: self._joint_loss(*inputs),
+            lambda: self._loss(logits, *inputs),
+            lambda: self._joint(*inputs),
+        )
+        if not self._warm:
+            for work in works:
+                work()
+            self._warm = True
+        return LossTime(*(self._timed(work) for work in works))
 
     def memory(self) -> tuple[int | None, int]:
         """Bytes at the height of joint and loss, and of all training so far."""
@@ -154,6 +156,7 @@ class Side:
     # --- training -----------------------------------------------------------------------------------
 
     _peak = 0
+    _warm = False
 
     def _fit(self, steps: int, clock: Clock, precision: str | int) -> None:
         if self.device.type == "cuda":
@@ -237,6 +240,7 @@ class Side:
         else:
             loss = self._ours(encoder, prediction, lambda *outputs: logits, targets, frames, labels)
         loss.backward()
+        logits.grad = None
 
     def _ours(self, encoder: Any, prediction: Any, joint: Any, targets: Any, frames: Any, labels: Any) -> Any:
         whole = joint is not self.model.joint  # given logits are those of all clips
