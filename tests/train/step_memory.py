@@ -17,7 +17,7 @@ import torch
 
 from quran_asr.records import Segment
 from quran_asr.runs import memory
-from quran_asr.runs.cost import training_flops
+from quran_asr.runs.flops import audio_flops
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.workload import expected_tokens
 from quran_asr.train.batches import Batch, Clip, ClipSet
@@ -65,7 +65,7 @@ def main(name: str, clips: int, seconds: float, overrides: list[str]) -> None:
         took.append(time.process_time() - began)
     measured = kernel_says("VmHWM") - without
     estimate = memory.step_memory(recipe, memory.Batch(clips, seconds, tokens), cpu=True)
-    operations = training_flops(recipe, seconds, tokens) * clips * seconds
+    operations = audio_flops(recipe, seconds, tokens) * clips * seconds
     print(
         json.dumps(
             {

@@ -67,7 +67,7 @@ TRAIN_KEYS = {
     "step", "epoch", "time", "split", "loss", "transducer_loss", "ctc_loss", "learning_rate",
     "gradient_norm",
     "audio_seconds", "padding_share", "data_wait_share", "step_seconds", "peak_memory_bytes",
-    "skipped_batches",
+    "skipped_batches", "audio_hours_per_hour", "utilisation",
 }  # fmt: skip
 VALIDATION_KEYS = {
     "step", "epoch", "time", "split", "wer", "ctc_wer", "cer", "loss", "train_wer", "blank_share",

@@ -29,10 +29,14 @@ def training_progress() -> Iterator[Watcher]:
 def training_line(row: Mapping[str, Any]) -> str:
     """Losses, rate and speed of one line of `metrics.jsonl`."""
     transducer = "-" if row["transducer_loss"] is None else f"{row['transducer_loss']:.1f}"
-    speed = row["audio_seconds"] / row["step_seconds"]
+    used = "" if row.get("utilisation") is None else f", {row['utilisation']:.0%} of the GPU's peak"
+    clock = (
+        f"{row['audio_hours_per_hour']:,.0f} audio-hours an hour{used}, padding {row['padding_share']:.0%}, "
+        f"waiting for data {row['data_wait_share']:.0%}, {row['peak_memory_bytes'] / 1e9:.1f} GB"
+    )
     return (
         f"loss {row['loss']:.1f} (transducer {transducer}, CTC {row['ctc_loss']:.1f}, "
-        f"{row['ctc_per_token']:.2f} a token)  rate {row['learning_rate']:.1e}  {speed:.0f}x real time"
+        f"{row['ctc_per_token']:.2f} a token)  rate {row['learning_rate']:.1e}  {clock}"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from quran_asr.files import cache_folder, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
-from quran_asr.runs.cost import training_flops
+from quran_asr.runs.flops import audio_flops
 from quran_asr.runs.schema import Recipe
 
 ALIKE = 3.0
@@ -38,7 +38,7 @@ class Calibration:
     date: str
     """ISO 8601."""
     audio_flops: float | None = None
-    """Operations that a second of audio cost (`cost.training_flops`); None for a shipped recipe."""
+    """Operations that a second of audio cost (`flops.audio_flops`); None for a shipped recipe."""
     precision: int | str | None = None
     """`trainer.precision` of the measurement."""
 
@@ -77,7 +77,7 @@ def measured_by(
         validation: seconds that an hour of validation took.
     """
     mean = audio_seconds / recipe.model.train_ds.batch_size
-    cost = training_flops(recipe, max(mean, 0.1))
+    cost = audio_flops(recipe, max(mean, 0.1))
     precision = recipe.trainer.precision
     return Calibration(device, recipe.name, audio_seconds, step_seconds, validation, date, cost, precision)
 

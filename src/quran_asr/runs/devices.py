@@ -16,7 +16,7 @@ UTILISATION = 0.04
 """Share of the tensor cores' peak that training reaches.
 
 300 hours of audio an hour are reported for 114M parameters on an RTX 3090. At 9.6 GFLOP a second of audio
-(`cost.py`) that is 2.9 of 71 TFLOP/s. The guide's 0.5 s for 32 clips of 3 s on the same card are 2.6 %.
+(`flops.py`) that is 2.9 of 71 TFLOP/s. The guide's 0.5 s for 32 clips of 3 s on the same card are 2.6 %.
 Between models and loaders this differs by a factor of two and more.
 """
 FP32_SLOWER = 2.5

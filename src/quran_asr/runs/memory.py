@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from quran_asr.runs.cost import frame_seconds
 from quran_asr.runs.parameters import count_parameters
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.workload import WORDS_A_SECOND, expected_tokens
@@ -91,7 +90,8 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     arising = 0 if accumulates else 1
     positions = 4 * (2 * encoder.pos_emb_max_len - 1) * encoder.d_model
     half = 0 if cpu or not mixed else 2 * parameters  # the weights as autocast converts them
-    frames = batch.seconds / frame_seconds(recipe) + 1
+    frame = recipe.model.preprocessor.window_stride * recipe.model.encoder.subsampling_factor
+    frames = batch.seconds / frame + 1
     said = batch.tokens
     if said is None:
         said = expected_tokens(recipe, WORDS_A_SECOND * batch.seconds)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from quran_asr.findings import Finding
 from quran_asr.runs.calibration import Calibration, scale
-from quran_asr.runs.cost import training_flops
 from quran_asr.runs.devices import Device, find_device, no_such_device, words
+from quran_asr.runs.flops import audio_flops
 from quran_asr.runs.recipe import SHIPPED, load_recipe
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.workload import Workload, expected_tokens
@@ -111,7 +111,7 @@ def _batch(
     if target is None:
         return None, f"unknown: {HOW_TO_KNOW}", None, []
     found: list[Finding] = []
-    cost = training_flops(recipe, work.mean_seconds, _tokens(recipe, work))
+    cost = audio_flops(recipe, work.mean_seconds, _tokens(recipe, work))
     measured = target.calibration
     if measured is not None:
         theirs = measured.audio_flops or _shipped_cost(measured.model, work)
@@ -155,7 +155,7 @@ def _shipped_cost(model: str, work: Workload) -> float | None:
     """Operations of a second of audio, where a calibration names no more than a shipped recipe."""
     named = {one: load_recipe(one) for one in SHIPPED if one == model or load_recipe(one).name == model}
     recipe = named.get(model) or next(iter(named.values()), None)
-    return None if recipe is None else training_flops(recipe, work.mean_seconds)
+    return None if recipe is None else audio_flops(recipe, work.mean_seconds)
 
 
 def _precision(recipe: Recipe, target: Target) -> int | str:

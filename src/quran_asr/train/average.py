@@ -24,7 +24,8 @@ from quran_asr.runs.folder import RunFolder, rate_of
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.train.archives import read_archive, read_weights
 from quran_asr.train.checkpoints import model_weights, replace_nemo, save_nemo
-from quran_asr.train.model import build_model, choose_threads
+from quran_asr.train.cpu import choose_threads
+from quran_asr.train.model import build_model
 from quran_asr.train.recognize import Recognizer, load_recognizer, put_weights, restore_checkpoint
 
 Show = Callable[[int, int], None]

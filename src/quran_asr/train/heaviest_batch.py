@@ -23,7 +23,8 @@ from quran_asr.runs.check_machine import available_memory
 from quran_asr.runs.outcome import Outcome, failure, passed, warning
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch, Clip, ClipSet
-from quran_asr.train.model import build_model, choose_threads
+from quran_asr.train.cpu import choose_threads
+from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.tokenizer import Tokenizer
 

@@ -28,11 +28,12 @@ from quran_asr.runs.sign import Sign
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
+from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.epoch import Stage, stage_batches
 from quran_asr.train.initialization import initialize, sample_features
 from quran_asr.train.lookout import Lookout
 from quran_asr.train.metrics import Metrics, Watcher
-from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, choose_threads
+from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
@@ -104,7 +105,8 @@ def train(
     tokenizer = Tokenizer(run.tokenizer)
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
-    choose_threads(model)
+    if _device(recipe).type == "cpu":
+        suit_cpu(model)
     engine, instead = ranks.from_first(usable_engine(_device(recipe)) if first else None)
     if instead:
         said = f"the transducer loss uses `{engine}`: {instead}"
@@ -128,7 +130,7 @@ def train(
     checkpoints = Checkpoints(run, recipe, ranks, lookout, min(measured, default=None))
     metrics = Metrics(run, watcher, lookout, float(before[-1]["time"]) if before else 0.0)
     interrupted = False
-    with checkpoints.listening(), _quiet():
+    with checkpoints.listening(), quiet():
         done = max((row["step"] for row in before), default=0)
         trainer = make_trainer(recipe, run, [metrics, checkpoints], on_finding, ranks, done)
         try:
@@ -294,7 +296,7 @@ def environment(ranks: Ranks, engine: str) -> dict[str, Any]:
     }
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 - used like a function
+class quiet(warnings.catch_warnings):  # noqa: N801 - used like a function
     """Lightning's advice about workers, logging intervals and the like: none of it is for our users."""
 
     def __enter__(self) -> Any:

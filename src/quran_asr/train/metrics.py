@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 
+from quran_asr.runs.devices import find_device
 from quran_asr.runs.folder import RunFolder
 from quran_asr.train.batches import Batch
 from quran_asr.train.lookout import LOOK_EVERY, Lookout
@@ -128,11 +129,11 @@ class Metrics(lightning.Callback):
             [
                 *(means.batches, means.clips, means.tokens, means.transducer, means.transducer_clips),
                 *(means.ctc, means.loss, means.audio_seconds, means.padding, module.skipped_batches),
+                means.flops,
             ]
         )
-        batches, clips, tokens, transducer, transducer_clips, ctc, loss, audio_seconds, padding, skipped = (
-            summed
-        )
+        batches, clips, tokens, transducer, transducer_clips, ctc, loss, *others = summed
+        audio_seconds, padding, skipped, flops = others
         batches, steps = max(1, batches), max(1, means.steps)
         return {
             "step": step,
@@ -151,6 +152,8 @@ class Metrics(lightning.Callback):
             "padding_share": padding / batches,
             "data_wait_share": means.waited / seconds if seconds > 0 else 0.0,
             "step_seconds": seconds / steps,
+            "audio_hours_per_hour": audio_seconds / seconds if seconds > 0 else 0.0,
+            "utilisation": self._utilisation(module, flops / seconds if seconds > 0 else 0.0),
             "peak_memory_bytes": _peak_memory(module.device),
             "skipped_batches": int(skipped),
         }
@@ -158,6 +161,13 @@ class Metrics(lightning.Callback):
     def _look(self, step: int) -> None:
         self._looked_at = step
         self.lookout.look()
+
+    def _utilisation(self, module: TrainingModule, flops: float) -> float | None:
+        """Model FLOPs a second over the peak of all devices (`runs/flops.py`); None where it is not known."""
+        if module.device.type != "cuda":
+            return None
+        device = find_device(torch.cuda.get_device_name(module.device))
+        return None if device is None else flops / (device.peak_flops * module.ranks.size)
 
     def _write(self, trainer: lightning.Trainer, row: dict[str, Any]) -> None:
         self.run.append_metrics(row)

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
-
-import torch
 
 with warnings.catch_warnings():  # NeMo's start-up chatter tells our users nothing
     warnings.simplefilter("ignore")
@@ -33,14 +30,10 @@ __all__ = [
     "RNNTJoint",
     "SaveRestoreConnector",
     "build_model",
-    "choose_threads",
     "frame_seconds",
     "look_aheads",
     "set_look_ahead",
 ]
-
-SMALL = 5_000_000
-"""Parameters under which one CPU thread is as fast as several."""
 
 
 def build_model(recipe: Recipe, tokenizer_folder: Path) -> EncDecHybridRNNTCTCBPEModel:
@@ -162,13 +155,3 @@ def set_look_ahead(model: EncDecHybridRNNTCTCBPEModel, context: list[int]) -> No
     """Make inference look ahead as far as `context` allows. It sticks: set the first one before saving."""
     if len(model.encoder.att_context_size_all) > 1:
         model.encoder.set_default_att_context_size(list(context))
-
-
-def choose_threads(model: EncDecHybridRNNTCTCBPEModel) -> None:
-    """One CPU thread for small models, unless `OMP_NUM_THREADS` says otherwise.
-
-    At 1.8M parameters a second thread brings nothing on an idle machine, and on a busy one the threads wait
-    for each other: a step then takes many times as long.
-    """
-    if "OMP_NUM_THREADS" not in os.environ and model.num_weights < SMALL:
-        torch.set_num_threads(1)

@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader
 
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.records import SAMPLE_RATE
+from quran_asr.runs.architecture import of_recipe
+from quran_asr.runs.flops import training_flops
 from quran_asr.runs.schedule import learning_rate
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.batches import Batch, ClipSet, Item, training_loader, validation_loader
+from quran_asr.train.batches import Batch, Clip, ClipSet, Item, training_loader, validation_loader
 from quran_asr.train.curriculum import Curriculum, token_entropy
 from quran_asr.train.epoch import EpochBatches, Stage, stage_batches
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_seconds
@@ -58,6 +60,7 @@ class TrainingModule(lightning.LightningModule):
         self.means = StepMeans()
         self.skipped_batches = 0
         self.skipped_in_a_row = 0
+        self.architecture = of_recipe(recipe.model, recipe.quran.vocabulary_size)
         self.validations: list[Validation] = []
         self.total_steps = total_steps
         self.progress = EpochProgress()
@@ -120,7 +123,7 @@ class TrainingModule(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         optim = self.recipe.model.optim
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=1.0, betas=optim.betas, weight_decay=optim.weight_decay
+            self.model.parameters(), lr=1.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -171,6 +174,7 @@ class TrainingModule(lightning.LightningModule):
                 self.skipped_in_a_row = 0
                 ctc, tokens = float(each_ctc.sum()), float(batch.token_lengths.sum())
                 self.means.add(batch, loss, transducer, ctc, tokens)
+                self.means.flops += sum(self._flops(self.training_clips.clips[i]) for i in batch.indices)
             else:
                 self._skip("its loss is not a finite number", batch)
                 loss = None
@@ -181,6 +185,9 @@ class TrainingModule(lightning.LightningModule):
         if loss is None and self.ranks.size > 1:  # the others wait for this one's gradients: let them be 0
             loss = 0.0 * torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
         return loss
+
+    def _flops(self, clip: Clip) -> float:
+        return training_flops(self.architecture, clip.segment.duration, len(clip.tokens))
 
     def losses(self, batch: Batch, *, with_transducer: bool = True) -> tuple[Tensor | None, Tensor]:
         """Transducer and CTC loss of each clip in nats, [B] each; the first is None unless asked for."""

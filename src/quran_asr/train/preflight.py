@@ -16,8 +16,9 @@ from quran_asr.runs.architecture import of_recipe
 from quran_asr.runs.outcome import Outcome, failure, passed
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch, ClipSet, collate, tokenize
+from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.initialization import initialize
-from quran_asr.train.model import build_model, choose_threads
+from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.tokenizer import Tokenizer
 from quran_asr.train.validation import Validation
@@ -94,7 +95,7 @@ def overfit_gate(
     texts = [clips[i].text for i in batch.indices]
     silent = int((batch.audio.abs().amax(dim=1) < _SILENT).sum())
     model = build_model(plain, tokenizer.folder)
-    choose_threads(model)
+    suit_cpu(model)
     if recipe.quran.initialization == "data":
         initialize(model, chosen)
     module = TrainingModule(model, plain, chosen, chosen, lambda finding: None).eval()

@@ -28,6 +28,7 @@ class StepMeans:
     loss: float = 0.0
     audio_seconds: float = 0.0
     padding: float = 0.0
+    flops: float = 0.0
     gradient_norm: float = 0.0
     steps: int = 0
     waited: float = 0.0
