@@ -9,7 +9,17 @@ from itertools import pairwise
 
 from quran_asr.runs.curves import Curves, Point
 from quran_asr.runs.sign import Evidence, Sign, shown
-from quran_asr.runs.trends import finite, level, lowest_level, noise, quantile, thinned, training_loss, values
+from quran_asr.runs.trends import (
+    finite,
+    level,
+    loss_in_words,
+    lowest_level,
+    noise,
+    quantile,
+    thinned,
+    training_loss,
+    values,
+)
 
 LEAST_LINES = 20
 """Lines of training before which nothing is said of its loss."""
@@ -44,7 +54,7 @@ def divergence(curves: Curves) -> Iterator[Sign]:
             last = points[-1]
             yield _too_high(
                 curves,
-                f"the training loss rises: {now:.3g} now, {best:.3g} around step {points[at].step:,}",
+                f"{loss_in_words(name)} rises: {now:.3g} now, {best:.3g} around step {points[at].step:,}",
                 shown(name, points[0], points[at], last),
                 points[at].step,
             )
@@ -55,7 +65,7 @@ def divergence(curves: Curves) -> Iterator[Sign]:
         worst = max(stretch, key=lambda point: point.value or 0.0)
         yield _too_high(
             curves,
-            f"the training loss swings between {low:.3g} and {high:.3g} since step {stretch[0].step:,}",
+            f"{loss_in_words(name)} swings between {low:.3g} and {high:.3g} since step {stretch[0].step:,}",
             shown(name, points[at], stretch[0], worst, stretch[-1]),
             stretch[0].step,
         )

@@ -83,3 +83,8 @@ def training_loss(curves: Curves) -> tuple[str, list[Point]]:
         if points:
             return f"training.{key}", points
     return "training.loss", []
+
+
+def loss_in_words(name: str) -> str:
+    """What a series that `training_loss` has named is called in a sentence."""
+    return "CTC a token in training" if name == "training.ctc_per_token" else "the training loss"
