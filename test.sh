@@ -54,6 +54,18 @@ test_core_everywhere() {
   printf '%s' "$contents" >.venv-core/tested
 }
 
+test_kernels() { # of the transducer loss for GPUs: compiled, and run in Triton's interpreter, which takes 1.1 GB
+  if [ -z "${CI:-}" ]; then
+    printf '%-44s left out: CI=true brings Triton\n' "Triton kernels without a GPU"
+    return 0
+  fi
+  tools/environment.sh triton
+  local tests=(.venv-triton/bin/python -m pytest -q -p no:cacheprovider)
+  check "Triton kernels, compiled for GPUs" "${tests[@]}" tests/train/test_transducer_kernels.py
+  check "Triton kernels, interpreted" env TRITON_INTERPRET=1 \
+    "${tests[@]}" -k triton tests/train/test_transducer_loss.py
+}
+
 lock_resolves() { # asked of the package index once for each lock: every pin has a file for this Python
   [ "$(cksum <requirements/lock.txt)" != "$(cat "$1/resolved" 2>/dev/null)" ] || return 0
   "$1/bin/python" -m pip install --dry-run --quiet --ignore-installed --no-deps --require-hashes \
@@ -71,5 +83,6 @@ if [ $# = 0 ]; then
   check "format (ruff format)" .venv/bin/ruff format --check .
   check "types (mypy)" .venv/bin/mypy
   test_core_everywhere
+  [ $fast = yes ] || test_kernels
 fi
 exec "${tests[@]}" "$@"

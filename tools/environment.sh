@@ -3,6 +3,7 @@
 #
 #   tools/environment.sh train            .venv: all that trains and tests, the package editable
 #   tools/environment.sh core [VERSION]   .venv-core, .venv-core-VERSION: the package as a wheel, no torch
+#   tools/environment.sh triton           .venv-triton: .venv and Triton, whose interpreter tests the kernels
 #   tools/environment.sh find VERSION...  prints a Python of one of these versions; 1 when there is none
 #
 # Safe to run again at any time: an environment whose stamp equals the lock files is left alone, an
@@ -16,6 +17,8 @@ packages_download=360 packages_disk=1650
 torch_cpu_download=190 torch_cpu_disk=760
 torch_cuda_download=2700 torch_cuda_disk=4600
 core_download=40 core_disk=150
+triton_download=190 triton_disk=1100
+triton_version=3.7.1 # for the tests of the kernels alone; torch for CUDA brings its own
 
 unset PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0 PYTHONNOUSERSITE=1
@@ -178,10 +181,33 @@ core() {
   pip_install 1 --no-deps --no-build-isolation --force-reinstall "$copy"
 }
 
+triton() { # beside .venv, not in it: a CPU has no use for it but this
+  train
+  venv=.venv-triton
+  local wanted
+  wanted="$triton_version $(stamp .venv/stamp)"
+  ! is_ready "$wanted" || return 0
+  need_space $triton_disk
+  make_venv 3.11 3.12
+  rm -f "$venv/stamp"
+  say "installing Triton $triton_version into $PWD/$venv, once: about $triton_download MB, on disk $triton_disk MB"
+  pip_install 1 --no-deps "triton==$triton_version"
+  "$venv/bin/python" - "$PWD/.venv" <<'PYTHON'
+import pathlib, sys, sysconfig
+lent = sysconfig.get_path("purelib", vars={"base": sys.argv[1]})
+own = pathlib.Path(sysconfig.get_path("purelib"))
+(own / "lent.pth").write_text(f"import site; site.addsitedir({lent!r})\n", encoding="utf-8")
+PYTHON
+  "$venv/bin/python" -c 'import torch, triton, quran_asr' >"$venv/install.log" 2>&1 ||
+    fail "$venv does not fit together: $(tail -n 1 "$venv/install.log")"
+  printf '%s' "$wanted" >"$venv/stamp"
+}
+
 trap 'say "interrupted; run this again to go on from here"; exit 130' INT TERM
 case ${1:-} in
 train) train ;;
+triton) triton ;;
 core) core "${2:-}" ;;
 find) shift && find_python "$@" ;;
-*) fail "say train, core or find: $(sed -n '4,6s/^# *//p' tools/environment.sh | tr '\n' ';')" ;;
+*) fail "say train, core, triton or find: $(sed -n '4,7s/^# *//p' tools/environment.sh | tr '\n' ';')" ;;
 esac

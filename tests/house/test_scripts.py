@@ -181,7 +181,7 @@ def test_a_changed_lock_or_a_moved_checkout_installs_again(checkout: Path) -> No
 
 
 def test_a_wrong_word_is_answered_with_the_usage(checkout: Path) -> None:
-    assert "train, core or find" in said(run(checkout, "tools/environment.sh", "everything"))
+    assert "train, core, triton or find" in said(run(checkout, "tools/environment.sh", "everything"))
 
 
 def test_a_failing_check_stops_the_tests_with_its_output(checkout: Path) -> None:

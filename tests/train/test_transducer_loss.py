@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.train.transducer_engine import ENGINES, disagreement
+from quran_asr.train.transducer_engine import ENGINES, TorchEngine, disagreement, usable_engine
 from quran_asr.train.transducer_lattice import lattice_loss
 from quran_asr.train.transducer_loss import transducer_loss
 
@@ -120,8 +120,8 @@ def test_blocks_of_rows_do_not_change_the_result(monkeypatch):
     torch.manual_seed(3)
     joint, batch = RNNTJoint(12).double(), Batch([9, 20, 4], [6, 10, 3])
     whole = batch.gradients(joint)
-    for name, value in (("transducer_joint.BLOCK_BYTES", 0), ("transducer_loss.TILE_BYTES", 0)):
-        monkeypatch.setattr(f"quran_asr.train.{name}", {"cpu": value, "cuda": value})
+    for name in ("transducer_joint.BLOCK_BYTES", "transducer_loss.TILE_BYTES", "transducer_loss.KEPT_BYTES"):
+        monkeypatch.setattr(f"quran_asr.train.{name}", {"cpu": 0, "cuda": 0})
         same(batch.gradients(joint), whole)
     same(whole, plain_gradients(batch, joint))
 
@@ -310,6 +310,19 @@ def test_what_cannot_be_is_refused_by_name(activation, change, message):
 def test_engines_agree_on_rows_and_lattices_beyond_a_block(engine):
     """1,040 classes are more than a program takes at a time, 33 labels more than a warp has lanes."""
     assert disagreement(ENGINES[engine](), torch.device("cpu")) < 1
+
+
+def test_an_engine_that_is_off_is_found_out_and_not_used():
+    class Off(TorchEngine):
+        def differentiate(self, *given) -> Tensor:
+            return super().differentiate(*given) * 1.001
+
+    assert disagreement(TorchEngine(), torch.device("cpu")) == 0
+    assert disagreement(Off(), torch.device("cpu")) > 1
+    assert usable_engine(torch.device("cpu")) == ("torch", "")
+    if not torch.cuda.is_available():
+        name, why = usable_engine(torch.device("cuda"))
+        assert name == "torch" and why
 
 
 def test_an_impossible_clip_costs_inf(engine):

@@ -29,25 +29,26 @@ sizes = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 6)), min_size=1, ma
 budgets = st.sampled_from([0, 1000, 20_000, 1 << 30])
 
 
-def budgeted(block: int, tile: int):
-    """A context in which blocks and tiles have so many bytes."""
+def budgeted(block: int, tile: int, kept: int) -> pytest.MonkeyPatch:
+    """Give blocks, tiles and kept logits so many bytes, until it is undone."""
     patch = pytest.MonkeyPatch()
     patch.setattr(transducer_joint, "BLOCK_BYTES", {"cpu": block, "cuda": block})
     patch.setattr(transducer_joint, "FEWEST_ROWS", 1)
     patch.setattr(transducer_loss, "TILE_BYTES", {"cpu": tile, "cuda": tile})
+    patch.setattr(transducer_loss, "KEPT_BYTES", {"cpu": kept, "cuda": kept})
     return patch
 
 
-@given(sizes, budgets, budgets, st.sampled_from([None, 1, 2]), st.sampled_from([0.0, 0.3]))
+@given(sizes, budgets, budgets, budgets, st.sampled_from([None, 1, 2]), st.sampled_from([0.0, 0.3]))
 @settings(max_examples=40)
-def test_budgets_and_tiles_change_nothing(lengths, block, tile, tile_clips, dropout):
+def test_budgets_and_tiles_change_nothing(lengths, block, tile, kept, tile_clips, dropout):
     """Not even the masks of dropout: they belong to the cells, in their order."""
     torch.manual_seed(len(lengths))
     frames, labels = (list(counts) for counts in zip(*lengths, strict=True))
     joint, batch = RNNTJoint(12, dropout).double(), Batch(frames, labels)
     torch.manual_seed(1)
     whole = batch.gradients(joint)
-    patch = budgeted(block, tile)
+    patch = budgeted(block, tile, kept)
     try:
         torch.manual_seed(1)
         same(batch.gradients(joint, tile_clips=tile_clips), whole, rtol=1e-9, atol=1e-11)
@@ -91,8 +92,8 @@ def test_gradients_can_be_asked_for_twice():
     """What is kept between the passes is not used up by the first."""
     torch.manual_seed(1)
     joint, batch = RNNTJoint(12, 0.3).double(), Batch([5, 7], [2, 4])
-    for tile in (0, 1 << 30):
-        patch = budgeted(1000, tile)
+    for kept in (0, 1 << 30):
+        patch = budgeted(1000, 0, kept)
         loss = batch.loss(joint)
         inputs = [batch.encoder, *joint.parameters()]
         once = torch.autograd.grad(loss.sum(), inputs, retain_graph=True)

@@ -112,7 +112,8 @@ class Sums:
         """Nothing summed yet."""
         exact = accumulator(layer.weight.dtype)
         given = (encoder, prediction, layer.weight, layer.bias)
-        return cls(*(torch.zeros_like(one, dtype=exact) for one in given))
+        # Not `zeros_like`: it copies strides, and flattening would then give a copy.
+        return cls(*(one.new_zeros(one.shape, dtype=exact) for one in given))
 
     def of(self, tile: slice) -> Sums:
         """The sums for some of the clips, the same memory."""

@@ -1,5 +1,4 @@
-"""The exact transducer loss through NeMo's joint: fast on a CPU, and in memory that does not grow with the
-batch.
+"""The exact transducer loss through NeMo's joint: fast on a CPU, in memory that does not grow with the batch.
 
 `transducer_lattice.py` sums over the alignments. What is left is the joint network, which makes a row of
 logits for each cell of each clip's lattice: most of the work, by far. `transducer_joint.py` makes rows for
@@ -25,8 +24,10 @@ from quran_asr.train.transducer_engine import ENGINES, Engine
 from quran_asr.train.transducer_joint import Masks, OutputLayer, Rows, Sums
 from quran_asr.train.transducer_lattice import CELL_BYTES, Cells, Lengths, accumulator, check_targets
 
-TILE_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
-"""Memory for the rows or for the lattice of the clips that are evaluated at a time."""
+TILE_BYTES = {"cpu": 8 << 20, "cuda": 128 << 20}
+"""For the lattices of the clips that are evaluated at a time, or for what another joint makes of them."""
+KEPT_BYTES = {"cpu": 32 << 20, "cuda": 128 << 20}
+"""For logits that are kept for the gradient. A batch with more has them made again."""
 _ANY_JOINT_CELL_BYTES = 4 * 1024
 """Logits of a cell of a joint that is only called: 1,024 classes in float32."""
 
@@ -64,9 +65,9 @@ def transducer_loss(
         frames: how many of the T frames each clip has, integers [B], at least 1.
         labels: how many of the U labels each clip has, integers [B], may be 0.
         fastemit_lambda: weight of FastEmit. It changes the gradients only, never the value.
-        tile_clips: most clips that are evaluated at a time. Whatever it is, a tile ends where its lattices
-            (with another joint than the ReLU one: its logits) would need more than `TILE_BYTES`; one clip
-            alone may. Several tiles are evaluated again in the backward pass.
+        tile_clips: most clips that are evaluated at a time. A tile also ends where its lattices, or the
+            logits of another joint than the ReLU one, would need more than `TILE_BYTES`; a clip alone may.
+            Such another joint is evaluated again in the backward pass if there are several tiles.
         engine: one of `ENGINES`: `torch`, or `triton` on a GPU.
 
     Returns:
@@ -98,14 +99,14 @@ def transducer_loss(
         projected: Any = joint
         encoder, prediction = projected.project_encoder(encoder), projected.project_prednet(prediction)
         joint, relu = projected.joint_after_projection, _relu_joint(projected)
-    room = TILE_BYTES.get(encoder.device.type, TILE_BYTES["cuda"])
+    room = _budget(TILE_BYTES, encoder.device)
     clips = tile_clips or len(encoder)
     if relu is not None:
         dropout, linear = relu
         check_targets(targets, linear.out_features - 1)
         tiles = lengths.tiles(clips, room // CELL_BYTES)
         seed = int(torch.randint(2**62, ())) if dropout else 0  # from the generator that checkpoints know
-        options = _Options(steps, fastemit_lambda, dropout, seed, tiles, room, torch.is_grad_enabled())
+        options = _Options(steps, fastemit_lambda, dropout, seed, tiles, torch.is_grad_enabled())
         loss: Tensor = _ReluJointLoss.apply(  # type: ignore[no-untyped-call]
             encoder, prediction, linear.weight, linear.bias, targets, lengths, options
         )
@@ -190,6 +191,11 @@ def _flow(
     return (each * blanks).to(kind), (each * said * (1 + fastemit_lambda)).to(kind)
 
 
+def _budget(budgets: dict[str, int], device: torch.device) -> int:
+    """Bytes on this device; an unknown one counts as a GPU."""
+    return budgets.get(device.type, budgets["cuda"])
+
+
 def _relu_joint(joint: Any) -> tuple[float, nn.Linear] | None:
     """Dropout and output layer of NeMo's joint if all it does is add, ReLU, drop and multiply."""
     method = getattr(type(joint).joint_after_projection, "__qualname__", "")
@@ -218,8 +224,6 @@ class _Options:
     """Of dropout's masks."""
     tiles: list[slice]
     """Clips that are evaluated at a time."""
-    room: int
-    """Bytes that logits may take between the two passes."""
     gradient: bool
 
 
@@ -243,34 +247,35 @@ class _ReluJointLoss(torch.autograd.Function):
             kind = torch.float32  # float16 would lose small gradients: the loss scale comes only later.
         layer = OutputLayer.of(weight, bias, kind, options.dropout, options.seed)
         bytes_of_logits = sum(lengths.cell_counts) * layer.bias.nbytes
-        keep = options.gradient and len(options.tiles) == 1 and bytes_of_logits <= options.room
-        masks, losses, known, kept = Masks(layer), [], [], None
+        keep = options.gradient and bytes_of_logits <= _budget(KEPT_BYTES, encoder.device)
+        masks, losses, known = Masks(layer), [], []
         with torch.autocast(device, enabled=False):
             for tile in options.tiles:
                 rows = _rows(encoder[tile], prediction[tile], layer, targets[tile], lengths[tile], options)
                 scores = encoder.new_empty((3, len(rows.following)), dtype=accumulator(kind))
-                kept = rows.encoder.new_empty((scores.shape[1], len(layer.bias))) if keep else None
-                rows.score(masks, scores, kept)
+                logits = rows.encoder.new_empty((scores.shape[1], len(layer.bias))) if keep else None
+                rows.score(masks, scores, logits)
                 likelihood, blanks, said = options.engine.sum_paths(
                     scores[0], scores[1], rows.cells, options.gradient
                 )
                 losses.append((-likelihood).to(scores.dtype))
                 if blanks is not None and said is not None:
                     scores[0], scores[1] = blanks, said
-                    known.append(scores)
+                    known += [scores, logits]
         ctx.lengths, ctx.options, ctx.kind = lengths, options, kind
-        ctx.save_for_backward(encoder, prediction, weight, bias, targets, kept, *known)
+        ctx.save_for_backward(encoder, prediction, weight, bias, targets, *known)
         return torch.cat(losses)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        encoder, prediction, weight, bias, targets, kept, *known = ctx.saved_tensors
+        encoder, prediction, weight, bias, targets, *known = ctx.saved_tensors
         options, lengths = ctx.options, ctx.lengths
         with torch.autocast(encoder.device.type, enabled=False):
             layer = OutputLayer.of(weight, bias, ctx.kind, options.dropout, options.seed)
             masks, sums = Masks(layer), Sums.zeros(encoder, prediction, layer)
-            for tile, (blanks, said, normaliser) in zip(options.tiles, known, strict=True):
+            for tile, scores, logits in zip(options.tiles, known[::2], known[1::2], strict=True):
+                blanks, said, normaliser = scores
                 rows = _rows(encoder[tile], prediction[tile], layer, targets[tile], lengths[tile], options)
                 # The entries of a row's gradient sum to at most twice what flows through the cell, and that
                 # sums to T + U over a clip. So what is left out of a lattice of 10,000 cells is below 2e-5 in
@@ -283,7 +288,7 @@ class _ReluJointLoss(torch.autograd.Function):
                     options.fastemit_lambda,
                     normaliser.dtype,
                 )
-                rows.add_gradients(masks, normaliser, flow, counted, kept, sums.of(tile))
+                rows.add_gradients(masks, normaliser, flow, counted, logits, sums.of(tile))
         found = (
             sums.encoder.to(encoder.dtype),
             sums.prediction.to(prediction.dtype),
