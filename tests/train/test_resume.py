@@ -85,7 +85,10 @@ def at_step(step: int) -> Callable[[Progress], bool]:
 
 def numbers(run: RunFolder) -> list[dict[str, Any]]:
     """What was measured, without what the clock says."""
-    clock = {"time", "step_seconds", "data_wait_share", "peak_memory_bytes"}
+    clock = {
+        *("time", "step_seconds", "data_wait_share", "peak_memory_bytes"),
+        *("audio_hours_per_hour", "utilisation"),
+    }
     return [{key: value for key, value in row.items() if key not in clock} for row in run.read_metrics()]
 
 

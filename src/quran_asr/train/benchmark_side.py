@@ -37,6 +37,7 @@ from quran_asr.train.processes import Ranks
 from quran_asr.train.step_clock import Clock, now
 from quran_asr.train.tokenizer import Tokenizer
 from quran_asr.train.transducer_engine import usable_engine
+from quran_asr.train.transducer_lattice import lattice_loss
 from quran_asr.train.transducer_loss import transducer_loss
 
 
@@ -225,36 +226,39 @@ class Side:
                     compute_wer=False,
                 )
             else:
-                loss = self._ours(encoder, prediction, self.model.joint, targets, frames, labels)
+                loss = transducer_loss(
+                    encoder.transpose(1, 2),
+                    prediction.transpose(1, 2),
+                    self.model.joint,
+                    targets,
+                    frames,
+                    labels,
+                    fastemit_lambda=self.recipe.model.loss.warprnnt_numba_kwargs.fastemit_lambda,
+                    tile_clips=self.recipe.model.joint.fused_batch_size,
+                    engine=self.engine,
+                ).mean()
         loss.backward()
         self._forget_gradients(encoder, prediction)
 
     def _loss(
-        self, logits: Any, encoder: Any, prediction: Any, frames: Any, targets: Any, labels: Any
+        self, scores: Any, encoder: Any, prediction: Any, frames: Any, targets: Any, labels: Any
     ) -> None:
-        """From the joint's output [B, T, U + 1, V + 1] to its gradient."""
+        """From the joint's output [B, T, U + 1, V + 1] to its gradient: log-probabilities on a CPU."""
         if self.setup.side == "stock":
             loss = self.model.loss(
-                log_probs=logits, targets=targets, input_lengths=frames, target_lengths=labels
+                log_probs=scores, targets=targets, input_lengths=frames, target_lengths=labels
             )
         else:
-            loss = self._ours(encoder, prediction, lambda *outputs: logits, targets, frames, labels)
+            log_probs = scores if self.device.type == "cpu" else scores.float().log_softmax(-1)
+            blank = torch.full_like(targets[:, :1], scores.shape[3] - 1)
+            onward = torch.stack([blank.expand(-1, scores.shape[2]), torch.cat([targets, blank], 1)], -1)
+            arcs = log_probs.gather(3, onward[:, None].expand(-1, scores.shape[1], -1, -1))
+            lambda_ = self.recipe.model.loss.warprnnt_numba_kwargs.fastemit_lambda
+            loss = lattice_loss(
+                arcs[..., 0], arcs[:, :, :-1, 1], frames, labels, fastemit_lambda=lambda_
+            ).mean()
         loss.backward()
-        logits.grad = None
-
-    def _ours(self, encoder: Any, prediction: Any, joint: Any, targets: Any, frames: Any, labels: Any) -> Any:
-        whole = joint is not self.model.joint  # given logits are those of all clips
-        return transducer_loss(
-            encoder.transpose(1, 2),
-            prediction.transpose(1, 2),
-            joint,
-            targets,
-            frames,
-            labels,
-            fastemit_lambda=self.recipe.model.loss.warprnnt_numba_kwargs.fastemit_lambda,
-            tile_clips=None if whole else self.recipe.model.joint.fused_batch_size,
-            engine=self.engine,
-        ).mean()
+        scores.grad = None
 
     @torch.no_grad()
     def _logits(self, encoder: Any, prediction: Any, *_: Any) -> torch.Tensor:

@@ -19,11 +19,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def suit_cpu(model: EncDecHybridRNNTCTCBPEModel) -> None:
     """Settle threads, memory and layout for training this model, which lies on the CPU.
 
-    The convolutions of the subsampling keep their channels last, which oneDNN works on faster.
+    The convolutions of a small model's subsampling keep their channels last, which oneDNN works on faster. Of
+    256 channels it does not.
     """
     choose_threads(model)
     keep_freed_memory()
-    model.encoder.pre_encode.to(memory_format=torch.channels_last)
+    if model.num_weights < SMALL:
+        model.encoder.pre_encode.to(memory_format=torch.channels_last)
 
 
 def choose_threads(model: EncDecHybridRNNTCTCBPEModel) -> None:
