@@ -38,6 +38,13 @@ def test_the_layout_is_nemos(run: RunFolder, tmp_path: Path) -> None:
     assert load_recipe(run.recipe) == load_recipe("small")
 
 
+def test_a_run_that_was_begun_before_a_key_existed_can_go_on(run: RunFolder) -> None:
+    older = run.recipe.read_text(encoding="utf-8").replace("  stop_on: []\n", "")
+    assert "stop_on" not in older
+    run.recipe.write_text(older, encoding="utf-8")
+    assert load_recipe(run.recipe) == load_recipe("small")
+
+
 def test_two_runs_of_the_same_second_get_two_folders(run: RunFolder, tmp_path: Path) -> None:
     second = create_run(tmp_path / "nemo_experiments", "small", NOON)
     assert second.path != run.path

@@ -59,8 +59,8 @@ class RunFolder:
     # Writing
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Keep the resolved recipe."""
-        text = "# The recipe of this run, resolved. `quran-asr train recipe.yaml` repeats it.\n"
+        """Keep the resolved recipe. Keys that a later version may add will have the values of its `base`."""
+        text = "# The recipe of this run, resolved. `quran-asr train recipe.yaml` repeats it.\nbase: base\n"
         write_atomically(self.recipe, (text + as_yaml(recipe)).encode())
 
     def replace_recipe(self, recipe: Recipe, step: int) -> None:
