@@ -85,7 +85,7 @@ def at_step(step: int) -> Callable[[Progress], bool]:
 
 def numbers(run: RunFolder) -> list[dict[str, Any]]:
     """What was measured, without what the clock says."""
-    clock = {"time", "step_seconds", "data_wait_share", "peak_memory_bytes"}
+    clock = {"time", "step_seconds", "audio_hours_per_hour", "data_wait_share", "peak_memory_bytes"}
     return [{key: value for key, value in row.items() if key not in clock} for row in run.read_metrics()]
 
 

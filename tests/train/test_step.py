@@ -104,10 +104,59 @@ def test_a_step_that_writes_no_line_waits_for_no_device(
     assert waited(log_every=1) != [], "where a line is written it waits: the test can fail"
 
 
+class NoAutocast:
+    """torch has no autocast for tensors without data."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: Any) -> None: ...
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_step_reads_nothing_of_tensors_that_hold_no_data(
+    tiny: Recipe, tokenizer: Tokenizer, segments: list[Segment], monkeypatch: pytest.MonkeyPatch,
+    accumulated: int,
+) -> None:  # fmt: skip
+    """On torch's `meta` device every reading raises, however it is done: what a GPU would make us wait for."""
+    for place in (torch, torch.amp, torch.amp.autocast_mode):
+        monkeypatch.setattr(place, "autocast", NoAutocast)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device=None: False)
+    # torch's own CTC does not run there: a sum takes its place
+    monkeypatch.setattr(torch.nn.functional, "ctc_loss", lambda scores, *_, **__: scores.sum((0, 2)))
+    joint = replace(tiny.model.joint, jointnet=replace(tiny.model.joint.jointnet, dropout=0.0))
+    recipe = replace(
+        tiny,
+        quran=replace(tiny.quran, curriculum=None),
+        model=replace(tiny.model, joint=joint),
+        trainer=replace(tiny.trainer, accumulate_grad_batches=accumulated),
+    )
+    clips = ClipSet(tokenize(segments[:3], tokenizer), cache_bytes=1 << 30)
+    module = TrainingModule(build_model(recipe, tokenizer.folder), recipe, clips, clips, lambda finding: None)
+    batch = collate([clips[i] for i in range(3)])
+    module.train().losses(batch)  # the first batch settles that frames are computed rightly
+    module = module.to("meta")
+    optimizer = module.configure_optimizers()["optimizer"]
+    monkeypatch.setattr(TrainingModule, "global_step", 5)
+    for place in range(2 * accumulated):
+        there = batch.to(torch.device("meta"))
+        module.on_train_batch_start(there, place)
+        loss = module.training_step(there, place)
+        assert loss is not None
+        loss.backward()  # type: ignore[no-untyped-call]
+        module.on_after_backward()
+        if (place + 1) % accumulated == 0:
+            module.on_before_optimizer_step(optimizer)
+            module.configure_gradient_clipping(optimizer, 1.0)
+    assert module.means.sums.is_meta
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        module.stop_if_all_is_skipped(there)  # reads: where a line is written
+
+
 def test_clipping_by_the_known_norm_is_torchs() -> None:
     torch.manual_seed(0)
     ours, theirs = ([torch.nn.Parameter(torch.zeros(n, 3)) for n in (4, 1, 7)] for _ in range(2))
-    gradients = Gradients(ours, 1)
+    gradients = Gradients(torch.nn.ParameterList(ours), 1)
     gradients.begin(0)
     for one, other in zip(ours, theirs, strict=True):
         one.grad = torch.randn_like(one)
@@ -126,7 +175,7 @@ def test_a_step_is_made_with_the_usable_batches_of_its_window_and_not_at_all_wit
     """Gradients of a window stay in place until the next one's first backward pass, as with Lightning."""
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
-    gradients = Gradients([weight], 2)
+    gradients = Gradients(torch.nn.ParameterList([weight]), 2)
 
     def window(bad: list[int]) -> None:
         for place in range(2):

@@ -8,7 +8,7 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ _TOTAL, _IN_A_ROW, _LONGEST, _BY_LOSS = range(4)
 
 
 class Gradients:
-    """The gradients of a training's parameters, through windows of batches that make one optimizer step."""
+    """The gradients of a model's parameters, through windows of batches that make one optimizer step."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], window: int) -> None:
+    def __init__(self, model: nn.Module, window: int) -> None:
         """`window`: batches behind an optimizer step."""
-        self.parameters = list(parameters)
+        self.model = model
+        self.parameters = list(model.parameters())
         self.window = window
         self.norm = torch.zeros(())
         """Of all gradients together, float32; 0 where no batch of the window could be used."""
@@ -37,6 +38,7 @@ class Gradients:
 
     def begin(self, place: int) -> None:
         """A batch begins, in this place of its window."""
+        self.parameters = list(self.model.parameters())  # others, perhaps, since the model has moved
         device = self.parameters[0].device
         self.norm, self.usable, self._skips = (
             one.to(device, non_blocking=True) for one in (self.norm, self.usable, self._skips)

@@ -67,7 +67,7 @@ class TrainingModule(lightning.LightningModule):
         self.handful = ClipSet([training.clips[i] for i in handful], cache_bytes=1 << 28)
         self.curriculum = Curriculum(token_entropy(clip.tokens for clip in training.clips))
         self.means = StepMeans()
-        self.gradients = Gradients(model.parameters(), recipe.trainer.accumulate_grad_batches)
+        self.gradients = Gradients(model, recipe.trainer.accumulate_grad_batches)
         self.architecture = of_recipe(recipe.model, recipe.quran.vocabulary_size)
         self.validations: list[Validation] = []
         self.total_steps = total_steps
