@@ -272,6 +272,9 @@ def test_workers_cores_shared_memory_and_cache(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     (shared,) = machine(recipe_of(training, validation, *workers), data)
     assert "bus error" in shared.message
-    monkeypatch.setattr(check_machine, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(check_machine, "available_memory", lambda: 10_000)
     (cache,) = machine(recipe_of(training, validation), data)
-    assert "quran.audio_cache_gb=0.0" in cache.remedy
+    assert "more free memory" in cache.remedy
+    monkeypatch.setattr(check_machine, "available_memory", lambda: 10**9)
+    (cache,) = machine(recipe_of(training, validation, "quran.audio_cache_gb=0"), data)
+    assert "quran.audio_cache_gb=0.1" in cache.remedy

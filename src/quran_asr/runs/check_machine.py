@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import platform
@@ -65,8 +66,7 @@ def machine(recipe: Recipe, data: Data) -> list[Outcome]:
         )
     if workers:
         outcomes += _shared_memory(recipe, workers)
-    elif free is not None:
-        outcomes += _cache(recipe, data, free)
+    outcomes += _cache(recipe, data)
     if not outcomes:
         memory = "" if free is None else f", {_bytes(free)} of memory free"
         return [passed(f"Python {platform.python_version()}, {cores} cores for {workers} workers{memory}")]
@@ -122,17 +122,28 @@ def _shared_memory(recipe: Recipe, workers: int) -> list[Outcome]:
     ]
 
 
-def _cache(recipe: Recipe, data: Data, free: int) -> list[Outcome]:
-    """Without workers, decoded audio stays in memory: 16 bits a sample of training, 32 of validation."""
-    budget = recipe.quran.audio_cache_gb * 1e9
-    training, validation = (sum(segment.duration for segment in side) for _, side in data.sides)
-    held = min(budget, 2 * SAMPLE_RATE * training) + min(budget / 4, 4 * SAMPLE_RATE * validation)
-    if held <= MOST_OF_MEMORY * free:
+def audio_budget(recipe: Recipe) -> int:
+    """Bytes that decoded training audio may take on this machine; validation may take a quarter beside it."""
+    asked, free = round(recipe.quran.audio_cache_gb * 1e9), available_memory()
+    return asked if free is None else min(asked, round(MOST_OF_MEMORY * free / 1.25))
+
+
+def _cache(recipe: Recipe, data: Data) -> list[Outcome]:
+    """Whether decoded audio stays in memory: 16 bits a sample of training, 32 of validation."""
+    budget = audio_budget(recipe)
+    training, _ = (sum(segment.duration for segment in side) for _, side in data.sides)
+    needed = 2 * SAMPLE_RATE * training
+    if needed <= budget:
         return []
+    free = available_memory()
+    lacking = free is not None and budget < recipe.quran.audio_cache_gb * 1e9
     return [
         warning(
-            f"decoded clips would take {_bytes(held)} of {_bytes(free)} that are free",
-            f"quran.audio_cache_gb={max(0.0, round(MOST_OF_MEMORY * free / 1.25e9, 1))}",
+            f"{_bytes(budget)} of the {_bytes(needed)} of training audio stay decoded in memory; the rest is "
+            "decoded in every epoch, and a GPU may wait for it",
+            "a machine with more free memory, or more model.train_ds.num_workers"
+            if lacking
+            else f"quran.audio_cache_gb={math.ceil(needed / 1e8) / 10:g}",
         )
     ]
 

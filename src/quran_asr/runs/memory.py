@@ -128,6 +128,8 @@ def _layers(recipe: Recipe, frames: float, kept: _Kept) -> float:
     if not encoder.dropout_att:
         squares = kept.norm + (kept.value if kept.value != kept.norm else 0)
     per_layer = frames * encoder.d_model * (a + wide * f) + encoder.n_heads * frames**2 * squares
+    if recipe.quran.activation_checkpointing:  # each layer's input, and one layer that is run again
+        return encoder.n_layers * frames * encoder.d_model * kept.norm + per_layer
     return encoder.n_layers * per_layer
 
 

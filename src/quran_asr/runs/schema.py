@@ -366,7 +366,9 @@ class Quran:
     curriculum: Curriculum | None
     augment: Augment | None
     audio_cache_gb: NotNegative
-    """Decoded clips are kept in memory up to this."""
+    """Decoded clips are kept in memory up to this, and never in more than half of what is free."""
+    activation_checkpointing: bool
+    """Run each encoder layer again in the backward pass instead of keeping what it computed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from quran_asr import audio
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runs.schema import Recipe
+from quran_asr.train.audio_store import FORKS, AudioStore
 from quran_asr.train.augment import augment
 from quran_asr.train.epoch import EpochBatches
 from quran_asr.train.processes import Ranks
@@ -49,6 +50,15 @@ class Batch:
     """Places of the clips in the set they come from."""
     unreadable: tuple[tuple[int, str], ...] = ()
     """Clips that should be here, and why their audio could not be read."""
+    samples: tuple[int, ...] = ()
+    """`audio_lengths` for this process to read, wherever the tensors lie: nobody waits for a GPU."""
+    labels: tuple[int, ...] = ()
+    """`token_lengths`, likewise."""
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            object.__setattr__(self, "samples", tuple(self.audio_lengths.tolist()))
+            object.__setattr__(self, "labels", tuple(self.token_lengths.tolist()))
 
     def to(self, device: torch.device) -> Batch:
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
@@ -69,12 +79,12 @@ class Batch:
     @property
     def seconds(self) -> float:
         """Audio without padding."""
-        return float(self.audio_lengths.sum()) / SAMPLE_RATE
+        return sum(self.samples) / SAMPLE_RATE
 
     @property
     def padding_share(self) -> float:
         """Share of the samples that is padding."""
-        return 1.0 - float(self.audio_lengths.sum()) / max(1, self.audio.numel())
+        return 1.0 - sum(self.samples) / max(1, self.audio.numel())
 
 
 Item: TypeAlias = "tuple[int, Samples | QuranAsrError, tuple[int, ...]]"
@@ -82,11 +92,11 @@ Item: TypeAlias = "tuple[int, Samples | QuranAsrError, tuple[int, ...]]"
 
 
 class ClipSet(Dataset[Item]):
-    """Clips with their audio; decoded audio stays in memory up to a budget.
+    """Clips with their audio; decoded audio stays in memory up to a budget, whoever decoded it.
 
-    Decoding Opus on one core is slower than training a small model on it, so the second epoch should not
-    decode again. Training audio is kept in 16 bits of each clip's own peak: half the memory, and levels
-    above 1 survive. Other audio is kept as it was read, so that every validation hears the same.
+    Decoding is slower than training, so the second epoch should not decode again. Training audio is kept in
+    16 bits, other audio as it was read, so that every validation hears the same. What does not fit is decoded
+    at each visit.
     """
 
     def __init__(self, clips: Sequence[Clip], *, cache_bytes: int, recipe: Recipe | None = None) -> None:
@@ -95,8 +105,8 @@ class ClipSet(Dataset[Item]):
         self.recipe = recipe
         self.changes_follow = ""
         """Seed and epoch: with the clip they decide what its audio is changed by, in whatever process."""
-        self._cache: dict[int, tuple[np.ndarray, float]] = {}
-        self._room = cache_bytes
+        seconds = [clip.segment.duration for clip in self.clips]
+        self.store = AudioStore(seconds, cache_bytes, np.float32 if recipe is None else np.int16)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -113,23 +123,11 @@ class ClipSet(Dataset[Item]):
         return index, samples, self.clips[index].tokens
 
     def _samples(self, index: int) -> Samples:
-        kept = self._cache.get(index)
+        kept = self.store.get(index)
         if kept is not None:
-            stored, step = kept
-            return stored * np.float32(step)
+            return kept
         segment = self.clips[index].segment
-        samples = audio.read(segment.audio, segment.offset, segment.duration)
-        stored, step = (samples, 1.0) if self.recipe is None else _in_16_bits(samples)
-        if stored.nbytes <= self._room:
-            self._room -= stored.nbytes
-            self._cache[index] = stored, step
-        return stored * np.float32(step)  # the first visit hears what the later ones will
-
-
-def _in_16_bits(samples: Samples) -> tuple[np.ndarray, float]:
-    """Whole numbers, and what to multiply them by."""
-    step = max(float(np.abs(samples).max(initial=0.0)), 1e-9) / 32767
-    return np.round(samples / np.float32(step)).astype(np.int16), step
+        return self.store.put(index, audio.read(segment.audio, segment.offset, segment.duration))
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -186,15 +184,18 @@ def tokenize(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Clip]:
 
 
 def _loader(clips: ClipSet, batches: EpochBatches, workers: int, pin: bool) -> DataLoader[Item]:
-    """A loader of `Batch`es (torch types it by what the set holds).
+    """A loader of `Batch`es (torch types it by what the set holds), two ahead in each worker.
 
-    Its generator is its own: a loader that is made again on resume must not draw from the one of dropout.
+    Workers are forked, so that they share what the set keeps. Where a GPU is fed, batches lie in page-locked
+    memory, so that nothing waits while one is copied there. The loader's generator is its own: one that is
+    made again on resume must not draw from the one of dropout.
     """
     return DataLoader(
         clips,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
+        multiprocessing_context="fork" if workers and FORKS else None,
         pin_memory=pin,
         generator=torch.Generator(),
     )

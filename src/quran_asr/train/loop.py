@@ -22,10 +22,12 @@ from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
 from quran_asr.runs.architecture import of_nemo
+from quran_asr.runs.check_machine import audio_budget
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.sign import Sign
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
+from quran_asr.train.audio_store import FORKS
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
 from quran_asr.train.cpu import suit_cpu
@@ -103,7 +105,9 @@ def train(
         prepare_tokenizer(recipe, run, start)
     ranks.from_first(None)
     tokenizer = Tokenizer(run.tokenizer)
-    training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
+    training_set, validation_set = clip_sets(
+        recipe, tokenizer, training, validation, max(1, ranks.size // recipe.trainer.num_nodes)
+    )
     model = build_model(recipe, run.tokenizer)
     if _device(recipe).type == "cpu":
         suit_cpu(model)
@@ -204,12 +208,16 @@ def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None
 
 
 def clip_sets(
-    recipe: Recipe, tokenizer: Tokenizer, training: Sequence[Segment], validation: Sequence[Segment]
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    training: Sequence[Segment],
+    validation: Sequence[Segment],
+    processes: int = 1,
 ) -> tuple[ClipSet, ClipSet]:
-    """Both sets, tokenized. Worker processes live for an epoch, so nothing is worth keeping in them."""
-    budget = int(recipe.quran.audio_cache_gb * 1e9)
+    """Both sets, tokenized; `processes` of this machine share the memory for what they decode."""
+    budget = audio_budget(recipe) // processes
     shares = [
-        budget // part if workers == 0 else 0
+        budget // part if FORKS or not workers else 0  # other workers would not see it
         for part, workers in (
             (1, recipe.model.train_ds.num_workers),
             (4, recipe.model.validation_ds.num_workers),

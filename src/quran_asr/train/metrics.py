@@ -18,7 +18,7 @@ from quran_asr.runs.folder import RunFolder
 from quran_asr.train.batches import Batch
 from quran_asr.train.lookout import LOOK_EVERY, Lookout
 from quran_asr.train.module import TrainingModule
-from quran_asr.train.state import StepMeans
+from quran_asr.train.state import SUMS, StepMeans
 
 TENSORBOARD_TAGS = {
     "epoch": "epoch",
@@ -61,6 +61,8 @@ class Metrics(lightning.Callback):
         self.began = time.perf_counter() - seconds_before
         self._waiting_since = self._validation_began = time.perf_counter()
         self._last_step = self._looked_at = -1
+        self._step_ended: torch.cuda.Event | None = None
+        """Reached once a GPU has done all it was given: while it works, waiting for data costs nothing."""
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
@@ -72,7 +74,8 @@ class Metrics(lightning.Callback):
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(module, TrainingModule)
-        module.means.waited += time.perf_counter() - self._waiting_since
+        if self._step_ended is None or self._step_ended.query():  # type: ignore[no-untyped-call]
+            module.means.waited += time.perf_counter() - self._waiting_since
 
     def on_train_batch_end(
         self,
@@ -88,6 +91,7 @@ class Metrics(lightning.Callback):
         if step != self._last_step:
             self._last_step = step
             if step % module.recipe.trainer.log_every_n_steps == 0:
+                module.stop_if_all_is_skipped(batch)
                 row = self._training_row(trainer, module, step)
                 if module.ranks.rank == 0:
                     self._write(trainer, row)
@@ -95,10 +99,15 @@ class Metrics(lightning.Callback):
                         self._look(step)
                 module.means = StepMeans()
             self.watcher(Progress(step, module.total_steps, trainer.current_epoch, row))
+        if module.device.type == "cuda":
+            self._step_ended = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._step_ended.record()
         self._waiting_since = time.perf_counter()
 
     def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._validation_began = time.perf_counter()
+        if isinstance(module, TrainingModule):
+            module.stop_if_all_is_skipped(None)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
@@ -124,38 +133,35 @@ class Metrics(lightning.Callback):
 
     def _training_row(self, trainer: lightning.Trainer, module: TrainingModule, step: int) -> dict[str, Any]:
         means = module.means
+        own = means.sums.tolist()  # here this process waits for the device
+        gradient_norm, skipped = own[-1], module.skipped_batches
+        summed = dict(zip((*SUMS, "skipped"), module.ranks.total([*own, skipped]), strict=True))
         seconds = time.perf_counter() - means.began
-        summed = module.ranks.total(
-            [
-                *(means.batches, means.clips, means.tokens, means.transducer, means.transducer_clips),
-                *(means.ctc, means.loss, means.audio_seconds, means.padding, module.skipped_batches),
-                means.flops,
-            ]
-        )
-        batches, clips, tokens, transducer, transducer_clips, ctc, loss, *others = summed
-        audio_seconds, padding, skipped, flops = others
+        clips, tokens, audio_seconds = summed["clips"], summed["tokens"], summed["audio_seconds"]
+        by_transducer, flops = summed["transducer_clips"], summed["flops"]
+        batches = summed["batches"]
         batches, steps = max(1, batches), max(1, means.steps)
         return {
             "step": step,
             "epoch": trainer.current_epoch,
             "time": self._time(),
             "split": "train",
-            "loss": loss / batches,
-            "transducer_loss": transducer / transducer_clips if transducer_clips else None,
-            "ctc_loss": ctc / max(1, clips),
-            "ctc_per_token": ctc / tokens if tokens else math.nan,
+            "loss": summed["loss"] / batches,
+            "transducer_loss": summed["transducer"] / by_transducer if by_transducer else None,
+            "ctc_loss": summed["ctc"] / max(1, clips),
+            "ctc_per_token": summed["ctc"] / tokens if tokens else math.nan,
             "token_entropy": module.curriculum.token_entropy,
             "ctc_weight": module.curriculum.ctc_weight(module.recipe, step, module.total_steps),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
-            "gradient_norm": means.gradient_norm / steps,
+            "gradient_norm": gradient_norm / steps,
             "audio_seconds": audio_seconds / steps,
-            "padding_share": padding / batches,
+            "padding_share": summed["padding"] / batches,
             "data_wait_share": means.waited / seconds if seconds > 0 else 0.0,
             "step_seconds": seconds / steps,
             "audio_hours_per_hour": audio_seconds / seconds if seconds > 0 else 0.0,
             "utilisation": self._utilisation(module, flops / seconds if seconds > 0 else 0.0),
             "peak_memory_bytes": _peak_memory(module.device),
-            "skipped_batches": int(skipped),
+            "skipped_batches": int(summed["skipped"]),
         }
 
     def _look(self, step: int) -> None:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 with warnings.catch_warnings():  # NeMo's start-up chatter tells our users nothing
     warnings.simplefilter("ignore")
@@ -30,6 +34,7 @@ __all__ = [
     "RNNTJoint",
     "SaveRestoreConnector",
     "build_model",
+    "frame_counts",
     "frame_seconds",
     "look_aheads",
     "set_look_ahead",
@@ -138,6 +143,21 @@ def model_config(recipe: Recipe, tokenizer_folder: Path) -> dict[str, Any]:
 def frame_seconds(model: EncDecHybridRNNTCTCBPEModel) -> float:
     """Seconds of audio behind one encoder frame (0.08 for the shipped recipes)."""
     return float(model.cfg.preprocessor.window_stride) * int(model.encoder.subsampling_factor)
+
+
+def frame_counts(model: EncDecHybridRNNTCTCBPEModel, samples: Sequence[int]) -> Tensor:
+    """Encoder frames of clips with so many samples, int64 [B] on the CPU, without running anything.
+
+    A frame of features begins at every hop. Each stage of the subsampling has kernel 3 and stride 2, over
+    frames that are padded by 2 + 1 (causal) or 1 + 1.
+    """
+    encoder = model.encoder
+    hop = round(float(model.cfg.preprocessor.window_stride) * SAMPLE_RATE)
+    padding = 3 if model.cfg.encoder.causal_downsampling else 2
+    counts = torch.tensor(samples, dtype=torch.int64) // hop
+    for _ in range(int(encoder.subsampling_factor).bit_length() - 1):
+        counts = (counts + padding - 3) // 2 + 1
+    return counts
 
 
 def look_aheads(model: EncDecHybridRNNTCTCBPEModel) -> dict[int, list[int]]:

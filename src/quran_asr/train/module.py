@@ -21,13 +21,22 @@ from quran_asr.runs.architecture import of_recipe
 from quran_asr.runs.flops import training_flops
 from quran_asr.runs.schedule import learning_rate
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.batches import Batch, Clip, ClipSet, Item, training_loader, validation_loader
+from quran_asr.train.activation_checkpointing import checkpoint_layers
+from quran_asr.train.batches import Batch, ClipSet, Item, training_loader, validation_loader
 from quran_asr.train.curriculum import Curriculum, token_entropy
 from quran_asr.train.epoch import EpochBatches, Stage, stage_batches
-from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_seconds
+from quran_asr.train.gradients import Gradients, diagnosis
+from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_counts, frame_seconds
 from quran_asr.train.processes import Ranks
 from quran_asr.train.silence import first_sound, silent_until
-from quran_asr.train.state import EpochProgress, Resumed, StepMeans, random_states, set_random_states
+from quran_asr.train.state import (
+    EpochProgress,
+    Resumed,
+    StepMeans,
+    other_rate,
+    random_states,
+    set_random_states,
+)
 from quran_asr.train.transducer_loss import transducer_loss
 from quran_asr.train.validation import Validation
 
@@ -58,8 +67,7 @@ class TrainingModule(lightning.LightningModule):
         self.handful = ClipSet([training.clips[i] for i in handful], cache_bytes=1 << 28)
         self.curriculum = Curriculum(token_entropy(clip.tokens for clip in training.clips))
         self.means = StepMeans()
-        self.skipped_batches = 0
-        self.skipped_in_a_row = 0
+        self.gradients = Gradients(model, recipe.trainer.accumulate_grad_batches)
         self.architecture = of_recipe(recipe.model, recipe.quran.vocabulary_size)
         self.validations: list[Validation] = []
         self.total_steps = total_steps
@@ -68,7 +76,9 @@ class TrainingModule(lightning.LightningModule):
         self.engine = "torch"
         """Of the transducer loss."""
         self._resumed: Resumed | None = None
-        self._kept_gradients: list[Tensor | None] = []
+        self._frames_agree: bool | None = None
+        if recipe.quran.activation_checkpointing:
+            checkpoint_layers(model)
 
     # --- data ---------------------------------------------------------------------------------------
 
@@ -143,23 +153,27 @@ class TrainingModule(lightning.LightningModule):
         if resumed is None:
             return
         if abs(rate - before) > 0.01 * before:
-            self.on_finding(_other_rate(before, rate, self.global_step, self.total_steps))
+            self.on_finding(other_rate(before, rate, self.global_step, self.total_steps))
         if resumed.means is not None:
             elapsed = resumed.means.pop("elapsed")
             self.means = StepMeans(**resumed.means, began=time.perf_counter() - elapsed)
         for parameter, gradient in zip(self.model.parameters(), resumed.gradients, strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        if resumed.gradients:
+            self.gradients.usable.fill_(resumed.window["usable"])
+            self.gradients.norm.fill_(resumed.window["norm"])
         if resumed.random is not None:
             set_random_states(resumed.random, self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.recipe.trainer.accumulate_grad_batches > 1:
-            self._kept_gradients = [
-                None if p.grad is None else p.grad.detach().clone() for p in self.model.parameters()
-            ]
+        self.gradients.begin(batch_idx % self.recipe.trainer.accumulate_grad_batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """The weighted loss, mean over clips, or None for a batch that yields no finite number."""
+        """The weighted loss, mean over clips, or None for a batch without clips. Waits for no device.
+
+        Among several processes it does wait, to put 0 in the place of a loss that is not finite: the others'
+        gradients are not to suffer. A curriculum waits too: the loss decides how it goes on.
+        """
         self._tell_unreadable(batch, self.training_clips)
         step = self.global_step + 1
         weight = self.curriculum.ctc_weight(self.recipe, step, self.total_steps)
@@ -170,13 +184,13 @@ class TrainingModule(lightning.LightningModule):
             loss = each_ctc.mean()
             if transducer is not None:
                 loss = weight * loss + (1 - weight) * transducer.mean()
-            if bool(torch.isfinite(loss)):
-                self.skipped_in_a_row = 0
-                ctc, tokens = float(each_ctc.sum()), float(batch.token_lengths.sum())
-                self.means.add(batch, loss, transducer, ctc, tokens)
-                self.means.flops += sum(self._flops(self.training_clips.clips[i]) for i in batch.indices)
-            else:
-                self._skip("its loss is not a finite number", batch)
+            finite = self.gradients.finite_loss = torch.isfinite(loss.detach())
+            clips = [self.training_clips.clips[i] for i in batch.indices]
+            flops = sum(training_flops(self.architecture, c.segment.duration, len(c.tokens)) for c in clips)
+            self.means.add(batch, loss, transducer, each_ctc, flops, finite)
+            if self.recipe.quran.curriculum is not None and bool(finite):
+                ctc, tokens = float(each_ctc.sum()), float(sum(batch.labels))
+            if self.ranks.size > 1 and not bool(finite):
                 loss = None
         if self.recipe.quran.curriculum is not None:  # all processes have to decide alike
             ctc, tokens = self.ranks.total([ctc, tokens])
@@ -186,12 +200,10 @@ class TrainingModule(lightning.LightningModule):
             loss = 0.0 * torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
         return loss
 
-    def _flops(self, clip: Clip) -> float:
-        return training_flops(self.architecture, clip.segment.duration, len(clip.tokens))
-
     def losses(self, batch: Batch, *, with_transducer: bool = True) -> tuple[Tensor | None, Tensor]:
         """Transducer and CTC loss of each clip in nats, [B] each; the first is None unless asked for."""
-        encoded, frames = self.encode(batch)
+        encoded, on_device = self.encode(batch)
+        frames, labels = self._known_frames(batch, on_device), torch.tensor(batch.labels)
         ctc_scores = self.model.ctc_decoder(encoder_output=encoded)
         if self.recipe.quran.curriculum is not None:
             per_frame = round(SAMPLE_RATE * frame_seconds(self.model))
@@ -200,7 +212,7 @@ class TrainingModule(lightning.LightningModule):
             ctc_scores.transpose(0, 1).float(),
             batch.tokens,
             frames,
-            batch.token_lengths,
+            labels,
             blank=ctc_scores.shape[-1] - 1,
             reduction="none",
             zero_infinity=True,
@@ -214,12 +226,22 @@ class TrainingModule(lightning.LightningModule):
             self.model.joint,
             batch.tokens,
             frames,
-            batch.token_lengths,
+            labels,
             fastemit_lambda=self.recipe.model.loss.warprnnt_numba_kwargs.fastemit_lambda,
             tile_clips=self.recipe.model.joint.fused_batch_size,
             engine=self.engine,
         )
         return transducer, ctc
+
+    def _known_frames(self, batch: Batch, frames: Tensor) -> Tensor:
+        """Frames [B] of the encoder's output, in this process's memory: computed, where that was right once.
+
+        Losses have to know them, and reading them from a GPU would wait for the encoder.
+        """
+        computed = frame_counts(self.model, batch.samples)
+        if self._frames_agree is None:
+            self._frames_agree = torch.equal(computed, frames.cpu())
+        return computed if self._frames_agree else frames.cpu()
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Encoder output [B, D, T] and frames [B]; SpecAugment and a random look-ahead in training."""
@@ -231,22 +253,25 @@ class TrainingModule(lightning.LightningModule):
 
     def on_after_backward(self) -> None:
         """A finite loss can still have gradients that are not; those must not reach the accumulated rest."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()):
-            return
-        kept = self._kept_gradients or [None] * sum(1 for _ in self.model.parameters())
-        for parameter, before in zip(self.model.parameters(), kept, strict=True):
-            parameter.grad = before
-        if self.ranks.size > 1 and not self._in_window():  # what was kept had not been averaged yet
-            self.ranks.average([before for before in kept if before is not None])
-        self._skip("its gradients are not finite numbers", None)
+        alone = self.ranks.size == 1
+        accumulates = self.recipe.trainer.accumulate_grad_batches > 1
+        ends = not alone and accumulates and not self._in_window()
+        self.gradients.judge(self.ranks.average if ends else None, alone)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if gradients:
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-            self.means.gradient_norm += float(norm)
+        self.gradients.decide(optimizer)
+        self.means.add_norm(self.gradients.norm)
         self.means.steps += 1
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the norm that is known already."""
+        if gradient_clip_val:
+            self.gradients.clip(gradient_clip_val)
 
     def _tell_unreadable(self, batch: Batch, clips: ClipSet) -> None:
         for index, why in batch.unreadable:
@@ -258,20 +283,26 @@ class TrainingModule(lightning.LightningModule):
                 Finding("warning", "unreadable-clip", audio, f"left out of every batch: {why}", "")
             )
 
-    def _skip(self, why: str, batch: Batch | None) -> None:
-        self.skipped_batches += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row < self.recipe.quran.max_skipped_batches:
+    @property
+    def skipped_batches(self) -> int:
+        """Of the whole training; to know it waits for the device."""
+        return self.gradients.skipped
+
+    def stop_if_all_is_skipped(self, batch: Batch | None) -> None:
+        """Give up where too many batches in a row were of no use; `batch` is the last. Waits for the device.
+
+        Raises:
+            QuranAsrError: with what most likely is the cause.
+        """
+        count, why, still = self.gradients.skipped_in_a_row()
+        if count < self.recipe.quran.max_skipped_batches:
             return
-        names = (
-            ""
-            if batch is None
-            else ", ".join(self.training_clips.clips[i].segment.audio for i in batch.indices[:3])
-        )
+        last = batch if still else None
+        clips = [] if last is None else [self.training_clips.clips[i] for i in last.indices[:3]]
         raise QuranAsrError(
-            f"{self.skipped_in_a_row} batches in a row were skipped, the last because {why}",
-            where=names,
-            remedy=_diagnosis(self.model, batch),
+            f"{count} batches in a row were skipped, the last because {why}",
+            where=", ".join(clip.segment.audio for clip in clips),
+            remedy=diagnosis(self.model, last),
         )
 
     # --- validation ---------------------------------------------------------------------------------
@@ -313,6 +344,7 @@ class TrainingModule(lightning.LightningModule):
         stages[-1]["done"] += done - self.progress.counted
         means = asdict(self.means)
         means["elapsed"] = time.perf_counter() - means.pop("began")
+        means["sums"] = means["sums"].cpu()
         checkpoint["quran_asr"] = {
             "curriculum": asdict(self.curriculum),
             "skipped_batches": self.skipped_batches,
@@ -325,7 +357,8 @@ class TrainingModule(lightning.LightningModule):
         if self._in_window():
             gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.model.parameters()]
             self.ranks.average([gradient for gradient in gradients if gradient is not None])
-            checkpoint["quran_asr"]["gradients"] = gradients
+            window = {"usable": int(self.gradients.usable), "norm": float(self.gradients.norm)}
+            checkpoint["quran_asr"] |= {"gradients": gradients, "window": window}
         # Written at the end of a batch, Lightning would count that batch as unfinished and shift the epoch,
         # and it would begin the next validation behind the batches of the last.
         loops = checkpoint["loops"]["fit_loop"]
@@ -337,7 +370,7 @@ class TrainingModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["quran_asr"]
         self.curriculum = Curriculum(**state["curriculum"])
-        self.skipped_batches = state["skipped_batches"]
+        self.gradients.skipped = state["skipped_batches"]
         self.validated_at = int(checkpoint["global_step"]) if state["validated"] else -1
         stages = tuple(Stage(**stage) for stage in state["stages"])
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
@@ -356,6 +389,7 @@ class TrainingModule(lightning.LightningModule):
             counted=counted,
             means=state["means"] if same else None,
             gradients=state.get("gradients", ()) if same else (),
+            window=state.get("window", {}),
             random=random_states[self.ranks.rank] if len(random_states) == self.ranks.size else None,
         )
 
@@ -364,28 +398,3 @@ class TrainingModule(lightning.LightningModule):
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         window = self.recipe.trainer.accumulate_grad_batches
         return progress.current.ready % window != 0 and not progress.is_last_batch
-
-
-def _other_rate(before: float, rate: float, step: int, total: int | None) -> Finding:
-    of = "" if total is None else f" of {total:,}"
-    return Finding(
-        "note",
-        "other-rate",
-        "model.optim",
-        f"the learning rate goes on at {rate:.2e} where it was {before:.2e}: that of step {step:,}{of} in a "
-        "training that had been planned like this from its beginning",
-        "model.optim.lr=... sets another",
-    )
-
-
-def _diagnosis(model: EncDecHybridRNNTCTCBPEModel, batch: Batch | None) -> str:
-    """What most likely made a batch useless, looked up in this order: weights, audio, rate."""
-    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
-    if broken:
-        return (
-            f"the weights themselves are broken (first: {broken[0]}): resume from an earlier checkpoint "
-            "with a lower rate, `model.optim.lr`"
-        )
-    if batch is not None and not bool(torch.isfinite(batch.audio).all()):
-        return "the audio of these clips holds NaN or infinity: look at them and take them out"
-    return "lower `model.optim.lr` or lengthen `model.optim.sched.warmup_steps`"

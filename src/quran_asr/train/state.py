@@ -11,41 +11,63 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quran_asr.findings import Finding
 from quran_asr.train.batches import Batch
 from quran_asr.train.epoch import Stage
+from quran_asr.train.transducer_lattice import sent
+
+SUMS = (
+    *("batches", "clips", "tokens", "transducer_clips", "audio_seconds", "padding", "flops"),
+    *("transducer", "ctc", "loss", "gradient_norm"),
+)
+"""What `StepMeans.sums` holds."""
 
 
 @dataclass(slots=True)
 class StepMeans:
-    """Sums since the last line of `metrics.jsonl`."""
+    """Sums since the last line of `metrics.jsonl`; those of losses are read when it is written."""
 
-    batches: int = 0
-    clips: int = 0
-    tokens: float = 0
-    transducer: float = 0.0
-    transducer_clips: int = 0
-    ctc: float = 0.0
-    loss: float = 0.0
-    audio_seconds: float = 0.0
-    padding: float = 0.0
-    flops: float = 0.0
-    gradient_norm: float = 0.0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(len(SUMS), dtype=torch.float64))
+    """Of usable losses, float64, on the device that computes them."""
     steps: int = 0
     waited: float = 0.0
     began: float = field(default_factory=time.perf_counter)
 
-    def add(self, batch: Batch, loss: Tensor, transducer: Tensor | None, ctc: float, tokens: float) -> None:
-        """Take in one batch: its loss, the transducer's of each clip, the sum of CTC's, its tokens."""
-        self.batches += 1
-        self.clips += len(batch.indices)
-        self.tokens += tokens
-        self.ctc += ctc
-        if transducer is not None:
-            self.transducer += float(transducer.sum())
-            self.transducer_clips += len(batch.indices)
-        self.loss += float(loss)
-        self.audio_seconds += batch.seconds
-        self.padding += batch.padding_share
+    def add(
+        self,
+        batch: Batch,
+        loss: Tensor,
+        transducer: Tensor | None,
+        ctc: Tensor,
+        flops: float,
+        finite: Tensor,
+    ) -> None:
+        """Take in one batch unless its loss is not `finite`, bool []; waits for nothing.
+
+        Args:
+            batch: what was trained on.
+            loss: its loss, [].
+            transducer: the transducer's loss of each clip, [B], if it was computed.
+            ctc: CTC's, [B].
+            flops: operations that it took.
+            finite: of the loss.
+        """
+        clips = len(batch.indices)
+        heard_by_transducer = clips if transducer is not None else 0
+        known = [1, clips, sum(batch.labels), heard_by_transducer, batch.seconds, batch.padding_share, flops]
+        values = [torch.zeros_like(loss) if transducer is None else transducer.sum(), ctc.sum(), loss]
+        row = torch.cat(
+            [
+                sent(torch.tensor(known, dtype=torch.float64), loss.device),
+                torch.stack([value.detach().double() for value in (*values, torch.zeros_like(loss))]),
+            ]
+        )
+        self.sums = sent(self.sums, loss.device) + torch.where(finite, row, 0.0)
+
+    def add_norm(self, norm: Tensor) -> None:
+        """Take in the norm of one step's gradients, []; waits for nothing."""
+        self.sums = sent(self.sums, norm.device)
+        self.sums[-1] += norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +88,8 @@ class Resumed:
     counted: int
     means: dict[str, Any] | None
     gradients: Sequence[Tensor | None]
+    window: dict[str, Any]
+    """Beside `gradients`: how many batches stand behind them, and their norm."""
     random: dict[str, Any] | None
     """None where the number of processes has changed: nobody's states fit."""
 
@@ -83,3 +107,16 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def other_rate(before: float, rate: float, step: int, total: int | None) -> Finding:
+    """What to say where a resumed training goes on at another rate than its checkpoint had."""
+    of = "" if total is None else f" of {total:,}"
+    return Finding(
+        "note",
+        "other-rate",
+        "model.optim",
+        f"the learning rate goes on at {rate:.2e} where it was {before:.2e}: that of step {step:,}{of} in a "
+        "training that had been planned like this from its beginning",
+        "model.optim.lr=... sets another",
+    )

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from quran_asr.train.transducer_engine import Engine
-from quran_asr.train.transducer_lattice import Cells, accumulator
+from quran_asr.train.transducer_lattice import Cells, accumulator, free_to_read
 
 BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 32 << 20}
 """Logits that exist at a time. A CPU has them in its cache; a GPU needs more rows to be busy."""
@@ -172,22 +172,28 @@ class Rows:
         kept: Tensor | None,
         sums: Sums,
     ) -> None:
-        """Add the gradients of the `counted` cells, bool [N], given what flows through arcs, [N]."""
+        """Add the gradients of the `counted` cells, bool [N], given what flows through arcs, [N].
+
+        On a GPU those of all cells: to leave some out, this process would have to know how many.
+        """
         layer = self.layer
         exact = sums.weight.dtype
         into_encoder, into_prediction = sums.encoder.flatten(0, 1), sums.prediction.flatten(0, 1)
         for block in self.blocks():
             mask = masks.draw(len(self.following[block]))
-            within = counted[block].nonzero()[:, 0]
-            if not len(within):
-                continue
-            which = within + block.start
+            which: Tensor | slice = block
+            if free_to_read(counted.device):
+                within = counted[block].nonzero()[:, 0]
+                if not len(within):
+                    continue
+                which = within + block.start
+                mask = None if mask is None else mask[within]
             places = self._places(which)
-            hidden = self._hidden(places, None if mask is None else mask[within])
+            hidden = self._hidden(places, mask)
             if kept is None:
                 logits = torch.addmm(layer.bias, hidden, layer.weight.t())
             else:
-                logits = kept.index_select(0, which)
+                logits = kept[which].clone() if isinstance(which, slice) else kept.index_select(0, which)
             flow = arcs[0][which], arcs[1][which]
             of_logits = self.engine.differentiate(
                 logits, self.following[which], layer.blank, normaliser[which], flow

@@ -151,9 +151,9 @@ class Cells:
     def of(cls, lengths: Lengths, device: torch.device) -> Cells:
         """All cells with t < T and u <= U of each clip."""
         counts = torch.tensor(lengths.cell_counts)
-        first = (counts.cumsum(0) - counts).to(device)
-        clip = torch.repeat_interleave(counts.to(device), output_size=sum(lengths.cell_counts))
-        width = (lengths.labels.to(device) + 1)[clip]
+        first = sent(counts.cumsum(0) - counts, device)
+        clip = torch.repeat_interleave(sent(counts, device), output_size=sum(lengths.cell_counts))
+        width = (sent(lengths.labels, device) + 1)[clip]
         within = torch.arange(len(clip), device=device) - first[clip]
         frame = torch.div(within, width, rounding_mode="floor")
         said = within - frame * width
@@ -165,8 +165,15 @@ class Cells:
 
 
 def check_targets(targets: Tensor, classes: int) -> None:
-    """Refuse label numbers outside 0 to V - 1. Padding has been set to 0 before."""
-    wrong = ((targets < 0) | (targets >= classes)).nonzero()
+    """Refuse label numbers outside 0 to V - 1. Padding has been set to 0 before.
+
+    On a GPU nothing waits for the answer: there a wrong number ends the process with an assertion of CUDA's.
+    """
+    outside = (targets < 0) | (targets >= classes)
+    if not free_to_read(targets.device):
+        torch._assert_async(~outside.any(), f"labels go from 0 to {classes - 1}")
+        return
+    wrong = outside.nonzero()
     if len(wrong):
         clip, place = wrong[0].tolist()
         number = int(targets[clip, place])
@@ -196,12 +203,13 @@ def occupancies(
     kind = torch.float32 if device.type == "mps" else torch.float64
     blank, label = blank.to(kind), label.to(kind).masked_fill(cells.last, -torch.inf)
     clips, frames, labels = len(cells.lengths.label_counts), cells.lengths.frames, cells.lengths.labels
-    depth = int((frames + labels).max())
+    counts = cells.lengths
+    depth = max(map(sum, zip(counts.frame_counts, counts.label_counts, strict=True)))
     width = (
-        int(labels.max()) + 2
-    )  # The last column takes the arcs of cells that have no label: they are -inf.
+        max(counts.label_counts) + 2
+    )  # The last takes the arcs of cells that have no label: they are -inf.
     columns = 2 * clips if gradient else clips
-    frames, labels = frames.to(device), labels.to(device)
+    frames, labels = sent(frames, device), sent(labels, device)
 
     # arcs[d, 0] and arcs[d, 1] hold the labels and the blanks that lead to the nodes of anti-diagonal d.
     arcs = blank.new_full((depth + 1, 2, width, columns), -torch.inf)
@@ -265,6 +273,16 @@ class _LatticeLoss(torch.autograd.Function):
         of_blank[tuple(place)] = (share * blanks).to(ctx.kind)
         of_label[tuple(place)] = (share * said * ctx.weight).to(ctx.kind)
         return of_blank, of_label[..., :-1], None, None, None, None
+
+
+def free_to_read(device: torch.device) -> bool:
+    """Whether a value can be read without waiting; a GPU would finish all that it was given before."""
+    return device.type == "cpu"
+
+
+def sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """A few numbers of this process's, on a device, without waiting for it."""
+    return numbers.to(device, non_blocking=True)
 
 
 def accumulator(kind: torch.dtype) -> torch.dtype:

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from quran_asr.findings import QuranAsrError
 from quran_asr.train.transducer_engine import ENGINES, Engine
 from quran_asr.train.transducer_joint import Masks, OutputLayer, Rows, Sums
-from quran_asr.train.transducer_lattice import CELL_BYTES, Cells, Lengths, accumulator, check_targets
+from quran_asr.train.transducer_lattice import CELL_BYTES, Cells, Lengths, accumulator, check_targets, sent
 
 TILE_BYTES = {"cpu": 8 << 20, "cuda": 128 << 20}
 """For the lattices of the clips that are evaluated at a time, or for what another joint makes of them."""
@@ -62,8 +62,9 @@ def transducer_loss(
         prediction: what the prediction network says after 0 to U labels, [B, U + 1, P]; transposed likewise.
         joint: maps [b, T, D] and [b, U + 1, P] to [b, T, U + 1, V + 1]; blank is the last class.
         targets: label numbers below V, integers [B, U].
-        frames: how many of the T frames each clip has, integers [B], at least 1.
-        labels: how many of the U labels each clip has, integers [B], may be 0.
+        frames: how many of the T frames each clip has, integers [B], at least 1. They are read: on the CPU
+            nothing waits for them, whatever the device of the rest.
+        labels: how many of the U labels each clip has, integers [B], may be 0; likewise.
         fastemit_lambda: weight of FastEmit. It changes the gradients only, never the value.
         tile_clips: most clips that are evaluated at a time. A tile also ends where its lattices, or the
             logits of another joint than the ReLU one, would need more than `TILE_BYTES`; a clip alone may.
@@ -89,8 +90,9 @@ def transducer_loss(
     lengths = Lengths.checked(frames, labels, encoder.shape[:2], targets.shape[1], fastemit_lambda)
 
     too_late = torch.arange(encoder.shape[1]) >= lengths.frames[:, None]
-    too_far = (torch.arange(prediction.shape[1]) > lengths.labels[:, None]).to(encoder.device)
-    encoder = encoder.masked_fill(too_late[..., None].to(encoder.device), 0)
+    too_far = torch.arange(prediction.shape[1]) > lengths.labels[:, None]
+    too_late, too_far = sent(too_late, encoder.device), sent(too_far, encoder.device)
+    encoder = encoder.masked_fill(too_late[..., None], 0)
     prediction = prediction.masked_fill(too_far[..., None], 0)
     targets = targets.to(encoder.device, torch.int64).masked_fill(too_far[:, 1:], 0)
 
@@ -105,7 +107,9 @@ def transducer_loss(
         dropout, linear = relu
         check_targets(targets, linear.out_features - 1)
         tiles = lengths.tiles(clips, room // CELL_BYTES)
-        seed = int(torch.randint(2**62, ())) if dropout else 0  # from the generator that checkpoints know
+        seed = (
+            int(torch.randint(2**62, ()).numpy()) if dropout else 0
+        )  # from the generator that checkpoints know
         options = _Options(steps, fastemit_lambda, dropout, seed, tiles, torch.is_grad_enabled())
         loss: Tensor = _ReluJointLoss.apply(  # type: ignore[no-untyped-call]
             encoder, prediction, linear.weight, linear.bias, targets, lengths, options

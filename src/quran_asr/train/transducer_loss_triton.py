@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.train.transducer_lattice import Cells, accumulator
+from quran_asr.train.transducer_lattice import Cells, accumulator, sent
 
 try:
     import triton
@@ -53,7 +53,7 @@ class TritonEngine:
         clips, count = len(lengths.frame_counts), len(blank)
         sizes = torch.tensor([lengths.cell_counts, lengths.frame_counts, lengths.label_counts])
         sizes[0] = sizes[0].cumsum(0) - sizes[0]
-        starts, frames, labels = sizes.to(blank.device).unbind()
+        starts, frames, labels = sent(sizes, blank.device).unbind()
         directions = 2 if gradient else 1
         nodes = blank.new_empty((directions, count), dtype=torch.float64)
         likelihood = nodes.new_empty(clips)
