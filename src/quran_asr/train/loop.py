@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 
 from quran_asr import __version__
 from quran_asr.findings import Finding, QuranAsrError
@@ -35,8 +35,10 @@ from quran_asr.train.lookout import Lookout
 from quran_asr.train.metrics import Metrics, Watcher
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.train.module import TrainingModule
+from quran_asr.train.out_of_memory import DoesNotFit, Limit, with_smaller_batches
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
+from quran_asr.train.together import AfterBackwardDDP
 from quran_asr.train.tokenizer import Tokenizer, make_tokenizer
 from quran_asr.train.transducer_engine import usable_engine
 from quran_asr.train.transfer import as_table, feature_level, transfer
@@ -81,6 +83,7 @@ def train(
     resume: Path | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     start: Start | None = None,
+    limit: Limit | None = None,
 ) -> Trained:
     """Train what the recipe says on these segments; the run folder exists and is filled.
 
@@ -90,10 +93,11 @@ def train(
         on_finding: called with what a person should know while it happens.
         ranks: this process among those of the training; all of them call this.
         start: the trained model that a new run starts from; None starts from random weights.
+        limit: asked before every batch, for memory that is smaller than the machine's.
 
     Raises:
         QuranAsrError: nothing to train on, a text that the tokenizer lacks, a start of which too little
-            arrives, or a run that only yields NaN.
+            arrives, a clip that does not fit into memory alone, or a run that only yields NaN.
     """
     began = time.perf_counter()
     first = ranks.rank == 0
@@ -121,9 +125,33 @@ def train(
             initialize(model, training_set)
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
-    steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
-    module = TrainingModule(model, recipe, training_set, validation_set, on_finding, ranks, steps)
-    module.engine = engine
+    while True:
+        steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
+        module = TrainingModule(model, recipe, training_set, validation_set, on_finding, ranks, steps, limit)
+        module.engine = engine
+        ended = _fit(module, run, watcher=watcher, resume=resume)
+        if not isinstance(ended, DoesNotFit):
+            return replace(ended, seconds=time.perf_counter() - began)
+        step = module.global_step
+        recipe, told = with_smaller_batches(recipe, training_set, ended, step, ranks.size)
+        on_finding(told)
+        if first:
+            run.replace_recipe(recipe, step)
+        ranks.from_first(None)
+        resume = run.last_checkpoint()
+        del module
+        model.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _fit(
+    module: TrainingModule, run: RunFolder, *, watcher: Watcher, resume: Path | None
+) -> Trained | DoesNotFit:
+    """Train to the end, to an interruption, or to a batch that does not fit; `last.ckpt` is from there."""
+    recipe, ranks, on_finding = module.recipe, module.ranks, module.on_finding
+    began = time.perf_counter()
     before = run.read_metrics()
     measured = [row["wer"] for row in before if row["split"] == "validation" and row["wer"] is not None]
     lookout = Lookout(run, recipe, before, on_finding)
@@ -137,6 +165,8 @@ def train(
             trainer.fit(module, ckpt_path=None if resume is None else str(resume))
         except Interrupted:
             interrupted = lookout.stopped_by is None
+        except DoesNotFit as failure:
+            return failure.with_traceback(None)
     wer = None if checkpoints.best_wer == float("inf") else checkpoints.best_wer
     seconds = time.perf_counter() - began
     return Trained(run, interrupted, trainer.global_step, seconds, wer, lookout.stopped_by)
@@ -243,9 +273,7 @@ def make_trainer(
     logger = None
     if exp.create_tensorboard_logger:
         logger = TensorBoardLogger(save_dir=str(run.path), name="", version="", purge_step=done + 1)
-    strategy: Any = "auto"
-    if ranks.size > 1:  # a curriculum begins with CTC alone: prediction network and joint get no gradient
-        strategy = DDPStrategy(find_unused_parameters=recipe.quran.curriculum is not None)
+    strategy: Any = AfterBackwardDDP() if ranks.size > 1 else "auto"
     return lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=max(1, ranks.size // settings.num_nodes),

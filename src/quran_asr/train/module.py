@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable
@@ -23,11 +22,20 @@ from quran_asr.runs.schedule import learning_rate
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch, Clip, ClipSet, Item, training_loader, validation_loader
 from quran_asr.train.curriculum import Curriculum, token_entropy
+from quran_asr.train.diagnosis import other_rate, useless_batch
 from quran_asr.train.epoch import EpochBatches, Stage, stage_batches
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_seconds
+from quran_asr.train.out_of_memory import Attempts, Limit, is_out_of_memory
 from quran_asr.train.processes import Ranks
 from quran_asr.train.silence import first_sound, silent_until
-from quran_asr.train.state import EpochProgress, Resumed, StepMeans, random_states, set_random_states
+from quran_asr.train.state import (
+    EpochProgress,
+    Resumed,
+    StepMeans,
+    random_states,
+    resumed_from,
+    set_random_states,
+)
 from quran_asr.train.transducer_loss import transducer_loss
 from quran_asr.train.validation import Validation
 
@@ -44,6 +52,7 @@ class TrainingModule(lightning.LightningModule):
         on_finding: Callable[[Finding], None],
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
         total_steps: int | None = None,
+        limit: Limit | None = None,
     ) -> None:
         """`total_steps`: optimizer steps of the whole training; None where no limit is set."""
         super().__init__()
@@ -69,6 +78,10 @@ class TrainingModule(lightning.LightningModule):
         """Of the transducer loss."""
         self._resumed: Resumed | None = None
         self._kept_gradients: list[Tensor | None] = []
+        self.attempt = Attempts(ranks, limit)
+        self.out_of_memory = False
+        """The optimizer step at hand cannot be made: a checkpoint is of the one before."""
+        self._before_the_step: dict[str, Any] = {}
 
     # --- data ---------------------------------------------------------------------------------------
 
@@ -143,7 +156,7 @@ class TrainingModule(lightning.LightningModule):
         if resumed is None:
             return
         if abs(rate - before) > 0.01 * before:
-            self.on_finding(_other_rate(before, rate, self.global_step, self.total_steps))
+            self.on_finding(other_rate(before, rate, self.global_step, self.total_steps))
         if resumed.means is not None:
             elapsed = resumed.means.pop("elapsed")
             self.means = StepMeans(**resumed.means, began=time.perf_counter() - elapsed)
@@ -152,24 +165,17 @@ class TrainingModule(lightning.LightningModule):
         if resumed.random is not None:
             set_random_states(resumed.random, self.device)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.recipe.trainer.accumulate_grad_batches > 1:
-            self._kept_gradients = [
-                None if p.grad is None else p.grad.detach().clone() for p in self.model.parameters()
-            ]
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The weighted loss, mean over clips, or None for a batch that yields no finite number."""
         self._tell_unreadable(batch, self.training_clips)
+        if batch_idx % self.recipe.trainer.accumulate_grad_batches == 0:
+            self._before_the_step = asdict(self.curriculum)
         step = self.global_step + 1
         weight = self.curriculum.ctc_weight(self.recipe, step, self.total_steps)
-        loss: Tensor | None = None
+        self.attempt.begin(batch)
+        loss, transducer, each_ctc = self.attempt(lambda: self._weighted(batch, weight))
         ctc = tokens = 0.0
-        if batch.indices:
-            transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
-            loss = each_ctc.mean()
-            if transducer is not None:
-                loss = weight * loss + (1 - weight) * transducer.mean()
+        if loss is not None and each_ctc is not None:
             if bool(torch.isfinite(loss)):
                 self.skipped_in_a_row = 0
                 ctc, tokens = float(each_ctc.sum()), float(batch.token_lengths.sum())
@@ -183,8 +189,35 @@ class TrainingModule(lightning.LightningModule):
         if tokens:
             self.curriculum.observe(self.recipe, step, ctc / tokens)
         if loss is None and self.ranks.size > 1:  # the others wait for this one's gradients: let them be 0
-            loss = 0.0 * torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
+            unused = ("decoder.", "joint.") if weight == 1.0 else ()  # CTC alone leaves these without one
+            used = [p for name, p in self.model.named_parameters() if not name.startswith(unused)]
+            loss = 0.0 * torch.stack([parameter.sum() for parameter in used]).sum()
         return loss
+
+    def _weighted(self, batch: Batch, weight: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The loss, and both losses of each clip; None for a batch without clips."""
+        self.attempt.admit(batch)
+        if self.recipe.trainer.accumulate_grad_batches > 1:
+            self._kept_gradients = [
+                None if p.grad is None else p.grad.detach().clone() for p in self.model.parameters()
+            ]
+        if not batch.indices:
+            return None, None, None
+        transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
+        loss = each_ctc.mean()
+        if transducer is not None:
+            loss = weight * loss + (1 - weight) * transducer.mean()
+        return loss, transducer, each_ctc
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradients; averaged over the processes where an optimizer step follows."""
+        self.attempt(lambda: loss.backward(*args, **kwargs))  # type: ignore[no-untyped-call]
+        if not self._in_window():
+            self.ranks.average([p.grad for p in self.model.parameters() if p.grad is not None])
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The first one takes memory for AdamW's moments before it changes a weight."""
+        self.attempt.step(lambda: super(TrainingModule, self).optimizer_step(*args, **kwargs))
 
     def _flops(self, clip: Clip) -> float:
         return training_flops(self.architecture, clip.segment.duration, len(clip.tokens))
@@ -271,7 +304,7 @@ class TrainingModule(lightning.LightningModule):
         raise QuranAsrError(
             f"{self.skipped_in_a_row} batches in a row were skipped, the last because {why}",
             where=names,
-            remedy=_diagnosis(self.model, batch),
+            remedy=useless_batch(self.model, batch),
         )
 
     # --- validation ---------------------------------------------------------------------------------
@@ -285,15 +318,30 @@ class TrainingModule(lightning.LightningModule):
         self._tell_unreadable(batch, clip_set)
         if not batch.indices:
             return
-        with torch.autocast(self.device.type, enabled=False):
-            encoded, frames = self.encode(batch)
-            texts = [clip_set.clips[i].segment.text for i in batch.indices]
-            self.validations[dataloader_idx].add(encoded, frames, texts, batch.indices)
-            if dataloader_idx == 0:
-                transducer, ctc = self.losses(batch)
-                assert transducer is not None
-                weight = self.recipe.model.aux_ctc.ctc_loss_weight
-                self.validations[0].add_loss(weight * ctc + (1 - weight) * transducer)
+        self._hear(batch, clip_set, dataloader_idx)
+
+    def _hear(self, batch: Batch, clip_set: ClipSet, which: int) -> None:
+        """Decode and count a batch; in halves where it does not fit into memory."""
+        try:
+            with torch.autocast(self.device.type, enabled=False):
+                encoded, frames = self.encode(batch)
+                texts = [clip_set.clips[i].segment.text for i in batch.indices]
+                loss = self._validation_loss(batch) if which == 0 else None
+                self.validations[which].add(encoded, frames, texts, batch.indices)
+                if loss is not None:
+                    self.validations[which].add_loss(loss)
+            return
+        except (RuntimeError, MemoryError) as error:  # nothing of the batch was counted: that comes last
+            if not is_out_of_memory(error) or len(batch.indices) == 1:
+                raise
+        for half in batch.halves():
+            self._hear(half, clip_set, which)
+
+    def _validation_loss(self, batch: Batch) -> Tensor:
+        transducer, ctc = self.losses(batch)
+        assert transducer is not None
+        weight = self.recipe.model.aux_ctc.ctc_loss_weight
+        return weight * ctc + (1 - weight) * transducer
 
     def on_validation_epoch_end(self) -> None:
         """Leaves what was measured in `trainer.callback_metrics`, where checkpoints and metrics find it."""
@@ -308,13 +356,22 @@ class TrainingModule(lightning.LightningModule):
     # --- checkpoints --------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        loops = checkpoint["loops"]["fit_loop"]
+        counts = loops["epoch_loop.batch_progress"]
+        done = counts["current"]["processed"]
+        if self.out_of_memory:  # its window begins again, whatever it had gathered
+            over = done % self.recipe.trainer.accumulate_grad_batches
+            done -= over
+            for which in ("current", "total"):
+                counts[which].update(
+                    dict.fromkeys(("ready", "started", "processed"), counts[which]["processed"] - over)
+                )
         stages = [asdict(stage) for stage in self.progress.stages]
         stages[-1]["done"] += done - self.progress.counted
         means = asdict(self.means)
         means["elapsed"] = time.perf_counter() - means.pop("began")
         checkpoint["quran_asr"] = {
-            "curriculum": asdict(self.curriculum),
+            "curriculum": self._before_the_step if self.out_of_memory else asdict(self.curriculum),
             "skipped_batches": self.skipped_batches,
             "random": self.ranks.gather(random_states(self.device)),
             "stages": stages,
@@ -322,15 +379,14 @@ class TrainingModule(lightning.LightningModule):
             "means": means,
             "validated": self.validated_at == self.global_step,
         }
-        if self._in_window():
+        if self._in_window() and not self.out_of_memory:
             gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.model.parameters()]
             self.ranks.average([gradient for gradient in gradients if gradient is not None])
             checkpoint["quran_asr"]["gradients"] = gradients
         # Written at the end of a batch, Lightning would count that batch as unfinished and shift the epoch,
         # and it would begin the next validation behind the batches of the last.
-        loops = checkpoint["loops"]["fit_loop"]
-        for counts in (loops["epoch_loop.batch_progress"][which] for which in ("current", "total")):
-            counts["completed"] = counts["processed"]
+        for which in ("current", "total"):
+            counts[which]["completed"] = counts[which]["processed"]
         heard = loops["epoch_loop.val_loop.batch_progress"]["current"]
         heard.update(dict.fromkeys(heard, 0))
 
@@ -339,53 +395,13 @@ class TrainingModule(lightning.LightningModule):
         self.curriculum = Curriculum(**state["curriculum"])
         self.skipped_batches = state["skipped_batches"]
         self.validated_at = int(checkpoint["global_step"]) if state["validated"] else -1
-        stages = tuple(Stage(**stage) for stage in state["stages"])
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        counted = counts["processed"]
-        window, window_then = self.recipe.trainer.accumulate_grad_batches, state["accumulation"]
-        now = self._stage(stages[-1].longest)
-        same = now.same_plan(stages[-1]) and window == window_then
-        if not same:  # Lightning counts batches: as many as these optimizer steps take now
-            counted = math.ceil(counted / window_then) * window
-            counts.update(dict.fromkeys(counts, counted))
-        if not now.same_plan(stages[-1]):
-            stages = (*stages, now)
-        random_states = state["random"]
-        self._resumed = Resumed(
-            stages=stages,
-            counted=counted,
-            means=state["means"] if same else None,
-            gradients=state.get("gradients", ()) if same else (),
-            random=random_states[self.ranks.rank] if len(random_states) == self.ranks.size else None,
-        )
+        window = self.recipe.trainer.accumulate_grad_batches
+        now = self._stage(state["stages"][-1]["longest"])
+        self._resumed = resumed_from(state, counts, now, window, self.ranks)
 
     def _in_window(self) -> bool:
         """Whether gradients of some batches wait for the others of an accumulation window."""
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         window = self.recipe.trainer.accumulate_grad_batches
         return progress.current.ready % window != 0 and not progress.is_last_batch
-
-
-def _other_rate(before: float, rate: float, step: int, total: int | None) -> Finding:
-    of = "" if total is None else f" of {total:,}"
-    return Finding(
-        "note",
-        "other-rate",
-        "model.optim",
-        f"the learning rate goes on at {rate:.2e} where it was {before:.2e}: that of step {step:,}{of} in a "
-        "training that had been planned like this from its beginning",
-        "model.optim.lr=... sets another",
-    )
-
-
-def _diagnosis(model: EncDecHybridRNNTCTCBPEModel, batch: Batch | None) -> str:
-    """What most likely made a batch useless, looked up in this order: weights, audio, rate."""
-    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
-    if broken:
-        return (
-            f"the weights themselves are broken (first: {broken[0]}): resume from an earlier checkpoint "
-            "with a lower rate, `model.optim.lr`"
-        )
-    if batch is not None and not bool(torch.isfinite(batch.audio).all()):
-        return "the audio of these clips holds NaN or infinity: look at them and take them out"
-    return "lower `model.optim.lr` or lengthen `model.optim.sched.warmup_steps`"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from quran_asr.train.batches import Batch
 from quran_asr.train.epoch import Stage
+from quran_asr.train.processes import Ranks
 
 
 @dataclass(slots=True)
@@ -68,6 +70,36 @@ class Resumed:
     gradients: Sequence[Tensor | None]
     random: dict[str, Any] | None
     """None where the number of processes has changed: nobody's states fit."""
+
+
+def resumed_from(
+    state: Mapping[str, Any], counts: dict[str, int], now: Stage, window: int, ranks: Ranks
+) -> Resumed:
+    """What a checkpoint says to a training that goes on under the settings of `now`.
+
+    Args:
+        state: what `TrainingModule` wrote into the checkpoint.
+        counts: Lightning's of the batches of the epoch; set to as many as the optimizer steps take now.
+        now: a stage of the epoch under the settings of now, with the clips that the last one admitted.
+        window: batches of a process behind an optimizer step.
+        ranks: the processes of now.
+    """
+    stages = tuple(Stage(**stage) for stage in state["stages"])
+    counted, window_then = counts["processed"], state["accumulation"]
+    same = now.same_plan(stages[-1]) and window == window_then
+    if not same:
+        counted = math.ceil(counted / window_then) * window
+        counts.update(dict.fromkeys(counts, counted))
+    if not now.same_plan(stages[-1]):
+        stages = (*stages, now)
+    states = state["random"]
+    return Resumed(
+        stages=stages,
+        counted=counted,
+        means=state["means"] if same else None,
+        gradients=state.get("gradients", ()) if same else (),
+        random=states[ranks.rank] if len(states) == ranks.size else None,
+    )
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
