@@ -206,8 +206,8 @@ class Checkpoints(lightning.Callback):
             signal.signal(signal.SIGTERM, self._ask)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        # Lightning validates where a checkpoint stands at a validation, and it takes the beginning of an epoch
-        # for one; this one may have been made already.
+        # Lightning validates where a checkpoint stands at a validation, which may have been made already, and
+        # takes the beginning of an epoch for such a place.
         assert isinstance(module, TrainingModule)
         begins = trainer.fit_loop.epoch_loop.batch_progress.current.processed == 0
         if trainer.fit_loop.restarting and (begins or module.validated_at == trainer.global_step):

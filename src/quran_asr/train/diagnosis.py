@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from quran_asr.findings import Finding
-from quran_asr.train.batches import Batch
+from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.train.batches import Batch, ClipSet
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
 
@@ -22,7 +22,19 @@ def other_rate(before: float, rate: float, step: int, total: int | None) -> Find
     )
 
 
-def useless_batch(model: EncDecHybridRNNTCTCBPEModel, batch: Batch | None) -> str:
+def too_many_useless(
+    model: EncDecHybridRNNTCTCBPEModel, clips: ClipSet, batch: Batch | None, number: int, why: str
+) -> QuranAsrError:
+    """So many batches in a row were skipped that the training ends; `why` is said of the last."""
+    indices = () if batch is None else batch.indices[:3]
+    return QuranAsrError(
+        f"{number} batches in a row were skipped, the last because {why}",
+        where=", ".join(clips.clips[i].segment.audio for i in indices),
+        remedy=_cause(model, batch),
+    )
+
+
+def _cause(model: EncDecHybridRNNTCTCBPEModel, batch: Batch | None) -> str:
     """What most likely made a batch useless, looked up in this order: weights, audio, rate."""
     broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     if broken:

@@ -27,9 +27,15 @@ from quran_asr.runs.schema import Recipe
 from quran_asr.runs.sign import Sign
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.batches import ClipSet, tokenize
-from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
+from quran_asr.train.checkpoints import (
+    Checkpoints,
+    Interrupted,
+    WeightsOnlyCheckpoints,
+    checkpoint_facts,
+)
 from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.epoch import Stage, stage_batches
+from quran_asr.train.fit_memory import MemoryBudget, fit_memory
 from quran_asr.train.initialization import initialize, sample_features
 from quran_asr.train.lookout import Lookout
 from quran_asr.train.metrics import Metrics, Watcher
@@ -42,6 +48,7 @@ from quran_asr.train.together import AfterBackwardDDP
 from quran_asr.train.tokenizer import Tokenizer, make_tokenizer
 from quran_asr.train.transducer_engine import usable_engine
 from quran_asr.train.transfer import as_table, feature_level, transfer
+from quran_asr.train.validation_pace import ValidationPace
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,7 @@ def train(
     resume: Path | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     start: Start | None = None,
+    memory: MemoryBudget | None = None,
     limit: Limit | None = None,
 ) -> Trained:
     """Train what the recipe says on these segments; the run folder exists and is filled.
@@ -93,6 +101,7 @@ def train(
         on_finding: called with what a person should know while it happens.
         ranks: this process among those of the training; all of them call this.
         start: the trained model that a new run starts from; None starts from random weights.
+        memory: fill it with the largest batch that fits, and keep that in the run's recipe.
         limit: asked before every batch, for memory that is smaller than the machine's.
 
     Raises:
@@ -101,12 +110,19 @@ def train(
     """
     began = time.perf_counter()
     first = ranks.rank == 0
-    lightning.seed_everything(recipe.quran.seed, verbose=False)
     if first:
         run.sweep()
         prepare_tokenizer(recipe, run, start)
     ranks.from_first(None)
     tokenizer = Tokenizer(run.tokenizer)
+    if memory is not None:
+        recipe = fit_memory(recipe, tokenizer, training, _device(recipe), memory, on_finding, ranks)
+        if first and resume is None:
+            run.write_recipe(recipe)
+        elif first and resume is not None:
+            run.replace_recipe(recipe, checkpoint_facts(resume).step)
+        ranks.from_first(None)
+    lightning.seed_everything(recipe.quran.seed, verbose=False)
     training_set, validation_set = clip_sets(recipe, tokenizer, training, validation)
     model = build_model(recipe, run.tokenizer)
     if _device(recipe).type == "cpu":
@@ -160,7 +176,9 @@ def _fit(
     interrupted = False
     with checkpoints.listening(), quiet():
         done = max((row["step"] for row in before), default=0)
-        trainer = make_trainer(recipe, run, [metrics, checkpoints], on_finding, ranks, done)
+        auto = recipe.trainer.check_val_every_n_epoch == "auto"
+        pace = [ValidationPace(on_finding)] if auto else []
+        trainer = make_trainer(recipe, run, [metrics, *pace, checkpoints], on_finding, ranks, done)
         try:
             trainer.fit(module, ckpt_path=None if resume is None else str(resume))
         except Interrupted:
@@ -270,6 +288,7 @@ def make_trainer(
         on_finding(
             Finding("note", "fp32-on-cpu", "trainer.precision", "a CPU trains in fp32 here, not bf16", "")
         )
+    every = settings.check_val_every_n_epoch
     logger = None
     if exp.create_tensorboard_logger:
         logger = TensorBoardLogger(save_dir=str(run.path), name="", version="", purge_step=done + 1)
@@ -285,7 +304,7 @@ def make_trainer(
         accumulate_grad_batches=settings.accumulate_grad_batches,
         gradient_clip_val=settings.gradient_clip_val or None,
         val_check_interval=settings.val_check_interval,
-        check_val_every_n_epoch=settings.check_val_every_n_epoch,
+        check_val_every_n_epoch=1 if every == "auto" else every,
         log_every_n_steps=settings.log_every_n_steps,
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.findings import Finding
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.runs.architecture import of_recipe
 from quran_asr.runs.flops import training_flops
@@ -22,7 +22,7 @@ from quran_asr.runs.schedule import learning_rate
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Batch, Clip, ClipSet, Item, training_loader, validation_loader
 from quran_asr.train.curriculum import Curriculum, token_entropy
-from quran_asr.train.diagnosis import other_rate, useless_batch
+from quran_asr.train.diagnosis import other_rate, too_many_useless
 from quran_asr.train.epoch import EpochBatches, Stage, stage_batches
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_seconds
 from quran_asr.train.out_of_memory import Attempts, Limit, is_out_of_memory
@@ -296,16 +296,7 @@ class TrainingModule(lightning.LightningModule):
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row < self.recipe.quran.max_skipped_batches:
             return
-        names = (
-            ""
-            if batch is None
-            else ", ".join(self.training_clips.clips[i].segment.audio for i in batch.indices[:3])
-        )
-        raise QuranAsrError(
-            f"{self.skipped_in_a_row} batches in a row were skipped, the last because {why}",
-            where=names,
-            remedy=useless_batch(self.model, batch),
-        )
+        raise too_many_useless(self.model, self.training_clips, batch, self.skipped_in_a_row, why)
 
     # --- validation ---------------------------------------------------------------------------------
 
