@@ -17,22 +17,20 @@ from quran_asr.runs.schema import Recipe
 from quran_asr.train.fit_memory import MemoryBudget, fit_memory, worst_batches
 from quran_asr.train.tokenizer import Tokenizer
 
+BASE = load_recipe("quickstart", ["quran.vocabulary_size=48"])
+
 
 def recipe(clips: int, accumulation: int, seconds: float | None = None) -> Recipe:
-    words = [
-        "quran.vocabulary_size=48",
-        f"model.train_ds.batch_size={clips}",
-        f"model.train_ds.batch_duration={'null' if seconds is None else seconds}",
-        f"trainer.accumulate_grad_batches={accumulation}",
-    ]
-    return load_recipe("quickstart", words)
+    data = replace(BASE.model.train_ds, batch_size=clips, batch_duration=seconds)
+    trainer = replace(BASE.trainer, accumulate_grad_batches=accumulation)
+    return replace(BASE, model=replace(BASE.model, train_ds=data), trainer=trainer)
 
 
 @given(st.integers(1, 96), st.integers(1, 8), st.none() | st.floats(1.0, 900.0))
 def test_a_smaller_batch_keeps_the_effective_batch(
     clips: int, accumulation: int, seconds: float | None
 ) -> None:
-    given_recipe = replace_batch(clips, accumulation, seconds)
+    given_recipe = recipe(clips, accumulation, seconds)
     choices = budgets(given_recipe)
     sizes = [one.model.train_ds.batch_size for one in choices]
     assert sizes == sorted(set(sizes), reverse=True) and {1, clips, clips * accumulation} <= set(sizes)
@@ -48,15 +46,6 @@ def test_a_smaller_batch_keeps_the_effective_batch(
         assert half.model.train_ds.batch_size <= clips / 2
         if clips % 2 == 0:
             assert half.trainer.accumulate_grad_batches == 2 * accumulation
-
-
-BASE = recipe(1, 1)
-
-
-def replace_batch(clips: int, accumulation: int, seconds: float | None) -> Recipe:
-    data = replace(BASE.model.train_ds, batch_size=clips, batch_duration=seconds)
-    trainer = replace(BASE.trainer, accumulate_grad_batches=accumulation)
-    return replace(BASE, model=replace(BASE.model, train_ds=data), trainer=trainer)
 
 
 def test_short_clips_are_tried_where_they_make_larger_batches() -> None:
@@ -82,7 +71,6 @@ def test_the_largest_batch_that_fits_is_taken(tokenizer: Tokenizer, segments: li
 
     assert fitted(100_000) == (16, 1), "all the clips of a step at once"
     needs = {int(one.message.split()[0]): size(one.message) for one in told[:-1]}
-    assert "16 clips" in told[-2].message or 16 in needs
     between = fitted(needs[16] * 0.6)
     assert between in {(8, 2), (4, 4)}
     assert f"model.train_ds.batch_size={between[0]} " in told[-1].message

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -164,3 +168,31 @@ def test_a_validation_is_heard_in_halves(run: Run, monkeypatch: pytest.MonkeyPat
     ]
     for key in ("wer", "ctc_wer", "cer", "loss"):
         assert measured[0][key] == pytest.approx(measured[1][key], rel=1e-4), key
+
+
+def test_what_one_process_lacks_all_do_without(
+    spoken: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The second of two runs out of memory in the backward pass that ends a step."""
+    words = [*tiny_overrides, f"model.train_ds.manifest_filepath={spoken}", *SETTINGS]
+    folder = create_run(tmp_path, "quickstart")
+    folder.write_recipe(load_recipe("quickstart", [*words, "model.train_ds.batch_size=2"]))
+    script = Path(__file__).parent / "limited_training.py"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port))
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), str(folder.path), "4"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout.strip().splitlines()[-1])
+    assert sum("batch_size=1 trainer.accumulate_grad_batches=2" in one for one in ended["told"]) == 1
+    assert rows(folder) == UNDISTURBED
+    trained = [heard[:4] + heard[5:] for heard in ended["heard"]]
+    assert Counter(i for heard in trained for batch in heard for i in batch) == dict.fromkeys(range(12), 2)
