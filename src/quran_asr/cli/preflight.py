@@ -160,7 +160,7 @@ class TrainPreflight:
         self.from_train.started()  # what cannot be had ends everything at once
         recipe = self.from_train.recipe
         names = ["environment", "loss"]
-        if training_device(recipe).type == "cuda":
+        if training_device(recipe).type == "cuda" and not self.from_train.wish.fit_memory:
             names.append("memory")
         if recipe.quran.overfit_gate_steps:
             names.append("overfit")

@@ -25,6 +25,8 @@ class Wish:
     keep_tokens: bool
     """Its tokenizer is taken over."""
     preflight: bool = True
+    fit_memory: bool = False
+    """The largest batch that fits is looked for."""
 
 
 def load(name: str, overrides: Sequence[str]) -> Recipe:

@@ -52,6 +52,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Start even if less than 90 % of the encoder comes from the pretrained model.",
 )
+@click.option(
+    "--fit-memory",
+    is_flag=True,
+    help="Try which batches fit, and take the largest; the effective batch stays, by accumulation.",
+)
 @click.option("--no-preflight", is_flag=True, help="Begin without the checks of `quran-asr check`.")
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON.")
 def train(
@@ -61,6 +66,7 @@ def train(
     resume: Path | None,
     resume_best: str | None,
     allow_partial: bool,
+    fit_memory: bool,
     no_preflight: bool,
     as_json: bool,
 ) -> int:
@@ -81,12 +87,11 @@ def train(
     with silent_follower():
         resumed = what_goes_on(name, overrides, resume, resume_best)
         if resumed is not None:
-            return run_training(
-                resumed.recipe, resumed, Wish(allow_partial, False, not no_preflight), as_json
-            )
+            wish = Wish(allow_partial, False, not no_preflight, fit_memory)
+            return run_training(resumed.recipe, resumed, wish, as_json)
         recipe = load(name or "transfer", overrides)
         keep_tokens = recipe.exp_manager.resume_from_checkpoint is not None
-        wish = Wish(allow_partial, keep_tokens, not no_preflight)
+        wish = Wish(allow_partial, keep_tokens, not no_preflight, fit_memory)
         return run_training(start_from_checkpoint(recipe), None, wish, as_json)
 
 
@@ -157,6 +162,7 @@ def train_together(
     from quran_asr.cli.progress import training_progress
     from quran_asr.cli.resume import go_on_from
     from quran_asr.runs.plan import device_findings
+    from quran_asr.train.fit_memory import MemoryBudget
     from quran_asr.train.loop import train as train_recipe
 
     first = ranks.rank == 0
@@ -188,6 +194,7 @@ def train_together(
                 resume=None if resumed is None else resumed.checkpoint,
                 ranks=ranks,
                 start=start,
+                memory=MemoryBudget() if wish.fit_memory else None,
             )
     except QuranAsrError:
         if resumed is None and first and not run.metrics.exists():  # it never began: keep no folder

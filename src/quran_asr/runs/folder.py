@@ -67,8 +67,9 @@ class RunFolder:
         """Keep the recipe with which the run goes on; the one until then stays as `recipe-to-step-N.yaml`."""
         before = self.recipe.read_bytes()
         self.write_recipe(recipe)
-        if self.recipe.read_bytes() != before:
-            write_atomically(self.path / f"recipe-to-step-{step}.yaml", before)
+        until = self.path / f"recipe-to-step-{step}.yaml"
+        if self.recipe.read_bytes() != before and not until.exists():  # a second change trained no step
+            write_atomically(until, before)
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a JSON file of the run: whole or not at all. NaN and infinities become null."""

@@ -26,6 +26,7 @@ from quran_asr.runs.plan_start import Arrival, arrivals, start_findings
 from quran_asr.runs.schedule import peak
 from quran_asr.runs.schema import Recipe, TrainData
 from quran_asr.runs.timing import Given, Target, Timing, timing
+from quran_asr.runs.validation_pace import epochs_between, validated_epochs
 from quran_asr.runs.workload import Workload, expected_tokens
 
 
@@ -109,7 +110,7 @@ def plan(
     if work is not None and batches:
         audio = work.hours * 3600 / batches / (devices * trainer.num_nodes)
     times, unused = timing(recipe, work, audio, target, given, validation_hours)
-    validations = _validations(recipe, batches, epochs)
+    validations = _validations(recipe, batches, epochs, times)
     findings = [
         *start_findings(recipe, parameters, steps, steps_per_epoch, effective),
         *rate_findings(recipe, peak_rate, steps),
@@ -243,7 +244,7 @@ def _largest_batch(recipe: Recipe, work: Workload | None) -> tuple[Batch, str]:
 # Time
 
 
-def _validations(recipe: Recipe, batches: int | None, epochs: float | None) -> int | None:
+def _validations(recipe: Recipe, batches: int | None, epochs: float | None, times: Timing) -> int | None:
     if not batches or epochs is None:
         return None
     trainer = recipe.trainer
@@ -251,6 +252,10 @@ def _validations(recipe: Recipe, batches: int | None, epochs: float | None) -> i
         return math.floor(epochs * batches / trainer.val_check_interval)
     share = isinstance(trainer.val_check_interval, float)
     each = 1 / trainer.val_check_interval if share else batches // trainer.val_check_interval
+    if trainer.check_val_every_n_epoch == "auto":
+        training = (times.batch_seconds or 0.0) * batches
+        between = epochs_between((times.validation_seconds or 0.0) * math.floor(each), training, epochs)
+        return validated_epochs(between, math.floor(epochs)) * math.floor(each)
     return math.floor(epochs / trainer.check_val_every_n_epoch * math.floor(each))
 
 

@@ -67,6 +67,21 @@ class Batch:
         """Called by the DataLoader where a GPU is fed."""
         return self._with(lambda tensor: tensor.pin_memory())
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first clips and the others, each padded to its own longest."""
+        middle = len(self.indices) // 2
+        return self._rows(slice(0, middle)), self._rows(slice(middle, None))
+
+    def _rows(self, rows: slice) -> Batch:
+        lengths, tokens = self.audio_lengths[rows], self.token_lengths[rows]
+        return Batch(
+            self.audio[rows, : int(lengths.max())],
+            lengths,
+            self.tokens[rows, : int(tokens.max())],
+            tokens,
+            self.indices[rows],
+        )
+
     def _with(self, move: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,

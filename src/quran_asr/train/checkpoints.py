@@ -32,6 +32,7 @@ from quran_asr.train.batches import Batch
 from quran_asr.train.lookout import Lookout
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, look_aheads, set_look_ahead
 from quran_asr.train.module import TrainingModule
+from quran_asr.train.out_of_memory import DoesNotFit
 from quran_asr.train.processes import Ranks
 
 
@@ -205,9 +206,11 @@ class Checkpoints(lightning.Callback):
             signal.signal(signal.SIGTERM, self._ask)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        # Lightning validates where a checkpoint stands at a validation; this one may have been made already.
+        # Lightning validates where a checkpoint stands at a validation, which may have been made already, and
+        # takes the beginning of an epoch for such a place.
         assert isinstance(module, TrainingModule)
-        if trainer.fit_loop.restarting and module.validated_at == trainer.global_step:
+        begins = trainer.fit_loop.epoch_loop.batch_progress.current.processed == 0
+        if trainer.fit_loop.restarting and (begins or module.validated_at == trainer.global_step):
             self._validation_batches = trainer.limit_val_batches
             trainer.limit_val_batches = 0
 
@@ -261,6 +264,14 @@ class Checkpoints(lightning.Callback):
             keep_among_best(self.last, self.name, wer, trainer.current_epoch, self.keep)
         if self._must_stop():
             raise Interrupted(self.asked_to_stop)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, DoesNotFit):  # in all processes alike
+            assert isinstance(module, TrainingModule)
+            module.out_of_memory = True
+            self._save_last(trainer)
 
     def _must_stop(self) -> bool:
         """Whether any process was asked to stop, or the first one saw a sign that ends the training."""

@@ -55,6 +55,11 @@ class Curriculum:
         longest = recipe.model.train_ds.max_duration
         return settings.first_seconds + grown * (longest - settings.first_seconds)
 
+    def longest_clip(self, recipe: Recipe, step: int, durations: Sequence[float]) -> float | None:
+        """The same, but some of these clips are always admitted: else it would be no training."""
+        longest = self.longest_seconds(recipe, step)
+        return None if longest is None else max(longest, 1.5 * min(durations))
+
     def ctc_weight(self, recipe: Recipe, step: int, total_steps: int | None) -> float:
         """Weight of the CTC loss; 1.0 means CTC alone."""
         last = recipe.model.aux_ctc.ctc_loss_weight

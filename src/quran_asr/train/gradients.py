@@ -13,9 +13,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from quran_asr.train.batches import Batch
-from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
-
 _TOTAL, _IN_A_ROW, _LONGEST, _BY_LOSS = range(4)
 
 
@@ -116,16 +113,3 @@ class Gradients:
         self._skips[_LONGEST] = counts[_IN_A_ROW]
         what = "loss is not a finite number" if counts[_BY_LOSS] else "gradients are not finite numbers"
         return counts[_LONGEST], f"its {what}", counts[_IN_A_ROW] > 0
-
-
-def diagnosis(model: EncDecHybridRNNTCTCBPEModel, batch: Batch | None) -> str:
-    """What most likely made a batch useless, looked up in this order: weights, audio, rate."""
-    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
-    if broken:
-        return (
-            f"the weights themselves are broken (first: {broken[0]}): resume from an earlier checkpoint "
-            "with a lower rate, `model.optim.lr`"
-        )
-    if batch is not None and not bool(torch.isfinite(batch.audio).all()):
-        return "the audio of these clips holds NaN or infinity: look at them and take them out"
-    return "lower `model.optim.lr` or lengthen `model.optim.sched.warmup_steps`"

@@ -98,22 +98,24 @@ def check_memory(
     model = build_model(recipe, tokenizer.folder)
     choose_threads(model)
     module = TrainingModule(model, recipe, few, few, lambda finding: None).to(device).train()
-    trial = _Trial(module, recipe, device)
-    tried = [(shape, *(_on_gpu if device.type == "cuda" else _on_cpu)(trial, shape)) for shape in shapes]
+    trial = Trial(module, recipe, device)
+    tried = [(shape, *trial.needs(shape)) for shape in shapes]
     shape, needed, how = max(tried, key=lambda one: one[1])
     free = trial.free
     if free is None:
         return passed(
-            f"the heaviest batch ({shape}) takes {_gb(needed)} ({how}); how much is free is unknown"
+            f"the heaviest batch ({shape}) takes {in_words(needed)} ({how}); how much is free is unknown"
         )
-    message = f"the heaviest batch ({shape}) takes {_gb(needed)} of {_gb(free)} that are free ({how})"
+    message = (
+        f"the heaviest batch ({shape}) takes {in_words(needed)} of {in_words(free)} that are free ({how})"
+    )
     if needed <= COMFORT * free:
         return passed(message)
     remedy = _what_fits(recipe, shape, trial.always, needed, free)
     return (failure if needed > free else warning)(message, remedy)
 
 
-class _Trial:
+class Trial:
     """Steps of a training with made-up sound."""
 
     def __init__(self, module: TrainingModule, recipe: Recipe, device: torch.device) -> None:
@@ -135,6 +137,10 @@ class _Trial:
             self.free = available_memory()
             self.always = parameters + self.beside  # the weights are there already
 
+    def needs(self, shape: Shape) -> tuple[int, str]:
+        """Bytes that a step with a batch takes, and how that is known."""
+        return (_on_gpu if self.device.type == "cuda" else _on_cpu)(self, shape)
+
     def losses(self, shape: Shape) -> None:
         """Forward and backward."""
         batch = _noise(shape, int(self.module.model.tokenizer.vocab_size)).to(self.device)
@@ -145,7 +151,7 @@ class _Trial:
             loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _on_gpu(trial: _Trial, shape: Shape) -> tuple[int, str]:
+def _on_gpu(trial: Trial, shape: Shape) -> tuple[int, str]:
     """Bytes that the batch takes with an optimizer step; of one that does not fit, reckoned by its half."""
     clips = len(shape)
     peaks: dict[int, int] = {}
@@ -168,7 +174,7 @@ def _on_gpu(trial: _Trial, shape: Shape) -> tuple[int, str]:
     return max(least, round(reckoned)), f"out of memory; reckoned from {more} clips"
 
 
-def _gpu_peak(trial: _Trial, shape: Shape) -> int:
+def _gpu_peak(trial: Trial, shape: Shape) -> int:
     for _ in range(2):  # the moments come with the first step
         torch.cuda.reset_peak_memory_stats(trial.device)
         trial.losses(shape)
@@ -177,7 +183,7 @@ def _gpu_peak(trial: _Trial, shape: Shape) -> int:
     return torch.cuda.max_memory_reserved(trial.device)
 
 
-def _on_cpu(trial: _Trial, shape: Shape) -> tuple[int, str]:
+def _on_cpu(trial: Trial, shape: Shape) -> tuple[int, str]:
     """Bytes above what the process has now, the optimizer's moments among them."""
     longest = max(shape.seconds)
     _give_back()
@@ -200,7 +206,7 @@ def _on_cpu(trial: _Trial, shape: Shape) -> tuple[int, str]:
     return round(whole) + trial.beside, f"reckoned from {few} and {2 * few} clips of {length:.1f} s"
 
 
-def _attention(trial: _Trial, shape: Shape, measured: float) -> float:
+def _attention(trial: Trial, shape: Shape, measured: float) -> float:
     """Bytes by which scores of attention grow faster than the clips: three matrices a layer are kept."""
     encoder = trial.module.recipe.model.encoder
     a_second = 1 / (trial.module.recipe.model.preprocessor.window_stride * encoder.subsampling_factor)
@@ -295,5 +301,6 @@ def _what_fits(recipe: Recipe, shape: Shape, always: int, needed: float, free: f
     return f"{change} trainer.accumulate_grad_batches={accumulation * times}"
 
 
-def _gb(number: float) -> str:
+def in_words(number: float) -> str:
+    """Bytes for people."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,27 @@ from quran_asr.runs.sign import Sign
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.audio_store import FORKS
 from quran_asr.train.batches import ClipSet, tokenize
-from quran_asr.train.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints
+from quran_asr.train.checkpoints import (
+    Checkpoints,
+    Interrupted,
+    WeightsOnlyCheckpoints,
+    checkpoint_facts,
+)
 from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.epoch import Stage, stage_batches
+from quran_asr.train.fit_memory import MemoryBudget, fit_memory
 from quran_asr.train.initialization import initialize, sample_features
 from quran_asr.train.lookout import Lookout
 from quran_asr.train.metrics import Metrics, Watcher
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.train.module import TrainingModule
+from quran_asr.train.out_of_memory import DoesNotFit, Limit, with_smaller_batches
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
 from quran_asr.train.tokenizer import Tokenizer, make_tokenizer
 from quran_asr.train.transducer_engine import usable_engine
 from quran_asr.train.transfer import as_table, feature_level, transfer
+from quran_asr.train.validation_pace import ValidationPace
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,8 @@ def train(
     resume: Path | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     start: Start | None = None,
+    memory: MemoryBudget | None = None,
+    limit: Limit | None = None,
 ) -> Trained:
     """Train what the recipe says on these segments; the run folder exists and is filled.
 
@@ -92,19 +103,28 @@ def train(
         on_finding: called with what a person should know while it happens.
         ranks: this process among those of the training; all of them call this.
         start: the trained model that a new run starts from; None starts from random weights.
+        memory: fill it with the largest batch that fits, and keep that in the run's recipe.
+        limit: asked before every batch, for memory that is smaller than the machine's.
 
     Raises:
         QuranAsrError: nothing to train on, a text that the tokenizer lacks, a start of which too little
-            arrives, or a run that only yields NaN.
+            arrives, a clip that does not fit into memory alone, or a run that only yields NaN.
     """
     began = time.perf_counter()
     first = ranks.rank == 0
-    lightning.seed_everything(recipe.quran.seed, verbose=False)
     if first:
         run.sweep()
         prepare_tokenizer(recipe, run, start)
     ranks.from_first(None)
     tokenizer = Tokenizer(run.tokenizer)
+    if memory is not None:
+        recipe = fit_memory(recipe, tokenizer, training, _device(recipe), memory, on_finding, ranks)
+        if first and resume is None:
+            run.write_recipe(recipe)
+        elif first and resume is not None:
+            run.replace_recipe(recipe, checkpoint_facts(resume).step)
+        ranks.from_first(None)
+    lightning.seed_everything(recipe.quran.seed, verbose=False)
     training_set, validation_set = clip_sets(
         recipe, tokenizer, training, validation, max(1, ranks.size // recipe.trainer.num_nodes)
     )
@@ -125,9 +145,33 @@ def train(
             initialize(model, training_set)
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
-    steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
-    module = TrainingModule(model, recipe, training_set, validation_set, on_finding, ranks, steps)
-    module.engine = engine
+    while True:
+        steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
+        module = TrainingModule(model, recipe, training_set, validation_set, on_finding, ranks, steps, limit)
+        module.engine = engine
+        ended = _fit(module, run, watcher=watcher, resume=resume)
+        if not isinstance(ended, DoesNotFit):
+            return replace(ended, seconds=time.perf_counter() - began)
+        step = module.global_step
+        recipe, told = with_smaller_batches(recipe, training_set, ended, step, ranks.size)
+        on_finding(told)
+        if first:
+            run.replace_recipe(recipe, step)
+        ranks.from_first(None)
+        resume = run.last_checkpoint()
+        del module
+        model.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _fit(
+    module: TrainingModule, run: RunFolder, *, watcher: Watcher, resume: Path | None
+) -> Trained | DoesNotFit:
+    """Train to the end, to an interruption, or to a batch that does not fit; `last.ckpt` is from there."""
+    recipe, ranks, on_finding = module.recipe, module.ranks, module.on_finding
+    began = time.perf_counter()
     before = run.read_metrics()
     measured = [row["wer"] for row in before if row["split"] == "validation" and row["wer"] is not None]
     lookout = Lookout(run, recipe, before, on_finding)
@@ -136,11 +180,15 @@ def train(
     interrupted = False
     with checkpoints.listening(), quiet():
         done = max((row["step"] for row in before), default=0)
-        trainer = make_trainer(recipe, run, [metrics, checkpoints], on_finding, ranks, done)
+        auto = recipe.trainer.check_val_every_n_epoch == "auto"
+        pace = [ValidationPace(on_finding)] if auto else []
+        trainer = make_trainer(recipe, run, [metrics, *pace, checkpoints], on_finding, ranks, done)
         try:
             trainer.fit(module, ckpt_path=None if resume is None else str(resume))
         except Interrupted:
             interrupted = lookout.stopped_by is None
+        except DoesNotFit as failure:
+            return failure.with_traceback(None)
     wer = None if checkpoints.best_wer == float("inf") else checkpoints.best_wer
     seconds = time.perf_counter() - began
     return Trained(run, interrupted, trainer.global_step, seconds, wer, lookout.stopped_by)
@@ -248,6 +296,7 @@ def make_trainer(
         on_finding(
             Finding("note", "fp32-on-cpu", "trainer.precision", "a CPU trains in fp32 here, not bf16", "")
         )
+    every = settings.check_val_every_n_epoch
     logger = None
     if exp.create_tensorboard_logger:
         logger = TensorBoardLogger(save_dir=str(run.path), name="", version="", purge_step=done + 1)
@@ -265,7 +314,7 @@ def make_trainer(
         accumulate_grad_batches=settings.accumulate_grad_batches,
         gradient_clip_val=settings.gradient_clip_val or None,
         val_check_interval=settings.val_check_interval,
-        check_val_every_n_epoch=settings.check_val_every_n_epoch,
+        check_val_every_n_epoch=1 if every == "auto" else every,
         log_every_n_steps=settings.log_every_n_steps,
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,

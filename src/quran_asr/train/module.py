@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.findings import Finding
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.runs.architecture import of_recipe
 from quran_asr.runs.flops import training_flops
@@ -24,18 +23,21 @@ from quran_asr.runs.schema import Recipe
 from quran_asr.train.activation_checkpointing import checkpoint_layers
 from quran_asr.train.batches import Batch, ClipSet, Item, training_loader, validation_loader
 from quran_asr.train.curriculum import Curriculum, token_entropy
+from quran_asr.train.diagnosis import other_rate, too_many_useless
 from quran_asr.train.epoch import EpochBatches, Stage, stage_batches
-from quran_asr.train.gradients import Gradients, diagnosis
+from quran_asr.train.gradients import Gradients
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_counts, frame_seconds
+from quran_asr.train.out_of_memory import Attempts, Limit, is_out_of_memory
 from quran_asr.train.processes import Ranks
 from quran_asr.train.silence import first_sound, silent_until
 from quran_asr.train.state import (
     EpochProgress,
     Resumed,
     StepMeans,
-    other_rate,
     random_states,
+    resumed_from,
     set_random_states,
+    settle_batches,
 )
 from quran_asr.train.transducer_loss import transducer_loss
 from quran_asr.train.validation import Validation
@@ -53,6 +55,7 @@ class TrainingModule(lightning.LightningModule):
         on_finding: Callable[[Finding], None],
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
         total_steps: int | None = None,
+        limit: Limit | None = None,
     ) -> None:
         """`total_steps`: optimizer steps of the whole training; None where no limit is set."""
         super().__init__()
@@ -79,8 +82,10 @@ class TrainingModule(lightning.LightningModule):
         self._frames_agree: bool | None = None
         if recipe.quran.activation_checkpointing:
             checkpoint_layers(model)
-
-    # --- data ---------------------------------------------------------------------------------------
+        self.attempt = Attempts(ranks, limit)
+        self.out_of_memory = False
+        """The optimizer step at hand cannot be made: a checkpoint is of the one before."""
+        self._before_the_step: dict[str, Any] = {}
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Called anew for every epoch, because the curriculum may admit longer clips."""
@@ -102,11 +107,8 @@ class TrainingModule(lightning.LightningModule):
         )
 
     def _longest_clip(self) -> float | None:
-        longest = self.curriculum.longest_seconds(self.recipe, self.global_step)
-        if longest is None:
-            return None
-        shortest = min(clip.segment.duration for clip in self.training_clips.clips)
-        return max(longest, 1.5 * shortest)  # a curriculum that admits nothing would be no training
+        durations = [clip.segment.duration for clip in self.training_clips.clips]
+        return self.curriculum.longest_clip(self.recipe, self.global_step, durations)
 
     def _stage(self, longest: float | None) -> Stage:
         """An epoch's beginning under the recipe's settings."""
@@ -127,8 +129,6 @@ class TrainingModule(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
-
-    # --- optimization -------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> dict[str, Any]:
         optim = self.recipe.model.optim
@@ -166,7 +166,8 @@ class TrainingModule(lightning.LightningModule):
             set_random_states(resumed.random, self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.gradients.begin(batch_idx % self.recipe.trainer.accumulate_grad_batches)
+        self.attempt.begin(batch)
+        self.attempt(lambda: self.gradients.begin(batch_idx % self.recipe.trainer.accumulate_grad_batches))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The weighted loss, mean over clips, or None for a batch without clips. Waits for no device.
@@ -175,15 +176,13 @@ class TrainingModule(lightning.LightningModule):
         gradients are not to suffer. A curriculum waits too: the loss decides how it goes on.
         """
         self._tell_unreadable(batch, self.training_clips)
+        if batch_idx % self.recipe.trainer.accumulate_grad_batches == 0:
+            self._before_the_step = asdict(self.curriculum)
         step = self.global_step + 1
         weight = self.curriculum.ctc_weight(self.recipe, step, self.total_steps)
-        loss: Tensor | None = None
+        loss, transducer, each_ctc = self.attempt(lambda: self._weighted(batch, weight))
         ctc = tokens = 0.0
-        if batch.indices:
-            transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
-            loss = each_ctc.mean()
-            if transducer is not None:
-                loss = weight * loss + (1 - weight) * transducer.mean()
+        if loss is not None and each_ctc is not None:
             finite = self.gradients.finite_loss = torch.isfinite(loss.detach())
             clips = [self.training_clips.clips[i] for i in batch.indices]
             flops = sum(training_flops(self.architecture, c.segment.duration, len(c.tokens)) for c in clips)
@@ -199,6 +198,25 @@ class TrainingModule(lightning.LightningModule):
         if loss is None and self.ranks.size > 1:  # the others wait for this one's gradients: let them be 0
             loss = 0.0 * torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
         return loss
+
+    def _weighted(self, batch: Batch, weight: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The loss, and both losses of each clip; None for a batch without clips."""
+        self.attempt.admit(batch)
+        if not batch.indices:
+            return None, None, None
+        transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
+        loss = each_ctc.mean()
+        if transducer is not None:
+            loss = weight * loss + (1 - weight) * transducer.mean()
+        return loss, transducer, each_ctc
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradients, where there is memory for them."""
+        self.attempt(lambda: loss.backward(*args, **kwargs))  # type: ignore[no-untyped-call]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The first one takes memory for AdamW's moments before it changes a weight."""
+        self.attempt(lambda: super(TrainingModule, self).optimizer_step(*args, **kwargs))
 
     def losses(self, batch: Batch, *, with_transducer: bool = True) -> tuple[Tensor | None, Tensor]:
         """Transducer and CTC loss of each clip in nats, [B] each; the first is None unless asked for."""
@@ -297,15 +315,7 @@ class TrainingModule(lightning.LightningModule):
         count, why, still = self.gradients.skipped_in_a_row()
         if count < self.recipe.quran.max_skipped_batches:
             return
-        last = batch if still else None
-        clips = [] if last is None else [self.training_clips.clips[i] for i in last.indices[:3]]
-        raise QuranAsrError(
-            f"{count} batches in a row were skipped, the last because {why}",
-            where=", ".join(clip.segment.audio for clip in clips),
-            remedy=diagnosis(self.model, last),
-        )
-
-    # --- validation ---------------------------------------------------------------------------------
+        raise too_many_useless(self.model, self.training_clips, batch if still else None, count, why)
 
     def on_validation_start(self) -> None:
         tokenizer = self.model.tokenizer
@@ -316,15 +326,25 @@ class TrainingModule(lightning.LightningModule):
         self._tell_unreadable(batch, clip_set)
         if not batch.indices:
             return
-        with torch.autocast(self.device.type, enabled=False):
-            encoded, frames = self.encode(batch)
-            texts = [clip_set.clips[i].segment.text for i in batch.indices]
-            self.validations[dataloader_idx].add(encoded, frames, texts, batch.indices)
-            if dataloader_idx == 0:
-                transducer, ctc = self.losses(batch)
-                assert transducer is not None
-                weight = self.recipe.model.aux_ctc.ctc_loss_weight
-                self.validations[0].add_loss(weight * ctc + (1 - weight) * transducer)
+        self._hear(batch, clip_set, dataloader_idx)
+
+    def _hear(self, batch: Batch, clip_set: ClipSet, which: int) -> None:
+        """Decode and count a batch; in halves where it does not fit into memory."""
+        try:
+            with torch.autocast(self.device.type, enabled=False):
+                encoded, frames = self.encode(batch)
+                texts = [clip_set.clips[i].segment.text for i in batch.indices]
+                losses = self.losses(batch) if which == 0 else None
+                self.validations[which].add(encoded, frames, texts, batch.indices)
+                if losses is not None and losses[0] is not None:
+                    weight = self.recipe.model.aux_ctc.ctc_loss_weight
+                    self.validations[which].add_loss((1 - weight) * losses[0] + weight * losses[1])
+            return
+        except (RuntimeError, MemoryError) as error:  # nothing of the batch was counted: that comes last
+            if not is_out_of_memory(error) or len(batch.indices) == 1:
+                raise
+        for half in batch.halves():
+            self._hear(half, clip_set, which)
 
     def on_validation_epoch_end(self) -> None:
         """Leaves what was measured in `trainer.callback_metrics`, where checkpoints and metrics find it."""
@@ -336,17 +356,18 @@ class TrainingModule(lightning.LightningModule):
             key = {"wer": "val_wer", "ctc_wer": "val_wer_ctc"}.get(name, f"val_{name}")
             self.log(key, value, logger=False)  # `train/metrics.py` writes it, at the right step
 
-    # --- checkpoints --------------------------------------------------------------------------------
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        done = settle_batches(
+            checkpoint["loops"]["fit_loop"],
+            self.recipe.trainer.accumulate_grad_batches if self.out_of_memory else None,
+        )
         stages = [asdict(stage) for stage in self.progress.stages]
         stages[-1]["done"] += done - self.progress.counted
         means = asdict(self.means)
         means["elapsed"] = time.perf_counter() - means.pop("began")
         means["sums"] = means["sums"].cpu()
         checkpoint["quran_asr"] = {
-            "curriculum": asdict(self.curriculum),
+            "curriculum": self._before_the_step if self.out_of_memory else asdict(self.curriculum),
             "skipped_batches": self.skipped_batches,
             "random": self.ranks.gather(random_states(self.device)),
             "stages": stages,
@@ -354,44 +375,21 @@ class TrainingModule(lightning.LightningModule):
             "means": means,
             "validated": self.validated_at == self.global_step,
         }
-        if self._in_window():
+        if self._in_window() and not self.out_of_memory:
             gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.model.parameters()]
             self.ranks.average([gradient for gradient in gradients if gradient is not None])
             window = {"usable": int(self.gradients.usable), "norm": float(self.gradients.norm)}
             checkpoint["quran_asr"] |= {"gradients": gradients, "window": window}
-        # Written at the end of a batch, Lightning would count that batch as unfinished and shift the epoch,
-        # and it would begin the next validation behind the batches of the last.
-        loops = checkpoint["loops"]["fit_loop"]
-        for counts in (loops["epoch_loop.batch_progress"][which] for which in ("current", "total")):
-            counts["completed"] = counts["processed"]
-        heard = loops["epoch_loop.val_loop.batch_progress"]["current"]
-        heard.update(dict.fromkeys(heard, 0))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["quran_asr"]
         self.curriculum = Curriculum(**state["curriculum"])
         self.gradients.skipped = state["skipped_batches"]
         self.validated_at = int(checkpoint["global_step"]) if state["validated"] else -1
-        stages = tuple(Stage(**stage) for stage in state["stages"])
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        counted = counts["processed"]
-        window, window_then = self.recipe.trainer.accumulate_grad_batches, state["accumulation"]
-        now = self._stage(stages[-1].longest)
-        same = now.same_plan(stages[-1]) and window == window_then
-        if not same:  # Lightning counts batches: as many as these optimizer steps take now
-            counted = math.ceil(counted / window_then) * window
-            counts.update(dict.fromkeys(counts, counted))
-        if not now.same_plan(stages[-1]):
-            stages = (*stages, now)
-        random_states = state["random"]
-        self._resumed = Resumed(
-            stages=stages,
-            counted=counted,
-            means=state["means"] if same else None,
-            gradients=state.get("gradients", ()) if same else (),
-            window=state.get("window", {}),
-            random=random_states[self.ranks.rank] if len(random_states) == self.ranks.size else None,
-        )
+        window = self.recipe.trainer.accumulate_grad_batches
+        now = self._stage(state["stages"][-1]["longest"])
+        self._resumed = resumed_from(state, counts, now, window, self.ranks)
 
     def _in_window(self) -> bool:
         """Whether gradients of some batches wait for the others of an accumulation window."""

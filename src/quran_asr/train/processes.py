@@ -33,6 +33,9 @@ from quran_asr.findings import QuranAsrError
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: the first may download and check while the others stand by."""
 
+EXCHANGED = 6_000_000
+"""Numbers that processes exchange at a time, 24 MB: as in DDP's own buckets."""
+
 _groups: list[distributed.ProcessGroup] = []
 """A group of our own, so that what we exchange never meets what DDP exchanges."""
 
@@ -74,10 +77,24 @@ class Ranks:
         return held[0]
 
     def average(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Put the mean over the processes into each tensor."""
-        for tensor in tensors if self.size > 1 else ():
-            distributed.all_reduce(tensor)
-            tensor.div_(self.size)
+        """Put the mean over the processes into each tensor, many tensors in one exchange."""
+        waiting = list(tensors) if self.size > 1 else []
+        while waiting:
+            together = [waiting.pop()]
+            numbers = together[0].numel()
+            while (
+                waiting
+                and numbers + waiting[-1].numel() <= EXCHANGED
+                and waiting[-1].dtype == together[0].dtype
+            ):
+                together.append(waiting.pop())
+                numbers += together[-1].numel()
+            flat = torch.cat([tensor.reshape(-1) for tensor in together])
+            distributed.all_reduce(flat)
+            flat.div_(self.size)
+            means = torch.split(flat, [tensor.numel() for tensor in together])
+            for tensor, mean in zip(together, means, strict=True):
+                tensor.copy_(mean.view_as(tensor))
 
     def environment(self) -> ClusterEnvironment:
         """What Lightning is told: nothing is to be started any more."""

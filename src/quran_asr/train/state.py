@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quran_asr.findings import Finding
 from quran_asr.train.batches import Batch
 from quran_asr.train.epoch import Stage
+from quran_asr.train.processes import Ranks
 from quran_asr.train.transducer_lattice import sent
 
 SUMS = (
@@ -94,6 +95,37 @@ class Resumed:
     """None where the number of processes has changed: nobody's states fit."""
 
 
+def resumed_from(
+    state: Mapping[str, Any], counts: dict[str, int], now: Stage, window: int, ranks: Ranks
+) -> Resumed:
+    """What a checkpoint says to a training that goes on under the settings of `now`.
+
+    Args:
+        state: what `TrainingModule` wrote into the checkpoint.
+        counts: Lightning's of the batches of the epoch; set to as many as the optimizer steps take now.
+        now: a stage of the epoch under the settings of now, with the clips that the last one admitted.
+        window: batches of a process behind an optimizer step.
+        ranks: the processes of now.
+    """
+    stages = tuple(Stage(**stage) for stage in state["stages"])
+    counted, window_then = counts["processed"], state["accumulation"]
+    same = now.same_plan(stages[-1]) and window == window_then
+    if not same:
+        counted = math.ceil(counted / window_then) * window
+        counts.update(dict.fromkeys(counts, counted))
+    if not now.same_plan(stages[-1]):
+        stages = (*stages, now)
+    states = state["random"]
+    return Resumed(
+        stages=stages,
+        counted=counted,
+        means=state["means"] if same else None,
+        gradients=state.get("gradients", ()) if same else (),
+        window=state.get("window", {}),
+        random=states[ranks.rank] if len(states) == ranks.size else None,
+    )
+
+
 def random_states(device: torch.device) -> dict[str, Any]:
     """What Python's, torch's and the GPU's generators will draw next, in types that a checkpoint may hold."""
     states = {"python": random.getstate(), "torch": torch.get_rng_state()}
@@ -109,14 +141,25 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def other_rate(before: float, rate: float, step: int, total: int | None) -> Finding:
-    """What to say where a resumed training goes on at another rate than its checkpoint had."""
-    of = "" if total is None else f" of {total:,}"
-    return Finding(
-        "note",
-        "other-rate",
-        "model.optim",
-        f"the learning rate goes on at {rate:.2e} where it was {before:.2e}: that of step {step:,}{of} in a "
-        "training that had been planned like this from its beginning",
-        "model.optim.lr=... sets another",
-    )
+def settle_batches(loops: dict[str, Any], again: int | None) -> int:
+    """Let what Lightning counted in a checkpoint say where the training goes on.
+
+    Written at the end of a batch, Lightning would count that batch as unfinished and shift the epoch, and it
+    would begin the next validation behind the batches of the last.
+
+    Args:
+        loops: of the checkpoint's fit loop; changed in place.
+        again: batches of a window, where the one at hand is to begin again; None where it goes on.
+
+    Returns:
+        Batches of the epoch that are done.
+    """
+    counts = loops["epoch_loop.batch_progress"]
+    over = 0 if again is None else counts["current"]["processed"] % again
+    for which in ("current", "total"):
+        done = counts[which]["processed"] - over
+        given_up = () if again is None else ("ready", "started", "processed")
+        counts[which].update(dict.fromkeys((*given_up, "completed"), done))
+    heard = loops["epoch_loop.val_loop.batch_progress"]["current"]
+    heard.update(dict.fromkeys(heard, 0))
+    return int(counts["current"]["processed"])
