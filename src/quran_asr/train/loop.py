@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import platform
@@ -36,6 +35,7 @@ from quran_asr.train.checkpoints import (
 from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.epoch import Stage, stage_batches
 from quran_asr.train.fit_memory import MemoryBudget, fit_memory
+from quran_asr.train.heaviest_batch import give_back
 from quran_asr.train.initialization import initialize, sample_features
 from quran_asr.train.lookout import Lookout
 from quran_asr.train.metrics import Metrics, Watcher
@@ -157,7 +157,7 @@ def train(
         resume = run.last_checkpoint()
         del module
         model.zero_grad(set_to_none=True)
-        gc.collect()
+        give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
