@@ -156,6 +156,7 @@ def train(
         ranks.from_first(None)
         resume = run.last_checkpoint()
         del module
+        model.trainer = None  # Lightning hung it there, and with it the module and AdamW's moments
         model.zero_grad(set_to_none=True)
         give_back()
         if torch.cuda.is_available():

@@ -75,6 +75,7 @@ class Attempts:
         if not self.ranks.any(bool(failed)):
             return result
         indices = () if self.batch is None else self.batch.indices
+        self.batch = None
         everywhere: list[tuple[str, tuple[int, ...]]] = self.ranks.gather((failed, indices))
         why, indices = min((one for one in everywhere if one[0]), key=lambda one: len(one[1]))
         raise DoesNotFit(indices, why)
