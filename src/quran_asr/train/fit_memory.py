@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from quran_asr.runs.batch_budget import budgets, words
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Clip, ClipSet
 from quran_asr.train.cpu import choose_threads
-from quran_asr.train.heaviest_batch import COMFORT, Shape, Trial, heaviest, in_words
+from quran_asr.train.heaviest_batch import COMFORT, Shape, Trial, give_back, heaviest, in_words
 from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.processes import Ranks
@@ -63,7 +62,7 @@ def fit_memory(
     clips = [Clip(segment, tuple(tokenizer.encode(segment.text))) for segment in training]
     choices = budgets(recipe)
     number, free = _largest_that_fits(recipe, choices, clips, tokenizer, device, budget, ranks, on_finding)
-    gc.collect()  # the model that was tried with
+    give_back()  # the model that was tried with
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if free is None:

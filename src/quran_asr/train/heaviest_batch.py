@@ -67,7 +67,8 @@ class Shape:
         )
 
     def __str__(self) -> str:
-        return f"{len(self)} clips of up to {max(self.seconds):.1f} s and {max(self.tokens)} tokens"
+        clips = "1 clip" if len(self) == 1 else f"{len(self)} clips"
+        return f"{clips} of up to {max(self.seconds):.1f} s and {max(self.tokens)} tokens"
 
 
 def heaviest(recipe: Recipe, seconds: Sequence[float], tokens: Sequence[int]) -> list[Shape]:
@@ -186,7 +187,7 @@ def _gpu_peak(trial: Trial, shape: Shape) -> int:
 def _on_cpu(trial: Trial, shape: Shape) -> tuple[int, str]:
     """Bytes above what the process has now, the optimizer's moments among them."""
     longest = max(shape.seconds)
-    _give_back()
+    give_back()
     with _resident() as peak:
         began = time.perf_counter()
         trial.losses(shape.first(1).shortened(1.0))
@@ -251,7 +252,7 @@ def _resident_bytes() -> int:
     return pages * 4096
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Return to the system what earlier work has freed: it would be taken again, and not be counted."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # glibc's; others keep little

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import platform
@@ -39,6 +38,7 @@ from quran_asr.train.checkpoints import (
 from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.epoch import Stage, stage_batches
 from quran_asr.train.fit_memory import MemoryBudget, fit_memory
+from quran_asr.train.heaviest_batch import give_back
 from quran_asr.train.initialization import initialize, sample_features
 from quran_asr.train.lookout import Lookout
 from quran_asr.train.metrics import Metrics, Watcher
@@ -160,8 +160,9 @@ def train(
         ranks.from_first(None)
         resume = run.last_checkpoint()
         del module
+        model.trainer = None  # Lightning hung it there, and with it the module and AdamW's moments
         model.zero_grad(set_to_none=True)
-        gc.collect()
+        give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

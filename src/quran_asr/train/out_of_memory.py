@@ -21,6 +21,17 @@ Limit = Callable[[Batch], None]
 """Called with every batch before its forward pass; raises `torch.OutOfMemoryError` if it is too much."""
 
 
+LACKING = (
+    "can't allocate memory",  # torch's allocator on a CPU
+    "could not create a primitive",  # oneDNN says no more where it gets no memory
+    "bad_alloc",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What a plain `RuntimeError` says that is a lack of memory."""
+
+
 class DoesNotFit(Exception):  # noqa: N818 - not an error yet: a smaller batch may fit
     """A training batch was out of memory. The optimizer step that it belongs to was not made."""
 
@@ -66,7 +77,9 @@ class Attempts:
                 where="model.train_ds.batch_size",
                 remedy="`quran-asr train --resume RUN --fit-memory` finds one that fits, and goes on",
             )
-        raise DoesNotFit(() if self.batch is None else self.batch.indices, why)
+        indices = () if self.batch is None else self.batch.indices
+        self.batch = None
+        raise DoesNotFit(indices, why)
 
     def admit(self, batch: Batch) -> None:
         """Ask the limit that was given, if one was."""
@@ -76,7 +89,9 @@ class Attempts:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU or the machine has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LACKING)
 
 
 def with_smaller_batches(
