@@ -37,9 +37,11 @@ SHOWN_WHEELS = 6
 @click.option(
     "--host-packages",
     type=_file,
-    metavar="FILE",
-    help="What the host has: its `python3 -m pip list --format=freeze`. Default: torch 2.11, Triton 3.6, "
-    "lightning and what these need.",
+    default="torch",
+    show_default=True,
+    metavar="FILE|torch|science",
+    help="What the host has: its `python3 -m pip list --format=freeze`, or a list of ours. torch: torch 2.11, "
+    "Triton 3.6, lightning and their needs; science: an image with SciPy, pandas, transformers too.",
 )
 @click.option("--lock", type=_file, help="Versions to carry; default: requirements/lock.txt of the checkout.")
 @click.option("--max-mib", type=click.FloatRange(min=1), help="Size that the whole kit may have.")
@@ -68,7 +70,7 @@ def kit(
     validation: tuple[Path, ...],
     test: tuple[Path, ...],
     to: Path | None,
-    host_packages: Path | None,
+    host_packages: Path,
     lock: Path | None,
     max_mib: float | None,
     hours: float | None,
@@ -229,12 +231,12 @@ def read_parts(manifests: dict[str, tuple[Path, ...]], recipe: Recipe) -> dict[s
     return parts
 
 
-def carry_wheels(to: Path, host_packages: Path | None, lock: Path | None) -> Choice:
+def carry_wheels(to: Path, host_packages: Path, lock: Path | None) -> Choice:
     """Choose, fetch and lay the wheels into the kit; those of an earlier kit are used again."""
-    from quran_asr.runs.host_packages import HOSTS, choose, download, read_host, read_lock, read_needs
+    from quran_asr.runs.host_packages import choose, download, read_host, read_lock, read_needs
 
     lock = lock or Path(__file__).parents[3] / "requirements" / "lock.txt"
-    pins, host = read_lock(lock), read_host(host_packages or HOSTS / "torch.txt")
+    pins, host = read_lock(lock), read_host(host_packages)
     wheels = to / "wheels"
     click.echo("fetching wheels that the host lacks", err=True)
     choice = choose(pins, read_needs(), host, lambda asked: download(asked, wheels))

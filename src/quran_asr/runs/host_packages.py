@@ -2,7 +2,7 @@
 
 The host keeps what it has. A package is carried if it is needed (`kit_needs.txt`, measured by
 `tools/kit_needs.py`) and the host lacks it, or has it in a version that another package in the kit refuses.
-torch, Triton and CUDA are never carried: they belong to the host's driver.
+torch, Triton and the libraries of CUDA are never carried: they belong to the host's driver.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLATFORMS = (
     "linux_x86_64",
 )
 """Linux on x86-64 with glibc 2.28 or later; pip matches each name exactly."""
-_NEVER = re.compile(r"torch|triton|(nvidia|cuda)-.*")
+_NEVER = re.compile(r"torch|triton|cuda-toolkit|nvidia-.*")
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[^\s;\\]+)\s*(;\s*(?P<marker>[^\\\n]+))?")
 _TARGET = {
     "implementation_name": "cpython",
@@ -94,9 +94,15 @@ def normalized(name: str) -> str:
 def read_host(path: Path) -> dict[str, str]:
     """What a host has, from `pip list --format=freeze`: name -> version, empty where a line has none.
 
+    Args:
+        path: the list, or the name of a shipped one: `torch`, `science`.
+
     Raises:
         QuranAsrError: unreadable, or a line that names no package.
     """
+    shipped = HOSTS / f"{path}.txt"
+    if not path.exists() and len(path.parts) == 1 and shipped.is_file():
+        path = shipped
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -204,25 +210,31 @@ def choose(
 
 
 def refusals(wheels: Iterable[Path], host: Mapping[str, str]) -> dict[str, str]:
-    """Packages of the host that a wheel's metadata refuses: name -> who wants what."""
+    """Packages of the host that a wheel's metadata refuses: name -> who wants what.
+
+    A version that is not known is refused where there is an upper limit.
+    """
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.version import InvalidVersion, Version
 
     found: dict[str, str] = {}
     for wheel in sorted(wheels):
+        who = wheel.name.split("-", 1)[0]
         for line in requirements_of(wheel):
             try:
                 wanted = Requirement(line)
-                have = host.get(normalized(wanted.name))
-                marker = wanted.marker
-                if not have or (
-                    marker and not any(marker.evaluate({**_TARGET, "extra": extra}) for extra in _EXTRAS)
-                ):
+                name, marker = normalized(wanted.name), wanted.marker
+                asked = not marker or any(marker.evaluate({**_TARGET, "extra": e}) for e in _EXTRAS)
+                if name not in host or not asked:
                     continue
-                if not wanted.specifier.contains(Version(have), prereleases=True):
-                    who = wheel.name.split("-", 1)[0]
-                    said = f"{who} wants {wanted.name}{wanted.specifier}, there is {have}"
-                    found[normalized(wanted.name)] = said
+                have = host[name]
+                if not have:
+                    fits = all(one.operator in (">=", ">", "!=") for one in wanted.specifier)
+                else:
+                    fits = wanted.specifier.contains(Version(have), prereleases=True)
+                if not fits:
+                    there = f"there is {have}" if have else "and the host's version is not known"
+                    found[name] = f"{who} wants {wanted.name}{wanted.specifier}, {there}"
             except (InvalidRequirement, InvalidVersion):
                 continue  # an old package's free text: nothing that can be compared
     return found
