@@ -40,8 +40,8 @@ SHOWN_WHEELS = 6
     default="torch",
     show_default=True,
     metavar="FILE|torch|science",
-    help="What the host has: its `python3 -m pip list --format=freeze`, or a list of ours. torch: torch 2.11, "
-    "Triton 3.6, lightning and their needs; science: an image with SciPy, pandas, transformers too.",
+    help="What the host has: its `python3 -m pip list --format=freeze`, or a list of ours: torch (2.11, with "
+    "Triton 3.6, lightning and their needs) or science (SciPy, pandas, transformers too).",
 )
 @click.option("--lock", type=_file, help="Versions to carry; default: requirements/lock.txt of the checkout.")
 @click.option("--max-mib", type=click.FloatRange(min=1), help="Size that the whole kit may have.")
@@ -113,9 +113,9 @@ def kit(
     findings = look_at(recipe)
     if print_findings(findings):
         return 1
-    empty(to)
     manifests = {"train": training, "validation": validation, "test": test or validation}
     parts = read_parts(manifests, recipe)
+    empty(to)
     choice = carry_wheels(to, host_packages, lock)
     write_rest(to, recipe)
     packed = pack_audio(to, parts, max_mib, hours, validation_hours, kbps)
