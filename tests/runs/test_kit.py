@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from quran_asr.cli.kit_host import bring_out, refuse_too_much, swap
+from quran_asr.cli.main import main
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.folder import RunFolder, create_run
 from quran_asr.runs.kit import (
@@ -141,7 +142,9 @@ def test_too_much_is_refused_and_the_old_results_stay(run: RunFolder, tmp_path: 
         refuse_too_much(place)
 
 
-def test_results_are_brought_out_before_anything_was_trained(tmp_path: Path) -> None:
+def test_results_are_brought_out_before_anything_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     work = tmp_path / "work"
     work.mkdir()
     state = {"kit": "0" * 64, "index": "small", "calls": 1, "stages": {"unpack": {"state": "done"}}}
@@ -149,5 +152,7 @@ def test_results_are_brought_out_before_anything_was_trained(tmp_path: Path) -> 
     assert bring_out(tmp_path / "kit", work, tmp_path / "to") == 0
     index = read_index(tmp_path / "to" / "results", "results.json")
     assert index["model"] is None and index["stages"] == state["stages"]
-    with pytest.raises(QuranAsrError, match="holds no run"):
-        read_results(tmp_path / "to" / "results")
+    with pytest.raises(SystemExit) as end:
+        main(["kit", "--collect", str(tmp_path / "to" / "results"), "--to", str(tmp_path / "run")])
+    assert end.value.code == 2 and "holds no run" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

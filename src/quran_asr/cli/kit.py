@@ -366,6 +366,12 @@ def collect_results(results: Path, to: Path, as_json: bool) -> int:
         run = RunFolder(Path(unfinished) / to.name)
         run.path.mkdir()
         unpack_run(results / "run.tar.gz", run.path)
+        if not run.recipe.is_file():
+            raise QuranAsrError(
+                "holds no run: it was cut off or failed before it trained",
+                where=str(results),
+                remedy="log.txt in run.tar.gz says why",
+            )
         for name in ("curves.png", "report.json", "results.json"):
             if (results / name).is_file():
                 (run.path / name).write_bytes((results / name).read_bytes())

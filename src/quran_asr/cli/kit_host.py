@@ -78,14 +78,14 @@ def bring_out(kit: Path, work: Path, to: Path) -> int:
     ):
         if source.is_file():
             shutil.copyfile(source, fresh / name)
+    place = work / "no-run" if run is None else run.path  # the log says why there is none
+    pack_run(place, others, fresh / "run.tar.gz")
+    if _size(fresh) > LARGEST_OTHERS:  # what was heard, word by word, is what can be missed
+        slim = {name: path for name, path in others.items() if not name.endswith("transcripts.jsonl")}
+        pack_run(place, slim, fresh / "run.tar.gz")
+        (fresh / "curves.png").unlink(missing_ok=True)
+        facts["left_out"] = ["curves.png", "transcripts of the evaluation"]
     if run is not None:
-        pack_run(run.path, others, fresh / "run.tar.gz")
-        if _size(fresh) > LARGEST_OTHERS:  # what was heard, word by word, is what can be missed
-            slim = {name: path for name, path in others.items() if not name.endswith("transcripts.jsonl")}
-            pack_run(run.path, slim, fresh / "run.tar.gz")
-            (fresh / "curves.png").unlink(missing_ok=True)
-            facts["left_out"] = ["curves.png", "transcripts of the evaluation"]
-
         facts["model"] = bring_weights(run, to / "results", fresh)
     write_index(fresh, RESULTS_INDEX, facts)
     refuse_too_much(fresh)

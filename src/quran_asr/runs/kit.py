@@ -189,5 +189,5 @@ def read_results(folder: Path) -> tuple[dict[str, Any], Sequence[Path]]:
     if names != [f"weights-{number}.part" for number in range(1, len(names) + 1)]:
         raise QuranAsrError("a part of the weights is missing", where=str(folder), remedy="bring it again")
     if "run.tar.gz" not in index["files"]:
-        raise QuranAsrError("holds no run", where=str(folder), remedy="it was cut off before it trained")
+        raise QuranAsrError("holds no run.tar.gz", where=str(folder), remedy="bring it again")
     return index, [folder / name for name in names]

@@ -242,6 +242,9 @@ def _train(host: Host) -> None:
         host.note("train", "cut", seconds=seconds)
     else:
         host.note("train", "done" if code == 0 else "failed", seconds=seconds)
+        if code:
+            log = host.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            host.say("\n".join(["the end of its log:", *log[-8:]]))
     _bring_out(host, seconds=max(LEAST_RESERVE, host.left))  # the weights first; measuring may be cut off
 
 
