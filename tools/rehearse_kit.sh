@@ -42,13 +42,13 @@ manifest=$folder/spoken/manifest.jsonl
 
 if unshare -n true 2>/dev/null; then alone=(unshare -n); else alone=(); fi
 on_host() { # nothing of this environment, and no network
-  env -i PATH=/usr/bin:/bin HOME="$folder" http_proxy=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9 \
+  exec env -i PATH=/usr/bin:/bin HOME="$folder" http_proxy=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9 \
     ${alone[@]+"${alone[@]}"} "$folder/host/bin/python" "$folder/kit/run.py" \
     --to "$folder/out" --work "$folder/work" --every 0.5 "$@"
 }
 rm -rf "$folder/out" "$folder/work" "$folder/back"
 say "running it, to be killed while it trains"
-on_host & # SIGKILL ends its training too
+(on_host) & # each program becomes the next, so that this is the process to kill; its training goes with it
 host=$!
 until compgen -G "$folder/work/runs/*/*/checkpoints/last.ckpt" >/dev/null; do
   kill -0 $host 2>/dev/null || { say "it ended before it trained"; exit 1; }
@@ -58,7 +58,7 @@ kill -KILL $host
 wait $host || true
 sleep 2 # its children are ended by the kernel
 say "going on"
-on_host
+(on_host)
 
 say "what comes back"
 ls -l "$folder/out/results"
