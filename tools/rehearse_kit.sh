@@ -64,7 +64,7 @@ say "what comes back"
 ls -l "$folder/out/results"
 rm -rf "$folder/back"
 "${quran_asr[@]}" kit --collect "$folder/out/results" --to "$folder/back"
-"${quran_asr[@]}" evaluate "$folder/back" "$manifest" --to "$folder/evaluation"
+"${quran_asr[@]}" evaluate "$folder/back" "$folder/work/data/test.jsonl" --to "$folder/evaluation"
 "${quran_asr[0]}" - "$folder" <<'PY'
 import json, sys
 from pathlib import Path

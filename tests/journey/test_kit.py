@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from quran_asr.corpus.speak import speak_corpus
 from quran_asr.records import VerseRef
 from quran_asr.runs.kit import read_index, read_results
+from quran_asr.train.half import read_model
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +107,9 @@ def test_a_kit_survives_a_kill_and_its_model_hears(tmp_path: Path) -> None:
     assert max(steps) == 60
     heard = quran_asr("evaluate", run, spoken, "--to", tmp_path / "evaluation")
     assert heard.returncode == 0, heard.stderr
-    ours, theirs = (
-        json.loads(path.read_text()) for path in (tmp_path / "evaluation/report.json", run / "report.json")
-    )
-    assert abs(ours["wer"] - theirs["wer"]) < 0.05, "half precision changes little"
+    # A model after 60 steps babbles, and its error rate with it: the weights themselves are compared.
+    (before,) = work.glob("runs/*/*/checkpoints/*.nemo")
+    there, here = read_model(before), read_model(model)
+    assert there.keys() == here.keys()
+    for name, tensor in there.items():
+        torch.testing.assert_close(here[name], tensor, rtol=2**-11, atol=2**-25, msg=name)
