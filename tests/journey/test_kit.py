@@ -30,6 +30,7 @@ model.encoder.subsampling_conv_channels=8 model.decoder.prednet.pred_hidden=16
 model.joint.jointnet.joint_hidden=16 model.decoding.greedy.max_symbols=3 quran.vocabulary_size=48
 quran.curriculum.first_seconds=3.0 quran.overfit_gate_steps=0 trainer.log_every_n_steps=1
 trainer.max_steps=60 trainer.val_check_interval=10 quran.checkpoint_minutes=0.01""".split()
+SHORT = ("--benchmark", "--preset quickstart --rounds 1 --steps 1")
 
 
 def quran_asr(*words: object) -> subprocess.CompletedProcess[str]:
@@ -46,7 +47,7 @@ def test_a_kit_survives_a_kill_and_its_model_hears(tmp_path: Path) -> None:
     kit, work, to = tmp_path / "kit", tmp_path / "work", tmp_path / "to"
     manifests = ["--train", spoken, "--validation", spoken]
     made = quran_asr(
-        "kit", "quickstart", *TINY, *manifests, "--host-packages", host, "--to", kit, "--max-mib", 64
+        "kit", "quickstart", *TINY, *manifests, *SHORT, "--host-packages", host, "--to", kit, "--max-mib", 64
     )
     assert made.returncode == 0, made.stderr
     assert "\ntotal " in made.stdout and not list(kit.glob("wheels/*"))
@@ -57,7 +58,9 @@ def test_a_kit_survives_a_kill_and_its_model_hears(tmp_path: Path) -> None:
     assert again.returncode == 2 and "--max-mib" in again.stderr, again.stderr
     assert "Invalid value" not in again.stderr
     assert (
-        quran_asr("kit", "quickstart", *TINY, *manifests, "--host-packages", host, "--to", kit).returncode
+        quran_asr(
+            "kit", "quickstart", *TINY, *manifests, *SHORT, "--host-packages", host, "--to", kit
+        ).returncode
         == 0
     ), "a kit may be made again in its folder"
 
