@@ -181,6 +181,27 @@ def as_mp3(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
     return memory.getvalue()
 
 
+def as_opus(samples: Samples, kilobits: int, rate: int = SAMPLE_RATE) -> bytes:
+    """Mono samples as an Ogg Opus file of about so many kilobits a second.
+
+    Samples are scaled down if their peak is above 1.
+
+    Raises:
+        QuranAsrError: this build of libsndfile writes no Opus, or the samples are not finite numbers.
+    """
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not math.isfinite(peak):
+        raise QuranAsrError("the samples to write hold NaN or infinite values")
+    if "OPUS" not in soundfile.available_subtypes("OGG"):
+        raise QuranAsrError("libsndfile here writes no Opus", remedy="install version 1.0.29 or later of it")
+    # libsndfile makes a level of 0 to 1 into 256 to 6 kbit/s (ogg_opus.c).
+    level = min(1.0, max(0.0, 1.0 - (1000 * kilobits - 6000) / 250_000))
+    memory = io.BytesIO()
+    whole = samples / max(1.0, peak)
+    soundfile.write(memory, whole, rate, format="OGG", subtype="OPUS", compression_level=level)
+    return memory.getvalue()
+
+
 def _decode(
     sound: soundfile.SoundFile,
     start: int,

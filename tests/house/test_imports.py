@@ -49,7 +49,9 @@ TABLE = {
     "measure": room("text corpus", "numpy"),
     "listen": room("text decode", "numpy onnxruntime", "sounddevice"),
     "runs": room(
-        "text corpus measure decode.options", "omegaconf yaml", "numpy matplotlib tensorboard optuna"
+        "text corpus measure decode.options",
+        "omegaconf yaml",
+        "numpy matplotlib tensorboard optuna packaging",
     ),
     "train": room(
         "text corpus decode measure listen runs",

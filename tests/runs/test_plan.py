@@ -40,12 +40,11 @@ def test_the_guides_case() -> None:
 
 def test_the_guides_seventeen_hours() -> None:
     measured = Given(batch_seconds=0.5, validation_seconds=60.0)
-    every_epoch = load_recipe("transfer", ["trainer.check_val_every_n_epoch=1"])
-    of = plan(every_epoch, GUIDE, 2, given=measured)
+    of = plan(TRANSFER, GUIDE, 2, given=measured)
     assert (of.epoch_seconds, of.validations) == (527.0, 100)
     assert of.total_seconds == 100 * (1054 * 0.5 + 60)
     assert of.total_seconds / 3600 == pytest.approx(16.3, abs=0.01)
-    of = plan(TRANSFER, GUIDE, 2, given=measured)
+    of = plan(load_recipe("transfer", ["trainer.check_val_every_n_epoch=auto"]), GUIDE, 2, given=measured)
     assert of.validations == 21, "one in five epochs, and the last: 60 s x 21 are 2.4 % of 100 x 527 s"
 
 

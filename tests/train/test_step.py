@@ -118,7 +118,7 @@ def test_a_step_reads_nothing_of_tensors_that_hold_no_data(
     tiny: Recipe, tokenizer: Tokenizer, segments: list[Segment], monkeypatch: pytest.MonkeyPatch,
     accumulated: int,
 ) -> None:  # fmt: skip
-    """On torch's `meta` device every reading raises, whatever way: what a GPU would let us wait for."""
+    """On the `meta` device every reading raises, however it is done: what a GPU would make us wait for."""
     for place in (torch, torch.amp, torch.amp.autocast_mode):
         monkeypatch.setattr(place, "autocast", NoAutocast)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device=None: False)

@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate": ("quran_asr.cli.evaluate:evaluate", "Say how well a model hears the clips of a manifest."),
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
     "benchmark": ("quran_asr.cli.benchmark:benchmark", "How fast this machine trains, beside stock NeMo."),
+    "kit": ("quran_asr.cli.kit:kit", "A folder for a GPU host without a network, and the way back."),
 }
 """Name -> (place of the click command, its line in `--help`), in the order of a journey."""
 

@@ -98,6 +98,11 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     activations = batch.clips * (
         _layers(recipe, frames, kept) + _subsampling(recipe, frames, kept) + _decoders(recipe, frames, said)
     )
+    last = 0.0
+    if recipe.quran.activation_checkpointing:  # then the height is at the end of the backward pass: all
+        # gradients are there, what the subsampling has kept, and two gradients of its first stage
+        stage, _ = _stages(recipe, frames)[0]
+        last = batch.clips * (_subsampling(recipe, frames, kept) + 2 * stage * kept.value)
     weights, moments = 4 * parameters + positions, 8 * parameters
     kept_back, joint = round(activations + half), round(_joint(recipe, batch.clips, frames, said, cpu=cpu))
     return Memory(
@@ -109,7 +114,7 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
         total=weights
         + moments
         + 4 * parameters * standing
-        + max(kept_back + joint, 4 * parameters * arising),
+        + max(kept_back + joint, 4 * parameters * arising + round(last)),
     )
 
 
@@ -136,15 +141,23 @@ def _layers(recipe: Recipe, frames: float, kept: _Kept) -> float:
 def _subsampling(recipe: Recipe, frames: float, kept: _Kept) -> float:
     """Of one clip: ReLU's output and its padded copy at each stage, and what the pointwise layer reads."""
     encoder, features = recipe.model.encoder, recipe.model.preprocessor.features
-    stages = int(math.log2(encoder.subsampling_factor))
-    length, bins, values = frames * encoder.subsampling_factor, features, 0.0
-    values += (length + 3) * (bins + 3)
-    for stage in range(stages):
-        length, bins = length / 2, bins // 2 + 1
-        area = encoder.subsampling_conv_channels * length * bins
-        padded = encoder.subsampling_conv_channels * (length + 3) * (bins + 3)
-        values += area * (1 if stage == 0 else 2) + (padded if stage < stages - 1 else area)
+    values = (frames * encoder.subsampling_factor + 3) * (features + 3)
+    stages = _stages(recipe, frames)
+    for stage, (area, padded) in enumerate(stages):
+        values += area * (1 if stage == 0 else 2) + (padded if stage < len(stages) - 1 else area)
     return values * kept.value
+
+
+def _stages(recipe: Recipe, frames: float) -> list[tuple[float, float]]:
+    """Values of one clip at each stage of the subsampling, as they are and padded."""
+    encoder = recipe.model.encoder
+    length, bins = frames * encoder.subsampling_factor, recipe.model.preprocessor.features
+    found = []
+    for _ in range(int(math.log2(encoder.subsampling_factor))):
+        length, bins = length / 2, bins // 2 + 1
+        channels = encoder.subsampling_conv_channels
+        found.append((channels * length * bins, channels * (length + 3) * (bins + 3)))
+    return found
 
 
 def _decoders(recipe: Recipe, frames: float, said: float) -> float:
