@@ -91,7 +91,7 @@ def _ended(rates: Sequence[Point]) -> Sign:
         f"the run is over at WER {rates[-1].value:.2f}: {rates[-1].step:,} steps with {count} are too few to "
         "say whether anything is wrong",
         shown("validation.wer", rates[0], rates[-1]),
-        "a random start keeps WER 1 for its first thousands of steps, a trained one for hundreds",
+        "a random start keeps WER 1 for hundreds of steps with little data, for thousands with much",
         "train longer: raise `trainer.max_steps` or `trainer.max_epochs` (`quran-asr plan` says under "
         "`few-steps` how far), or start pretrained (`init_from_pretrained_model`)",
         rates[-1].step,
