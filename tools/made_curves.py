@@ -192,6 +192,17 @@ def curriculum(draw: random.Random) -> Story:
     )  # fmt: skip
 
 
+def few_lines(draw: random.Random) -> Story:
+    """A table of 8 to 60 lines, in which the loss only falls, from steeply to hardly."""
+    lines = draw.randint(8, 60)
+    speed = draw.uniform(0.3, 12)
+    return replace(
+        noisy_nemo(draw), loss=lambda done: 0.02 + math.exp(-speed * done), training_noise=0.0,
+        lines=lines, validations=lines,
+        wer=power(1.0, draw.uniform(0.04, 0.12), draw.uniform(5, 50), 1.0), ctc_wer=None,
+    )  # fmt: skip
+
+
 HEALTHY: dict[str, Callable[[random.Random], Story]] = {
     "pretrained": pretrained,
     "from random weights": from_random,
@@ -199,6 +210,7 @@ HEALTHY: dict[str, Callable[[random.Random], Story]] = {
     "long flat tail": flat_tail,
     "noisy NeMo run": noisy_nemo,
     "curriculum": curriculum,
+    "few lines": few_lines,
 }
 
 
@@ -225,6 +237,14 @@ def stuck_at_one(draw: random.Random) -> Story:
     costs = power(3.0, draw.uniform(0.96, 1.03), 300, 1.5)
     story.extra["training.ctc_per_token"] = lambda done: ENTROPY * costs(done) * draw.lognormvariate(0, 0.04)
     return story
+
+
+def stuck_while_loss_falls(draw: random.Random) -> Story:
+    """Somebody's table: the loss falls and falls, and no word is ever right."""
+    return replace(
+        stuck_at_one(draw), recipe=None, train_wer=None, epochs=draw.uniform(16, 60),
+        loss=power(1.0, draw.uniform(0.0, 0.1), draw.uniform(1, 30), draw.uniform(0.5, 1.0)), extra={},
+    )  # fmt: skip
 
 
 def nothing_loaded(draw: random.Random) -> Story:
@@ -384,6 +404,7 @@ SICK: dict[str, tuple[str, Callable[[random.Random], Story]]] = {
     "token loops": ("stuck-token-loops", token_loops),
     "text learned by heart": ("stuck-learned-by-heart", learned_by_heart),
     "stuck, nothing else known": ("stuck-wer", stuck_at_one),
+    "stuck while the loss falls": ("stuck-wer", stuck_while_loss_falls),
     "divergence, rising": ("divergence", divergence_rising),
     "divergence, swinging": ("divergence", divergence_swinging),
     "NaN or infinity": ("not-a-number", not_a_number),

@@ -57,7 +57,8 @@ def test_a_good_run_exits_0_and_is_told_what_comes(
     lines(run, 10, 1000, 0.8)
     assert watch(str(run.path)) == 0
     said = capsys.readouterr().out
-    assert said.startswith("quickstart/2026-11-24_00-00-00: step 1,000 of 2,000, epoch 2, loss 5, WER 0.080")
+    assert said.startswith("quickstart/2026-11-24_00-00-00: step 1,000 of 2,000, epoch 2, loss 5 nats a clip")
+    assert "CTC 0.4 nats a token, WER 0.080" in said
     assert "good [wer-falls]" in said
     assert "at step 2,000 (end)" in said
 
@@ -78,6 +79,36 @@ def test_json_has_every_key_that_is_promised(tmp_path: Path, capsys: pytest.Capt
 def test_what_is_no_run_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert watch(str(tmp_path)) == 2
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("every", ["nan", "inf", "0"])
+def test_seconds_that_are_no_wait_exit_2(every: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert watch(str(RECORDED / "laptop.csv"), "--every", every) == 2
+    assert "--every" in capsys.readouterr().err
+
+
+def test_where_only_epochs_are_known_they_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stuck.csv"
+    path.write_text("epoch,val_wer\n" + "".join(f"{epoch},1.0\n" for epoch in range(1, 32)))
+    assert watch(str(path)) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("stuck: epoch 31, WER 1.000")
+    assert "seen in: wer 1 at epoch 1, wer 1 at epoch 31" in said
+    assert "step " not in said
+
+
+def test_rates_in_percent_exit_2_with_what_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "percent.csv"
+    path.write_text("step,val_wer\n" + "".join(f"{100 * at},{82 / at + 10}\n" for at in range(1, 12)))
+    assert watch(str(path)) == 2
+    said = capsys.readouterr().err
+    assert "val_wer" in said and "percent" in said and "fractions" in said
+    path.write_text("step,val_wer\n100,4.0\n200,1.9\n300,1.2\n")  # loops make more words than were said
+    assert watch(str(path)) == 0
 
 
 def test_following_tells_what_is_new_once_and_ends_with_the_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,104 @@ def test_one_nan_is_a_note_and_many_are_an_error() -> None:
     assert codes(training(loss=[*losses[:100], None, *losses[100:]])) == {"not-a-number"}
     assert codes(training(loss=[*losses[:100], None, *losses[100:]]), "error") == set()
     assert codes(training(loss=[*losses, None, None, None]), "error") == {"not-a-number"}
+
+
+# WER at 1, whatever the loss does
+
+
+def of_csv(folder: Path, place: str, every: int, rows: int, loss: Callable[[int], float]) -> Curves:
+    """A CSV of a training whose WER is 1.0 at every row."""
+    path = folder / "stuck.csv"
+    lines = [f"{every * at},{loss(at)},1.0" for at in range(1, rows + 1)]
+    path.write_text("\n".join([f"{place},train_loss,val_wer", *lines]))
+    return read_curves(path)
+
+
+@pytest.mark.parametrize("rows", [25, 30, 31, 40, 60])
+@pytest.mark.parametrize("loss", [lambda at: 8.0 + at % 3, lambda at: 50 * math.exp(-at / 25) + 5])
+def test_wer_1_is_stuck_where_epochs_are_all_that_is_known(
+    tmp_path: Path, rows: int, loss: Callable[[int], float]
+) -> None:
+    curves = of_csv(tmp_path, "epoch", 1, rows, loss)
+    assert codes(curves, "error") == {"stuck-wer"}
+    assert f"to epoch {rows}" in next(sign.message for sign in judge(curves) if sign.severity == "error")
+
+
+def test_wer_1_is_stuck_after_many_steps_whatever_the_loss_does(tmp_path: Path) -> None:
+    falls = lambda at: 34 * math.exp(-at / 12) + 5  # noqa: E731
+    assert codes(of_csv(tmp_path, "step", 500, 20, falls), "error") == {"stuck-wer"}
+
+
+def test_wer_1_is_no_alarm_while_a_random_start_is_young(tmp_path: Path) -> None:
+    """The guide expects one at 0.95 to 1.00 for ten epochs."""
+    falls = lambda at: 50 * math.exp(-at / 25) + 5  # noqa: E731
+    assert codes(of_csv(tmp_path, "epoch", 1, 12, falls)) == set()
+    assert codes(of_csv(tmp_path, "step", 200, 20, falls)) == set()
+
+
+def test_wer_1_is_no_alarm_where_epochs_are_a_few_steps(tmp_path: Path) -> None:
+    rows = [{"step": 5 * at, "epoch": at - 1, "split": "validation", "wer": 1.0} for at in range(1, 61)]
+    assert codes(curves_of_rows(rows, "a run", "")) == set()
+
+
+@pytest.mark.parametrize(("steps", "severity"), [(150, "note"), (2000, "error")])
+def test_a_run_that_has_ended_at_wer_1_says_so(steps: int, severity: str) -> None:
+    recipe = load_recipe("quickstart", [f"trainer.max_steps={steps}"])
+    rows: list[dict[str, Any]] = [
+        {"step": at, "epoch": 0, "split": "train", "loss": 50 * math.exp(-at / steps)}
+        for at in range(steps // 50, steps + 1, steps // 50)
+    ]
+    for at in range(steps // 5, steps + 1, steps // 5):
+        rows.append({"step": at, "epoch": 0, "split": "validation", "wer": 1.0, "ctc_wer": 1.0})
+    young = curves_of_rows([row for row in rows if row["step"] <= 0.8 * steps], "a run", "", recipe)
+    assert codes(young) == set()
+    assert "over" not in outlook(young, ()).reason
+    curves = curves_of_rows(rows, "a run", "", recipe)
+    (sign,) = [sign for sign in judge(curves) if sign.severity != "good"]
+    assert (sign.code, sign.severity) == (
+        "ended-at-wer-1" if severity == "note" else "stuck-wer",
+        severity,
+    )
+    assert "few-steps" in sign.remedy or severity == "error"
+    reason = outlook(curves, judge(curves)).reason
+    assert reason.startswith(
+        "the run is over" if severity == "note" else "nothing can be said after `stuck-wer`"
+    )
+
+
+# A loss that only falls
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=120), st.sampled_from([1, 100, 500]))
+def test_a_loss_that_only_falls_is_never_an_error(losses: list[float], every: int) -> None:
+    rows = [
+        {"step": every * (at + 1), "split": "train", "loss": value}
+        for at, value in enumerate(sorted(losses, reverse=True))
+    ]
+    assert codes(curves_of_rows(rows, "a run", ""), "error") == set()
+
+
+@pytest.mark.parametrize("rows", [10, 20, 21, 30, 40, 60, 200])
+def test_a_loss_that_falls_as_losses_do_is_never_an_error(rows: int) -> None:
+    falls: list[float | None] = [20 * math.exp(-at * 500 / 1500) + 2 for at in range(1, rows + 1)]
+    assert codes(training(loss=falls)) == set()
+
+
+def test_losses_have_units() -> None:
+    rows = [
+        {"step": step, "split": "train", "loss": 900 / step, "ctc_per_token": 90 / step}
+        for step in range(10, 400, 10)
+    ]
+    recipe = load_recipe("quickstart")
+    (token,) = [s for s in judge(curves_of_rows(rows, "", "", recipe)) if s.code == "loss-falls"]
+    assert "nats a token" in token.message
+    for row in rows:
+        del row["ctc_per_token"]
+    (clip,) = [s for s in judge(curves_of_rows(rows, "", "", recipe)) if s.code == "loss-falls"]
+    assert "nats a clip" in clip.message
+    (foreign,) = [s for s in judge(curves_of_rows(rows, "", "")) if s.code == "loss-falls"]
+    assert "nats" not in foreign.message  # another's loss may be a sum, a mean, or of another kind
 
 
 # Which rate to try

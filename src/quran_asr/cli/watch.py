@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,23 @@ if TYPE_CHECKING:
     from quran_asr.runs.sign import Sign
 
 
+class _Seconds(click.FloatRange):
+    """Refuses NaN too, which is neither below nor above a bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(0.1, 86_400.0)
+
+
 @click.command(epilog="Example: quran-asr watch last")
 @click.argument("run")
 @click.option("--follow", is_flag=True, help="Go on reading, and say what is new, until the run is over.")
-@click.option("--every", default=10.0, type=click.FloatRange(min=0.1), help="Seconds between looks.  [10]")
+@click.option("--every", default=10.0, type=SECONDS, help="Seconds between looks.  [10]")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON; with --follow a line at each change.")
 def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
     """Say how a training goes: good signs and bad ones, each with evidence, cause and remedy.
@@ -43,8 +57,8 @@ def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
     else:
         click.echo(_progress(curves))
         for sign in signs:
-            click.echo(_paragraph(sign))
-        click.echo(_ahead(ahead))
+            click.echo(_paragraph(sign, _counted_in(curves)))
+        click.echo(_ahead(ahead, _counted_in(curves)))
     return int(any(sign.severity == "error" for sign in signs))
 
 
@@ -84,7 +98,7 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
                 click.echo(_progress(curves))
                 for sign in signs:
                     if sign.code not in told:
-                        click.echo(_paragraph(sign))
+                        click.echo(_paragraph(sign, _counted_in(curves)))
             gone = told - {sign.code for sign in signs}
             if gone and not as_json:
                 click.echo(f"no longer seen: {', '.join(sorted(gone))}")
@@ -93,23 +107,24 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
         if end:
             click.echo(end, err=True)
             if not as_json:
-                click.echo(_ahead(ahead))
+                click.echo(_ahead(ahead, _counted_in(curves)))
             return int(any(sign.severity == "error" for sign in signs))
         time.sleep(every)
 
 
 def _over(curves: Curves, signs: tuple[Sign, ...]) -> str:
     """Why the run is over, where its recipe tells; empty while it goes on."""
-    from quran_asr.runs.outlook import planned_end
+    from quran_asr.runs.outlook import is_over
 
     if curves.recipe is None:
         return ""
-    end, trainer = planned_end(curves), curves.recipe.trainer
-    if trainer.max_steps > 0 and end is not None and curves.steps >= end:
-        return f"the run is over: step {curves.steps:,} of {end:,}"
-    rates = curves.validation.get("wer", ())
-    if trainer.max_epochs > 0 and end is not None and rates and curves.steps >= end - 1:
-        return f"the run is over: {trainer.max_epochs} epochs"
+    if is_over(curves):
+        trainer = curves.recipe.trainer
+        in_steps = 0 < trainer.max_steps <= curves.steps
+        planned = (
+            f"step {curves.steps:,} of {trainer.max_steps:,}" if in_steps else f"{trainer.max_epochs} epochs"
+        )
+        return f"the run is over: {planned}"
     ended = [sign.code for sign in signs if sign.code in curves.recipe.quran.stop_on]
     return f"the run is over: its recipe stops it on `{ended[0]}`" if ended else ""
 
@@ -120,11 +135,12 @@ def _progress(curves: Curves) -> str:
 
     end = planned_end(curves)
     of = f" of {end:,}" if end is not None and end >= curves.steps else ""
-    parts = [f"{curves.name}: step {curves.steps:,}{of}"]
-    if curves.epoch is not None:
+    parts = [f"{curves.name}: {_counted_in(curves)} {curves.steps:,}{of}"]
+    if curves.epoch is not None and not curves.in_epochs:
         parts.append(f"epoch {curves.epoch:.0f}")
     for series, key, name in (
         (curves.training, "loss", "loss"),
+        (curves.training, "ctc_per_token", "CTC"),
         (curves.validation, "wer", "WER"),
         (curves.validation, "ctc_wer", "CTC WER"),
         (curves.validation, "train_wer", "on training clips"),
@@ -139,20 +155,31 @@ def _progress(curves: Curves) -> str:
                 if series is curves.validation
                 else f"{value:.4g}"
             )
-            parts.append(f"{name} {shown}")
+            parts.append(f"{name} {shown}{_unit(curves, key)}")
     return ", ".join(parts)
+
+
+def _unit(curves: Curves, key: str) -> str:
+    """Of a loss in our runs; others' may be sums or means of anything."""
+    if key == "ctc_per_token":
+        return " nats a token"
+    return " nats a clip" if key == "loss" and curves.recipe is not None else ""
 
 
 def _value(value: float | None) -> str:
     return "NaN" if value is None else f"{value:.4g}"
 
 
-def _paragraph(sign: Sign) -> str:
+def _counted_in(curves: Curves) -> str:
+    return "epoch" if curves.in_epochs else "step"
+
+
+def _paragraph(sign: Sign, unit: str) -> str:
     """A sign as a person reads it."""
     lines = [f"{sign.severity} [{sign.code}] {sign.message}"]
     if sign.severity != "good":
         measured = ", ".join(
-            f"{e.series.partition('.')[2]} {_value(e.value)} at step {e.step:,}" for e in sign.evidence
+            f"{e.series.partition('.')[2]} {_value(e.value)} at {unit} {e.step:,}" for e in sign.evidence
         )
         lines += [f"  seen in: {measured}"] if measured else []
     lines += [f"  cause: {sign.cause}"] if sign.cause else []
@@ -160,11 +187,11 @@ def _paragraph(sign: Sign) -> str:
     return "\n".join(lines)
 
 
-def _ahead(ahead: Outlook) -> str:
+def _ahead(ahead: Outlook, unit: str) -> str:
     if not ahead.expected:
         return f"outlook: {ahead.reason}"
     parts = [
-        f"WER {e.wer:.3f} ({e.low:.3f} to {e.high:.3f}) at step {e.step:,} ({e.label})"
+        f"WER {e.wer:.3f} ({e.low:.3f} to {e.high:.3f}) at {unit} {e.step:,} ({e.label})"
         for e in ahead.expected
     ]
     return f"outlook, going on like this, with 90 % intervals: {'; '.join(parts)}"

@@ -46,6 +46,8 @@ class Curves:
     """Of our own runs."""
     encoder_share: float | None = None
     """Share of the encoder's parameters that came from a trained model (`transfer.json`); None: unknown."""
+    in_epochs: bool = False
+    """Whether the points' steps are epochs, because nothing says the steps."""
 
     @property
     def steps(self) -> int:
@@ -56,6 +58,12 @@ class Curves:
     def epoch(self) -> float | None:
         """The last epoch at which anything was measured, from 0."""
         return max((p.epoch for s in self._all() for p in s[-1:] if p.epoch is not None), default=None)
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs until the last point; 0 where nothing says it. Those of others may be counted from 1."""
+        first = min((p.epoch for s in self._all() for p in s[:1] if p.epoch is not None), default=0.0)
+        return 0.0 if self.epoch is None else self.epoch + (0 if first >= 1 else 1)
 
     def _all(self) -> tuple[Series, ...]:
         return (*self.training.values(), *self.validation.values())

@@ -7,13 +7,16 @@ import logging
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.curves import Curves, Point, Series, curves_of_rows, number
 from quran_asr.runs.folder import RunFolder, runs_below
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
+from quran_asr.runs.trends import values
 
 TRAINING_TAGS = {
     "train_loss": "loss",
@@ -38,6 +41,9 @@ VALIDATION_TAGS = {
 }
 """Tags -> keys of our validation lines; besides these every `val_KEY` and `validation_KEY` is KEY."""
 _PLACES = frozenset({"step", "epoch", "time", "global_step", "hp_metric"})
+_RATES = frozenset({"wer", "ctc_wer", "wer_ctc", "cer", "train_wer", "training_batch_wer"})
+MOST_RATE = 3.0
+"""Median of an error rate, as a fraction, above which it must be percent."""
 _LARGEST_CSV = 200_000_000
 """Bytes."""
 
@@ -210,7 +216,23 @@ def _of_csv(path: Path) -> Curves:
             series.setdefault(tag, {})[int(at)] = Point(int(at), value, epoch, time)
     if not series:
         raise QuranAsrError("holds no numbers", where=str(path))
-    return _named({tag: tuple(sorted(p.values(), key=_step)) for tag, p in series.items()}, path.stem, path)
+    curves = {tag: tuple(sorted(points.values(), key=_step)) for tag, points in series.items()}
+    for tag, points in curves.items():
+        _refuse_percent(tag, points, path)
+    return replace(_named(curves, path.stem, path), in_epochs="step" not in header)
+
+
+def _refuse_percent(tag: str, points: Series, path: Path) -> None:
+    """A rate of 20.5 is one of percent: models that babble pass 3 errors a word at times, not at most."""
+    rates = values(points)
+    if tag.removeprefix("validation_").removeprefix("val_") not in _RATES or not rates:
+        return
+    if median(rates) > MOST_RATE:
+        raise QuranAsrError(
+            f"`{tag}` looks like percent (from {rates[0]:g} to {rates[-1]:g})",
+            where=str(path),
+            remedy="error rates are fractions, 0.205 for 20.5 %: divide the column by 100",
+        )
 
 
 def _table(lines: Iterable[list[str]], path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

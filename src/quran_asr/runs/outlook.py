@@ -88,15 +88,14 @@ def outlook(curves: Curves, signs: Sequence[Sign]) -> Outlook:
     """The WER to expect at 1.25 and 2 times the steps, and at the planned end."""
     step = curves.steps
     for sign in signs:
-        if sign.code in RISING:
+        if sign.code in RISING or sign.code.startswith("stuck-"):
             return Outlook(step, (), f"nothing can be said after `{sign.code}`")
     rates = finite(curves.validation.get("wer", ()))
     above = max((i for i, point in enumerate(rates) if (point.value or 0.0) >= LEFT), default=-1)
     rates = [point for point in rates[above + 1 :] if (point.value or 0.0) > 0 and point.step > 0]
     if len(rates) < LEAST:
-        return Outlook(
-            step, (), f"nothing can be said yet: {len(rates)} validations under {LEFT}, {LEAST} are needed"
-        )
+        told = "the run is over, and nothing can be said" if is_over(curves) else "nothing can be said"
+        return Outlook(step, (), f"{told}: {len(rates)} validations under {LEFT}, {LEAST} are needed")
     fits = _fits(rates)
     targets = [(round(factor * rates[-1].step), f"{factor:g}x") for factor in FACTORS]
     end = planned_end(curves)
@@ -118,6 +117,17 @@ def planned_end(curves: Curves) -> int | None:
     if trainer.max_epochs > 0 and (per_epoch := steps_per_epoch(curves)) is not None:
         limits.append(round(per_epoch * trainer.max_epochs))
     return min(limits, default=None)
+
+
+def is_over(curves: Curves) -> bool:
+    """Whether the training has come to the end that its recipe plans; not where that is not known."""
+    end = planned_end(curves)
+    if curves.recipe is None or end is None:
+        return False
+    if 0 < curves.recipe.trainer.max_steps <= curves.steps:
+        return True
+    # an epoch's length is an estimate; after the last one the model is validated
+    return bool(curves.validation.get("wer")) and curves.steps >= end - 1
 
 
 def steps_per_epoch(curves: Curves) -> float | None:

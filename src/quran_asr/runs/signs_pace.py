@@ -91,7 +91,7 @@ def good_signs(curves: Curves) -> Iterator[Sign]:
     if is_falling(losses, 0.03):
         quarter = len(losses) // 4
         early, late = level(losses[:quarter]), level(losses[-quarter:])
-        said = f"{loss_in_words(name)} falls steadily: {early:.3g} at first, {late:.3g} now"
+        said = f"{loss_in_words(curves, name)} falls steadily: {early:.3g} at first, {late:.3g} now"
         yield _good("loss-falls", said, name, losses[0], losses[-1])
     both = [finite(curves.training.get(key, ())) for key in ("transducer_loss", "ctc_loss")]
     if all(is_falling(series, 0.02) for series in both):

@@ -38,7 +38,7 @@ def divergence(curves: Curves) -> Iterator[Sign]:
     name, points = training_loss(curves)
     if len(points) < LEAST_LINES:
         return
-    points = list(thinned(points))
+    points, loss = list(thinned(points)), loss_in_words(curves, name)
     if _still_improves(curves):
         return
     spread = 1.25 * noise([math.log(max(value, 1e-9)) for value in values(points)])
@@ -47,25 +47,27 @@ def divergence(curves: Curves) -> Iterator[Sign]:
         at, best = lowest_level(points, width)
         now = level(points[-width:])
         learned = max(0.0, first - best)
-        risen = now >= RISE * best and now - best >= SHARE_LOST * learned
-        risen = risen or (learned >= 0.1 * first and now - best >= 0.5 * learned)
+        risen = now > best and now >= RISE * best and now - best >= SHARE_LOST * learned
+        risen = risen or (now > best and learned >= 0.1 * first and now - best >= 0.5 * learned)
         sure = math.log(max(now, 1e-9) / max(best, 1e-9)) >= 5 * spread / math.sqrt(width)
         if risen and sure and at < len(points) - width:
             last = points[-1]
             yield _too_high(
                 curves,
-                f"{loss_in_words(name)} rises: {now:.3g} now, {best:.3g} around step {points[at].step:,}",
+                f"{loss} rises: {now:.3g} now, {best:.3g} around step {points[at].step:,}",
                 shown(name, points[0], points[at], last),
                 points[at].step,
             )
             return
     stretch = points[-max(LEAST_LINES, len(points) // 5) :]
     low, high = (quantile(values(stretch), share) for share in (0.1, 0.9))
-    if high >= SWING * low and high - best >= 0.25 * learned and _wilder_than_before(points, len(stretch)):
+    # a loss that only falls has two levels too, but does not swing
+    swings = high >= SWING * low and _climbed(stretch) >= high - low > 0
+    if swings and high - best >= 0.25 * learned and _wilder_than_before(points, len(stretch)):
         worst = max(stretch, key=lambda point: point.value or 0.0)
         yield _too_high(
             curves,
-            f"{loss_in_words(name)} swings between {low:.3g} and {high:.3g} since step {stretch[0].step:,}",
+            f"{loss} swings between {low:.3g} and {high:.3g} since step {stretch[0].step:,}",
             shown(name, points[at], stretch[0], worst, stretch[-1]),
             stretch[0].step,
         )
@@ -82,6 +84,11 @@ def _wilder_than_before(points: Sequence[Point], width: int) -> bool:
     starts = range(0, len(points) - 2 * width + 1, max(1, width // 2))
     before = [_jumps(points[start : start + width]) for start in starts]
     return not before or _jumps(points[-width:]) >= 2 * min(before)
+
+
+def _climbed(points: Sequence[Point]) -> float:
+    """Sum of all rises from one point to the next."""
+    return sum(max(0.0, b - a) for a, b in pairwise(values(points)))
 
 
 def _jumps(points: Sequence[Point]) -> float:

@@ -25,7 +25,7 @@ def stalled_start(curves: Curves) -> Iterator[Sign]:
     Nothing is said before step 1,000, or where the curve says nothing of step 300.
     """
     series = curves.training.get("ctc_per_token", ())
-    if not series or series[-1].step < STALL_CHECKED_AT:
+    if curves.in_epochs or not series or series[-1].step < STALL_CHECKED_AT:
         return
     early, late = _mean(series, STALL_CHECKED_FROM), _mean(series, STALL_CHECKED_AT)
     if early is None or late is None or late <= (1 - STALL_FALL) * early:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from quran_asr.runs.curves import Curves
+from quran_asr.runs.curves import Curves, Point
+from quran_asr.runs.outlook import is_over
 from quran_asr.runs.sign import Evidence, Sign, shown
 from quran_asr.runs.trends import finite, is_falling, last, level, training_loss, values
 
@@ -16,8 +17,15 @@ EPOCHS_PRETRAINED = 5
 """The guide expects a pretrained start at 0.50 or less within ten epochs."""
 EPOCHS_RANDOM = 10
 """The guide expects a random start at 0.95 to 1.00 for ten epochs."""
-EPOCHS_ENOUGH = 30
+EPOCHS_GUIDE = 30
 """From here on a falling loss is no excuse (the guide: check the data)."""
+EPOCHS_ENOUGH = 15
+"""The same where epochs are long: the guide expects a random start at 0.80 or less after ten."""
+STEPS_AN_EPOCH_COUNTS = 3000
+"""Before, epochs are short, and a random start may need more of them."""
+STEPS_ENOUGH = 5000
+"""The same where no epoch is known: about the first ten epochs of the guide."""
+VALIDATIONS_ENOUGH = 5
 HEARD_NOTHING = 0.15
 """Words heard a word said."""
 SILENT = 0.97
@@ -29,19 +37,27 @@ LOOPING = 0.3
 
 
 def stuck(curves: Curves) -> Iterator[Sign]:
-    """The WER has never left 1, and it should have by now."""
+    """The WER has never left 1: an error if it should have by now, a note if the run ended before."""
     rates = finite(curves.validation.get("wer", ()))
-    if len(rates) < LEAST_VALIDATIONS or rates[-1].step < LEAST_STEPS or min(values(rates)) < STUCK:
-        return
-    if not _is_late(curves):
+    if not rates or min(values(rates)) < STUCK:
         return
     other = values(finite(curves.validation.get("ctc_wer", ())))
     if other and min(other) < 0.9:  # the CTC head hears: `learned_by_heart` and `drifting_apart` look at that
         return
+    sign = _error(curves, rates)
+    if sign is None and is_over(curves):
+        sign = _ended(rates)
+    if sign is not None:
+        yield sign
+
+
+def _error(curves: Curves, rates: Sequence[Point]) -> Sign | None:
+    if len(rates) < LEAST_VALIDATIONS or not _is_late(curves):
+        return None
     found = _nothing_loaded(curves) or _wrong_text(curves) or _loops(curves) or _blanks(curves)
     if found is None:
-        if _still_learns(curves):
-            return
+        if _still_learns(curves, rates):
+            return None
         found = (
             "stuck-wer",
             (),
@@ -51,15 +67,15 @@ def stuck(curves: Curves) -> Iterator[Sign]:
             "pretrained (`init_from_pretrained_model`), and pass `quran.overfit_gate_steps=150` first",
         )
     code, evidence, cause, remedy = found
-    if code in ("stuck-token-loops", "stuck-blank-collapse") and _still_learns(curves):
-        return
-    epoch = "" if rates[-1].epoch is None else f" (epoch {rates[-1].epoch:.0f})"
+    if code in ("stuck-token-loops", "stuck-blank-collapse") and _still_learns(curves, rates):
+        return None
+    place = f"{'epoch' if curves.in_epochs else 'step'} {rates[-1].step:,}"
+    epoch = "" if rates[-1].epoch is None or curves.in_epochs else f" (epoch {rates[-1].epoch:.0f})"
     best = min(values(rates))
-    yield Sign(
+    return Sign(
         code,
         "error",
-        f"WER is stuck at 1: never below {best:.2f} in {len(rates)} validations to step "
-        f"{rates[-1].step:,}{epoch}",
+        f"WER is stuck at 1: never below {best:.2f} in {len(rates)} validations to {place}{epoch}",
         (*shown("validation.wer", rates[0], rates[-1]), *evidence),
         cause,
         remedy,
@@ -67,10 +83,25 @@ def stuck(curves: Curves) -> Iterator[Sign]:
     )
 
 
+def _ended(rates: Sequence[Point]) -> Sign:
+    count = f"{len(rates)} validation{'s' if len(rates) > 1 else ''}"
+    return Sign(
+        "ended-at-wer-1",
+        "note",
+        f"the run is over at WER {rates[-1].value:.2f}: {rates[-1].step:,} steps with {count} are too few to "
+        "say whether anything is wrong",
+        shown("validation.wer", rates[0], rates[-1]),
+        "a random start keeps WER 1 for hundreds of steps with little data, for thousands with much",
+        "train longer: raise `trainer.max_steps` or `trainer.max_epochs` (`quran-asr plan` says under "
+        "`few-steps` how far), or start pretrained (`init_from_pretrained_model`)",
+        rates[-1].step,
+    )
+
+
 def learned_by_heart(curves: Curves) -> Iterator[Sign]:
     """The transducer says texts that it knows, not what it hears: loss low, WER high, CTC far better."""
     rates, ctc = (finite(curves.validation.get(key, ())) for key in ("wer", "ctc_wer"))
-    if min(len(rates), len(ctc)) < LEAST_VALIDATIONS or rates[-1].step < LEAST_STEPS:
+    if min(len(rates), len(ctc)) < LEAST_VALIDATIONS or not _has_trained(curves):
         return
     now, ctc_now = level(rates[-3:]), level(ctc[-3:])
     before = level(rates[-6:-3] or rates[:1])
@@ -103,22 +134,50 @@ def learned_by_heart(curves: Curves) -> Iterator[Sign]:
 Found = tuple[str, tuple[Evidence, ...], str, str]
 
 
+def _has_trained(curves: Curves) -> bool:
+    """Whether anything can be asked of the training; where epochs are all that is known, ten stand for it."""
+    return curves.epochs_done >= EPOCHS_RANDOM if curves.in_epochs else curves.steps >= LEAST_STEPS
+
+
 def _is_late(curves: Curves) -> bool:
     """Whether this training should have left WER 1 by now."""
-    recipe = curves.recipe
-    if recipe is not None and recipe.trainer.max_steps > 0 and recipe.trainer.max_epochs == -1:
-        return curves.steps >= 0.5 * recipe.trainer.max_steps
+    if not (curves.in_epochs or curves.steps >= LEAST_STEPS):
+        return False
+    if _by_steps(curves):
+        assert curves.recipe is not None
+        return curves.steps >= 0.5 * curves.recipe.trainer.max_steps
     if curves.epoch is None:
-        return curves.steps >= 5 * LEAST_STEPS
-    pretrained = recipe is not None and recipe.init_from_pretrained_model is not None
-    return curves.epoch + 1 >= (EPOCHS_PRETRAINED if pretrained else EPOCHS_RANDOM)
+        return curves.steps >= STEPS_ENOUGH
+    return curves.epochs_done >= (EPOCHS_PRETRAINED if _is_pretrained(curves) else EPOCHS_RANDOM)
 
 
-def _still_learns(curves: Curves) -> bool:
+def _still_learns(curves: Curves, rates: Sequence[Point]) -> bool:
     """Whether the loss still falls, and it may yet be patience that is missing."""
-    if curves.epoch is not None and curves.epoch + 1 >= EPOCHS_ENOUGH:
+    if len(rates) >= VALIDATIONS_ENOUGH and _is_very_late(curves):
         return False
     return is_falling(training_loss(curves)[1], 0.03) is True
+
+
+def _is_very_late(curves: Curves) -> bool:
+    """Whether a falling loss is no excuse any more."""
+    if _by_steps(curves):
+        return is_over(curves) or curves.steps >= STEPS_ENOUGH
+    if curves.epoch is None:
+        return curves.steps >= STEPS_ENOUGH
+    if curves.epochs_done >= EPOCHS_GUIDE:
+        return True
+    enough = EPOCHS_RANDOM if _is_pretrained(curves) else EPOCHS_ENOUGH
+    return curves.epochs_done >= enough and (curves.in_epochs or curves.steps >= STEPS_AN_EPOCH_COUNTS)
+
+
+def _by_steps(curves: Curves) -> bool:
+    """Whether the recipe ends the training after so many steps, not epochs."""
+    recipe = curves.recipe
+    return recipe is not None and recipe.trainer.max_steps > 0 and recipe.trainer.max_epochs == -1
+
+
+def _is_pretrained(curves: Curves) -> bool:
+    return curves.recipe is not None and curves.recipe.init_from_pretrained_model is not None
 
 
 def _nothing_loaded(curves: Curves) -> Found | None:

@@ -85,6 +85,11 @@ def training_loss(curves: Curves) -> tuple[str, list[Point]]:
     return "training.loss", []
 
 
-def loss_in_words(name: str) -> str:
-    """What a series that `training_loss` has named is called in a sentence."""
-    return "CTC a token in training" if name == "training.ctc_per_token" else "the training loss"
+def loss_in_words(curves: Curves, name: str) -> str:
+    """What a series that `training_loss` has named is called in a sentence, with its unit.
+
+    The losses of our runs are nats a clip; others' may be sums or means of anything.
+    """
+    if name == "training.ctc_per_token":
+        return "CTC in training (nats a token)"
+    return "the training loss" if curves.recipe is None else "the training loss (nats a clip)"
