@@ -278,3 +278,11 @@ def test_workers_cores_shared_memory_and_cache(
     monkeypatch.setattr(check_machine, "available_memory", lambda: 10**9)
     (cache,) = machine(recipe_of(training, validation, "quran.audio_cache_gb=0"), data)
     assert "quran.audio_cache_gb=0.1" in cache.remedy
+
+
+def test_letters_that_spelling_leaves_out_are_told(write: Write) -> None:
+    training = write("t", ("a.wav", "A", "112:1", 3.0), text="hello قل world")
+    _, outcomes = read_data(recipe_of(training, write("v", ("b.wav", "B", "112:2", 3.0))))
+    told = {outcome.code: outcome for outcome in outcomes}["foreign-letters"]
+    assert told.status == "warning"
+    assert f"{training}:1" in told.message and "`h`" in told.message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quran_asr.cli.printing import print_findings
+from quran_asr.cli.printing import print_finding, print_findings
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
     Raises:
         QuranAsrError: a manifest is missing, unreadable, or nothing in it is left.
     """
+    from quran_asr.corpus.foreign import foreign_letters
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.corpus.select import describe, select
 
@@ -43,6 +44,9 @@ def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
         if not selection.kept:
             raise QuranAsrError(f"no {what} clip is left", where=str(ds.manifests[0]))
         selections.append(selection)
+    foreign = foreign_letters(recipe.model.train_ds.manifests + recipe.model.validation_ds.manifests)
+    if foreign is not None:
+        print_finding(foreign)
     return selections[0], selections[1]
 
 

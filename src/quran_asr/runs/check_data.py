@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quran_asr import audio
+from quran_asr.corpus.foreign import foreign_letters
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.corpus.select import describe, hours, select
 from quran_asr.findings import QuranAsrError
@@ -69,6 +70,9 @@ def read_data(recipe: Recipe) -> tuple[Data | None, list[Outcome]]:
     data = Data(*kept)
     if any(outcome.status == "failure" for outcome in outcomes):
         return None, outcomes
+    foreign = foreign_letters(recipe.model.train_ds.manifests + recipe.model.validation_ds.manifests)
+    if foreign is not None:
+        outcomes.append(of_finding(foreign))
     return data, [passed(data.described), *outcomes]
 
 
