@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.printing import findings_as_json, print_findings, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     "--too-slow",
     default=4.0,
     show_default=True,
-    type=click.FloatRange(1.0, 50.0),
+    type=FiniteRange(1.0, 50.0),
     metavar="DEVIATIONS",
     help="Reject clips that last so many of the reciter's deviations longer than their words take.",
 )
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     "--too-fast",
     default=3.5,
     show_default=True,
-    type=click.FloatRange(1.0, 50.0),
+    type=FiniteRange(1.0, 50.0),
     metavar="DEVIATIONS",
     help="The same of clips that are shorter.",
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     "--clipping",
     default=0.012,
     show_default=True,
-    type=click.FloatRange(0.0, 1.0),
+    type=FiniteRange(0.0, 1.0),
     metavar="SHARE",
     help="Reject clips with more than this share of samples at full scale.",
 )
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     "--silence",
     default=0.33,
     show_default=True,
-    type=click.FloatRange(0.0, 1.0),
+    type=FiniteRange(0.0, 1.0),
     metavar="SHARE",
     help="Reject clips of which more than this share is silent.",
 )

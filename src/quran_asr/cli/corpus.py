@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from quran_asr.cli.audit import audit
+from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
 from quran_asr.findings import Finding
 
@@ -35,7 +36,7 @@ def corpus() -> None:
     "--max-duration",
     default=40.0,
     show_default=True,
-    type=click.FloatRange(min=0.0, min_open=True, max=86_400.0),  # a bound refuses nan and inf as well
+    type=FiniteRange(min=0.0, min_open=True, max=86_400.0),
     metavar="SECONDS",
     help="Count, name and weigh the clips over this length. They stay in the manifest.",
 )
@@ -165,7 +166,7 @@ def _scan_as_json(report: ScanReport, manifest: str) -> dict[str, object]:
     "--share",
     default=0.05,
     show_default=True,
-    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    type=FiniteRange(0.0, 1.0, min_open=True, max_open=True),
     help="Share of the hours that each drawn set gets; a reciter or a verse is never cut, so it can be more.",
 )
 @click.option("--seed", default=0, show_default=True, help="Another seed draws others.")

@@ -38,7 +38,7 @@ def foreign_letters(manifests: Sequence[str | Path]) -> Finding | None:
         "warning",
         "foreign-letters",
         first,
-        f"{count:,} {'text has' if count == 1 else 'texts have'} letters that the Quran has not, and that are "
-        f"left out of what is learned: {shown}{more}",
-        "write these words in Arabic letters, or remove the line; give `verses` where whole verses are recited",
+        f"{count:,} {'text has' if count == 1 else 'texts have'} letters that the Quran has not, and "
+        f"that are left out of what is learned: {shown}{more}",
+        "write these words in Arabic letters, or remove the line; whole verses need only `verses`",
     )
