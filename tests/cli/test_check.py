@@ -155,3 +155,10 @@ def test_of_several_processes_the_first_decides_for_all(sides: tuple[Path, Path]
     assert done.stderr.count("were not learned by heart") == 1
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_under_a_checkpoints_name_is_no_checkpoint(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "text.ckpt").write_text("hello\n")
+    code, _, err = command("train", "small", "exp_manager.resume_from_checkpoint=text.ckpt")
+    assert (code, "is no checkpoint" in err) == (2, True)

@@ -186,3 +186,10 @@ def test_wrong_use_is_said_in_a_line(
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")
     assert said in err and "Traceback" not in err
+
+
+def test_a_manifest_without_a_line_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    code, out, err = run(capsys, "transfer", "--train", str(empty))
+    assert (code, out) == (2, "") and "no line in it" in err

@@ -172,7 +172,7 @@ def test_faulty_lines_are_verdicts_and_every_key_survives(capfd, small, tmp_path
     code, out, err = run(capfd, small, "--to", tmp_path / "out" / "deep", "--workers", 1, "--no-audio")
     assert code == 1
     assert "all.jsonl:6: a torn line" in err
-    assert "kept 1 clips" in out and "rejected 4" in out
+    assert "kept 1 clip," in out and "rejected 4" in out
     assert small.read_bytes() == before
     (kept,) = read_lines(tmp_path / "out" / "deep" / "clean.jsonl")
     assert kept["mine"] == {"kept": [1]}

@@ -8,6 +8,7 @@ import click
 
 from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.printing import findings_as_json, print_findings, print_json, print_table, progress_bar
+from quran_asr.findings import counted
 
 if TYPE_CHECKING:
     from quran_asr.corpus.audit import AuditReport
@@ -155,7 +156,7 @@ def _print_tables(report: AuditReport) -> None:
     speed = report.effort.times_real_time
     how = f"measured at {speed:.0f} times real time a core" if speed else "all from the cache"
     click.echo(
-        f"\nkept {len(clean):,} clips, {_hours(clean):.2f} hours; rejected {len(rejects):,}, "
+        f"\nkept {counted(len(clean), 'clip')}, {_hours(clean):.2f} hours; rejected {len(rejects):,}, "
         f"{_hours(rejects):.2f} hours; {how}"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quran_asr.cli.printing import print_finding, print_findings
-from quran_asr.findings import QuranAsrError
+from quran_asr.findings import QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.corpus.select import Selection
@@ -52,8 +52,8 @@ def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
 
 def describe_data(training: Selection, validation: Selection) -> str:
     """One line on what is trained on."""
-    reciters = len({segment.reciter for segment in training.kept})
+    reciters = counted(len({segment.reciter for segment in training.kept}), "reciter")
     return (
-        f"training on {len(training.kept):,} clips ({training.hours:.2f} h, {reciters} reciters), "
+        f"training on {counted(len(training.kept), 'clip')} ({training.hours:.2f} h, {reciters}), "
         f"validation on {len(validation.kept):,} ({validation.hours:.2f} h)"
     )

@@ -10,7 +10,7 @@ import click
 from quran_asr.cli.audit import audit
 from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
-from quran_asr.findings import Finding
+from quran_asr.findings import Finding, counted
 
 if TYPE_CHECKING:
     from quran_asr.corpus.scan import ScanReport
@@ -76,14 +76,15 @@ def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: b
     )
     others = [f"{report.kinds[kind]:,} x {kind}" for kind in ("basmala", "istiadha") if kind in report.kinds]
     click.echo(
-        f"kept {report.clips:,} clips, {report.hours:.2f} hours, reciters: {len(report.reciters)}, "
+        f"kept {counted(report.clips, 'clip')}, {report.hours:.2f} hours, reciters: {len(report.reciters)}, "
         f"different verses: {report.verses:,}{' and ' + ', '.join(others) if others else ''}"
         f"{_dropped_and_ignored(report)}"
     )
     if report.over_long:
         longest = sorted(report.over_long, key=lambda clip: (-clip.seconds, clip.path))[:_LONGEST_NAMED]
         click.echo(
-            f"over {max_duration:g} s: {len(report.over_long):,} clips, {report.over_long_hours:.2f} hours "
+            f"over {max_duration:g} s: {counted(len(report.over_long), 'clip')}, "
+            f"{report.over_long_hours:.2f} hours "
             f"({report.over_long_hours / report.hours:.1%}), kept; all in {manifest}.meta.json, the longest: "
             + ", ".join(f"{clip.path} ({clip.seconds:.0f} s)" for clip in longest)
         )

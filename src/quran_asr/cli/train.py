@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,6 +113,8 @@ def what_goes_on(
     checkpoint = Path(given)
     if not checkpoint.is_file():
         raise QuranAsrError("no such checkpoint", where=given)
+    if not zipfile.is_zipfile(checkpoint):
+        raise QuranAsrError("is no checkpoint, or was cut off", where=given, remedy="name a whole .ckpt")
     if name:
         click.echo(f"the run of {given} goes on with its own recipe, not `{name}`", err=True)
     run = checkpoint.absolute().parent.parent
