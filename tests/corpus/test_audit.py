@@ -197,6 +197,14 @@ def test_faulty_lines_are_verdicts_and_every_key_survives(capfd, small, tmp_path
     assert "default-src 'none'" in page and "<audio" not in page and "http:" not in page
 
 
+def test_a_line_that_says_more_than_its_recording_has_is_the_lines_fault(capfd, small, tmp_path):
+    long = small.with_name("long.jsonl")
+    long.write_text(json.dumps({"audio_filepath": "a.wav", "duration": 60.0, "verses": ["112:1"]}) + "\n")
+    code, _, err = run(capfd, long, "--to", tmp_path / "out", "--workers", 1)
+    assert code == 1
+    assert "[past-the-end]" in err and "`duration`" in err and "cannot be decoded" not in err
+
+
 def test_the_page_plays_the_worst_clips_unless_told_otherwise(capfd, small, tmp_path):
     run(capfd, small, "--to", tmp_path / "out", "--workers", 1)
     page = (tmp_path / "out" / "audit.html").read_text("utf-8")

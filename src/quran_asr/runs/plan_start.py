@@ -80,9 +80,9 @@ def _random_start(recipe: Recipe) -> list[Finding]:
         "training starts from random weights: WER stays near 1.0 for the first epochs, and "
         f"{EPOCHS_FROM_RANDOM} epochs are needed where a pretrained start needs 50 to 100"
     )
-    remedy = f"init_from_pretrained_model={STREAMING_START}, or the recipe `transfer`" + (
-        "" if enough or recipe.name == "scratch" else "; from random weights on purpose, the recipe `scratch`"
-    )
+    remedy = f"init_from_pretrained_model={STREAMING_START}, or the recipe `transfer`"
+    if not enough and recipe.name != "scratch":
+        remedy += "; from random weights on purpose, the recipe `scratch`"
     if what_arrives(PUBLISHED[STREAMING_START], recipe).encoder_share < LEAST_ENCODER_SHARE:
         encoder = recipe.model.encoder
         slow += (
