@@ -71,6 +71,7 @@ def train(
     (trainer.devices) are used by as many processes; torchrun and srun start them on several machines.
     """
     need("train")
+    from quran_asr.cli.resume import has_ended
     from quran_asr.runs.overrides import split_words
 
     if resume_best and resume is not None:  # the run was named by --resume: this word is an override
@@ -82,6 +83,8 @@ def train(
     with silent_follower():
         resumed = what_goes_on(name, overrides, resume, resume_best)
         if resumed is not None:
+            if has_ended(resumed):
+                return 0
             return run_training(
                 resumed.recipe, resumed, Wish(allow_partial, False, not no_preflight), as_json
             )
@@ -126,9 +129,14 @@ def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json
 
     A run that goes on from a checkpoint was looked at when it began.
     """
+    fresh = resumed is None or resumed.checkpoint is None
+    name = recipe.init_from_pretrained_model
+    if fresh and name is not None and not is_follower():
+        from quran_asr.train.pretrained import refuse_impossible_start
+
+        refuse_impossible_start(name)
     chosen = select_clips(recipe)
     click.echo(describe_data(*chosen), err=True)
-    fresh = resumed is None or resumed.checkpoint is None
     with contextlib.ExitStack() as until_the_end:
         look = None
         if fresh and wish.preflight and not is_follower():
