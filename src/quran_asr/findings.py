@@ -24,6 +24,11 @@ class Finding:
     """One sentence or command: what to do. Empty when nothing needs doing."""
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 clip`, `2,899 clips`; `many` where it is not the word with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 class QuranAsrError(Exception):
     """Wrong use or wrong input. The command line prints it as one line and exits 2.
 

@@ -155,3 +155,18 @@ def test_of_several_processes_the_first_decides_for_all(sides: tuple[Path, Path]
     assert done.stderr.count("were not learned by heart") == 1
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_under_a_checkpoints_name_is_no_checkpoint(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "text.ckpt").write_text("hello\n")
+    code, _, err = command("train", "small", "exp_manager.resume_from_checkpoint=text.ckpt")
+    assert (code, "is no checkpoint" in err) == (2, True)
+
+
+def test_a_start_that_is_not_there_is_told_before_the_data_are_read(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "text.nemo").write_text("hello\n")
+    for start, said in (("nope.nemo", "no such file"), ("text.nemo", "is no .nemo archive")):
+        code, _, err = command("train", "small", f"init_from_pretrained_model={start}", "--train", "none")
+        assert (code, said in err) == (2, True), err

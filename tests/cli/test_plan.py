@@ -186,3 +186,20 @@ def test_wrong_use_is_said_in_a_line(
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")
     assert said in err and "Traceback" not in err
+
+
+def test_a_manifest_without_a_line_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    code, out, err = run(capsys, "transfer", "--train", str(empty))
+    assert (code, out) == (2, "") and "no line in it" in err
+
+
+def test_a_manifest_in_the_place_of_a_recipe_is_named_as_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"audio_filepath": "a.wav", "duration": 3.0, "verses": ["112:1"]}\n' * 2)
+    code, out, err = run(capsys, str(manifest))
+    assert (code, out) == (2, "")
+    assert "is a manifest, not a recipe" in err and f"hint: --train {manifest}" in err

@@ -120,6 +120,20 @@ def test_a_ckpt_is_resumed_and_overrides_beside_it_win_and_are_listed(place: Pat
     assert load_recipe(run.path / f"recipe-to-step-{before}.yaml").model.optim.lr == 1e-3
 
 
+def test_a_run_that_has_made_its_steps_says_so_and_loads_no_model(place: Path) -> None:
+    run = the_run(place)
+    made = max(steps(run))
+    before = run.recipe.read_bytes()
+    done = train(place, "--resume", str(run.path))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"the run has made its {made} steps already" in done.stderr
+    assert "trainer.max_steps=N" in done.stderr and "going on" not in done.stderr
+    done = train(place, "--resume", str(run.path), f"trainer.max_steps={made - 1}")
+    assert done.returncode == 2
+    assert f"has made {made} steps already" in done.stderr
+    assert run.recipe.read_bytes() == before
+
+
 @pytest.mark.parametrize("typed", [("--resume-best", "RUN"), ("--resume", "RUN", "--resume-best")])
 def test_resume_best_starts_at_the_lowest_rate(place: Path, typed: tuple[str, ...]) -> None:
     run = the_run(place)

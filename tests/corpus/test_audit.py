@@ -172,7 +172,7 @@ def test_faulty_lines_are_verdicts_and_every_key_survives(capfd, small, tmp_path
     code, out, err = run(capfd, small, "--to", tmp_path / "out" / "deep", "--workers", 1, "--no-audio")
     assert code == 1
     assert "all.jsonl:6: a torn line" in err
-    assert "kept 1 clips" in out and "rejected 4" in out
+    assert "kept 1 clip," in out and "rejected 4" in out
     assert small.read_bytes() == before
     (kept,) = read_lines(tmp_path / "out" / "deep" / "clean.jsonl")
     assert kept["mine"] == {"kept": [1]}
@@ -195,6 +195,14 @@ def test_faulty_lines_are_verdicts_and_every_key_survives(capfd, small, tmp_path
     page = (tmp_path / "out" / "deep" / "audit.html").read_text("utf-8")
     assert "&lt;b&gt;x&lt;/b&gt;" in page and "<b>x</b>" not in page
     assert "default-src 'none'" in page and "<audio" not in page and "http:" not in page
+
+
+def test_a_line_that_says_more_than_its_recording_has_is_the_lines_fault(capfd, small, tmp_path):
+    long = small.with_name("long.jsonl")
+    long.write_text(json.dumps({"audio_filepath": "a.wav", "duration": 60.0, "verses": ["112:1"]}) + "\n")
+    code, _, err = run(capfd, long, "--to", tmp_path / "out", "--workers", 1)
+    assert code == 1
+    assert "[past-the-end]" in err and "`duration`" in err and "cannot be decoded" not in err
 
 
 def test_the_page_plays_the_worst_clips_unless_told_otherwise(capfd, small, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
@@ -232,7 +233,7 @@ def test_another_spelling_of_a_name_and_no_name_are_told(write: Write) -> None:
     data = data_of(training, write("v", ("b.wav", "mishary-alafasy", "112:2", 1.1)))
     assert "`mishary-alafasy` may be `Alafasy_128kbps`" in other_names(data, same_contents(data)).message
     data = data_of(training, write("w", ("c.wav", "", "112:2", 1.1)))
-    assert "1 clips name no reciter" in other_names(data, same_contents(data)).message
+    assert "1 clip without a reciter" in other_names(data, same_contents(data)).message
 
 
 def test_a_random_split_of_rows_is_told(write: Write) -> None:
@@ -278,3 +279,35 @@ def test_workers_cores_shared_memory_and_cache(
     monkeypatch.setattr(check_machine, "available_memory", lambda: 10**9)
     (cache,) = machine(recipe_of(training, validation, "quran.audio_cache_gb=0"), data)
     assert "quran.audio_cache_gb=0.1" in cache.remedy
+
+
+def test_letters_that_spelling_leaves_out_are_told(write: Write) -> None:
+    training = write("t", ("a.wav", "A", "112:1", 3.0), text="hello قل world")
+    _, outcomes = read_data(recipe_of(training, write("v", ("b.wav", "B", "112:2", 3.0))))
+    told = {outcome.code: outcome for outcome in outcomes}["foreign-letters"]
+    assert told.status == "warning"
+    assert f"{training}:1" in told.message and "`h`" in told.message
+
+
+def test_what_a_plan_notes_is_shown_as_a_note_with_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    from quran_asr.cli.preflight import show_line
+    from quran_asr.findings import Finding
+    from quran_asr.runs.outcome import of_finding
+
+    note = of_finding(Finding("note", "few-steps", "trainer.max_epochs", "few", "trainer.max_epochs=9"))
+    for line in run([Check("recipe", lambda: note)], lambda line: None):
+        show_line(line, click.echo)
+    assert capsys.readouterr().out.split() == [
+        *("note", "few-steps", "trainer.max_epochs:", "few", "hint:", "trainer.max_epochs=9")
+    ]
+
+
+def test_one_of_a_kind_is_no_plural(write: Write) -> None:
+    one = data_of(write("t", ("a.wav", "A", "112:1", 3.0)), write("v", ("b.wav", "B", "112:2", 3.0)))
+    assert "1 clip for training" in one.described and "1 reciter)" in one.described
+
+
+def test_a_silent_clip_is_sent_to_the_audit_which_hears_silence(write: Write, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", np.zeros(48_000, np.float32))
+    data = data_of(write("t", ("a.wav", "A", "112:1", 3.0)), write("v", ("b.wav", "B", "112:2", 3.0)))
+    assert "corpus audit" in decodable(data, None, 0)[0].remedy

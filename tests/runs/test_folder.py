@@ -59,6 +59,13 @@ def test_runs_are_found_again(run: RunFolder, tmp_path: Path) -> None:
     assert last_run(exp_dir) == open_run("last", exp_dir) == later
     with pytest.raises(QuranAsrError, match=re.escape(f"did you mean {run.path}?")):
         open_run(run.path.parent)
+    stranger = tmp_path / "kit" / "k2"
+    stranger.mkdir(parents=True)
+    (stranger / "recipe.yaml").write_text("base: small\n")
+    for folder in (tmp_path, stranger.parent):
+        with pytest.raises(QuranAsrError, match="is not the folder of a run") as refused:
+            open_run(folder)
+        assert "k2" not in refused.value.remedy
     with pytest.raises(QuranAsrError, match="holds no run"):
         last_run(tmp_path / "nowhere")
     with pytest.raises(QuranAsrError, match="is not the folder of a run"):

@@ -97,6 +97,8 @@ def test_a_random_start_on_purpose_is_a_note() -> None:
     slow = Workload(20_000, 100.0)
     assert codes(planned("scratch", work=slow)) == {"random-start": "note", "few-steps": "warning"}
     assert codes(planned("scratch")) == {"random-start": "note", "short-clips-masked": "note"}
+    [told] = [finding for finding in planned("scratch").findings if finding.code == "random-start"]
+    assert "`scratch`" not in told.remedy, "it is that recipe"
     assert codes(planned("small", work=slow)) == codes(planned("quickstart")) == {}
 
 
@@ -242,3 +244,11 @@ def test_of_other_starts_nothing_is_claimed(name: str) -> None:
     assert set(codes(of)) == {"short-clips-masked"}
     assert (of.pretrained[0].encoder_share, of.pretrained[0].share) == (None, None)
     assert [arrival.name for arrival in of.pretrained[1:]] == list(PUBLISHED)
+
+
+def test_a_larger_batch_hears_as_many_clips_in_fewer_steps() -> None:
+    work = Workload(200_000, 500.0)
+    of = plan(load_recipe("large"), work, 8)
+    assert of.optimizer_steps is not None and of.optimizer_steps < 200 * 527
+    assert of.optimizer_steps * of.effective_batch > 200 * 527 * 128
+    assert "few-steps" not in codes(of)

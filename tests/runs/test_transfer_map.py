@@ -146,6 +146,7 @@ def test_attention_of_another_number_of_heads_is_not_copied_though_its_shapes_ag
         ({"causal_convolution": False}, "causal-convolution"),
         ({"attention": "regular"}, "attention"),
         ({"n_layers": 1}, "layers"),
+        ({"n_layers": 3}, "layers-left-out"),
         ({"d_model": 32}, "width"),
         ({"ff_expansion": 2}, "feed-forward"),
         ({"kernel": 5}, "kernel"),
@@ -161,6 +162,21 @@ def test_attention_of_another_number_of_heads_is_not_copied_though_its_shapes_ag
 )
 def test_each_difference_has_its_own_name(change: dict[str, Any], code: str) -> None:
     assert codes(transfer_map(side(replace(TINY, **change), OURS), side(TINY, OURS))) == {code}
+
+
+def test_the_part_of_the_source_that_is_left_out_is_told() -> None:
+    six, three = (side(replace(STREAMING, n_layers=layers)) for layers in (6, 3))
+    planned = transfer_map(six, three)
+    assert planned.encoder_share == 1.0
+    parameters = [
+        sum(math.prod(shape) for name, shape in one.shapes.items() if name.startswith("encoder."))
+        for one in (six, three)
+    ]
+    assert planned.source_share == pytest.approx(parameters[1] / parameters[0])
+    told = planned.differences[0]
+    assert (told.severity, told.code) == ("warning", "layers-left-out")
+    assert "3 of its 6 layers are left out" in told.message
+    assert transfer_map(six, six).source_share == 1.0
 
 
 def test_a_larger_encoder_is_fresh_or_mismatched_and_counted_as_such() -> None:

@@ -171,8 +171,27 @@ def test_a_torn_archive_is_said_to_be_torn(make: Make, share: float) -> None:
     path = make()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(QuranAsrError):
+    with pytest.raises(QuranAsrError, match="cut off"):
         read_weights(read_archive(path))
+
+
+def test_a_huge_archive_of_which_little_is_left_is_cut_off_and_no_bomb(make: Make) -> None:
+    path = make(content=weights({"a": torch.ones(2_000_000)}))
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(QuranAsrError, match="cut off") as refused:
+        read_archive(path)
+    assert refused.value.remedy == "get the file again"
+
+
+def test_weights_that_were_damaged_on_their_way_are_refused(make: Make) -> None:
+    path = make()
+    content = bytearray(path.read_bytes())
+    middle = content.find(torch.ones(1000).numpy().tobytes()) + 2000
+    content[middle : middle + 200] = bytes(byte ^ 0xFF for byte in content[middle : middle + 200])
+    path.write_bytes(bytes(content))
+    with pytest.raises(QuranAsrError, match="damaged") as refused:
+        read_weights(read_archive(path))
+    assert "\n" not in refused.value.what
 
 
 @given(st.lists(st.tuples(st.integers(0, 10_239), st.integers(0, 255)), min_size=1, max_size=20))

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.printing import findings_as_json, print_findings, print_json, print_table, progress_bar
+from quran_asr.findings import counted
 
 if TYPE_CHECKING:
     from quran_asr.corpus.audit import AuditReport
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     "--too-slow",
     default=4.0,
     show_default=True,
-    type=click.FloatRange(1.0, 50.0),
+    type=FiniteRange(1.0, 50.0),
     metavar="DEVIATIONS",
     help="Reject clips that last so many of the reciter's deviations longer than their words take.",
 )
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     "--too-fast",
     default=3.5,
     show_default=True,
-    type=click.FloatRange(1.0, 50.0),
+    type=FiniteRange(1.0, 50.0),
     metavar="DEVIATIONS",
     help="The same of clips that are shorter.",
 )
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     "--clipping",
     default=0.012,
     show_default=True,
-    type=click.FloatRange(0.0, 1.0),
+    type=FiniteRange(0.0, 1.0),
     metavar="SHARE",
     help="Reject clips with more than this share of samples at full scale.",
 )
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     "--silence",
     default=0.33,
     show_default=True,
-    type=click.FloatRange(0.0, 1.0),
+    type=FiniteRange(0.0, 1.0),
     metavar="SHARE",
     help="Reject clips of which more than this share is silent.",
 )
@@ -154,7 +156,7 @@ def _print_tables(report: AuditReport) -> None:
     speed = report.effort.times_real_time
     how = f"measured at {speed:.0f} times real time a core" if speed else "all from the cache"
     click.echo(
-        f"\nkept {len(clean):,} clips, {_hours(clean):.2f} hours; rejected {len(rejects):,}, "
+        f"\nkept {counted(len(clean), 'clip')}, {_hours(clean):.2f} hours; rejected {len(rejects):,}, "
         f"{_hours(rejects):.2f} hours; {how}"
     )
 

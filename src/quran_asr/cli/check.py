@@ -71,7 +71,8 @@ def check(
     for option, ds in (("--train", recipe.model.train_ds), ("--validation", recipe.model.validation_ds)):
         if not ds.manifests:
             raise QuranAsrError(f"no manifest to check: give one with {option} FILE")
-    wish = Wish(allow_partial, keep_tokens=recipe.exp_manager.resume_from_checkpoint is not None)
+    keep_tokens = recipe.exp_manager.resume_from_checkpoint is not None
+    wish = Wish(allow_partial, keep_tokens, quiet=True)  # the line `start` names it
     recipe = start_from_checkpoint(recipe)
     with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
         preflight = checking.Preflight(

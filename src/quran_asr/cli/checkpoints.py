@@ -12,7 +12,7 @@ import click
 
 from quran_asr.cli.extras import need
 from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
-from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.findings import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.records import Segment
@@ -199,7 +199,7 @@ def average(
     best = best_of(saved)
     if len(usable) < count or best is None:
         raise QuranAsrError(
-            f"has {len(usable)} whole checkpoints with a rate in their names, and {count} are to be averaged",
+            f"has {counted(len(usable), 'whole checkpoint')} with a rate in the name: too few for {count}",
             where=str(run.path),
             remedy=f"--average {len(usable)}"
             if len(usable) > 1

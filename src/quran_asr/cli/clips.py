@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quran_asr.cli.printing import print_findings
-from quran_asr.findings import QuranAsrError
+from quran_asr.cli.printing import print_finding, print_findings
+from quran_asr.findings import QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.corpus.select import Selection
@@ -18,6 +18,7 @@ def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
     Raises:
         QuranAsrError: a manifest is missing, unreadable, or nothing in it is left.
     """
+    from quran_asr.corpus.foreign import foreign_letters
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.corpus.select import describe, select
 
@@ -43,13 +44,16 @@ def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
         if not selection.kept:
             raise QuranAsrError(f"no {what} clip is left", where=str(ds.manifests[0]))
         selections.append(selection)
+    foreign = foreign_letters(recipe.model.train_ds.manifests + recipe.model.validation_ds.manifests)
+    if foreign is not None:
+        print_finding(foreign)
     return selections[0], selections[1]
 
 
 def describe_data(training: Selection, validation: Selection) -> str:
     """One line on what is trained on."""
-    reciters = len({segment.reciter for segment in training.kept})
+    reciters = counted(len({segment.reciter for segment in training.kept}), "reciter")
     return (
-        f"training on {len(training.kept):,} clips ({training.hours:.2f} h, {reciters} reciters), "
+        f"training on {counted(len(training.kept), 'clip')} ({training.hours:.2f} h, {reciters}), "
         f"validation on {len(validation.kept):,} ({validation.hours:.2f} h)"
     )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from quran_asr.cli.audit import audit
+from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
-from quran_asr.findings import Finding
+from quran_asr.findings import Finding, counted
 
 if TYPE_CHECKING:
     from quran_asr.corpus.scan import ScanReport
@@ -35,7 +36,7 @@ def corpus() -> None:
     "--max-duration",
     default=40.0,
     show_default=True,
-    type=click.FloatRange(min=0.0, min_open=True, max=86_400.0),  # a bound refuses nan and inf as well
+    type=FiniteRange(min=0.0, min_open=True, max=86_400.0),
     metavar="SECONDS",
     help="Count, name and weigh the clips over this length. They stay in the manifest.",
 )
@@ -75,14 +76,15 @@ def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: b
     )
     others = [f"{report.kinds[kind]:,} x {kind}" for kind in ("basmala", "istiadha") if kind in report.kinds]
     click.echo(
-        f"kept {report.clips:,} clips, {report.hours:.2f} hours, reciters: {len(report.reciters)}, "
+        f"kept {counted(report.clips, 'clip')}, {report.hours:.2f} hours, reciters: {len(report.reciters)}, "
         f"different verses: {report.verses:,}{' and ' + ', '.join(others) if others else ''}"
         f"{_dropped_and_ignored(report)}"
     )
     if report.over_long:
         longest = sorted(report.over_long, key=lambda clip: (-clip.seconds, clip.path))[:_LONGEST_NAMED]
         click.echo(
-            f"over {max_duration:g} s: {len(report.over_long):,} clips, {report.over_long_hours:.2f} hours "
+            f"over {max_duration:g} s: {counted(len(report.over_long), 'clip')}, "
+            f"{report.over_long_hours:.2f} hours "
             f"({report.over_long_hours / report.hours:.1%}), kept; all in {manifest}.meta.json, the longest: "
             + ", ".join(f"{clip.path} ({clip.seconds:.0f} s)" for clip in longest)
         )
@@ -165,7 +167,7 @@ def _scan_as_json(report: ScanReport, manifest: str) -> dict[str, object]:
     "--share",
     default=0.05,
     show_default=True,
-    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    type=FiniteRange(0.0, 1.0, min_open=True, max_open=True),
     help="Share of the hours that each drawn set gets; a reciter or a verse is never cut, so it can be more.",
 )
 @click.option("--seed", default=0, show_default=True, help="Another seed draws others.")

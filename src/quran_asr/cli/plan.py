@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quran_asr.cli.numbers import FiniteRange
+
 if TYPE_CHECKING:
     from quran_asr.findings import Finding
     from quran_asr.runs.plan import Plan
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from quran_asr.runs.schema import Recipe
     from quran_asr.runs.workload import Workload
 
-POSITIVE = click.FloatRange(min=0, min_open=True, max=1e7)
+POSITIVE = FiniteRange(min=0, min_open=True, max=1e7)
 
 
 @click.command(

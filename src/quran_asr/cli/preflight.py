@@ -12,7 +12,7 @@ import click
 
 from quran_asr.cli.printing import print_finding, progress_bar
 from quran_asr.cli.start import Wish, open_start
-from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.findings import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.corpus.select import Selection
@@ -168,7 +168,8 @@ class TrainPreflight:
         passes = sum(line.status == "pass" for line in self.lines)
         warnings = sum(line.status == "warning" for line in self.lines)
         if well:
-            click.echo(f"preflight: {passes} passes, {warnings} warnings", err=True)
+            told = f"{counted(passes, 'pass', 'passes')}, {counted(warnings, 'warning')}"
+            click.echo(f"preflight: {told}", err=True)
         return well
 
     def tokenizer_for(self, run: RunFolder) -> None:
@@ -217,9 +218,10 @@ def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> No
 
 def show_line(line: Line, echo: Callable[[str], None]) -> None:
     """One line of `check`; colour on a terminal, and never needed."""
-    colour = {"pass": "green", "warning": "yellow", "failure": "red", "skipped": "cyan"}[line.status]
+    colours = {"pass": "green", "note": "blue", "warning": "yellow", "failure": "red", "skipped": "cyan"}
+    colour = colours[line.status]
     echo(f"{click.style(f'{line.status:8}', fg=colour)} {line.code:16} {line.message}")
-    if line.remedy and line.status != "pass":
+    if line.remedy:
         echo(f"{'':25} hint: {line.remedy}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quran_asr.cli.printing import print_finding
-from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.findings import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.runs.folder import RunFolder
@@ -63,9 +63,40 @@ def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | Non
     elif checkpoint is None:
         checkpoint = run.last_checkpoint()
     chosen = frozenset(parse_override(word).key for word in overrides)
+    made, limit = made_of_limit(recipe, checkpoint)
+    if "trainer.max_steps" in chosen and made is not None and made >= limit:
+        raise QuranAsrError(
+            f"the run has made {counted(made, 'step')} already",
+            where=f"trainer.max_steps={limit}",
+            remedy=f"a number over {made}",
+        )
     for change in changed:
         click.echo(f"override {change}", err=True)
     return Resumption(run, recipe, checkpoint, chosen)
+
+
+def made_of_limit(recipe: Recipe, checkpoint: Path | None) -> tuple[int | None, int]:
+    """(steps that a checkpoint has made, `trainer.max_steps`); None where no limit of steps can be reached.
+
+    A limit of epochs is left to the training: how many steps an epoch has is known with its data alone.
+    """
+    from quran_asr.runs.checkpoints import steps_made
+
+    limit = recipe.trainer.max_steps
+    return (steps_made(checkpoint) if checkpoint is not None and limit > 0 else None), limit
+
+
+def has_ended(resumed: Resumption) -> bool:
+    """Whether a run has nothing left to do, which is said: no model is loaded for it."""
+    made, limit = made_of_limit(resumed.recipe, resumed.checkpoint)
+    if made is None or made < limit or resumed.checkpoint != resumed.run.last_checkpoint():
+        return False
+    click.echo(
+        f"the run has made its {counted(made, 'step')} already; to go on, give trainer.max_steps=N with more"
+        + (" (and trainer.max_epochs=N, which ends it too)" if resumed.recipe.trainer.max_epochs > 0 else ""),
+        err=True,
+    )
+    return True
 
 
 def go_on_from(resumed: Resumption, ranks: int) -> Recipe:

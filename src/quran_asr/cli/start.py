@@ -27,6 +27,8 @@ class Wish:
     preflight: bool = True
     fit_memory: bool = False
     """The largest batch that fits is looked for."""
+    quiet: bool = False
+    """Where the model was found need not be said."""
 
 
 def load(name: str, overrides: Sequence[str]) -> Recipe:
@@ -73,7 +75,8 @@ def open_start(recipe: Recipe, wish: Wish) -> Start | None:
 
     with progress_bar(f"downloading {name}", "bytes") as show:
         found = find_pretrained(name, show)
-    click.echo(f"start from {found.path} ({found.source})", err=True)
+    if not wish.quiet:
+        click.echo(f"start from {found.path} ({found.source})", err=True)
     archive = read_archive(found.path)
     return Start(
         found, archive, wish.allow_partial, wish.keep_tokens, lambda text: click.echo(text, err=True)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +77,7 @@ def train(
     (trainer.devices) are used by as many processes; torchrun and srun start them on several machines.
     """
     need("train")
+    from quran_asr.cli.resume import has_ended
     from quran_asr.runs.overrides import split_words
 
     if resume_best and resume is not None:  # the run was named by --resume: this word is an override
@@ -87,6 +89,8 @@ def train(
     with silent_follower():
         resumed = what_goes_on(name, overrides, resume, resume_best)
         if resumed is not None:
+            if has_ended(resumed):
+                return 0
             wish = Wish(allow_partial, False, not no_preflight, fit_memory)
             return run_training(resumed.recipe, resumed, wish, as_json)
         recipe = load(name or "transfer", overrides)
@@ -117,6 +121,8 @@ def what_goes_on(
     checkpoint = Path(given)
     if not checkpoint.is_file():
         raise QuranAsrError("no such checkpoint", where=given)
+    if not zipfile.is_zipfile(checkpoint):
+        raise QuranAsrError("is no checkpoint, or was cut off", where=given, remedy="name a whole .ckpt")
     if name:
         click.echo(f"the run of {given} goes on with its own recipe, not `{name}`", err=True)
     run = checkpoint.absolute().parent.parent
@@ -128,9 +134,14 @@ def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json
 
     A run that goes on from a checkpoint was looked at when it began.
     """
+    fresh = resumed is None or resumed.checkpoint is None
+    name = recipe.init_from_pretrained_model
+    if fresh and name is not None and not is_follower():
+        from quran_asr.train.pretrained import refuse_impossible_start
+
+        refuse_impossible_start(name)
     chosen = select_clips(recipe)
     click.echo(describe_data(*chosen), err=True)
-    fresh = resumed is None or resumed.checkpoint is None
     with contextlib.ExitStack() as until_the_end:
         look = None
         if fresh and wish.preflight and not is_follower():

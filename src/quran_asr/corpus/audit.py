@@ -23,7 +23,7 @@ from quran_asr.corpus.sounds import Sounds
 from quran_asr.corpus.verdict import LIMITS, REASONS, Limits, Reason, judge_sound, usual_of
 from quran_asr.corpus.wording import check_text, sounds_of
 from quran_asr.files import write_atomically
-from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.findings import Finding, QuranAsrError, counted
 from quran_asr.records import Segment
 
 _NAMED = 3
@@ -256,7 +256,7 @@ def _summed_up(verdicts: Sequence[Verdict]) -> list[Finding]:
             named = "; ".join(names[:_NAMED])
             more = f"; {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             done = "rejected" if kind.action == "reject" else "kept"
-            said = f"{len(those)} clips {done}: {kind.meaning} ({named}{more})"
+            said = f"{counted(len(those), 'clip')} {done}: {kind.meaning} ({named}{more})"
             found.append(Finding(kind.severity, code, "", said, kind.remedy))
     return found
 
@@ -273,7 +273,7 @@ def _few_clips(paces: Mapping[str, Pace]) -> list[Finding]:
     if not few:
         return []
     said = (
-        f"{len(few)} reciters have fewer than {FEWEST} clips "
+        f"{counted(len(few), 'reciter')} {'has' if len(few) == 1 else 'have'} fewer than {FEWEST} clips "
         f"({', '.join(few[:5])}{', ...' if few[5:] else ''}): "
         "their durations are judged by all clips together, which finds less"
     )

@@ -14,7 +14,7 @@ from quran_asr.corpus.audit import AuditReport, Verdict
 from quran_asr.corpus.signal import Signal
 from quran_asr.corpus.verdict import REASONS
 from quran_asr.files import write_atomically
-from quran_asr.findings import QuranAsrError
+from quran_asr.findings import QuranAsrError, counted
 
 PLAYERS_A_REASON = 4
 PLAYERS = 40
@@ -78,7 +78,8 @@ def write_page(report: AuditReport, path: Path, *, with_audio: bool = True) -> P
     hours = sum(one.segment.duration for one in clips) / 3600
     parts = [
         f"<h1>Audit of {escape(report.manifest.name)}</h1>",
-        f"<p>{len(clips):,} clips, {hours:.2f} hours: {len(clean):,} kept, {len(rejects):,} rejected.</p>",
+        f"<p>{counted(len(clips), 'clip')}, {hours:.2f} hours: {len(clean):,} kept, "
+        f"{len(rejects):,} rejected.</p>",
         _findings(report),
         _reasons(report),
         "<h2>Distributions</h2><p class='soft key'>Clips on a square-root scale."

@@ -6,6 +6,7 @@ here knows survive. Manifests come from anywhere, so every value is looked at be
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,6 +135,17 @@ def collect_lines(path: str | Path) -> tuple[list[tuple[dict[str, Any], Segment]
     if not lines and not findings:
         raise QuranAsrError("no line in it", where=str(path))
     return lines, findings
+
+
+def each_line(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`file:line`, its keys) of every line that is a JSON object; others are passed over.
+
+    Raises:
+        QuranAsrError: no such manifest, or something else under its name.
+    """
+    for where, raw in _lines(path):
+        with contextlib.suppress(QuranAsrError):
+            yield where, _parse(raw)
 
 
 def write_manifest(

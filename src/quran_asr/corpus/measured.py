@@ -54,6 +54,8 @@ class Measured:
     digest: str
     """Hash of the decoded samples."""
     fingerprint: Fingerprint
+    past_end: bool = False
+    """The recording can be read, and is shorter than its line says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +147,15 @@ def measure_clip(path: str, offset: float, duration: float) -> Measured:
     """Decode and measure one stretch of a file; a file that cannot be read is a result too."""
     nothing = np.zeros(0, dtype=np.uint32)
     unread = Measured(None, "", False, 0, 0, "", 0.0, "", Fingerprint(nothing, nothing, 0))
+    info = None
     try:
         info = audio.probe(path)
         clipping = Clipping()
         samples = audio.read(path, offset, duration, on_stored=clipping)
     except QuranAsrError as error:
-        return Measured(**{**_fields(unread), "error": error.what, "missing": not Path(path).exists()})
+        past_end = info is not None and offset + duration > info.seconds + audio.TOLERANCE_SECONDS
+        missing = not Path(path).exists()
+        return Measured(**{**_fields(unread), "error": error.what, "missing": missing, "past_end": past_end})
     except OSError as error:
         return Measured(**{**_fields(unread), "error": error.strerror or str(error)})
     power = power_spectra(samples)

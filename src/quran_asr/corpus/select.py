@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quran_asr.findings import Finding
+from quran_asr.findings import Finding, counted
 from quran_asr.records import Segment
 
 
@@ -60,14 +60,15 @@ def describe(selection: Selection, *, what: str, key: str, longest: float | None
                 "warning" if lost > 0.1 * total else "note",
                 "clips-too-long",
                 key,
-                f"{len(selection.too_long)} {what} clips over {longest:g} s are left out: {lost:.2f} of "
-                f"{total:.2f} hours, the first {selection.too_long[0].audio}",
+                f"{counted(len(selection.too_long), f'{what} clip')} over {longest:g} s "
+                f"{_are(selection.too_long)} left out: {lost:.2f} of {total:.2f} hours, "
+                f"the first {selection.too_long[0].audio}",
                 f"raise {key} (the longest has {longest_clip:.0f} s) or cut them at pauses",
             )
         )
     for code, part, why in (
-        ("clips-too-short", selection.too_short, "are too short"),
-        ("clips-without-text", selection.without_text, "have no text"),
+        ("clips-too-short", selection.too_short, "too short"),
+        ("clips-without-text", selection.without_text, "without text"),
     ):
         if part:
             findings.append(
@@ -75,11 +76,16 @@ def describe(selection: Selection, *, what: str, key: str, longest: float | None
                     "note",
                     code,
                     part[0].audio,
-                    f"{len(part)} {what} clips {why} and are left out ({hours(part):.3f} hours)",
+                    f"{counted(len(part), f'{what} clip')} {why} {_are(part)} left out "
+                    f"({hours(part):.3f} hours)",
                     "",
                 )
             )
     return findings
+
+
+def _are(clips: Sequence[Segment]) -> str:
+    return "is" if len(clips) == 1 else "are"
 
 
 def hours(segments: Sequence[Segment]) -> float:

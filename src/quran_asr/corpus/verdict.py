@@ -67,6 +67,12 @@ class Kind:
 REASONS: dict[str, Kind] = {
     "missing": Kind("reject", "error", "the recording does not exist", "correct the path"),
     "unreadable": Kind("reject", "error", "the recording cannot be decoded", "get it again"),
+    "past-the-end": Kind(
+        "reject",
+        "error",
+        "the line says more than the recording has",
+        "correct `offset` and `duration`; if the recording should be longer, get it again",
+    ),
     "too-short": Kind("reject", "warning", "too short to hold words", ""),
     "silent": Kind("reject", "warning", "no speech in it", ""),
     "silence": Kind("reject", "warning", "much of it is silence", "cut it at the speech"),
@@ -161,7 +167,8 @@ def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Li
     """
     signal = one.signal
     if signal is None:
-        return [Reason("missing" if one.missing else "unreadable", one.error)]
+        code = "missing" if one.missing else "past-the-end" if one.past_end else "unreadable"
+        return [Reason(code, one.error)]
     if signal.seconds < limits.shortest:
         return [Reason("too-short", f"{signal.seconds:.2f} s", signal.seconds, limits.shortest)]
     if signal.speech_db < limits.silent_db:

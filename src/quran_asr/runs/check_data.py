@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quran_asr import audio
+from quran_asr.corpus.foreign import foreign_letters
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.corpus.select import describe, hours, select
-from quran_asr.findings import QuranAsrError
+from quran_asr.findings import QuranAsrError, counted
 from quran_asr.records import Segment
 from quran_asr.runs.outcome import Outcome, failure, of_finding, passed, some_of, warning
 from quran_asr.runs.schema import Recipe
@@ -38,9 +39,9 @@ class Data:
     @property
     def described(self) -> str:
         """One line on how much there is."""
-        reciters = len({segment.reciter for segment in self.training})
+        reciters = counted(len({segment.reciter for segment in self.training}), "reciter")
         return (
-            f"{len(self.training):,} clips for training ({hours(self.training):.2f} h, {reciters} reciters), "
+            f"{counted(len(self.training), 'clip')} for training ({hours(self.training):.2f} h, {reciters}), "
             f"{len(self.validation):,} for validation ({hours(self.validation):.2f} h)"
         )
 
@@ -69,6 +70,9 @@ def read_data(recipe: Recipe) -> tuple[Data | None, list[Outcome]]:
     data = Data(*kept)
     if any(outcome.status == "failure" for outcome in outcomes):
         return None, outcomes
+    foreign = foreign_letters(recipe.model.train_ds.manifests + recipe.model.validation_ds.manifests)
+    if foreign is not None:
+        outcomes.append(of_finding(foreign))
     return data, [passed(data.described), *outcomes]
 
 
@@ -127,7 +131,7 @@ def decodable(
     if silent:
         say = failure if len(silent) >= MOST_UNREADABLE * len(drawn) else warning
         message = f"{some_of(len(silent), len(drawn))} decoded clips are silent, the first: {silent[0]}"
-        outcomes.append(say(message, "`quran-asr corpus scan` lists what is wrong with each file"))
+        outcomes.append(say(message, "`quran-asr corpus audit` finds and leaves out such clips"))
     if left_over:
         message = (
             f"{some_of(len(left_over), len(drawn))} files are longer than their only line: {left_over[0]}"

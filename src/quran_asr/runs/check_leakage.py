@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from quran_asr.corpus.reciters import may_be_one
+from quran_asr.findings import counted
 from quran_asr.measure.training_data import TrainingData, cells
 from quran_asr.records import Segment, VerseRef
 from quran_asr.runs.check_data import Data
@@ -99,17 +100,17 @@ def other_names(data: Data, contents: Contents) -> Outcome:
                 found.append(f"`{one}` may be `{other}` (by the name)")
     if found:
         return warning(
-            f"{len(found)} reciters of validation may stand in training under another name: "
+            f"{counted(len(found), 'reciter')} of validation may stand in training under another name: "
             + "; ".join(found[:3]),
             "give one person one name, and hold his clips out whole: `quran-asr corpus split --by reciter`",
         )
     nameless = sum(not segment.reciter for _, side in data.sides for segment in side)
     if nameless:
         return warning(
-            f"{nameless:,} clips name no reciter: whether validation hears new ones is unknown",
+            f"{counted(nameless, 'clip')} without a reciter: whether validation hears new ones is unknown",
             "`quran-asr corpus scan` takes reciters from folders; or add the key `reciter`",
         )
-    return passed(f"{len(held_out)} reciters of validation are new by name, length and content")
+    return passed(f"{counted(len(held_out), 'reciter')} of validation new by name, length and content")
 
 
 def seen_texts(data: Data) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from quran_asr.corpus.manifest import find_line
 from quran_asr.corpus.select import hours
+from quran_asr.findings import counted
 from quran_asr.records import Segment
 from quran_asr.runs.architecture import of_recipe
 from quran_asr.runs.check_data import Data
@@ -84,8 +85,8 @@ def known_characters(recipe: Recipe, tokens: Tokens, data: Data) -> Outcome:
     letters = sorted({letter for text in unknown_texts for letter in text} - alphabet)
     shown = ", ".join(f"`{letter}` (U+{ord(letter):04X})" for letter in letters[:8])
     return failure(
-        f"{len(clips):,} clips have characters that the tokenizer does not know: {shown}; the first in "
-        f"{find_line(_manifests(recipe), clips[0])}",
+        f"{counted(len(clips), 'clip')} with characters that the tokenizer does not know: {shown}; the "
+        f"first in {find_line(_manifests(recipe), clips[0])}",
         f"is the text in the spelling `{recipe.quran.spelling}`? Mend it, or {_other_tokenizer(recipe)}",
     )
 

@@ -189,6 +189,11 @@ def _look_at(path: Path, validations: Mapping[int, Mapping[str, Any]]) -> Saved:
     )
 
 
+def steps_made(checkpoint: Path) -> int | None:
+    """Optimizer steps that a `.ckpt` has made; None where that cannot be read."""
+    return _stands_at(checkpoint)[1]
+
+
 def _stands_at(path: Path) -> tuple[int | None, int | None, str | None]:
     """Epoch, step, and why the file is no checkpoint."""
     try:

@@ -13,7 +13,7 @@ from statistics import median
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.curves import Curves, Point, Series, curves_of_rows, number
-from quran_asr.runs.folder import RunFolder, runs_below
+from quran_asr.runs.folder import RunFolder, meant_runs
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.trends import values
@@ -68,7 +68,7 @@ def read_curves(path: Path) -> Curves:
         raise QuranAsrError("no such run", where=str(path))
     if (path / "metrics.jsonl").is_file() or (path / "recipe.yaml").is_file():
         return _of_run(RunFolder(path))
-    below = runs_below(path)
+    below = meant_runs(path)
     if below:
         raise QuranAsrError(
             "is not the folder of a run", where=str(path), remedy=f"did you mean {below[-1].path}?"

@@ -20,6 +20,7 @@ from quran_asr.runs.schema import Recipe
 
 _WER = re.compile(r"val_wer=(\d+(?:\.\d+)?)")
 _EPOCH = re.compile(r"-epoch=(\d{1,9})")
+_BEGAN = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 _AVERAGE = re.compile(r"-average=(\d{1,9})")
 
 
@@ -211,7 +212,7 @@ def open_run(path: str | Path, exp_dir: str | Path = "nemo_experiments") -> RunF
     folder = Path(path)
     if _is_run(folder):
         return RunFolder(folder)
-    below = runs_below(folder)
+    below = meant_runs(folder)
     hint = f"did you mean {below[-1].path}?" if below else "name the folder that holds `recipe.yaml`"
     raise QuranAsrError("is not the folder of a run", where=str(path), remedy=hint)
 
@@ -274,6 +275,14 @@ def runs_below(folder: Path) -> list[RunFolder]:
     """Runs one or two folders below, the last begun last."""
     found = [path.parent for pattern in ("*/recipe.yaml", "*/*/recipe.yaml") for path in folder.glob(pattern)]
     return [RunFolder(path) for path in sorted(found, key=lambda path: (path.name, path.stat().st_mtime))]
+
+
+def meant_runs(folder: Path) -> list[RunFolder]:
+    """Runs below a folder that it may stand for: those in NeMo's layout, whose names say when they began.
+
+    What else lies in `/tmp` or a home folder is a stranger.
+    """
+    return [run for run in runs_below(folder) if _BEGAN.match(run.path.name)]
 
 
 def rate_of(path: Path) -> float | None:

@@ -8,9 +8,9 @@ from typing import Literal
 
 from quran_asr.findings import Finding
 
-Status = Literal["pass", "warning", "failure", "skipped"]
+Status = Literal["pass", "note", "warning", "failure", "skipped"]
 
-_STATUS: dict[str, Status] = {"error": "failure", "warning": "warning", "note": "pass"}
+_STATUS: dict[str, Status] = {"error": "failure", "warning": "warning", "note": "note"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def _vocabulary(recipe: Recipe, work: Workload) -> list[Finding]:
             "quran.vocabulary_size",
             f"{size:,} tokens for {work.words:,} words of text: an average one is heard {heard:.0f} times, "
             f"and {TOKEN_EXAMPLES} are wanted",
-            f"quran.vocabulary_size={fitting}" + ("" if enough else " is the smallest; and more clips"),
+            f"quran.vocabulary_size={fitting}" + ("" if enough else "; and more clips"),
         )
     ]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quran_asr.findings import Finding, Severity
 from quran_asr.runs.published import PUBLISHED, Published, published, what_arrives
 from quran_asr.runs.schema import Recipe
-from quran_asr.runs.transfer_map import LEAST_ENCODER_SHARE
+from quran_asr.runs.transfer_map import LAYERS_LEFT_OUT, LEAST_ENCODER_SHARE
 
 BIG = 50_000_000
 """Parameters from which advice for GPUs with hours of audio holds; smaller recipes are made for less."""
@@ -80,10 +80,9 @@ def _random_start(recipe: Recipe) -> list[Finding]:
         "training starts from random weights: WER stays near 1.0 for the first epochs, and "
         f"{EPOCHS_FROM_RANDOM} epochs are needed where a pretrained start needs 50 to 100"
     )
-    remedy = (
-        f"init_from_pretrained_model={STREAMING_START}, or the recipe `transfer`; from random weights on "
-        "purpose, the recipe `scratch`"
-    )
+    remedy = f"init_from_pretrained_model={STREAMING_START}, or the recipe `transfer`"
+    if not enough and recipe.name != "scratch":
+        remedy += "; from random weights on purpose, the recipe `scratch`"
     if what_arrives(PUBLISHED[STREAMING_START], recipe).encoder_share < LEAST_ENCODER_SHARE:
         encoder = recipe.model.encoder
         slow += (
@@ -103,7 +102,7 @@ def _too_few_steps(
 ) -> list[Finding]:
     """By steps where they are known: an epoch of little data moves little. Else by the guide's epochs.
 
-    A step of few clips counts for less, by their share of the guide's 128.
+    A step counts by its clips, against the guide's 128: what counts is how many clips are heard.
     """
     trainer, pretrained = recipe.trainer, recipe.init_from_pretrained_model is not None
     epochs = EPOCHS_FROM_PRETRAINED if pretrained else EPOCHS_FROM_RANDOM
@@ -114,7 +113,7 @@ def _too_few_steps(
             return []
         message = f"{trainer.max_epochs} epochs are few for {begin}, which takes {epochs}"
         return [Finding(severity, "few-steps", "trainer.max_epochs", message, f"trainer.max_epochs={epochs}")]
-    worth = min(1.0, effective_batch / GUIDE_BATCH)
+    worth = effective_batch / GUIDE_BATCH
     wanted = epochs * GUIDE_STEPS_PER_EPOCH
     if steps == 0 or steps * worth >= 0.99 * wanted:
         return []
@@ -166,6 +165,13 @@ def _arrival_findings(recipe: Recipe) -> list[Finding]:
                 "(17 layers, d_model 512) can start from it",
             )
         ]
+    left_out = [
+        replace(one, where="model.encoder.n_layers")
+        for one in arriving.differences
+        if one.code == LAYERS_LEFT_OUT
+    ]
+    if left_out:
+        return left_out
     if known.streams or not recipe.model.encoder.causal_downsampling:
         return []
     better = PUBLISHED[STREAMING_START]

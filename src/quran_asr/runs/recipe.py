@@ -170,7 +170,15 @@ def find(name_or_path: str | Path, beside: Path | None = None) -> tuple[Path, st
         near = difflib.get_close_matches(name, SHIPPED, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "`quran-asr recipe list` names the shipped ones"
         raise QuranAsrError(f"no recipe `{name}`", remedy=hint)
+    if _is_manifest(path):
+        raise QuranAsrError(f"`{name}` is a manifest, not a recipe", remedy=f"--train {name}")
     return path, str(path)
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a file begins with a line of a manifest: no recipe has that key."""
+    with path.open("rb") as file:
+        return b'"audio_filepath"' in file.read(10_000)
 
 
 def _shown_name(name_or_path: str | Path) -> str:

@@ -33,6 +33,8 @@ TOKEN_INDEXED = (
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 """What a batch norm counts while it trains: it goes along, but is no parameter."""
 
+LAYERS_LEFT_OUT = "layers-left-out"
+
 Outcome = Literal["copied", "salvaged", "fresh", "mismatched"]
 How = Literal["whole", "bins", "blank", "level", "none"]
 
@@ -73,6 +75,8 @@ class TransferMap:
     unused: tuple[str, ...]
     """Tensors of the source that have no place in ours."""
     differences: tuple[Finding, ...]
+    source_share: float
+    """Share of the source's encoder that is used: a smaller encoder leaves the rest of what was learned."""
 
     @property
     def encoder_share(self) -> float:
@@ -100,6 +104,7 @@ class TransferMap:
             "source": self.source,
             "encoder_share": self.encoder_share,
             "share": self.share,
+            "source_encoder_share": self.source_share,
             "modules": {
                 module: {outcome: {"tensors": n, "parameters": p} for outcome, (n, p) in row.items()}
                 for module, row in self.table().items()
@@ -129,7 +134,35 @@ def transfer_map(source: Side, target: Side, *, level_known: bool = False) -> Tr
     )
     used = {tensor.source for tensor in tensors if tensor.how != "none"}
     unused = tuple(name for name in source.shapes if name not in used)
-    return TransferMap(source.name, tensors, unused, tuple(_differences(source, target, same_tokens)))
+    share = _used_share(source, used)
+    differences = (
+        *_left_out_layers(source, target, share),
+        *_differences(source, target, same_tokens),
+    )
+    return TransferMap(source.name, tensors, unused, differences, share)
+
+
+def _used_share(source: Side, used: set[str | None]) -> float:
+    sizes = {
+        name: math.prod(shape)
+        for name, shape in source.shapes.items()
+        if name.startswith("encoder.") and not name.endswith(RUNNING)
+    }
+    return sum(size for name, size in sizes.items() if name in used) / max(1, sum(sizes.values()))
+
+
+def _left_out_layers(source: Side, target: Side, share: float) -> Iterator[Finding]:
+    """A part of an encoder was not trained to be one: its last layers made what the heads understood."""
+    there, here = source.architecture.n_layers, target.architecture.n_layers
+    if there > here:
+        yield Finding(
+            "warning",
+            LAYERS_LEFT_OUT,
+            source.name,
+            f"{there - here} of its {there} layers are left out, so {share:.1%} of its encoder is used: its "
+            "first layers alone were never an encoder",
+            f"model.encoder.n_layers={there}",
+        )
 
 
 def _decide(
@@ -236,7 +269,8 @@ def _facts(theirs: Architecture, ours: Architecture) -> Iterator[tuple[str, str,
     yield "causal-downsampling", "causal subsampling", *causal
     yield "causal-convolution", "causal convolutions", theirs.causal_convolution, ours.causal_convolution
     yield "attention", "attention", theirs.attention, ours.attention
-    yield "layers", "layers", theirs.n_layers, ours.n_layers
+    if theirs.n_layers < ours.n_layers:  # more are told by themselves
+        yield "layers", "layers", theirs.n_layers, ours.n_layers
     yield "width", "d_model", theirs.d_model, ours.d_model
     yield "heads", "attention heads", theirs.n_heads, ours.n_heads
     yield "feed-forward", "feed-forward expansion", theirs.ff_expansion, ours.ff_expansion

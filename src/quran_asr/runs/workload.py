@@ -79,7 +79,7 @@ def read_clips(manifest: str | Path) -> list[ManifestClip]:
     """Each clip of a manifest, without a look at its recording.
 
     Raises:
-        QuranAsrError: the file cannot be read, or a line has no duration.
+        QuranAsrError: the file cannot be read, has no line, or a line has no duration.
     """
     try:
         lines = Path(manifest).read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 is text
@@ -100,6 +100,8 @@ def read_clips(manifest: str | Path) -> list[ManifestClip]:
         if not (known and 0 < seconds <= LONGEST_SECONDS):
             raise QuranAsrError("has no `duration` in seconds", where=where)
         clips.append(ManifestClip(float(seconds), _text(values), _verses(values), where))
+    if not clips:
+        raise QuranAsrError("no line in it", where=str(manifest))
     return clips
 
 

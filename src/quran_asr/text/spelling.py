@@ -190,6 +190,15 @@ def spell(text: str, spelling: str) -> str:
     return " ".join(text.split())
 
 
+def lost_letters(text: str) -> str:
+    """The letters of a text that `spell` leaves out in every spelling, each once: Latin, Persian peh, ..."""
+    return "".join(
+        char
+        for char in dict.fromkeys(text)
+        if unicodedata.category(char)[0] == "L" and not _read_character(char).strip()
+    )
+
+
 def edition_of(spelling: str) -> EditionName:
     """The edition whose verses have this spelling.
 

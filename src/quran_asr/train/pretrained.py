@@ -63,17 +63,30 @@ def find_pretrained(name: str, on_progress: Callable[[int, int], None] | None = 
     Raises:
         QuranAsrError: nothing of that name, nothing to be reached, or not the file that it should be.
     """
+    known = _located(name)
+    if isinstance(known, Pretrained):
+        return known
+    kept = fetch_model(known, on_progress)
+    return Pretrained(name, kept.path, kept.sha256, kept.source)
+
+
+def refuse_impossible_start(name: str) -> None:
+    """Stop at a name that no model can be found by, before anything that takes time. Nothing is downloaded.
+
+    Raises:
+        QuranAsrError: no such file, no archive, or no name of a model.
+    """
+    _located(name)
+
+
+def _located(name: str) -> Pretrained | OnHub:
     if not name.strip():
         raise QuranAsrError(
             "is empty, as from a shell variable that is not set; training would begin from random weights",
             where=KEY,
             remedy=f"set the variable; if random weights are meant, say `{KEY}=null`",
         )
-    found = _on_this_machine(name)
-    if found is None:
-        kept = fetch_model(_on_hub(name), on_progress)
-        found = Pretrained(name, kept.path, kept.sha256, kept.source)
-    return found
+    return _on_this_machine(name) or _on_hub(name)
 
 
 def _on_this_machine(name: str) -> Pretrained | None:
@@ -113,14 +126,13 @@ def _best_of(name: str, folder: Path) -> Pretrained:
 
 
 def _archive(name: str, path: Path, source: str) -> Pretrained:
-    sha256 = file_sha256(path)
     if not is_archive(path):
         raise QuranAsrError(
             "is no .nemo archive: it was cut off, or is something else under that name",
             where=str(path),
             remedy="get the file again",
         )
-    return Pretrained(name, path, sha256, source)
+    return Pretrained(name, path, file_sha256(path), source)
 
 
 def _on_hub(name: str) -> OnHub:

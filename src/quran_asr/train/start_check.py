@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment
-from quran_asr.runs.outcome import Outcome, failure, passed, warning
+from quran_asr.runs.outcome import Outcomes, failure, of_finding, passed, warning
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.transfer_map import LEAST_ENCODER_SHARE, TransferMap
 from quran_asr.train.archives import Archive, read_weights
@@ -36,7 +36,7 @@ def check_start(
     *,
     allow_partial: bool,
     say: Callable[[str], None],
-) -> Outcome:
+) -> Outcomes:
     """Start a model as the training will, and look at what came of it.
 
     Args:
@@ -91,7 +91,7 @@ def _pretrained(
     archive: Archive,
     allow_partial: bool,
     say: Callable[[str], None],
-) -> Outcome:
+) -> Outcomes:
     name = recipe.init_from_pretrained_model or str(archive.path)
     weights = read_weights(archive)
     planned = transfer(
@@ -112,7 +112,8 @@ def _pretrained(
         return warning(
             message, "with this little a start is hardly a pretrained one: take a recipe of its size"
         )
-    return passed(message)
+    left_out = [of_finding(one) for one in planned.differences if one.severity == "warning"]
+    return [passed(message), *left_out] if left_out else passed(message)
 
 
 def _not_arrived(

@@ -108,7 +108,10 @@ def as_table(planned: TransferMap) -> str:
     for module, row in planned.table().items():
         cells = (row.get(outcome, [0, 0]) for outcome in outcomes)
         lines.append(f"{module:20}" + "".join(f"{n:>8,} {p:>12,}" if n else f"{'-':>21}" for n, p in cells))
-    lines += [f"  {finding.code}: {finding.message}" for finding in planned.differences]
+    lines += [
+        f"  {'warning: ' if finding.severity == 'warning' else ''}{finding.message}"
+        for finding in planned.differences
+    ]
     lines.append(f"{planned.encoder_share:.1%} of the encoder and {planned.share:.1%} of the model arrived")
     return "\n".join(lines)
 
