@@ -193,7 +193,9 @@ def empty(to: Path) -> None:
     from quran_asr.runs.kit import INDEX
 
     if to.is_dir() and any(to.iterdir()):
-        if not (to / INDEX).is_file() and not (to / "wheels").is_dir():
+        # one that could not be finished has no index yet
+        begun = (to / "wheels").is_dir() or ((to / "run.py").is_file() and (to / "package.zip").is_file())
+        if not (to / INDEX).is_file() and not begun:
             raise QuranAsrError("is not empty, and no kit", where=str(to), remedy="name another folder: --to")
         for part in ("data", "run.py", "recipe.yaml", "package.zip", INDEX):
             path = to / part
