@@ -128,6 +128,8 @@ def test_a_run_that_has_made_its_steps_says_so_and_loads_no_model(place: Path) -
     assert (done.returncode, done.stdout) == (0, "")
     assert f"the run has made its {made} steps already" in done.stderr
     assert "trainer.max_steps=N" in done.stderr and "going on" not in done.stderr
+    told = json.loads(train(place, "--resume", str(run.path), "--json").stdout)
+    assert (told["run"], told["steps"], told["best"]) == (str(run.path), made, str(run.best_nemo()))
     done = train(place, "--resume", str(run.path), f"trainer.max_steps={made - 1}")
     assert done.returncode == 2
     assert f"has made {made} steps already" in done.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.printing import print_finding
+from quran_asr.cli.printing import print_finding, print_json
 from quran_asr.findings import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
@@ -86,16 +86,36 @@ def made_of_limit(recipe: Recipe, checkpoint: Path | None) -> tuple[int | None, 
     return (steps_made(checkpoint) if checkpoint is not None and limit > 0 else None), limit
 
 
-def has_ended(resumed: Resumption) -> bool:
-    """Whether a run has nothing left to do, which is said: no model is loaded for it."""
+def has_ended(resumed: Resumption, as_json: bool) -> bool:
+    """Whether a run has nothing left to do, which is said: no model is loaded for it.
+
+    One whose last validation is missing still has that to do.
+    """
     made, limit = made_of_limit(resumed.recipe, resumed.checkpoint)
     if made is None or made < limit or resumed.checkpoint != resumed.run.last_checkpoint():
+        return False
+    validations = [row for row in resumed.run.read_metrics() if row["split"] == "validation"]
+    if not any(row["step"] == made for row in validations):
         return False
     click.echo(
         f"the run has made its {counted(made, 'step')} already; to go on, give trainer.max_steps=N with more"
         + (" (and trainer.max_epochs=N, which ends it too)" if resumed.recipe.trainer.max_epochs > 0 else ""),
         err=True,
     )
+    if as_json:
+        best = resumed.run.best_nemo()
+        rates = [row["wer"] for row in validations if row["wer"] is not None]
+        print_json(
+            {
+                "run": str(resumed.run.path),
+                "interrupted": False,
+                "stopped_by": None,
+                "steps": made,
+                "seconds": 0.0,
+                "val_wer": min(rates, default=None),
+                "best": None if best is None else str(best),
+            }
+        )
     return True
 
 

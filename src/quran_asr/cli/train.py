@@ -89,7 +89,7 @@ def train(
     with silent_follower():
         resumed = what_goes_on(name, overrides, resume, resume_best)
         if resumed is not None:
-            if has_ended(resumed):
+            if has_ended(resumed, as_json):
                 return 0
             wish = Wish(allow_partial, False, not no_preflight, fit_memory)
             return run_training(resumed.recipe, resumed, wish, as_json)
