@@ -185,6 +185,8 @@ def test_speak_prints_the_manifest_that_it_wrote(capfd, tmp_path):
     assert len(read_manifest(tmp_path / "spoken" / "manifest.jsonl", "letters")) == 12
     code, out, err = run(capfd, "scan", tmp_path / "spoken", "--to", tmp_path / "again.jsonl", "--json")
     assert json.loads(out)["clips"] == 6  # its layout is one that scan knows
+    code, out, err = run(capfd, "speak", "112:1", "--to", tmp_path / "spoken")
+    assert code == 0 and "12 lines of an earlier corpus, now replaced" in err
     for wrong in (["115"], ["112", "--voices", "ar+nobody"], ["112", "--voices", ","]):
         code, out, err = run(capfd, "speak", *wrong, "--to", tmp_path / "wrong")
         assert (code, out) == (2, "")

@@ -259,11 +259,17 @@ def speak(references: tuple[str, ...], folder: str, voices: str, fragments: int,
 
     This is for trying things out: eSpeak's voices do not recite. Prints the path of the manifest.
     """
+    from pathlib import Path
+
     from quran_asr.corpus.speak import speak_corpus
     from quran_asr.text.passages import parse_range
 
     refs = [ref for reference in references for ref in parse_range(reference)]
     names = [voice.strip() for voice in voices.split(",") if voice.strip()]
+    before = Path(folder) / "manifest.jsonl"
+    if before.is_file():
+        lines = sum(1 for line in before.read_bytes().splitlines() if line.strip())
+        click.echo(f"{before}: {counted(lines, 'line')} of an earlier corpus, now replaced", err=True)
     with progress_bar("speaking", "clips") as on_progress:
         manifest = speak_corpus(
             refs, names, folder, seed, fragments_per_verse=fragments, on_progress=on_progress
