@@ -19,9 +19,7 @@ def _options() -> list[tuple[str, str]]:
             for name, inner in command.commands.items():
                 walk(f"{path} {name}", inner)
         found.extend(
-            (path, one.opts[0])
-            for one in command.params
-            if isinstance(one.type, click.types.FloatParamType) and path != "watch"
+            (path, one.opts[0]) for one in command.params if isinstance(one.type, click.types.FloatParamType)
         )
 
     for name, (place, _) in COMMANDS.items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quran_asr.cli.extras import need
+from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
 from quran_asr.findings import Finding, QuranAsrError
 
@@ -44,13 +45,13 @@ SHOWN_WHEELS = 6
     "Triton 3.6, lightning and their needs) or science (SciPy, pandas, transformers too).",
 )
 @click.option("--lock", type=_file, help="Versions to carry; default: requirements/lock.txt of the checkout.")
-@click.option("--max-mib", type=click.FloatRange(min=1), help="Size that the whole kit may have.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Hours to train on at most.")
+@click.option("--max-mib", type=FiniteRange(min=1), help="Size that the whole kit may have.")
+@click.option("--hours", type=FiniteRange(min=0, min_open=True), help="Hours to train on at most.")
 @click.option(
     "--validation-hours",
     default=0.25,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Hours of validation, and of test, at most.",
 )
 @click.option("--kbps", default=24, show_default=True, type=click.IntRange(8, 128), help="Opus, kbit/s.")
@@ -59,9 +60,9 @@ SHOWN_WHEELS = 6
 @click.option("--run", "run_kit", type=_folder, hidden=True)
 @click.option("--export", "export_kit", type=_folder, hidden=True)
 @click.option("--work", type=_folder, hidden=True)
-@click.option("--began", type=float, hidden=True)
-@click.option("--minutes", type=click.FloatRange(min=0.1), hidden=True)
-@click.option("--every", type=click.FloatRange(min=0.01), default=3.0, hidden=True)
+@click.option("--began", type=FiniteRange(), hidden=True)
+@click.option("--minutes", type=FiniteRange(min=0.1), hidden=True)
+@click.option("--every", type=FiniteRange(min=0.01), default=3.0, hidden=True)
 @click.option("--tests", type=_folder, hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def kit(

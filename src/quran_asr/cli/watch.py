@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from quran_asr.cli.numbers import FiniteRange
 
 if TYPE_CHECKING:
     from quran_asr.runs.curves import Curves
@@ -15,23 +16,10 @@ if TYPE_CHECKING:
     from quran_asr.runs.sign import Sign
 
 
-class _Seconds(click.FloatRange):
-    """Refuses NaN too, which is neither below nor above a bound."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if math.isnan(seconds):
-            self.fail(f"{value} is no number of seconds.", param, ctx)
-        return seconds
-
-
-SECONDS = _Seconds(0.1, 86_400.0)
-
-
 @click.command(epilog="Example: quran-asr watch last")
 @click.argument("run")
 @click.option("--follow", is_flag=True, help="Go on reading, and say what is new, until the run is over.")
-@click.option("--every", default=10.0, type=SECONDS, help="Seconds between looks.  [10]")
+@click.option("--every", default=10.0, type=FiniteRange(0.1, 86_400.0), help="Seconds between looks.  [10]")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON; with --follow a line at each change.")
 def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
     """Say how a training goes: good signs and bad ones, each with evidence, cause and remedy.
