@@ -35,6 +35,7 @@ COMMANDS = {
         "quran_asr.cli.checkpoints:checkpoints",
         "List a run's checkpoints by WER; average, thin out, export.",
     ),
+    "compare": ("quran_asr.cli.compare:compare", "Set recipes, runs or reports against each other."),
     "evaluate": ("quran_asr.cli.evaluate:evaluate", "Say how well a model hears the clips of a manifest."),
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
     "benchmark": ("quran_asr.cli.benchmark:benchmark", "How fast this machine trains, beside stock NeMo."),

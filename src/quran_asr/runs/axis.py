@@ -31,6 +31,14 @@ class Axis:
         (step_a, epoch_a), (step_b, epoch_b) = self.knots[right - 1], self.knots[right]
         return epoch_a + (step - step_a) * (epoch_b - epoch_a) / (step_b - step_a)
 
+    def step_of(self, place: float) -> float:
+        """The step that stands at a place, not rounded."""
+        if not self.knots:
+            return place
+        right = min(max(1, bisect_right(self.knots, place, key=_epochs_done)), len(self.knots) - 1)
+        (step_a, epoch_a), (step_b, epoch_b) = self.knots[right - 1], self.knots[right]
+        return step_a + (place - epoch_a) * (step_b - step_a) / (epoch_b - epoch_a)
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -61,6 +69,12 @@ def axes_of(curves: Sequence[Curves]) -> list[Axis]:
     return [Axis("epoch", found) for found in knots]
 
 
+def epochs_axis(curves: Curves) -> Axis | None:
+    """Brings the steps of a training to the epochs done by then; None where no epoch has ended."""
+    knots = _epochs(curves)
+    return Axis("epoch", knots) if knots else None
+
+
 def line(points: Series, axis: Axis, most: int = MOST_POINTS) -> Line:
     """Points as a line; of more than `most` the means of neighbours, with the lowest and the highest."""
     if len(points) <= most:
@@ -74,6 +88,10 @@ def line(points: Series, axis: Axis, most: int = MOST_POINTS) -> Line:
         tuple(min(values, default=math.nan) for values in found),
         tuple(max(values, default=math.nan) for values in found),
     )
+
+
+def _epochs_done(knot: tuple[float, float]) -> float:
+    return knot[1]
 
 
 def _epochs(curves: Curves) -> tuple[tuple[float, float], ...]:

@@ -1,4 +1,4 @@
-"""Processes of a kit: started so that none outlives the call, stopped as Ctrl-C would, one call at a time."""
+"""Processes of a kit or a comparison: none outlives the call, each is stopped as Ctrl-C would."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import fcntl
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,14 +20,23 @@ class StopAskedError(Exception):
     """SIGINT or SIGTERM came."""
 
 
-def start(words: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
-    """A child in a group of its own, so that Ctrl-C reaches it once, through us; it never outlives us."""
+def start(
+    words: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """A child in a group of its own, so that Ctrl-C reaches it once, through us; it never outlives us.
+
+    Args:
+        words: the command.
+        output: file that what it says is added to.
+        environment: of the child; None: ours.
+    """
     with output.open("ab") as file:
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
+            env=environment,
             process_group=0,
             preexec_fn=_die_with_parent,
         )

@@ -1,0 +1,168 @@
+"""Experiments that this package ships: each speaks its corpus, trains what has to be there before, and asks.
+
+They are small enough for a night, or an hour, of a CPU, and what they say holds for that size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from quran_asr.corpus.speak import speak_corpus
+from quran_asr.findings import QuranAsrError
+from quran_asr.records import VerseRef
+from quran_asr.runs.compare_arms import Arm, make_arms
+from quran_asr.runs.compare_trials import Conditions, Trial, run_trials
+from quran_asr.runs.recipe import load_recipe
+from quran_asr.text.quran import load_quran
+
+PRETRAINED = "{pretrained}"
+"""Stands in an override for the run of the pretraining."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A corpus to be spoken."""
+
+    voices: tuple[str, ...]
+    seed: int
+    fragments: int = 0
+    """Of each verse, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pretraining:
+    """A training whose model sides may start from."""
+
+    words: tuple[str, ...]
+    """The recipe and its overrides."""
+    train: str
+    """Names of parts."""
+    validation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """An experiment as data."""
+
+    parts: Mapping[str, Part]
+    sides: tuple[tuple[str, ...], ...]
+    """Each a recipe and its overrides."""
+    train: str
+    """Names of parts."""
+    validation: str
+    shared: tuple[str, ...]
+    """Overrides of all trainings."""
+    pretraining: Pretraining | None = None
+    verses: tuple[VerseRef, ...] = ()
+    """Empty: surahs 1 and 103 to 114."""
+
+
+_HELD_OUT = Part(("ar+f3", "ar+Alex"), seed=2)
+_EVERYBODY = (
+    *("ar", "ar+m1", "ar+m2", "ar+m3", "ar+m5", "ar+m8", "ar+f1", "ar+f2", "ar+f4", "ar+f5"),
+    *("ar+Andy", "ar+Annie", "ar+Michael"),
+)
+
+STUDIES: Mapping[str, Study] = {
+    # Does a start from other voices and other tokens help? The start alone differs.
+    "pretraining": Study(
+        parts={
+            "old": Part(("ar", "ar+m1", "ar+m2", "ar+m3", "ar+m5", "ar+m8", "ar+Andy"), 0, fragments=1),
+            "old-validation": Part(("ar+m7",), 0),
+            "new": Part(("ar+f1", "ar+f2", "ar+f4", "ar+f5", "ar+Annie", "ar+Michael"), 1, fragments=1),
+            "held-out": _HELD_OUT,
+        },
+        pretraining=Pretraining(
+            ("quickstart", "quran.spelling=diacritized", "trainer.val_check_interval=400"),
+            "old",
+            "old-validation",
+        ),
+        sides=(("quickstart",), ("quickstart", f"init_from_pretrained_model={PRETRAINED}")),
+        train="new",
+        validation="held-out",
+        shared=("quran.overfit_gate_steps=0", "trainer.max_steps=2000"),
+    ),
+    # Is a random start hopeless, or only badly initialised? With short clips first, and without.
+    "initialization": Study(
+        parts={"all": Part(_EVERYBODY, 0, fragments=1), "held-out": _HELD_OUT},
+        sides=(
+            ("quickstart", "quran.initialization=nemo"),
+            ("quickstart",),
+            ("quickstart", "quran.curriculum=null", "quran.initialization=nemo"),
+            ("quickstart", "quran.curriculum=null"),
+        ),
+        train="all",
+        validation="held-out",
+        shared=("quran.overfit_gate_steps=0", "trainer.max_steps=2000"),
+    ),
+}
+
+Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
+"""Opens a progress bar with a title and a unit."""
+
+
+def prepare(
+    study: Study, folder: Path, overrides: Sequence[str], conditions: Conditions, progress: Progress
+) -> list[Arm]:
+    """Speak the corpus and pretrain, as far as that has not been done, and load the sides.
+
+    Args:
+        study: the experiment.
+        folder: what is there already is used again.
+        overrides: for all trainings, the pretraining too; they win over those of the study.
+        conditions: how the pretraining is run.
+        progress: for what is spoken.
+
+    Raises:
+        QuranAsrError: the pretraining failed, or an override is wrong.
+    """
+    manifests = {name: _speak(study, name, folder / "corpus" / name, progress) for name in study.parts}
+    shared = [*study.shared, *overrides]
+    run = ""
+    if study.pretraining is not None:
+        asked = study.pretraining
+        recipe, *own = asked.words
+        data = _data(manifests, asked.train, asked.validation)
+        arm = Arm("pretraining", load_recipe(recipe, [*own, *shared, *data]))
+        trial = Trial(arm, arm.recipe.quran.seed, folder / "pretraining")
+        if run_trials(folder, [trial], conditions):
+            raise QuranAsrError("the pretraining failed", where=str(trial.log))
+        found = trial.run()
+        run = "" if found is None else str(found.path.absolute())
+    sides = [[word.replace(PRETRAINED, json.dumps(run)) for word in side] for side in study.sides]
+    data = _data(manifests, study.train, study.validation)
+    arms = make_arms(sides, [*shared, *data])
+    return [
+        Arm(" ".join(side).replace(PRETRAINED, "PRETRAINED"), arm.recipe)
+        for side, arm in zip(study.sides, arms, strict=True)
+    ]
+
+
+def _speak(study: Study, name: str, folder: Path, progress: Progress) -> Path:
+    part, manifest = study.parts[name], folder / "manifest.jsonl"
+    if manifest.is_file():
+        return manifest.absolute()
+    verses = study.verses or tuple(
+        ref for ref in load_quran("letters").refs if ref.surah == 1 or ref.surah >= 103
+    )
+    with progress(f"speaking ({name})", "clips") as show:
+        spoken = speak_corpus(
+            verses,
+            part.voices,
+            folder,
+            part.seed,
+            fragments_per_verse=part.fragments,
+            on_progress=show,
+        )
+    return spoken.absolute()
+
+
+def _data(manifests: Mapping[str, Path], train: str, validation: str) -> list[str]:
+    return [
+        f"model.{key}.manifest_filepath={json.dumps([str(manifests[name])])}"
+        for key, name in (("train_ds", train), ("validation_ds", validation))
+    ]
