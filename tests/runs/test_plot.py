@@ -245,8 +245,8 @@ def figures_drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     from quran_asr.runs import figures
 
     drawn: list[Any] = []
-    make = figures._figure
-    monkeypatch.setattr(figures, "_figure", lambda inches: drawn.append(make(inches)) or drawn[-1])
+    make = figures.figure
+    monkeypatch.setattr(figures, "figure", lambda inches: drawn.append(make(inches)) or drawn[-1])
     return drawn
 
 

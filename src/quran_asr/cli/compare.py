@@ -1,19 +1,23 @@
-"""`quran-asr compare`: recipes, runs or reports set against each other."""
+"""`quran-asr compare`: recipes, runs or reports set against each other; all runs of a folder in a table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.findings import Finding, QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.runs.compare import Comparison
+    from quran_asr.runs.compare import Side
+    from quran_asr.runs.compare_clips import Beside
     from quran_asr.runs.compare_trials import Conditions, Question, Trial
+    from quran_asr.runs.folder import RunFolder
+
+Kind = Literal["recipe", "run", "report"]
 
 
 @click.command(
@@ -44,6 +48,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whose error rate is compared.",
 )
+@click.option(
+    "--all",
+    "registry",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A table of all runs below this folder instead.",
+)
 @click.option("--anyway", is_flag=True, help="Compare what is unlike, too.")
 @click.option("--allow-partial", is_flag=True, help="As of `train`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -56,6 +67,7 @@ def compare(
     study: str | None,
     jobs: int,
     decoder: str,
+    registry: Path | None,
     anyway: bool,
     allow_partial: bool,
     as_json: bool,
@@ -67,10 +79,26 @@ def compare(
     the command is stopped or killed, the same command goes on: finished trials are read, those under way
     are resumed. The table has the word error rate at 10, 50 and 100 % of the budget, how much sooner each
     comes to the error rate that both reach, and how much lower it ends.
+
+    RUNS are run folders; those whose recipes differ in the seed alone are taken together. REPORTS are those
+    of `evaluate`, with the transcripts beside them. What is unlike is refused.
     """
+    if registry is not None:
+        if words or study or training or validation:
+            raise QuranAsrError("--all lists the runs of a folder", remedy="leave the other words out")
+        return _list_all(registry, as_json)
     from quran_asr.runs.compare_arms import split_arms
 
     named, shared = split_arms(words)
+    kind = _kind(named)
+    if kind != "recipe" and (shared or training or validation or seeds or study):
+        raise QuranAsrError(
+            f"{kind}s are compared as they are", remedy="leave out overrides, --train, --seeds and the like"
+        )
+    if kind == "report":
+        return _compare_reports([one[0] for one in named], anyway, as_json)
+    if kind == "run":
+        return _compare_runs([one[0] for one in named], folder, decoder, anyway, as_json)
     for key, manifests in (("train_ds", training), ("validation_ds", validation)):
         if manifests:
             shared.append(f"model.{key}.manifest_filepath={json.dumps(manifests)}")
@@ -86,7 +114,38 @@ def compare(
         else:
             question, place = _question(named, shared, seeds, folder, anyway)
         trials, failed = _train(question, place, conditions)
-    return _tell(question, trials, failed, place, decoder, as_json)
+    return _tell_trials(question, trials, failed, place, decoder, as_json)
+
+
+def _kind(named: Sequence[Sequence[str]]) -> Kind:
+    """What the words name, all of them the same."""
+    from quran_asr.runs.compare_reports import find_report
+
+    def kind_of(word: str) -> Kind:
+        place = Path(word)
+        if word == "last" or (place / "recipe.yaml").is_file() or (place / "metrics.jsonl").is_file():
+            return "run"
+        if find_report(word) is not None:
+            return "report"
+        if place.is_dir():
+            raise QuranAsrError(
+                "is neither a run nor holds a report",
+                where=word,
+                remedy=f"a comparison goes on with `quran-asr compare --to {word}`; all runs below a folder "
+                f"are listed by `quran-asr compare --all {word}`",
+            )
+        return "recipe"
+
+    kinds = [(words[0], kind_of(words[0])) for words in named]
+    for word, kind in kinds:
+        if kind != kinds[0][1]:
+            raise QuranAsrError(
+                f"`{kinds[0][0]}` is a {kinds[0][1]} and `{word}` a {kind}: they cannot be compared"
+            )
+    return kinds[0][1] if kinds else "recipe"
+
+
+# Recipes
 
 
 def _study(
@@ -139,7 +198,7 @@ def _train(question: Question, folder: Path, conditions: Conditions) -> tuple[li
     return trials, run_trials(folder, trials, conditions)
 
 
-def _tell(
+def _tell_trials(
     question: Question,
     trials: Sequence[Trial],
     failed: Sequence[Trial],
@@ -147,106 +206,27 @@ def _tell(
     decoder: str,
     as_json: bool,
 ) -> int:
-    from quran_asr.cli.printing import print_findings, print_json
-    from quran_asr.files import write_atomically
-
-    comparison, told = _told(question, trials, decoder)
-    text = json.dumps(told, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / f"result-{decoder}.json", text.encode())
-    if as_json:
-        print_json(told)
-    else:
-        print_comparison(comparison)
-    return print_findings(_failures(failed))
-
-
-def _told(question: Question, trials: Sequence[Trial], decoder: str) -> tuple[Comparison, dict[str, Any]]:
     """The figures of the trials that were trained to their end."""
+    from quran_asr.cli.printing import print_findings
     from quran_asr.runs.compare import Side
-    from quran_asr.runs.compare import compare as set_against
     from quran_asr.runs.compare_arms import differences
     from quran_asr.runs.events import read_curves
 
-    sides = []
+    sides, runs = [], {}
     for arm in question.arms:
-        runs = [
-            (trial.seed, run) for trial in trials if trial.arm == arm and trial.done and (run := trial.run())
-        ]
-        if not runs:
-            raise QuranAsrError(f"no trial of `{arm.name}` was trained to its end")
-        curves = tuple(read_curves(run.path) for _, run in runs)
-        sides.append(Side(arm.name, curves, tuple(seed for seed, _ in runs)))
-    comparison = set_against(sides, decoder)
-    told = comparison.to_json()
-    for side, arm in zip(told["sides"], question.arms, strict=True):
-        first = question.arms[0].recipe
-        side["differs_from_first"] = [str(change) for change in differences(first, arm.recipe)]
-    return comparison, {"kind": "recipes", **told}
+        ended = [(t.seed, run) for t in trials if t.arm == arm and t.done and (run := t.run()) is not None]
+        if not ended:
+            raise QuranAsrError(f"no trial of `{arm.name}` was trained to its end", where=str(folder))
+        runs[arm.name] = [run for _, run in ended]
+        curves = tuple(read_curves(run.path) for run in runs[arm.name])
+        sides.append(Side(arm.name, curves, tuple(seed for seed, _ in ended)))
+    first = question.arms[0].recipe
+    differs = {arm.name: [str(change) for change in differences(first, arm.recipe)] for arm in question.arms}
+    _tell(sides, runs, differs, decoder, folder, {"kind": "recipes"}, as_json)
+    return print_findings(_failures(failed))
 
 
-def print_comparison(comparison: Comparison) -> None:
-    """Two tables: the error rates of all sides, and each beside the first."""
-    from quran_asr.cli.printing import print_table
-
-    amount = f"{comparison.budget:,.0f} {comparison.unit}s"
-    click.echo(f"word error rate of the {comparison.decoder}; 100 % are {amount}")
-    rows = [
-        (
-            result.side.name,
-            len(result.side.curves),
-            *(_rate(rate.mean, "" if rate.measured else "~") for rate in result.rates),
-            _rate(result.best),
-        )
-        for result in comparison.results
-    ]
-    print_table(("side", "seeds", "at 10 %", "at 50 %", "at 100 %", "best"), rows)
-    click.echo()
-    first = comparison.results[0].side.name
-    against = [(result.side.name, result.against) for result in comparison.results if result.against]
-    rows = [
-        (name, *_sooner(one, comparison.unit), _ratio(one.end), _ratio(one.best)) for name, one in against
-    ]
-    header = (
-        f"against {first}",
-        "equal WER",
-        f"{comparison.unit}s to it",
-        "times fewer",
-        "WER at the end",
-        "best WER",
-    )
-    print_table(header, rows)
-
-
-def _sooner(against: Any, unit: str) -> tuple[str, str, str]:
-    from statistics import fmean
-
-    ours, theirs = (fmean(reached.place for reached in side) for side in (against.first, against.other))
-    digits = 1 if unit == "epoch" else 0
-    bound = "about " if against.bound else ""
-    return (
-        f"{fmean(against.equal_wer):.3f}",
-        f"{theirs:,.{digits}f} instead of {ours:,.{digits}f}",
-        bound + _between(against.times_fewer, ".2f"),
-    )
-
-
-def _rate(mean: Any, mark: str = "") -> str:
-    return "-" if mean is None else mark + _between(mean, ".3f")
-
-
-def _ratio(mean: Any) -> str:
-    """`x 0.62 [0.50, 0.77]`"""
-    return "x " + _between(mean, ".2f")
-
-
-def _between(mean: Any, form: str) -> str:
-    low_high = "" if mean.interval is None else f" [{mean.interval[0]:{form}}, {mean.interval[1]:{form}}]"
-    return f"{mean.value:{form}}{low_high}"
-
-
-def _failures(trials: Sequence[Trial]) -> list[Any]:
-    from quran_asr.findings import Finding
-
+def _failures(trials: Sequence[Trial]) -> list[Finding]:
     return [
         Finding(
             "error",
@@ -257,6 +237,111 @@ def _failures(trials: Sequence[Trial]) -> list[Any]:
         )
         for trial in trials
     ]
+
+
+# Runs, and what is told of recipes and runs
+
+
+def _compare_runs(
+    words: Sequence[str], folder: Path | None, decoder: str, anyway: bool, as_json: bool
+) -> int:
+    from quran_asr.runs import compare_runs
+    from quran_asr.runs.folder import open_run
+
+    runs = compare_runs.read_runs([open_run(word) for word in words])
+    if len(runs) < 2:
+        raise QuranAsrError("there is nothing to compare with", remedy="name two runs, or more")
+    if not anyway:
+        compare_runs.refuse_unlike(runs)
+    groups = compare_runs.sides_of(runs)
+    first = groups[0][1][0].recipe
+    differs = {
+        side.name: [str(change) for change in compare_runs.parting(first, group[0].recipe)]
+        for side, group in groups
+    }
+    folders = {side.name: [run.folder for run in group] for side, group in groups}
+    _tell([side for side, _ in groups], folders, differs, decoder, folder, {"kind": "runs"}, as_json)
+    return 0
+
+
+def _tell(
+    sides: Sequence[Side],
+    runs: Mapping[str, Sequence[RunFolder]],
+    differs: Mapping[str, Sequence[str]],
+    decoder: str,
+    folder: Path | None,
+    head: Mapping[str, Any],
+    as_json: bool,
+) -> None:
+    """Print a comparison, and leave its files in the folder if there is one."""
+    from importlib.util import find_spec
+
+    from quran_asr.cli.compare_told import print_tables, tables_of
+    from quran_asr.cli.printing import print_json
+    from quran_asr.files import write_atomically
+    from quran_asr.runs.compare import compare as set_against
+    from quran_asr.runs.compare_runs import best_beside
+
+    comparison = set_against(sides, decoder)
+    besides: dict[str, Beside] = {}
+    if decoder == "transducer":  # whose words stand in the transcripts of the best validation
+        for side in sides[1:]:
+            beside = best_beside(runs[sides[0].name], runs[side.name])
+            if beside is not None:
+                besides[side.name] = beside
+    told = {**head, **comparison.to_json()}
+    for side in told["sides"]:
+        side["differs_from_first"] = list(differs[side["name"]])
+        clips = besides.get(side["name"])
+        side["best_clips_against_first"] = None if clips is None else clips.to_json()
+    tables = tables_of(comparison, besides, differs)
+    if folder is not None:
+        text = json.dumps(told, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        write_atomically(folder / f"result-{decoder}.json", text.encode())
+        if find_spec("matplotlib") is not None:
+            from quran_asr.runs.compare_plot import draw_comparison
+
+            _say(f"picture and page: {', '.join(map(str, draw_comparison(comparison, folder, tables)))}")
+        else:
+            _say("no picture: it needs matplotlib, pip install 'quran-asr[plot]'")
+    if as_json:
+        print_json(told)
+    else:
+        print_tables(tables)
+
+
+# Reports, and all runs
+
+
+def _compare_reports(words: Sequence[str], anyway: bool, as_json: bool) -> int:
+    from quran_asr.cli.compare_told import print_reports
+    from quran_asr.cli.printing import print_findings, print_json
+    from quran_asr.runs import compare_reports
+
+    found = [compare_reports.find_report(word) for word in words]
+    reports = [compare_reports.read_report(path) for path in found if path is not None]
+    if len(reports) < 2:
+        raise QuranAsrError("there is nothing to compare with", remedy="name two reports, or more")
+    notes = compare_reports.refuse_unlike(reports, anyway=anyway)
+    besides = compare_reports.beside_first(reports)
+    if as_json:
+        print_json(compare_reports.as_json(reports, besides))
+    else:
+        print_reports(reports, besides)
+    return print_findings(notes)
+
+
+def _list_all(folder: Path, as_json: bool) -> int:
+    from quran_asr.cli.compare_told import print_registry
+    from quran_asr.cli.printing import findings_as_json, print_findings, print_json
+    from quran_asr.runs.registry import read_registry
+
+    entries, findings = read_registry(folder)
+    if as_json:
+        print_json({"runs": [entry.to_json() for entry in entries], "findings": findings_as_json(findings)})
+    else:
+        print_registry(entries)
+    return print_findings(findings)
 
 
 def _say(line: str) -> None:

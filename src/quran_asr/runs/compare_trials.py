@@ -20,6 +20,7 @@ from quran_asr.runs.compare_arms import Arm, seeded
 from quran_asr.runs.folder import RunFolder, runs_below
 from quran_asr.runs.kit_process import StopAskedError, alone, asked_to_stop, start, stop
 from quran_asr.runs.recipe import as_yaml, load_recipe
+from quran_asr.runs.resume import changes
 from quran_asr.runs.schema import Recipe
 
 INDEX = "comparison.json"
@@ -107,14 +108,13 @@ def keep_question(folder: Path, question: Question) -> None:
             raise QuranAsrError("was changed since the first trials", where=path, remedy=other)
     for arm in question.arms:
         place = folder / "recipes" / f"{arm.slug}.yaml"
-        text = _as_file(arm.recipe)
-        if place.is_file() and place.read_text(encoding="utf-8") != text:
+        if place.is_file() and changes(load_recipe(place), arm.recipe):
             raise QuranAsrError(
-                f"holds trials of another `{arm.name}`: recipe, data or version differ",
+                f"holds trials of another `{arm.name}`",
                 where=str(place),
                 remedy=other,
             )
-        write_atomically(place, text.encode())
+        write_atomically(place, _as_file(arm.recipe).encode())
     index = {
         "format": FORMAT,
         "version": __version__,

@@ -132,8 +132,8 @@ class _Drawing:
         return f"{self.subject.title} by {unit}. {'; '.join(parts)}."
 
     def render(self, *, narrow: bool) -> bytes:
-        figure = _figure((4.1, 4.0) if narrow else (8.4, 4.2))
-        axes = figure.subplots()
+        whole = figure((4.1, 4.0) if narrow else (8.4, 4.2))
+        axes = whole.subplots()
         for run, kind, drawn in self.lines:
             self._draw(axes, run, kind, drawn)
         if self.subject.name == "wer":
@@ -147,9 +147,9 @@ class _Drawing:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         self._draw_marks(axes, narrow)
-        self._legend(figure, axes, narrow)
+        self._legend(whole, axes, narrow)
         picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=200 if narrow else 140)
+        whole.savefig(picture, format="png", dpi=200 if narrow else 140)
         return picture.getvalue()
 
     def _draw(self, axes: Axes, run: int, kind: Kind, drawn: Line) -> None:
@@ -313,7 +313,12 @@ def _no_tick(value: float, _: int | None = None) -> str:
     return ""
 
 
-def _figure(inches: tuple[float, float]) -> Figure:
+def figure(inches: tuple[float, float]) -> Figure:
+    """An empty figure that is drawn without a screen.
+
+    Raises:
+        QuranAsrError: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -321,6 +326,6 @@ def _figure(inches: tuple[float, float]) -> Figure:
         raise QuranAsrError(
             "drawing needs matplotlib, which is not installed", remedy="pip install 'quran-asr[plot]'"
         ) from None
-    figure = Figure(figsize=inches, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    empty = Figure(figsize=inches, layout="constrained")
+    FigureCanvasAgg(empty)
+    return empty
