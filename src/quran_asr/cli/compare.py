@@ -105,24 +105,26 @@ def compare(
     from quran_asr.cli.printing import progress_bar
     from quran_asr.runs.compare_trials import Conditions
 
-    with progress_bar("trials", "steps") as show:
-        conditions = Conditions(jobs, allow_partial, _say, show)
-        if study is not None:
-            if named or training or validation:
-                raise QuranAsrError("a study has recipes and data of its own", remedy="leave the others out")
-            question, place = _study(study, shared, seeds, folder, conditions)
-        else:
-            question, place = _question(named, shared, seeds, folder, anyway)
-        trials, failed = _train(question, place, conditions)
+    conditions = Conditions(jobs, allow_partial, _say, progress_bar)
+    if study is not None:
+        if named or training or validation:
+            raise QuranAsrError("a study has recipes and data of its own", remedy="leave the others out")
+        question, place = _study(study, shared, seeds, folder, conditions)
+    else:
+        question, place = _question(named, shared, seeds, folder, anyway)
+    trials, failed = _train(question, place, conditions)
     return _tell_trials(question, trials, failed, place, decoder, as_json)
 
 
 def _kind(named: Sequence[Sequence[str]]) -> Kind:
     """What the words name, all of them the same."""
     from quran_asr.runs.compare_reports import find_report
+    from quran_asr.runs.recipe import SHIPPED
 
     def kind_of(word: str) -> Kind:
         place = Path(word)
+        if word in SHIPPED:
+            return "recipe"
         if word == "last" or (place / "recipe.yaml").is_file() or (place / "metrics.jsonl").is_file():
             return "run"
         if find_report(word) is not None:
@@ -153,7 +155,6 @@ def _study(
 ) -> tuple[Question, Path]:
     """A shipped experiment, up to its question."""
     from quran_asr.cli.extras import need
-    from quran_asr.cli.printing import progress_bar
     from quran_asr.runs.compare_study import STUDIES, prepare
     from quran_asr.runs.compare_trials import Question, keep_question
 
@@ -161,7 +162,7 @@ def _study(
         raise QuranAsrError(f"no study `{name}`", where="--study", remedy=f"one of {', '.join(STUDIES)}")
     need("train", "speak")
     place = folder or Path("comparisons") / f"study-{name}"
-    question = Question(tuple(prepare(STUDIES[name], place, shared, conditions, progress_bar)), seeds or 3)
+    question = Question(tuple(prepare(STUDIES[name], place, shared, conditions)), seeds or 3)
     keep_question(place, question)
     return question, place
 

@@ -35,7 +35,7 @@ def tables_of(
 
     unit = comparison.unit
     rates = Table(
-        f"Word error rate of the {comparison.decoder}",
+        f"Word error rate, {comparison.decoder}",
         ("side", "seeds", "at 10 %", "at 50 %", "at 100 %", "best"),
         tuple(
             (
@@ -168,4 +168,5 @@ def _interval(value: object, interval: object, form: str = ".4f") -> str:
     bounds = interval if isinstance(interval, list | tuple) and len(interval) == 2 else ()
     if not bounds or not all(isinstance(bound, int | float) for bound in bounds):
         return f"{value:{form}}"
-    return f"{value:{form}} [{bounds[0]:{form}}, {bounds[1]:{form}}]"
+    low, high = (f"{bound:{form}}" if abs(bound) < 1000 else f"{bound:.0e}" for bound in bounds)
+    return f"{value:{form}} [{low}, {high}]"

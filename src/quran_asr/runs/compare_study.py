@@ -6,8 +6,7 @@ They are small enough for a night, or an hour, of a CPU, and what they say holds
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,13 +100,8 @@ STUDIES: Mapping[str, Study] = {
     ),
 }
 
-Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
-"""Opens a progress bar with a title and a unit."""
 
-
-def prepare(
-    study: Study, folder: Path, overrides: Sequence[str], conditions: Conditions, progress: Progress
-) -> list[Arm]:
+def prepare(study: Study, folder: Path, overrides: Sequence[str], conditions: Conditions) -> list[Arm]:
     """Speak the corpus and pretrain, as far as that has not been done, and load the sides.
 
     Args:
@@ -115,12 +109,11 @@ def prepare(
         folder: what is there already is used again.
         overrides: for all trainings, the pretraining too; they win over those of the study.
         conditions: how the pretraining is run.
-        progress: for what is spoken.
 
     Raises:
         QuranAsrError: the pretraining failed, or an override is wrong.
     """
-    manifests = {name: _speak(study, name, folder / "corpus" / name, progress) for name in study.parts}
+    manifests = {name: _speak(study, name, folder / "corpus" / name, conditions) for name in study.parts}
     shared = [*study.shared, *overrides]
     run = ""
     if study.pretraining is not None:
@@ -142,14 +135,14 @@ def prepare(
     ]
 
 
-def _speak(study: Study, name: str, folder: Path, progress: Progress) -> Path:
+def _speak(study: Study, name: str, folder: Path, conditions: Conditions) -> Path:
     part, manifest = study.parts[name], folder / "manifest.jsonl"
     if manifest.is_file():
         return manifest.absolute()
     verses = study.verses or tuple(
         ref for ref in load_quran("letters").refs if ref.surah == 1 or ref.surah >= 103
     )
-    with progress(f"speaking ({name})", "clips") as show:
+    with conditions.progress(f"speaking ({name})", "clips") as show:
         spoken = speak_corpus(
             verses,
             part.voices,

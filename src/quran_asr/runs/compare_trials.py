@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,10 @@ class Trial:
         return told is not None and told.get("state") == "done"
 
 
+Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
+"""Opens a progress bar with a title and a unit, which is then called with (done, total)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """How trials are run. Nothing here changes a figure."""
@@ -89,7 +94,7 @@ class Conditions:
     allow_partial: bool = False
     """As of `train`."""
     say: Callable[[str], None] = lambda text: None
-    on_progress: Callable[[int, int], None] = lambda done, total: None
+    progress: Progress = lambda title, unit: nullcontext(lambda done, total: None)
 
 
 def keep_question(folder: Path, question: Question) -> None:
@@ -175,7 +180,7 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
     folder.mkdir(parents=True, exist_ok=True)
     clock = _Clock(trials, conditions)
     running: dict[Trial, subprocess.Popen[bytes]] = {}
-    with alone(folder), asked_to_stop():
+    with alone(folder), asked_to_stop(), conditions.progress("trials", "") as show:
         try:
             while left or running:
                 while left and len(running) < conditions.jobs:
@@ -185,7 +190,7 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
                     if process.poll() is not None:
                         del running[trial]
                         _end(trial, process.returncode, conditions)
-                clock.tick(running)
+                clock.tick(running, show)
                 time.sleep(0.3)
         except StopAskedError:
             conditions.say("stopping: each trial in progress writes a checkpoint; the same command goes on")
@@ -261,14 +266,16 @@ class _Clock:
         self._first = sum(self._done.values())
         self._total = sum(self._size(trial) for trial in trials)
 
-    def tick(self, running: Mapping[Trial, subprocess.Popen[bytes]]) -> None:
+    def tick(
+        self, running: Mapping[Trial, subprocess.Popen[bytes]], show: Callable[[int, int], None]
+    ) -> None:
         for trial in self._trials:
             if trial in running:
                 self._done[trial] = self._made(trial)
             elif trial.done:
                 self._done[trial] = self._size(trial)
         done, now = sum(self._done.values()), time.monotonic()
-        self._conditions.on_progress(done, self._total)
+        show(done, self._total)
         if now - self._said < SAID_EVERY or done == self._first:
             return
         self._said = now
