@@ -129,7 +129,9 @@ def test_seeds_are_paired_so_that_what_a_seed_brings_cancels_out() -> None:
 
 
 def test_a_side_without_errors_leaves_json_that_can_be_read() -> None:
-    perfect, other = (Side(name, (curves([(100, rate), (200, rate)]),), (0,)) for name, rate in (("a", 0.0), ("b", 0.5)))
+    perfect, other = (
+        Side(name, (curves([(100, rate), (200, rate)]),), (0,)) for name, rate in (("a", 0.0), ("b", 0.5))
+    )
     told = compare([perfect, other]).to_json()
     json.dumps(told, allow_nan=False)
     assert told["sides"][1]["against_first"]["end_ratio"]["mean"] is None

@@ -320,7 +320,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         raise QuranAsrError("is not JSON", where=str(place)) from None
-    if not isinstance(index, dict) or index.get("format") != FORMAT or not isinstance(index["data"], dict):
+    if (
+        not isinstance(index, dict)
+        or index.get("format") != FORMAT
+        or not isinstance(index.get("data"), dict)
+    ):
         raise QuranAsrError(f"is not a comparison of format {FORMAT}", where=str(place))
     return index
 

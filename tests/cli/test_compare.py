@@ -1,0 +1,325 @@
+"""`quran-asr compare`: recipes trained as processes, runs, reports, and all runs of a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quran_asr.cli.main import main
+from quran_asr.corpus.speak import speak_corpus
+from quran_asr.measure.evaluate import write_report
+from quran_asr.measure.report import ScoredClip, Setting, make_report
+from quran_asr.measure.score import score_clips
+from quran_asr.records import Segment, VerseRef
+from quran_asr.runs.compare_study import Part, Pretraining, Study, prepare
+from quran_asr.runs.compare_trials import Conditions
+from quran_asr.runs.folder import RunFolder, create_run, runs_below
+from quran_asr.runs.recipe import load_recipe
+
+COMMAND = [sys.executable, "-m", "quran_asr", "compare"]
+TINY = (
+    *("model.encoder.n_layers=1", "model.encoder.d_model=32", "model.encoder.n_heads=2"),
+    *("model.encoder.subsampling_conv_channels=8", "model.decoder.prednet.pred_hidden=16"),
+    *("model.joint.jointnet.joint_hidden=16", "model.decoding.greedy.max_symbols=1"),
+    *("quran.vocabulary_size=48", "quran.curriculum=null", "quran.overfit_gate_steps=0"),
+    *("model.optim.sched.warmup_steps=5", "trainer.log_every_n_steps=1"),
+)
+"""Overrides of `quickstart` for a model that trains in seconds and learns nothing."""
+SAID = "قل هو الله أحد"
+
+
+def compare(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *words])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def scored(heard: Sequence[str], reciter: str = "somebody") -> list[ScoredClip]:
+    scores = score_clips([[SAID]] * len(heard), heard, "letters")
+    return [
+        ScoredClip(
+            Segment(f"/data/{reciter}/{place}.flac", 0.0, 2.0, (VerseRef(112, 1),), SAID, reciter), score
+        )
+        for place, score in enumerate(scores)
+    ]
+
+
+def a_run(folder: Path, day: int, *overrides: str, slope: float = 0.5, data: str = "aaaa") -> RunFolder:
+    """A run of 10 validations whose WER falls by `slope` in all; its last heard 1 of 4 words wrong."""
+    run = create_run(folder, "quickstart", datetime(2026, 1, 1) + timedelta(days=day))
+    run.write_recipe(load_recipe("quickstart", ["model.validation_ds.manifest_filepath=v.jsonl", *overrides]))
+    facts = {"path": "/data/train.jsonl", "sha256": data, "clips": 10, "hours": 1.5}
+    run.write_json("training_data.json", {"manifests": [facts], "reciters": [], "verses": [], "texts": []})
+    for step in range(200, 2001, 200):
+        row = {"step": step, "epoch": step // 300, "time": step / 10, "split": "validation"}
+        run.append_metrics({**row, "wer": 1 - slope * step / 2000, "ctc_wer": 0.9})
+    return run
+
+
+def a_report(folder: Path, heard: Sequence[str], **setting: Any) -> Path:
+    values = {
+        "model": "m.nemo",
+        "decoder": "ctc",
+        "look_ahead_ms": 0,
+        "spelling": "letters",
+        "edition": "simple",
+    }
+    clips = scored(heard)
+    write_report(folder, make_report(clips, Setting(**{**values, **setting})), clips)
+    return folder
+
+
+# Recipes
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    refs = [VerseRef(112, ayah) for ayah in (1, 2)]
+    return speak_corpus(refs, ["ar", "ar+m1"], tmp_path_factory.mktemp("spoken"), seed=0)
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_and_loses_nothing(spoken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "comparison"
+    words = [*COMMAND, "quickstart", "quickstart model.optim.lr=0.01"]
+    words += ["--train", str(spoken), "--validation", str(spoken), "--to", str(folder), "--seeds", "1"]
+    words += [*TINY, "trainer.max_steps=40", "trainer.val_check_interval=4"]
+    first = folder / "trials" / "quickstart" / "seed-0"
+    log = (tmp_path / "said.txt").open("w")
+    begun = subprocess.Popen(words, stdout=log, stderr=log)
+    until = time.monotonic() + 240
+    while True:
+        assert begun.poll() is None, (tmp_path / "said.txt").read_text()
+        assert time.monotonic() < until
+        runs = runs_below(first)
+        if runs and runs[0].last_checkpoint() and len(runs[0].read_metrics()) > 6:
+            break
+        time.sleep(0.05)
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    assert not (first / "trial.json").exists()
+    made = len(runs[0].read_metrics())
+
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "quickstart, seed 0: goes on" in done.stderr
+    (run,) = runs_below(first)  # no second one was begun
+    rows = run.read_metrics()
+    assert made < len(rows)
+    for split, steps in (("train", range(1, 41)), ("validation", range(4, 41, 4))):
+        assert [row["step"] for row in rows if row["split"] == split] == list(steps)
+    told = json.loads(done.stdout)
+    assert [side["seeds"] for side in told["sides"]] == [[0], [0]]
+    assert told["sides"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
+    assert told["sides"][0]["wer"]["100%"]["mean"] == pytest.approx(rows[-1]["wer"], abs=1e-5)
+    assert told["budget"] == {"unit": "optimizer step", "amount": 40}
+    assert (folder / "wer.png").read_bytes()[:4] == b"\x89PNG"
+
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
+    again = subprocess.run([*COMMAND, "--to", str(folder)], capture_output=True, text=True, check=False)
+    assert again.returncode == 0 and "2 of 2 trials found" in again.stderr
+    assert "quickstart model.optim.lr=0.01" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
+
+
+@pytest.mark.slow
+def test_a_study_pretrains_and_hands_its_run_on(tmp_path: Path) -> None:
+    study = Study(
+        parts={"old": Part(("ar",), 0), "new": Part(("ar+m1",), 1)},
+        sides=(("quickstart",), ("quickstart", "init_from_pretrained_model={pretrained}")),
+        train="new",
+        validation="old",
+        shared=(*TINY, "trainer.max_steps=3", "trainer.val_check_interval=3"),
+        pretraining=Pretraining(("quickstart", "quran.spelling=diacritized"), "old", "old"),
+        verses=(VerseRef(112, 1), VerseRef(112, 2)),
+    )
+    random, started = prepare(study, tmp_path, [], Conditions())
+    (run,) = runs_below(tmp_path / "pretraining")
+    assert random.recipe.init_from_pretrained_model is None
+    assert started.recipe.init_from_pretrained_model == str(run.path)
+    assert (run.best_nemo(), load_recipe(run.recipe).quran.spelling) != (None, "letters")
+    assert random.recipe.model.train_ds.manifests == (str(tmp_path / "corpus" / "new" / "manifest.jsonl"),)
+    again = prepare(study, tmp_path, [], Conditions())  # nothing is done twice
+    assert again == [random, started] and len(runs_below(tmp_path / "pretraining")) == 1
+
+
+def test_a_trial_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
+    data = ["--train", str(manifest), "--validation", str(manifest), "--to", str(tmp_path / "to")]
+    assert compare("quickstart", "quickstart model.optim.lr=0.01", *data) == 2
+    said = capsys.readouterr().err
+    assert "the trial `quickstart, seed 0` ended with code" in said and "log.txt" in said
+    assert said.splitlines()[-1].startswith("hint: give the same command again")
+
+
+def test_an_unknown_study_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare("--study", "sleep") == 2
+    assert "pretraining, initialization" in capsys.readouterr().err
+
+
+# Runs
+
+
+def test_runs_are_compared_and_seeds_are_taken_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        a_run(tmp_path, 0, slope=0.50),
+        a_run(tmp_path, 1, "quran.seed=1", slope=0.52),
+        a_run(tmp_path, 2, "model.optim.lr=0.01", slope=0.90),
+        a_run(tmp_path, 3, "model.optim.lr=0.01", "quran.seed=1", slope=0.92),
+    ]
+    assert compare(*(str(run.path) for run in runs), "--json", "--to", str(tmp_path / "out")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "runs" and [side["seeds"] for side in told["sides"]] == [[0, 1], [0, 1]]
+    assert told["sides"][0]["wer"]["100%"]["mean"] == pytest.approx(0.49)
+    assert told["sides"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
+    # 1 - .9x = .5 and 1 - .92x = .48: at .5556 and .5652 of the budget
+    times = told["sides"][1]["against_first"]["times_fewer"]
+    assert times["seeds"] == pytest.approx([0.90 / 0.50, 0.92 / 0.52], abs=1e-5)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Against quickstart/2026-01-01_00-00-00" in page and "data:image/png" in page
+    assert compare(*(str(run.path) for run in runs)) == 0
+    assert "times fewer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"data": "bbbb"}, "has other training data than"),
+        (
+            {"overrides": ("model.validation_ds.manifest_filepath=w.jsonl",)},
+            "has other validation clips than",
+        ),
+        ({"overrides": ("quran.spelling=uthmani",)}, "has other spelling than"),
+    ],
+)
+def test_unlike_runs_are_refused_unless_they_are_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: dict[str, Any], said: str
+) -> None:
+    first = a_run(tmp_path, 0)
+    second = a_run(
+        tmp_path, 1, "model.optim.lr=0.01", *other.get("overrides", ()), data=other.get("data", "aaaa")
+    )
+    assert compare(str(first.path), str(second.path)) == 2
+    assert said in capsys.readouterr().err
+    assert compare(str(first.path), str(second.path), "--anyway") == 0
+
+
+def test_runs_that_heard_other_clips_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [a_run(tmp_path, 0), a_run(tmp_path, 1, "model.optim.lr=0.01")]
+    for run, heard in zip(runs, ([SAID, SAID], [SAID]), strict=True):
+        write_report(
+            run.path, make_report(scored(heard), Setting("m", "ctc", 0, "letters", "simple")), scored(heard)
+        )
+    (runs[0].path / "report.json").unlink()
+    assert compare(str(runs[0].path), str(runs[1].path)) == 2
+    assert "has other validation clips" in capsys.readouterr().err
+
+
+# Reports
+
+
+def test_reports_are_set_beside_each_other_clip_by_clip(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worse = a_report(tmp_path / "a", ["قل هو الله", "قل", SAID, "قل هو"])
+    better = a_report(tmp_path / "b", [SAID, "قل هو", SAID, "قل هو الله"])
+    assert compare(str(worse), str(better / "report.json"), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    beside = told["sides"][1]["against_first"]
+    assert (beside["clips"], beside["wer"]) == (4, [6 / 16, 3 / 16])
+    assert (beside["difference"], beside["ratio"]) == (-3 / 16, 0.5)
+    assert beside["difference_interval"][1] <= 0
+    assert compare(str(worse), str(better)) == 0
+    assert "x 0.50" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "heard", "said"),
+    [
+        ({"spelling": "uthmani"}, [SAID], "spelling letters and uthmani"),
+        ({"edition": "uthmani"}, [SAID], "edition simple and uthmani"),
+        ({"decoder": "transducer"}, [SAID], "decoder ctc and transducer"),
+        ({}, [SAID, SAID], "1 and 2 clips, 1 of them the same"),
+    ],
+)
+def test_unlike_reports_are_refused_unless_they_are_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: dict[str, Any], heard: list[str], said: str
+) -> None:
+    first, second = a_report(tmp_path / "a", [SAID]), a_report(tmp_path / "b", heard, **setting)
+    assert compare(str(first), str(second)) == 2
+    assert said in capsys.readouterr().err
+    assert compare(str(first), str(second), "--anyway") == 0
+    assert said in capsys.readouterr().err  # and it is still said
+
+
+def test_another_look_ahead_is_compared_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (a_report(tmp_path / str(ms), [SAID, "قل"], look_ahead_ms=ms) for ms in (0, 1040))
+    (second / "transcripts.jsonl").unlink()
+    assert compare(str(first), str(second)) == 0
+    said = capsys.readouterr().err
+    assert "look_ahead_ms 0 and 1040" in said and "transcripts.jsonl is not beside" in said
+
+
+def test_kinds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, report = a_run(tmp_path, 0), a_report(tmp_path / "r", [SAID])
+    for words, said in (
+        ([str(run.path), str(report)], "they cannot be compared"),
+        (["quickstart", str(report)], "is a recipe and"),
+        ([str(run.path), str(run.path)], "is named twice"),
+        ([str(run.path)], "nothing to compare with"),
+        ([str(report)], "nothing to compare with"),
+        ([str(run.path), str(run.path), "--seeds", "2"], "compared as they are"),
+        ([str(tmp_path), str(run.path)], "--all"),
+        ([], "nothing to compare with"),
+        (["--to", str(tmp_path / "none")], "holds no comparison"),
+    ):
+        assert compare(*words) == 2
+        assert said in capsys.readouterr().err, words
+
+
+# All runs
+
+
+def test_fifty_runs_are_listed_at_once_and_without_torch(tmp_path: Path) -> None:
+    for day in range(50):
+        a_run(tmp_path, day, f"quran.seed={day}")
+    code = (
+        "import json, sys, time; begun = time.process_time()\n"
+        "from quran_asr.cli.main import main\n"
+        "try: main(json.loads(sys.argv[1]))\n"
+        "finally: print(json.dumps([time.process_time() - begun, sorted(sys.modules)]), file=sys.stderr)"
+    )
+    words = [sys.executable, "-c", code, json.dumps(["compare", "--all", str(tmp_path), "--json"])]
+    fastest = 9.0
+    for _ in range(3):
+        done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ})
+        seconds, modules = json.loads(done.stderr.splitlines()[-1])
+        fastest = min(fastest, seconds)
+        assert {"torch", "numpy", "matplotlib"} & set(modules) == set()
+    runs = json.loads(done.stdout)["runs"]
+    assert len(runs) == 50 and runs[-1]["changes"] == ["quran.seed: 48 -> 49"]
+    assert fastest < 0.5
+
+
+def test_the_table_of_all_runs_numbers_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_run(tmp_path, 0)
+    a_run(tmp_path, 1, "quran.initialization=nemo", slope=0.75)
+    assert compare("--all", str(tmp_path)) == 0
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[:2] == ["1", "quickstart/2026-01-01_00-00-00"] and "and" in first
+    assert second.endswith("1        quran.initialization: data -> nemo") and " 0.2500 " in second
+    assert compare("--all", str(tmp_path), "quickstart") == 2
