@@ -50,13 +50,15 @@ def test_a_broken_run_hides_no_other(tmp_path: Path) -> None:
     a_run(tmp_path, 0)
     torn = a_run(tmp_path, 1)
     torn.recipe.write_text("a: [", encoding="utf-8")
+    bomb = a_run(tmp_path, 4)
+    bomb.recipe.write_text("a: &a {x: 1}\nb: &b {x: *a, y: *a}\n", encoding="utf-8")
     foreign = a_run(tmp_path, 2)
     foreign.recipe.write_text("quran: {key_of_a_later_version: 3}\n", encoding="utf-8")
     bare = create_run(tmp_path, "quickstart", datetime(2026, 2, 1))
     bare.write_recipe(load_recipe("quickstart"))
     bare.metrics.write_text('{"step": 10, "split": "validation", "wer": null}\n[]\n{"st', encoding="utf-8")
     entries, findings = read_registry(tmp_path)
-    assert [finding.where for finding in findings] == [str(torn.recipe)]
+    assert [finding.where for finding in findings] == [str(torn.recipe), str(bomb.recipe)]
     assert [Path(entry.path).name for entry in entries] == [
         "2026-01-01_00-00-00", "2026-01-03_00-00-00", "2026-02-01_00-00-00",
     ]  # fmt: skip

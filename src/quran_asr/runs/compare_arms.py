@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,10 @@ class Arm:
     @property
     def slug(self) -> str:
         """The name as one that a folder may have."""
-        return re.sub(r"[^\w.=+-]+", "-", self.name).strip("-.") or "recipe"
+        slug = re.sub(r"[^\w.=+-]+", "-", self.name).strip("-.") or "recipe"
+        if len(slug) <= 100:
+            return slug
+        return f"{slug[:90]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
 
 
 def split_arms(words: Sequence[str]) -> tuple[list[list[str]], list[str]]:

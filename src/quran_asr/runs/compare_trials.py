@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError, counted
 from quran_asr.runs.compare_arms import Arm, seeded
 from quran_asr.runs.folder import RunFolder, runs_below
-from quran_asr.runs.kit_process import StopAskedError, alone, asked_to_stop, start, stop
+from quran_asr.runs.kit_process import StopAskedError, alone, asked_to_stop, start
 from quran_asr.runs.recipe import as_yaml, load_recipe
 from quran_asr.runs.resume import changes
 from quran_asr.runs.schema import Recipe
@@ -196,8 +197,7 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
             conditions.say("stopping: each trial in progress writes a checkpoint; the same command goes on")
             raise KeyboardInterrupt from None
         finally:
-            for process in running.values():
-                stop(process, GRACE_SECONDS)
+            _stop(list(running.values()))
     return [trial for trial in trials if not trial.done]
 
 
@@ -216,6 +216,19 @@ def _begin(trial: Trial, conditions: Conditions) -> subprocess.Popen[bytes]:
         words += [] if first else ["--no-preflight"]  # what was looked at for the first seed holds for all
     conditions.say(f"{trial.name}: {'begins' if run is None else 'goes on'}, log {trial.log}")
     return start(words, trial.log, one_thread())
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """As Ctrl-C would, all at once; without asking those that have not ended after the grace."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    until = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def one_thread() -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,8 @@ NOT_COMPARED = (
 """Keys that say where a run lies or what is told by its data."""
 BASE = "base"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_ALIAS = re.compile(r"(?:^|[\s\[{,:])[*&]\w", re.MULTILINE)
 _MOST_BYTES = 1_000_000
 """Of a recipe; one of ours has 3,000."""
 
@@ -166,7 +169,10 @@ def _recipe(place: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise QuranAsrError("is too large for a recipe", where=str(path))
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        text = path.read_text(encoding="utf-8")
+        if _ALIAS.search(_QUOTED.sub("", text)):  # a few of them can stand for billions of values
+            raise QuranAsrError("has anchors, which no recipe has", where=str(path))
+        values = yaml.load(text, Loader=_LOADER)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         raise QuranAsrError("cannot be read as a recipe", where=str(path)) from None
     if not isinstance(values, dict):
@@ -183,7 +189,8 @@ def _leaves(section: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, str) else value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _json(path: Path) -> dict[str, Any]:
