@@ -289,8 +289,8 @@ class _Clock:
                 self._done[trial] = self._size(trial)
         done, now = sum(self._done.values()), time.monotonic()
         show(done, self._total)
-        if now - self._said < SAID_EVERY or done == self._first:
-            return
+        if now - self._said < SAID_EVERY or done - self._first < self._total / 100:
+            return  # of the first steps no time can be foretold
         self._said = now
         minutes = (self._total - done) * (now - self._began) / (done - self._first) / 60
         self._conditions.say(f"{done / self._total:.0%} of all trials, about {minutes:,.0f} minutes left")
