@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from quran_asr.measure.evaluate import write_report
 from quran_asr.measure.report import ScoredClip, Setting, make_report
 from quran_asr.measure.score import score_clips
 from quran_asr.records import Segment, VerseRef
+from quran_asr.runs.compare_arms import make_arms
 from quran_asr.runs.compare_study import Part, Pretraining, Study, prepare
-from quran_asr.runs.compare_trials import Conditions
+from quran_asr.runs.compare_trials import Conditions, Question, keep_question, trials_of, write_outcome
 from quran_asr.runs.folder import RunFolder, create_run, runs_below
 from quran_asr.runs.recipe import load_recipe
 
@@ -162,6 +164,50 @@ def test_a_trial_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().err
     assert "the trial `quickstart, seed 0` ended with code" in said and "log.txt" in said
     assert said.splitlines()[-1].startswith("hint: give the same command again")
+
+
+def test_a_trial_that_failed_late_is_told_and_the_others_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
+    data = [f"model.{key}.manifest_filepath={manifest}" for key in ("train_ds", "validation_ds")]
+    question = Question(tuple(make_arms([["quickstart"], ["quickstart", "model.optim.lr=0.01"]], data)), 2)
+    keep_question(tmp_path / "to", question)
+    for trial in trials_of(tmp_path / "to", question):
+        run = a_run(trial.folder, 0, *data, f"quran.seed={trial.seed}", slope=0.5)
+        if (trial.arm, trial.seed) == (question.arms[1], 1):
+            (run.checkpoints / "last.ckpt").write_bytes(b"torn")  # it was validated, and cannot go on
+        else:
+            write_outcome(trial.folder, {"state": "done", "code": 0, "said": ""})
+    assert compare("--to", str(tmp_path / "to"), "--json") == 1
+    out, said = capsys.readouterr()
+    assert [side["seeds"] for side in json.loads(out)["sides"]] == [[0, 1], [0]]
+    assert "error [trial-failed] quickstart model.optim.lr=0.01, seed 1: error: " in said
+    assert "the same command tries it again" in said
+
+
+def described(heading: str) -> set[str]:
+    """Everything in backticks and quotes under a heading of docs/formats.md, and what lies below it."""
+    formats = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    text = formats.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r'[`"]([\w.%]+)[`"]', text))
+
+
+def keys_of(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*map(keys_of, value.values()))
+    return set().union(*map(keys_of, value)) if isinstance(value, list) else set()
+
+
+def test_every_key_that_is_said_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [a_run(tmp_path, 0), a_run(tmp_path, 1, "model.optim.lr=0.01", slope=0.8)]
+    reports = [a_report(tmp_path / name, [SAID, heard]) for name, heard in (("a", "قل"), ("b", SAID))]
+    from_report = set(make_report(scored([SAID]), Setting("m", "ctc", 0, "letters", "simple")).to_json())
+    for words in ([str(run.path) for run in runs], [str(one) for one in reports], ["--all", str(tmp_path)]):
+        assert compare(*words, "--json") == 0
+        found = keys_of(json.loads(capsys.readouterr().out)) - from_report
+        assert len(found) > 5 and found - described("Comparison") == set()
 
 
 def test_an_unknown_study_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

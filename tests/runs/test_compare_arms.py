@@ -19,6 +19,7 @@ from quran_asr.runs.compare_trials import (
     trials_of,
     write_outcome,
 )
+from quran_asr.runs.folder import create_run
 from quran_asr.runs.recipe import load_recipe
 
 
@@ -81,6 +82,15 @@ def test_what_no_comparison_can_be_made_of_is_refused(
         make_arms(sides, data)
 
 
+def test_two_files_of_one_name_are_refused(tmp_path: Path, data: list[str]) -> None:
+    for place, rate in (("a", 0.1), ("b", 0.2)):
+        (tmp_path / place).mkdir()
+        text = f"base: quickstart\nmodel: {{optim: {{lr: {rate}}}}}\n"
+        (tmp_path / place / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(QuranAsrError, match="two sides are called `mine`"):
+        make_arms([[str(tmp_path / place / "mine.yaml")] for place in "ab"], data)
+
+
 def test_unlike_budgets_are_compared_anyway_on_demand(data: list[str]) -> None:
     sides = [["scratch"], ["transfer"]]
     with pytest.raises(QuranAsrError, match=r"trainer.max_epochs.*--anyway|budget"):
@@ -130,6 +140,10 @@ def test_a_folder_of_other_trials_is_refused(tmp_path: Path, data: list[str]) ->
     other = make_arms(
         [["quickstart"], ["quickstart", "quran.initialization=nemo"]], [*data, "model.optim.lr=0.5"]
     )
+    keep_question(tmp_path, Question(tuple(other), 1))  # nothing was trained yet
+    keep_question(tmp_path, Question(tuple(arms), 1))
+    begun = trials_of(tmp_path, Question(tuple(arms), 1))[0]
+    create_run(begun.folder, "quickstart").write_recipe(begun.arm.recipe)
     with pytest.raises(QuranAsrError, match="trials of another `quickstart`"):
         keep_question(tmp_path, Question(tuple(other), 1))
     Path(data[0].partition("=")[2]).write_text("{}\n", encoding="utf-8")

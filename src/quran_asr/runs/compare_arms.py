@@ -103,8 +103,10 @@ def refuse_unlike(arms: Sequence[Arm], *, anyway: bool) -> None:
     first = arms[0]
     for place, arm in enumerate(arms[1:], start=1):
         for earlier in arms[:place]:
-            if earlier.slug == arm.slug or not changes(earlier.recipe, arm.recipe):
+            if not changes(earlier.recipe, arm.recipe):
                 raise QuranAsrError(f"`{earlier.name}` and `{arm.name}` would be the same training twice")
+            if earlier.slug == arm.slug:
+                raise QuranAsrError(f"two sides are called `{arm.name}`", remedy="give a file another name")
         if first.recipe.quran.seed != arm.recipe.quran.seed:
             raise QuranAsrError(
                 "the recipes begin with other seeds",

@@ -109,12 +109,13 @@ def keep_question(folder: Path, question: Question) -> None:
     data = {path: _sha256(path) for arm in question.arms for path in _manifests(arm.recipe)}
     before = _read_index(folder) if (folder / INDEX).is_file() else {"data": {}, "arms": []}
     other = "name another folder with --to"
-    for path, digest in before["data"].items():
+    kept = before["data"] if _begun(folder, "*") else {}
+    for path, digest in kept.items():
         if data.get(path, digest) != digest:
             raise QuranAsrError("was changed since the first trials", where=path, remedy=other)
     for arm in question.arms:
         place = folder / "recipes" / f"{arm.slug}.yaml"
-        if place.is_file() and changes(load_recipe(place), arm.recipe):
+        if _begun(folder, arm.slug) and changes(load_recipe(place), arm.recipe):
             raise QuranAsrError(
                 f"holds trials of another `{arm.name}`",
                 where=str(place),
@@ -126,7 +127,7 @@ def keep_question(folder: Path, question: Question) -> None:
         "version": __version__,
         "arms": [{"name": arm.name, "recipe": f"recipes/{arm.slug}.yaml"} for arm in question.arms],
         "seeds": question.seeds,
-        "data": {**before["data"], **data},
+        "data": {**kept, **data},
     }
     write_atomically(folder / INDEX, (json.dumps(index, ensure_ascii=False, indent=2) + "\n").encode())
 
@@ -340,6 +341,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
     ):
         raise QuranAsrError(f"is not a comparison of format {FORMAT}", where=str(place))
     return index
+
+
+def _begun(folder: Path, slug: str) -> bool:
+    """Whether a trial of this side has begun."""
+    return any(folder.glob(f"trials/{slug}/seed-*/*/*/recipe.yaml"))
 
 
 def _as_file(recipe: Recipe) -> str:
