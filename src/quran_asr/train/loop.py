@@ -38,7 +38,6 @@ from quran_asr.train.checkpoints import (
 from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.epoch import Stage, stage_batches
 from quran_asr.train.fit_memory import MemoryBudget, fit_memory
-from quran_asr.train.heaviest_batch import give_back
 from quran_asr.train.initialization import initialize, sample_features
 from quran_asr.train.lookout import Lookout
 from quran_asr.train.metrics import Metrics, Watcher
@@ -47,6 +46,7 @@ from quran_asr.train.module import TrainingModule
 from quran_asr.train.out_of_memory import DoesNotFit, Limit, with_smaller_batches
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
+from quran_asr.train.resident import give_back
 from quran_asr.train.tokenizer import Tokenizer, make_tokenizer
 from quran_asr.train.transducer_engine import usable_engine
 from quran_asr.train.transfer import as_table, feature_level, transfer
