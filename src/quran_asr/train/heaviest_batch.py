@@ -29,6 +29,9 @@ CPU_SECONDS = 10.0
 """For the batches that a CPU is measured by."""
 COMFORT = 0.9
 """Share of the memory up to which a batch fits for sure: what is free breaks into pieces."""
+HEAP = 2.0
+"""Bytes that a training on a CPU holds for each byte of a step's tensors: malloc keeps what is freed, in
+pieces that the next batch's lengths do not all fit, and oneDNN what it made for each length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,7 @@ def _gpu_peak(trial: Trial, shape: Shape) -> int:
 
 
 def _on_cpu(trial: Trial, shape: Shape) -> tuple[int, str]:
-    """Bytes above what the process has now, the optimizer's moments among them."""
+    """Bytes above what the process has now, the optimizer's moments among them; tensors are counted."""
     longest = max(shape.seconds)
     with counted() as peak:
         tiny = shape.first(1).shortened(1.0)
@@ -193,7 +196,7 @@ def _on_cpu(trial: Trial, shape: Shape) -> tuple[int, str]:
         if speed * shape.padded_seconds <= CPU_SECONDS:
             trial.module.zero_grad()
             trial.losses(shape)
-            return peak() + trial.beside, "measured"
+            return round(HEAP * peak()) + trial.beside, "measured"
         length = min(longest, max(1.0, CPU_SECONDS / 3 / speed))
         few = max(1, min(len(shape) // 2, int(CPU_SECONDS / 3 / speed / length)))
         short = shape.shortened(length)
@@ -204,7 +207,7 @@ def _on_cpu(trial: Trial, shape: Shape) -> tuple[int, str]:
         trial.losses(short.first(2 * few))
         a_second = max(0, peak() - of_few) / (few * length)
     whole = of_few + a_second * (shape.padded_seconds - few * length) + _attention(trial, shape, length)
-    return round(whole) + trial.beside, f"reckoned from {few} and {2 * few} clips of {length:.1f} s"
+    return round(HEAP * whole) + trial.beside, f"reckoned from {few} and {2 * few} clips of {length:.1f} s"
 
 
 def _attention(trial: Trial, shape: Shape, measured: float) -> float:
