@@ -14,13 +14,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from quran_asr.corpus.speak import speak_corpus
 from quran_asr.records import VerseRef
-from quran_asr.runs.kit import read_index, read_results
+from quran_asr.runs import kit_stages
+from quran_asr.runs.kit import read_index, read_results, sha256_of
 from quran_asr.train.half import read_model
 
 pytestmark = pytest.mark.slow
@@ -116,3 +118,36 @@ def test_a_kit_survives_a_kill_and_its_model_hears(tmp_path: Path) -> None:
     assert there.keys() == here.keys()
     for name, tensor in there.items():
         torch.testing.assert_close(here[name], tensor, rtol=2**-11, atol=2**-25, msg=name)
+
+
+def test_when_the_minutes_are_up_the_training_stops_and_the_results_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock leaps to their end once there is a checkpoint: so no machine is too slow for it."""
+    spoken = speak_corpus([VerseRef(112, 1), VerseRef(112, 2)], ["ar"], tmp_path / "s", seed=0)
+    host, kit, work, to = (tmp_path / name for name in ("host.txt", "kit", "work", "to"))
+    host.write_text("".join(f"{d.name}=={d.version}\n" for d in importlib.metadata.distributions()))
+    endless = [*TINY, "trainer.max_steps=1000000", "--train", spoken, "--validation", spoken]
+    made = quran_asr("kit", "quickstart", *endless, "--host-packages", host, "--to", kit)
+    assert made.returncode == 0, made.stderr
+    work.mkdir()
+    measured = {"kit": sha256_of(kit / "kit.json"), "stages": {"benchmark": {"state": "done"}}, "calls": 0}
+    (work / "state.json").write_text(json.dumps(measured))
+    began, minutes, said = time.time(), 100.0, list[str]()
+    call = kit_stages.Host(kit, work, to, began + 60 * minutes, 60 * minutes, 1e9, None, said.append)
+
+    def leaping() -> float:
+        leap = 60 * minutes - call.reserve if list(work.glob("runs/*/*/checkpoints/last.ckpt")) else 0.0
+        return time.time() + leap
+
+    monkeypatch.setattr(kit_stages, "time", SimpleNamespace(**vars(time) | {"time": leaping}))
+    assert kit_stages.run_kit(call) == 0, said
+    assert said[-1].startswith("not finished: the same command goes on from here"), said
+    index, _ = read_results(to / "results")
+    assert index["stages"]["train"]["state"] == "cut"
+    assert index["model"]["parameters"] > 0 and (to / "results" / "weights-1.part").is_file()
+    collected = quran_asr("kit", "--collect", to / "results", "--to", tmp_path / "back", "--json")
+    assert collected.returncode == 0, collected.stderr
+    (run,) = work.glob("runs/*/*")
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < max(steps) < 1_000_000

@@ -35,6 +35,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def forget() -> None:
+    for path in calibration_folder().glob("*.json"):
+        path.unlink()
+
+
 def planned(recipe: str, device: str | None, *, validation_hours: float | None = None) -> Plan:
     target = find_target(device, read_calibrations()[0])
     return plan(load_recipe(recipe), GUIDE, 2, target=target, validation_hours=validation_hours)
@@ -133,12 +138,39 @@ def test_the_only_device_that_was_measured_is_taken_unasked() -> None:
     assert planned("transfer", "a100 80gb").batch_seconds == pytest.approx(0.1 * audio / 96.0, rel=1e-6)
 
 
+def test_each_model_keeps_its_entry_and_the_nearest_is_taken() -> None:
+    small = replace(MEASURED, model="small", parameters=30_000_000, step_seconds=0.1)
+    path = write_calibration(MEASURED)
+    write_calibration(small)
+    newer = replace(small, step_seconds=0.2, validation_seconds_per_hour=50.0)
+    assert write_calibration(newer) == path
+    assert json.loads(path.read_text())["step_seconds"] == 0.2, "the latest stands first"
+    assert read_calibrations() == ([newer, MEASURED], [])
+    assert "scaled from `transfer`" in planned("large", None).batch_seconds_source
+    own = measured_by(TRANSFER, MEASURED.device, 96.0, 0.3, None, "2026-11-25")
+    assert write_calibration(replace(own, parameters=7)) == path
+    assert write_calibration(own) == path
+    assert "measured on" in planned("transfer", "rtx3090").batch_seconds_source
+    write_calibration(replace(own, precision=32))
+    assert len(read_calibrations()[0]) == 5
+    assert "2026-11-25" in planned("transfer", "rtx3090").batch_seconds_source
+    path.write_text(json.dumps({**json.loads(path.read_text()), "more": [1]}))
+    assert [finding.code for finding in read_calibrations()[1]] == ["broken-calibration"]
+
+
+def test_validation_is_scaled_with_the_model() -> None:
+    cost = audio_flops(TRANSFER, GUIDE.mean_seconds)
+    write_calibration(replace(MEASURED, model="half", audio_flops=cost / 2))
+    assert planned("transfer", None, validation_hours=0.5).validation_seconds == pytest.approx(90.0)
+
+
 def test_figures_of_another_size_are_scaled_by_operations_or_left_and_that_is_said() -> None:
     write_calibration(replace(MEASURED, model="small"))
     near = planned("large", "rtx3090")
     codes = [finding.code for finding in near.findings]
     assert "calibration-not-used" in codes, "eleven times as many operations are too many to scale"
     assert "an estimate" in near.batch_seconds_source
+    forget()
     write_calibration(replace(MEASURED, model="transfer"))
     large, own = planned("large", "rtx3090"), planned("transfer", "rtx3090")
     assert "scaled from `transfer`" in large.batch_seconds_source
@@ -147,10 +179,12 @@ def test_figures_of_another_size_are_scaled_by_operations_or_left_and_that_is_sa
     ratio /= audio_flops(TRANSFER, GUIDE.mean_seconds)
     # the batches of `large` are half as long
     assert large.batch_seconds / own.batch_seconds == pytest.approx(ratio / 2, rel=1e-2)
+    forget()
     write_calibration(replace(MEASURED, model="mine"))
     assert "calibration-not-used" in {finding.code for finding in planned("transfer", "rtx3090").findings}
     write_calibration(replace(MEASURED, model="mine", audio_flops=audio_flops(TRANSFER, 3.0)))
     assert planned("transfer", "rtx3090").batch_seconds is not None
+    forget()
     write_calibration(replace(MEASURED, precision=32))
     note = next(f for f in planned("transfer", "rtx3090").findings if f.code == "calibration-not-used")
     assert "precision 32" in note.message

@@ -229,7 +229,7 @@ def told(free, seconds):
     outcome = heaviest_batch.check_memory(recipe, tokenizer, clips, torch.device("cpu"))
     return [outcome.status, outcome.message, outcome.remedy]
 
-outcomes = [told(100_000_000_000, heaviest_batch.CPU_SECONDS), told(100_000_000_000, 1.0)]
+outcomes = [told(100_000_000_000, 1000.0), told(100_000_000_000, 1.0)]  # a busy machine measures, too
 print(json.dumps([*outcomes, told(100_000_000, 1.0)]))
 """
 

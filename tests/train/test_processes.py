@@ -109,7 +109,11 @@ def test_two_processes_have_the_losses_of_one_and_a_run_goes_from_one_to_two_and
     same_losses(alone, moving)
 
 
-def test_torchrun_starts_a_training(words: list[str]) -> None:
+def test_torchrun_starts_a_training_and_clips_that_come_twice_are_told(
+    words: list[str], spoken: Path
+) -> None:
+    odd = spoken.with_name("odd.jsonl")
+    odd.write_text("".join(spoken.read_text("utf-8").splitlines(keepends=True)[:5]), "utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -117,7 +121,7 @@ def test_torchrun_starts_a_training(words: list[str]) -> None:
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
             *("--master-port", str(port), "-m", "quran_asr", "train"),
-            *(*words, *TWO, "trainer.max_epochs=1"),
+            *(*words, *TWO, "trainer.max_epochs=1", "--train", str(odd), "model.train_ds.batch_size=1"),
         ],
         capture_output=True,
         text=True,
@@ -127,6 +131,7 @@ def test_torchrun_starts_a_training(words: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("run folder") == 1
+    assert done.stderr.count("1 clip comes twice in an epoch") == 1, done.stderr
     assert "best validation WER" in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""How fast a device trained when it was measured: kept in the cache, one file a device.
+"""How fast a device trained when it was measured: one file a device in the cache, one entry a model size.
 
 `$QURAN_ASR_CACHE/calibration/<device>.json`, see docs/formats.md.
 """
@@ -15,6 +15,7 @@ from typing import Any
 from quran_asr.files import cache_folder, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.runs.flops import audio_flops
+from quran_asr.runs.parameters import count_parameters
 from quran_asr.runs.schema import Recipe
 
 ALIKE = 3.0
@@ -41,6 +42,14 @@ class Calibration:
     """Operations that a second of audio cost (`flops.audio_flops`); None for a shipped recipe."""
     precision: int | str | None = None
     """`trainer.precision` of the measurement."""
+    parameters: int | None = None
+    """Of the model; None in entries that do not tell."""
+
+    def replaces(self, other: Calibration) -> bool:
+        """Whether the other is an earlier measurement of the same."""
+        sizes = self.parameters, other.parameters
+        same = self.model == other.model if None in sizes else sizes[0] == sizes[1]
+        return same and self.device == other.device and self.precision == other.precision
 
 
 def calibration_folder() -> Path:
@@ -49,14 +58,20 @@ def calibration_folder() -> Path:
 
 
 def write_calibration(calibration: Calibration) -> Path:
-    """Keep what was measured, in place of what was there of this device.
+    """Keep what was measured, first in the device's file; earlier entries of other models stay behind it.
 
     Raises:
         OSError: it cannot be written.
     """
     name = re.sub(r"[^a-z0-9]+", "-", calibration.device.casefold()).strip("-") or "device"
     path = calibration_folder() / f"{name}.json"
-    text = json.dumps(asdict(calibration), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    try:
+        before = _read(path)
+    except QuranAsrError:  # none yet, or one that `plan` has already called broken
+        before = []
+    more = [asdict(one) for one in before if not calibration.replaces(one)]
+    document = {**asdict(calibration), **({"more": more} if more else {})}
+    text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     write_atomically(path, text.encode())
     return path
 
@@ -79,16 +94,20 @@ def measured_by(
     mean = audio_seconds / recipe.model.train_ds.batch_size
     cost = audio_flops(recipe, max(mean, 0.1))
     precision = recipe.trainer.precision
-    return Calibration(device, recipe.name, audio_seconds, step_seconds, validation, date, cost, precision)
+    parameters = count_parameters(recipe.model, recipe.quran.vocabulary_size)
+    return Calibration(
+        device, recipe.name, audio_seconds, step_seconds, validation, date, cost, precision, parameters
+    )
 
 
 def read_calibrations() -> tuple[list[Calibration], list[Finding]]:
-    """All that are stored, by device, and a warning for each file that is none."""
-    found, broken = [], []
+    """All that are stored, by device, the latest first, and a warning for each file that is none."""
+    found: list[Calibration] = []
+    broken: list[Finding] = []
     folder = calibration_folder()
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
-            found.append(_read(path))
+            found += _read(path)
         except QuranAsrError as error:
             what = f"{error.what}; it is not used"
             broken.append(Finding("warning", "broken-calibration", str(path), what, error.remedy))
@@ -108,7 +127,7 @@ def scale(calibration: Calibration, ours: float, theirs: float) -> float | None:
     return ratio * calibration.step_seconds / calibration.batch_seconds
 
 
-def _read(path: Path) -> Calibration:
+def _read(path: Path) -> list[Calibration]:
     remedy = "measure the device again, or remove the file"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -116,19 +135,27 @@ def _read(path: Path) -> Calibration:
         raise QuranAsrError("is not a JSON file that can be read", remedy=remedy) from None
     if not isinstance(values, dict):
         raise QuranAsrError("is not a JSON object", remedy=remedy)
-    per_hour, flops = values.get("validation_seconds_per_hour"), values.get("audio_flops")
-    precision = values.get("precision")
+    more = values.get("more", [])
+    if not isinstance(more, list) or not all(isinstance(entry, dict) for entry in more):
+        raise QuranAsrError("`more` is no list of objects", remedy=remedy)
+    return [_entry(entry, remedy) for entry in (values, *more)]
+
+
+def _entry(values: dict[str, Any], remedy: str) -> Calibration:
+    def number(key: str) -> float | None:
+        return None if values.get(key) is None else _positive(values, key, remedy)
+
+    parameters, precision = number("parameters"), values.get("precision")
     return Calibration(
         device=_named(values, "device", remedy),
         model=_named(values, "model", remedy),
         batch_seconds=_positive(values, "batch_seconds", remedy),
         step_seconds=_positive(values, "step_seconds", remedy),
-        validation_seconds_per_hour=(
-            None if per_hour is None else _positive(values, "validation_seconds_per_hour", remedy)
-        ),
+        validation_seconds_per_hour=number("validation_seconds_per_hour"),
         date=_named(values, "date", remedy),
-        audio_flops=None if flops is None else _positive(values, "audio_flops", remedy),
+        audio_flops=number("audio_flops"),
         precision=precision if precision in (32, "bf16-mixed") else None,
+        parameters=None if parameters is None else round(parameters),
     )
 
 

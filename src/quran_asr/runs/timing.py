@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from quran_asr.findings import Finding
 from quran_asr.runs.calibration import Calibration, scale
 from quran_asr.runs.devices import Device, find_device, no_such_device, words
 from quran_asr.runs.flops import audio_flops
+from quran_asr.runs.parameters import count_parameters
 from quran_asr.runs.recipe import SHIPPED, load_recipe
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.workload import Workload, expected_tokens
@@ -25,8 +27,8 @@ class Target:
     name: str
     row: Device | None
     """Of the table."""
-    calibration: Calibration | None
-    """What was measured of it."""
+    calibrations: tuple[Calibration, ...] = ()
+    """What was measured of it, the latest of each model first."""
 
     @property
     def is_cpu(self) -> bool:
@@ -62,19 +64,20 @@ def find_target(name: str | None, calibrations: Sequence[Calibration]) -> Target
         QuranAsrError: nothing is known of a device of that name; the nearest name is in the hint.
     """
     if name is None:
-        if len(calibrations) != 1:
+        of_one = tuple(calibrations)
+        if len({one.device for one in of_one}) != 1:
             return None
-        row = find_device(calibrations[0].device)
-        return Target(row.name if row else calibrations[0].device, row, calibrations[0])
+        row = find_device(of_one[0].device)
+        return Target(row.name if row else of_one[0].device, row, of_one)
     row = find_device(name)
     asked = words(name)
     measured = [one for one in calibrations if asked and asked <= words(one.device)]
     measured += [one for one in calibrations if row is not None and find_device(one.device) == row]
     if row is None and not measured:
         raise no_such_device(name, tuple(one.device for one in calibrations))
-    calibration = measured[0] if measured else None
-    known = row or (find_device(calibration.device) if calibration else None)
-    return Target(known.name if known else measured[0].device, known, calibration)
+    known = row or find_device(measured[0].device)
+    first = tuple(one for one in measured if one.device == measured[0].device)
+    return Target(known.name if known else measured[0].device, known, tuple(dict.fromkeys(first)))
 
 
 def timing(
@@ -112,16 +115,19 @@ def _batch(
         return None, f"unknown: {HOW_TO_KNOW}", None, []
     found: list[Finding] = []
     cost = audio_flops(recipe, work.mean_seconds, _tokens(recipe, work))
-    measured = target.calibration
+    measured = _nearest(recipe, target, cost, work)
     if measured is not None:
-        theirs = measured.audio_flops or _shipped_cost(measured.model, work)
+        theirs = _cost(measured, work)
         share = None if theirs is None else scale(measured, cost, theirs)
         if measured.precision not in (None, _precision(recipe, target)):
             found.append(_unused(measured, f"in precision {measured.precision}"))
         elif share is not None:
-            how = "measured" if measured.model == recipe.name else f"scaled from `{measured.model}`"
+            how = "measured" if _same_model(recipe, measured) else f"scaled from `{measured.model}`"
             source = f"{how} on {measured.device}, {measured.date}"
-            return share * batch_audio, source, measured.validation_seconds_per_hour, found
+            per_hour = measured.validation_seconds_per_hour
+            if per_hour is not None and theirs is not None:
+                per_hour *= cost / theirs
+            return share * batch_audio, source, per_hour, found
         else:
             why = "a model that is not known here" if theirs is None else "a model of quite another size"
             found.append(_unused(measured, why))
@@ -149,6 +155,31 @@ def _validation(
 
 def _tokens(recipe: Recipe, work: Workload) -> float | None:
     return expected_tokens(recipe, work.words / work.clips) if work.words and work.clips else None
+
+
+def _nearest(recipe: Recipe, target: Target, cost: float, work: Workload) -> Calibration | None:
+    """Of what was measured, this model, else the one of the nearest cost; in the training's precision if any.
+
+    Args:
+        cost: operations of a second of audio of the recipe's own model.
+    """
+
+    def distance(one: Calibration) -> tuple[bool, bool, float]:
+        theirs = _cost(one, work)
+        other_precision = one.precision not in (None, _precision(recipe, target))
+        far = math.inf if theirs is None else abs(math.log(cost / theirs))
+        return other_precision, not _same_model(recipe, one), far
+
+    return min(target.calibrations, key=distance, default=None)
+
+
+def _same_model(recipe: Recipe, measured: Calibration) -> bool:
+    own = count_parameters(recipe.model, recipe.quran.vocabulary_size)
+    return measured.model == recipe.name and measured.parameters in (None, own)
+
+
+def _cost(measured: Calibration, work: Workload) -> float | None:
+    return measured.audio_flops or _shipped_cost(measured.model, work)
 
 
 def _shipped_cost(model: str, work: Workload) -> float | None:

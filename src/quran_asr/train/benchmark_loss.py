@@ -6,33 +6,30 @@ prints one JSON object. Both go through the same `RNNTJoint` of NeMo with the sa
 backwards. Seconds are CPU time on a CPU and time on the clock, after waiting for the device, on CUDA; always
 the median of several steps after one that is not counted. Bytes are those newly held at the highest point
 between the joint's inputs and their gradients: on CUDA what torch's allocator says, on a CPU the growth of
-the resident memory, from a heap whose free pages have been given back (Linux with glibc; elsewhere it is not
-measured). That counts what numba and the matrix library allocate, too.
+the resident memory while nothing that is freed is kept (Linux with glibc; elsewhere it is not measured). That
+counts what numba and the matrix library allocate, too.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from quran_asr.train.model import frame_seconds  # noqa: F401 - silences NeMo before it is imported below
+from quran_asr.train.resident import countable, counted
 from quran_asr.train.transducer_engine import ENGINES, usable_engine
 from quran_asr.train.transducer_lattice import lattice_loss
 from quran_asr.train.transducer_loss import transducer_loss
 
 from nemo.collections.asr.losses.rnnt import RNNTLoss  # isort: skip
 from nemo.collections.asr.modules.rnnt import RNNTJoint  # isort: skip
-
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +126,11 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         step()
         return torch.cuda.max_memory_allocated(device) - before
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        _RESET.write_text("5")
-        before = _resident("VmRSS")
-        step()
-        return _resident("VmHWM") - before
-    except (OSError, AttributeError):
+    if not countable():
         return None
-
-
-def _resident(name: str) -> int:
-    lines = _STATUS.read_text(encoding="ascii").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    with counted() as peak:
+        step()
+        return peak()
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,10 +129,10 @@ def stage_batches(
     """The batches of one process in the last of an epoch's stages, from the stage's beginning."""
     trained: set[int] = set()
     for stage in stages[:-1]:
-        for batches in share_out(_plan(durations, stage, epoch, trained), stage.ranks):
+        for batches in share_out(planned_batches(durations, stage, epoch, trained), stage.ranks):
             trained.update(i for batch in batches[: stage.done] for i in batch)
     now = stages[-1]
-    return share_out(_plan(durations, now, epoch, trained), now.ranks)[rank]
+    return share_out(planned_batches(durations, now, epoch, trained), now.ranks)[rank]
 
 
 class EpochBatches:
@@ -152,7 +152,10 @@ class EpochBatches:
         return self._done + len(self._batches)
 
 
-def _plan(durations: Sequence[float], stage: Stage, epoch: int, trained: Collection[int]) -> list[list[int]]:
+def planned_batches(
+    durations: Sequence[float], stage: Stage, epoch: int, trained: Collection[int] = ()
+) -> list[list[int]]:
+    """The batches of an epoch under a stage's settings, of all processes together."""
     return plan_epoch(
         durations,
         batch_size=stage.batch_size,

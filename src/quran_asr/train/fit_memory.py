@@ -14,10 +14,11 @@ from quran_asr.runs.batch_budget import budgets, words
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import Clip, ClipSet
 from quran_asr.train.cpu import choose_threads
-from quran_asr.train.heaviest_batch import COMFORT, Shape, Trial, give_back, heaviest, in_words
+from quran_asr.train.heaviest_batch import COMFORT, Shape, Trial, heaviest, in_words
 from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.processes import Ranks
+from quran_asr.train.resident import give_back
 from quran_asr.train.tokenizer import Tokenizer
 
 LENGTHS = (1.0, 0.5, 0.25)

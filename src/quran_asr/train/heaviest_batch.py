@@ -7,14 +7,10 @@ rest is reckoned. The sound is noise: memory depends on lengths alone.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import math
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -26,12 +22,16 @@ from quran_asr.train.batches import Batch, Clip, ClipSet
 from quran_asr.train.cpu import choose_threads
 from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
+from quran_asr.train.resident import counted
 from quran_asr.train.tokenizer import Tokenizer
 
 CPU_SECONDS = 10.0
 """For the batches that a CPU is measured by."""
 COMFORT = 0.9
 """Share of the memory up to which a batch fits for sure: what is free breaks into pieces."""
+HEAP = 2.0
+"""Bytes that a training on a CPU holds for each byte of a step's tensors: malloc keeps what is freed, in
+pieces that the next batch's lengths do not all fit, and oneDNN what it made for each length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,26 +185,29 @@ def _gpu_peak(trial: Trial, shape: Shape) -> int:
 
 
 def _on_cpu(trial: Trial, shape: Shape) -> tuple[int, str]:
-    """Bytes above what the process has now, the optimizer's moments among them."""
+    """Bytes above what the process has now, the optimizer's moments among them; tensors are counted."""
     longest = max(shape.seconds)
-    give_back()
-    with _resident() as peak:
-        began = time.perf_counter()
-        trial.losses(shape.first(1).shortened(1.0))
-        speed = (time.perf_counter() - began) / min(1.0, longest)  # the first pass is the slowest
+    with counted() as peak:
+        tiny = shape.first(1).shortened(1.0)
+        trial.losses(tiny)  # what is made once, at the first pass: the slowest
+        began = time.process_time()
+        trial.losses(tiny)
+        speed = (time.process_time() - began) / max(tiny.seconds)
         if speed * shape.padded_seconds <= CPU_SECONDS:
             trial.module.zero_grad()
             trial.losses(shape)
-            return peak() + trial.beside, "measured"
+            return round(HEAP * peak()) + trial.beside, "measured"
         length = min(longest, max(1.0, CPU_SECONDS / 3 / speed))
         few = max(1, min(len(shape) // 2, int(CPU_SECONDS / 3 / speed / length)))
         short = shape.shortened(length)
+        trial.module.zero_grad()
         trial.losses(short.first(few))
         of_few = peak()
+        trial.module.zero_grad()
         trial.losses(short.first(2 * few))
         a_second = max(0, peak() - of_few) / (few * length)
     whole = of_few + a_second * (shape.padded_seconds - few * length) + _attention(trial, shape, length)
-    return round(whole) + trial.beside, f"reckoned from {few} and {2 * few} clips of {length:.1f} s"
+    return round(HEAP * whole) + trial.beside, f"reckoned from {few} and {2 * few} clips of {length:.1f} s"
 
 
 def _attention(trial: Trial, shape: Shape, measured: float) -> float:
@@ -214,49 +217,6 @@ def _attention(trial: Trial, shape: Shape, measured: float) -> float:
     each = 3 * 4 * encoder.n_layers * encoder.n_heads * a_second**2
     longest = max(shape.seconds)
     return len(shape) * each * (longest**2 - measured * longest)
-
-
-@contextlib.contextmanager
-def _resident() -> Iterator[_Peak]:
-    peak = _Peak()
-    peak.start()
-    try:
-        yield peak
-    finally:
-        peak.ended.set()
-        peak.join()
-
-
-class _Peak(threading.Thread):
-    """Watches how much memory this process has in use; torch keeps no such count on a CPU."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.ended = threading.Event()
-        self.began = self.most = _resident_bytes()
-
-    def run(self) -> None:
-        while not self.ended.wait(0.002):
-            self.most = max(self.most, _resident_bytes())
-
-    def __call__(self) -> int:
-        """The most so far, above what there was at the beginning."""
-        return max(0, max(self.most, _resident_bytes()) - self.began)
-
-
-def _resident_bytes() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # no Linux: nothing is measured, weights and moments remain
-        return 0
-    return pages * 4096
-
-
-def give_back() -> None:
-    """Return to the system what earlier work has freed: it would be taken again, and not be counted."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc's; others keep little
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _noise(shape: Shape, vocabulary: int) -> Batch:

@@ -36,9 +36,8 @@ from quran_asr.train.checkpoints import (
     checkpoint_facts,
 )
 from quran_asr.train.cpu import suit_cpu
-from quran_asr.train.epoch import Stage, stage_batches
+from quran_asr.train.epoch import Stage, planned_batches, repeated_clips, stage_batches
 from quran_asr.train.fit_memory import MemoryBudget, fit_memory
-from quran_asr.train.heaviest_batch import give_back
 from quran_asr.train.initialization import initialize, sample_features
 from quran_asr.train.lookout import Lookout
 from quran_asr.train.metrics import Metrics, Watcher
@@ -47,6 +46,7 @@ from quran_asr.train.module import TrainingModule
 from quran_asr.train.out_of_memory import DoesNotFit, Limit, with_smaller_batches
 from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
+from quran_asr.train.resident import give_back
 from quran_asr.train.tokenizer import Tokenizer, make_tokenizer
 from quran_asr.train.transducer_engine import usable_engine
 from quran_asr.train.transfer import as_table, feature_level, transfer
@@ -149,6 +149,8 @@ def train(
         steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
         module = TrainingModule(model, recipe, training_set, validation_set, on_finding, ranks, steps, limit)
         module.engine = engine
+        if first and ranks.size > 1:
+            tell_repeated(module, on_finding)
         ended = _fit(module, run, watcher=watcher, resume=resume)
         if not isinstance(ended, DoesNotFit):
             return replace(ended, seconds=time.perf_counter() - began)
@@ -165,6 +167,16 @@ def train(
         give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def tell_repeated(module: TrainingModule, on_finding: Callable[[Finding], None]) -> None:
+    """Say how many clips come twice in an epoch so that all processes have equally many batches."""
+    stage, durations = module.stage(None), [clip.segment.duration for clip in module.training_clips.clips]
+    twice = repeated_clips(planned_batches(durations, stage, 0), stage.ranks)
+    if twice:
+        clips = "1 clip comes" if twice == 1 else f"{twice} clips come"
+        message = f"{clips} twice in an epoch: {stage.ranks} processes are to have equally many batches"
+        on_finding(Finding("note", "repeated-clips", "trainer.devices", message, ""))
 
 
 def _fit(

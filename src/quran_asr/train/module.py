@@ -90,7 +90,7 @@ class TrainingModule(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader[Item]:
         """Called anew for every epoch, because the curriculum may admit longer clips."""
         if self._resumed is None or not self._resumed.stages:
-            self.progress = EpochProgress((self._stage(self._longest_clip()),))
+            self.progress = EpochProgress((self.stage(self._longest_clip()),))
         else:
             self.progress = EpochProgress(self._resumed.stages, self._resumed.counted)
             self._resumed.stages = ()
@@ -110,7 +110,7 @@ class TrainingModule(lightning.LightningModule):
         durations = [clip.segment.duration for clip in self.training_clips.clips]
         return self.curriculum.longest_clip(self.recipe, self.global_step, durations)
 
-    def _stage(self, longest: float | None) -> Stage:
+    def stage(self, longest: float | None) -> Stage:
         """An epoch's beginning under the recipe's settings."""
         ds = self.recipe.model.train_ds
         seed = self.recipe.quran.seed
@@ -218,9 +218,11 @@ class TrainingModule(lightning.LightningModule):
         """The first one takes memory for AdamW's moments before it changes a weight."""
         self.attempt(lambda: super(TrainingModule, self).optimizer_step(*args, **kwargs))
 
-    def losses(self, batch: Batch, *, with_transducer: bool = True) -> tuple[Tensor | None, Tensor]:
-        """Transducer and CTC loss of each clip in nats, [B] each; the first is None unless asked for."""
-        encoded, on_device = self.encode(batch)
+    def losses(
+        self, batch: Batch, heard: tuple[Tensor, Tensor] | None = None, *, with_transducer: bool = True
+    ) -> tuple[Tensor | None, Tensor]:
+        """Transducer (if asked for) and CTC loss of each clip, nats [B]; `heard` is what `encode` gave."""
+        encoded, on_device = heard or self.encode(batch)
         frames, labels = self._known_frames(batch, on_device), torch.tensor(batch.labels)
         ctc_scores = self.model.ctc_decoder(encoder_output=encoded)
         if self.recipe.quran.curriculum is not None:
@@ -334,7 +336,7 @@ class TrainingModule(lightning.LightningModule):
             with torch.autocast(self.device.type, enabled=False):
                 encoded, frames = self.encode(batch)
                 texts = [clip_set.clips[i].segment.text for i in batch.indices]
-                losses = self.losses(batch) if which == 0 else None
+                losses = self.losses(batch, (encoded, frames)) if which == 0 else None
                 self.validations[which].add(encoded, frames, texts, batch.indices)
                 if losses is not None and losses[0] is not None:
                     weight = self.recipe.model.aux_ctc.ctc_loss_weight
@@ -388,7 +390,7 @@ class TrainingModule(lightning.LightningModule):
         self.validated_at = int(checkpoint["global_step"]) if state["validated"] else -1
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
         window = self.recipe.trainer.accumulate_grad_batches
-        now = self._stage(state["stages"][-1]["longest"])
+        now = self.stage(state["stages"][-1]["longest"])
         self._resumed = resumed_from(state, counts, now, window, self.ranks)
 
     def _in_window(self) -> bool:

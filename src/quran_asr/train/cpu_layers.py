@@ -1,0 +1,45 @@
+"""Layers of NeMo's that torch is slow at on a CPU, done in another way: same parameters, same values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class PointwiseConv1d(nn.Conv1d):
+    """A convolution of width 1 as the matrix product that it is; torch's own unfolds its input first."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, T] -> [B, D, T]"""
+        weight = self.weight.squeeze(2)
+        return functional.linear(input.transpose(1, 2), weight, self.bias).transpose(1, 2)
+
+
+class BitDropout(nn.Dropout):
+    """Dropout whose masks take 16 random bits a number; torch's own draws them one by one.
+
+    `p` is rounded to 1/65,536, and what remains is scaled by exactly that.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape."""
+        dropped = round(65_536 * self.p)
+        if not self.training or dropped in (0, 65_536):
+            return super().forward(input)
+        words = torch.empty((input.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.int16)[: input.numel()].view(input.shape) >= dropped - 32_768
+        return input * kept.to(input.dtype).mul_(65_536 / (65_536 - dropped))
+
+
+def exchange_layers(model: nn.Module) -> None:
+    """Let the layers above stand for torch's in a model on the CPU; its parameters and their names stay."""
+    for layer in model.modules():
+        if type(layer) is nn.Dropout and not layer.inplace:
+            layer.__class__ = BitDropout
+        elif type(layer) is nn.Conv1d and _is_pointwise(layer):
+            layer.__class__ = PointwiseConv1d
+
+
+def _is_pointwise(layer: nn.Conv1d) -> bool:
+    return (layer.kernel_size, layer.stride, layer.padding, layer.groups) == ((1,), (1,), (0,), 1)
