@@ -50,26 +50,35 @@ class Vocabulary:
         """The words of a hypothesis with their times; `" ".join` of their texts is `text(tokens)`.
 
         A word starts at the frame of its first token and ends one frame after its last token, or where
-        the next word starts if that is sooner. `offset` is the time of frame 0 in seconds.
+        the next word starts if that is sooner. `offset` is the time of frame 0 in seconds. The confidence of
+        a word is the probability of its least probable token; None where the hypothesis has none.
         """
         texts: list[str] = []
         firsts: list[int] = []
         lasts: list[int] = []
-        for token, frame in zip(hypothesis.tokens, hypothesis.frames, strict=True):
+        least: list[float] = []
+        log_probs = hypothesis.log_probs or (math.nan,) * len(hypothesis.tokens)
+        for token, frame, log_prob in zip(hypothesis.tokens, hypothesis.frames, log_probs, strict=True):
             for nth, part in enumerate(self._piece(token).split(WORD_START)):
                 if nth or not texts:  # a word start stood before this part
                     texts.append("")
                     firsts.append(frame)
                     lasts.append(frame)
+                    least.append(log_prob)
                 if part:
                     texts[-1] += part
                     lasts[-1] = frame
+                    least[-1] = min(least[-1], log_prob)
         words: list[TimedWord] = []
         bound = math.inf  # where the next word starts
-        for text, first, last in zip(texts[::-1], firsts[::-1], lasts[::-1], strict=True):
+        for text, first, last, log_prob in zip(
+            texts[::-1], firsts[::-1], lasts[::-1], least[::-1], strict=True
+        ):
             if text:
                 end = min(last + 1, bound)
-                words.append(TimedWord(text, offset + first * frame_seconds, offset + end * frame_seconds))
+                times = offset + first * frame_seconds, offset + end * frame_seconds
+                confidence = math.exp(min(log_prob, 0.0)) if hypothesis.log_probs else None
+                words.append(TimedWord(text, *times, confidence))
                 bound = first
         return tuple(words[::-1])
 
