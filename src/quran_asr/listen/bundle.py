@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -215,8 +214,11 @@ def _check_file(path: Path, recorded: object) -> None:
         raise QuranAsrError("is missing from the bundle", where=str(path), remedy=AGAIN) from error
     if size != recorded.get("bytes"):
         told = recorded.get("bytes")
-        raise QuranAsrError(f"has {size:,} bytes of {told:,}" if isinstance(told, int) else "has no size told",
-                            where=str(path), remedy=AGAIN)
+        raise QuranAsrError(
+            f"has {size:,} bytes of {told:,}" if isinstance(told, int) else "has no size told",
+            where=str(path),
+            remedy=AGAIN,
+        )
     if _sha256(path) != recorded.get("sha256"):
         raise QuranAsrError("is damaged: its checksum is another", where=str(path), remedy=AGAIN)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quran_asr.records import Samples
-
-SMALL = 4_000_000
-"""Bytes of an encoder up to which a second thread costs more than it brings."""
 
 
 class Recognizer:
@@ -82,18 +79,22 @@ class Recognizer:
             if on_progress is not None:
                 on_progress(done, len(segments))
 
-    def emissions(self, samples: Samples) -> Emissions:
-        """The CTC scores of a recording, float32 samples at 16 kHz."""
+    def emissions(self, pieces: Iterable[Samples]) -> Emissions:
+        """The CTC scores of a recording that comes in pieces: float32 samples at 16 kHz."""
         stream = self.stream()
-        stream.push(samples)
-        stream.end()
-        scores = []
-        while frames := stream.ready():
-            [encoded] = self._encode([stream], frames)
-            scores.append(encoded.ctc)
         width = len(self.bundle.vocabulary) + 1
-        empty = np.zeros((0, width), np.float32)
-        return Emissions(np.concatenate(scores) if scores else empty, self.bundle.frame_seconds)
+        scores = [np.zeros((0, width), np.float32)]
+
+        def encode() -> None:
+            while frames := stream.ready():
+                scores.extend(one.ctc for one in self._encode([stream], frames))
+
+        for piece in pieces:
+            stream.push(piece)
+            encode()
+        stream.end()
+        encode()
+        return Emissions(np.concatenate(scores), self.bundle.frame_seconds)
 
     def stream(self, look_ahead_ms: int | None = None, where: str = "") -> Stream:
         """A new recording that will come piece by piece.

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quran_asr.decode import ctc, transducer
+from quran_asr.decode import transducer
 from quran_asr.decode.options import Decoding
 from quran_asr.decode.partial import NOTHING
 from quran_asr.listen.sessions import Encoded, Sessions
 from quran_asr.records import Hypothesis
 
-SearchState = transducer.SearchState | ctc.BestPath | ctc.Beams
+SearchState = transducer.SearchState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,27 @@ class Search:
     def __init__(self, sessions: Sessions, decoding: Decoding) -> None:
         self._sessions = sessions
         self._decoding = decoding
-        shape = sessions.bundle.shape
+        shape, vocabulary = sessions.bundle.shape, sessions.bundle.vocabulary
         empty = np.zeros((shape.prediction_layers, 1, shape.prediction_width), np.float32)
-        self.start: SearchState
-        raise NotImplementedError
+        self._transducer = transducer.start(sessions.predict, (empty, empty), vocabulary.blank)
+        self.start: SearchState = self._transducer
+
+    def step(self, encoded: Sequence[Encoded], states: Sequence[SearchState]) -> list[Found]:
+        """Search a piece of each of several streams.
+
+        Raises:
+            QuranAsrError: a score is NaN; all states stay good.
+        """
+        lengths = [len(one.joint) for one in encoded]
+        joint = np.zeros((len(encoded), max(lengths), self._sessions.bundle.shape.joint_width), np.float32)
+        for row, one in zip(joint, encoded, strict=True):
+            row[: len(one.joint)] = one.joint
+        steps = transducer.greedy(
+            joint,
+            lengths,
+            states,
+            self._sessions.predict,
+            self._sessions.join,
+            max_symbols=self._decoding.max_symbols,
+        )
+        return [Found(step.found, ends=step.ends, state=step.state) for step in steps]

@@ -14,43 +14,20 @@ Equality with NeMo's whole-file pass is checked by `export` before it writes (`t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_seconds
+from quran_asr.listen.bundle import Shape
+from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
 MASKED = -10_000.0
 """Added to scores that attention must not see, as in NeMo."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderShape:
-    """What the runtime must know to feed the encoder."""
-
-    layers: int
-    heads: int
-    head_size: int
-    width: int
-    """Channels of a layer (`d_model`)."""
-    kernel: int
-    """Frames that a layer's convolution sees, its own among them."""
-    left_frames: int
-    """Frames that attention sees to the left; a piece has at most so many."""
-    look_aheads: tuple[int, ...]
-    """Frames to the right that the model was trained with, the widest first."""
-    mels: int
-    subsampling: int
-    """Feature frames to one encoder frame."""
-    frame_seconds: float
-    joint_width: int
-
-
-def encoder_shape(model: EncDecHybridRNNTCTCBPEModel, name: str) -> EncoderShape:
-    """The shape of a model's encoder.
+def model_shape(model: EncDecHybridRNNTCTCBPEModel, name: str) -> Shape:
+    """How a model's graphs are fed.
 
     Raises:
         QuranAsrError: the encoder is none that can be fed piece by piece; says which of its keys is why.
@@ -89,7 +66,7 @@ def encoder_shape(model: EncDecHybridRNNTCTCBPEModel, name: str) -> EncoderShape
             where=name,
             remedy="each needs the same number of frames to the left, and a number to the right",
         )
-    return EncoderShape(
+    return Shape(
         layers=len(encoder.layers),
         heads=attention.h,
         head_size=attention.d_k,
@@ -97,10 +74,10 @@ def encoder_shape(model: EncDecHybridRNNTCTCBPEModel, name: str) -> EncoderShape
         kernel=int(cfg.conv_kernel_size),
         left_frames=lefts.pop(),
         look_aheads=tuple(sorted({right for _, right in contexts}, reverse=True)),
-        mels=int(model.cfg.preprocessor.features),
-        subsampling=int(cfg.subsampling_factor),
-        frame_seconds=frame_seconds(model),
         joint_width=model.joint.enc.out_features,
+        prediction_layers=model.decoder.pred_rnn_layers,
+        prediction_width=model.decoder.pred_hidden,
+        max_symbols=int(model.cfg.decoding.greedy.max_symbols),
     )
 
 
@@ -227,7 +204,7 @@ class Layer(nn.Module):
 class StreamingEncoder(nn.Module):
     """Encoder, CTC head and the joint's encoder side, for pieces of n frames (n a multiple of the chunk)."""
 
-    def __init__(self, model: EncDecHybridRNNTCTCBPEModel, shape: EncoderShape) -> None:
+    def __init__(self, model: EncDecHybridRNNTCTCBPEModel, shape: Shape) -> None:
         super().__init__()
         encoder = model.encoder
         self.left = shape.left_frames
