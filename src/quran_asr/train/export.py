@@ -1,4 +1,4 @@
-"""From a trained model to a bundle: graphs, vocabulary, description, model card. Proven before it is there."""
+"""From a trained model to a bundle: graphs, vocabulary, description, card; proven before it is there."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class Attention(nn.Module):
         self.register_buffer("positions", (projected.permute(1, 2, 0)).detach().clone())
 
     def forward(self, x: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, n, width], mask [B, 1, n, left + n] added to scores, keys and values [B, heads, left, size]."""
+        """x [B, n, width], mask [B, 1, n, left + n] (added), keys and values [B, heads, left, size]."""
         batch, n = x.size(0), x.size(1)
         left = keys.size(2)
         split = (batch, n, self.heads, self.size)
