@@ -26,7 +26,8 @@ class Decoding:
     beam: int = 8
     """Prefixes that the beam search keeps after every frame."""
     least_probability: float = 1e-3
-    """The beam search passes over tokens less probable than this in a frame; 0 passes over none."""
+    """The beam search passes over tokens less probable than this in a frame, and over texts less probable
+    than this share of the best; 0 passes over none."""
     pause_seconds: float | None = 1.0
     """An utterance ends so long after its last token; None never ends one before the sound does."""
 
