@@ -13,7 +13,7 @@ from quran_asr.decode.options import Decoding
 from quran_asr.decode.partial import Moment
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import Bundle, read_bundle
-from quran_asr.listen.search import Found, Search
+from quran_asr.listen.search import Found, Piece, Search
 from quran_asr.listen.sessions import Encoded, Sessions
 from quran_asr.listen.stream import Stream
 from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
@@ -132,6 +132,11 @@ class Recognizer:
                 self._show(moments, i, stream, Found())
         return moments
 
+    @property
+    def ends_utterances(self) -> bool:
+        """Whether a pause commits the words so far and lets the search start anew."""
+        return self._search.ends_utterances
+
     def _show(self, moments: list[Moment], i: int, stream: Stream, found: Found | None) -> None:
         if found is not None:
             moment = stream.put(found)
@@ -139,15 +144,18 @@ class Recognizer:
 
     def _step(self, streams: Sequence[Stream], frames: int) -> list[Found | None]:
         """One piece of each; None for a stream that failed."""
-        encoded = self._encode(streams, frames)
+        pieces = [
+            Piece(encoded, stream.may_end(frames)[: len(encoded.ctc)] if self.ends_utterances else None)
+            for stream, encoded in zip(streams, self._encode(streams, frames), strict=True)
+        ]
         try:
-            return [*self._searched(streams, encoded)]
+            return [*self._searched(streams, pieces)]
         except QuranAsrError:
             pass
         answers: list[Found | None] = []
-        for stream, one in zip(streams, encoded, strict=True):
+        for stream, piece in zip(streams, pieces, strict=True):
             try:
-                answers += self._searched([stream], [one])
+                answers += self._searched([stream], [piece])
             except QuranAsrError as error:
                 stream.error = error
                 answers.append(None)
@@ -163,8 +171,8 @@ class Recognizer:
             stream.encoder = state
         return encoded
 
-    def _searched(self, streams: Sequence[Stream], encoded: Sequence[Encoded]) -> list[Found]:
-        found = self._search.step(encoded, [stream.search for stream in streams])
+    def _searched(self, streams: Sequence[Stream], pieces: Sequence[Piece]) -> list[Found]:
+        found = self._search.step(pieces, [stream.search for stream in streams])
         for stream, one in zip(streams, found, strict=True):
             assert one.state is not None
             stream.search = one.state
