@@ -216,13 +216,10 @@ def _give_out_shared(state: BeamState) -> tuple[BeamState, Tail]:
     rest = tuple(
         Tail(tail.tokens[shared:], tail.frames[shared:], tail.log_probs[shared:]) for tail in state.tails
     )
-    firsts = [
-        min((tail.frames[nth], order, tail.log_probs[nth]) for order, tail in enumerate(state.tails))
-        for nth in range(shared)
-    ]
+    best = state.tails[0]
     given = Tail(
-        state.tails[0].tokens[:shared],
-        tuple(frame for frame, _, _ in firsts),
-        tuple(log_prob for _, _, log_prob in firsts),
+        best.tokens[:shared],
+        tuple(min(tail.frames[nth] for tail in state.tails) for nth in range(shared)),
+        best.log_probs[:shared],
     )
     return replace(state, tails=rest, shared=given.tokens[-1]), given
