@@ -201,8 +201,11 @@ def _undecided(tails: list[Tail], in_blank: Doubles, in_token: Doubles) -> list[
 
 
 def _give_out_shared(state: BeamState) -> tuple[BeamState, Tail]:
-    """Take the tokens with which all tails begin out of them, with the frames of the best beam."""
-    best = state.tails[0]
+    """Take the tokens with which all tails begin out of them.
+
+    Where the beams put a token into different frames the first one counts: in the others the next token
+    could be in the same frame already.
+    """
     shared = 0
     for tokens in zip(*(tail.tokens for tail in state.tails), strict=False):
         if len(set(tokens)) > 1:
@@ -213,5 +216,10 @@ def _give_out_shared(state: BeamState) -> tuple[BeamState, Tail]:
     rest = tuple(
         Tail(tail.tokens[shared:], tail.frames[shared:], tail.log_probs[shared:]) for tail in state.tails
     )
-    given = Tail(best.tokens[:shared], best.frames[:shared], best.log_probs[:shared])
+    best = state.tails[0]
+    given = Tail(
+        best.tokens[:shared],
+        tuple(min(tail.frames[nth] for tail in state.tails) for nth in range(shared)),
+        best.log_probs[:shared],
+    )
     return replace(state, tails=rest, shared=given.tokens[-1]), given
