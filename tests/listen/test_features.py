@@ -143,7 +143,7 @@ def test_settings_that_allow_no_features_are_refused(wrong):
 
 
 def test_an_hour_takes_seconds():
-    """At least 500 times real time on one core."""
+    """At least 500 times real time on one core; in processor time, as the machine may do much else."""
     samples = speechlike(30 * 16_000)
     log_mel(samples)
     best = min(_seconds(lambda: log_mel(samples)) for _ in range(5))
@@ -151,9 +151,9 @@ def test_an_hour_takes_seconds():
 
 
 def _seconds(work) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     work()
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 @pytest.fixture(scope="module")
