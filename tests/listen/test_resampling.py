@@ -71,7 +71,7 @@ def test_float64_and_peaks_above_one_are_kept():
     [
         (np.nan, "1.50 s a sample is no number (nan)", ""),
         (-np.inf, "1.50 s a sample is no number (-inf)", ""),
-        (-20_000.0, "1.50 s a sample is -20,000, and sound lies within -1 and 1", "int16"),
+        (-20_000.0, "1.50 s a sample is -20000, and sound lies within -1 and 1", "int16"),
     ],
 )
 def test_what_is_no_sound_is_refused_with_its_second(value, says, hint, channels):

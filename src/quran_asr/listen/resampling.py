@@ -118,7 +118,7 @@ class Resampler:
         if not np.isfinite(value):
             raise QuranAsrError(f"{at} a sample is no number ({value})", where=self.where)
         raise QuranAsrError(
-            f"{at} a sample is {value:,.0f}, and sound lies within -1 and 1",
+            f"{at} a sample is {value:.6g}, and sound lies within -1 and 1",
             where=self.where,
             remedy="give 16-bit samples as int16, or divide them by 32,768",
         )
