@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
 
 _FRAMES_AT_ONCE = 1024
-"""Ten seconds: the spectra of that many fit the processor's cache, and an hour needs no more memory."""
+"""Ten seconds: their spectra take a few megabytes, however long the recording is."""
 
 
 @dataclass(frozen=True, slots=True)
