@@ -94,7 +94,7 @@ class Recognizer:
 
         def encode() -> None:
             while frames := stream.ready():
-                scores.extend(one.ctc for one in self._encode([stream], frames))
+                scores.extend(one.ctc for one in self._encode([stream], stream.take(frames)[None]))
 
         for piece in pieces:
             stream.push(piece)
@@ -139,11 +139,6 @@ class Recognizer:
                 self._show(moments, i, stream, Found())
         return moments
 
-    @property
-    def ends_utterances(self) -> bool:
-        """Whether a pause commits the words so far and lets the search start anew."""
-        return self._search.ends_utterances
-
     def _show(self, moments: list[Moment], i: int, stream: Stream, found: Found | None) -> None:
         if found is not None:
             moment = stream.put(found)
@@ -151,9 +146,10 @@ class Recognizer:
 
     def _step(self, streams: Sequence[Stream], frames: int) -> list[Found | None]:
         """One piece of each; None for a stream that failed."""
+        features = np.stack([stream.take(frames) for stream in streams])
         pieces = [
-            Piece(encoded, stream.may_end(frames)[: len(encoded.ctc)] if self.ends_utterances else None)
-            for stream, encoded in zip(streams, self._encode(streams, frames), strict=True)
+            Piece(encoded, stream.may_end(own)[: len(encoded.ctc)] if self._search.ends_utterances else None)
+            for stream, own, encoded in zip(streams, features, self._encode(streams, features), strict=True)
         ]
         try:
             return [*self._searched(streams, pieces)]
@@ -168,11 +164,10 @@ class Recognizer:
                 answers.append(None)
         return answers
 
-    def _encode(self, streams: Sequence[Stream], frames: int) -> list[Encoded]:
-        pieces = np.stack([stream.take(frames) for stream in streams])
+    def _encode(self, streams: Sequence[Stream], features: NDArray[np.float32]) -> list[Encoded]:
         states = [stream.encoder for stream in streams]
         encoded, following = self.sessions.encode(
-            pieces, [stream.total for stream in streams], streams[0].chunk, states
+            features, [stream.total for stream in streams], streams[0].chunk, states
         )
         for stream, state in zip(streams, following, strict=True):
             stream.encoder = state

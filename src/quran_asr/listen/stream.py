@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quran_asr.decode.endpoint import Loudness, may_end
+from quran_asr.decode.endpoint import Loudness, levels, may_end
 from quran_asr.decode.partial import Moment, OpenWords, hear
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.features import FeatureSettings, MelState
@@ -46,7 +46,6 @@ class Stream:
         self.search = search
         self._open = OpenWords()
         self._features = FeatureQueue(recognizer.bundle.features)
-        self._levels = LevelQueue(8 * recognizer.bundle.features.hop)
         self._loudness = Loudness()
         self._resampler: Resampler | None = None
         self._ended = False
@@ -89,7 +88,7 @@ class Stream:
             elif rate != self._resampler.rate:
                 what = f"the rate changes from {self._resampler.rate:,} to {rate:,} Hz"
                 raise QuranAsrError(what, where=self.where, remedy="begin a new stream")
-            self._hear(self._resampler.push(samples))
+            self._features.push(self._resampler.push(samples))
         except QuranAsrError as error:
             self.error = error
             raise
@@ -100,7 +99,7 @@ class Stream:
             return
         self._ended = True
         if self._resampler is not None:
-            self._hear(self._resampler.finish())
+            self._features.push(self._resampler.finish())
         self._features.finish()
 
     def ready(self) -> int:
@@ -126,10 +125,10 @@ class Stream:
         """Features [8 frames + 7, mels] of the next piece; they leave the queue."""
         return self._features.take(frames)
 
-    def may_end(self, frames: int) -> NDArray[np.bool_]:
-        """After which of the next frames the sound allows an utterance to end: bool [frames]."""
-        levels = self._levels.take(frames)
-        allowed, self._loudness = may_end(levels, self._loudness, self.recognizer.bundle.frame_seconds)
+    def may_end(self, piece: Float32) -> NDArray[np.bool_]:
+        """After which frames of a piece the sound allows an utterance to end: bool [frames]."""
+        loud = levels(piece[7:], self.recognizer.bundle.shape.subsampling)  # frame j ends with feature 8j
+        allowed, self._loudness = may_end(loud, self._loudness, self.recognizer.bundle.frame_seconds)
         return allowed
 
     def put(self, found: Found) -> Moment:
@@ -147,35 +146,6 @@ class Stream:
         )
         self.words.extend(moment.committed)
         return moment
-
-    def _hear(self, samples: Float32) -> None:
-        self._features.push(samples)
-        if self.recognizer.ends_utterances:
-            self._levels.push(samples)
-
-
-class LevelQueue:
-    """How loud each encoder frame is, until its piece is searched."""
-
-    def __init__(self, samples: int) -> None:
-        self._samples = samples
-        """Of one encoder frame."""
-        self._tail = np.zeros(0, np.float32)
-        self._levels: list[float] = []
-
-    def push(self, samples: Float32) -> None:
-        whole = np.concatenate([self._tail, samples])
-        count = len(whole) // self._samples
-        frames = whole[: count * self._samples].reshape(count, self._samples)
-        power = np.square(frames, dtype=np.float64).mean(axis=1)
-        with np.errstate(divide="ignore"):
-            self._levels.extend((10 * np.log10(power)).tolist())
-        self._tail = whole[count * self._samples :]
-
-    def take(self, frames: int) -> list[float]:
-        """Decibels against full scale of the next frames; -inf of what lies behind the recording."""
-        taken, self._levels = self._levels[:frames], self._levels[frames:]
-        return taken + [-np.inf] * (frames - len(taken))
 
 
 class FeatureQueue:
