@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from quran_asr.decode.vocabulary import Vocabulary
 from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
-from quran_asr.train.export_graph import EncoderShape, Joint, Prediction, StreamingEncoder
+from quran_asr.listen.bundle import Shape
+from quran_asr.train.export_graph import Joint, Prediction, StreamingEncoder
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
 BLANK = "<blk>"
@@ -44,6 +45,7 @@ FLOOR = math.log(2.0**-23)
 UNKNOWN = 1 << 40
 """Feature frames of a recording that has not ended."""
 OPSET = 17
+FRAME_SECONDS = 0.08
 
 
 def window_frames(look_ahead_frames: int, subsampling: int = 8) -> int:
@@ -62,7 +64,7 @@ def tail_seconds(look_ahead_frames: int, subsampling: int = 8) -> float:
 
 def write_sherpa(
     model: EncDecHybridRNNTCTCBPEModel,
-    shape: EncoderShape,
+    shape: Shape,
     folder: Path,
     look_ahead_frames: int,
     heads: Sequence[str] = HEADS,
@@ -85,9 +87,9 @@ def write_sherpa(
         OSError: the folder cannot be written.
     """
     if look_ahead_frames not in shape.look_aheads:
-        known = ", ".join(f"{round(1000 * shape.frame_seconds * frames)} ms" for frames in shape.look_aheads)
+        known = ", ".join(f"{round(1000 * FRAME_SECONDS * frames)} ms" for frames in shape.look_aheads)
         raise QuranAsrError(
-            f"the model has no look-ahead of {round(1000 * shape.frame_seconds * look_ahead_frames)} ms",
+            f"the model has no look-ahead of {round(1000 * FRAME_SECONDS * look_ahead_frames)} ms",
             where=str(folder),
             remedy=f"it has: {known}",
         )
@@ -137,17 +139,18 @@ class SherpaEncoder(Graph):
     """
 
     def __init__(
-        self, model: EncDecHybridRNNTCTCBPEModel, shape: EncoderShape, look_ahead_frames: int, head: str
+        self, model: EncDecHybridRNNTCTCBPEModel, shape: Shape, look_ahead_frames: int, head: str
     ) -> None:
         super().__init__()
         self.encoder = StreamingEncoder(model, shape)
         self.shape = shape
+        self.mels = int(model.cfg.preprocessor.features)
         self.head = head
         self.chunk = look_ahead_frames + 1
         self.window = window_frames(look_ahead_frames, shape.subsampling)
         self.channel = (2 * shape.layers, shape.heads, shape.left_frames * shape.head_size)
         self.kept = shape.layers * (shape.kernel - 1) * shape.width
-        self.time = (1, 1, self.kept + HISTORY * shape.mels)
+        self.time = (1, 1, self.kept + HISTORY * self.mels)
 
     def forward(
         self, signal: Tensor, length: Tensor, channel: Tensor, time: Tensor, begin: Tensor
@@ -165,7 +168,7 @@ class SherpaEncoder(Graph):
             [B, chunk, vocabulary + 1]; their frames, int64 [B]; what to give with the next window.
         """
         shape, batch = self.shape, signal.size(0)
-        history = time[:, 0, 0, self.kept :].reshape(batch, HISTORY, shape.mels)
+        history = time[:, 0, 0, self.kept :].reshape(batch, HISTORY, self.mels)
         mels = torch.cat([history, nemo_features(signal.transpose(1, 2))], dim=1)
         keys, values = channel.reshape(
             batch, 2, shape.layers, shape.heads, shape.left_frames, shape.head_size
@@ -190,7 +193,7 @@ class SherpaEncoder(Graph):
 
     def inputs(self) -> dict[str, tuple[Tensor, int]]:
         return {
-            "audio_signal": (torch.randn(2, self.shape.mels, self.window), 0),
+            "audio_signal": (torch.randn(2, self.mels, self.window), 0),
             "length": (torch.full((2,), self.window), 0),
             "cache_last_channel": (torch.randn(2, *self.channel), 0),
             "cache_last_time": (torch.randn(2, *self.time), 0),
@@ -216,10 +219,10 @@ class SherpaEncoder(Graph):
             "chunk_shift": self.window,
             "subsampling_factor": self.shape.subsampling,
             "normalize_type": "NA",
-            "feat_dim": self.shape.mels,
+            "feat_dim": self.mels,
             "pred_rnn_layers": model.decoder.pred_rnn_layers,
             "pred_hidden": model.decoder.pred_hidden,
-            "look_ahead_ms": round(1000 * self.shape.frame_seconds * (self.chunk - 1)),
+            "look_ahead_ms": round(1000 * FRAME_SECONDS * (self.chunk - 1)),
             "tail_ms": round(1000 * tail_seconds(self.chunk - 1, self.shape.subsampling)),
             **caches,
         }
