@@ -48,7 +48,12 @@ from quran_asr.findings import QuranAsrError
     help="Length of the stream whose memory is watched; 0: leave it out.",
 )
 @click.option(
-    "--streams/--no-streams", default=True, help="Whether to find how many streams are held in real time."
+    "--streams",
+    "most_streams",
+    type=click.IntRange(min=0),
+    default=512,
+    show_default=True,
+    help="Most streams at once to try; 0: do not ask how many are held in real time.",
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each side's computing."
@@ -62,7 +67,7 @@ def listening(
     look_aheads: tuple[int, ...],
     rounds: int,
     minutes: float,
-    streams: bool,
+    most_streams: int,
     threads: int,
     as_json: bool,
 ) -> int:
@@ -115,7 +120,7 @@ def listening(
             rounds=rounds,
             minutes=minutes,
             threads=threads,
-            count_streams=streams,
+            most_streams=most_streams,
         )
         del model
         figures = compare(task, _say)

@@ -2,11 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 PRESETS = {"30M": "small", "114M": "base", "quickstart": "quickstart"}
 """Name -> the recipe whose size is taken, with random weights."""
+
+
+def word_delays(
+    ends: Sequence[tuple[str, float]], changes: Sequence[Mapping[str, Any]]
+) -> list[tuple[float, float | None]]:
+    """Seconds from the end of each word to its appearance, and to when it could no longer change.
+
+    Args:
+        ends: words with their ends in seconds.
+        changes: whenever what is shown changed: `heard` (seconds of sound needed so far), `cpu` (seconds of
+            computing in that step), `text`, `committed` (words that stay; None where a side does not tell).
+
+    Returns:
+        Of each word that is in the last text too, and at its place: sound that was heard when it first stood
+        where it stands in the end, and computing, less its end.
+    """
+    if not changes:
+        return []
+    final = changes[-1]["text"].split()
+    pairs = SequenceMatcher(None, [word for word, _ in ends], final, autojunk=False)
+    delays: list[tuple[float, float | None]] = []
+    for block in pairs.get_matching_blocks():
+        for place in range(block.size):
+            end, at = ends[block.a + place][1], block.b + place
+            shown = stays = None
+            for change in changes:
+                moment = change["heard"] + change["cpu"] - end
+                words = change["text"].split()
+                if shown is None and len(words) > at and words[at] == final[at]:
+                    shown = moment
+                if stays is None and change["committed"] is not None and change["committed"] > at:
+                    stays = moment
+            assert shown is not None
+            delays.append((shown, stays))
+    return delays
+
+
+def spread(delays: Sequence[float]) -> dict[str, float | int] | None:
+    """Median and 95 % of delays; None of fewer than two."""
+    if len(delays) < 2:
+        return None
+    cuts = statistics.quantiles(delays, n=20, method="inclusive")
+    return {"median_seconds": cuts[9], "p95_seconds": cuts[18], "words": len(delays)}
 
 
 def table(figures: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import SequenceMatcher
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ from typing import Any
 from quran_asr import audio
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.recognizer import Recognizer
-from quran_asr.records import Segment
+from quran_asr.records import SAMPLE_RATE, Segment
+from quran_asr.runs.benchmark_listening import spread, word_delays
 from quran_asr.train.listening_models import Models
 
 NARROW = 480
 """Milliseconds of look-ahead at which memory and many streams are measured, where the model has it."""
-MOST_STREAMS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,8 @@ class Task:
     minutes: float
     """Of one stream during which memory is watched; 0 leaves that out."""
     threads: int
-    count_streams: bool
+    most_streams: int
+    """To try; 0 leaves that out."""
 
     @property
     def narrow(self) -> int:
@@ -92,7 +92,7 @@ def compare(task: Task, say: Say) -> dict[str, Any]:
                 say(f"{name}: memory over {task.minutes:g} minutes")
                 used = ask("long", files=list(task.files), look_ahead_ms=task.narrow, minutes=task.minutes)
                 memory |= {"by_minute_bytes": used, "growth_bytes": used[-1] - used[0]}
-            if task.count_streams:
+            if task.most_streams:
                 figures[name]["streams"] = _most_streams(task, name, ask, say)
     return {**_about(task), "sides": figures}
 
@@ -105,7 +105,7 @@ def write_clips(segments: Sequence[Segment], seconds: float, folder: Path) -> tu
         samples = audio.read(segment.audio, segment.offset, segment.duration or None)
         files.append(str(folder / f"{len(files):04}.wav"))
         audio.write(files[-1], samples)
-        total += len(samples) / 16_000
+        total += len(samples) / SAMPLE_RATE
         if total >= seconds:
             break
     return tuple(files), total
@@ -170,51 +170,9 @@ def _latency(task: Task, asks: Mapping[str, _Asker], figures: dict[str, dict[str
                 shown += [delay for delay, _ in delays]
                 committed += [delay for _, delay in delays if delay is not None]
             figures[name]["streaming"][str(ms)]["latency"] = {
-                "shown": _spread(shown),
-                "committed": _spread(committed),
+                "shown": spread(shown),
+                "committed": spread(committed),
             }
-
-
-def word_delays(
-    ends: Sequence[tuple[str, float]], changes: Sequence[Mapping[str, Any]]
-) -> list[tuple[float, float | None]]:
-    """Seconds from the end of each word to its appearance, and to when it could no longer change.
-
-    Args:
-        ends: words with their ends in seconds.
-        changes: whenever what is shown changed: `heard` (seconds of sound needed so far), `cpu` (seconds of
-            computing in that step), `text`, `committed` (words that stay; None where a side does not tell).
-
-    Returns:
-        Of each word that is in the last text too, and at its place: sound that was heard when it first stood
-        where it stands in the end, and computing, less its end.
-    """
-    if not changes:
-        return []
-    final = changes[-1]["text"].split()
-    pairs = SequenceMatcher(None, [word for word, _ in ends], final, autojunk=False)
-    delays: list[tuple[float, float | None]] = []
-    for block in pairs.get_matching_blocks():
-        for place in range(block.size):
-            end, at = ends[block.a + place][1], block.b + place
-            shown = stays = None
-            for change in changes:
-                moment = change["heard"] + change["cpu"] - end
-                words = change["text"].split()
-                if shown is None and len(words) > at and words[at] == final[at]:
-                    shown = moment
-                if stays is None and change["committed"] is not None and change["committed"] > at:
-                    stays = moment
-            assert shown is not None
-            delays.append((shown, stays))
-    return delays
-
-
-def _spread(delays: Sequence[float]) -> dict[str, float | int] | None:
-    if len(delays) < 2:
-        return None
-    cuts = statistics.quantiles(delays, n=20, method="inclusive")
-    return {"median_seconds": cuts[9], "p95_seconds": cuts[18], "words": len(delays)}
 
 
 def _most_streams(task: Task, name: str, ask: _Asker, say: Say) -> dict[str, Any]:
@@ -230,9 +188,9 @@ def _most_streams(task: Task, name: str, ask: _Asker, say: Say) -> dict[str, Any
         return steps[count] <= chunk
 
     good, bad = 0, 1
-    while bad <= MOST_STREAMS and in_time(bad):
+    while bad <= task.most_streams and in_time(bad):
         good, bad = bad, 2 * bad
-    while bad <= MOST_STREAMS and bad - good > max(1, good // 8):
+    while bad <= task.most_streams and bad - good > max(1, good // 8):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if in_time(middle) else (good, middle)
     cores = os.cpu_count() or 1
