@@ -55,7 +55,8 @@ TABLE = {
     ),
     "train": room(
         "text corpus decode measure listen runs",
-        "numpy omegaconf yaml torch lightning nemo triton sentencepiece tensorboard huggingface_hub",
+        "numpy omegaconf yaml torch lightning nemo triton sentencepiece tensorboard huggingface_hub "
+        "onnx onnxruntime sherpa_onnx",
     ),
     "cli": room("text corpus decode measure listen runs train", "click", "rich"),
     "__main__": room("cli", ground=False),

@@ -15,7 +15,16 @@ from quran_asr import __version__
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.decode.vocabulary import Vocabulary
 from quran_asr.findings import QuranAsrError
-from quran_asr.listen.bundle import ENCODER, VOCABULARY, Bundle, Shape, is_bundle, write_description
+from quran_asr.listen.bundle import (
+    ENCODER,
+    JOINT,
+    PREDICTION,
+    VOCABULARY,
+    Bundle,
+    Shape,
+    is_bundle,
+    write_description,
+)
 from quran_asr.listen.features import FeatureSettings
 from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
@@ -65,10 +74,7 @@ def export(
     unfinished.mkdir()
     try:
         on_step("writing the graphs")
-        write_graphs(model, shape, unfinished)
-        bundle = _describe(model, source, shape, unfinished)
-        bundle.vocabulary.write(unfinished / VOCABULARY)
-        write_description(bundle)
+        bundle = write_unproven(model, source, shape, unfinished)
         on_step("comparing with the model, whole and in pieces")
         figures: dict[str, Any] = {"check": check_bundle(model, unfinished, clips)}
         if int8:
@@ -82,6 +88,25 @@ def export(
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return replace(bundle, folder=folder)
+
+
+def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
+    """Write a bundle into an empty folder. Nothing shows yet that it says what the model says."""
+    write_graphs(model, shape, folder)
+    bundle = _describe(model, source, shape, folder)
+    bundle.vocabulary.write(folder / VOCABULARY)
+    write_description(bundle)
+    return bundle
+
+
+def to_int8(bundle: Bundle, folder: Path) -> Bundle:
+    """Write the bundle again into an empty folder, with an encoder of 8-bit integers."""
+    for name in (PREDICTION, JOINT, VOCABULARY):
+        shutil.copyfile(bundle.folder / name, folder / name)
+    quantize(bundle.folder / ENCODER, folder / ENCODER)
+    smaller = replace(bundle, folder=folder, precision="int8")
+    write_description(smaller)
+    return smaller
 
 
 def _clips(model: EncDecHybridRNNTCTCBPEModel, source: Path, manifest: Path | None) -> list[Segment]:
