@@ -38,6 +38,9 @@ from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 BLANK = "<blk>"
 """How sherpa-onnx spells the blank."""
 HEADS = ("transducer", "ctc")
+CTC_REPEATS = 2
+"""How often each frame of CTC is given: sherpa-onnx reckons 40 ms to a frame there, whatever the metadata
+says. A repeated frame changes no greedy search, and times and pauses come out right."""
 HISTORY = 14
 """Feature frames before its own that the first new encoder frame sees."""
 FLOOR = math.log(2.0**-23)
@@ -54,12 +57,13 @@ def window_frames(look_ahead_frames: int, subsampling: int = 8) -> int:
 
 
 def tail_seconds(look_ahead_frames: int, subsampling: int = 8) -> float:
-    """Silence to append to a recording, so that its last encoder frame stands in a complete window.
+    """Silence to append to a recording, so that sherpa-onnx hears each of its encoder frames.
 
-    sherpa-onnx takes a window when one frame more than it is there. A recording of whole windows has one
-    encoder frame after them: a window, that frame and the half hop by which sherpa's frames lie later.
+    A window is taken when one frame more than it is there. At worst the last encoder frame is the first of
+    its window and looks up to the seventh feature frame past the recording: a window and those seven, less
+    the half hop by which sherpa rounds up.
     """
-    return round(0.01 * (window_frames(look_ahead_frames, subsampling) + 1) + 0.005, 3)
+    return round(0.01 * (window_frames(look_ahead_frames, subsampling) + 7) - 0.005, 3)
 
 
 def write_sherpa(
@@ -146,6 +150,7 @@ class SherpaEncoder(Graph):
         self.shape = shape
         self.mels = int(model.cfg.preprocessor.features)
         self.head = head
+        self.frames_behind = shape.subsampling // (CTC_REPEATS if head == "ctc" else 1)
         self.chunk = look_ahead_frames + 1
         self.window = window_frames(look_ahead_frames, shape.subsampling)
         self.channel = (2 * shape.layers, shape.heads, shape.left_frames * shape.head_size)
@@ -165,7 +170,8 @@ class SherpaEncoder(Graph):
 
         Returns:
             For the transducer the joint's encoder side [B, joint, chunk], for CTC log-probabilities
-            [B, chunk, vocabulary + 1]; their frames, int64 [B]; what to give with the next window.
+            [B, CTC_REPEATS * chunk, vocabulary + 1]; their frames, int64 [B]; what to give with the next
+            window.
         """
         shape, batch = self.shape, signal.size(0)
         history = time[:, 0, 0, self.kept :].reshape(batch, HISTORY, self.mels)
@@ -183,9 +189,12 @@ class SherpaEncoder(Graph):
             values,
             kept,
         )
+        output = (
+            joint.transpose(1, 2) if self.head == "transducer" else ctc.repeat_interleave(CTC_REPEATS, dim=1)
+        )
         return (
-            joint.transpose(1, 2) if self.head == "transducer" else ctc,
-            length // shape.subsampling,
+            output,
+            length // self.frames_behind,
             torch.stack([keys, values], dim=1).reshape(batch, *self.channel),
             torch.cat([kept.flatten(1), mels[:, self.window :].flatten(1)], dim=1).reshape(batch, *self.time),
             begin + self.chunk,
@@ -217,7 +226,7 @@ class SherpaEncoder(Graph):
             "vocab_size": model.tokenizer.vocab_size,
             "window_size": self.window,
             "chunk_shift": self.window,
-            "subsampling_factor": self.shape.subsampling,
+            "subsampling_factor": self.frames_behind,
             "normalize_type": "NA",
             "feat_dim": self.mels,
             "pred_rnn_layers": model.decoder.pred_rnn_layers,
