@@ -59,16 +59,21 @@ class Stream:
             rate: hertz, the same for the whole stream; converted while it comes.
 
         Raises:
-            QuranAsrError: a sample is NaN or far too large, the rate changes, or the stream has ended. The
-                stream is then over; what was committed stays in `words`.
+            QuranAsrError: a sample is NaN or far too large, the rate changes, the model gives scores that are
+                no numbers, or the stream has ended. The stream is then over; what was committed stays in
+                `words`.
         """
         self.push(samples, rate)
-        return self.recognizer.advance([self])[0]
+        return self._advance()
 
     def finish(self) -> Moment:
-        """The recording has ended: everything not yet committed is now."""
+        """The recording has ended: everything not yet committed is now.
+
+        Raises:
+            QuranAsrError: the stream failed, now or before.
+        """
         self.end()
-        return self.recognizer.advance([self])[0]
+        return self._advance()
 
     @property
     def transcript(self) -> Transcript:
@@ -82,7 +87,11 @@ class Stream:
         if self.error is not None:
             raise self.error
         if self._ended:
-            raise QuranAsrError("more sound after the end of the stream", where=self.where)
+            raise QuranAsrError(
+                "more sound after the end of the stream",
+                where=self.where,
+                remedy="begin a new one: recognizer.stream()",
+            )
         try:
             if self._resampler is None:
                 self._resampler = Resampler(rate, self.where)
@@ -146,6 +155,12 @@ class Stream:
             final=final,
         )
         self.words.extend(moment.committed)
+        return moment
+
+    def _advance(self) -> Moment:
+        moment = self.recognizer.advance([self])[0]
+        if self.error is not None:
+            raise self.error
         return moment
 
     def _hear(self, samples: Float32) -> None:
