@@ -36,6 +36,9 @@ _BLOCK_FRAMES = 1 << 22
 
 _TAIL_SECONDS = 0.2
 
+_LONGEST_PACKET_SECONDS = 0.12
+"""Of Opus (RFC 6716)."""
+
 _LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000
 """Hertz. Others come from damaged headers; resampling from 1 Hz would fill the memory."""
 
@@ -134,7 +137,7 @@ def blocks(path: str | Path, seconds: float) -> Iterator[tuple[Samples, int]]:
 
     Args:
         path: as in `read`.
-        seconds: length of a block; the last may be shorter.
+        seconds: length of a block; the last may be shorter, or up to 120 ms longer.
 
     Yields:
         The block, float32 [samples], channels averaged, and its rate in hertz. The samples are not checked
@@ -244,10 +247,16 @@ def _mono_blocks(
     at_once: int,
     on_stored: Callable[[NDArray[np.float32]], None] | None = None,
 ) -> Iterator[Samples]:
-    """Up to `frames` frames from `start`, channels averaged; fewer where the file ends early."""
+    """Up to `frames` frames from `start`, channels averaged; fewer where the file ends early.
+
+    The last block takes a remainder of up to 120 ms with it, the longest Opus packet: libsndfile (1.2.2)
+    gives wrong samples when a read goes on inside the last packet of an Opus file.
+    """
+    remainder = round(_LONGEST_PACKET_SECONDS * sound.samplerate)
     sound.seek(start)
     while frames > 0:
-        block = sound.read(min(frames, at_once), dtype="float32", always_2d=True)
+        wanted = at_once if frames - at_once > remainder else frames
+        block = sound.read(wanted, dtype="float32", always_2d=True)
         if not len(block):
             break
         if on_stored:

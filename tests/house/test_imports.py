@@ -47,7 +47,7 @@ TABLE = {
     "corpus": room("text", "numpy", "espeakng_loader"),
     "decode": room("text", "numpy"),
     "measure": room("text corpus", "numpy"),
-    "listen": room("text decode", "numpy onnxruntime", "sounddevice"),
+    "listen": room("text decode", "numpy onnxruntime soxr", "sounddevice"),
     "runs": room(
         "text corpus measure decode.options",
         "omegaconf yaml",

@@ -142,8 +142,8 @@ def test_settings_that_allow_no_features_are_refused(wrong):
     assert next(iter(wrong)) in refused.value.where
 
 
-def test_an_hour_of_sound_in_seconds():
-    """At least 500 times real time (measured: about 2,000 on one core); half a minute lasts under 60 ms."""
+def test_an_hour_takes_seconds():
+    """At least 500 times real time on one core."""
     samples = speechlike(30 * 16_000)
     log_mel(samples)
     best = min(_seconds(lambda: log_mel(samples)) for _ in range(5))
@@ -191,7 +191,24 @@ def test_features_are_those_of_nemo(nemo, length):
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_features_of_recordings_are_those_of_nemo(nemo, recordings: Path):
-    for path in sorted((recordings / "recitations").glob("*/*"))[::7]:
+def test_features_of_recordings_are_nearer_to_exact_than_those_of_nemo(nemo, recordings: Path):
+    """Under a loud frequency a faint one is lost in float32, there as here: single values differ by 5e-4."""
+    squares = []
+    for path in sorted((recordings / "recitations").glob("*/*.opus"))[::300]:
         samples = audio.read(path)
-        np.testing.assert_allclose(log_mel(samples), nemo(samples), atol=1e-4)
+        ours, theirs, exact = log_mel(samples), nemo(samples), in_float64(samples)
+        pairs = ((ours, theirs), (ours, exact), (theirs, exact))
+        squares.append([np.square(one - other).mean() for one, other in pairs])
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    apart, our_error, their_error = np.sqrt(np.mean(squares, axis=0))
+    assert our_error < their_error
+    assert apart < 1e-5
+
+
+def in_float64(samples: np.ndarray) -> np.ndarray:
+    emphasized = samples.astype(np.float64)
+    emphasized[1:] -= 0.97 * samples[:-1].astype(np.float64)
+    padded = np.concatenate([np.zeros(200), emphasized, np.zeros(400)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 400)[::160][: len(samples) // 160]
+    power = np.abs(np.fft.rfft(windows * np.hanning(400), 512)) ** 2
+    return np.log(power @ mel_filters().astype(np.float64) + 2.0**-24)
