@@ -112,9 +112,7 @@ class Revisions:
     """Times that a word already shown became another one or was gone."""
 
     def __add__(self, other: Revisions) -> Revisions:
-        return Revisions(
-            self.words + other.words, self.grown + other.grown, self.replaced + other.replaced
-        )
+        return Revisions(self.words + other.words, self.grown + other.grown, self.replaced + other.replaced)
 
 
 def revisions(moments: Iterable[Moment]) -> Revisions:

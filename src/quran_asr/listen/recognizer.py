@@ -15,6 +15,7 @@ from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import Bundle, read_bundle
 from quran_asr.listen.search import Found, Piece, Search
 from quran_asr.listen.sessions import Encoded, Sessions
+from quran_asr.listen.sources import pieces_of
 from quran_asr.listen.stream import Stream
 from quran_asr.listen.trial import try_out
 from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quran_asr.records import Samples
+
+
+FILE_SECONDS = 60.0
+"""Of a file, so much is in memory at once."""
 
 
 class Recognizer:
@@ -61,10 +66,13 @@ class Recognizer:
         Raises:
             QuranAsrError: it cannot be read, or is no sound.
         """
-        where = str(sound) if isinstance(sound, str | Path) else ""
-        samples = audio.read(sound) if isinstance(sound, str | Path) else sound
-        stream = self.stream(where=where)
-        stream.push(samples, rate)
+        if isinstance(sound, str | Path):
+            stream = self.stream(where=str(sound))
+            for piece in pieces_of(sound, FILE_SECONDS):
+                stream.accept(piece)
+        else:
+            stream = self.stream()
+            stream.push(sound, rate)
         stream.finish()
         return stream.transcript
 

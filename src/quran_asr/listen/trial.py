@@ -1,4 +1,4 @@
-"""Do the graphs of a bundle fit together, and its vocabulary? Found out when it is loaded, by hearing a piece.
+"""Do the graphs of a bundle fit together and its vocabulary? Found out at loading, by hearing a piece.
 
 Checksums tell that files are those that were written, not that they are a recognizer's. A piece of silence
 through all three graphs does: what they take, what they give, how wide it is. It costs some milliseconds, and
@@ -64,6 +64,8 @@ def _asked(sessions: Sessions, name: str, ask: Callable[[], Any]) -> Any:
 def _check(sessions: Sessions, name: str, given: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
     where = str(sessions.bundle.folder / name)
     if given.shape != shape:
-        raise QuranAsrError(f"gives {list(given.shape)} where {list(shape)} is needed", where=where, remedy=AGAIN)
+        raise QuranAsrError(
+            f"gives {list(given.shape)} where {list(shape)} is needed", where=where, remedy=AGAIN
+        )
     if not np.isfinite(given).all():
         raise QuranAsrError("gives what is no number (NaN or infinite)", where=where, remedy=AGAIN)
