@@ -220,7 +220,7 @@ class Recognizer:
 def _no_numbers(stream: Stream, who: str) -> QuranAsrError:
     seconds = stream.encoder.frames * stream.recognizer.bundle.frame_seconds
     return QuranAsrError(
-        f"by {seconds:.2f} s the model's scores are no numbers ({who})",
+        f"from about {seconds:.1f} s on the model's scores are no numbers ({who})",
         where=stream.where,
         remedy="begin a new stream; if it happens again, export the model again",
     )
