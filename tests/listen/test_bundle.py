@@ -126,7 +126,10 @@ def no_graph(folder: Path, redescribe: Redescribe) -> None:
         (describe(shape=None), r"bundle\.json: is not a bundle's description: 'shape'"),
         (describe(shape__colour=1), r"bundle\.json: is not a bundle's description: .*colour"),
         (describe(shape__heads="two"), r"bundle\.json: "),
-        (describe(shape__layers=60_000, shape__width=60_000, shape__heads=1, shape__head_size=60_000), "shape"),
+        (
+            describe(shape__layers=60_000, shape__width=60_000, shape__heads=1, shape__head_size=60_000),
+            "shape",
+        ),
         (describe(shape__look_aheads=[]), r"shape: no model has this shape"),
         (describe(shape__look_aheads=[0, 13]), r"shape: no model has this shape"),
         (describe(spelling="latin"), r"no spelling `latin`"),
@@ -171,7 +174,9 @@ def test_what_somebody_writes_beside_the_model_does_not_matter(copy: Path) -> No
 
 
 @pytest.mark.parametrize("command", ["transcribe {bundle} a.wav --json", "evaluate {bundle} m.jsonl --json"])
-def test_a_bundle_is_heard_without_torch(command: str, small_bundle: Path, voice: Any, tmp_path: Path) -> None:
+def test_a_bundle_is_heard_without_torch(
+    command: str, small_bundle: Path, voice: Any, tmp_path: Path
+) -> None:
     """In the core environment where that has been made, else with a guard."""
     from quran_asr import audio
 

@@ -28,7 +28,11 @@ def hearing(small_bundle: Path) -> Recognizer:
 @pytest.mark.parametrize(
     ("damage", "said", "do"),
     [
-        (lambda voice: np.where(np.arange(len(voice)) == 40_000, np.nan, voice), "at 2.50 s .* no number", "finite"),
+        (
+            lambda voice: np.where(np.arange(len(voice)) == 40_000, np.nan, voice),
+            "at 2.50 s .* no number",
+            "finite",
+        ),
         (lambda voice: np.where(np.arange(len(voice)) == 40_000, np.inf, voice), "no number", "finite"),
         (lambda voice: voice * 32_768, "sound lies within -1 and 1", "int16"),
         (lambda voice: (voice * 1000).astype(np.int32), "samples come as int32", "int16 or float32"),
