@@ -34,7 +34,7 @@ COMING = [
 
 
 def seen(written: str) -> list[str]:
-    """What stands on a terminal that knows a line feed and how to begin its line again; dim in small marks."""
+    """What stands on a terminal that knows a line feed and how to begin its line again; dim in marks."""
     lines = [""]
     for part in written.replace(DIM, "‹").replace(PLAIN, "›").split("\n"):
         lines.append(part.rsplit(REWRITE, 1)[-1])

@@ -1,4 +1,4 @@
-"""A small bundle with random weights: it hears nothing, but says much, and every change shows in what it says."""
+"""A small bundle with random weights: it hears nothing, but says much, and every change shows in that."""
 
 from __future__ import annotations
 
