@@ -126,10 +126,7 @@ def no_graph(folder: Path, redescribe: Redescribe) -> None:
         (describe(shape=None), r"bundle\.json: is not a bundle's description: 'shape'"),
         (describe(shape__colour=1), r"bundle\.json: is not a bundle's description: .*colour"),
         (describe(shape__heads="two"), r"bundle\.json: "),
-        (
-            describe(shape__layers=60_000, shape__width=60_000, shape__heads=1, shape__head_size=60_000),
-            "shape",
-        ),
+        (describe(shape__layers=60_000, shape__width=6_000, shape__heads=6_000, shape__head_size=1), "shape"),
         (describe(shape__look_aheads=[]), r"shape: no model has this shape"),
         (describe(shape__look_aheads=[0, 13]), r"shape: no model has this shape"),
         (describe(spelling="latin"), r"no spelling `latin`"),

@@ -25,15 +25,15 @@ def hearing(small_bundle: Path) -> Recognizer:
     return quran_asr.load(small_bundle, look_ahead_ms=480)
 
 
+def put(voice: np.ndarray, value: float) -> np.ndarray:
+    return np.where(np.arange(len(voice)) == 40_000, value, voice)
+
+
 @pytest.mark.parametrize(
     ("damage", "said", "do"),
     [
-        (
-            lambda voice: np.where(np.arange(len(voice)) == 40_000, np.nan, voice),
-            "at 2.50 s .* no number",
-            "finite",
-        ),
-        (lambda voice: np.where(np.arange(len(voice)) == 40_000, np.inf, voice), "no number", "finite"),
+        (lambda voice: put(voice, np.nan), r"at 2\.50 s .* no number", "finite"),
+        (lambda voice: put(voice, np.inf), "no number", "finite"),
         (lambda voice: voice * 32_768, "sound lies within -1 and 1", "int16"),
         (lambda voice: (voice * 1000).astype(np.int32), "samples come as int32", "int16 or float32"),
         (lambda voice: voice.reshape(2, 3, -1), r"samples come as \[2, 3, 16000\]", "frames, channels"),
@@ -104,7 +104,7 @@ def test_a_broken_stream_leaves_its_neighbours_as_they_would_be_alone(recognizer
     streams = [recognizer.stream(where=name) for name in ("well", "fed NaN", "spoilt", "well too")]
     for start in range(0, 96_000, 1_600):
         if start == 32_000:
-            with pytest.raises(QuranAsrError, match="fed NaN: at 2.00 s"):
+            with pytest.raises(QuranAsrError, match=r"fed NaN: at 2\.00 s"):
                 streams[1].push(np.full(1_600, np.nan, np.float32))
             nothing = np.full_like(streams[2].encoder.keys, np.nan)
             streams[2].encoder = replace(streams[2].encoder, keys=nothing)
@@ -118,7 +118,7 @@ def test_a_broken_stream_leaves_its_neighbours_as_they_would_be_alone(recognizer
     assert streams[0].transcript.text == alone[0]
     assert streams[3].transcript.text == alone[3]
     assert "no numbers" in str(streams[2].error) and "spoilt" in str(streams[2].error)
-    with pytest.raises(QuranAsrError, match="spoilt: from about 1.9 s"):
+    with pytest.raises(QuranAsrError, match=r"spoilt: from about 1\.9 s"):
         streams[2].accept(voice)
     with pytest.raises(QuranAsrError, match="fed NaN"):
         streams[1].finish()
@@ -158,15 +158,3 @@ def test_waiting_for_more_sound_changes_nothing_that_is_shown(recognizer, voice)
     after = stream.accept(voice[50_000:50_010])
     assert after.committed == ()
     assert after.partial == before.partial
-
-
-def test_a_pause_ends_an_utterance_and_says_where(small_bundle: Path, voice) -> None:
-    recognizer = quran_asr.load(small_bundle, look_ahead_ms=0, pause_seconds=0.5)
-    silence = np.zeros(24_000, np.float32)
-    stream = recognizer.stream()
-    shown = [stream.accept(part) for part in (voice[:40_000], silence, voice[:40_000], silence)]
-    shown.append(stream.finish())
-    ends = [end for moment in shown for end in moment.ends]
-    if not ends:
-        pytest.skip("this random model talks in silence")
-    assert all(end <= len(moment.committed) for moment in shown for end in moment.ends)
