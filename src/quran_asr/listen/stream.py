@@ -7,7 +7,8 @@ heard before is kept but words. The recognizer moves streams on, many at once wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,23 +17,35 @@ from quran_asr.decode.partial import Moment, OpenWords, hear
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.features import FeatureSettings, MelState
 from quran_asr.listen.resampling import Resampler
-from quran_asr.listen.sessions import HISTORY, EncoderState, encoder_frames
+from quran_asr.listen.sessions import HISTORY, EncoderState, Sessions, encoder_frames
 from quran_asr.records import SAMPLE_RATE, Transcript
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from quran_asr.listen.recognizer import Recognizer
+    from quran_asr.listen.bundle import Bundle
     from quran_asr.listen.search import Found, SearchState
     from quran_asr.records import TimedWord
 
     Float32 = NDArray[np.float32]
 
 
+class Mover(Protocol):
+    """What a stream asks of the recognizer that made it."""
+
+    bundle: Bundle
+    sessions: Sessions
+
+    @property
+    def ends_utterances(self) -> bool: ...
+
+    def advance(self, streams: Sequence[Stream]) -> list[Moment]: ...
+
+
 class Stream:
     """A recording that goes on. Made by `Recognizer.stream`; not to be used from two threads at once."""
 
-    def __init__(self, recognizer: Recognizer, chunk: int, search: SearchState, where: str = "") -> None:
+    def __init__(self, recognizer: Mover, chunk: int, search: SearchState, where: str = "") -> None:
         self.recognizer = recognizer
         self.chunk = chunk
         """Look-ahead in frames + 1: the fewest frames that are encoded at once."""
