@@ -331,7 +331,8 @@ def _refuse_what_is_no_sound(path: Path, file: io.FileIO) -> None:
         raise QuranAsrError("MPEG-4 sound (m4a, AAC), which is not read", where=where, remedy=remedy)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script", b"<!--")):
-        raise QuranAsrError("a web page, not sound (a failed download?)", where=where)
+        remedy = "download it again, and open it in a browser to see what the server says"
+        raise QuranAsrError("a web page, not sound (a failed download?)", where=where, remedy=remedy)
     if head.startswith(b"RIFF"):
         claimed = int.from_bytes(head[4:8], "little") + 8
         # Some programs count a header too many; those that do not know the length write 2 or 4 GB.

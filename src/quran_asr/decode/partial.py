@@ -19,6 +19,8 @@ class Moment:
     """Words that became certain now. They follow those of earlier moments and never change."""
     partial: tuple[TimedWord, ...]
     """All words after the committed ones, as they look now."""
+    ends: tuple[int, ...] = ()
+    """Places in `committed` before which an utterance ended: 2 is between its second and third word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +58,21 @@ def hear(
         final: the sound has ended.
     """
     committed: list[TimedWord] = []
+    places: list[int] = []
     rest = found
     for end in ends:
         cut = next((i for i, frame in enumerate(rest.frames) if frame >= end), len(rest.frames))
         words = vocabulary.words(_joined(state.tokens, _part(rest, 0, cut)), frame_seconds)
         committed.extend(words[state.committed :])
+        places.append(len(committed))
         rest, state = _part(rest, cut, len(rest.frames)), OpenWords()
     tokens = _joined(state.tokens, rest)
     words = vocabulary.words(_joined(tokens, tail), frame_seconds)
     if final:
-        return Moment((*committed, *words[state.committed :]), ()), OpenWords()
+        return Moment((*committed, *words[state.committed :]), (), tuple(places)), OpenWords()
     certain = max(len(vocabulary.text(tokens.tokens).split()) - 1, state.committed)
     committed.extend(words[state.committed : certain])
-    return Moment(tuple(committed), words[certain:]), _last_word(tokens, vocabulary)
+    return Moment(tuple(committed), words[certain:], tuple(places)), _last_word(tokens, vocabulary)
 
 
 def _last_word(tokens: Hypothesis, vocabulary: Vocabulary) -> OpenWords:
@@ -106,6 +110,9 @@ class Revisions:
     """Times that a word already shown became longer."""
     replaced: int = 0
     """Times that a word already shown became another one or was gone."""
+
+    def __add__(self, other: Revisions) -> Revisions:
+        return Revisions(self.words + other.words, self.grown + other.grown, self.replaced + other.replaced)
 
 
 def revisions(moments: Iterable[Moment]) -> Revisions:

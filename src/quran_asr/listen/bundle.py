@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from quran_asr.decode.vocabulary import Vocabulary
 from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.features import FeatureSettings
+from quran_asr.records import SAMPLE_RATE
 from quran_asr.text.spelling import SPELLINGS
 
 FORMAT = 1
@@ -26,6 +28,8 @@ DESCRIPTION = "bundle.json"
 ENCODER, PREDICTION, JOINT, VOCABULARY = "encoder.onnx", "prediction.onnx", "joint.onnx", "vocabulary.txt"
 NEEDED = (ENCODER, PREDICTION, JOINT, VOCABULARY)
 AGAIN = "export the model again, or copy the whole folder again"
+MOST_CACHED = 1 << 26
+"""Numbers that a stream may keep of the encoder; a model of 114M parameters keeps 1 << 20."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Shape:
         sane = all(1 <= number <= 65_536 for number in numbers)
         sane = sane and self.subsampling == 8 and self.head_size * self.heads == self.width
         sane = sane and bool(looks) and all(0 <= look < self.left_frames for look in looks)
+        sane = sane and self.layers * self.left_frames * self.width <= MOST_CACHED
         if not sane or list(looks) != sorted(set(looks), reverse=True):
             raise QuranAsrError("no model has this shape", where="shape", remedy=AGAIN)
 
@@ -124,11 +129,15 @@ def read_bundle(folder: Path) -> Bundle:
     files = described.get("files")
     if not isinstance(files, dict):
         raise QuranAsrError("lists no files", where=str(folder / DESCRIPTION), remedy=AGAIN)
+    for name in files:
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+            what = f"lists `{ascii(name)[1:-1]}`, which is no plain file name"
+            raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN)
     for name in NEEDED:
         if name not in files:
             raise QuranAsrError(f"lists no {name}", where=str(folder / DESCRIPTION), remedy=AGAIN)
         _check_file(folder / name, files[name])
-    vocabulary = Vocabulary.read(folder / VOCABULARY)
+    vocabulary = _vocabulary(folder / VOCABULARY)
     try:
         shape = dict(described["shape"])
         bundle = Bundle(
@@ -150,6 +159,9 @@ def read_bundle(folder: Path) -> Bundle:
         raise QuranAsrError(error.what, where=where, remedy=AGAIN) from error
     if bundle.spelling not in SPELLINGS:
         raise QuranAsrError(f"no spelling `{bundle.spelling}`", where=str(folder / DESCRIPTION), remedy=AGAIN)
+    if bundle.features.sample_rate != SAMPLE_RATE:
+        what = f"hears at {bundle.features.sample_rate:,} Hz; sound comes at {SAMPLE_RATE:,}"
+        raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN)
     return bundle
 
 
@@ -201,6 +213,18 @@ def _description(folder: Path) -> dict[str, Any]:
     return described  # type: ignore[no-any-return]
 
 
+def _vocabulary(path: Path) -> Vocabulary:
+    """Pieces are shown on terminals, so none may steer one."""
+    try:
+        vocabulary = Vocabulary.read(path)
+    except QuranAsrError as error:
+        raise QuranAsrError(error.what, where=error.where, remedy=AGAIN) from error
+    for number, piece in enumerate(vocabulary.pieces, start=1):
+        if any(unicodedata.category(letter) == "Cc" for letter in piece):
+            raise QuranAsrError("a piece holds control characters", where=f"{path}:{number}", remedy=AGAIN)
+    return vocabulary
+
+
 def _record(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
@@ -208,10 +232,9 @@ def _record(path: Path) -> dict[str, Any]:
 def _check_file(path: Path, recorded: object) -> None:
     if not isinstance(recorded, dict):
         raise QuranAsrError(f"no checksum of {path.name}", where=str(path.parent / DESCRIPTION), remedy=AGAIN)
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise QuranAsrError("is missing from the bundle", where=str(path), remedy=AGAIN) from error
+    if not path.is_file():
+        raise QuranAsrError("is missing from the bundle", where=str(path), remedy=AGAIN)
+    size = path.stat().st_size
     if size != recorded.get("bytes"):
         told = recorded.get("bytes")
         raise QuranAsrError(

@@ -17,6 +17,7 @@ from quran_asr.listen.search import Found, Piece, Search
 from quran_asr.listen.sessions import Encoded, Sessions
 from quran_asr.listen.sources import pieces_of
 from quran_asr.listen.stream import Stream
+from quran_asr.listen.trial import try_out
 from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
 from quran_asr.text.spelling import edition_of
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from quran_asr.records import Samples
 
-FILE_SECONDS = 30.0
-"""Of a file are decoded at once, so that an hour needs no more memory than a minute."""
+FILE_SECONDS = 60.0
+"""Of a file, so much is in memory at once."""
 
 
 class Recognizer:
@@ -44,6 +45,7 @@ class Recognizer:
         self.decoding = decoding or Decoding(pause_seconds=None)
         self._look_ahead = bundle.look_ahead(look_ahead_ms)
         self.sessions = Sessions(bundle, threads or 0)
+        try_out(self.sessions)
         self._search = Search(self.sessions, self.decoding)
         # What an evaluation writes into its report
         self.name = str(bundle.folder)
@@ -94,13 +96,16 @@ class Recognizer:
 
         def encode() -> None:
             while frames := stream.ready():
-                scores.extend(one.ctc for one in self._encode([stream], stream.take(frames)[None]))
+                features = stream.take(frames)[None]
+                scores.extend(one.ctc for one in self._encode([stream], features) if one is not None)
 
         for piece in pieces:
             stream.push(piece)
             encode()
         stream.end()
         encode()
+        if stream.error is not None:
+            raise stream.error
         return Emissions(np.concatenate(scores), self.bundle.frame_seconds)
 
     def stream(self, look_ahead_ms: int | None = None, where: str = "") -> Stream:
@@ -124,7 +129,7 @@ class Recognizer:
         moments = [Moment((), ()) for _ in streams]
         moved: set[int] = set()
         while True:
-            groups: dict[tuple[int, int], list[int]] = {}
+            groups: dict[tuple[int, int], list[int]] = {}  # (chunk, frames) -> streams
             for i, stream in enumerate(streams):
                 if frames := stream.ready():
                     groups.setdefault((stream.chunk, frames), []).append(i)
@@ -136,49 +141,82 @@ class Recognizer:
                     moved.add(i)
         for i, stream in enumerate(streams):
             if i not in moved and stream.error is None:
-                self._show(moments, i, stream, Found())
+                self._show(moments, i, stream, self._search.waiting(stream.search))
         return moments
+
+    @property
+    def chunk_samples(self) -> int:
+        """Samples at 16 kHz that the encoder takes at once: 80 ms and the look-ahead."""
+        bundle = self.bundle
+        return (self._look_ahead + 1) * bundle.shape.subsampling * bundle.features.hop
 
     def _show(self, moments: list[Moment], i: int, stream: Stream, found: Found | None) -> None:
         if found is not None:
             moment = stream.put(found)
-            moments[i] = Moment(moments[i].committed + moment.committed, moment.partial)
+            before = moments[i].committed
+            ends = tuple(len(before) + end for end in moment.ends)
+            moments[i] = Moment(before + moment.committed, moment.partial, moments[i].ends + ends)
 
     def _step(self, streams: Sequence[Stream], frames: int) -> list[Found | None]:
         """One piece of each; None for a stream that failed."""
         features = np.stack([stream.take(frames) for stream in streams])
-        pieces = [
-            Piece(encoded, stream.may_end(own)[: len(encoded.ctc)] if self._search.ends_utterances else None)
-            for stream, own, encoded in zip(streams, features, self._encode(streams, features), strict=True)
-        ]
-        try:
-            return [*self._searched(streams, pieces)]
-        except QuranAsrError:
-            pass
-        answers: list[Found | None] = []
-        for stream, piece in zip(streams, pieces, strict=True):
-            try:
-                answers += self._searched([stream], [piece])
-            except QuranAsrError as error:
-                stream.error = error
-                answers.append(None)
+        encoded = self._encode(streams, features)
+        answers: list[Found | None] = [None] * len(streams)
+        alive: list[int] = []
+        pieces: list[Piece] = []
+        for i, (stream, own, one) in enumerate(zip(streams, features, encoded, strict=True)):
+            if one is not None:
+                allowed = stream.may_end(own)[: len(one.ctc)] if self._search.ends_utterances else None
+                alive.append(i)
+                pieces.append(Piece(one, allowed))
+        for i, found in zip(alive, self._find([streams[i] for i in alive], pieces), strict=True):
+            answers[i] = found
         return answers
 
-    def _encode(self, streams: Sequence[Stream], features: NDArray[np.float32]) -> list[Encoded]:
-        states = [stream.encoder for stream in streams]
+    def _encode(self, streams: Sequence[Stream], pieces: NDArray[np.float32]) -> list[Encoded | None]:
         encoded, following = self.sessions.encode(
-            features, [stream.total for stream in streams], streams[0].chunk, states
+            pieces,
+            [stream.total for stream in streams],
+            streams[0].chunk,
+            [stream.encoder for stream in streams],
         )
-        for stream, state in zip(streams, following, strict=True):
-            stream.encoder = state
-        return encoded
+        if all(np.isfinite(one.joint).all() and not np.isnan(one.ctc).any() for one in encoded):
+            for stream, state in zip(streams, following, strict=True):
+                stream.encoder = state
+            return [*encoded]
+        if len(streams) == 1:
+            streams[0].error = _no_numbers(streams[0], "encoder")
+            return [None]
+        # each alone: an 8-bit graph scales a batch as one, so one stream's NaN is in its neighbours too
+        return [
+            one
+            for stream, piece in zip(streams, pieces, strict=True)
+            for one in self._encode([stream], piece[None])
+        ]
 
-    def _searched(self, streams: Sequence[Stream], pieces: Sequence[Piece]) -> list[Found]:
-        found = self._search.step(pieces, [stream.search for stream in streams])
+    def _find(self, streams: Sequence[Stream], pieces: Sequence[Piece]) -> list[Found | None]:
+        """What the search finds; where it fails for one stream, each is searched alone."""
+        try:
+            found = self._search.step(pieces, [stream.search for stream in streams])
+        except QuranAsrError as error:
+            if len(streams) > 1:
+                each = zip(streams, pieces, strict=True)
+                return [one for stream, piece in each for one in self._find([stream], [piece])]
+            streams[0].error = _no_numbers(streams[0], error.what)
+            return [None]
         for stream, one in zip(streams, found, strict=True):
             assert one.state is not None
             stream.search = one.state
-        return found
+        return [*found]
+
+
+def _no_numbers(stream: Stream, who: str) -> QuranAsrError:
+    seconds = stream.encoder.frames * stream.recognizer.bundle.frame_seconds
+    return QuranAsrError(
+        f"from about {seconds:.1f} s on the model's scores are no numbers ({who})",
+        where=stream.where,
+        remedy="begin a new stream; if it happens again, export the model again",
+    )
 
 
 def load(
@@ -186,6 +224,7 @@ def load(
     *,
     decoder: str = "transducer",
     look_ahead_ms: int | None = None,
+    pause_seconds: float | None = None,
     threads: int | None = None,
 ) -> Recognizer:
     """A recognizer from a bundle.
@@ -194,10 +233,12 @@ def load(
         folder: what `quran-asr export` wrote.
         decoder: `transducer`, `ctc` or `ctc-beam`.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
+        pause_seconds: of a stream, the silence after which its words so far are final and the search starts
+            anew; None never does.
         threads: of the encoder; None takes what ONNX Runtime chooses.
 
     Raises:
         QuranAsrError: no bundle, a damaged or newer one, or the model lacks what is asked for.
     """
-    decoding = Decoding(decoder=decoder, pause_seconds=None)
+    decoding = Decoding(decoder=decoder, pause_seconds=pause_seconds)
     return Recognizer(read_bundle(Path(folder)), decoding, look_ahead_ms, threads)

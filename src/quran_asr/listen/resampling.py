@@ -46,7 +46,9 @@ class Resampler:
     def __init__(self, rate: int, where: str = "") -> None:
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise QuranAsrError(
-                f"its rate is {rate:,} Hz; from {LOWEST_RATE:,} to {HIGHEST_RATE:,} is heard", where=where
+                f"its rate is {rate:,} Hz; from {LOWEST_RATE:,} to {HIGHEST_RATE:,} is heard",
+                where=where,
+                remedy="give the rate at which it was recorded, in hertz",
             )
         self.rate = rate
         self.where = where
@@ -116,7 +118,11 @@ class Resampler:
         at = f"at {(self.heard + first) / self.rate:.2f} s"
         value = samples[first] if samples.ndim == 1 else samples[first][~sane[first]][0]
         if not np.isfinite(value):
-            raise QuranAsrError(f"{at} a sample is no number ({value})", where=self.where)
+            raise QuranAsrError(
+                f"{at} a sample is no number ({value})",
+                where=self.where,
+                remedy="look at what makes the samples: sound is finite and lies within -1 and 1",
+            )
         raise QuranAsrError(
             f"{at} a sample is {value:.6g}, and sound lies within -1 and 1",
             where=self.where,

@@ -67,6 +67,11 @@ class Search:
     def ends_utterances(self) -> bool:
         return self._patience is not None
 
+    def waiting(self, state: SearchState) -> Found:
+        """What is known where no new piece came: nothing new, and the same that may change."""
+        tail = state.best if isinstance(state, ctc_beam.BeamState) else NOTHING
+        return Found(tail=tail)
+
     def step(self, pieces: Sequence[Piece], states: Sequence[SearchState]) -> list[Found]:
         """Search a piece of each of several streams.
 

@@ -122,9 +122,7 @@ class Sessions:
             following.append(EncoderState(state.frames + n, keys[one], values[one], kept[one]))
         return heard, following
 
-    def predict(
-        self, tokens: Int64, state: tuple[Float32, Float32]
-    ) -> tuple[Float32, tuple[Float32, Float32]]:
+    def predict(self, tokens: Int64, state: tuple[Float32, ...]) -> tuple[Float32, tuple[Float32, ...]]:
         """Tokens [B] and the LSTM's state ([layers, B, width] twice) -> [B, joint width], next state."""
         predicted, hidden, cell = self.prediction.run(
             None, {"tokens": tokens, "hidden": state[0], "cell": state[1]}

@@ -7,7 +7,8 @@ heard before is kept but words. The recognizer moves streams on, many at once wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,23 +17,35 @@ from quran_asr.decode.partial import Moment, OpenWords, hear
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.features import FeatureSettings, MelState
 from quran_asr.listen.resampling import Resampler
-from quran_asr.listen.sessions import HISTORY, EncoderState, encoder_frames
+from quran_asr.listen.sessions import HISTORY, EncoderState, Sessions, encoder_frames
 from quran_asr.records import SAMPLE_RATE, Transcript
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from quran_asr.listen.recognizer import Recognizer
+    from quran_asr.listen.bundle import Bundle
     from quran_asr.listen.search import Found, SearchState
     from quran_asr.records import TimedWord
 
     Float32 = NDArray[np.float32]
 
 
+class Mover(Protocol):
+    """What a stream asks of the recognizer that made it."""
+
+    bundle: Bundle
+    sessions: Sessions
+
+    @property
+    def ends_utterances(self) -> bool: ...
+
+    def advance(self, streams: Sequence[Stream]) -> list[Moment]: ...
+
+
 class Stream:
     """A recording that goes on. Made by `Recognizer.stream`; not to be used from two threads at once."""
 
-    def __init__(self, recognizer: Recognizer, chunk: int, search: SearchState, where: str = "") -> None:
+    def __init__(self, recognizer: Mover, chunk: int, search: SearchState, where: str = "") -> None:
         self.recognizer = recognizer
         self.chunk = chunk
         """Look-ahead in frames + 1: the fewest frames that are encoded at once."""
@@ -58,16 +71,21 @@ class Stream:
             rate: hertz, the same for the whole stream; converted while it comes.
 
         Raises:
-            QuranAsrError: a sample is NaN or far too large, the rate changes, or the stream has ended. The
-                stream is then over; what was committed stays in `words`.
+            QuranAsrError: a sample is NaN or far too large, the rate changes, the model gives scores that are
+                no numbers, or the stream has ended. The stream is then over; what was committed stays in
+                `words`.
         """
         self.push(samples, rate)
-        return self.recognizer.advance([self])[0]
+        return self._advance()
 
     def finish(self) -> Moment:
-        """The recording has ended: everything not yet committed is now."""
+        """The recording has ended: everything not yet committed is now.
+
+        Raises:
+            QuranAsrError: the stream failed, now or before.
+        """
         self.end()
-        return self.recognizer.advance([self])[0]
+        return self._advance()
 
     @property
     def transcript(self) -> Transcript:
@@ -81,7 +99,11 @@ class Stream:
         if self.error is not None:
             raise self.error
         if self._ended:
-            raise QuranAsrError("more sound after the end of the stream", where=self.where)
+            raise QuranAsrError(
+                "more sound after the end of the stream",
+                where=self.where,
+                remedy="begin a new one: recognizer.stream()",
+            )
         try:
             if self._resampler is None:
                 self._resampler = Resampler(rate, self.where)
@@ -145,6 +167,12 @@ class Stream:
             final=final,
         )
         self.words.extend(moment.committed)
+        return moment
+
+    def _advance(self) -> Moment:
+        moment = self.recognizer.advance([self])[0]
+        if self.error is not None:
+            raise self.error
         return moment
 
 

@@ -81,7 +81,7 @@ class Recognizer:
         self.edition = edition_of(self.spelling)
         self.training_data: Path | None = None
 
-    def recognize(
+    def recognize_clips(
         self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Transcript | QuranAsrError]:
         """One answer a segment, in their order; audio that cannot be read gives the error itself."""
