@@ -19,6 +19,7 @@ from quran_asr.findings import QuranAsrError
 @click.option(
     "--int8", is_flag=True, help="Keep the encoder's matrices as 8-bit integers, and say what it costs."
 )
+@click.option("--sherpa", is_flag=True, help="Add a folder for sherpa-onnx for each look-ahead.")
 @click.option(
     "--clips",
     "manifest",
@@ -27,7 +28,7 @@ from quran_asr.findings import QuranAsrError
     help="Recordings to prove the bundle with; default: the run's validation manifest, else made-up sound.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def export(model: Path, folder: Path, int8: bool, manifest: Path | None, as_json: bool) -> int:
+def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path | None, as_json: bool) -> int:
     """Make MODEL a bundle: a folder that is heard with without torch and NeMo.
 
     MODEL is a .nemo file, a .ckpt file of a run, or a run folder (its best checkpoint). The bundle is written
@@ -42,6 +43,7 @@ def export(model: Path, folder: Path, int8: bool, manifest: Path | None, as_json
         model,
         folder,
         int8=int8,
+        sherpa=sherpa,
         manifest=manifest,
         on_step=lambda step: click.echo(f"{step} ...", err=True),
     )

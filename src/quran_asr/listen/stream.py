@@ -36,9 +36,6 @@ class Mover(Protocol):
     bundle: Bundle
     sessions: Sessions
 
-    @property
-    def ends_utterances(self) -> bool: ...
-
     def advance(self, streams: Sequence[Stream]) -> list[Moment]: ...
 
 

@@ -33,6 +33,7 @@ from quran_asr.train.export_card import CARD, model_card
 from quran_asr.train.export_check import check_bundle, cost_of_int8
 from quran_asr.train.export_graph import model_shape
 from quran_asr.train.export_onnx import quantize, write_graphs
+from quran_asr.train.export_sherpa import write_sherpa
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 from quran_asr.train.recognize import load_model, spelling_of
 
@@ -42,6 +43,7 @@ def export(
     folder: Path,
     *,
     int8: bool = False,
+    sherpa: bool = False,
     manifest: Path | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
@@ -51,6 +53,7 @@ def export(
         model_path: a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
         folder: where the bundle shall be; an earlier bundle there is replaced when the new one is proven.
         int8: keep the encoder's matrices as 8-bit integers.
+        sherpa: add `sherpa/<look-ahead>ms`, a folder for sherpa-onnx for each look-ahead, in 32-bit floats.
         manifest: recordings to prove it with; with int8 their texts also tell what it costs. None takes the
             validation recordings of the model's run if they are there, else made-up sound alone.
         on_step: called with what is being done.
@@ -80,6 +83,11 @@ def export(
         if int8:
             on_step("to 8-bit integers")
             bundle, figures["int8"] = _to_int8(bundle, clips)
+        if sherpa:
+            for frames in shape.look_aheads:
+                name = f"{bundle.milliseconds(frames)}ms"
+                on_step(f"writing the folder for sherpa-onnx, {name}")
+                write_sherpa(model, shape, unfinished / "sherpa" / name, frames)
         bundle = replace(bundle, figures=figures)
         (unfinished / CARD).write_text(model_card(bundle), encoding="utf-8")
         write_description(bundle, extra=(CARD,))
