@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.export_graph import StreamingEncoder, model_shape
 from quran_asr.train.model import (
@@ -32,8 +33,6 @@ def model(tiny: Recipe, tokenizer: Tokenizer) -> EncDecHybridRNNTCTCBPEModel:
 
 @pytest.fixture(scope="module")
 def tiny(tiny_overrides: tuple[str, ...]) -> Recipe:
-    from quran_asr.runs.recipe import load_recipe
-
     return load_recipe("quickstart", [*tiny_overrides, "model.encoder.n_layers=2"])
 
 
