@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -11,6 +17,14 @@ from hypothesis import settings
 # Deadlines measure the machine's other work, not the code; the examples stay the same from run to run in CI.
 settings.register_profile("house", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("house")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quickstart",
+        type=Path,
+        help="A quickstart that is there already (with its --json as figures.json), instead of training one.",
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -31,4 +45,63 @@ def recordings() -> Path:
     folder = Path(named)
     if not (folder / "recitations").is_dir():
         pytest.fail(f"QURAN_ASR_DATA is {folder}, which has no folder recitations/")
+    return folder
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture(scope="session")
+def quran_asr() -> Command:
+    """Run the real command in a process of its own."""
+
+    def run(*words: object, cwd: Path | None = None, timeout: float = 600) -> Done:
+        done = subprocess.run(
+            [sys.executable, "-m", "quran_asr", *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "COLUMNS": "110"},
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    figures: dict[str, Any]
+    said: str
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def quickstart(
+    quran_asr: Command, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Quickstart:
+    """`quran-asr quickstart --json`, whole: a model whose own error is small, trained once in a test run."""
+    earlier = request.config.getoption("--quickstart")
+    if earlier is not None:
+        return Quickstart(json.loads((earlier / "figures.json").read_text()), "", earlier)
+    folder = tmp_path_factory.mktemp("quickstart")
+    done = quran_asr("quickstart", "--to", folder / "quickstart", "--json", timeout=1500)
+    assert done.code == 0, done.err
+    return Quickstart(json.loads(done.out), done.err, folder / "quickstart")
+
+
+@pytest.fixture(scope="session")
+def bundle(quickstart: Quickstart, quran_asr: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's model, exported: the folder."""
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    done = quran_asr("export", quickstart.figures["run"], "--to", folder)
+    assert done.code == 0, done.err
     return folder

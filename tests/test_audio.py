@@ -292,3 +292,16 @@ def test_real_recordings_are_all_whole_and_read_fast(recordings: Path):
     start = time.process_time()
     seconds = sum(len(audio.read(clip)) for clip in some) / 16_000
     assert seconds / (time.process_time() - start) > 50, "times real time on one core; 400 is usual"
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_the_last_packet_of_an_opus_file_is_whole_wherever_a_block_ends(tmp_path, rate):
+    path = tmp_path / "recording.opus"
+    memory = io.BytesIO()
+    soundfile.write(memory, tone(1.1, rate), rate, format="OGG", subtype="OPUS")
+    path.write_bytes(memory.getvalue())
+    whole = soundfile.read(path, dtype="float32")[0]
+    for left in range(1, rate // 8, rate // 800):  # frames after the end of the first block
+        blocks = list(audio.blocks(path, (len(whole) - left) / rate))
+        assert {rate} == {each for _, each in blocks}
+        np.testing.assert_array_equal(np.concatenate([block for block, _ in blocks]), whole)

@@ -1,3 +1,46 @@
-"""From recordings of Quran recitation to a trained, measured recognizer."""
+"""From recordings of Quran recitation to a trained, measured recognizer.
+
+```python
+import quran_asr
+
+recognizer = quran_asr.load("bundle")                  # a folder that `quran-asr export` wrote
+print(recognizer.recognize("recitation.mp3").text)
+
+stream = recognizer.stream()
+for samples in microphone:                             # float32 or int16, any rate that is told
+    moment = stream.accept(samples)
+    print(moment.committed, moment.partial)
+print(stream.finish().committed)
+```
+
+Importing the package imports none of its parts and changes nothing in the program that does so: what is asked
+for is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quran_asr.listen.recognizer import Recognizer, load
+    from quran_asr.text.quran import Quran, load_quran
 
 __version__ = "0.1.0"
+
+__all__ = ["Quran", "Recognizer", "__version__", "load", "load_quran"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Recognizer", "load"):
+        from quran_asr.listen import recognizer
+
+        return getattr(recognizer, name)
+    if name in ("Quran", "load_quran"):
+        from quran_asr.text import quran
+
+        return getattr(quran, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -32,9 +32,12 @@ TOLERANCE_SECONDS = 0.1
 """Decoders and manifests round lengths; a file that falls short by more than this is truncated."""
 
 _BLOCK_FRAMES = 1 << 22
-"""Frames decoded at a time (95 s at 44.1 kHz): a header that claims a day of sound allocates no day."""
+"""Frames that `read` decodes at a time (95 s at 44.1 kHz): a header that claims a day allocates no day."""
 
 _TAIL_SECONDS = 0.2
+
+_LONGEST_PACKET_SECONDS = 0.12
+"""Of Opus (RFC 6716)."""
 
 _LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000
 """Hertz. Others come from damaged headers; resampling from 1 Hz would fill the memory."""
@@ -119,18 +122,53 @@ def read(
                 where=str(path),
             )
         wanted = min(end, sound.frames) - start
-        mono = _decode(sound, start, wanted, on_stored)
-    if not len(mono) or wanted - len(mono) > TOLERANCE_SECONDS * rate:
+        stored = _joined(list(_mono_blocks(sound, start, wanted, _BLOCK_FRAMES, on_stored)))
+    _refuse_shortfall(path, len(stored), wanted, rate)
+    if not np.isfinite(stored).all():
+        raise QuranAsrError("holds samples that are no numbers (NaN or infinite)", where=str(path))
+    samples = resample(stored, rate)
+    if not len(samples):
+        raise QuranAsrError(f"too short: {len(stored)} samples at {rate} Hz", where=str(path))
+    return samples
+
+
+def blocks(path: str | Path, seconds: float) -> Iterator[tuple[Samples, int]]:
+    """A file block by block, at its own rate; no more than one block is in memory.
+
+    Args:
+        path: as in `read`.
+        seconds: length of a block; the last may be shorter, or up to 120 ms longer.
+
+    Yields:
+        The block, float32 [samples], channels averaged, and its rate in hertz. The samples are not checked
+        for NaN.
+
+    Raises:
+        QuranAsrError: as `probe`, before the first block; when decoding fails or ends too early, after what
+            could be decoded.
+    """
+    if not 0 < seconds < math.inf:
+        raise QuranAsrError(f"no block lasts {seconds} s", where=str(path))
+    with _opened(Path(path)) as sound:
+        rate, wanted, decoded = sound.samplerate, sound.frames, 0
+        for block in _mono_blocks(sound, 0, wanted, max(1, round(min(seconds, wanted / rate) * rate))):
+            decoded += len(block)
+            yield block, rate
+    _refuse_shortfall(path, decoded, wanted, rate)
+
+
+def _refuse_shortfall(path: str | Path, decoded: int, wanted: int, rate: int) -> None:
+    if not decoded or wanted - decoded > TOLERANCE_SECONDS * rate:
         raise QuranAsrError(
-            f"truncated or damaged: {len(mono) / rate:.2f} of {wanted / rate:.2f} s can be decoded",
+            f"truncated or damaged: {decoded / rate:.2f} of {wanted / rate:.2f} s can be decoded",
             where=str(path),
         )
-    if not np.isfinite(mono).all():
-        raise QuranAsrError("holds samples that are no numbers (NaN or infinite)", where=str(path))
-    samples = resample(mono, rate)
-    if not len(samples):
-        raise QuranAsrError(f"too short: {len(mono)} samples at {rate} Hz", where=str(path))
-    return samples
+
+
+def mono(samples: NDArray[np.float32]) -> Samples:
+    """The mean of the channels: float32 [frames, channels] in, float32 [frames] out."""
+    one = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+    return np.ascontiguousarray(one)
 
 
 def resample(samples: Samples, rate: int, to: int = SAMPLE_RATE) -> Samples:
@@ -202,25 +240,34 @@ def as_opus(samples: Samples, kilobits: int, rate: int = SAMPLE_RATE) -> bytes:
     return memory.getvalue()
 
 
-def _decode(
+def _mono_blocks(
     sound: soundfile.SoundFile,
     start: int,
     frames: int,
-    on_stored: Callable[[NDArray[np.float32]], None] | None,
-) -> Samples:
-    """Up to `frames` frames from `start`, channels averaged; fewer where the file ends early."""
+    at_once: int,
+    on_stored: Callable[[NDArray[np.float32]], None] | None = None,
+) -> Iterator[Samples]:
+    """Up to `frames` frames from `start`, channels averaged; fewer where the file ends early.
+
+    The last block takes a remainder of up to 120 ms with it, the longest Opus packet: libsndfile (1.2.2)
+    gives wrong samples when a read goes on inside the last packet of an Opus file.
+    """
+    remainder = round(_LONGEST_PACKET_SECONDS * sound.samplerate)
     sound.seek(start)
-    blocks: list[NDArray[np.float32]] = []
     while frames > 0:
-        block = sound.read(min(frames, _BLOCK_FRAMES), dtype="float32", always_2d=True)
+        wanted = at_once if frames - at_once > remainder else frames
+        block = sound.read(wanted, dtype="float32", always_2d=True)
         if not len(block):
             break
         if on_stored:
             on_stored(block)
-        blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
+        yield mono(block)
         frames -= len(block)
+
+
+def _joined(blocks: list[Samples]) -> Samples:
     if len(blocks) == 1:
-        return np.ascontiguousarray(blocks[0])
+        return blocks[0]
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
@@ -284,7 +331,8 @@ def _refuse_what_is_no_sound(path: Path, file: io.FileIO) -> None:
         raise QuranAsrError("MPEG-4 sound (m4a, AAC), which is not read", where=where, remedy=remedy)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script", b"<!--")):
-        raise QuranAsrError("a web page, not sound (a failed download?)", where=where)
+        remedy = "download it again, and open it in a browser to see what the server says"
+        raise QuranAsrError("a web page, not sound (a failed download?)", where=where, remedy=remedy)
     if head.startswith(b"RIFF"):
         claimed = int.from_bytes(head[4:8], "little") + 8
         # Some programs count a header too many; those that do not know the length write 2 or 4 GB.

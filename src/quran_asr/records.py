@@ -97,6 +97,8 @@ class Hypothesis:
     frames: tuple[int, ...]
     score: float
     """Natural log."""
+    log_probs: tuple[float, ...] = ()
+    """Natural log of the probability of each token; empty when unknown."""
 
 
 @dataclass(frozen=True, slots=True)

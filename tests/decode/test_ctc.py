@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quran_asr.decode.ctc import greedy
+from quran_asr.decode.ctc import PathState, greedy, greedy_piece
 from quran_asr.findings import QuranAsrError
 
 BLANK = 4
@@ -37,6 +37,20 @@ def test_the_score_is_that_of_the_path(path: list[int]) -> None:
     log_probs = scores_of(path)
     said = sum(float(log_probs[frame, token]) for frame, token in enumerate(path))
     assert greedy(log_probs).score == pytest.approx(said, abs=1e-9)
+
+
+@given(st.lists(st.integers(0, BLANK), max_size=30), st.lists(st.integers(0, 30), max_size=6))
+def test_a_cut_changes_nothing(path: list[int], cuts: list[int]) -> None:
+    log_probs = scores_of(path)
+    state, parts = PathState(), []
+    for begin, end in pairwise([0, *sorted(min(cut, len(path)) for cut in cuts), len(path)]):
+        found, _, state = greedy_piece(log_probs[begin:end], state)
+        parts.append(found)
+    whole = greedy(log_probs)
+    assert [token for part in parts for token in part.tokens] == list(whole.tokens)
+    assert [frame for part in parts for frame in part.frames] == list(whole.frames)
+    assert [number for part in parts for number in part.log_probs] == list(whole.log_probs)
+    assert sum(part.score for part in parts) == pytest.approx(whole.score)
 
 
 def test_a_blank_parts_equal_tokens() -> None:

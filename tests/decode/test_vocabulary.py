@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,16 @@ def test_a_word_lasts_from_its_first_token_to_a_frame_after_its_last() -> None:
 def test_a_word_ends_where_the_next_one_starts() -> None:
     words = VOCABULARY.words(heard((1, 3), (2, 4), (3, 4), (4, 4)), FRAME)
     assert times(words) == [("قل", 3, 4), ("هو", 4, 4), ("الله"[:3], 4, 5)]
+
+
+def test_a_word_is_as_probable_as_its_tokens_together() -> None:
+    log_probs = tuple(math.log(probability) for probability in (0.9, 0.5, 0.8))
+    sure = replace(heard((1, 3), (2, 4), (3, 4)), log_probs=log_probs)
+    assert [word.confidence for word in VOCABULARY.words(sure, FRAME)] == [
+        pytest.approx(0.45),
+        pytest.approx(0.8),
+    ]
+    assert [word.confidence for word in VOCABULARY.words(heard((1, 3)), FRAME)] == [None]
 
 
 def test_times_count_from_the_offset() -> None:

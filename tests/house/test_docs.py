@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from quran_asr.corpus.manifest import write_manifest
+from quran_asr.listen.bundle import Shape, write_description
+from quran_asr.listen.features import FeatureSettings
 from quran_asr.measure.report import ScoredClip, Setting, Unreadable, make_report
 from quran_asr.measure.score import score_clips
 from quran_asr.measure.training_data import TrainingData
@@ -70,6 +74,14 @@ def test_every_key_of_a_report_and_its_transcripts_is_described() -> None:
     assert set(report) - described == set()
     assert set(report["lengths"]["short"]) | set(report["worst"][0]["alignment"][0]) <= described
     assert set(clip.to_json()) - section("transcripts.jsonl") == set()
+
+
+def test_every_key_of_a_bundle_is_described() -> None:
+    described = section("Bundle")
+    keys = {field.name for kind in (Shape, FeatureSettings) for field in fields(kind)}
+    written = set(re.findall(r'^        "(\w+)": ', inspect.getsource(write_description), re.MULTILINE))
+    assert {"format", "files", "shape"} < written
+    assert keys | written <= described
 
 
 def test_every_key_of_training_data_is_described(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ TABLE = {
     "corpus": room("text", "numpy", "espeakng_loader"),
     "decode": room("text", "numpy"),
     "measure": room("text corpus", "numpy"),
-    "listen": room("text decode", "numpy onnxruntime", "sounddevice"),
+    "listen": room("text decode", "numpy onnxruntime soxr", "sounddevice"),
     "runs": room(
         "text corpus measure decode.options",
         "omegaconf yaml",
@@ -55,7 +55,8 @@ TABLE = {
     ),
     "train": room(
         "text corpus decode measure listen runs",
-        "numpy omegaconf yaml torch lightning nemo triton sentencepiece tensorboard huggingface_hub",
+        "numpy omegaconf yaml torch lightning nemo triton sentencepiece tensorboard huggingface_hub "
+        "onnx onnxruntime sherpa_onnx",
     ),
     "cli": room("text corpus decode measure listen runs train", "click", "rich"),
     "__main__": room("cli", ground=False),

@@ -346,7 +346,7 @@ def test_a_checkpoint_hears_what_its_nemo_hears(go: Go, segments: list[Segment])
     assert best is not None
     assert checkpoint is not None
     answers = [
-        [answer.text for answer in load_recognizer(path).recognize(segments[:3])]  # type: ignore[union-attr]
+        [answer.text for answer in load_recognizer(path).recognize_clips(segments[:3])]  # type: ignore[union-attr]
         for path in (best, checkpoint, ended.run.path)
     ]
     assert answers[0] == answers[1] == answers[2]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quran_asr.cli.benchmark_listening import listening
 from quran_asr.cli.extras import need
 from quran_asr.cli.printing import print_json, print_table
 from quran_asr.findings import QuranAsrError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @click.group(epilog="Example: quran-asr benchmark training --preset cpu --rounds 1")
 def benchmark() -> None:
     """Measure speed and memory on this machine."""
+
+
+benchmark.add_command(listening)
 
 
 @benchmark.command(epilog="Example: quran-asr benchmark training --preset cpu --rounds 1 --json")

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.extras import need
+from quran_asr.cli.models import as_bundle, decoder_option, load, look_ahead_option
 from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
+from quran_asr.cli.words import word_json
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.measure.report import Group, Report
+    from quran_asr.cli.models import Recognizer
+    from quran_asr.listen.replay import Replay
+    from quran_asr.measure.report import Group, Report, Steadiness
     from quran_asr.records import Segment
-    from quran_asr.train.recognize import Recognizer
 
 SHOWN_WORST = 3
 """Of the worst clips in the report, so many are shown on the screen."""
@@ -22,20 +24,6 @@ SHOWN_WORST = 3
 SHOWN_EDITS = 10
 """Of each, so many wrong words."""
 
-_decoder = click.option(
-    "--decoder",
-    type=click.Choice(["transducer", "ctc"]),
-    default="transducer",
-    show_default=True,
-    help="The part of the model that says the words.",
-)
-_look_ahead = click.option(
-    "--look-ahead",
-    "look_ahead_ms",
-    type=click.IntRange(min=0),
-    metavar="MS",
-    help="Milliseconds that the model may look ahead; default: its widest.",
-)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -44,8 +32,13 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("manifest", type=click.Path(path_type=Path))
-@_decoder
-@_look_ahead
+@decoder_option
+@look_ahead_option
+@click.option(
+    "--streaming",
+    is_flag=True,
+    help="Hear each clip as a stream, in pieces of the look-ahead, as it is deployed.",
+)
 @click.option(
     "--trained-on",
     type=click.Path(path_type=Path),
@@ -65,22 +58,50 @@ def evaluate(
     manifest: Path,
     decoder: str,
     look_ahead_ms: int | None,
+    streaming: bool,
     trained_on: Path | None,
     folder: Path | None,
     as_json: bool,
 ) -> int:
     """Say how well MODEL hears the clips of MANIFEST.
 
-    MODEL is a .nemo file, a .ckpt file of a run, or a run folder (its best checkpoint).
+    MODEL is a .nemo file, a .ckpt file of a run, a run folder (its best checkpoint), or a bundle. --streaming
+    scores what a listener gets live, and says which clips differ from the whole file and how often a word
+    that was already shown changed; what is no bundle is exported for it first.
     """
-    from quran_asr.corpus.manifest import read_lines, read_manifest
-    from quran_asr.measure.evaluate import evaluate as measure
-    from quran_asr.measure.evaluate import unreadable_findings, write_report
-    from quran_asr.measure.report import Setting
-    from quran_asr.measure.training_data import TrainingData, find_training_data
+    from quran_asr.corpus.manifest import read_lines
 
     read_lines(manifest)  # a bad line is said now, not after the model has been loaded
-    recognizer = _load(model, decoder, look_ahead_ms)
+    if not streaming:
+        recognizer = load(model, decoder, look_ahead_ms)
+        return _evaluate(recognizer, None, manifest, trained_on, folder, as_json)
+    with as_bundle(model) as bundle:
+        from quran_asr.listen.recognizer import load as load_bundle
+        from quran_asr.listen.replay import Replay
+
+        heard_by = load_bundle(bundle, decoder=decoder, look_ahead_ms=look_ahead_ms)
+        if bundle != model:
+            heard_by.name, heard_by.training_data = _origin(model)
+        return _evaluate(heard_by, Replay(heard_by), manifest, trained_on, folder, as_json)
+
+
+def _evaluate(
+    recognizer: Recognizer,
+    replay: Replay | None,
+    manifest: Path,
+    trained_on: Path | None,
+    folder: Path | None,
+    as_json: bool,
+) -> int:
+    """Hear, print and write; with a replay it is the one that hears."""
+    from dataclasses import replace
+
+    from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.measure.evaluate import evaluate as measure
+    from quran_asr.measure.evaluate import unreadable_findings, write_report
+    from quran_asr.measure.report import Setting, Steadiness
+    from quran_asr.measure.training_data import TrainingData, find_training_data
+
     segments = read_manifest(manifest, recognizer.spelling)
     training = None
     if trained_on is not None:
@@ -94,12 +115,22 @@ def evaluate(
         spelling=recognizer.spelling,
         edition=recognizer.edition,
         manifest=str(manifest),
+        streaming=replay is not None,
     )
-    folder = folder or _default_folder(recognizer, manifest)
+    folder = folder or _default_folder(recognizer, manifest, streaming=replay is not None)
     folder.mkdir(parents=True, exist_ok=True)  # fails now rather than when everything has been heard
 
+    hear = recognizer.recognize_clips if replay is None else replay.recognize_clips
     with progress_bar("hearing", "clips") as on_progress:
-        report, clips = measure(segments, recognizer.recognize, setting, training, on_progress)
+        report, clips = measure(segments, hear, setting, training, on_progress)
+    if replay is not None:
+        seen = replay.revisions
+        steadiness = Steadiness(len(replay.differing), seen.words, seen.grown, seen.replaced)
+        report = replace(report, steadiness=steadiness)
+        for segment in replay.differing:
+            click.echo(
+                f"{segment.audio} at {segment.offset:g} s: other words than from the whole file", err=True
+            )
     print_findings(unreadable_findings(report))
     if as_json:
         print_json(report.to_json())
@@ -113,25 +144,26 @@ def evaluate(
 @click.command(epilog="Example: quran-asr transcribe model.nemo recitation.mp3 --json")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@_decoder
-@_look_ahead
+@decoder_option
+@look_ahead_option
 @_as_json
 def transcribe(
     model: Path, files: tuple[Path, ...], decoder: str, look_ahead_ms: int | None, as_json: bool
 ) -> int:
     """Write down what is recited in sound files: a line for each, file, tab, words.
 
-    MODEL is a .nemo file, a .ckpt file of a run, or a run folder (its best checkpoint). --json gives the
-    times of the words too. A file that cannot be heard is named, and the others are still transcribed.
+    MODEL is a .nemo file, a .ckpt file of a run, a run folder (its best checkpoint), or a bundle. --json
+    gives the times of the words too. A file that cannot be heard is named, and the others are still
+    transcribed.
     """
     from dataclasses import replace
 
     segments, errors = _as_segments(files)
     answers = []
     if segments:
-        recognizer = _load(model, decoder, look_ahead_ms)
+        recognizer = load(model, decoder, look_ahead_ms)
         with progress_bar("hearing", "files") as on_progress:
-            heard = list(recognizer.recognize(segments, on_progress))
+            heard = list(recognizer.recognize_clips(segments, on_progress))
         for segment, answer in zip(segments, heard, strict=True):
             if isinstance(answer, QuranAsrError):
                 errors.append(answer)
@@ -145,15 +177,7 @@ def transcribe(
                 {
                     "audio_filepath": segment.audio,
                     "text": answer.text,
-                    "words": [
-                        {
-                            "text": word.text,
-                            "start": round(word.start, 3),
-                            "end": round(word.end, 3),
-                            "confidence": word.confidence,
-                        }
-                        for word in answer.words
-                    ],
+                    "words": [word_json(word) for word in answer.words],
                 }
                 for segment, answer in answers
             ]
@@ -173,7 +197,7 @@ def print_report(report: Report) -> None:
     setting, whole = report.setting, report.whole
     ahead = "whole recording" if setting.look_ahead_ms is None else f"look-ahead {setting.look_ahead_ms} ms"
     click.echo(f"model     {setting.model}")
-    click.echo(f"heard by  {setting.decoder}, {ahead}")
+    click.echo(f"heard by  {setting.decoder}, {ahead}{', as a stream' if setting.streaming else ''}")
     click.echo(f"spelling  {setting.spelling} ({setting.edition} edition)")
     click.echo(f"clips     {whole.clips:,} of {setting.manifest}, {whole.hours:.2f} h")
     click.echo()
@@ -195,6 +219,8 @@ def print_report(report: Report) -> None:
         f"{report.looping_clips:,} looping (a repetition that was not said), "
         f"{len(report.unreadable):,} unreadable"
     )
+    if report.steadiness is not None:
+        print_steadiness(report.steadiness)
     click.echo(f"intervals: {report.interval_method}")
     if "unknown" in report.cells:
         click.echo("which reciters and texts the model knew is unknown: name its training with --trained-on")
@@ -218,6 +244,15 @@ def print_report(report: Report) -> None:
             click.echo(f"    and {len(wrong) - SHOWN_EDITS} more")
 
 
+def print_steadiness(steadiness: Steadiness) -> None:
+    """What a listener saw of a stream, in two lines."""
+    click.echo(f"{steadiness.differing_clips:,} clips with other words than from the whole file")
+    click.echo(
+        f"{steadiness.words:,} words shown: {steadiness.grown:,} times one grew while it was said, "
+        f"{steadiness.replaced:,} times one became another or went"
+    )
+
+
 def _cells(group: Group) -> tuple[object, ...]:
     def percent(rate: float) -> str:
         return f"{100 * rate:6.2f}" if rate != float("inf") else "     -"
@@ -238,23 +273,25 @@ def _cells(group: Group) -> tuple[object, ...]:
     )
 
 
-def _load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
-    if not model.exists():
-        raise QuranAsrError("no such model", where=str(model), remedy="give a .nemo, a .ckpt or a run folder")
-    need("train")
-    from quran_asr.train.recognize import load_recognizer
+def _origin(model: Path) -> tuple[str, Path | None]:
+    """The name of the model that a bundle was made from, and what it was trained on."""
+    from quran_asr.measure.training_data import FILE_NAME
 
-    return load_recognizer(model, decoder, look_ahead_ms)
+    run = model if model.is_dir() else model.parent.parent
+    known = run / FILE_NAME
+    return str(model), known if known.is_file() else None
 
 
-def _default_folder(recognizer: Recognizer, manifest: Path) -> Path:
+def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> Path:
     model = Path(recognizer.name)
     if recognizer.training_data is not None:
         place = recognizer.training_data.parent / "evaluations"
     else:
         place = Path("evaluations")
+    name = model.name if model.is_dir() else model.stem
     ahead = "" if recognizer.look_ahead_ms is None else f"--{recognizer.look_ahead_ms}ms"
-    return place / model.stem / f"{manifest.stem}--{recognizer.decoder}{ahead}"
+    way = "--streaming" if streaming else ""
+    return place / name / f"{manifest.stem}--{recognizer.decoder}{ahead}{way}"
 
 
 def _as_segments(files: tuple[Path, ...]) -> tuple[list[Segment], list[QuranAsrError]]:

@@ -142,7 +142,7 @@ def measure(
             ahead = recognizer.look_ahead_ms or 0
             setting = Setting(recognizer.name, decoder, ahead, spelling, recognizer.edition)
             for part in ("held_out", "unseen_text"):
-                report, clips = evaluate(segments[part], recognizer.recognize, setting, training)
+                report, clips = evaluate(segments[part], recognizer.recognize_clips, setting, training)
                 write_report(run.path / "evaluations" / f"{part}-{decoder}-{ahead}ms", report, clips)
                 reports[part, decoder, ahead] = report
     return reports
@@ -195,7 +195,7 @@ def _transcribe_one(run: RunFolder, segment: Segment) -> str:
     from quran_asr.records import Transcript
     from quran_asr.train.recognize import load_recognizer
 
-    answer = next(iter(load_recognizer(run.path).recognize([segment])))
+    answer = next(iter(load_recognizer(run.path).recognize_clips([segment])))
     return answer.text if isinstance(answer, Transcript) else str(answer)
 
 

@@ -111,6 +111,20 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Steadiness:
+    """What a listener saw of streams: beside the whole files, and from one moment to the next."""
+
+    differing_clips: int
+    """Clips whose words were others than those of the whole file."""
+    words: int
+    """Words shown for good."""
+    grown: int
+    """Times that a word already shown became longer."""
+    replaced: int
+    """Times that a word already shown became another one or was gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """How well a model hears the clips of a manifest. Made by `make_report`."""
 
@@ -128,6 +142,8 @@ class Report:
     lost_clips: int
     looping_clips: int
     unreadable: tuple[Unreadable, ...]
+    steadiness: Steadiness | None = None
+    """None where whole files were heard."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; a rate that has no value is None, never NaN or inf."""
@@ -157,6 +173,7 @@ class Report:
             ],
             "lost_clips": self.lost_clips,
             "looping_clips": self.looping_clips,
+            "steadiness": None if self.steadiness is None else asdict(self.steadiness),
             "unreadable": [{**_place(clip.segment), "reason": clip.reason} for clip in self.unreadable],
         }
 

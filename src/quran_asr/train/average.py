@@ -221,7 +221,7 @@ def _hear(
         spelling=recognizer.spelling,
         edition=recognizer.edition,
     )
-    return evaluate(segments, recognizer.recognize, setting, None, on_progress)
+    return evaluate(segments, recognizer.recognize_clips, setting, None, on_progress)
 
 
 def difference_interval(new: Sequence[ScoredClip], old: Sequence[ScoredClip]) -> Interval | None:

@@ -81,7 +81,7 @@ class Recognizer:
         self.edition = edition_of(self.spelling)
         self.training_data: Path | None = None
 
-    def recognize(
+    def recognize_clips(
         self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Transcript | QuranAsrError]:
         """One answer a segment, in their order; audio that cannot be read gives the error itself."""
@@ -174,21 +174,30 @@ def load_recognizer(model: Path, decoder: str = "transducer", look_ahead_ms: int
     Raises:
         QuranAsrError: nothing loadable there, or the model lacks what is asked for.
     """
-    if model.is_dir():
-        run = open_run(model)
-        best = run.best_model() or run.last_checkpoint()
-        if best is None:
-            raise QuranAsrError(
-                "the run has no checkpoint yet", where=str(model), remedy="it writes one at each validation"
-            )
-        model = best
-    if not model.is_file():
-        raise QuranAsrError("no such model", where=str(model), remedy="give a .nemo, a .ckpt or a run folder")
-    loaded = restore(model) if model.suffix == ".nemo" else restore_checkpoint(model)
+    loaded, model = load_model(model)
     recognizer = Recognizer(loaded, str(model), decoder, look_ahead_ms)
     training_data = model.parent.parent / "training_data.json"
     recognizer.training_data = training_data if training_data.is_file() else None
     return recognizer
+
+
+def load_model(path: Path) -> tuple[EncDecHybridRNNTCTCBPEModel, Path]:
+    """The model of a `.nemo`, a `.ckpt` of a run, or a run folder (its best), and the file it came from.
+
+    Raises:
+        QuranAsrError: nothing loadable there.
+    """
+    if path.is_dir():
+        run = open_run(path)
+        best = run.best_model() or run.last_checkpoint()
+        if best is None:
+            raise QuranAsrError(
+                "the run has no checkpoint yet", where=str(path), remedy="it writes one at each validation"
+            )
+        path = best
+    if not path.is_file():
+        raise QuranAsrError("no such model", where=str(path), remedy="give a .nemo, a .ckpt or a run folder")
+    return (restore(path) if path.suffix == ".nemo" else restore_checkpoint(path)), path
 
 
 def spelling_of(model: EncDecHybridRNNTCTCBPEModel, vocabulary: Vocabulary) -> str:

@@ -1,0 +1,205 @@
+"""`quran-asr listen`: words while they are recited."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option
+from quran_asr.cli.words import Json, Lines, Screen, View
+from quran_asr.findings import QuranAsrError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quran_asr.listen.recognizer import Recognizer
+    from quran_asr.records import Samples
+
+PIPE = "-"
+
+
+@click.command(epilog="Example: quran-asr listen bundle recitation.mp3 --look-ahead 480")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("file", required=False, metavar="[FILE]")
+@click.option("--microphone", is_flag=True, help="Listen to the microphone until Ctrl-C.")
+@click.option("--device", metavar="NAME", help="Which microphone: its number or a part of its name.")
+@decoder_option
+@look_ahead_option
+@click.option(
+    "--pause",
+    "pause_seconds",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A silence of so long ends an utterance; 0: none does.",
+)
+@click.option("--real-time", is_flag=True, help="Hear a file no faster than it was recited.")
+@click.option(
+    "--rate", type=int, default=16_000, show_default=True, metavar="HERTZ", help="Of samples from a pipe."
+)
+@click.option(
+    "--stall",
+    "stall_seconds",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A microphone or pipe that gives nothing for so long is an error.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+def listen(
+    model: Path,
+    file: str | None,
+    microphone: bool,
+    device: str | None,
+    decoder: str,
+    look_ahead_ms: int | None,
+    pause_seconds: float,
+    real_time: bool,
+    rate: int,
+    stall_seconds: float,
+    as_json: bool,
+) -> int:
+    """Print the words of FILE, of a microphone or of a pipe as they are recited.
+
+    MODEL is a bundle; another model is exported first, for this once. On a terminal certain words are plain,
+    and those that may still change are dim. Elsewhere each word is printed when it is certain, a line an
+    utterance. FILE - is a pipe of 16-bit mono samples. Ctrl-C ends with the words so far: exit 130, or 0 for
+    a microphone, which has no other end.
+    """
+    if microphone == (file is not None):
+        raise QuranAsrError("name a FILE or give --microphone, one of them")
+    source = None if microphone or file == PIPE else _existing(str(file))
+    with as_bundle(model) as bundle:
+        from quran_asr.listen.recognizer import load
+
+        recognizer = load(
+            bundle,
+            decoder=decoder,
+            look_ahead_ms=look_ahead_ms,
+            pause_seconds=pause_seconds or None,
+        )
+        if source is not None:
+            rate = recognizer.bundle.features.sample_rate
+            pieces = _of_file(recognizer, source, real_time)
+        elif microphone:
+            rate = recognizer.bundle.features.sample_rate
+            pieces = _of_microphone(device, stall_seconds)
+        else:
+            pieces = _of_pipe(stall_seconds)
+        interrupted = _listen(recognizer, pieces, rate, "" if source is None else str(source), _view(as_json))
+    return 130 if interrupted and not microphone else 0
+
+
+def _listen(
+    recognizer: Recognizer, pieces: Iterator[NDArray[Any]], rate: int, where: str, view: View
+) -> bool:
+    """Show all that is heard; True if Ctrl-C ended it. What was certain stays shown whatever happens."""
+    stream = recognizer.stream(where=where)
+    seconds, begun = 0.0, time.monotonic()
+    with Interruption() as interruption:
+        try:
+            while (piece := interruption.wait_for(pieces)) is not None:
+                seconds += len(piece) / rate
+                view.show(stream.accept(piece, rate), seconds)
+            view.show(stream.finish(), seconds)
+        finally:
+            view.end()
+    took = time.monotonic() - begun
+    click.echo(f"{seconds:.1f} s of sound, {len(stream.words):,} words, in {took:.1f} s", err=True)
+    return interruption.asked
+
+
+class Interruption:
+    """Ctrl-C is taken between two pieces, so that it tears nothing; a second one does not wait."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._waiting = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interruption:
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def wait_for(self, pieces: Iterator[NDArray[Any]]) -> NDArray[Any] | None:
+        """The next piece; None where there is none or Ctrl-C was pressed."""
+        if self.asked:
+            return None
+        try:
+            self._waiting = True
+            return next(pieces, None)
+        except KeyboardInterrupt:
+            return None
+        finally:
+            self._waiting = False
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked, True
+        if again or self._waiting:
+            raise KeyboardInterrupt
+
+
+def _of_file(recognizer: Recognizer, path: Path, real_time: bool) -> Iterator[Samples]:
+    """In pieces of what the encoder takes at once."""
+    from quran_asr.listen.sources import pieces_of
+
+    rate = recognizer.bundle.features.sample_rate
+    begun, heard = time.monotonic(), 0
+    for piece in pieces_of(path, recognizer.chunk_samples / rate):
+        heard += len(piece)
+        if real_time:
+            time.sleep(max(0.0, begun + heard / rate - time.monotonic()))
+        yield piece
+
+
+def _of_microphone(device: str | None, stall_seconds: float) -> Iterator[Samples]:
+    from quran_asr.listen.microphone import microphone
+
+    chosen = int(device) if device is not None and device.isdigit() else device
+    click.echo("listening; Ctrl-C ends it", err=True)
+    return microphone(chosen, stall_seconds=stall_seconds, tell=lambda said: click.echo(said, err=True))
+
+
+def _of_pipe(stall_seconds: float) -> Iterator[NDArray[Any]]:
+    from quran_asr.listen.pipe import piped
+
+    if sys.stdin is None or sys.stdin.isatty():
+        raise QuranAsrError(
+            "no sound is piped into this command",
+            remedy="ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | quran-asr listen MODEL -",
+        )
+    return piped(sys.stdin.fileno(), stall_seconds=stall_seconds)
+
+
+def _existing(file: str) -> Path:
+    """Looked at now and not when the model has been loaded."""
+    from quran_asr.audio import probe
+
+    path = Path(file)
+    if path.is_dir():
+        raise QuranAsrError("this is a folder", where=file, remedy="name a file in it")
+    probe(path)
+    return path
+
+
+def _view(as_json: bool) -> View:
+    if as_json:
+        return Json(sys.stdout)
+    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        width = shutil.get_terminal_size().columns
+        return Screen(sys.stdout, width, colour="NO_COLOR" not in os.environ)
+    return Lines(sys.stdout)

@@ -1,0 +1,107 @@
+"""What MODEL may be: a `.nemo`, a `.ckpt`, a run folder or a bundle; each as a recognizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from quran_asr.cli.extras import need
+from quran_asr.findings import QuranAsrError
+
+if TYPE_CHECKING:
+    from quran_asr.records import Segment, Transcript
+
+DECODERS = ("transducer", "ctc", "ctc-beam")
+KINDS = "give a .nemo, a .ckpt, a run folder or a bundle"
+
+decoder_option = click.option(
+    "--decoder",
+    type=click.Choice(DECODERS),
+    default="transducer",
+    show_default=True,
+    help="What says the words; ctc-beam is there for bundles.",
+)
+look_ahead_option = click.option(
+    "--look-ahead",
+    "look_ahead_ms",
+    type=click.IntRange(min=0),
+    metavar="MS",
+    help="Milliseconds that the model may look ahead; default: its widest.",
+)
+
+
+class Recognizer(Protocol):
+    """What a measurement asks of a recognizer, with torch or without."""
+
+    name: str
+    decoder: str
+    look_ahead_ms: int | None
+    spelling: str
+    training_data: Path | None
+
+    @property
+    def edition(self) -> str: ...
+
+    def recognize_clips(
+        self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Transcript | QuranAsrError]: ...
+
+
+def is_bundle(model: Path) -> bool:
+    """Whether it is meant as one; what is wrong with it, reading it will tell."""
+    return any((model / name).is_file() for name in ("bundle.json", "encoder.onnx"))
+
+
+def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
+    """A recognizer of whole recordings; torch is imported for what is no bundle only.
+
+    Raises:
+        QuranAsrError: nothing loadable there, or it lacks what is asked for.
+    """
+    _refuse_nothing(model)
+    if is_bundle(model):
+        from quran_asr.listen.recognizer import load as load_bundle
+
+        return load_bundle(model, decoder=decoder, look_ahead_ms=look_ahead_ms)
+    if decoder == "ctc-beam":
+        raise QuranAsrError(
+            "only a bundle is heard with ctc-beam",
+            where=str(model),
+            remedy=f"`quran-asr export {model} --to FOLDER` makes one",
+        )
+    need("train")
+    from quran_asr.train.recognize import load_recognizer
+
+    return load_recognizer(model, decoder, look_ahead_ms)
+
+
+@contextmanager
+def as_bundle(model: Path) -> Iterator[Path]:
+    """The bundle itself, or one that is made of the model for as long as it is needed.
+
+    Raises:
+        QuranAsrError: nothing loadable there, or nothing that streams.
+    """
+    _refuse_nothing(model)
+    if is_bundle(model):
+        yield model
+        return
+    need("train")
+    import tempfile
+
+    from quran_asr.train.export import export
+
+    click.echo(f"{model} is no bundle: it is exported first, for this once", err=True)
+    with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
+        bundle = Path(folder) / "bundle"
+        export(model, bundle, on_step=lambda step: click.echo(f"{step} ...", err=True))
+        yield bundle
+
+
+def _refuse_nothing(model: Path) -> None:
+    if not model.exists():
+        raise QuranAsrError("no such model", where=str(model), remedy=KINDS)

@@ -1,0 +1,244 @@
+"""A bundle as a recognizer: recordings in, words out; whole or while they come, one or many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quran_asr import audio
+from quran_asr.decode.options import Decoding
+from quran_asr.decode.partial import Moment
+from quran_asr.findings import QuranAsrError
+from quran_asr.listen.bundle import Bundle, read_bundle
+from quran_asr.listen.search import Found, Piece, Search
+from quran_asr.listen.sessions import Encoded, Sessions
+from quran_asr.listen.sources import pieces_of
+from quran_asr.listen.stream import Stream
+from quran_asr.listen.trial import try_out
+from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
+from quran_asr.text.spelling import edition_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quran_asr.records import Samples
+
+FILE_SECONDS = 60.0
+"""Of a file, so much is in memory at once."""
+
+
+class Recognizer:
+    """Hears recitation with one decoder at one look-ahead. Safe to share between threads; streams are not."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        decoding: Decoding | None = None,
+        look_ahead_ms: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """See `load`."""
+        self.bundle = bundle
+        self.decoding = decoding or Decoding(pause_seconds=None)
+        self._look_ahead = bundle.look_ahead(look_ahead_ms)
+        self.sessions = Sessions(bundle, threads or 0)
+        try_out(self.sessions)
+        self._search = Search(self.sessions, self.decoding)
+        # What an evaluation writes into its report
+        self.name = str(bundle.folder)
+        self.decoder = self.decoding.decoder
+        self.look_ahead_ms: int | None = bundle.milliseconds(self._look_ahead)
+        self.spelling = bundle.spelling
+        self.edition = edition_of(bundle.spelling)
+        self.training_data: Path | None = None
+
+    def recognize(self, sound: str | Path | NDArray[Any], rate: int = SAMPLE_RATE) -> Transcript:
+        """The words of one recording, with their times.
+
+        Args:
+            sound: a file (wav, flac, mp3, ogg, opus), or samples as `Stream.accept` takes them.
+            rate: hertz of the samples; a file knows its own.
+
+        Raises:
+            QuranAsrError: it cannot be read, or is no sound.
+        """
+        if isinstance(sound, str | Path):
+            stream = self.stream(where=str(sound))
+            for piece in pieces_of(sound, FILE_SECONDS):
+                stream.accept(piece)
+        else:
+            stream = self.stream()
+            stream.push(sound, rate)
+        stream.finish()
+        return stream.transcript
+
+    def recognize_clips(
+        self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Transcript | QuranAsrError]:
+        """One answer a segment, in their order; audio that cannot be read gives the error itself."""
+        for done, segment in enumerate(segments, start=1):
+            try:
+                samples = audio.read(segment.audio, segment.offset, segment.duration or None)
+                yield self.recognize(samples)
+            except QuranAsrError as error:
+                yield error
+            if on_progress is not None:
+                on_progress(done, len(segments))
+
+    def emissions(self, pieces: Iterable[Samples]) -> Emissions:
+        """The CTC scores of a recording that comes in pieces: float32 samples at 16 kHz."""
+        stream = self.stream()
+        width = len(self.bundle.vocabulary) + 1
+        scores = [np.zeros((0, width), np.float32)]
+
+        def encode() -> None:
+            while frames := stream.ready():
+                features = stream.take(frames)[None]
+                scores.extend(one.ctc for one in self._encode([stream], features) if one is not None)
+
+        for piece in pieces:
+            stream.push(piece)
+            encode()
+        stream.end()
+        encode()
+        if stream.error is not None:
+            raise stream.error
+        return Emissions(np.concatenate(scores), self.bundle.frame_seconds)
+
+    def stream(self, look_ahead_ms: int | None = None, where: str = "") -> Stream:
+        """A new recording that will come piece by piece.
+
+        Args:
+            look_ahead_ms: instead of the recognizer's own.
+            where: named in errors.
+        """
+        ahead = self._look_ahead if look_ahead_ms is None else self.bundle.look_ahead(look_ahead_ms)
+        return Stream(self, ahead + 1, self._search.start, where)
+
+    def advance(self, streams: Sequence[Stream]) -> list[Moment]:
+        """Hear what waits in each of several streams; pieces of one size are encoded together.
+
+        A stream that fails gets its `error` and an empty moment, and its neighbours go on as if alone.
+
+        Returns:
+            Of each stream, in their order, what became certain and what may change.
+        """
+        moments = [Moment((), ()) for _ in streams]
+        moved: set[int] = set()
+        while True:
+            groups: dict[tuple[int, int], list[int]] = {}  # (chunk, frames) -> streams
+            for i, stream in enumerate(streams):
+                if frames := stream.ready():
+                    groups.setdefault((stream.chunk, frames), []).append(i)
+            if not groups:
+                break
+            for (_, frames), members in groups.items():
+                for i, found in zip(members, self._step([streams[i] for i in members], frames), strict=True):
+                    self._show(moments, i, streams[i], found)
+                    moved.add(i)
+        for i, stream in enumerate(streams):
+            if i not in moved and stream.error is None:
+                self._show(moments, i, stream, self._search.waiting(stream.search))
+        return moments
+
+    @property
+    def chunk_samples(self) -> int:
+        """Samples at 16 kHz that the encoder takes at once: 80 ms and the look-ahead."""
+        bundle = self.bundle
+        return (self._look_ahead + 1) * bundle.shape.subsampling * bundle.features.hop
+
+    def _show(self, moments: list[Moment], i: int, stream: Stream, found: Found | None) -> None:
+        if found is not None:
+            moment = stream.put(found)
+            before = moments[i].committed
+            ends = tuple(len(before) + end for end in moment.ends)
+            moments[i] = Moment(before + moment.committed, moment.partial, moments[i].ends + ends)
+
+    def _step(self, streams: Sequence[Stream], frames: int) -> list[Found | None]:
+        """One piece of each; None for a stream that failed."""
+        features = np.stack([stream.take(frames) for stream in streams])
+        encoded = self._encode(streams, features)
+        answers: list[Found | None] = [None] * len(streams)
+        alive: list[int] = []
+        pieces: list[Piece] = []
+        for i, (stream, own, one) in enumerate(zip(streams, features, encoded, strict=True)):
+            if one is not None:
+                allowed = stream.may_end(own)[: len(one.ctc)] if self._search.ends_utterances else None
+                alive.append(i)
+                pieces.append(Piece(one, allowed))
+        for i, found in zip(alive, self._find([streams[i] for i in alive], pieces), strict=True):
+            answers[i] = found
+        return answers
+
+    def _encode(self, streams: Sequence[Stream], pieces: NDArray[np.float32]) -> list[Encoded | None]:
+        encoded, following = self.sessions.encode(
+            pieces,
+            [stream.total for stream in streams],
+            streams[0].chunk,
+            [stream.encoder for stream in streams],
+        )
+        if all(np.isfinite(one.joint).all() and not np.isnan(one.ctc).any() for one in encoded):
+            for stream, state in zip(streams, following, strict=True):
+                stream.encoder = state
+            return [*encoded]
+        if len(streams) == 1:
+            streams[0].error = _no_numbers(streams[0], "encoder")
+            return [None]
+        # each alone: an 8-bit graph scales a batch as one, so one stream's NaN is in its neighbours too
+        return [
+            one
+            for stream, piece in zip(streams, pieces, strict=True)
+            for one in self._encode([stream], piece[None])
+        ]
+
+    def _find(self, streams: Sequence[Stream], pieces: Sequence[Piece]) -> list[Found | None]:
+        """What the search finds; where it fails for one stream, each is searched alone."""
+        try:
+            found = self._search.step(pieces, [stream.search for stream in streams])
+        except QuranAsrError as error:
+            if len(streams) > 1:
+                each = zip(streams, pieces, strict=True)
+                return [one for stream, piece in each for one in self._find([stream], [piece])]
+            streams[0].error = _no_numbers(streams[0], error.what)
+            return [None]
+        for stream, one in zip(streams, found, strict=True):
+            assert one.state is not None
+            stream.search = one.state
+        return [*found]
+
+
+def _no_numbers(stream: Stream, who: str) -> QuranAsrError:
+    seconds = stream.encoder.frames * stream.recognizer.bundle.frame_seconds
+    return QuranAsrError(
+        f"from about {seconds:.1f} s on the model's scores are no numbers ({who})",
+        where=stream.where,
+        remedy="begin a new stream; if it happens again, export the model again",
+    )
+
+
+def load(
+    folder: str | Path,
+    *,
+    decoder: str = "transducer",
+    look_ahead_ms: int | None = None,
+    pause_seconds: float | None = None,
+    threads: int | None = None,
+) -> Recognizer:
+    """A recognizer from a bundle.
+
+    Args:
+        folder: what `quran-asr export` wrote.
+        decoder: `transducer`, `ctc` or `ctc-beam`.
+        look_ahead_ms: one of the model's look-aheads; None takes the widest.
+        pause_seconds: of a stream, the silence after which its words so far are final and the search starts
+            anew; None never does.
+        threads: of the encoder; None takes what ONNX Runtime chooses.
+
+    Raises:
+        QuranAsrError: no bundle, a damaged or newer one, or the model lacks what is asked for.
+    """
+    decoding = Decoding(decoder=decoder, pause_seconds=pause_seconds)
+    return Recognizer(read_bundle(Path(folder)), decoding, look_ahead_ms, threads)

@@ -1,0 +1,151 @@
+"""The graphs of a bundle in ONNX Runtime: features in, scores out, state as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from quran_asr.findings import QuranAsrError
+from quran_asr.listen.bundle import AGAIN, ENCODER, JOINT, PREDICTION, Bundle
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+    Int64 = NDArray[np.int64]
+
+HISTORY = 14
+"""Feature frames before 8j that encoder frame j is made of."""
+UNKNOWN = 1 << 40
+"""Feature frames of a recording that has not ended."""
+
+
+def encoder_frames(features: int) -> int:
+    """Encoder frames of a recording of so many feature frames: three halvings, padded as in training."""
+    for _ in range(3):
+        features = features // 2 + 1
+    return features
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderState:
+    """What the encoder keeps of one stream."""
+
+    frames: int
+    """Encoder frames so far."""
+    keys: Float32
+    """[1, layers, heads, left, head size], as are the values."""
+    values: Float32
+    kept: Float32
+    """[1, layers, kernel - 1, width]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A piece of one stream after the encoder."""
+
+    joint: Float32
+    """[n, joint width]: the joint's encoder side."""
+    ctc: Float32
+    """[n, vocabulary + 1] log-probabilities, blank last."""
+
+
+class Sessions:
+    """The three graphs of a bundle, loaded. Safe to use from several threads: it keeps no state."""
+
+    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+        """Load the graphs.
+
+        Args:
+            bundle: where they are.
+            threads: of the encoder; 0 takes what ONNX Runtime chooses (one a physical core).
+
+        Raises:
+            QuranAsrError: ONNX Runtime cannot load a graph, or its inputs are not those that are needed.
+        """
+        self.bundle = bundle
+        self.encoder = _load(bundle.folder / ENCODER, threads)
+        self.prediction = _load(bundle.folder / PREDICTION, 1)
+        self.joint = _load(bundle.folder / JOINT, 1)
+        shape = bundle.shape
+        self.start = EncoderState(
+            0,
+            np.zeros((1, shape.layers, shape.heads, shape.left_frames, shape.head_size), np.float32),
+            np.zeros((1, shape.layers, shape.heads, shape.left_frames, shape.head_size), np.float32),
+            np.zeros((1, shape.layers, shape.kernel - 1, shape.width), np.float32),
+        )
+
+    def encode(
+        self,
+        features: Float32,
+        totals: Sequence[int | None],
+        chunk: int,
+        states: Sequence[EncoderState],
+    ) -> tuple[list[Encoded], list[EncoderState]]:
+        """A piece of n frames of each of B streams.
+
+        Args:
+            features: [B, 8n + 7, mels]: feature frames 8j - 14 .. 8(j + n - 1) of a stream at frame j.
+            totals: feature frames of each recording, None while it goes on.
+            chunk: look-ahead in frames + 1; n is a multiple of it, and each stream's frames so far too.
+            states: of each stream.
+
+        Returns:
+            Of each stream the frames that exist (fewer than n at a recording's end), and its next state.
+        """
+        n = (features.shape[1] - 7) // self.bundle.shape.subsampling
+        begin = np.array([state.frames for state in states], np.int64)
+        total = np.array([UNKNOWN if t is None else t for t in totals], np.int64)
+        joint, ctc, keys, values, kept = self.encoder.run(
+            None,
+            {
+                "mels": features,
+                "begin": begin,
+                "total": total,
+                "chunk": np.array(chunk, np.int64),
+                "keys": _joined([state.keys for state in states]),
+                "values": _joined([state.values for state in states]),
+                "kept": _joined([state.kept for state in states]),
+            },
+        )
+        heard: list[Encoded] = []
+        following: list[EncoderState] = []
+        for i, state in enumerate(states):
+            there = n if totals[i] is None else min(n, max(0, encoder_frames(int(total[i])) - state.frames))
+            heard.append(Encoded(joint[i, :there], ctc[i, :there]))
+            one = slice(i, i + 1)
+            following.append(EncoderState(state.frames + n, keys[one], values[one], kept[one]))
+        return heard, following
+
+    def predict(self, tokens: Int64, state: tuple[Float32, ...]) -> tuple[Float32, tuple[Float32, ...]]:
+        """Tokens [B] and the LSTM's state ([layers, B, width] twice) -> [B, joint width], next state."""
+        predicted, hidden, cell = self.prediction.run(
+            None, {"tokens": tokens, "hidden": state[0], "cell": state[1]}
+        )
+        return predicted, (hidden, cell)
+
+    def join(self, encoded: Float32, predicted: Float32) -> Float32:
+        """[N, joint width] twice -> log-probabilities [N, vocabulary + 1], blank last."""
+        log_probs: Float32 = self.joint.run(None, {"encoded": encoded, "predicted": predicted})[0]
+        return log_probs
+
+
+def _joined(arrays: list[Float32]) -> Float32:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _load(path: Path, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # warnings about this machine's devices concern nobody
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a class of its own for each kind of fault
+        what = f"ONNX Runtime {onnxruntime.__version__} cannot load it ({str(error).splitlines()[0][:200]})"
+        raise QuranAsrError(what, where=str(path), remedy=AGAIN) from error

@@ -1,0 +1,69 @@
+"""`quran-asr benchmark listening`: a tiny model through the whole comparison, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quran_asr.cli.main import main
+
+TINY = (
+    "model.encoder.n_layers=1",
+    "model.encoder.d_model=32",
+    "model.encoder.n_heads=2",
+    "model.encoder.subsampling_conv_channels=8",
+    "model.decoder.prednet.pred_hidden=16",
+    "model.joint.jointnet.joint_hidden=16",
+    "quran.vocabulary_size=48",
+)
+
+
+def run(*args: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.slow
+def test_all_sides_of_a_tiny_model(capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nemo", reason="needs the extra train")
+    pytest.importorskip("sherpa_onnx", reason="needs sherpa-onnx")
+    few = ("--seconds", "4", "--rounds", "1", "--minutes", "0.1", "--look-ahead", "480", "--streams", "2")
+    assert run("benchmark", "listening", "--preset", "quickstart", *few, "--json", *TINY) == 0
+    out, err = capfd.readouterr()
+    figures = json.loads(out)
+    assert figures["preset"] == "quickstart"
+    assert not figures["trained"]
+    assert figures["look_aheads_ms"] == [480]
+    assert list(figures["sides"]) == [
+        "ours",
+        "ours int8",
+        "nemo",
+        "sherpa-onnx",
+        "sherpa-onnx, NeMo's export",
+    ]
+    for name, side in figures["sides"].items():
+        assert side["cold_start"]["cpu_seconds"] > 0, name
+        assert side["whole"]["rtf_cpu"] > 0, name
+        assert side["streaming"]["480"]["rtf_cpu"] > 0, name
+        assert side["memory"].keys() == {"loaded_bytes", "peak_bytes", "by_minute_bytes", "growth_bytes"}
+        assert side["streams"]["in_one_process"] in (0, 1, 2), name
+    ours, nemo = figures["sides"]["ours"], figures["sides"]["nemo"]
+    assert ours["whole"]["words"] > 0, "a model that says nothing would hide the cost of its tokens"
+    assert nemo["whole"]["clips_as_ours"] == figures["clips"], "the same weights hear the same"
+    assert nemo["streaming"]["480"]["clips_as_ours"] == figures["clips"]
+    assert ours["memory"]["loaded_bytes"] < nemo["memory"]["loaded_bytes"] / 2, "no torch on our side"
+    assert "nemo: stream at 480 ms, round 1 of 1" in err
+
+
+def test_what_it_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run("benchmark", "listening") == 2
+    assert run("benchmark", "listening", "--preset", "60M") == 2
+    assert run("benchmark", "listening", str(tmp_path), "--preset", "30M") == 2
+    assert run("benchmark", "listening", str(tmp_path), "model.encoder.n_layers=1") == 2
+    errors = capsys.readouterr().err
+    assert "name one model" in errors
+    assert "no preset `60M`" in errors
+    assert "changes a preset" in errors
