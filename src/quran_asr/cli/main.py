@@ -35,6 +35,7 @@ COMMANDS = {
         "quran_asr.cli.checkpoints:checkpoints",
         "List a run's checkpoints by WER; average, thin out, export.",
     ),
+    "sweep": ("quran_asr.cli.sweep:sweep", "Train with other values of some keys; which hears best."),
     "evaluate": ("quran_asr.cli.evaluate:evaluate", "Say how well a model hears the clips of a manifest."),
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
     "benchmark": ("quran_asr.cli.benchmark:benchmark", "How fast this machine trains, beside stock NeMo."),
