@@ -8,6 +8,7 @@ once its end stands in the journal; one that was under way is resumed.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -223,14 +224,21 @@ def _next(sweep: Sweep, study: optuna.Study, failed: int) -> optuna.Trial | None
         if not waiting and (sweep.is_grid or len(made) + failed >= sweep.trials):
             return None
         # The n-th trial is drawn alike whether the sweep was stopped before it or not.
-        seed = sweep.seed * 1_000_003 + len(known) + draw
+        seed = sweep.seed * 1_000_003 + len(known)
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, sweep.trials // 3))
+        if draw:  # the sampler would insist
+            study.sampler = optuna.samplers.RandomSampler(seed=seed)
         trial = study.ask(_distributions(sweep))
         twin = next((t for t in made if t.params == trial.params), None)
         if twin is None:
             return trial
         trial.set_user_attr("same_as", twin.number)
         study.tell(trial, state=TrialState.FAIL)
+        if combinations(sweep.axes) is not None:
+            left = [values for values in grid(sweep.axes) if values not in map(_values, known)]
+            if not left:
+                return None
+            study.enqueue_trial(random.Random(seed).choice(left))
     return None
 
 

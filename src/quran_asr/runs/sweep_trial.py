@@ -23,6 +23,8 @@ from typing import IO, Any
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.folder import RunFolder, runs_below
 
+TRAIN = (sys.executable, "-m", "quran_asr", "train")
+"""The command of a trial."""
 LOOK_SECONDS = 0.5
 """How often `metrics.jsonl` is looked at."""
 LAST_WORDS_SECONDS = 600.0
@@ -102,8 +104,7 @@ def run_trial(folder: Path, words: Sequence[str], judge: Judge) -> Ended:
 def _started(folder: Path, words: Sequence[str], lock: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
     """The process of a trial; an interrupt of ours is handed on once, and waited for."""
     run = run_of(folder)
-    train = [sys.executable, "-m", "quran_asr", "train"]
-    command = [*train, *(words if run is None else ["--resume", str(run.path)]), "--json"]
+    command = [*TRAIN, *(words if run is None else ["--resume", str(run.path)]), "--json"]
     (folder / "ended.json").unlink(missing_ok=True)
     with (folder / "ended.json").open("wb") as out, (folder / "train.log").open("ab") as log:
         process = subprocess.Popen(
@@ -191,9 +192,10 @@ def _wait_for_end(file: IO[str], number: str, path: Path) -> None:
 def _is_training(number: int) -> bool:
     """Whether a process is one of ours, as far as the system tells: numbers are used again."""
     try:
-        return b"quran_asr" in Path(f"/proc/{number}/cmdline").read_bytes()
+        words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return not Path("/proc/self").exists()
+    return {word.encode() for word in TRAIN[1:]} <= set(words)
 
 
 def _last_line(log: Path) -> str:
