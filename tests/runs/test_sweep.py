@@ -18,7 +18,7 @@ from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.runs import sweep_trial
 from quran_asr.runs.plan import plan
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.sweep import Sweep, run_sweep, trial_folder
+from quran_asr.runs.sweep import Sweep, open_study, run_sweep, trial_folder
 from quran_asr.runs.sweep_result import Result, result_of
 from quran_asr.runs.sweep_space import read_space
 from quran_asr.runs.sweep_trial import run_of
@@ -208,6 +208,15 @@ def test_a_sweep_whose_first_trial_fails_ends_there(tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="the first trial failed: the sky fell"):
         made(asked(f"{CTC}=0.95,0.1"), tmp_path / "s")
     assert len(commands(tmp_path)) == 1
+
+
+def test_a_trial_that_was_killed_while_its_values_were_drawn_is_drawn_again(tmp_path: Path) -> None:
+    sweep, folder = asked(f"{CTC}=0.1,0.2"), tmp_path / "s"
+    folder.mkdir()
+    study = open_study(sweep, folder)
+    study.enqueue_trial({CTC: "0.1"})
+    study.ask()
+    assert sorted(str(row.values[CTC]) for row in made(sweep, folder).rows) == ["0.1", "0.2"]
 
 
 def test_a_torn_journal_is_mended(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from quran_asr.runs.folder import RunFolder, create_run, open_run
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.train.archives import read_archive, read_weights
 from quran_asr.train.checkpoints import model_weights, read_checkpoint, save_nemo
-from quran_asr.train.copied import WHOLE
+from quran_asr.train.copied import EMBEDDING, WHOLE
 from quran_asr.train.loop import Start, train
 from quran_asr.train.metrics import Progress
 from quran_asr.train.model import build_model
@@ -119,16 +119,22 @@ def weights_at(run: RunFolder) -> dict[int, dict[str, Tensor]]:
     found = {}
     for path in run.checkpoints.glob("*.ckpt"):
         weights = {name: tensor.clone() for name, tensor in model_weights(path).items()}
-        found[int(read_checkpoint(path)["global_step"])] = weights
+        found[step_of(path)] = weights
     return found
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(read_checkpoint(checkpoint)["global_step"])
 
 
 def parted(run: RunFolder) -> tuple[set[str], set[str]]:
     """Names of copied and of fresh parameters, by `transfer.json`."""
     tensors = run.read_json("transfer.json")["tensors"]
-    copied = {tensor["name"] for tensor in tensors if tensor["how"] in WHOLE}
+    came = {tensor["name"] for tensor in tensors if tensor["how"] in WHOLE}
+    copied = {name for name in came if name.startswith("encoder.")}
     fresh = {tensor["name"] for tensor in tensors} - copied
-    assert copied and {"ctc_decoder.decoder_layers.0.weight", "decoder.prediction.embed.weight"} <= fresh
+    assert copied and {"ctc_decoder.decoder_layers.0.weight", EMBEDDING} <= fresh
+    assert "joint.enc.weight" in came & fresh, "it came, and has to learn anew with other tokens"
     return copied, fresh
 
 
@@ -141,6 +147,9 @@ def test_copied_tensors_stand_still_while_frozen_and_move_after(go: Go, source: 
         assert torch.equal(at[3][name], before[name]), f"{name} moved while it was frozen"
         assert not torch.equal(at[6][name], before[name]), f"{name} did not move afterwards"
     assert all(not torch.equal(at[3][name], at[6][name]) for name in fresh)
+    (early,) = (path for path in run.checkpoints.glob("*.ckpt") if step_of(path) == 3)
+    moments = read_checkpoint(early)["optimizer_states"][0]["state"]
+    assert len(moments) == len(fresh), "frozen tensors have no gradient, not only no rate"
 
     # 0 until step 4 is made, then up over as many steps as the warm-up has (2), to a quarter of the rate
     shares = [row["copied_learning_rate"] / row["learning_rate"] for row in rows(run)]

@@ -351,7 +351,7 @@ class Quran:
     activation_checkpointing: bool
     """Run each encoder layer again in the backward pass instead of keeping what it computed."""
     copied_rate: PositiveShare
-    """Tensors that came from the start as a whole learn at this share of the rate of the others."""
+    """The encoder's tensors that came from the start learn at this share of the rate of the others."""
     unfreeze_after: CountInt
     """Optimizer steps for which they stand still; their rate then rises over as many as the warm-up has."""
     average: CountInt

@@ -122,6 +122,8 @@ def _refuse_another(
 ) -> None:
     what = [f"`{name}` is another" for name in ("recipe", "keys", "seed") if before.get(name) != asked[name]]
     what += [str(change) for change in changes(recipe_then, recipe)]
+    if recipe_then != recipe and not what:
+        what = ["its recipe is another"]
     if what:
         raise QuranAsrError(
             f"holds another sweep: {'; '.join(what[:3])}", where=str(folder), remedy="another --to FOLDER"
@@ -187,22 +189,26 @@ def _enqueue(sweep: Sweep, study: optuna.Study) -> None:
     """Let wait what is still to be made and known already: a grid's combinations, and trials that failed."""
     from optuna.trial import TrialState
 
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not _is_drawn(sweep, frozen):
+            study.tell(frozen.number, state=TrialState.FAIL)
     known = study.get_trials(deepcopy=False)
     taken = [_values(trial) for trial in known if trial.state != TrialState.FAIL]
-    failed = [
-        _values(trial)
-        for trial in known
-        if trial.state == TrialState.FAIL and "same_as" not in trial.user_attrs
-    ]
+    failed = [_values(t) for t in known if "failed" in t.user_attrs]
     for values in [*failed, *(grid(sweep.axes) if sweep.is_grid else ())]:
-        if values not in taken and values:
+        if values not in taken:
             taken.append(values)
             study.enqueue_trial(values)
 
 
 def _values(trial: optuna.trial.FrozenTrial) -> dict[str, Value]:
-    waiting: dict[str, Value] = trial.system_attrs.get("fixed_params", {})
-    return dict(trial.params) or dict(waiting)
+    """Of one that waits too."""
+    return dict(trial.system_attrs.get("fixed_params") or trial.params)
+
+
+def _is_drawn(sweep: Sweep, trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether all values of a trial stand in the journal: a kill may come between them."""
+    return set(trial.params) == {axis.key for axis in sweep.axes}
 
 
 def _next(sweep: Sweep, study: optuna.Study, failed: int) -> optuna.Trial | None:
@@ -214,9 +220,7 @@ def _next(sweep: Sweep, study: optuna.Study, failed: int) -> optuna.Trial | None
     from optuna.trial import TrialState
 
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if frozen.params.keys() == {axis.key for axis in sweep.axes}:
-            return optuna.Trial(study, frozen._trial_id)
-        study.tell(frozen.number, state=TrialState.FAIL)  # killed while its values were being drawn
+        return optuna.Trial(study, frozen._trial_id)
     for draw in range(MOST_DRAWS):
         known = study.get_trials(deepcopy=False)
         made = [t for t in known if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]

@@ -89,7 +89,9 @@ class Result:
 def result_of(sweep: Sweep, folder: Path) -> Result:
     """Read what the trials of a folder have left, and write the best recipe."""
     study = open_study(sweep, folder)
-    trials = [t for t in study.get_trials(deepcopy=False) if t.params and "same_as" not in t.user_attrs]
+    keys = {axis.key for axis in sweep.axes}
+    known = [trial for trial in study.get_trials(deepcopy=False) if trial.params.keys() == keys]
+    trials = [trial for trial in known if "same_as" not in trial.user_attrs]
     states = {trial.number: _state(trial) for trial in trials}
     order = sorted(
         trials,

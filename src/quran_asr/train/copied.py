@@ -1,6 +1,10 @@
 """Tensors that came from a trained start: frozen at first, and learning at a rate of their own.
 
-Which tensors these are stands in the run's `transfer.json`; whether they are frozen and how fast they learn
+Meant are those of the encoder, which knows sounds whatever the tokens are. Prediction network and joint work
+on what the tokens' embedding says: where that is fresh, because the tokens are others, they have to learn
+anew and count as fresh, however they came.
+
+Which tensors came stands in the run's `transfer.json`; whether they are frozen and how fast they learn
 follows from recipe and step. So a run that goes on is the one that was stopped.
 """
 
@@ -18,6 +22,9 @@ from quran_asr.runs.schema import Recipe
 
 WHOLE = ("whole", "level", "bins")
 """How a tensor came (see `transfer_map.How`) of which all values, or nearly all, are the start's."""
+
+
+EMBEDDING = "decoder.prediction.embed.weight"
 
 
 def is_staged(recipe: Recipe) -> bool:
@@ -38,6 +45,8 @@ def copied_names(recipe: Recipe, run: RunFolder, on_finding: Callable[[Finding],
         return frozenset()
     tensors = run.read_json("transfer.json")["tensors"]
     names = frozenset(str(one["name"]) for one in tensors if one["how"] in WHOLE)
+    if EMBEDDING not in names:
+        names = frozenset(name for name in names if name.startswith("encoder."))
     if names >= {str(one["name"]) for one in tensors}:
         message = "every tensor came from the start: none is fresh, so all learn at the same rate from step 1"
         on_finding(Finding("note", "nothing-fresh", "quran.copied_rate", message, ""))
