@@ -72,7 +72,9 @@ def test_recommended_keeps_the_guides_model_and_trains_it_gently() -> None:
     assert ours.model.train_ds.max_duration == 40.0
     assert ours.init_from_pretrained_model == "stt_en_fastconformer_hybrid_large_streaming_multi"
     optim, sched, steps = ours.model.optim, ours.model.optim.sched, ours.trainer.max_steps
-    assert (sched.name, optim.lr, sched.min_lr) == ("CosineAnnealing", 1e-4, 5e-6)
+    assert sched.name == "CosineAnnealing"
+    share = ours.quran.copied_rate
+    assert (optim.lr * share, sched.min_lr * share) == pytest.approx((1e-4, 5e-6)), "what was learned"
     assert 0.01 <= sched.warmup_steps / steps <= 0.02 and ours.trainer.max_epochs == -1
     assert ours.quran.unfreeze_after > 0 and ours.quran.copied_rate < 1 and ours.quran.average >= 2
 
@@ -81,7 +83,7 @@ def test_the_small_sides_of_the_experiment_carry_the_same_settings() -> None:
     examples = Path(__file__).parents[2] / "examples"
     ours, guides = (load_recipe(examples / f"small-{name}.yaml") for name in ("recommended", "transfer"))
     large = load_recipe("recommended")
-    assert (ours.quran.copied_rate, ours.quran.average) == (large.quran.copied_rate, large.quran.average)
+    assert ours.quran.average == large.quran.average and ours.quran.copied_rate < 1
     shares = [
         (recipe.quran.unfreeze_after / steps, recipe.model.optim.sched.warmup_steps / steps)
         for recipe, steps in ((ours, ours.trainer.max_steps), (large, large.trainer.max_steps))

@@ -76,6 +76,7 @@ def run_sweep(sweep: Sweep, folder: Path, on_trial: OnTrial, say: Say) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock"):
         settle(sweep, folder)
+        _mend_journal(folder / "study.journal")
         study = open_study(sweep, folder)
         _enqueue(sweep, study)
         failed = 0
@@ -144,15 +145,13 @@ def open_study(sweep: Sweep, folder: Path) -> optuna.Study:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    journal = folder / "study.journal"
-    _mend_journal(journal)
     pruner = optuna.pruners.NopPruner()
     if sweep.prune:
         pruner = optuna.pruners.MedianPruner(
             n_startup_trials=FIRST_UNPRUNED, n_warmup_steps=int(UNPRUNED_SHARE * (sweep.steps or 0))
         )
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
+        storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
         study_name="sweep",
         direction="minimize",
         pruner=pruner,
