@@ -25,8 +25,9 @@ from quran_asr.cli.main import cli
 from quran_asr.cli.main import main as program
 from quran_asr.runs import schema
 from quran_asr.runs.parameters import count_parameters
+from quran_asr.runs.ranges import Range
 from quran_asr.runs.recipe import SHIPPED, as_plain, as_scalar, find, load_recipe, resolve
-from quran_asr.runs.schema import Range, Recipe
+from quran_asr.runs.schema import Recipe
 from quran_asr.runs.starter import summary
 from quran_asr.runs.typed import alternatives, hints, record_of
 

@@ -93,6 +93,7 @@ CASES = [
     Case("few-hours-for-fresh-decoders", "transfer", work=Workload(4000, 20.0)),
     Case("offline-into-streaming", "transfer"),
     Case("offline-into-streaming", "low-memory"),
+    Case("never-unfrozen", "recommended", ("quran.unfreeze_after=50000",)),
     Case("too-little-arrives", "large", (STREAMING,), then=("random-start", "few-steps")),
     Case("too-little-arrives", "small", (STREAMING,)),
 ]

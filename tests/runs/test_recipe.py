@@ -64,6 +64,51 @@ def test_the_other_recipes_differ_where_they_say() -> None:
     assert load_recipe("laptop").model.optim.sched.hold_ratio == 0.6
 
 
+def test_recommended_keeps_the_guides_model_and_trains_it_gently() -> None:
+    ours, guide = load_recipe("recommended"), load_recipe("transfer")
+    for part in ("encoder", "decoder", "joint", "preprocessor", "tokenizer", "train_ds", "aux_ctc", "loss"):
+        assert getattr(ours.model, part) == getattr(guide.model, part), part
+    assert ours.effective_batch == guide.effective_batch and ours.name == guide.name
+    assert ours.model.train_ds.max_duration == 40.0
+    assert ours.init_from_pretrained_model == "stt_en_fastconformer_hybrid_large_streaming_multi"
+    optim, sched, steps = ours.model.optim, ours.model.optim.sched, ours.trainer.max_steps
+    assert sched.name == "CosineAnnealing"
+    share = ours.quran.copied_rate
+    assert (optim.lr * share, sched.min_lr * share) == pytest.approx((1e-4, 5e-6)), "what was learned"
+    assert 0.01 <= sched.warmup_steps / steps <= 0.02 and ours.trainer.max_epochs == -1
+    assert ours.quran.unfreeze_after > 0 and ours.quran.copied_rate < 1 and ours.quran.average >= 2
+
+
+def test_the_small_sides_of_the_experiment_carry_the_same_settings() -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    ours, guides = (load_recipe(examples / f"small-{name}.yaml") for name in ("recommended", "transfer"))
+    large = load_recipe("recommended")
+    assert ours.quran.average == large.quran.average and ours.quran.copied_rate < 1
+    shares = [
+        (recipe.quran.unfreeze_after / steps, recipe.model.optim.sched.warmup_steps / steps)
+        for recipe, steps in ((ours, ours.trainer.max_steps), (large, large.trainer.max_steps))
+    ]
+    assert shares[0] == pytest.approx(shares[1])
+    assert ours.model.encoder == guides.model.encoder == load_recipe("quickstart").model.encoder
+    assert ours.trainer == guides.trainer
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "told"),
+    [
+        ("base", "quran.unfreeze_after=5", "a random start copies nothing"),
+        ("base", "quran.copied_rate=0.5", "a random start copies nothing"),
+        ("recommended", "init_from_pretrained_model=null", "a random start copies nothing"),
+        ("transfer", "quran.copied_rate=0", "must be above 0"),
+        ("transfer", "quran.average=1", "of one is no mean"),
+        ("transfer", "quran.average=11", "`save_top_k` keeps 10"),
+    ],
+)
+def test_keys_of_the_start_that_would_have_no_effect_are_refused(name: str, override: str, told: str) -> None:
+    assert told in refusal(name, override)
+    load_recipe("base", ["quran.copied_rate=0.5", "exp_manager.resume_from_checkpoint=best.nemo"])
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_opens_with_its_command_and_resolves_completely(name: str) -> None:
     resolved = resolve(name)

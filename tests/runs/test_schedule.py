@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.schedule import learning_rate, peak
+from quran_asr.runs.schedule import copied_share, learning_rate, peak
 from quran_asr.runs.schema import Optim
 
 POLYNOMIAL = ("model.optim.sched.name=PolynomialHoldDecayAnnealing", "model.optim.sched.hold_ratio=0.6")
@@ -79,3 +79,13 @@ def test_equal_to_nemo(overrides: tuple[str, ...]) -> None:
             assert learning_rate(step, chosen, d_model, total) == pytest.approx(theirs, rel=1e-12), step
             optimizer.step()
             scheduler.step()
+
+
+def test_copied_tensors_rest_then_rise_to_their_share() -> None:
+    staged = ["quran.unfreeze_after=10", "quran.copied_rate=0.3", "model.optim.sched.warmup_steps=4"]
+    recipe = load_recipe("transfer", staged)
+    assert [copied_share(step, recipe) for step in (0, 9)] == [0.0, 0.0]
+    assert [copied_share(step, recipe) for step in (10, 11, 14, 500)] == pytest.approx([0.06, 0.12, 0.3, 0.3])
+    at_once = load_recipe("transfer", [*staged, "quran.unfreeze_after=0"])
+    assert copied_share(0, at_once) == 0.3
+    assert copied_share(7, load_recipe("transfer")) == 1.0

@@ -193,9 +193,9 @@ def average(
     as_json: bool,
 ) -> int:
     """Average the best checkpoints and say whether that helped; 0 either way."""
-    from quran_asr.runs.checkpoints import best_of
+    from quran_asr.runs.checkpoints import averageable, best_of
 
-    usable = [one for one in saved if one.ranked and not one.is_nemo and one.torn is None]
+    usable = averageable(saved)
     best = best_of(saved)
     if len(usable) < count or best is None:
         raise QuranAsrError(

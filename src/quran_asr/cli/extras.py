@@ -10,6 +10,7 @@ NEEDED = {
     "train": ("torch", "lightning", "nemo", "sentencepiece"),
     "plot": ("matplotlib",),
     "speak": ("espeakng_loader",),
+    "sweep": ("optuna",),
 }
 """Extra -> the packages that show whether it is installed."""
 

@@ -36,6 +36,7 @@ COMMANDS = {
         "List a run's checkpoints by WER; average, thin out, export.",
     ),
     "compare": ("quran_asr.cli.compare:compare", "Set recipes, runs or reports against each other."),
+    "sweep": ("quran_asr.cli.sweep:sweep", "Train with other values of some keys; which hears best."),
     "evaluate": ("quran_asr.cli.evaluate:evaluate", "Say how well a model hears the clips of a manifest."),
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
     "listen": ("quran_asr.cli.listen:listen", "Print words while they are recited: a file or a microphone."),

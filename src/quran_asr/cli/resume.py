@@ -95,7 +95,7 @@ def has_ended(resumed: Resumption, as_json: bool) -> bool:
     if made is None or made < limit or resumed.checkpoint != resumed.run.last_checkpoint():
         return False
     validations = [row for row in resumed.run.read_metrics() if row["split"] == "validation"]
-    if not any(row["step"] == made for row in validations):
+    if not any(row["step"] == made for row in validations) or _average_is_due(resumed, made):
         return False
     click.echo(
         f"the run has made its {counted(made, 'step')} already; to go on, give trainer.max_steps=N with more"
@@ -117,6 +117,16 @@ def has_ended(resumed: Resumption, as_json: bool) -> bool:
             }
         )
     return True
+
+
+def _average_is_due(resumed: Resumption, made: int) -> bool:
+    """Whether the run was stopped between its last validation and its average."""
+    if not resumed.recipe.quran.average:
+        return False
+    try:
+        return bool(resumed.run.read_json("average.json").get("step") != made)
+    except QuranAsrError:
+        return True
 
 
 def go_on_from(resumed: Resumption, ranks: int) -> Recipe:

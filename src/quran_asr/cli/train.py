@@ -269,7 +269,7 @@ def tokenizer(words: tuple[str, ...], folder: Path) -> int:
 
 def report_end(ended: Trained, as_json: bool) -> int:
     """Say how a training ended; 130 where it was interrupted, 1 where a sign of `quran.stop_on` ended it."""
-    from quran_asr.runs.folder import average_of
+    from quran_asr.runs.folder import average_of, rate_of
 
     best = ended.run.best_nemo()
     if as_json:
@@ -303,7 +303,7 @@ def report_end(ended: Trained, as_json: bool) -> int:
                 "trainer.val_check_interval, or train longer",
                 err=True,
             )
-        elif average_of(best) is not None:
+        elif average_of(best) is not None and (rate_of(best) or 0.0) < round(ended.best_wer, 4):
             click.echo(f"best validation WER {ended.best_wer:.4f}; the best model is still {best}")
         else:
             click.echo(f"best validation WER {ended.best_wer:.4f}: {best}")

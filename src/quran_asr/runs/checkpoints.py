@@ -103,6 +103,11 @@ def best_of(saved: Iterable[Saved], *, suffix: str = "") -> Saved | None:
     return min(ranked, key=lambda one: rank_of(one.path), default=None)
 
 
+def averageable(saved: Iterable[Saved]) -> list[Saved]:
+    """Whole checkpoints with a rate in the name, in the order given."""
+    return [one for one in saved if one.ranked and not one.is_nemo and one.torn is None]
+
+
 def source_of(nemo: Saved, saved: Sequence[Saved]) -> Saved | None:
     """The `.ckpt` with the weights of a `.nemo`, by their rates; None for an average."""
     if nemo.average is not None or not nemo.ranked:

@@ -68,9 +68,19 @@ def start_findings(
         start = _arrival_findings(recipe)
     else:
         start = _random_start(recipe) if parameters >= BIG else []
+    start = [*start, *_never_unfrozen(recipe, steps)]
     if parameters >= BIG:
         return [*start, *_too_few_steps(recipe, steps, steps_per_epoch, effective_batch)]
     return [*start, *_too_few_steps_of_small(recipe, steps)]
+
+
+def _never_unfrozen(recipe: Recipe, steps: int | None) -> list[Finding]:
+    frozen = recipe.quran.unfreeze_after
+    if steps is None or not 0 < steps <= frozen:
+        return []
+    message = f"what is copied from the start stands still for {frozen:,} of {steps:,} steps: for ever"
+    mend = f"quran.unfreeze_after={steps // 50}; or train longer"
+    return [Finding("warning", "never-unfrozen", "quran.unfreeze_after", message, mend)]
 
 
 def _random_start(recipe: Recipe) -> list[Finding]:

@@ -19,7 +19,10 @@ from quran_asr.runs.overrides import apply_override, merge, parse_override
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.typed import build, place_of
 
-SHIPPED = ("base", "transfer", "scratch", "before", "large", "low-memory", "small", "quickstart", "laptop")
+SHIPPED = (
+    *("base", "transfer", "recommended", "scratch", "before"),
+    *("large", "low-memory", "small", "quickstart", "laptop"),
+)
 """The recipes of this package, in the order in which they are listed."""
 
 _FOLDER = Path(__file__).parent.parent / "recipes"
@@ -327,9 +330,26 @@ def disagreements(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             f"`model.preprocessor.n_fft` {recipe.model.preprocessor.n_fft} is shorter than the window",
             f"use at least {window}",
         )
+    yield from _start_faults(recipe)
     augment = recipe.quran.augment
     if augment is not None and augment.lowpass_hz[0] > augment.lowpass_hz[1]:
         yield "quran.augment.lowpass_hz", "`quran.augment.lowpass_hz` is upside down", "write [low, high]"
+
+
+def _start_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    quran = recipe.quran
+    random_start = recipe.init_from_pretrained_model is None
+    if random_start and recipe.exp_manager.resume_from_checkpoint is None:
+        for key, value, off in (
+            ("quran.unfreeze_after", quran.unfreeze_after, 0),
+            ("quran.copied_rate", quran.copied_rate, 1.0),
+        ):
+            if value != off:
+                yield key, f"`{key}` is {value:g}, but a random start copies nothing", f"{key}={off:g}"
+    kept = recipe.exp_manager.checkpoint_callback_params.save_top_k
+    if quran.average == 1 or quran.average > kept:
+        what = "of one is no mean" if quran.average == 1 else f"but `save_top_k` keeps {kept}"
+        yield "quran.average", f"`quran.average` is {quran.average}, {what}", "use 0, or from 2 to save_top_k"
 
 
 def _context_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:

@@ -30,6 +30,8 @@ FIXED = {
     "quran.vocabulary_size": _WEIGHTS,
     "quran.initialization": _BEGUN,
     "quran.overfit_gate_steps": _BEGUN,
+    "quran.copied_rate": _BEGUN,
+    "quran.unfreeze_after": _BEGUN,
 }
 FREE = ("dropout", "dither", "att_context_probs")
 """Last names of keys under those that change no weight."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from quran_asr.runs.schema import Optim
+from quran_asr.runs.schema import Optim, Recipe
 
 
 def learning_rate(step: int, optim: Optim, d_model: int, total_steps: int) -> float:
@@ -21,6 +21,24 @@ def learning_rate(step: int, optim: Optim, d_model: int, total_steps: int) -> fl
     if optim.sched.name == "CosineAnnealing":
         return _cosine(step, optim, total_steps)
     return _hold_and_decay(step, optim, total_steps)
+
+
+def copied_share(step: int, recipe: Recipe) -> float:
+    """Share of the rate at which tensors that came from the start learn in the next optimizer step.
+
+    0 while they are frozen. Then AdamW knows nothing of them yet, so the share rises over as many steps as
+    the warm-up has: its first steps are as long as the rate, whatever the gradient.
+
+    Args:
+        step: optimizer steps already done, from 0.
+        recipe: its `quran.copied_rate` and `quran.unfreeze_after` decide.
+    """
+    frozen, rate = recipe.quran.unfreeze_after, recipe.quran.copied_rate
+    if step < frozen:
+        return 0.0
+    if not frozen:
+        return rate
+    return rate * min(1.0, (step - frozen + 1) / (recipe.model.optim.sched.warmup_steps + 1))
 
 
 def peak(optim: Optim, d_model: int, total_steps: int) -> tuple[int, float]:

@@ -9,37 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from quran_asr.runs.ranges import (
+    CountInt,
+    Hertz,
+    Limit,
+    NotNegative,
+    Positive,
+    PositiveInt,
+    PositiveShare,
+    Range,
+    Share,
+)
 from quran_asr.runs.sign_codes import BadSign
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """The numbers that a key takes."""
-
-    low: float | None = None
-    high: float | None = None
-    low_is_allowed: bool = True
-
-    def fault(self, number: float) -> str:
-        """What is wrong with a number, as the end of a sentence; empty when it is fine."""
-        if self.low is not None and number < self.low:
-            return f"must be at least {self.low:g}" if self.low_is_allowed else f"must be above {self.low:g}"
-        if self.low is not None and number == self.low and not self.low_is_allowed:
-            return f"must be above {self.low:g}"
-        if self.high is not None and number > self.high:
-            return f"must be at most {self.high:g}"
-        return ""
-
-
-PositiveInt = Annotated[int, Range(low=1)]
-CountInt = Annotated[int, Range(low=0)]
-Positive = Annotated[float, Range(low=0, low_is_allowed=False)]
-NotNegative = Annotated[float, Range(low=0)]
-Share = Annotated[float, Range(low=0, high=1)]
-PositiveShare = Annotated[float, Range(low=0, high=1, low_is_allowed=False)]
-Hertz = Annotated[float, Range(low=0, high=8000, low_is_allowed=False)]
-Limit = Annotated[int, Range(low=-1)]
-"""-1 is no limit, as in Lightning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +350,12 @@ class Quran:
     """Decoded clips are kept in memory up to this, and never in more than half of what is free."""
     activation_checkpointing: bool
     """Run each encoder layer again in the backward pass instead of keeping what it computed."""
+    copied_rate: PositiveShare
+    """The encoder's tensors that came from the start learn at this share of the rate of the others."""
+    unfreeze_after: CountInt
+    """Optimizer steps for which they stand still; their rate then rises over as many as the warm-up has."""
+    average: CountInt
+    """At the end the mean of this many best checkpoints is measured, and kept if it hears better; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.document import Leaf, Place, Section
 from quran_asr.runs.known_keys import instead_of
-from quran_asr.runs.schema import Range, Recipe
+from quran_asr.runs.ranges import Range
+from quran_asr.runs.schema import Recipe
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.findings import Finding, QuranAsrError, counted
 from quran_asr.measure.evaluate import evaluate
 from quran_asr.measure.interval import Interval, intervals, method
 from quran_asr.measure.report import Report, ScoredClip, Setting
+from quran_asr.measure.transcripts import write_transcripts
 from quran_asr.records import Counts, Segment
+from quran_asr.runs.checkpoints import averageable, best_of, saved_in
 from quran_asr.runs.folder import RunFolder, rate_of
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.train.archives import read_archive, read_weights
@@ -193,6 +195,8 @@ def keep_if_better(
         name = f"{recipe.name}--val_wer={wer:.4f}-average={len(averaged)}.nemo"
         target = to or (run.checkpoints if ranked else run.path) / name
         (replace_nemo if ranked else save_nemo)(model.cpu(), target)
+        if ranked:
+            write_transcripts(run.transcripts, new_clips)
     return Averaging(
         averaged=tuple(averaged),
         best=Heard(best, old.whole.spelled.words, old.whole.clips),
@@ -203,6 +207,45 @@ def keep_if_better(
         written=target,
         ranked=ranked and target is not None,
     )
+
+
+def average_at_end(
+    run: RunFolder,
+    segments: Sequence[Segment],
+    step: int,
+    best_wer: float | None,
+    on_finding: Callable[[Finding], None],
+) -> float | None:
+    """What `quran.average` asks for when a training has come to its end; `average.json` tells of it.
+
+    Args:
+        run: the run.
+        segments: the clips of its validations.
+        step: optimizer steps made.
+        best_wer: lowest WER of its validations.
+        on_finding: told what came of it.
+
+    Returns:
+        The WER of the run's best model from now on.
+    """
+    saved = saved_in(run)
+    usable, best = averageable(saved), best_of(saved)
+    wanted = load_recipe(run.recipe).quran.average
+    if len(usable) < 2 or best is None:
+        what = f"no average of {wanted}: the run has {counted(len(usable), 'checkpoint')} with a rate"
+        run.write_json("average.json", {"step": step, "kept": False, "averaged": []})
+        on_finding(Finding("note", "average", "quran.average", what, ""))
+        return best_wer
+    paths = [one.path for one in usable[:wanted]]
+    found = keep_if_better(run, mean_weights(paths), paths, best.path, segments, own_clips=True)
+    run.write_json("average.json", {"step": step, **found.to_json()})
+    noise = ", within the noise of these clips" if found.within_noise else ""
+    what = (
+        f"the mean of the {len(paths)} best checkpoints has a WER of {found.average.words.rate:.4f}, the "
+        f"best model {found.best.words.rate:.4f}{noise}: it is {'kept' if found.written else 'not kept'}"
+    )
+    on_finding(Finding("note", "average", "quran.average", what, ""))
+    return rate_of(found.written) if found.ranked and found.written is not None else best_wer
 
 
 def _half(on_progress: Show | None, before: int, clips: int) -> Show | None:

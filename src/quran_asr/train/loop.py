@@ -28,6 +28,7 @@ from quran_asr.runs.schema import Recipe
 from quran_asr.runs.sign import Sign
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.audio_store import FORKS
+from quran_asr.train.average import average_at_end
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import (
     Checkpoints,
@@ -35,6 +36,7 @@ from quran_asr.train.checkpoints import (
     WeightsOnlyCheckpoints,
     checkpoint_facts,
 )
+from quran_asr.train.copied import copied_names
 from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.epoch import Stage, planned_batches, repeated_clips, stage_batches
 from quran_asr.train.fit_memory import MemoryBudget, fit_memory
@@ -143,16 +145,22 @@ def train(
             start_from(start, model, recipe, run, training_set)
         elif recipe.quran.initialization == "data":
             initialize(model, training_set)
+    copied = ranks.from_first(copied_names(recipe, run, on_finding) if first else frozenset())
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
     while True:
         steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
-        module = TrainingModule(model, recipe, training_set, validation_set, on_finding, ranks, steps, limit)
+        module = TrainingModule(
+            model, recipe, training_set, validation_set, on_finding, ranks, steps, limit, copied
+        )
         module.engine = engine
         if first and ranks.size > 1:
             tell_repeated(module, on_finding)
         ended = _fit(module, run, watcher=watcher, resume=resume)
         if not isinstance(ended, DoesNotFit):
+            if first and recipe.quran.average and not ended.interrupted and ended.stopped_by is None:
+                best = average_at_end(run, validation, ended.steps, ended.best_wer, on_finding)
+                ended = replace(ended, best_wer=best)
             return replace(ended, seconds=time.perf_counter() - began)
         step = module.global_step
         recipe, told = with_smaller_batches(recipe, training_set, ended, step, ranks.size)
@@ -314,8 +322,10 @@ def make_trainer(
     if exp.create_tensorboard_logger:
         logger = TensorBoardLogger(save_dir=str(run.path), name="", version="", purge_step=done + 1)
     strategy: Any = "auto"
-    if ranks.size > 1:  # a curriculum begins with CTC alone: prediction network and joint get no gradient
-        strategy = DDPStrategy(find_unused_parameters=recipe.quran.curriculum is not None)
+    if ranks.size > 1:
+        # a curriculum begins with CTC alone: prediction network and joint get no gradient; nor do frozen
+        some_rest = recipe.quran.curriculum is not None or recipe.quran.unfreeze_after > 0
+        strategy = DDPStrategy(find_unused_parameters=some_rest)
     return lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=max(1, ranks.size // settings.num_nodes),

@@ -153,6 +153,7 @@ class Metrics(lightning.Callback):
             "token_entropy": module.curriculum.token_entropy,
             "ctc_weight": module.curriculum.ctc_weight(module.recipe, step, module.total_steps),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "copied_learning_rate": module.groups.copied_rate(step) if module.groups.copied else None,
             "gradient_norm": gradient_norm / steps,
             "audio_seconds": audio_seconds / steps,
             "padding_share": summed["padding"] / batches,

@@ -18,10 +18,10 @@ from quran_asr.findings import Finding
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.runs.architecture import of_recipe
 from quran_asr.runs.flops import training_flops
-from quran_asr.runs.schedule import learning_rate
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.activation_checkpointing import checkpoint_layers
 from quran_asr.train.batches import Batch, ClipSet, Item, training_loader, validation_loader
+from quran_asr.train.copied import Groups, make_room_for_moments
 from quran_asr.train.curriculum import Curriculum, token_entropy
 from quran_asr.train.diagnosis import other_rate, too_many_useless
 from quran_asr.train.epoch import EpochBatches, Stage, stage_batches
@@ -56,8 +56,12 @@ class TrainingModule(lightning.LightningModule):
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
         total_steps: int | None = None,
         limit: Limit | None = None,
+        copied: frozenset[str] = frozenset(),
     ) -> None:
-        """`total_steps`: optimizer steps of the whole training; None where no limit is set."""
+        """`total_steps`: optimizer steps of the whole training; None where no limit is set.
+
+        `copied`: parameters of the model that the recipe treats apart (see `train/copied.py`).
+        """
         super().__init__()
         self.ranks = ranks
         self.on_finding = on_finding
@@ -74,6 +78,7 @@ class TrainingModule(lightning.LightningModule):
         self.architecture = of_recipe(recipe.model, recipe.quran.vocabulary_size)
         self.validations: list[Validation] = []
         self.total_steps = total_steps
+        self.groups = Groups(model, recipe, copied, total_steps)
         self.progress = EpochProgress()
         self.validated_at = -1
         self.engine = "torch"
@@ -131,24 +136,14 @@ class TrainingModule(lightning.LightningModule):
         return batch.to(device)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optim = self.recipe.model.optim
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=1.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate)
+        optimizer, schedule = self.groups.optimizer()
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def learning_rate(self, step: int) -> float:
-        """The rate after this many optimizer steps."""
-        width = self.recipe.model.encoder.d_model
-        return learning_rate(step, self.recipe.model.optim, width, self.total_steps or 1)
 
     def on_train_start(self) -> None:
         """What a checkpoint does not decide, and what only now has its place."""
-        optim = self.recipe.model.optim
-        rate, before = self.learning_rate(self.global_step), self.trainer.optimizers[0].param_groups[0]["lr"]
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"], group["betas"], group["weight_decay"] = rate, optim.betas, optim.weight_decay
+        optimizer, rate = self.trainer.optimizers[0], self.groups.rate(self.global_step)
+        before = optimizer.param_groups[0]["lr"]
+        self.groups.settle(optimizer, self.global_step)
         resumed = self._resumed
         if resumed is None:
             return
@@ -166,6 +161,7 @@ class TrainingModule(lightning.LightningModule):
             set_random_states(resumed.random, self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.groups.freeze(self.global_step)
         self.attempt.begin(batch)
         self.attempt(lambda: self.gradients.begin(batch_idx % self.recipe.trainer.accumulate_grad_batches))
 
@@ -216,6 +212,7 @@ class TrainingModule(lightning.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The first one takes memory for AdamW's moments before it changes a weight."""
+        self.attempt(lambda: make_room_for_moments(self.trainer.optimizers[0]))
         self.attempt(lambda: super(TrainingModule, self).optimizer_step(*args, **kwargs))
 
     def losses(

@@ -1,0 +1,241 @@
+"""`quran-asr sweep`: the same training with other values, and which of them hears best."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from quran_asr.cli.extras import need
+
+if TYPE_CHECKING:
+    from quran_asr.runs.sweep import OnTrial, Sweep
+    from quran_asr.runs.sweep_result import Result, Row
+    from quran_asr.runs.sweep_space import Value
+
+DEFAULT_TRIALS = 20
+
+
+@click.command(
+    epilog="""The guide's experiments:
+
+\b
+  quran-asr sweep transfer model.aux_ctc.ctc_loss_weight=0.2,0.3,0.4,0.5 --train T --validation V
+  quran-asr sweep transfer model.spec_augment.time_masks=2,5,10 model.spec_augment.freq_masks=1,2
+    --train T --validation V
+
+Example: quran-asr sweep laptop model.aux_ctc.ctc_loss_weight=0.2,0.3,0.4,0.5
+trainer.max_steps=4000 --train data/train.jsonl --validation data/validation.jsonl"""
+)
+@click.argument("words", nargs=-1, metavar="[RECIPE] KEY=V1,V2,... [KEY=LOW..HIGH]... [KEY=VALUE]...")
+@click.option(
+    "--train", "training", multiple=True, type=click.Path(), help="Manifest to train on; may be repeated."
+)
+@click.option("--validation", multiple=True, type=click.Path(), help="Manifest whose WER decides.")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=DEFAULT_TRIALS,
+    show_default=True,
+    metavar="N",
+    help="Trainings to make. Up to so many combinations of listed values are all made; more, and ranges, "
+    "are sampled.",
+)
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where trials and result lie; default: sweeps/RECIPE. The same command goes on there.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling.")
+@click.option("--no-prune", is_flag=True, help="Train every trial to its end, hopeless ones too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def sweep(
+    words: tuple[str, ...],
+    training: tuple[str, ...],
+    validation: tuple[str, ...],
+    trials: int,
+    to: Path | None,
+    seed: int,
+    no_prune: bool,
+    as_json: bool,
+) -> int:
+    """Train RECIPE with other values of some keys, and say which hears best.
+
+    KEY=V1,V2,V3 lists values, KEY=LOW..HIGH is a range (KEY=LOW..HIGH:log one of orders of magnitude), and
+    KEY=VALUE holds for all trials. Commas in brackets belong to one value:
+    quran.augment.speed=[1.0],[0.9,1.1] lists two lists; put a text with a comma into quotes. Each trial is a
+    training of its own with the same seed. A trial worse than the median of the others at the same step is
+    ended. Ctrl-C stops; the same command goes on.
+    """
+    from quran_asr.cli.printing import print_finding, print_json
+    from quran_asr.runs.sweep import run_sweep
+    from quran_asr.runs.sweep_result import result_of, write_result
+
+    asked = _asked(words, training, validation, trials, seed, not no_prune)
+    folder = to or Path("sweeps") / Path(asked.recipe).stem
+    _say_what_comes(asked, folder)
+    with _stopped_alike(), _shown() as on_trial:
+        try:
+            run_sweep(asked, folder, on_trial, print_finding)
+        except KeyboardInterrupt:
+            click.echo(f"stopped; the same command goes on in {folder}", err=True)
+            raise
+    result = result_of(asked, folder)
+    write_result(result, asked, folder)
+    if as_json:
+        print_json(result.to_json(asked, folder))
+    else:
+        print_result(result)
+    return 0 if result.best is not None else 1
+
+
+def _asked(
+    words: tuple[str, ...],
+    training: tuple[str, ...],
+    validation: tuple[str, ...],
+    trials: int,
+    seed: int,
+    prune: bool,
+) -> Sweep:
+    """The sweep, once everything that can be known of it beforehand is right."""
+    import json
+
+    from quran_asr.cli.clips import describe_data, select_clips
+    from quran_asr.runs.overrides import split_words
+    from quran_asr.runs.plan import plan
+    from quran_asr.runs.recipe import SHIPPED, find, load_recipe
+    from quran_asr.runs.sweep import Sweep
+    from quran_asr.runs.sweep_space import read_space, refuse_impossible
+    from quran_asr.runs.workload import weigh_manifests
+
+    name, overrides = split_words(words, default="transfer")
+    find(name)
+    fixed, axes = read_space(overrides)
+    recipe_name = name if name in SHIPPED else str(Path(name).absolute())
+    for key, manifests in (("train_ds", training), ("validation_ds", validation)):
+        if manifests:
+            whole = json.dumps([str(Path(manifest).absolute()) for manifest in manifests])
+            fixed = (*fixed, f"model.{key}.manifest_filepath={whole}")
+    refuse_impossible(name, fixed, axes)
+    need("train", "sweep")
+    recipe = load_recipe(name, fixed)
+    click.echo(describe_data(*select_clips(recipe)), err=True)
+    work = weigh_manifests(recipe.model.train_ds.manifests, recipe)
+    return Sweep(recipe_name, fixed, axes, trials, seed, prune, plan(recipe, work).optimizer_steps)
+
+
+def _say_what_comes(asked: Sweep, folder: Path) -> None:
+    from quran_asr.cli.printing import print_finding
+    from quran_asr.findings import Finding, counted
+    from quran_asr.runs.recipe import load_recipe
+
+    how = "every combination" if asked.is_grid else "sampled"
+    steps = "" if asked.steps is None else f" of {asked.steps:,} steps"
+    click.echo(f"{counted(asked.number, 'trial')}{steps}, {how}, in {folder}", err=True)
+    if asked.prune and load_recipe(asked.recipe, asked.overrides).trainer.check_val_every_n_epoch == "auto":
+        print_finding(
+            Finding(
+                "note",
+                "unlike-validations",
+                "trainer.check_val_every_n_epoch",
+                "auto validates by the clock: trials are measured at different steps, and few end early",
+                "trainer.check_val_every_n_epoch=1",
+            )
+        )
+
+
+@contextmanager
+def _stopped_alike() -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _shown() -> Iterator[OnTrial]:
+    """A bar of trials on a terminal, a line for each trial and validation elsewhere."""
+    from quran_asr.cli.printing import progress_bar
+
+    terminal = sys.stderr.isatty()
+    with progress_bar("trials", "trials") as bar:
+
+        def show(done: int, trials: int, number: int, values: Mapping[str, Value], wer: float | None) -> None:
+            bar(done, trials)
+            if not terminal:
+                said = "begins" if wer is None else f"validation WER {wer:.4f}"
+                click.echo(f"trial {number} ({done} of {trials} done): {_as_words(values)}: {said}", err=True)
+
+        yield show
+
+
+def _as_words(values: Mapping[str, Value]) -> str:
+    return " ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in values.items())
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_result(result: Result) -> None:
+    """The table of trials, what mattered, and the file of the best recipe."""
+    from quran_asr.cli.printing import print_table
+
+    if not result.rows:
+        click.echo("no trial was made", err=True)
+        return
+    keys = list(result.rows[0].values)
+    header = ("trial", *_names(keys), "WER %", "95 %", "minus best", "95 %", "steps", "minutes", "")
+    print_table(header, [_line(row, keys) for row in result.rows])
+    click.echo(f"intervals: {result.interval_method}; differences over the same clips, drawn in pairs")
+    click.echo("importance of the keys: " + _importance(result))
+    if result.best_recipe is not None:
+        click.echo(f"best recipe: {result.best_recipe}")
+    else:
+        click.echo("no trial was trained to its end: there is no best recipe")
+
+
+def _names(keys: list[str]) -> list[str]:
+    """The last part of each key, the whole key where that is not enough."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
+def _line(row: Row, keys: list[str]) -> tuple[str, ...]:
+    def percent(rate: float | None, form: str) -> str:
+        return "-" if rate is None else format(100 * rate, form)
+
+    def spread(interval: tuple[float, float] | None, form: str) -> str:
+        return "-" if interval is None else " to ".join(format(100 * bound, form) for bound in interval)
+
+    return (
+        str(row.number),
+        *(_short(row.values[key]) for key in keys),
+        percent(row.wer, ".2f"),
+        spread(row.interval, ".2f"),
+        percent(row.minus_best, "+.2f"),
+        spread(row.minus_best_interval, "+.2f"),
+        "-" if row.steps is None else f"{row.steps:,}",
+        "-" if row.seconds is None else f"{row.seconds / 60:.1f}",
+        f"{'' if row.state == 'finished' else row.state} {row.note}".strip(),
+    )
+
+
+def _importance(result: Result) -> str:
+    if result.importance is None:
+        return result.importance_note
+    shares = ", ".join(f"{key} {share:.0%}" for key, share in result.importance.items())
+    return f"{shares} ({result.importance_note})"

@@ -1,0 +1,99 @@
+"""`quran-asr sweep`: what it refuses, and one small sweep of real trainings, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from quran_asr.cli import extras
+from quran_asr.cli.main import main
+from quran_asr.corpus.speak import speak_corpus
+from quran_asr.records import VerseRef
+from quran_asr.runs.recipe import load_recipe
+
+CTC = "model.aux_ctc.ctc_loss_weight"
+TINY = (
+    "model.encoder.n_layers=1", "model.encoder.d_model=32", "model.encoder.n_heads=2",
+    "model.encoder.subsampling_conv_channels=8", "model.decoder.prednet.pred_hidden=16",
+    "model.joint.jointnet.joint_hidden=16", "model.decoding.greedy.max_symbols=3",
+    "quran.vocabulary_size=48", "quran.curriculum=null", "quran.overfit_gate_steps=0",
+    "trainer.max_steps=60", "trainer.val_check_interval=20",
+)  # fmt: skip
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", *map(str, words)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert "Traceback" not in said
+    return said
+
+
+def test_wrong_keys_and_values_are_refused_by_the_loaders_own_words(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ("--train", "t.jsonl", "--validation", "v.jsonl")
+    said = refused(capsys, "laptop", "model.aux_ctc.ctc_weight=0.2,0.3", *data)
+    assert "unknown key `model.aux_ctc.ctc_weight`" in said
+    assert "must be at most 1, not 1.5" in refused(capsys, "laptop", f"{CTC}=0.2,1.5", *data)
+    assert "no recipe `labtop`" in refused(capsys, "labtop", f"{CTC}=0.2,0.5", *data)
+    assert "nothing is varied" in refused(capsys, "laptop", *data)
+    assert "t.jsonl" in refused(capsys, "laptop", f"{CTC}=0.2,0.5", *data)
+    assert "no training manifest" in refused(capsys, "laptop", f"{CTC}=0.2,0.5")
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_without_optuna_one_line_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "optuna" else name)
+    said = refused(capsys, "laptop", f"{CTC}=0.2,0.5")
+    assert "this command needs optuna" in said
+    assert "pip install 'quran-asr[train,sweep]'" in said
+
+
+@pytest.mark.slow
+def test_a_sweep_of_real_trainings_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    refs = [VerseRef(112, ayah) for ayah in range(1, 5)]
+    spoken = speak_corpus(refs, ["ar", "ar+f2"], tmp_path / "spoken", seed=0)
+    command = [
+        *(sys.executable, "-m", "quran_asr", "sweep", "quickstart", *TINY, "model.optim.lr=1.0e-4,1.0e-2"),
+        *("--train", str(spoken), "--validation", str(spoken), "--to", "s", "--json"),
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    first = tmp_path / "s" / "trials" / "0000"
+    until = time.monotonic() + 300
+    while not any(path.stat().st_size for path in first.glob("*/*/metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()[1]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((first / "process").read_text()), 0)
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [trial["state"] for trial in told["trials"]] == ["finished"] * 2
+    assert len(list(first.glob("*/*/recipe.yaml"))) == 1, "resumed, not begun again"
+    assert [trial["steps"] for trial in told["trials"]] == [60, 60]
+    assert json.loads((tmp_path / "s" / "results.json").read_text()) == told
+    best = told["trials"][0]
+    assert best["number"] == told["best"] and best["interval"][0] <= best["interval"][1]
+    recipe = load_recipe(tmp_path / told["best_recipe"])
+    assert recipe.model.optim.lr == float(best["values"]["model.optim.lr"])
+    planned = subprocess.run(
+        [*command[:3], "plan", told["best_recipe"]], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert planned.returncode == 0, planned.stderr
