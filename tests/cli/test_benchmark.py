@@ -69,6 +69,11 @@ def test_both_sides_of_a_tiny_model(
     calibration = json.loads(kept.read_text("utf-8"))
     assert calibration["step_seconds"] == figures["ours"]["step_seconds"]
     assert calibration["batch_seconds"] == pytest.approx(figures["batch"]["audio_seconds"])
+    assert calibration["validation_seconds_per_hour"] == figures["validation_seconds_per_hour"]
+    # a forward pass and greedy decoding: of the order of a training step, which has a backward pass
+    assert (
+        0.1 < calibration["validation_seconds_per_hour"] * figures["ours"]["audio_hours_per_hour"] / 3600 < 10
+    )
     assert "round 1 of 1" in err
 
 

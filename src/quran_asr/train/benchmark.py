@@ -96,7 +96,7 @@ def compare(
 
     Args:
         say: called with what is measured next.
-        alone: also time joint and loss alone.
+        alone: also time joint and loss alone, and a validation of ours.
 
     Raises:
         QuranAsrError: clips that cannot be had, or a side that failed.
@@ -126,6 +126,9 @@ def compare(
                     say(f"{side}: joint and loss alone, {number + 1} of {task.rounds}")
                     measured[side].losses.append(sides[side]("loss"))
                     on_result(result())
+            if alone:
+                say("ours: a validation")
+                about["validation_seconds_per_hour"] = sides["ours"]("validation")
             for side in SIDES:
                 say(f"{side}: memory of the loss")
                 measured[side].loss_peak_bytes, measured[side].peak_bytes = sides[side]("memory")
@@ -158,7 +161,8 @@ def grown(task: Task) -> Iterator[tuple[str, Task]]:
 def calibration(task: Task, figures: dict[str, Any]) -> Calibration:
     """What `plan` is to know of this device: our side's training."""
     batch, step = figures["batch"]["audio_seconds"], figures["ours"]["step_seconds"]
-    return measured_by(task.recipe, figures["device"], batch, step, None, figures["date"][:10])
+    validation = figures["validation_seconds_per_hour"]
+    return measured_by(task.recipe, figures["device"], batch, step, validation, figures["date"][:10])
 
 
 def precisions(task: Task, say: Callable[[str], None], steps: int = AFTER_STEPS) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.benchmark_loss import peak_bytes
+from quran_asr.train.benchmark_validation import validation_seconds_per_hour
 from quran_asr.train.cpu import suit_cpu
 from quran_asr.train.loop import make_trainer, quiet
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model, model_config
@@ -147,6 +148,11 @@ class Side:
                 work()
             self._warm = True
         return LossTime(*(self._timed(work) for work in works))
+
+    def validation(self) -> float:
+        """Our side's: seconds of validation for an hour of audio."""
+        assert isinstance(self.module, TrainingModule)
+        return validation_seconds_per_hour(self.module.to(self.device), self.device)
 
     def memory(self) -> tuple[int | None, int]:
         """Bytes at the height of joint and loss, and of all training so far."""

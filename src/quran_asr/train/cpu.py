@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from quran_asr.train.cpu_layers import exchange_layers
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
 SMALL = 5_000_000
@@ -17,13 +18,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def suit_cpu(model: EncDecHybridRNNTCTCBPEModel) -> None:
-    """Settle threads, memory and layout for training this model, which lies on the CPU.
+    """Settle threads, memory, layout and layers for training this model, which lies on the CPU.
 
     The convolutions of a small model's subsampling keep their channels last, which oneDNN works on faster. Of
     256 channels it does not.
     """
     choose_threads(model)
     keep_freed_memory()
+    exchange_layers(model)
     if model.num_weights < SMALL:
         model.encoder.pre_encode.to(memory_format=torch.channels_last)
 
