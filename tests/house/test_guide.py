@@ -22,7 +22,7 @@ def planned(recipe: str, hours: float = 56.0, target: Target | None = None, **gi
 
 def on_a_3090(hours: float) -> float:
     device = find_device("RTX 3090")
-    seconds = planned("transfer", hours, Target("RTX 3090", device, None)).batch_seconds
+    seconds = planned("transfer", hours, Target("RTX 3090", device)).batch_seconds
     assert seconds is not None
     return seconds
 

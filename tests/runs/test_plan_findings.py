@@ -22,7 +22,7 @@ STREAMING = "init_from_pretrained_model=stt_en_fastconformer_hybrid_large_stream
 
 
 def target(device: str | None) -> Target | None:
-    return None if device is None else Target(device, find_device(device), None)
+    return None if device is None else Target(device, find_device(device))
 
 
 def words_of(finding: Finding) -> list[str]:

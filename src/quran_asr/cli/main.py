@@ -39,8 +39,8 @@ COMMANDS = {
     "sweep": ("quran_asr.cli.sweep:sweep", "Train with other values of some keys; which hears best."),
     "evaluate": ("quran_asr.cli.evaluate:evaluate", "Say how well a model hears the clips of a manifest."),
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
-    "listen": ("quran_asr.cli.listen:listen", "Print words while they are recited: a file or a microphone."),
     "export": ("quran_asr.cli.export:export", "Make a model a bundle that needs neither torch nor NeMo."),
+    "listen": ("quran_asr.cli.listen:listen", "Print words while they are recited: a file or a microphone."),
     "benchmark": ("quran_asr.cli.benchmark:benchmark", "How fast this machine trains, beside stock NeMo."),
     "kit": ("quran_asr.cli.kit:kit", "A folder for a GPU host without a network, and the way back."),
 }
