@@ -23,15 +23,8 @@ DEFAULT_TRIALS = 20
 
 
 @click.command(
-    epilog="""The guide's experiments:
-
-\b
-  quran-asr sweep transfer model.aux_ctc.ctc_loss_weight=0.2,0.3,0.4,0.5 --train T --validation V
-  quran-asr sweep transfer model.spec_augment.time_masks=2,5,10 model.spec_augment.freq_masks=1,2
-    --train T --validation V
-
-Example: quran-asr sweep laptop model.aux_ctc.ctc_loss_weight=0.2,0.3,0.4,0.5
-trainer.max_steps=4000 --train data/train.jsonl --validation data/validation.jsonl"""
+    epilog="Example: quran-asr sweep laptop model.aux_ctc.ctc_loss_weight=0.2,0.3,0.4,0.5 "
+    "trainer.max_steps=4000 --train data/train.jsonl --validation data/validation.jsonl"
 )
 @click.argument("words", nargs=-1, metavar="[RECIPE] KEY=V1,V2,... [KEY=LOW..HIGH]... [KEY=VALUE]...")
 @click.option(
@@ -73,6 +66,13 @@ def sweep(
     quran.augment.speed=[1.0],[0.9,1.1] lists two lists; put a text with a comma into quotes. Each trial is a
     training of its own with the same seed. A trial worse than the median of the others at the same step is
     ended. Ctrl-C stops; the same command goes on.
+
+    The guide's experiments:
+
+    \b
+      quran-asr sweep transfer model.aux_ctc.ctc_loss_weight=0.2,0.3,0.4,0.5 --train T --validation V
+      quran-asr sweep transfer model.spec_augment.time_masks=2,5,10 model.spec_augment.freq_masks=1,2
+        --train T --validation V
     """
     from quran_asr.cli.printing import print_finding, print_json
     from quran_asr.runs.sweep import run_sweep

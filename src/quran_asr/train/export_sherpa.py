@@ -146,7 +146,7 @@ class SherpaEncoder(Graph):
         self, model: EncDecHybridRNNTCTCBPEModel, shape: Shape, look_ahead_frames: int, head: str
     ) -> None:
         super().__init__()
-        self.encoder = StreamingEncoder(model, shape)
+        self.streaming = StreamingEncoder(model, shape)
         self.shape = shape
         self.mels = int(model.cfg.preprocessor.features)
         self.head = head
@@ -180,7 +180,7 @@ class SherpaEncoder(Graph):
             batch, 2, shape.layers, shape.heads, shape.left_frames, shape.head_size
         ).unbind(1)
         kept = time[:, 0, 0, : self.kept].reshape(batch, shape.layers, shape.kernel - 1, shape.width)
-        joint, ctc, keys, values, kept = self.encoder(
+        joint, ctc, keys, values, kept = self.streaming(
             mels[:, : self.window + 7],
             begin,
             torch.full_like(begin, UNKNOWN),
