@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,3 +159,23 @@ def test_waiting_for_more_sound_changes_nothing_that_is_shown(recognizer, voice)
     after = stream.accept(voice[50_000:50_010])
     assert after.committed == ()
     assert after.partial == before.partial
+
+
+def test_an_8_bit_graph_does_not_carry_nan_to_a_neighbour(
+    small_bundle: Path, voice, tmp_path: Path, redescribe
+) -> None:
+    """It scales a batch as one: beside a stream of NaN every number of the batch would be NaN."""
+    from quran_asr.train.export_onnx import quantize
+
+    folder = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+    quantize(small_bundle / "encoder.onnx", folder / "encoder.onnx")
+    redescribe(folder, lambda described: described.update(precision="int8"))
+    recognizer = quran_asr.load(folder, look_ahead_ms=80)
+    well, ill = recognizer.stream(), recognizer.stream(where="ill")
+    ill.encoder = replace(ill.encoder, keys=np.full_like(ill.encoder.keys, np.nan))
+    for stream in (ill, well):
+        stream.push(voice)
+        stream.end()
+    recognizer.advance([ill, well])
+    assert "no numbers" in str(ill.error)
+    assert well.error is None and well.transcript == recognizer.recognize(voice)
