@@ -171,11 +171,12 @@ def test_an_8_bit_graph_does_not_carry_nan_to_a_neighbour(
     quantize(small_bundle / "encoder.onnx", folder / "encoder.onnx")
     redescribe(folder, lambda described: described.update(precision="int8"))
     recognizer = quran_asr.load(folder, look_ahead_ms=80)
-    well, ill = recognizer.stream(), recognizer.stream(where="ill")
-    ill.encoder = replace(ill.encoder, keys=np.full_like(ill.encoder.keys, np.nan))
-    for stream in (ill, well):
-        stream.push(voice)
-        stream.end()
-    recognizer.advance([ill, well])
+    streams = well, ill = recognizer.stream(), recognizer.stream(where="ill")
+    for part in (voice[:48_000], voice[48_000:]):
+        for stream in streams:
+            stream.push(part)
+        recognizer.advance(streams)
+        nothing = np.full_like(ill.encoder.keys, np.nan)
+        ill.encoder = replace(ill.encoder, keys=nothing, values=nothing)
     assert "no numbers" in str(ill.error)
-    assert well.error is None and well.transcript == recognizer.recognize(voice)
+    assert well.error is None and len(well.words) > len(ill.words) > 0
