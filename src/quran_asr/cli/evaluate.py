@@ -284,10 +284,9 @@ def _origin(model: Path) -> tuple[str, Path | None]:
 
 def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> Path:
     model = Path(recognizer.name)
-    if recognizer.training_data is not None:
-        place = recognizer.training_data.parent / "evaluations"
-    else:
-        place = Path("evaluations")
+    place = Path("evaluations")  # of a bundle too: exporting again would replace what lies in it
+    if recognizer.training_data is not None and recognizer.training_data.parent != model:
+        place = recognizer.training_data.parent / place
     name = model.name if model.is_dir() else model.stem
     ahead = "" if recognizer.look_ahead_ms is None else f"--{recognizer.look_ahead_ms}ms"
     way = "--streaming" if streaming else ""

@@ -12,7 +12,7 @@ from quran_asr import audio
 from quran_asr.decode.options import Decoding
 from quran_asr.decode.partial import Moment
 from quran_asr.findings import QuranAsrError
-from quran_asr.listen.bundle import Bundle, read_bundle
+from quran_asr.listen.bundle import TRAINING_DATA, Bundle, read_bundle
 from quran_asr.listen.search import Found, Piece, Search
 from quran_asr.listen.sessions import Encoded, Sessions
 from quran_asr.listen.sources import pieces_of
@@ -53,7 +53,8 @@ class Recognizer:
         self.look_ahead_ms: int | None = bundle.milliseconds(self._look_ahead)
         self.spelling = bundle.spelling
         self.edition = edition_of(bundle.spelling)
-        self.training_data: Path | None = None
+        known = bundle.folder / TRAINING_DATA
+        self.training_data = known if known.is_file() else None
 
     def recognize(self, sound: str | Path | NDArray[Any], rate: int = SAMPLE_RATE) -> Transcript:
         """The words of one recording, with their times.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,11 +15,13 @@ from typing import Any
 from quran_asr import __version__
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.decode.vocabulary import Vocabulary
+from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import (
     ENCODER,
     JOINT,
     PREDICTION,
+    TRAINING_DATA,
     VOCABULARY,
     Bundle,
     Shape,
@@ -90,7 +93,11 @@ def export(
                 write_sherpa(model, shape, unfinished / "sherpa" / name, frames)
         bundle = replace(bundle, figures=figures)
         (unfinished / CARD).write_text(model_card(bundle), encoding="utf-8")
-        write_description(bundle, extra=(CARD,))
+        extra = [CARD]
+        if (data := _training_data(source)) is not None:
+            _write_training_data(data, unfinished)
+            extra.append(TRAINING_DATA)
+        write_description(bundle, extra)
         _take_place(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -155,7 +162,7 @@ def _describe(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, fo
             "sha256": _sha256(source),
             "recipe": (model.cfg.get("quran") or {}).get("recipe"),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "trained_on": _training(source),
+            "trained_on": _in_numbers(_training_data(source)),
             "exported": datetime.now(UTC).strftime("%Y-%m-%d"),
             "quran_asr": __version__,
         },
@@ -163,18 +170,28 @@ def _describe(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, fo
     )
 
 
-def _training(source: Path) -> dict[str, Any] | None:
-    """What the run of a checkpoint was trained on, in numbers; None where nobody knows."""
-    path = source.parent.parent / "training_data.json"
-    if not path.is_file():
+def _training_data(source: Path) -> TrainingData | None:
+    """What the run of a checkpoint was trained on; None where nobody knows."""
+    path = source.parent.parent / TRAINING_DATA
+    return TrainingData.read(path) if path.is_file() else None
+
+
+def _in_numbers(data: TrainingData | None) -> dict[str, Any] | None:
+    if data is None:
         return None
-    data = TrainingData.read(path)
     return {
         "clips": sum(manifest.clips for manifest in data.manifests),
         "hours": round(sum(manifest.hours for manifest in data.manifests), 3),
         "reciters": len(data.reciters),
         "verses": len(data.verses),
     }
+
+
+def _write_training_data(data: TrainingData, folder: Path) -> None:
+    """So that an evaluation can tell known reciters and texts from new ones. No paths of this disk."""
+    named = replace(data, manifests=tuple(replace(one, path=Path(one.path).name) for one in data.manifests))
+    text = json.dumps(named.to_json(), ensure_ascii=False, indent=2) + "\n"
+    write_atomically(folder / TRAINING_DATA, text.encode())
 
 
 def _to_int8(bundle: Bundle, clips: Sequence[Segment]) -> tuple[Bundle, dict[str, Any]]:
