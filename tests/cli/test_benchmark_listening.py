@@ -27,13 +27,16 @@ def run(*args: str) -> int:
 
 
 @pytest.mark.slow
-def test_all_sides_of_a_tiny_model(capfd: pytest.CaptureFixture[str]) -> None:
+def test_all_sides_of_a_tiny_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("nemo", reason="needs the extra train")
     pytest.importorskip("sherpa_onnx", reason="needs sherpa-onnx")
     few = ("--seconds", "4", "--rounds", "1", "--minutes", "0.1", "--look-ahead", "480", "--streams", "2")
-    assert run("benchmark", "listening", "--preset", "quickstart", *few, "--json", *TINY) == 0
+    written = tmp_path / "figures.json"
+    command = ("benchmark", "listening", "--preset", "quickstart", *few, "--to", str(written), "--json")
+    assert run(*command, *TINY) == 0
     out, err = capfd.readouterr()
     figures = json.loads(out)
+    assert figures == json.loads(written.read_text("utf-8"))
     assert figures["preset"] == "quickstart"
     assert not figures["trained"]
     assert figures["look_aheads_ms"] == [480]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -58,6 +60,12 @@ from quran_asr.findings import QuranAsrError
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each side's computing."
 )
+@click.option(
+    "--to",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the JSON here, as it comes.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def listening(
     words: tuple[str, ...],
@@ -69,6 +77,7 @@ def listening(
     minutes: float,
     most_streams: int,
     threads: int,
+    file: Path | None,
     as_json: bool,
 ) -> int:
     """Hear by us, by NeMo and by sherpa-onnx in turn: same weights, same recordings, one thread.
@@ -89,6 +98,7 @@ def listening(
         raise QuranAsrError(f"`{overrides[0]}` changes a preset, not a trained model")
     need("train")
     from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.files import write_atomically
     from quran_asr.train.benchmark_clips import made_clips
     from quran_asr.train.benchmark_listening import Task, compare, write_clips
     from quran_asr.train.listening_models import load, made_up, prepare
@@ -123,8 +133,14 @@ def listening(
             most_streams=most_streams,
         )
         del model
-        figures = compare(task, _say)
-    figures = {"preset": preset, "clips_from": None if manifest is None else str(manifest), **figures}
+        origin = {"preset": preset, "clips_from": None if manifest is None else str(manifest)}
+
+        def keep(document: dict[str, Any]) -> None:
+            if file is not None:
+                text = json.dumps({**origin, **document}, ensure_ascii=False, indent=2) + "\n"
+                write_atomically(file, text.encode())
+
+        figures = {**origin, **compare(task, _say, keep)}
     if as_json:
         print_json(figures)
     else:

@@ -63,8 +63,13 @@ class Task:
 Say = Callable[[str], None]
 
 
-def compare(task: Task, say: Say) -> dict[str, Any]:
+def compare(task: Task, say: Say, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Measure all sides.
+
+    Args:
+        task: what to measure.
+        say: called with what is measured next.
+        keep: called with the figures so far, whenever there are many more.
 
     Raises:
         QuranAsrError: what a side said when it failed.
@@ -72,6 +77,7 @@ def compare(task: Task, say: Say) -> dict[str, Any]:
     with ExitStack() as processes:
         asks: dict[str, _Asker] = {}
         figures: dict[str, dict[str, Any]] = {}
+        document = {**_about(task), "sides": figures}
         for name, (module, setup) in _sides(task).items():
             say(f"{name}: from nothing to the words of a file")
             began = time.perf_counter()
@@ -83,8 +89,10 @@ def compare(task: Task, say: Say) -> dict[str, Any]:
                 "memory": {"loaded_bytes": asks[name]("memory")["used"]},
             }
         _speed(task, asks, figures, say)
+        keep(document)
         if task.trained:
             _latency(task, asks, figures, say)
+            keep(document)
         for name, ask in asks.items():
             memory = figures[name]["memory"]
             memory["peak_bytes"] = ask("memory")["peak"]
@@ -94,7 +102,8 @@ def compare(task: Task, say: Say) -> dict[str, Any]:
                 memory |= {"by_minute_bytes": used, "growth_bytes": used[-1] - used[0]}
             if task.most_streams:
                 figures[name]["streams"] = _most_streams(task, name, ask, say)
-    return {**_about(task), "sides": figures}
+            keep(document)
+    return document
 
 
 def write_clips(segments: Sequence[Segment], seconds: float, folder: Path) -> tuple[tuple[str, ...], float]:
