@@ -73,7 +73,7 @@ lock_resolves() { # asked of the package index once for each lock: every pin has
   cksum <requirements/lock.txt >"$1/resolved"
 }
 
-core_tests=(tests/text tests/decode tests/measure)
+core_tests=(tests/text tests/decode tests/measure tests/listen)
 
 tools/environment.sh train
 tests=(.venv/bin/python -m pytest)
