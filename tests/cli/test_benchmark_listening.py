@@ -57,6 +57,7 @@ def test_all_sides_of_a_tiny_model(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert ours["whole"]["words"] > 0, "a model that says nothing would hide the cost of its tokens"
     assert nemo["whole"]["clips_as_ours"] == figures["clips"], "the same weights hear the same"
     assert nemo["streaming"]["480"]["clips_as_ours"] == figures["clips"]
+    assert ours["memory"]["peak_bytes"] < nemo["memory"]["peak_bytes"] / 2
     assert ours["memory"]["loaded_bytes"] < nemo["memory"]["loaded_bytes"] / 2, "no torch on our side"
     assert "nemo: stream at 480 ms, round 1 of 1" in err
 

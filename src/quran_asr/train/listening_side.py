@@ -152,8 +152,7 @@ def streams(
 def memory(side: Side) -> dict[str, int]:
     """Bytes that are in use, and the most that ever were."""
     del side
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"used": resident_bytes(), "peak": peak * (1 if sys.platform == "darwin" else 1024)}
+    return {"used": resident_bytes(), "peak": peak_bytes()}
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -189,4 +188,16 @@ def resident_bytes() -> int:
     status = Path("/proc/self/statm")
     if status.is_file():
         return int(status.read_text().split()[1]) * resource.getpagesize()
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever had in use.
+
+    On Linux `getrusage` tells that of the process which started this one, where that was more.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
