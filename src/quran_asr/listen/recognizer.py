@@ -142,7 +142,10 @@ class Recognizer:
                     moved.add(i)
         for i, stream in enumerate(streams):
             if i not in moved and stream.error is None:
-                self._show(moments, i, stream, self._search.waiting(stream.search))
+                if (shown := stream.wait()) is not None:
+                    moments[i] = shown
+                else:
+                    self._show(moments, i, stream, self._search.waiting(stream.search))
         return moments
 
     @property

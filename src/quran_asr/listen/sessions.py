@@ -144,6 +144,8 @@ def _load(path: Path, threads: int) -> Any:
     options.log_severity_level = 3  # warnings about this machine's devices concern nobody
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Threads that wait for the next piece would else burn the processor that their host needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of fault

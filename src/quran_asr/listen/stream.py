@@ -59,6 +59,7 @@ class Stream:
         self._loudness = Loudness()
         self._resampler: Resampler | None = None
         self._ended = False
+        self._shown = Moment((), ())
 
     def accept(self, samples: NDArray[Any], rate: int = SAMPLE_RATE) -> Moment:
         """Hear more of the recording: the words that are certain now, and those that may change.
@@ -164,7 +165,12 @@ class Stream:
             final=final,
         )
         self.words.extend(moment.committed)
+        self._shown = Moment((), moment.partial)
         return moment
+
+    def wait(self) -> Moment | None:
+        """What may still change, where no piece came; None at the end, when it is to be committed."""
+        return None if self._ended else self._shown
 
     def _advance(self) -> Moment:
         moment = self.recognizer.advance([self])[0]
@@ -177,8 +183,14 @@ class FeatureQueue:
     """Features that wait for the encoder, behind the history that it needs."""
 
     def __init__(self, settings: FeatureSettings) -> None:
+        self._settings = settings
+        self._samples: list[Float32] = []
+        """Of which no features are made yet: a short piece alone is not worth a Fourier transform."""
+        self._held = 0
         self._mel = MelState.start(settings)
         self._waiting = np.zeros((HISTORY, settings.mels), np.float32)
+        self._taken = 0
+        """Encoder frames."""
         self.count = 0
         """Feature frames of the recording so far."""
 
@@ -188,10 +200,16 @@ class FeatureQueue:
         return max(0, (len(self._waiting) - 7) // 8)
 
     def push(self, samples: Float32) -> None:
-        features, self._mel = self._mel.push(samples)
-        self._add(features)
+        self._samples.append(samples)
+        self._held += len(samples)
+        due = self._settings.samples_for(8 * (self._taken + self.frames) + 1)  # for one encoder frame more
+        if self._mel.heard + self._held >= due:
+            self._settle()
+        else:
+            self._samples[-1] = samples.copy()  # a caller may use its buffer again
 
     def finish(self) -> None:
+        self._settle()
         self._add(self._mel.finish())
 
     def take(self, frames: int) -> Float32:
@@ -201,7 +219,14 @@ class FeatureQueue:
             zeros = np.zeros((missing, self._waiting.shape[1]), np.float32)
             self._waiting = np.concatenate([self._waiting, zeros])
         piece, self._waiting = self._waiting[:needed], self._waiting[8 * frames :]
+        self._taken += frames
         return piece
+
+    def _settle(self) -> None:
+        if self._samples:
+            features, self._mel = self._mel.push(np.concatenate(self._samples))
+            self._samples, self._held = [], 0
+            self._add(features)
 
     def _add(self, features: Float32) -> None:
         if len(features):

@@ -85,7 +85,7 @@ def export(
         figures: dict[str, Any] = {"check": check_bundle(model, unfinished, clips)}
         if int8:
             on_step("to 8-bit integers")
-            bundle, figures["int8"] = _to_int8(bundle, clips)
+            bundle, figures["int8"] = _replace_by_int8(bundle, clips)
         if sherpa:
             for frames in shape.look_aheads:
                 name = f"{bundle.milliseconds(frames)}ms"
@@ -194,16 +194,14 @@ def _write_training_data(data: TrainingData, folder: Path) -> None:
     write_atomically(folder / TRAINING_DATA, text.encode())
 
 
-def _to_int8(bundle: Bundle, clips: Sequence[Segment]) -> tuple[Bundle, dict[str, Any]]:
+def _replace_by_int8(bundle: Bundle, clips: Sequence[Segment]) -> tuple[Bundle, dict[str, Any]]:
     """The same bundle with an encoder of 8-bit integers, and what that costs."""
-    exact = bundle.folder / f"exact-{ENCODER}"
-    (bundle.folder / ENCODER).rename(exact)
-    quantize(exact, bundle.folder / ENCODER)
-    smaller = replace(bundle, precision="int8")
-    write_description(smaller)
-    cost = cost_of_int8(smaller, exact, clips)
-    exact.unlink()
-    return smaller, cost
+    smaller = bundle.folder / "int8"
+    smaller.mkdir()
+    cost = cost_of_int8(bundle, to_int8(bundle, smaller), clips)
+    (smaller / ENCODER).replace(bundle.folder / ENCODER)
+    shutil.rmtree(smaller)
+    return replace(bundle, precision="int8"), cost
 
 
 def _take_place(unfinished: Path, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +67,12 @@ def check_bundle(
     return {"clips": len(sounds), "source": source, "look_aheads": rows}
 
 
-def cost_of_int8(bundle: Bundle, exact: Path, clips: Sequence[Segment]) -> dict[str, Any]:
+def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> dict[str, Any]:
     """What 8-bit matrices change, at the widest look-ahead, with the transducer.
 
     Args:
-        bundle: with the encoder of 8-bit matrices.
-        exact: the encoder that it was made from.
+        exact: with 32-bit floats.
+        smaller: the same with 8-bit matrices.
         clips: recordings with their texts; without any, words on made-up sound are compared.
 
     Returns:
@@ -83,26 +82,21 @@ def cost_of_int8(bundle: Bundle, exact: Path, clips: Sequence[Segment]) -> dict[
     sounds = [(clip.text, samples) for clip, samples in _samples(clips[:CLIPS_INT8])]
     texts = [text for text, _ in sounds]
     heard = [samples for _, samples in sounds] or [samples for _, samples in _made_up()]
-    after = [Recognizer(bundle).recognize(samples).text for samples in heard]
-    small = (bundle.folder / ENCODER).stat().st_size
-    (bundle.folder / ENCODER).rename(bundle.folder / "smaller")
-    exact.rename(bundle.folder / ENCODER)
-    try:
-        recognizer = Recognizer(replace(bundle, precision="float32"))
-        before = [recognizer.recognize(samples).text for samples in heard]
-    finally:
-        (bundle.folder / ENCODER).rename(exact)
-        (bundle.folder / "smaller").rename(bundle.folder / ENCODER)
+    before, after = (
+        [recognizer.recognize(samples).text for samples in heard]
+        for recognizer in (Recognizer(exact), Recognizer(smaller))
+    )
+    sizes = [(bundle.folder / ENCODER).stat().st_size for bundle in (exact, smaller)]
     result: dict[str, Any] = {
         "clips": len(heard),
-        "size_ratio": round(small / exact.stat().st_size, 4),
-        "changed": round(_rate(before, after, bundle.spelling), 5),
+        "size_ratio": round(sizes[1] / sizes[0], 4),
+        "changed": round(_rate(before, after, exact.spelling), 5),
         "wer_float": None,
         "wer": None,
     }
     if any(texts):
-        result["wer_float"] = round(_rate(texts, before, bundle.spelling), 5)
-        result["wer"] = round(_rate(texts, after, bundle.spelling), 5)
+        result["wer_float"] = round(_rate(texts, before, exact.spelling), 5)
+        result["wer"] = round(_rate(texts, after, exact.spelling), 5)
     return result
 
 
