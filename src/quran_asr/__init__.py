@@ -22,12 +22,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quran_asr.findings import QuranAsrError
     from quran_asr.listen.recognizer import Recognizer, load
     from quran_asr.text.quran import Quran, load_quran
 
 __version__ = "0.1.0"
 
-__all__ = ["Quran", "Recognizer", "__version__", "load", "load_quran"]
+__all__ = ["Quran", "QuranAsrError", "Recognizer", "__version__", "load", "load_quran"]
 
 
 def __getattr__(name: str) -> Any:
@@ -35,6 +36,10 @@ def __getattr__(name: str) -> Any:
         from quran_asr.listen import recognizer
 
         return getattr(recognizer, name)
+    if name == "QuranAsrError":
+        from quran_asr.findings import QuranAsrError
+
+        return QuranAsrError
     if name in ("Quran", "load_quran"):
         from quran_asr.text import quran
 

@@ -139,3 +139,21 @@ def test_unknown_training_is_said_with_what_to_do(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert "training data unknown" in out
     assert "--trained-on" in out
+
+
+def test_a_report_of_another_manifest_is_not_written_over(tmp_path: Path, monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from quran_asr.cli.evaluate import _default_folder
+
+    monkeypatch.chdir(tmp_path)
+    recognizer = SimpleNamespace(name="b", training_data=None, look_ahead_ms=80, decoder="ctc")
+
+    def folder(manifest: str) -> Path:
+        return _default_folder(recognizer, Path(manifest), streaming=False)
+
+    first = folder("one/manifest.jsonl")
+    first.mkdir(parents=True)
+    (first / "report.json").write_text('{"model": "b", "manifest": "one/manifest.jsonl"}')
+    assert folder("one/manifest.jsonl") == first
+    assert folder("other/manifest.jsonl") == first.with_name(f"{first.name}--2")

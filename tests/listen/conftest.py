@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quran_asr.listen.bundle import sealed
+
 SMALL = (
     "model.encoder.n_layers=1",
     "model.encoder.d_model=32",
@@ -64,6 +66,6 @@ def redescribe() -> Callable[..., None]:
             record = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             described["files"][name] = record
         edit(described)
-        path.write_text(json.dumps(described), encoding="utf-8")
+        path.write_text(json.dumps(sealed(described)), encoding="utf-8")
 
     return change

@@ -14,7 +14,7 @@ import pytest
 
 import quran_asr
 from quran_asr.findings import QuranAsrError
-from quran_asr.listen.bundle import read_bundle
+from quran_asr.listen.bundle import read_bundle, sealed
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / ".venv-core/bin/python"
@@ -121,7 +121,8 @@ def no_graph(folder: Path, redescribe: Redescribe) -> None:
         (write("[" * 100_000), r"bundle\.json: cannot be read"),
         (write("[]"), r"bundle\.json: is not a bundle's description"),
         (write('{"format": true}'), r"bundle\.json: is not a bundle's description"),
-        (write('{"format": 1}'), r"bundle\.json: lists no files"),
+        (write('{"format": 1}'), r"bundle\.json: was changed: its checksum is another"),
+        (write(json.dumps(sealed({"format": 1}))), r"bundle\.json: lists no files"),
         (describe(format=2), r"bundle of format 2; this version reads up to 1"),
         (describe(shape=None), r"bundle\.json: is not a bundle's description: 'shape'"),
         (describe(shape__colour=1), r"bundle\.json: is not a bundle's description: .*colour"),

@@ -180,3 +180,20 @@ def test_an_8_bit_graph_does_not_carry_nan_to_a_neighbour(
         ill.encoder = replace(ill.encoder, keys=nothing, values=nothing)
     assert "no numbers" in str(ill.error)
     assert well.error is None and len(well.words) > len(ill.words) > 0
+
+
+def test_a_stream_is_moved_once_and_by_its_own_recognizer(small_bundle, hearing) -> None:
+    stream = hearing.stream()
+    with pytest.raises(QuranAsrError, match="named twice"):
+        hearing.advance([stream, stream])
+    with pytest.raises(QuranAsrError, match="another recognizer"):
+        quran_asr.load(small_bundle).advance([stream])
+
+
+def test_a_caller_may_use_its_buffer_again(recognizer, voice) -> None:
+    stream, buffer = recognizer.stream(), np.zeros(320, np.float32)
+    for start in range(0, len(voice) - 320, 320):
+        buffer[:] = voice[start : start + 320]
+        stream.accept(buffer)
+    stream.finish()
+    assert stream.transcript.text == recognizer.recognize(voice[: start + 320]).text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,8 @@ def test_int8_says_what_it_costs(quickstart: Any, quran_asr: Any, tmp_path: Path
     assert cost["size_ratio"] < 0.5
     assert 0 <= cost["wer"] < cost["wer_float"] + 0.1
     assert cost["clips"] > 50
+    assert 0 < cost["largest_difference"] < 2
+    assert cost["pieces_same"] >= cost["pieces"] - 1
     assert read_bundle(folder).precision == "int8"
     assert f"{cost['wer']:.4f}" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
@@ -168,3 +171,18 @@ def test_another_folder_is_not_written_over(quickstart: Any, quran_asr: Any, tmp
     assert done.code == 2
     assert "something else is there already" in done.err
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_what_an_export_did_not_write_is_not_taken_away(
+    quickstart: Any, bundle: Path, quran_asr: Any, tmp_path: Path
+) -> None:
+    mine = tmp_path / "bundle"
+    shutil.copytree(bundle, mine)
+    (mine / "notes.txt").write_text("mine")
+    done = quran_asr("export", quickstart.figures["run"], "--to", mine)
+    assert done.code == 2
+    assert "something else is there already: notes.txt" in done.err
+    assert (mine / "notes.txt").read_text() == "mine"
+    done = quran_asr("export", quickstart.figures["run"], "--to", ".", cwd=tmp_path)
+    assert done.code == 2
+    assert "this is the working folder" in done.err

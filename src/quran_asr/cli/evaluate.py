@@ -284,13 +284,34 @@ def _origin(model: Path) -> tuple[str, Path | None]:
 
 def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> Path:
     model = Path(recognizer.name)
-    place = Path("evaluations")  # of a bundle too: exporting again would replace what lies in it
-    if recognizer.training_data is not None and recognizer.training_data.parent != model:
-        place = recognizer.training_data.parent / place
-    name = model.name if model.is_dir() else model.stem
+    place = Path("evaluations")  # of a bundle too: its folder is an export's alone
+    known = recognizer.training_data
+    if known is not None and (known.parent / "recipe.yaml").is_file():
+        place = known.parent / place
+    name = model.resolve().name if model.is_dir() else model.stem
     ahead = "" if recognizer.look_ahead_ms is None else f"--{recognizer.look_ahead_ms}ms"
     way = "--streaming" if streaming else ""
-    return place / name / f"{manifest.stem}--{recognizer.decoder}{ahead}{way}"
+    folder = place / name / f"{manifest.stem}--{recognizer.decoder}{ahead}{way}"
+    number = 2
+    while _of_something_else(folder, recognizer.name, manifest):  # never over another one's report
+        folder = folder.with_name(f"{manifest.stem}--{recognizer.decoder}{ahead}{way}--{number}")
+        number += 1
+    return folder
+
+
+def _of_something_else(folder: Path, model: str, manifest: Path) -> bool:
+    import json
+
+    from quran_asr.measure.evaluate import REPORT_NAME
+
+    try:
+        report = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not isinstance(report, dict) or (report.get("model"), report.get("manifest")) != (
+        model,
+        str(manifest),
+    )
 
 
 def _as_segments(files: tuple[Path, ...]) -> tuple[list[Segment], list[QuranAsrError]]:

@@ -60,7 +60,8 @@ def _print(folder: Path, figures: Mapping[str, Any]) -> None:
         (f"{ms} ms", f"{row['largest_difference']:.1e}", f"{row['same_words']} of {row['heard']}")
         for ms, row in check["look_aheads"].items()
     ]
-    click.echo(f"beside the model on {check['clips']} clips ({check['source']}), whole and in pieces:")
+    way = "whole and in pieces" + (", before it became 8-bit" if figures.get("int8") else "")
+    click.echo(f"beside the model on {check['clips']} clips ({check['source']}), {way}:")
     print_table(("look-ahead", "largest difference", "same words"), rows)
     cost = figures.get("int8")
     if cost:
@@ -70,4 +71,8 @@ def _print(folder: Path, figures: Mapping[str, Any]) -> None:
         else:
             words = f"{100 * cost['changed']:.2f} % of the words changed"
         click.echo(f"8-bit: {size}; {words} ({cost['clips']} clips)")
+        click.echo(
+            f"       log-probabilities differ by up to {cost['largest_difference']:.2g}; whole and in pieces "
+            f"{cost['pieces_same']} of {cost['pieces']} clips have the same words"
+        )
     click.echo(f"{folder}: the bundle; quran-asr listen, transcribe and evaluate take it")

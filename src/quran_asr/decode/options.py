@@ -21,8 +21,8 @@ class Decoding:
 
     decoder: str = "transducer"
     """One of DECODERS."""
-    max_symbols: int = 10
-    """Most tokens that the transducer may say in one frame; NeMo's `greedy.max_symbols`."""
+    max_symbols: int | None = None
+    """Most tokens that the transducer may say in one frame; None takes the model's (`greedy.max_symbols`)."""
     beam: int = 8
     """Prefixes that the beam search keeps after every frame."""
     least_probability: float = 1e-3
@@ -35,7 +35,7 @@ class Decoding:
         if self.decoder not in DECODERS:
             raise QuranAsrError(f"no decoder `{self.decoder}`", remedy=f"there are {', '.join(DECODERS)}")
         for name, value in (("max_symbols", self.max_symbols), ("beam", self.beam)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise QuranAsrError(f"{name} is {value}", remedy="give a whole number of at least 1")
         if not 0 <= self.least_probability < 1:
             raise QuranAsrError(

@@ -58,9 +58,10 @@ class Shape:
     """Feature frames to one encoder frame."""
 
     def __post_init__(self) -> None:
-        numbers = [value for value in asdict(self).values() if isinstance(value, int)]
         looks = self.look_aheads
-        sane = all(1 <= number <= 65_536 for number in numbers)
+        numbers = [value for name, value in asdict(self).items() if name != "look_aheads"]
+        whole = all(isinstance(number, int) for number in (*numbers, *looks))
+        sane = whole and all(1 <= number <= 65_536 for number in numbers)
         sane = sane and self.subsampling == 8 and self.head_size * self.heads == self.width
         sane = sane and bool(looks) and all(0 <= look < self.left_frames for look in looks)
         sane = sane and self.layers * self.left_frames * self.width <= MOST_CACHED
@@ -187,8 +188,15 @@ def write_description(bundle: Bundle, extra: Sequence[str] = ()) -> None:
         "provenance": dict(bundle.provenance),
         "figures": dict(bundle.figures),
     }
-    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(sealed(described), indent=2, ensure_ascii=False) + "\n"
     write_atomically(bundle.folder / DESCRIPTION, text.encode())
+
+
+def sealed(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with the checksum of all that it says: one changed setting would spoil every word."""
+    said = {key: value for key, value in described.items() if key != "sha256"}
+    canonical = json.dumps(said, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return {**said, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -212,6 +220,8 @@ def _description(folder: Path) -> dict[str, Any]:
             where=str(path),
             remedy="install a newer quran-asr",
         )
+    if described.get("sha256") != sealed(described)["sha256"]:
+        raise QuranAsrError("was changed: its checksum is another", where=str(path), remedy=AGAIN)
     return described  # type: ignore[no-any-return]
 
 

@@ -127,6 +127,10 @@ class Recognizer:
         Returns:
             Of each stream, in their order, what became certain and what may change.
         """
+        if len({id(stream) for stream in streams}) < len(streams):
+            raise QuranAsrError("a stream is named twice: its pieces follow each other")
+        if any(stream.recognizer is not self for stream in streams):
+            raise QuranAsrError("a stream of another recognizer", remedy="let that one advance it")
         moments = [Moment((), ()) for _ in streams]
         moved: set[int] = set()
         while True:

@@ -100,7 +100,7 @@ class Search:
             states,
             self._sessions.predict,
             self._sessions.join,
-            max_symbols=self._decoding.max_symbols,
+            max_symbols=self._decoding.max_symbols or self._sessions.bundle.shape.max_symbols,
             utterance_end=end,
         )
         return [Found(step.found, ends=step.ends, state=step.state) for step in steps]

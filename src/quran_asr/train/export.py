@@ -18,6 +18,7 @@ from quran_asr.decode.vocabulary import Vocabulary
 from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import (
+    DESCRIPTION,
     ENCODER,
     JOINT,
     PREDICTION,
@@ -39,6 +40,9 @@ from quran_asr.train.export_onnx import quantize, write_graphs
 from quran_asr.train.export_sherpa import write_sherpa
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 from quran_asr.train.recognize import load_model, spelling_of
+
+WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, "sherpa"}
+"""What may stand in a folder that a new bundle replaces."""
 
 
 def export(
@@ -65,10 +69,10 @@ def export(
         QuranAsrError: nothing loadable, no streaming model, something else stands in the folder, or the
             bundle does not say what the model says. Then nothing is written.
     """
-    if folder.exists() and not (folder.is_dir() and (is_bundle(folder) or not any(folder.iterdir()))):
-        raise QuranAsrError(
-            "something else is there already", where=str(folder), remedy="name a new folder with --to"
-        )
+    folder = folder.resolve()
+    _refuse_to_destroy(folder)
+    if is_bundle(folder):
+        on_step(f"a bundle is in {folder}: it is replaced when the new one is proven")
     on_step(f"loading {model_path}")
     model, source = load_model(model_path)
     model.eval()
@@ -103,6 +107,22 @@ def export(
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return replace(bundle, folder=folder)
+
+
+def _refuse_to_destroy(folder: Path) -> None:
+    """What an export did not write is not its to take away."""
+    if folder == Path.cwd():
+        raise QuranAsrError(
+            "this is the working folder", where=str(folder), remedy="name another one with --to"
+        )
+    strangers = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    if is_bundle(folder):
+        strangers = [name for name in strangers if name not in WRITTEN]
+    if folder.exists() and strangers:
+        what = "something else is there already"
+        raise QuranAsrError(
+            f"{what}: {', '.join(strangers[:3])}", where=str(folder), remedy="name a new folder with --to"
+        )
 
 
 def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:

@@ -64,7 +64,8 @@ def _check_lines(check: dict[str, object] | None) -> list[str]:
     if not check:
         return []
     lines = [
-        f"Against the trained model, {check['clips']} clips ({check['source']}), whole and in pieces:",
+        f"In 32-bit floats, beside the trained model on {check['clips']} clips ({check['source']}), whole",
+        "and in pieces:",
         "",
         "| look-ahead | largest difference of a log-probability | clips with the same words |",
         "|---|---|---|",
@@ -83,6 +84,10 @@ def _int8_lines(cost: dict[str, object] | None) -> list[str]:
         "",
         f"8-bit matrices instead of 32-bit floats: the encoder has {cost['size_ratio']:.2f} of its size.",
     ]
+    lines.append(
+        f"Log-probabilities differ by up to {cost['largest_difference']:.2g} from those of the floats; "
+        f"{cost['pieces_same']} of {cost['pieces']} clips have the same words whole and in pieces."
+    )
     if cost.get("wer_float") is not None:
         lines.append(
             f"WER on {cost['clips']} clips: {cost['wer_float']:.4f} before, {cost['wer']:.4f} after."

@@ -23,6 +23,7 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 TOLERANCE = 1e-3
 """Largest difference of a log-probability, natural log."""
+REPORT = "please report it with the recipe: the exported graph is not this model"
 CLIPS = 6
 """Recordings that prove a bundle, of those that are given: the first ones."""
 CLIPS_INT8 = 200
@@ -60,7 +61,7 @@ def check_bundle(
                 decoder: Recognizer(bundle, Decoding(decoder=decoder, pause_seconds=None), ms)
                 for decoder in ("ctc", "transducer")
             }
-            rows[str(ms)] = _compare(model, runtimes, sounds, f"{folder.name}, look-ahead {ms} ms")
+            rows[str(ms)] = _compare(model, runtimes, sounds, f"look-ahead {ms} ms")
     finally:
         set_look_ahead(model, first)
     source = "recordings and made-up sound" if real else "made-up sound"
@@ -76,8 +77,9 @@ def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> di
         clips: recordings with their texts; without any, words on made-up sound are compared.
 
     Returns:
-        `clips`, `size_ratio`, `changed` (words that are others, as a share of all), and with texts
-        `wer_float` and `wer`.
+        `clips`, `size_ratio`, `changed` (words that are others, as a share of all), with texts `wer_float`
+        and `wer`, and of the first clips `largest_difference` (of a CTC log-probability from the floats') and
+        `pieces_same` of `pieces`: clips with the same words whole and in pieces.
     """
     sounds = [(clip.text, samples) for clip, samples in _samples(clips[:CLIPS_INT8])]
     texts = [text for text, _ in sounds]
@@ -86,11 +88,20 @@ def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> di
         [recognizer.recognize(samples).text for samples in heard]
         for recognizer in (Recognizer(exact), Recognizer(smaller))
     )
+    first = heard[:CLIPS]
+    whole, small = Recognizer(exact), Recognizer(smaller)
+    differences = [
+        float(np.abs(whole.emissions([one]).log_probs - small.emissions([one]).log_probs).max(initial=0.0))
+        for one in first
+    ]
     sizes = [(bundle.folder / ENCODER).stat().st_size for bundle in (exact, smaller)]
     result: dict[str, Any] = {
         "clips": len(heard),
         "size_ratio": round(sizes[1] / sizes[0], 4),
         "changed": round(_rate(before, after, exact.spelling), 5),
+        "largest_difference": round(max(differences, default=0.0), 4),
+        "pieces": len(first),
+        "pieces_same": sum(_in_pieces(small, one) == text for one, text in zip(first, after, strict=False)),
         "wer_float": None,
         "wer": None,
     }
@@ -123,6 +134,7 @@ def _compare(
                 raise QuranAsrError(
                     f"{decoder} hears `{text}` where the model hears `{expected[decoder]}`",
                     where=f"{where}, {name}",
+                    remedy=REPORT,
                 )
     return {"largest_difference": largest, "same_words": same, "heard": heard}
 
@@ -165,7 +177,7 @@ def _difference(emissions: Emissions, scores: Floats, where: str) -> float:
         raise QuranAsrError(
             f"a log-probability differs by {difference:.2g} from the model's (at most {TOLERANCE:g})",
             where=where,
-            remedy="please report it with the recipe: the exported graph is not this model",
+            remedy=REPORT,
         )
     return difference
 
@@ -193,6 +205,14 @@ def _made_up() -> Iterator[tuple[str, Floats]]:
     loudness = 0.1 * np.abs(np.sin(2 * np.pi * 1.7 * seconds))
     voice = np.sign(np.sin(2 * np.pi * 120 * seconds)) + draw.standard_normal(len(seconds))
     yield "a hum that comes and goes", (loudness * voice).astype(np.float32)
+
+
+def _in_pieces(recognizer: Recognizer, samples: Floats) -> str:
+    stream = recognizer.stream()
+    for piece in cut(samples, seed=len(samples)):
+        stream.accept(piece)
+    stream.finish()
+    return stream.transcript.text
 
 
 def _rate(said: Sequence[str], heard: Sequence[str], spelling: str) -> float:
