@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,9 +164,9 @@ def test_a_batch_with_nan_is_skipped_and_the_accumulated_rest_survives(
     whole = TrainingModule.losses
     calls = 0
 
-    def losses(self: TrainingModule, batch: Batch, *, with_transducer: bool = True) -> object:
+    def losses(self: TrainingModule, *given: Any, **asked: Any) -> object:
         nonlocal calls
-        transducer, ctc = whole(self, batch, with_transducer=with_transducer)
+        transducer, ctc = whole(self, *given, **asked)
         if self.training:
             calls += 1
             if calls % 2 == 0:
@@ -214,8 +215,8 @@ def test_gradients_that_are_not_finite_give_way_to_the_accumulated_ones(
 def test_nothing_but_nan_stops_with_a_diagnosis(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = TrainingModule.losses
 
-    def losses(self: TrainingModule, batch: Batch, *, with_transducer: bool = True) -> object:
-        transducer, ctc = whole(self, batch, with_transducer=with_transducer)
+    def losses(self: TrainingModule, *given: Any, **asked: Any) -> object:
+        transducer, ctc = whole(self, *given, **asked)
         return transducer, ctc * float("nan")
 
     monkeypatch.setattr(TrainingModule, "losses", losses)
