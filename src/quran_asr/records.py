@@ -77,6 +77,11 @@ class Segment:
     also_accept: tuple[str, ...] = ()
     """Other texts that count as right."""
 
+    @property
+    def place(self) -> str:
+        """Where it is, for people: the file, and the second in it."""
+        return f"{self.audio} at {self.offset:g} s" if self.offset else self.audio
+
 
 @dataclass(frozen=True, slots=True)
 class Emissions:

@@ -71,3 +71,18 @@ def test_what_it_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert "name one model" in errors
     assert "no preset `60M`" in errors
     assert "changes a preset" in errors
+
+
+def test_what_it_refuses_of_a_model_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("benchmark", "listening", "--preset", "30M", "--look-ahead", "77") == 2
+    assert (
+        capsys.readouterr().err == "error: --preset 30M: the model has no look-ahead of 77 ms\n"
+        "hint: it has: 1040 ms, 480 ms, 80 ms, 0 ms\n"
+    )
+    (tmp_path / "bundle.json").write_text("{}")
+    for command in (("benchmark", "listening", str(tmp_path)), ("export", str(tmp_path), "--to", "b2")):
+        assert run(*command) == 2
+        said = capsys.readouterr().err
+        assert "this is a bundle already" in said and "that it was made from" in said

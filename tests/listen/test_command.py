@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import json
 import os
 import signal
@@ -17,11 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 import quran_asr
 from quran_asr import audio
 from quran_asr.cli.main import main
+from quran_asr.findings import QuranAsrError
 from quran_asr.listen import microphone
+from quran_asr.listen.pipe import piped
+from quran_asr.listen.replay import Replay
+from quran_asr.records import Segment
 
 COMMAND = [sys.executable, "-m", "quran_asr", "listen"]
 
@@ -79,6 +85,15 @@ def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
         ("{bundle} a.wav --decoder beam", "'beam' is not one of"),
         ("{bundle} a.wav --pause -1", "-1"),
         ("{bundle} broken.flac", "broken.flac: "),
+        ("{bundle} a.wav --pause 1e300", "--pause"),
+        ("{bundle} - --rate 0", "--rate"),
+        ("{bundle} a.wav --rate 8000", "`--rate` is for a pipe, and a file is to be heard"),
+        ("{bundle} a.wav --device 1", "`--device` is for a microphone, and a file"),
+        ("{bundle} a.wav --stall 3", "`--stall` is for a microphone or a pipe, and a file"),
+        ("{bundle} - --real-time", "`--real-time` is for a file, and a pipe"),
+        ("{bundle} --microphone --rate 8000", "`--rate` is for a pipe, and a microphone"),
+        (". a.wav", ".: neither a bundle nor a run: it has no bundle.json"),
+        ("a.wav a.wav", "a.wav: neither a .nemo nor a .ckpt"),
     ],
 )
 def test_wrong_use_is_said_in_a_line(words, said, small_bundle, recording, capfd, monkeypatch) -> None:
@@ -109,6 +124,106 @@ def test_a_pipe_that_stalls_and_one_that_brings_a_file_are_errors(small_bundle, 
     _, err = process.communicate(recording.read_bytes(), timeout=60)
     assert process.returncode == 2
     assert b"wav comes, and bare 16-bit samples" in err
+
+
+def heard(*pieces: bytes) -> list[np.ndarray]:
+    """What `piped` gives of bytes that come in these pieces."""
+    read, write = os.pipe()
+
+    def play() -> None:
+        with os.fdopen(write, "wb", buffering=0) as end, contextlib.suppress(BrokenPipeError):
+            for piece in pieces:
+                end.write(piece)
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    try:
+        return list(piped(read))
+    finally:
+        os.close(read)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [
+        (b"  \n<!DOCTYPE html><html>", "a web page"),
+        (b"\xef\xbb\xbf<HTML><body>not found", "a web page"),
+        (b"\0\0\0\x20ftypM4A \0\0\2\0", "mp4"),
+        (b"ID3\4\0\0\0\0\0\0", "mp3"),
+        (b"RIFF\0\0\0\0WAVE", "wav"),
+        (b"OggS\0\2", "ogg"),
+        (b"fLaC\0\0\0\x22", "flac"),
+        (audio.as_mp3(np.zeros(16_000, np.float32)), "mp3"),
+        (audio.as_mp3(np.zeros(44_100, np.float32), 44_100), "mp3"),
+        (b"\xff\xfb\x90\x64" + bytes(8), "mp3"),
+    ],
+)
+def test_a_file_in_a_pipe_is_refused_however_it_comes(begin: bytes, what: str) -> None:
+    for pieces in ([begin], [begin[:1], begin[1:3], begin[3:9], begin[9:]]):
+        with pytest.raises(QuranAsrError, match=f"{what} comes, and bare 16-bit samples"):
+            heard(*pieces)
+
+
+def test_samples_that_look_like_a_frame_of_mp3_are_heard() -> None:
+    draw = np.random.default_rng(0).integers(-3000, 3000, 4_000).astype("<i2")
+    sound = b"\xff\xfb\x90\x64" + draw.tobytes()
+    assert np.concatenate(heard(sound[:5], sound[5:])).astype("<i2").tobytes() == sound
+
+
+@pytest.mark.parametrize("sound", [b"", b"1"])
+def test_a_pipe_without_sound_is_an_error(sound: bytes, small_bundle: Path) -> None:
+    with pytest.raises(QuranAsrError, match="no sound came"):
+        heard(sound)
+    process = piped_into(small_bundle)
+    out, err = process.communicate(sound, timeout=60)
+    assert (process.returncode, out) == (2, b"") and b"error: -: no sound came" in err
+
+
+def test_a_microphone_without_its_library_is_said_before_the_model_is_loaded(
+    small_bundle, capfd, monkeypatch
+) -> None:
+    def missing() -> None:
+        raise QuranAsrError("the PortAudio library is not installed")
+
+    def loaded(*words: Any, **settings: Any) -> None:
+        raise AssertionError("the model was loaded first")
+
+    monkeypatch.setattr(microphone, "load_backend", missing)
+    monkeypatch.setattr("quran_asr.listen.recognizer.load", loaded)
+    code, out, err = run(capfd, small_bundle, "--microphone")
+    assert (code, out) == (2, "") and err == "error: the PortAudio library is not installed\n"
+
+
+def test_what_cannot_be_heard_is_named(small_bundle: Path, tmp_path: Path) -> None:
+    loud = tmp_path / "loud.wav"
+    soundfile.write(loud, np.full(32_000, 9_000, np.float32), 16_000, subtype="FLOAT")
+    segments = [Segment(str(loud), offset, 0.5, (), "", "") for offset in (0.0, 0.5)]
+    recognizer = quran_asr.load(small_bundle)
+    for hears in (recognizer, Replay(recognizer)):
+        errors = list(hears.recognize_clips(segments))
+        assert [error.where for error in errors] == [str(loud), f"{loud} at 0.5 s"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threads": -1},
+        {"threads": 1025},
+        {"threads": 1.5},
+        {"threads": True},
+        {"look_ahead_ms": 80.0},
+        {"look_ahead_ms": "80"},
+        {"pause_seconds": "1"},
+        {"pause_seconds": 1e18},
+        {"pause_seconds": float("nan")},
+    ],
+)
+def test_a_setting_in_python_that_is_none_is_named(settings: dict[str, Any], small_bundle: Path) -> None:
+    (name,) = settings
+    with pytest.raises(QuranAsrError, match=f"{name} is "):
+        quran_asr.load(small_bundle, **settings)
 
 
 def test_ctrl_c_ends_a_file_with_its_words_so_far(small_bundle, voice, tmp_path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from quran_asr.cli.extras import need
+from quran_asr.cli.models import refuse_bundle
+from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.printing import print_json, print_table
 from quran_asr.findings import QuranAsrError
 
@@ -26,7 +28,7 @@ from quran_asr.findings import QuranAsrError
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=60.0,
     show_default=True,
     help="Sound that is heard in a round.",
@@ -44,7 +46,7 @@ from quran_asr.findings import QuranAsrError
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=10.0,
     show_default=True,
     help="Length of the stream whose memory is watched; 0: leave it out.",
@@ -85,7 +87,7 @@ def listening(
     MODEL is a .nemo file, a .ckpt file of a run or a run folder. How fast it hears depends on its size and on
     how much it says, not on what, so a preset with random weights tells it too; KEY=VALUE changes the preset.
     """
-    from quran_asr.runs.benchmark_listening import PRESETS, table
+    from quran_asr.runs.benchmark_listening import PRESETS, look_aheads_of, refuse_other_look_aheads, table
 
     overrides = tuple(word for word in words if "=" in word or word.startswith("~"))
     models = [Path(word) for word in words if word not in overrides]
@@ -96,6 +98,13 @@ def listening(
         raise QuranAsrError(f"no preset `{preset}`", where="--preset", remedy=f"use {known}")
     if models and overrides:
         raise QuranAsrError(f"`{overrides[0]}` changes a preset, not a trained model")
+    if preset is not None:
+        from quran_asr.runs.recipe import load_recipe
+
+        recipe = load_recipe(PRESETS[preset], overrides)
+        refuse_other_look_aheads(look_aheads, look_aheads_of(recipe), f"--preset {preset}")
+    else:
+        refuse_bundle(models[0])
     need("train")
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.files import write_atomically
@@ -125,7 +134,8 @@ def listening(
             models=prepared,
             files=files,
             seconds=length,
-            trained=preset is None and manifest is not None,
+            trained=preset is None,
+            recited=manifest is not None,
             look_aheads_ms=look_aheads or prepared.bundle.look_aheads_ms,
             rounds=rounds,
             minutes=minutes,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from quran_asr.cli.extras import need
+from quran_asr.cli.models import refuse_bundle
 from quran_asr.cli.printing import print_json, print_table
 from quran_asr.findings import QuranAsrError
 
@@ -36,6 +37,7 @@ def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path |
     """
     if not model.exists():
         raise QuranAsrError("no such model", where=str(model), remedy="give a .nemo, a .ckpt or a run folder")
+    refuse_bundle(model)
     need("train")
     from quran_asr.train.export import export as write
 

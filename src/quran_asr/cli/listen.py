@@ -13,18 +13,28 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option
+from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.words import Json, Lines, Screen, View
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quran_asr.listen.microphone import Backend
     from quran_asr.listen.recognizer import Recognizer
     from quran_asr.records import Samples
 
 PIPE = "-"
+APPLIES = {
+    "device": ("--device", ("a microphone",)),
+    "rate": ("--rate", ("a pipe",)),
+    "stall_seconds": ("--stall", ("a microphone", "a pipe")),
+    "real_time": ("--real-time", ("a file",)),
+}
+"""Parameter -> how it is written, and what it is for."""
 
 
 @click.command(epilog="Example: quran-asr listen bundle recitation.mp3 --look-ahead 480")
@@ -37,7 +47,7 @@ PIPE = "-"
 @click.option(
     "--pause",
     "pause_seconds",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0, max=3600),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -45,12 +55,17 @@ PIPE = "-"
 )
 @click.option("--real-time", is_flag=True, help="Hear a file no faster than it was recited.")
 @click.option(
-    "--rate", type=int, default=16_000, show_default=True, metavar="HERTZ", help="Of samples from a pipe."
+    "--rate",
+    type=click.IntRange(8_000, 192_000),
+    default=16_000,
+    show_default=True,
+    metavar="HERTZ",
+    help="Of samples from a pipe.",
 )
 @click.option(
     "--stall",
     "stall_seconds",
-    type=click.FloatRange(min=0.1),
+    type=FiniteRange(min=0.1),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -79,7 +94,9 @@ def listen(
     """
     if microphone == (file is not None):
         raise QuranAsrError("name a FILE or give --microphone, one of them")
+    _refuse_what_does_not_apply("a microphone" if microphone else "a pipe" if file == PIPE else "a file")
     source = None if microphone or file == PIPE else _existing(str(file))
+    backend = _backend() if microphone else None
     with as_bundle(model) as bundle:
         from quran_asr.listen.recognizer import load
 
@@ -92,9 +109,9 @@ def listen(
         if source is not None:
             rate = recognizer.bundle.features.sample_rate
             pieces = _of_file(recognizer, source, real_time)
-        elif microphone:
+        elif backend is not None:
             rate = recognizer.bundle.features.sample_rate
-            pieces = _of_microphone(device, stall_seconds)
+            pieces = _of_microphone(backend, device, stall_seconds)
         else:
             pieces = _of_pipe(stall_seconds)
         interrupted = _listen(recognizer, pieces, rate, "" if source is None else str(source), _view(as_json))
@@ -166,12 +183,26 @@ def _of_file(recognizer: Recognizer, path: Path, real_time: bool) -> Iterator[Sa
         yield piece
 
 
-def _of_microphone(device: str | None, stall_seconds: float) -> Iterator[Samples]:
+def _backend() -> Backend:
+    """Looked for now and not when the model has been loaded."""
+    from quran_asr.listen.microphone import load_backend
+
+    return load_backend()
+
+
+def _of_microphone(backend: Backend, device: str | None, stall_seconds: float) -> Iterator[Samples]:
+    """It is told that it listens when the first sound has come."""
     from quran_asr.listen.microphone import microphone
 
     chosen = int(device) if device is not None and device.isdigit() else device
-    click.echo("listening; Ctrl-C ends it", err=True)
-    return microphone(chosen, stall_seconds=stall_seconds, tell=lambda said: click.echo(said, err=True))
+    told = False
+    for piece in microphone(
+        chosen, stall_seconds=stall_seconds, tell=lambda said: click.echo(said, err=True), backend=backend
+    ):
+        if not told:
+            click.echo("listening; Ctrl-C ends it", err=True)
+            told = True
+        yield piece
 
 
 def _of_pipe(stall_seconds: float) -> Iterator[NDArray[Any]]:
@@ -183,6 +214,14 @@ def _of_pipe(stall_seconds: float) -> Iterator[NDArray[Any]]:
             remedy="ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | quran-asr listen MODEL -",
         )
     return piped(sys.stdin.fileno(), stall_seconds=stall_seconds)
+
+
+def _refuse_what_does_not_apply(source: str) -> None:
+    """An option that would be passed over is a misunderstanding."""
+    context = click.get_current_context()
+    for name, (option, places) in APPLIES.items():
+        if source not in places and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise QuranAsrError(f"`{option}` is for {' or '.join(places)}, and {source} is to be heard")
 
 
 def _existing(file: str) -> Path:

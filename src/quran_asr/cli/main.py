@@ -41,7 +41,10 @@ COMMANDS = {
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
     "export": ("quran_asr.cli.export:export", "Make a model a bundle that needs neither torch nor NeMo."),
     "listen": ("quran_asr.cli.listen:listen", "Print words while they are recited: a file or a microphone."),
-    "benchmark": ("quran_asr.cli.benchmark:benchmark", "How fast this machine trains, beside stock NeMo."),
+    "benchmark": (
+        "quran_asr.cli.benchmark:benchmark",
+        "How fast this machine trains and hears, beside stock NeMo.",
+    ),
     "kit": ("quran_asr.cli.kit:kit", "A folder for a GPU host without a network, and the way back."),
 }
 """Name -> (place of the click command, its line in `--help`), in the order of a journey."""

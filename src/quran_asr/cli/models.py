@@ -67,6 +67,7 @@ def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
         from quran_asr.listen.recognizer import load as load_bundle
 
         return load_bundle(model, decoder=decoder, look_ahead_ms=look_ahead_ms)
+    refuse_what_is_no_model(model)
     if decoder == "ctc-beam":
         raise QuranAsrError(
             "only a bundle is heard with ctc-beam",
@@ -90,6 +91,7 @@ def as_bundle(model: Path) -> Iterator[Path]:
     if is_bundle(model):
         yield model
         return
+    refuse_what_is_no_model(model)
     need("train")
     import tempfile
 
@@ -105,3 +107,28 @@ def as_bundle(model: Path) -> Iterator[Path]:
 def _refuse_nothing(model: Path) -> None:
     if not model.exists():
         raise QuranAsrError("no such model", where=str(model), remedy=KINDS)
+
+
+def refuse_bundle(model: Path) -> None:
+    """Where what a bundle is made from is wanted."""
+    if is_bundle(model):
+        raise QuranAsrError(
+            "this is a bundle already",
+            where=str(model),
+            remedy="name the .nemo, the .ckpt or the run that it was made from",
+        )
+
+
+def refuse_what_is_no_model(model: Path) -> None:
+    """What is no bundle must at least look like a run or a checkpoint; torch is not needed to see that."""
+    _refuse_nothing(model)
+    if model.is_dir() and not (model / "recipe.yaml").is_file():
+        from quran_asr.runs.folder import meant_runs
+
+        runs = meant_runs(model)
+        what = "neither a bundle nor a run: it has no bundle.json and no recipe.yaml"
+        raise QuranAsrError(
+            what, where=str(model), remedy=f"did you mean {runs[-1].path}?" if runs else KINDS
+        )
+    if model.is_file() and model.suffix not in (".nemo", ".ckpt"):
+        raise QuranAsrError("neither a .nemo nor a .ckpt", where=str(model), remedy=KINDS)

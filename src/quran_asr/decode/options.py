@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from quran_asr.findings import QuranAsrError
 
 DECODERS = ("transducer", "ctc", "ctc-beam")
 """Greedy search over the transducer, the best path of CTC, prefix beam search over CTC."""
+
+LONGEST_PAUSE = 3600
+"""Seconds. Nobody pauses for so long inside an utterance; None is there for who wants no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,8 @@ class Decoding:
     """The beam search passes over tokens less probable than this in a frame, and over texts less probable
     than this share of the best; 0 passes over none."""
     pause_seconds: float | None = 1.0
-    """An utterance ends so long after its last token; None never ends one before the sound does."""
+    """An utterance ends so long after its last token, at most LONGEST_PAUSE; None never ends one before the
+    sound does."""
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -41,9 +46,11 @@ class Decoding:
             raise QuranAsrError(
                 f"least_probability is {self.least_probability}", remedy="give a number from 0 to below 1"
             )
-        if self.pause_seconds is not None and not (
-            self.pause_seconds > 0 and math.isfinite(self.pause_seconds)
-        ):
+        pause: Any = self.pause_seconds  # a program may give anything
+        if pause is None:
+            return
+        if not isinstance(pause, Real) or isinstance(pause, bool) or not 0 < pause <= LONGEST_PAUSE:
             raise QuranAsrError(
-                f"pause_seconds is {self.pause_seconds}", remedy="give seconds above 0, or none for no end"
+                f"pause_seconds is {pause}",
+                remedy=f"give seconds above 0 and at most {LONGEST_PAUSE:,}, or none for no end",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 FILE_SECONDS = 60.0
 """Of a file, so much is in memory at once."""
+MOST_THREADS = 1024
 
 
 class Recognizer:
@@ -56,12 +58,15 @@ class Recognizer:
         known = bundle.folder / TRAINING_DATA
         self.training_data = known if known.is_file() else None
 
-    def recognize(self, sound: str | Path | NDArray[Any], rate: int = SAMPLE_RATE) -> Transcript:
+    def recognize(
+        self, sound: str | Path | NDArray[Any], rate: int = SAMPLE_RATE, where: str = ""
+    ) -> Transcript:
         """The words of one recording, with their times.
 
         Args:
             sound: a file (wav, flac, mp3, ogg, opus), or samples as `Stream.accept` takes them.
             rate: hertz of the samples; a file knows its own.
+            where: the samples are from, named in errors.
 
         Raises:
             QuranAsrError: it cannot be read, or is no sound.
@@ -71,7 +76,7 @@ class Recognizer:
             for piece in pieces_of(sound, FILE_SECONDS):
                 stream.accept(piece)
         else:
-            stream = self.stream()
+            stream = self.stream(where=where)
             stream.push(sound, rate)
         stream.finish()
         return stream.transcript
@@ -83,7 +88,7 @@ class Recognizer:
         for done, segment in enumerate(segments, start=1):
             try:
                 samples = audio.read(segment.audio, segment.offset, segment.duration or None)
-                yield self.recognize(samples)
+                yield self.recognize(samples, where=segment.place)
             except QuranAsrError as error:
                 yield error
             if on_progress is not None:
@@ -227,6 +232,10 @@ def _no_numbers(stream: Stream, who: str) -> QuranAsrError:
     )
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def load(
     folder: str | Path,
     *,
@@ -242,11 +251,21 @@ def load(
         decoder: `transducer`, `ctc` or `ctc-beam`.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
         pause_seconds: of a stream, the silence after which its words so far are final and the search starts
-            anew; None never does.
-        threads: of the encoder; None takes what ONNX Runtime chooses.
+            anew, above 0 and at most 3600; None never does.
+        threads: of the encoder, at most 1024; None or 0 takes what ONNX Runtime chooses.
 
     Raises:
-        QuranAsrError: no bundle, a damaged or newer one, or the model lacks what is asked for.
+        QuranAsrError: no bundle, a damaged or newer one, a setting out of its range, or the model lacks what
+            is asked for.
     """
+    if look_ahead_ms is not None and not _is_whole(look_ahead_ms):
+        raise QuranAsrError(
+            f"look_ahead_ms is {look_ahead_ms!r}", remedy="give a whole number of milliseconds, or None"
+        )
+    if threads is not None and not (_is_whole(threads) and 0 <= threads <= MOST_THREADS):
+        raise QuranAsrError(
+            f"threads is {threads!r}", remedy=f"give a whole number from 0 to {MOST_THREADS}, or None"
+        )
     decoding = Decoding(decoder=decoder, pause_seconds=pause_seconds)
-    return Recognizer(read_bundle(Path(folder)), decoding, look_ahead_ms, threads)
+    whole_threads = None if threads is None else int(threads)
+    return Recognizer(read_bundle(Path(folder)), decoding, look_ahead_ms, whole_threads)

@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 
-def moments(recognizer: Recognizer, samples: Samples) -> Iterator[Moment]:
+def moments(recognizer: Recognizer, samples: Samples, where: str = "") -> Iterator[Moment]:
     """What a listener is shown of a recording that comes a chunk at a time, to its end.
 
     Args:
         recognizer: hears it, at its own look-ahead.
         samples: float32 [samples], mono at 16 kHz.
+        where: they are from, named in errors.
 
     Raises:
         QuranAsrError: a sample is no sound.
     """
-    stream = recognizer.stream()
+    stream = recognizer.stream(where=where)
     size = recognizer.chunk_samples
     for start in range(0, len(samples), size):
         yield stream.accept(samples[start : start + size])
@@ -57,10 +58,10 @@ class Replay:
 
     def _hear(self, segment: Segment) -> Transcript:
         samples = audio.read(Path(segment.audio), segment.offset, segment.duration or None)
-        shown = list(moments(self.recognizer, samples))
+        shown = list(moments(self.recognizer, samples, segment.place))
         words = tuple(word for moment in shown for word in moment.committed)
         text = " ".join(word.text for word in words)
-        if text != self.recognizer.recognize(samples).text:
+        if text != self.recognizer.recognize(samples, where=segment.place).text:
             self.differing.append(segment)
         self.revisions += revisions(shown)
         return Transcript(text, words)

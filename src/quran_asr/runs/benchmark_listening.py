@@ -7,8 +7,33 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
+from quran_asr.findings import QuranAsrError
+from quran_asr.runs.schema import Recipe
+
 PRESETS = {"30M": "small", "114M": "base", "quickstart": "quickstart"}
 """Name -> the recipe whose size is taken, with random weights."""
+
+
+def look_aheads_of(recipe: Recipe) -> tuple[int, ...]:
+    """The look-aheads in milliseconds that a recipe's model is trained with, the widest first."""
+    model = recipe.model
+    frame = round(1000 * model.preprocessor.window_stride * model.encoder.subsampling_factor)
+    return tuple(sorted({frame * right for _, right in model.encoder.att_context_size}, reverse=True))
+
+
+def refuse_other_look_aheads(wanted: Sequence[int], known: Sequence[int], where: str) -> None:
+    """Refuse a look-ahead in milliseconds that a model lacks, before it is written for all sides.
+
+    Raises:
+        QuranAsrError: it lacks one; names those that it has.
+    """
+    for milliseconds in wanted:
+        if milliseconds not in known:
+            raise QuranAsrError(
+                f"the model has no look-ahead of {milliseconds} ms",
+                where=where,
+                remedy=f"it has: {', '.join(f'{ms} ms' for ms in known)}",
+            )
 
 
 def word_delays(

@@ -41,7 +41,9 @@ class Task:
     seconds: float
     """Of all of them."""
     trained: bool
-    """Whether words mean something; without, there is no latency."""
+    """Whether the weights are those of a training."""
+    recited: bool
+    """Whether the recordings are of recitation; without that or without a training there is no latency."""
     look_aheads_ms: tuple[int, ...]
     rounds: int
     minutes: float
@@ -90,7 +92,7 @@ def compare(task: Task, say: Say, keep: Callable[[dict[str, Any]], None]) -> dic
             }
         _speed(task, asks, figures, say)
         keep(document)
-        if task.trained:
+        if task.trained and task.recited:
             _latency(task, asks, figures, say)
             keep(document)
         for name, ask in asks.items():

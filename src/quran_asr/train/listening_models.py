@@ -14,6 +14,7 @@ import torch
 
 from quran_asr.listen.bundle import Bundle, Shape
 from quran_asr.records import SAMPLE_RATE
+from quran_asr.runs.benchmark_listening import refuse_other_look_aheads
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.train.archives import restore
 from quran_asr.train.export import to_int8, write_unproven
@@ -63,6 +64,7 @@ def prepare(
     Raises:
         QuranAsrError: no streaming model, or a look-ahead that it lacks.
     """
+    refuse_other_look_aheads(milliseconds or (), tuple(look_aheads(model)), str(source))
     shape = model_shape(model, str(source))
     for name in ("bundle", "int8"):
         (folder / name).mkdir(parents=True)
