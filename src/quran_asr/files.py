@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
+
+from quran_asr.findings import QuranAsrError
 
 
 def cache_folder() -> Path:
@@ -23,6 +26,25 @@ def cache_folder() -> Path:
     else:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return caches / "quran-asr"
+
+
+def refuse_foreign(folder: Path, ours: Collection[str], what: str) -> None:
+    """Refuse to write into a folder of somebody else's.
+
+    Args:
+        folder: missing, empty, or with one of our files in it.
+        ours: names of which one is there from the beginning on.
+        what: the folder is to hold, for the message.
+
+    Raises:
+        QuranAsrError: it is no folder, or holds other things alone.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise QuranAsrError("is a file", where=str(folder), remedy="name another folder: --to FOLDER")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
+        raise QuranAsrError(
+            f"is not empty, and no {what}", where=str(folder), remedy="name another folder: --to FOLDER"
+        )
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -210,6 +210,21 @@ def test_every_key_that_is_said_is_described(tmp_path: Path, capsys: pytest.Capt
         assert len(found) > 5 and found - described("Comparison") == set()
 
 
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "notes.txt").write_text("mine")
+    runs = [str(a_run(tmp_path, 0).path), str(a_run(tmp_path, 1, "model.optim.lr=0.01").path)]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
+    data = ["--train", str(manifest), "--validation", str(manifest)]
+    for words in (runs, ["quickstart", "quickstart model.optim.lr=0.01", *data]):
+        assert compare(*words, "--to", str(tmp_path / "to")) == 2
+        assert "is not empty, and no comparison" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["notes.txt"]
+    for _ in range(2):  # its own folder is taken again
+        assert compare(*runs, "--to", str(tmp_path / "own")) == 0
+
+
 def test_an_unknown_study_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("--study", "sleep") == 2
     assert "pretraining, initialization" in capsys.readouterr().err
@@ -310,6 +325,27 @@ def test_unlike_reports_are_refused_unless_they_are_wanted(
     assert said in capsys.readouterr().err
     assert compare(str(first), str(second), "--anyway") == 0
     assert said in capsys.readouterr().err  # and it is still said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("clips", "x"),
+        ("clips", True),
+        ("wer", "0.1"),
+        ("wer_interval", [0, "1"]),
+        ("model", 7),
+        ("hours", None),
+    ],
+)
+def test_a_report_with_a_wrong_value_is_named_with_its_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: object
+) -> None:
+    first, second = (a_report(tmp_path / name, [SAID]) / "report.json" for name in "ab")
+    second.write_text(json.dumps({**json.loads(second.read_text(encoding="utf-8")), key: value}))
+    assert compare(str(first), str(second)) == 2
+    out, said = capsys.readouterr()
+    assert out == "" and f"{second}: `{key}` is not " in said
 
 
 def test_another_look_ahead_is_compared_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

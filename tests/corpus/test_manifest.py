@@ -92,6 +92,8 @@ GOOD = {"verses": ["112:1"]}
 BAD_LINES = {
     "torn": ('{"audio_filepath": "clip.wav", "dura', "torn line"),
     "no JSON": ("clip.wav 1.0 }", "not JSON"),
+    "garbage": ("garbage", "not JSON: "),
+    "bytes of zero": (b"\0" * 64, "not JSON: "),
     "a list": ("[1, 2]", "not a JSON object"),
     "latin-1": (b'{"text": "\xe9"}', "not UTF-8"),
     "nested": ("[" * 100_000, "not JSON"),

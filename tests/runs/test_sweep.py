@@ -192,6 +192,14 @@ def test_a_folder_takes_one_sweep_only(tmp_path: Path) -> None:
         made(asked(f"{CTC}=0.1,0.2", "model.optim.lr=0.5"), tmp_path / "s")
 
 
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "notes.txt").write_text("mine")
+    with pytest.raises(QuranAsrError, match="is not empty, and no sweep"):
+        made(asked(f"{CTC}=0.1,0.2"), tmp_path / "s")
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["notes.txt"]
+
+
 def test_a_trial_that_fails_is_told_and_made_again_by_the_next_call(tmp_path: Path) -> None:
     said: list[Finding] = []
     sweep, folder = asked(f"{CTC}=0.1,0.95"), tmp_path / "s"

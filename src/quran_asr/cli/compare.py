@@ -155,13 +155,15 @@ def _study(
 ) -> tuple[Question, Path]:
     """A shipped experiment, up to its question."""
     from quran_asr.cli.extras import need
+    from quran_asr.files import refuse_foreign
     from quran_asr.runs.compare_study import STUDIES, prepare
-    from quran_asr.runs.compare_trials import Question, keep_question
+    from quran_asr.runs.compare_trials import INDEX, Question, keep_question
 
     if name not in STUDIES:
         raise QuranAsrError(f"no study `{name}`", where="--study", remedy=f"one of {', '.join(STUDIES)}")
     need("train", "speak")
     place = folder or Path("comparisons") / f"study-{name}"
+    refuse_foreign(place, (INDEX, "corpus"), "comparison")
     question = Question(tuple(prepare(STUDIES[name], place, shared, conditions)), seeds or 3)
     keep_question(place, question)
     return question, place
@@ -175,8 +177,9 @@ def _question(
     anyway: bool,
 ) -> tuple[Question, Path]:
     """What is asked, and the folder where it is kept."""
+    from quran_asr.files import refuse_foreign
     from quran_asr.runs.compare_arms import make_arms
-    from quran_asr.runs.compare_trials import Question, keep_question, read_question
+    from quran_asr.runs.compare_trials import INDEX, Question, keep_question, read_question
 
     if not named and folder is not None and not shared:
         before = read_question(folder)
@@ -184,6 +187,7 @@ def _question(
     else:
         question = Question(tuple(make_arms(named, shared, anyway=anyway)), seeds or 3)
     place = folder or Path("comparisons") / "--".join(arm.slug for arm in question.arms)[:120]
+    refuse_foreign(place, (INDEX, "recipes"), "comparison")
     keep_question(place, question)
     return question, place
 
@@ -246,9 +250,13 @@ def _failures(trials: Sequence[Trial]) -> list[Finding]:
 def _compare_runs(
     words: Sequence[str], folder: Path | None, decoder: str, anyway: bool, as_json: bool
 ) -> int:
+    from quran_asr.files import refuse_foreign
     from quran_asr.runs import compare_runs
+    from quran_asr.runs.compare_trials import INDEX
     from quran_asr.runs.folder import open_run
 
+    if folder is not None:
+        refuse_foreign(folder, (INDEX, "result-transducer.json", "result-ctc.json"), "comparison")
     runs = compare_runs.read_runs([open_run(word) for word in words])
     if len(runs) < 2:
         raise QuranAsrError("there is nothing to compare with", remedy="name two runs, or more")

@@ -64,7 +64,13 @@ def tables_of(
             if result.against is not None
         ),
         "Equal WER: the one that both reach, mean over seeds. Error rates as parts of the first side's: "
-        "under 1 is better." + (" The best WER's interval is over seeds and clips." if besides else ""),
+        "under 1 is better."
+        + (" The best WER's interval is over seeds and clips." if besides else "")
+        + "".join(
+            f" {result.side.name} and {first}: {result.against.note}; no times are given."
+            for result in comparison.results
+            if result.against is not None and result.against.note is not None
+        ),
     )
     changed = Table(
         f"Differs from {first}",
@@ -138,6 +144,8 @@ def print_registry(entries: Sequence[Entry]) -> None:
 
 
 def _sooner(against: Against, unit: str) -> tuple[str, str, str]:
+    if against.note is not None:
+        return f"{fmean(against.equal_wer):.3f}", "-", "-"
     ours, theirs = (fmean(reached.place for reached in side) for side in (against.first, against.other))
     digits = 1 if unit == "epoch" else 0
     return (

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quran_asr.runs.workload import Workload
 
 POSITIVE = FiniteRange(min=0, min_open=True, max=1e7)
+MOST_CLIPS = 100_000_000
 
 
 @click.command(
@@ -25,7 +26,7 @@ POSITIVE = FiniteRange(min=0, min_open=True, max=1e7)
 @click.argument("words", metavar="[RECIPE] [KEY=VALUE]...", nargs=-1)
 @click.option("--train", "training", multiple=True, metavar="MANIFEST", help="Plan for the clips of this.")
 @click.option("--validation", multiple=True, metavar="MANIFEST", help="What every validation hears.")
-@click.option("--clips", type=click.IntRange(min=1), help="Plan for this many clips.")
+@click.option("--clips", type=click.IntRange(1, MOST_CLIPS), help="Plan for this many clips.")
 @click.option("--hours", type=POSITIVE, help="Hours of audio in the clips.")
 @click.option(
     "--devices", type=click.IntRange(min=1), help="GPUs to plan for; the recipe's number if not given."

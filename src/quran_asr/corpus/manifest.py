@@ -211,7 +211,8 @@ def _parse(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise QuranAsrError("not UTF-8 text") from None
     except json.JSONDecodeError as error:
-        torn = not raw.endswith(b"\n") or not raw.rstrip().endswith(b"}")
+        begun = raw.lstrip().startswith(b"{")  # of anything else no end can be missed
+        torn = begun and not (raw.endswith(b"\n") and raw.rstrip().endswith(b"}"))
         what = "a torn line (its end is missing)" if torn else "not JSON"
         raise QuranAsrError(f"{what}: {error.msg.lower()} at character {error.pos + 1}") from None
     except (RecursionError, ValueError):  # nested without end, or a number of thousands of digits

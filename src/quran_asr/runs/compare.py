@@ -21,6 +21,8 @@ SHARES = (0.1, 0.5, 1.0)
 """Of the budget, at which error rates are compared."""
 EXACT = 0.005
 """A validation within this share of the budget counts as measured there."""
+DEAF = 0.95
+"""A model whose error rate is not below this has not learned to hear: when it came there says nothing."""
 DECODERS = {"transducer": "wer", "ctc": "ctc_wer"}
 
 _STUDENT = (
@@ -133,8 +135,18 @@ class Against:
     first: tuple[Reached, ...]
     """When the first side came to it, each seed."""
     other: tuple[Reached, ...]
+    highest_of_lower: float
+    """Of each seed's two rates at the end the lower one; the highest of these."""
     times_fewer: Mean
     """How many times fewer steps (epochs) this side needs for it; under 1 it needs more."""
+
+    @property
+    def note(self) -> str | None:
+        """Why it is not said how much sooner this side hears; None where it is."""
+        if max(self.equal_wer) < DEAF:
+            return None
+        who = "neither side has" if self.highest_of_lower >= DEAF else "one of the sides has not"
+        return f"{who} learned to hear (WER >= {DEAF})"
 
     @property
     def bound(self) -> bool:
@@ -142,13 +154,15 @@ class Against:
         return any(reached.at_first for reached in (*self.first, *self.other))
 
     def to_json(self) -> dict[str, Any]:
+        note = self.note
         return {
             "end_ratio": self.end.to_json(),
             "best_ratio": self.best.to_json(),
             "equal_wer": [_number(rate) for rate in self.equal_wer],
-            "first_reached": [reached.to_json() for reached in self.first],
-            "reached": [reached.to_json() for reached in self.other],
-            "times_fewer": {**self.times_fewer.to_json(), "is_bound": self.bound},
+            "first_reached": None if note else [reached.to_json() for reached in self.first],
+            "reached": None if note else [reached.to_json() for reached in self.other],
+            "times_fewer": None if note else {**self.times_fewer.to_json(), "is_bound": self.bound},
+            "note": note,
         }
 
 
@@ -324,7 +338,7 @@ def _against(
     )
     end, best, times = (_paired(values, same) for values in figures)
     firsts, others = (tuple(column) for column in zip(*reached, strict=True))
-    return Against(end, best, targets, firsts, others, times)
+    return Against(end, best, targets, firsts, others, max(min(pair) for pair in ends), times)
 
 
 def _pairs(first: Side, other: Side) -> list[tuple[Curves, Curves]]:

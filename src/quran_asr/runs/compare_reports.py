@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,35 @@ LIKE = ("spelling", "edition", "decoder")
 """Keys in which reports must agree, or other things are counted."""
 NOTED = ("look_ahead_ms", "streaming")
 """Keys whose difference may be what is asked for; it is said."""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_rate(value: Any) -> bool:
+    return value is None or ((found := number(value)) is not None and found >= 0)
+
+
+def _is_interval(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and len(value) == 2 and all(number(bound) is not None for bound in value)
+    )
+
+
+_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("model", "manifest", "spelling", "edition", "decoder"),
+        ("text", lambda value: isinstance(value, str)),
+    ),
+    "clips": ("a count", _is_count),
+    "hours": ("a number of hours", lambda value: value is not None and _is_rate(value)),
+    "look_ahead_ms": ("a count or null", lambda value: value is None or _is_count(value)),
+    "streaming": ("true or false", lambda value: isinstance(value, bool)),
+    **dict.fromkeys(("wer", "cer"), ("a rate or null", _is_rate)),
+    **dict.fromkeys(("wer_interval", "cer_interval"), ("two numbers or null", _is_interval)),
+}
+"""What the keys that are compared hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +74,8 @@ def read_report(path: Path) -> Told:
     """Read a report and the transcripts beside it.
 
     Raises:
-        QuranAsrError: it is no report, or the transcripts beside it cannot be read.
+        QuranAsrError: it is no report, a key holds what it should not, or the transcripts beside it cannot
+            be read.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -55,6 +85,11 @@ def read_report(path: Path) -> Told:
         raise QuranAsrError(
             "is not a report", where=str(path), remedy="`quran-asr evaluate MODEL MANIFEST` makes one"
         )
+    for key, (kind, fits) in _KINDS.items():
+        if key in values and not fits(values[key]):
+            raise QuranAsrError(
+                f"`{key}` is not {kind}", where=str(path), remedy="evaluate again: `quran-asr evaluate`"
+            )
     beside = path.parent / TRANSCRIPTS_NAME
     return Told(str(path), values, clips_of(beside) if beside.is_file() else None)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quran_asr.files import write_atomically
+from quran_asr.files import refuse_foreign, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.runs.recipe import as_yaml, load_recipe
 from quran_asr.runs.resume import changes
@@ -73,6 +73,7 @@ def run_sweep(sweep: Sweep, folder: Path, on_trial: OnTrial, say: Say) -> None:
         QuranAsrError: the folder holds another sweep, another call works there, or no trial begins.
         KeyboardInterrupt: asked to stop; the trial at hand is resumed by the next call.
     """
+    refuse_foreign(folder, ("sweep.json", "sweep-recipe.yaml", "study.journal", "lock"), "sweep")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock"):
         settle(sweep, folder)
