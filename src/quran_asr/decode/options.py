@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
 
 from quran_asr.findings import QuranAsrError
 
@@ -46,10 +44,11 @@ class Decoding:
             raise QuranAsrError(
                 f"least_probability is {self.least_probability}", remedy="give a number from 0 to below 1"
             )
-        pause: Any = self.pause_seconds  # a program may give anything
+        pause = self.pause_seconds
         if pause is None:
             return
-        if not isinstance(pause, Real) or isinstance(pause, bool) or not 0 < pause <= LONGEST_PAUSE:
+        number = isinstance(pause, int | float) and not isinstance(pause, bool)  # a program may give anything
+        if not number or not 0 < pause <= LONGEST_PAUSE:
             raise QuranAsrError(
                 f"pause_seconds is {pause}",
                 remedy=f"give seconds above 0 and at most {LONGEST_PAUSE:,}, or none for no end",
