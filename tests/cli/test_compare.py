@@ -156,6 +156,23 @@ def test_a_study_pretrains_and_hands_its_run_on(tmp_path: Path) -> None:
     assert again == [random, started] and len(runs_below(tmp_path / "pretraining")) == 1
 
 
+def test_manifests_are_looked_at_before_budgets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.jsonl").write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', "utf-8")
+    Path("broken.jsonl").write_text("garbage\n", "utf-8")
+    unlike = ("quickstart", "quickstart trainer.max_steps=7")
+    for data, said in (
+        (("--train", "nope", "--validation", "m.jsonl"), "nope"),
+        (("--train", "m.jsonl", "--validation", "broken.jsonl"), "broken.jsonl:1"),
+        (("--train", "m.jsonl"), "no manifest is named with --validation"),
+        (("--train", "m.jsonl", "--validation", "m.jsonl"), "trainer.max_steps"),
+    ):
+        assert compare(*unlike, *data) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_trial_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")

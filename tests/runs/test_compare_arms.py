@@ -76,8 +76,14 @@ def test_own_overrides_win_and_are_what_differs(data: list[str]) -> None:
     ],
 )
 def test_what_no_comparison_can_be_made_of_is_refused(
-    sides: list[list[str]], said: str, data: list[str]
+    sides: list[list[str]],
+    said: str,
+    data: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest(tmp_path, "x")
     with pytest.raises(QuranAsrError, match=said):
         make_arms(sides, data)
 

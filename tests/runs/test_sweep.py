@@ -18,10 +18,10 @@ from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.runs import sweep_trial
 from quran_asr.runs.plan import plan
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.sweep import Sweep, open_study, run_sweep, trial_folder
+from quran_asr.runs.sweep import Sweep, log_of, open_study, run_sweep, trial_folder
 from quran_asr.runs.sweep_result import Result, result_of
 from quran_asr.runs.sweep_space import read_space
-from quran_asr.runs.sweep_trial import run_of
+from quran_asr.runs.sweep_trial import run_of, said_last
 
 pytest.importorskip("optuna")
 
@@ -190,6 +190,17 @@ def test_a_folder_takes_one_sweep_only(tmp_path: Path) -> None:
         made(asked(f"{CTC}=0.1,0.3"), tmp_path / "s")
     with pytest.raises(QuranAsrError, match=r"model.optim.lr: 0.001 -> 0.5"):
         made(asked(f"{CTC}=0.1,0.2", "model.optim.lr=0.5"), tmp_path / "s")
+
+
+def test_while_a_trial_trains_its_log_can_be_read(tmp_path: Path) -> None:
+    waited: list[int] = []
+    sweep = asked(f"{CTC}=0.1,0.2")
+    run_sweep(sweep, tmp_path / "s", lambda *_: None, pytest.fail, waited.append)
+    assert set(waited) == {0, 1}
+    assert log_of(tmp_path / "s", 0).is_file()
+    (tmp_path / "log").write_text("a\nstep 3 of 9\n\nstep 4 o")
+    assert said_last(tmp_path / "log") == "step 3 of 9"
+    assert said_last(tmp_path / "none") == ""
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:

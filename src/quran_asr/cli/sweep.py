@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,13 @@ import click
 from quran_asr.cli.extras import need
 
 if TYPE_CHECKING:
-    from quran_asr.runs.sweep import OnTrial, Sweep
+    from quran_asr.runs.sweep import OnTrial, OnWait, Sweep
     from quran_asr.runs.sweep_result import Result, Row
     from quran_asr.runs.sweep_space import Value
 
 DEFAULT_TRIALS = 20
+SAID_EVERY = 60.0
+"""Seconds between lines on how far the trial at hand is."""
 
 
 @click.command(
@@ -81,9 +84,9 @@ def sweep(
     asked = _asked(words, training, validation, trials, seed, not no_prune)
     folder = to or Path("sweeps") / Path(asked.recipe).stem
     _say_what_comes(asked, folder)
-    with _stopped_alike(), _shown() as on_trial:
+    with _stopped_alike(), _shown(folder) as (on_trial, on_wait):
         try:
-            run_sweep(asked, folder, on_trial, print_finding)
+            run_sweep(asked, folder, on_trial, print_finding, on_wait)
         except KeyboardInterrupt:
             click.echo(f"stopped; the same command goes on in {folder}", err=True)
             raise
@@ -166,20 +169,39 @@ def _stopped_alike() -> Iterator[None]:
 
 
 @contextmanager
-def _shown() -> Iterator[OnTrial]:
-    """A bar of trials on a terminal, a line for each trial and validation elsewhere."""
+def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
+    """Lines on each trial, where its log is and what that says now and then; a bar on a terminal.
+
+    Validations have lines of their own where there is no terminal.
+    """
     from quran_asr.cli.printing import progress_bar
+    from quran_asr.runs.sweep import log_of
+    from quran_asr.runs.sweep_trial import said_last
 
     terminal = sys.stderr.isatty()
+    said_at, said_before = time.monotonic(), ""
     with progress_bar("trials", "trials") as bar:
 
         def show(done: int, trials: int, number: int, values: Mapping[str, Value], wer: float | None) -> None:
+            nonlocal said_at
             bar(done, trials)
-            if not terminal:
-                said = "begins" if wer is None else f"validation WER {wer:.4f}"
+            if wer is None or not terminal:
+                said_at = time.monotonic()
+                log = log_of(folder, number)
+                said = f"begins, log {log}" if wer is None else f"validation WER {wer:.4f}"
                 click.echo(f"trial {number} ({done} of {trials} done): {_as_words(values)}: {said}", err=True)
 
-        yield show
+        def wait(number: int) -> None:
+            nonlocal said_at, said_before
+            if time.monotonic() - said_at < SAID_EVERY:
+                return
+            said_at = time.monotonic()
+            line = said_last(log_of(folder, number))
+            if line and line != said_before:
+                said_before = line
+                click.echo(f"trial {number}: {line}", err=True)
+
+        yield show, wait
 
 
 def _as_words(values: Mapping[str, Value]) -> str:

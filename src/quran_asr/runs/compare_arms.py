@@ -15,6 +15,7 @@ from quran_asr.runs.overrides import parse_override
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.resume import Change, changes
 from quran_asr.runs.schema import ExpManager, Quran, Recipe
+from quran_asr.runs.workload import read_clips
 
 CADENCE = ("trainer.val_check_interval", "trainer.check_val_every_n_epoch")
 """Keys that say when it is validated; a comparison sets them unless they are given."""
@@ -75,8 +76,8 @@ def make_arms(words: Sequence[Sequence[str]], shared: Sequence[str], *, anyway: 
         anyway: take recipes that differ in data, spelling or budget too.
 
     Raises:
-        QuranAsrError: a recipe or override is wrong, there are fewer than two, two are the same, or they
-            are unlike.
+        QuranAsrError: a recipe, override or manifest is wrong, there are fewer than two, two are the same,
+            or they are unlike.
     """
     arms = []
     for recipe, *own in words:
@@ -86,6 +87,8 @@ def make_arms(words: Sequence[Sequence[str]], shared: Sequence[str], *, anyway: 
             loaded = with_cadence(loaded)
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
         arms.append(Arm(" ".join([name, *own]), loaded))
+    for manifest in dict.fromkeys(path for arm in arms for path in manifests_of(arm.recipe)):
+        read_clips(manifest)  # what is missing or broken is said before what is unlike
     refuse_unlike(arms, anyway=anyway)
     return arms
 
@@ -123,6 +126,18 @@ def refuse_unlike(arms: Sequence[Arm], *, anyway: bool) -> None:
                     where=key,
                     remedy=f"{mend}, or compare them --anyway",
                 )
+
+
+def manifests_of(recipe: Recipe) -> tuple[str, ...]:
+    """What it trains on, then what it validates on.
+
+    Raises:
+        QuranAsrError: one of both is not named.
+    """
+    for option, ds in (("--train", recipe.model.train_ds), ("--validation", recipe.model.validation_ds)):
+        if not ds.manifests:
+            raise QuranAsrError(f"no manifest is named with {option}", remedy=f"{option} MANIFEST")
+    return recipe.model.train_ds.manifests + recipe.model.validation_ds.manifests
 
 
 def differences(first: Recipe, other: Recipe) -> list[Change]:

@@ -18,7 +18,7 @@ from typing import Any
 from quran_asr import __version__
 from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError, counted
-from quran_asr.runs.compare_arms import Arm, seeded
+from quran_asr.runs.compare_arms import Arm, manifests_of, seeded
 from quran_asr.runs.folder import RunFolder, runs_below
 from quran_asr.runs.kit_process import StopAskedError, alone, asked_to_stop, start
 from quran_asr.runs.recipe import as_yaml, load_recipe
@@ -106,7 +106,7 @@ def keep_question(folder: Path, question: Question) -> None:
     Raises:
         QuranAsrError: the folder holds another comparison, or a manifest is not there.
     """
-    data = {path: _sha256(path) for arm in question.arms for path in _manifests(arm.recipe)}
+    data = {path: _sha256(path) for arm in question.arms for path in manifests_of(arm.recipe)}
     before = _read_index(folder) if (folder / INDEX).is_file() else {"data": {}, "arms": []}
     other = "name another folder with --to"
     kept = before["data"] if _begun(folder, "*") else {}
@@ -350,13 +350,6 @@ def _begun(folder: Path, slug: str) -> bool:
 
 def _as_file(recipe: Recipe) -> str:
     return "# One side of a comparison, resolved.\nbase: base\n" + as_yaml(recipe)
-
-
-def _manifests(recipe: Recipe) -> tuple[str, ...]:
-    for option, ds in (("--train", recipe.model.train_ds), ("--validation", recipe.model.validation_ds)):
-        if not ds.manifests:
-            raise QuranAsrError(f"no manifest is named with {option}", remedy=f"{option} MANIFEST")
-    return recipe.model.train_ds.manifests + recipe.model.validation_ds.manifests
 
 
 def _sha256(path: str) -> str:

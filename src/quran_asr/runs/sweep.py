@@ -66,7 +66,13 @@ OnTrial = Callable[[int, int, int, Mapping[str, Value], float | None], None]
 """Called with (trials done, trials, number of the trial at hand, its values, its last WER)."""
 
 
-def run_sweep(sweep: Sweep, folder: Path, on_trial: OnTrial, say: Say) -> None:
+OnWait = Callable[[int], None]
+"""Called with the number of the trial at hand, twice a second while it trains."""
+
+
+def run_sweep(
+    sweep: Sweep, folder: Path, on_trial: OnTrial, say: Say, on_wait: OnWait = lambda number: None
+) -> None:
     """Make the trials that the folder's journal lacks.
 
     Raises:
@@ -82,12 +88,17 @@ def run_sweep(sweep: Sweep, folder: Path, on_trial: OnTrial, say: Say) -> None:
         _enqueue(sweep, study)
         failed = 0
         while (trial := _next(sweep, study, failed)) is not None:
-            failed += not _make(sweep, folder, study, trial, on_trial, say)
+            failed += not _make(sweep, folder, study, trial, on_trial, say, on_wait)
 
 
 def trial_folder(folder: Path, number: int) -> Path:
     """Where a trial lies; numbers begin at 0."""
     return folder / "trials" / f"{number:04d}"
+
+
+def log_of(folder: Path, number: int) -> Path:
+    """What the training of a trial says."""
+    return trial_folder(folder, number) / "train.log"
 
 
 # What was asked
@@ -250,7 +261,13 @@ def _next(sweep: Sweep, study: optuna.Study, failed: int) -> optuna.Trial | None
 
 
 def _make(
-    sweep: Sweep, folder: Path, study: optuna.Study, trial: optuna.Trial, on_trial: OnTrial, say: Say
+    sweep: Sweep,
+    folder: Path,
+    study: optuna.Study,
+    trial: optuna.Trial,
+    on_trial: OnTrial,
+    say: Say,
+    on_wait: OnWait,
 ) -> bool:
     """Train one trial to its end, and write that into the journal; False where it failed."""
     from optuna.trial import TrialState
@@ -276,7 +293,7 @@ def _make(
     ]
     try:
         load_recipe(words[0], words[1:])
-        ended = run_trial(place, words, judge)
+        ended = run_trial(place, words, judge, lambda: on_wait(trial.number))
     except QuranAsrError as error:
         ended = Ended(2, None, None, error.what)
     return _tell(study, trial, place, ended, say)

@@ -67,13 +67,16 @@ def told_by(folder: Path) -> dict[str, Any] | None:
     return told if isinstance(told, dict) and "interrupted" in told else None
 
 
-def run_trial(folder: Path, words: Sequence[str], judge: Judge) -> Ended:
+def run_trial(
+    folder: Path, words: Sequence[str], judge: Judge, on_wait: Callable[[], None] = lambda: None
+) -> Ended:
     """Train a trial, or go on with it, until it ends or `judge` ends it.
 
     Args:
         folder: of the trial; its run lies in it.
         words: what follows `quran-asr train` where it begins anew.
         judge: sees every validation once, those of an earlier call too.
+        on_wait: called at every look while it trains.
 
     Raises:
         KeyboardInterrupt: this process was asked to stop; so was the training, which has ended.
@@ -90,6 +93,7 @@ def run_trial(folder: Path, words: Sequence[str], judge: Judge) -> Ended:
         with _started(folder, words, lock) as process:
             while process.poll() is None:
                 time.sleep(LOOK_SECONDS)
+                on_wait()
                 if seen.look() is not None and process.poll() is None:
                     process.send_signal(signal.SIGTERM)
                     process.wait()
@@ -196,6 +200,17 @@ def _is_training(number: int) -> bool:
     except OSError:
         return not Path("/proc/self").exists()
     return {word.encode() for word in TRAIN[1:]} <= set(words)
+
+
+def said_last(log: Path) -> str:
+    """The last whole line of a log that may be growing; reads its end alone."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            lines = file.read().decode("utf-8", "replace").split("\n")[:-1]
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
 
 
 def _last_line(log: Path) -> str:
