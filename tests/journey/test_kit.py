@@ -20,9 +20,10 @@ import pytest
 import torch
 
 from quran_asr.corpus.speak import speak_corpus
+from quran_asr.files import sha256_of
 from quran_asr.records import VerseRef
 from quran_asr.runs import kit_stages
-from quran_asr.runs.kit import read_index, read_results, sha256_of
+from quran_asr.runs.kit import read_index, read_results
 from quran_asr.train.half import read_model
 
 pytestmark = pytest.mark.slow

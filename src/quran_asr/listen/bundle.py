@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quran_asr.decode.vocabulary import Vocabulary
-from quran_asr.files import write_atomically
+from quran_asr.files import sha256_of, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.features import FeatureSettings
 from quran_asr.records import SAMPLE_RATE
@@ -238,7 +238,7 @@ def _vocabulary(path: Path) -> Vocabulary:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _check_file(path: Path, recorded: object) -> None:
@@ -254,10 +254,5 @@ def _check_file(path: Path, recorded: object) -> None:
             where=str(path),
             remedy=AGAIN,
         )
-    if _sha256(path) != recorded.get("sha256"):
+    if sha256_of(path) != recorded.get("sha256"):
         raise QuranAsrError("is damaged: its checksum is another", where=str(path), remedy=AGAIN)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

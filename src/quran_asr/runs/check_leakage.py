@@ -5,13 +5,13 @@ A validation on clips that were trained on says nothing, and chooses the wrong c
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from quran_asr.corpus.reciters import may_be_one
+from quran_asr.files import sha256_of
 from quran_asr.findings import counted
 from quran_asr.measure.training_data import TrainingData, cells
 from quran_asr.records import Segment, VerseRef
@@ -58,8 +58,7 @@ def same_contents(
             by_tail[_tail(real)].append(real)
         for alike in by_tail.values():
             for real in alike if on_both_sides(alike) else ():
-                with Path(real).open("rb") as file:
-                    content[real] = hashlib.file_digest(file, "sha256").hexdigest()
+                content[real] = sha256_of(Path(real))
         done += len(files)
         on_progress(done, total)
     return {path: content[real] for path, real in place.items()}

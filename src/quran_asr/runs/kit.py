@@ -8,7 +8,6 @@ Both indexes name every file with its size and sha256. They come from outside, s
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -20,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from quran_asr import __version__
-from quran_asr.files import write_atomically
+from quran_asr.files import sha256_of, write_atomically
 from quran_asr.findings import QuranAsrError
 
 INDEX, RESULTS_INDEX = "kit.json", "results.json"
@@ -41,12 +40,6 @@ KEPT_OF_A_RUN = (
     "transfer.json", "transcripts.jsonl", "tokenizer/*", "evaluations/*/*", "evaluations/*/*/*",
 )  # fmt: skip
 """Of a run folder, what comes back in `run.tar.gz`."""
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_files(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from quran_asr.corpus.pieces import unpack
-from quran_asr.files import write_atomically
+from quran_asr.files import sha256_of, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.folder import RunFolder, runs_below
-from quran_asr.runs.kit import INDEX, read_index, sha256_of
+from quran_asr.runs.kit import INDEX, read_index
 from quran_asr.runs.kit_process import StopAskedError, alone, asked_to_stop, start, stop
 
 GRACE_SECONDS = 60.0

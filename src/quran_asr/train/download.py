@@ -6,7 +6,6 @@ Hugging Face's own download is not used: it checks the length alone and takes a 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quran_asr.files import write_atomically
+from quran_asr.files import sha256_of, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.train.http import Answer, RequestError, ask, patiently
 
@@ -93,8 +92,7 @@ def file_sha256(path: Path) -> str:
         QuranAsrError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise QuranAsrError(f"cannot be read ({error.strerror or error})", where=str(path)) from None
 

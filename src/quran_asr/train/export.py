@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from quran_asr import __version__
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.decode.vocabulary import Vocabulary
-from quran_asr.files import write_atomically
+from quran_asr.files import sha256_of, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import (
     DESCRIPTION,
@@ -179,7 +178,7 @@ def _describe(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, fo
         precision="float32",
         provenance={
             "model": source.name,
-            "sha256": _sha256(source),
+            "sha256": sha256_of(source),
             "recipe": (model.cfg.get("quran") or {}).get("recipe"),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "trained_on": _in_numbers(_training_data(source)),
@@ -232,8 +231,3 @@ def _take_place(unfinished: Path, folder: Path) -> None:
         folder.rename(earlier)
     unfinished.rename(folder)
     shutil.rmtree(earlier, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

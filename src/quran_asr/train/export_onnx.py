@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quran_asr.listen.bundle import ENCODER, JOINT, PREDICTION, Shape
+from quran_asr.listen.sessions import UNKNOWN
 from quran_asr.train.export_graph import Joint, Prediction, StreamingEncoder
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
@@ -27,7 +28,7 @@ def write_graphs(model: EncDecHybridRNNTCTCBPEModel, shape: Shape, folder: Path)
         {
             "mels": torch.zeros(2, 8 * frames + 7, mels),
             "begin": torch.zeros(2, dtype=torch.int64),
-            "total": torch.full((2,), 1 << 40),
+            "total": torch.full((2,), UNKNOWN),
             "chunk": torch.tensor(frames),
             "keys": cache,
             "values": cache.clone(),
@@ -100,12 +101,15 @@ def quantize(source: Path, target: Path) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)
-    quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        reduce_range=True,
-        weight_type=QuantType.QInt8,
-    )
+    logging.disable(logging.WARNING)  # it warns of a preparation that these graphs do not need
+    try:
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logging.disable(logging.NOTSET)

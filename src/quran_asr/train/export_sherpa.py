@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +31,9 @@ from quran_asr.decode.vocabulary import Vocabulary
 from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import Shape
+from quran_asr.listen.sessions import HISTORY, UNKNOWN
 from quran_asr.train.export_graph import Joint, Prediction, StreamingEncoder
+from quran_asr.train.export_onnx import write_graph
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
 BLANK = "<blk>"
@@ -41,13 +42,8 @@ HEADS = ("transducer", "ctc")
 CTC_REPEATS = 2
 """How often each frame of CTC is given: sherpa-onnx reckons 40 ms to a frame there, whatever the metadata
 says. A repeated frame changes no greedy search, and times and pauses come out right."""
-HISTORY = 14
-"""Feature frames before its own that the first new encoder frame sees."""
 FLOOR = math.log(2.0**-23)
 """The smallest logarithm that sherpa-onnx gives."""
-UNKNOWN = 1 << 40
-"""Feature frames of a recording that has not ended."""
-OPSET = 17
 FRAME_SECONDS = 0.08
 
 
@@ -285,23 +281,18 @@ class SherpaJoiner(Graph):
         return {"outputs": 0}
 
 
-@torch.inference_mode()
 def _graph(module: Graph, metadata: Mapping[str, object]) -> bytes:
     """An ONNX file for any number of streams."""
     inputs, outputs = module.inputs(), module.outputs()
     axes = {name: axis for name, (_, axis) in inputs.items()} | outputs
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sizes become constants: only the streams may vary
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.onnx"
-        torch.onnx.export(
+        write_graph(
             module,
-            tuple(example for example, _ in inputs.values()),
+            {name: example for name, (example, _) in inputs.items()},
+            tuple(outputs),
+            {name: {axis: "streams"} for name, axis in axes.items()},
             file,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes={name: {axis: "streams"} for name, axis in axes.items()},
         )
         graph = onnx.load(file)
     for key, value in metadata.items():
