@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.compare_arms import Arm, differences, make_arms, split_arms, with_cadence
+from quran_asr.runs.compare_study import PRETRAINED, STUDIES
 from quran_asr.runs.compare_trials import (
     Question,
     keep_question,
@@ -60,6 +61,24 @@ def test_own_overrides_win_and_are_what_differs(data: list[str]) -> None:
     assert [change.key for change in differences(arms[0].recipe, arms[1].recipe)] == ["model.optim.lr"]
     assert arms[1].name == "quickstart model.optim.lr=0.002"
     assert arms[1].slug == "quickstart-model.optim.lr=0.002"
+
+
+def test_a_section_that_one_side_lacks_is_one_difference(data: list[str]) -> None:
+    arms = make_arms([["quickstart"], ["quickstart", "quran.curriculum=null", "~quran.augment"]], data)
+    there = [str(change) for change in differences(arms[0].recipe, arms[1].recipe)]
+    assert there == [
+        "quran.curriculum: {first_seconds: 1.2, ...} -> null",
+        "quran.augment: {gain_db: 0.0, ...} -> null",
+    ]
+    back = [change.key for change in differences(arms[1].recipe, arms[0].recipe)]
+    assert back == ["quran.curriculum", "quran.augment"]
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_the_sides_of_a_shipped_study_can_be_set_side_by_side(name: str, data: list[str]) -> None:
+    study = STUDIES[name]
+    sides = [[word.replace(PRETRAINED, "a.nemo") for word in side] for side in study.sides]
+    assert len(make_arms(sides, [*study.shared, *data])) == len(study.sides)
 
 
 @pytest.mark.parametrize(

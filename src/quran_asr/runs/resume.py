@@ -46,15 +46,20 @@ class Change:
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.before} -> {self.now}"
+        return f"{self.key}: {_told(self.before)} -> {_told(self.now)}"
+
+
+def _told(value: Any) -> str:
+    """A section is named by its first key: whole, it would fill the line."""
+    if isinstance(value, dict):
+        name, first = next(iter(value.items()))
+        return f"{{{name}: {first}, ...}}"
+    return "null" if value is None else str(value)
 
 
 def changes(before: Recipe, now: Recipe) -> list[Change]:
     """The keys in which two recipes differ, in the order of the recipe."""
-    after = dict(_leaves(as_plain(now)))
-    return [
-        Change(key, value, after[key]) for key, value in _leaves(as_plain(before)) if after.get(key) != value
-    ]
+    return list(_differing(as_plain(before), as_plain(now)))
 
 
 def refuse_impossible(changed: Sequence[Change]) -> None:
@@ -73,9 +78,11 @@ def refuse_impossible(changed: Sequence[Change]) -> None:
                 )
 
 
-def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[Change]:
+    """A section that only one of both has is one change."""
+    for name, value in before.items():
+        other = now[name]
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _differing(value, other, f"{prefix}{name}.")
+        elif value != other:
+            yield Change(prefix + name, value, other)
