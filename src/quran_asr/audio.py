@@ -1,4 +1,4 @@
-"""Sound files in, samples out, and back: the only file that knows codecs.
+"""Sound files in, samples out, and back: the only file that knows how sound is stored.
 
 What a file is, its first bytes say; its name is not trusted. Whatever the rate and the channels, samples
 come out mono at 16 kHz, as float32 and without clipping: peaks above 1, which lossy codecs make, are kept.

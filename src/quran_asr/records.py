@@ -76,6 +76,9 @@ class Segment:
     """Empty when unknown."""
     also_accept: tuple[str, ...] = ()
     """Other texts that count as right."""
+    parts: tuple[Segment, ...] = ()
+    """Of a window of consecutive verses: the stretches heard one after another. `audio` and `offset` are then
+    the first one's, `duration` is the sum."""
 
     @property
     def place(self) -> str:

@@ -242,6 +242,25 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest
         assert compare(*runs, "--to", str(tmp_path / "own")) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--study", "augmentation"], "asks about recordings of yours"),
+        (["--study", "augmentation", "--train", "t.jsonl"], "asks about recordings of yours"),
+        (["--study", "augmentation", "--train", "t.jsonl", "--validation", "v.jsonl"], "t.jsonl"),
+        (["--study", "pretraining", "--train", "t.jsonl"], "data of its own"),
+        (["--study", "augmentation", "laptop"], "data of its own"),
+    ],
+)
+def test_a_study_has_its_data_or_takes_yours(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compare(*words) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.yaml"))
+
+
 def test_an_unknown_study_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("--study", "sleep") == 2
     assert "pretraining, initialization" in capsys.readouterr().err

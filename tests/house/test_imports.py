@@ -56,7 +56,8 @@ TABLE = {
     "train": room(
         "text corpus decode measure listen runs",
         "numpy omegaconf yaml torch lightning nemo triton sentencepiece tensorboard huggingface_hub "
-        "onnx onnxruntime sherpa_onnx",
+        "onnx onnxruntime sherpa_onnx soundfile",
+        "pyroomacoustics scipy",
     ),
     "cli": room("text corpus decode measure listen runs train", "click", "rich"),
     "__main__": room("cli", ground=False),

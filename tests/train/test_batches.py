@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment
-from quran_asr.runs.schema import Augment, Recipe
+from quran_asr.runs.recipe import load_recipe
+from quran_asr.runs.schema import Recipe
+from quran_asr.runs.windows import with_windows
 from quran_asr.train.batches import Batch, ClipSet, collate, tokenize, training_loader
 from quran_asr.train.epoch import EpochBatches, plan_epoch
 from quran_asr.train.tokenizer import Tokenizer
@@ -125,9 +128,10 @@ def test_the_loader_gives_batches_of_the_plan(
 def test_changes_of_the_audio_follow_from_seed_epoch_and_clip_in_any_process(
     segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe
 ) -> None:
-    changed = replace(
-        tiny, quran=replace(tiny.quran, augment=Augment(6.0, 0.5, (2500.0, 8000.0), (0.9, 1.0, 1.1)))
-    )
+    everything = [f"{kind}_probability=0.5" for kind in ("lowpass", "noise", "room", "codec")]
+    overrides = ["gain_db=6.0", "equalizer_db=6.0", "speed=[0.9,1.0,1.1]", *everything]
+    augment = load_recipe("base", [f"quran.augment.{override}" for override in overrides]).quran.augment
+    changed = replace(tiny, quran=replace(tiny.quran, augment=augment))
 
     def heard(epoch: int, workers: int) -> list[Batch]:
         clips = ClipSet(tokenize(segments, tokenizer), cache_bytes=1 << 30, recipe=changed)
@@ -140,6 +144,25 @@ def test_changes_of_the_audio_follow_from_seed_epoch_and_clip_in_any_process(
         a.audio.shape == b.audio.shape and torch.equal(a.audio, b.audio)
         for a, b in zip(first, heard(1, 0), strict=True)
     )
+
+
+def test_windows_sound_as_their_verses_one_after_another(
+    segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe
+) -> None:
+    augment = replace(tiny.quran.augment or load_recipe("base").quran.augment, windows=2)
+    recipe = replace(tiny, quran=replace(tiny.quran, augment=augment))
+    both = with_windows(segments, recipe)
+    joined = [segment for segment in both if segment.parts]
+    assert list(both[: len(segments)]) == segments
+    assert joined
+    clips = ClipSet(tokenize(both, tokenizer), cache_bytes=1 << 30)
+    place = both.index(joined[0])
+    alone = [segments.index(part) for part in joined[0].parts]
+    assert clips.clips[place].tokens == sum((clips.clips[i].tokens for i in alone), ())
+    for _ in range(2):  # decoded, then kept
+        heard = clips[place][1]
+        assert np.array_equal(heard, np.concatenate([clips[i][1] for i in alone]))
+    assert len(clips.store) == len(segments)  # nothing is kept twice
 
 
 def test_a_text_that_the_tokenizer_does_not_know_is_named(

@@ -30,7 +30,7 @@ Kind = Literal["recipe", "run", "report"]
 @click.option(
     "--seeds",
     type=click.IntRange(1, 31),
-    help="Trainings of each recipe, with as many seeds in a row; 3 if not given.",
+    help="Trainings of each recipe, with as many seeds in a row; 3 if not given (--study augmentation: 2).",
 )
 @click.option(
     "--to",
@@ -39,7 +39,11 @@ Kind = Literal["recipe", "run", "report"]
     metavar="FOLDER",
     help="Where trials and results go. The same folder again goes on, and needs no RECIPE then.",
 )
-@click.option("--study", metavar="NAME", help="A shipped experiment: pretraining or initialization.")
+@click.option(
+    "--study",
+    metavar="NAME",
+    help="A shipped experiment: pretraining, initialization or augmentation.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at a time.")
 @click.option(
     "--decoder",
@@ -107,9 +111,7 @@ def compare(
 
     conditions = Conditions(jobs, allow_partial, _say, progress_bar)
     if study is not None:
-        if named or training or validation:
-            raise QuranAsrError("a study has recipes and data of its own", remedy="leave the others out")
-        question, place = _study(study, shared, seeds, folder, conditions)
+        question, place = _study(study, named, shared, seeds, folder, conditions)
     else:
         question, place = _question(named, shared, seeds, folder, anyway)
     trials, failed = _train(question, place, conditions)
@@ -149,9 +151,16 @@ def _kind(named: Sequence[Sequence[str]]) -> Kind:
 
 # Recipes
 
+_MANIFESTS = ("model.train_ds.manifest_filepath=", "model.validation_ds.manifest_filepath=")
+
 
 def _study(
-    name: str, shared: Sequence[str], seeds: int | None, folder: Path | None, conditions: Conditions
+    name: str,
+    named: Sequence[Sequence[str]],
+    shared: Sequence[str],
+    seeds: int | None,
+    folder: Path | None,
+    conditions: Conditions,
 ) -> tuple[Question, Path]:
     """A shipped experiment, up to its question."""
     from quran_asr.cli.extras import need
@@ -161,10 +170,19 @@ def _study(
 
     if name not in STUDIES:
         raise QuranAsrError(f"no study `{name}`", where="--study", remedy=f"one of {', '.join(STUDIES)}")
-    need("train", "speak")
+    given = [word for word in shared if word.startswith(_MANIFESTS)]
+    asked = STUDIES[name]
+    if named or (asked.parts and given):
+        raise QuranAsrError("a study has recipes and data of its own", remedy="leave the others out")
+    if not asked.parts and len(given) < len(_MANIFESTS):
+        raise QuranAsrError(
+            f"the study `{name}` asks about recordings of yours",
+            remedy="give manifests with --train (some reciters) and --validation (others)",
+        )
+    need("train", *(["speak"] if asked.parts else []))
     place = folder or Path("comparisons") / f"study-{name}"
     refuse_foreign(place, (INDEX, "corpus"), "comparison")
-    question = Question(tuple(prepare(STUDIES[name], place, shared, conditions)), seeds or 3)
+    question = Question(tuple(prepare(asked, place, shared, conditions)), seeds or asked.seeds)
     keep_question(place, question)
     return question, place
 

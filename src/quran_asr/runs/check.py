@@ -21,7 +21,7 @@ from quran_asr.runs.check_text import Tokens, ctc_feasible, known_characters, ro
 from quran_asr.runs.outcome import Outcome, Outcomes, Status, of_finding, passed
 from quran_asr.runs.plan import plan
 from quran_asr.runs.schema import Recipe
-from quran_asr.runs.workload import weigh
+from quran_asr.runs.workload import weigh_segments
 
 Bar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 """(title, unit) -> a progress bar as a context: a function of (done, total)."""
@@ -222,8 +222,7 @@ class Preflight:
         return outcomes
 
     def _recipe(self) -> Outcomes:
-        clips = self.data.training
-        work = weigh([clip.duration for clip in clips], self.recipe, [clip.text for clip in clips])
+        work = weigh_segments(self.data.training, self.recipe)
         planned = plan(self.recipe, work, devices=self.recipe.trainer.devices)
         steps = (
             "no limit of steps" if planned.optimizer_steps is None else f"{planned.optimizer_steps:,} steps"

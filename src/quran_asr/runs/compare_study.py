@@ -1,4 +1,4 @@
-"""Experiments that this package ships: each speaks its corpus, trains what has to be there before, and asks.
+"""Experiments that this package ships: each has its corpus spoken, or takes yours, and trains its sides.
 
 They are small enough for a night, or an hour, of a CPU, and what they say holds for that size.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quran_asr.corpus.speak import speak_corpus
@@ -47,14 +47,18 @@ class Pretraining:
 class Study:
     """An experiment as data."""
 
-    parts: Mapping[str, Part]
     sides: tuple[tuple[str, ...], ...]
     """Each a recipe and its overrides."""
-    train: str
-    """Names of parts."""
-    validation: str
     shared: tuple[str, ...]
     """Overrides of all trainings."""
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """Empty: the manifests are those that are given."""
+    train: str = ""
+    """Names of parts."""
+    validation: str = ""
+    names: tuple[str, ...] = ()
+    """Of the sides; empty: their words."""
+    seeds: int = 3
     pretraining: Pretraining | None = None
     verses: tuple[VerseRef, ...] = ()
     """Empty: surahs 1 and 103 to 114."""
@@ -65,6 +69,14 @@ _EVERYBODY = (
     *("ar", "ar+m1", "ar+m2", "ar+m3", "ar+m5", "ar+m8", "ar+f1", "ar+f2", "ar+f4", "ar+f5"),
     *("ar+Andy", "ar+Annie", "ar+Michael"),
 )
+_CHANNEL = (
+    "quran.augment.speed=[0.9,1.0,1.1]",
+    "quran.augment.gain_db=10",
+    "quran.augment.lowpass_probability=0.5",
+    "quran.augment.equalizer_db=6",
+)
+_ROOM = ("noise", "room", "codec")
+_NOTHING = ("quran.augment.gain_db=0", "quran.augment.lowpass_probability=0")
 
 STUDIES: Mapping[str, Study] = {
     # Does a start from other voices and other tokens help? The start alone differs.
@@ -98,6 +110,22 @@ STUDIES: Mapping[str, Study] = {
         validation="held-out",
         shared=("quran.overfit_gate_steps=0", "trainer.max_steps=2000"),
     ),
+    # What carries a model to reciters whom it never heard? Train on some, validate on others.
+    "augmentation": Study(
+        names=("none", "channel", "channel-and-room", "windows"),
+        sides=(
+            ("laptop", "quran.augment=null"),
+            ("laptop", *_CHANNEL),
+            ("laptop", *_CHANNEL, *(f"quran.augment.{kind}_probability=0.3" for kind in _ROOM)),
+            ("laptop", *_NOTHING, "quran.augment.windows=3"),
+        ),
+        shared=(
+            "trainer.max_steps=4000",
+            "trainer.val_check_interval=400",
+            "quran.curriculum.growth_steps=1000",
+        ),
+        seeds=2,
+    ),
 }
 
 
@@ -127,12 +155,10 @@ def prepare(study: Study, folder: Path, overrides: Sequence[str], conditions: Co
         found = trial.run()
         run = "" if found is None else str(found.path.absolute())
     sides = [[word.replace(PRETRAINED, json.dumps(run)) for word in side] for side in study.sides]
-    data = _data(manifests, study.train, study.validation)
+    data = _data(manifests, study.train, study.validation) if study.parts else []
     arms = make_arms(sides, [*shared, *data])
-    return [
-        Arm(" ".join(side).replace(PRETRAINED, "PRETRAINED"), arm.recipe)
-        for side, arm in zip(study.sides, arms, strict=True)
-    ]
+    names = study.names or [" ".join(side).replace(PRETRAINED, "PRETRAINED") for side in study.sides]
+    return [Arm(name, arm.recipe) for name, arm in zip(names, arms, strict=True)]
 
 
 def _speak(study: Study, name: str, folder: Path, conditions: Conditions) -> Path:

@@ -34,3 +34,4 @@ PositiveShare = Annotated[float, Range(low=0, high=1, low_is_allowed=False)]
 Hertz = Annotated[float, Range(low=0, high=8000, low_is_allowed=False)]
 Limit = Annotated[int, Range(low=-1)]
 """-1 is no limit, as in Lightning."""
+RoomSeconds = Annotated[float, Range(low=0.1, high=2)]

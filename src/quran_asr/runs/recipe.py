@@ -331,9 +331,10 @@ def disagreements(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             f"use at least {window}",
         )
     yield from _start_faults(recipe)
-    augment = recipe.quran.augment
-    if augment is not None and augment.lowpass_hz[0] > augment.lowpass_hz[1]:
-        yield "quran.augment.lowpass_hz", "`quran.augment.lowpass_hz` is upside down", "write [low, high]"
+    for name in ("lowpass_hz", "noise_snr_db", "room_seconds"):
+        low, high = getattr(recipe.quran.augment, name, (0, 0))
+        if low > high:
+            yield f"quran.augment.{name}", f"`quran.augment.{name}` is upside down", "write [low, high]"
 
 
 def _start_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:

@@ -18,6 +18,7 @@ from quran_asr.runs.ranges import (
     PositiveInt,
     PositiveShare,
     Range,
+    RoomSeconds,
     Share,
 )
 from quran_asr.runs.sign_codes import BadSign
@@ -315,7 +316,7 @@ class Curriculum:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """`quran.augment`: changes of the waveform before the features."""
+    """`quran.augment`: changes of the waveform."""
 
     gain_db: NotNegative
     """Each clip is made louder or softer by up to this much."""
@@ -324,6 +325,20 @@ class Augment:
     """The cut-off is drawn between these."""
     speed: tuple[Annotated[float, Range(low=0.5, high=2)], ...]
     """Factors drawn with equal probability; [1.0] changes nothing."""
+    equalizer_db: NotNegative
+    """The spectrum of each clip is bent by up to this much, anew in each octave."""
+    noise_probability: Share
+    """Steady noise, of a colour between white and brown."""
+    noise_snr_db: tuple[float, float]
+    """Level of the clip over that of the noise, drawn between these."""
+    room_probability: Share
+    """The clip as it sounds in one of 64 rooms."""
+    room_seconds: tuple[RoomSeconds, RoomSeconds]
+    """Reverberation time (until 60 dB less are left) of the rooms, drawn between these."""
+    codec_probability: Share
+    """The clip as MP3, Vorbis or GSM telephony gives it back."""
+    windows: PositiveInt
+    """Up to so many consecutive verses of a reciter are a clip too, besides each alone; 1: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,12 +388,9 @@ class Recipe:
     @property
     def effective_batch(self) -> int:
         """Clips (at most, where batches are filled by seconds) behind one optimizer step, as designed."""
-        return (
-            self.model.train_ds.batch_size
-            * self.trainer.devices
-            * self.trainer.num_nodes
-            * self.trainer.accumulate_grad_batches
-        )
+        trainer = self.trainer
+        processes = trainer.devices * trainer.num_nodes
+        return self.model.train_ds.batch_size * processes * trainer.accumulate_grad_batches
 
 
 def _as_tuple(manifests: str | tuple[str, ...] | None) -> tuple[str, ...]:

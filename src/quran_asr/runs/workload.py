@@ -15,8 +15,9 @@ from typing import Any
 
 from quran_asr.corpus.manifest import LONGEST_SECONDS
 from quran_asr.findings import QuranAsrError
-from quran_asr.records import VerseRef
+from quran_asr.records import Segment, VerseRef
 from quran_asr.runs.schema import Recipe
+from quran_asr.runs.windows import with_windows
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import spell
 
@@ -71,6 +72,7 @@ class ManifestClip:
     text: str
     """As written; empty where the line names verses only, or nothing."""
     verses: tuple[str, ...]
+    reciter: str
     where: str
     """`file:line`"""
 
@@ -99,7 +101,11 @@ def read_clips(manifest: str | Path) -> list[ManifestClip]:
         where = f"{manifest}:{number}"
         if not (known and 0 < seconds <= LONGEST_SECONDS):
             raise QuranAsrError("has no `duration` in seconds", where=where)
-        clips.append(ManifestClip(float(seconds), _text(values), _verses(values), where))
+        clips.append(
+            ManifestClip(
+                float(seconds), _text(values), _verses(values), str(values.get("reciter", "")), where
+            )
+        )
     if not clips:
         raise QuranAsrError("no line in it", where=str(manifest))
     return clips
@@ -111,8 +117,7 @@ def weigh(durations: Sequence[float], recipe: Recipe, texts: Sequence[str] | Non
     Args:
         texts: of the same clips, in the recipe's spelling; None where they are not known.
     """
-    data = recipe.model.train_ds
-    admitted = [data.min_duration <= seconds <= data.max_duration for seconds in durations]
+    admitted = [_admits(recipe, seconds) for seconds in durations]
     kept = tuple(seconds for seconds, taken in zip(durations, admitted, strict=True) if taken)
     words = None
     if texts is not None and all(texts):
@@ -137,7 +142,19 @@ def weigh_manifests(manifests: Sequence[str], recipe: Recipe) -> Workload:
         QuranAsrError: as `read_clips`, or a verse that does not exist.
     """
     clips = [clip for manifest in manifests for clip in read_clips(manifest)]
-    return weigh([clip.seconds for clip in clips], recipe, _spelled(clips, recipe.quran.spelling))
+    texts = _spelled(clips, recipe.quran.spelling)
+    segments = [
+        Segment(clip.where, 0.0, clip.seconds, _refs(clip), text, clip.reciter)
+        for clip, text in zip(clips, texts, strict=True)
+    ]
+    return weigh_segments(segments, recipe)
+
+
+def weigh_segments(segments: Sequence[Segment], recipe: Recipe) -> Workload:
+    """The workload of these clips, and of the windows that the recipe makes of those it keeps."""
+    kept = [segment for segment in segments if _admits(recipe, segment.duration)]
+    every = [*segments, *with_windows(kept, recipe)[len(kept) :]]
+    return weigh([one.duration for one in every], recipe, [one.text for one in every])
 
 
 def tokens_a_word(spelling: str, vocabulary: int) -> float:
@@ -167,6 +184,18 @@ def _verses(values: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(verses, list) or not all(isinstance(verse, str) for verse in verses):
         return ()
     return tuple(verses)
+
+
+def _admits(recipe: Recipe, seconds: float) -> bool:
+    return recipe.model.train_ds.min_duration <= seconds <= recipe.model.train_ds.max_duration
+
+
+def _refs(clip: ManifestClip) -> tuple[VerseRef, ...]:
+    """The verses, where all of them can be read: others are for `check` to find."""
+    try:
+        return tuple(VerseRef.parse(verse) for verse in clip.verses)
+    except QuranAsrError:
+        return ()
 
 
 def _spelled(clips: Sequence[ManifestClip], spelling: str) -> list[str]:

@@ -20,6 +20,7 @@ from quran_asr.train.audio_store import FORKS, AudioStore
 from quran_asr.train.augment import augment
 from quran_asr.train.epoch import EpochBatches
 from quran_asr.train.processes import Ranks
+from quran_asr.train.rooms import impulse_responses
 from quran_asr.train.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -120,8 +121,13 @@ class ClipSet(Dataset[Item]):
         self.recipe = recipe
         self.changes_follow = ""
         """Seed and epoch: with the clip they decide what its audio is changed by, in whatever process."""
-        seconds = [clip.segment.duration for clip in self.clips]
-        self.store = AudioStore(seconds, cache_bytes, np.float32 if recipe is None else np.int16)
+        self.rooms: tuple[Samples, ...] = ()
+        if recipe is not None and recipe.quran.augment is not None and recipe.quran.augment.room_probability:
+            self.rooms = impulse_responses(recipe.quran.augment.room_seconds, recipe.quran.seed)
+        stretches = dict.fromkeys(part for clip in self.clips for part in _parts(clip.segment))
+        self._places = {stretch: place for place, stretch in enumerate(stretches)}
+        kind = np.float32 if recipe is None else np.int16
+        self.store = AudioStore([stretch.duration for stretch in stretches], cache_bytes, kind)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -129,20 +135,26 @@ class ClipSet(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         """A clip that cannot be read gives its error instead of ending a training at hour nine."""
         try:
-            samples = self._samples(index)
+            heard = [self._samples(part) for part in _parts(self.clips[index].segment)]
         except QuranAsrError as error:
             return index, error, self.clips[index].tokens
+        samples = np.concatenate(heard) if len(heard) > 1 else heard[0]
         if self.recipe is not None and self.recipe.quran.augment is not None:
             drawn = random.Random(f"{self.changes_follow}/{index}")
-            samples = augment(samples, self.recipe.quran.augment, drawn)
+            samples = augment(samples, self.recipe.quran.augment, drawn, self.rooms)
         return index, samples, self.clips[index].tokens
 
-    def _samples(self, index: int) -> Samples:
-        kept = self.store.get(index)
+    def _samples(self, stretch: Segment) -> Samples:
+        place = self._places[stretch]
+        kept = self.store.get(place)
         if kept is not None:
             return kept
-        segment = self.clips[index].segment
-        return self.store.put(index, audio.read(segment.audio, segment.offset, segment.duration))
+        return self.store.put(place, audio.read(stretch.audio, stretch.offset, stretch.duration))
+
+
+def _parts(segment: Segment) -> tuple[Segment, ...]:
+    """The stretches of recordings behind a clip."""
+    return segment.parts or (segment,)
 
 
 def collate(items: Sequence[Item]) -> Batch:

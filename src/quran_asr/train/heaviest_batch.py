@@ -18,6 +18,7 @@ from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runs.check_machine import available_memory
 from quran_asr.runs.outcome import Outcome, failure, passed, warning
 from quran_asr.runs.schema import Recipe
+from quran_asr.runs.windows import with_windows
 from quran_asr.train.batches import Batch, Clip, ClipSet
 from quran_asr.train.cpu import choose_threads
 from quran_asr.train.model import build_model
@@ -93,6 +94,7 @@ def check_memory(
     recipe: Recipe, tokenizer: Tokenizer, training: Sequence[Segment], device: torch.device
 ) -> Outcome:
     """Forward and backward of the heaviest batch on a device, and what would fit if it does not."""
+    training = with_windows(training, recipe)
     clips = [Clip(segment, tuple(tokenizer.encode(segment.text))) for segment in training]
     shapes = heaviest(recipe, [s.duration for s in training], [len(clip.tokens) for clip in clips])
     few = ClipSet(clips[:1], cache_bytes=0)

@@ -26,6 +26,7 @@ from quran_asr.runs.check_machine import audio_budget
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.sign import Sign
+from quran_asr.runs.windows import with_windows
 from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
 from quran_asr.train.audio_store import FORKS
 from quran_asr.train.average import average_at_end
@@ -119,6 +120,7 @@ def train(
         prepare_tokenizer(recipe, run, start)
     ranks.from_first(None)
     tokenizer = Tokenizer(run.tokenizer)
+    training = with_windows(training, recipe)
     if memory is not None:
         recipe = fit_memory(recipe, tokenizer, training, _device(recipe), memory, on_finding, ranks)
         if first and resume is None:
