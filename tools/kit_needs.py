@@ -1,6 +1,6 @@
 """Measure which installed packages a training, an evaluation and a picture really need.
 
-    .venv/bin/python tools/kit_needs.py WORK [--from FILE] >src/quran_asr/runs/kit_needs.txt
+    .venv/bin/python tools/kit_needs.py WORK [--from FILE] >src/quran_asr/runs/kits/kit_needs.txt
 
 All packages but the first few are hidden. `train`, `evaluate`, `plot` and `kit` run with a tiny recipe on a
 spoken corpus; whatever package one of them fails for is shown again, and everything starts anew, until all

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rehearses a kit: an environment that holds only what `runs/hosts/torch.txt` lists, no network, one command,
+# Rehearses a kit: an environment that holds only what `runs/kits/hosts/torch.txt` lists, no network, one command,
 # killed on the way. tools/rehearse_kit.sh [FOLDER] (default: a temporary one).
 #
 # Needs Python 3.12, a package index to make the environment from, 10 GB of disk and a quarter of an hour: torch
@@ -17,10 +17,10 @@ say() { printf '%s\n' "== $*" >&2; }
 
 if ! [ -x "$folder/host/bin/python" ]; then
   python=$(tools/environment.sh find 3.12) || { say "no Python 3.12 here: not rehearsed"; exit 77; }
-  say "making $folder/host from src/quran_asr/runs/hosts/torch.txt"
+  say "making $folder/host from src/quran_asr/runs/kits/hosts/torch.txt"
   "$python" -m venv "$folder/unfinished"
   "$folder/unfinished/bin/python" -m pip install --quiet --no-compile --no-deps \
-    -r src/quran_asr/runs/hosts/torch.txt || { say "no package index here: not rehearsed"; exit 77; }
+    -r src/quran_asr/runs/kits/hosts/torch.txt || { say "no package index here: not rehearsed"; exit 77; }
   mv "$folder/unfinished" "$folder/host" # only its Python is used, and no script
 fi
 

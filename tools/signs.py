@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from made_curves import HEALTHY, SICK, made
 
-from quran_asr.runs.outlook import outlook
-from quran_asr.runs.signs import judge
-from quran_asr.runs.trends import finite
+from quran_asr.runs.signs.outlook import outlook
+from quran_asr.runs.signs.signs import judge
+from quran_asr.runs.signs.trends import finite
 
 CUTS = (0.15, 0.3, 0.5, 0.75, 1.0)
 """A healthy training is judged while it runs, not only at its end."""

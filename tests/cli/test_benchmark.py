@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from quran_asr.cli.main import main
-from quran_asr.runs.benchmark import (
+from quran_asr.runs.planning.benchmark import (
     COMPARED,
     PARTS,
     LossTime,

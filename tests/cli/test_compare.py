@@ -22,9 +22,15 @@ from quran_asr.measure.evaluate import write_report
 from quran_asr.measure.report import ScoredClip, Setting, make_report
 from quran_asr.measure.score import score_clips
 from quran_asr.records import Segment, VerseRef
-from quran_asr.runs.compare_arms import make_arms
-from quran_asr.runs.compare_study import Part, Pretraining, Study, prepare
-from quran_asr.runs.compare_trials import Conditions, Question, keep_question, trials_of, write_outcome
+from quran_asr.runs.comparison.compare_arms import make_arms
+from quran_asr.runs.comparison.compare_study import Part, Pretraining, Study, prepare
+from quran_asr.runs.comparison.compare_trials import (
+    Conditions,
+    Question,
+    keep_question,
+    trials_of,
+    write_outcome,
+)
 from quran_asr.runs.folder import RunFolder, create_run, runs_below
 from quran_asr.runs.recipe import load_recipe
 

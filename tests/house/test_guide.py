@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from quran_asr.runs.devices import find_device
-from quran_asr.runs.plan import Plan, plan
+from quran_asr.runs.planning.devices import find_device
+from quran_asr.runs.planning.plan import Plan, plan
+from quran_asr.runs.planning.timing import Given, Target
+from quran_asr.runs.planning.workload import Workload
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.timing import Given, Target
-from quran_asr.runs.workload import Workload
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
 CLIPS = 67_399

@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 TRAIN = Path(__file__).parents[2] / "src" / "quran_asr" / "train"
-TREES = {path.name: ast.parse(path.read_text("utf-8")) for path in sorted(TRAIN.glob("*.py"))}
+TREES = {path.name: ast.parse(path.read_text("utf-8")) for path in sorted(TRAIN.rglob("*.py"))}
 
 ASR = "nemo.collections.asr"
 MODEL = f"{ASR}.models:EncDecHybridRNNTCTCBPEModel"

@@ -22,8 +22,8 @@ import torch
 from quran_asr.corpus.speak import speak_corpus
 from quran_asr.files import sha256_of
 from quran_asr.records import VerseRef
-from quran_asr.runs import kit_stages
-from quran_asr.runs.kit import read_index, read_results
+from quran_asr.runs.kits import kit_stages
+from quran_asr.runs.kits.kit import read_index, read_results
 from quran_asr.train.half import read_model
 
 pytestmark = pytest.mark.slow

@@ -31,7 +31,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from quran_asr.runs.recipe import load_recipe
-    from quran_asr.train.export import export
+    from quran_asr.train.exporting.export import export
     from quran_asr.train.model import build_model
     from quran_asr.train.tokenizer import train_tokenizer
 

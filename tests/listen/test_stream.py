@@ -165,7 +165,7 @@ def test_an_8_bit_graph_does_not_carry_nan_to_a_neighbour(
     small_bundle: Path, voice, tmp_path: Path, redescribe
 ) -> None:
     """It scales a batch as one: beside a stream of NaN every number of the batch would be NaN."""
-    from quran_asr.train.export_onnx import quantize
+    from quran_asr.train.exporting.export_onnx import quantize
 
     folder = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
     quantize(small_bundle / "encoder.onnx", folder / "encoder.onnx")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quran_asr.runs.benchmark_listening import spread, table, word_delays
+from quran_asr.runs.planning.benchmark_listening import spread, table, word_delays
 
 
 def change(heard: float, text: str, committed: int | None = None) -> dict[str, Any]:

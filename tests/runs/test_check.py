@@ -15,12 +15,12 @@ import pytest
 
 from quran_asr import audio
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs import check_machine
-from quran_asr.runs.check import Check, Line, as_json, has_failed, run
-from quran_asr.runs.check_data import Data, decodable, read_data
-from quran_asr.runs.check_leakage import other_names, same_contents, seen_texts, shared_audio
-from quran_asr.runs.check_machine import disk_space, machine
-from quran_asr.runs.outcome import Outcome, failure, passed, warning
+from quran_asr.runs.checks import check_machine
+from quran_asr.runs.checks.check import Check, Line, as_json, has_failed, run
+from quran_asr.runs.checks.check_data import Data, decodable, read_data
+from quran_asr.runs.checks.check_leakage import other_names, same_contents, seen_texts, shared_audio
+from quran_asr.runs.checks.check_machine import disk_space, machine
+from quran_asr.runs.checks.outcome import Outcome, failure, passed, warning
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
 
@@ -292,7 +292,7 @@ def test_letters_that_spelling_leaves_out_are_told(write: Write) -> None:
 def test_what_a_plan_notes_is_shown_as_a_note_with_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
     from quran_asr.cli.preflight import show_line
     from quran_asr.findings import Finding
-    from quran_asr.runs.outcome import of_finding
+    from quran_asr.runs.checks.outcome import of_finding
 
     note = of_finding(Finding("note", "few-steps", "trainer.max_epochs", "few", "trainer.max_epochs=9"))
     for line in run([Check("recipe", lambda: note)], lambda line: None):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.compare import Side, compare, geometric_mean, mean
+from quran_asr.runs.comparison.compare import Side, compare, geometric_mean, mean
 from quran_asr.runs.curves import Curves, curves_of_rows
 from quran_asr.runs.recipe import load_recipe
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.compare_arms import Arm, differences, make_arms, split_arms, with_cadence
-from quran_asr.runs.compare_study import PRETRAINED, STUDIES
-from quran_asr.runs.compare_trials import (
+from quran_asr.runs.comparison.compare_arms import Arm, differences, make_arms, split_arms, with_cadence
+from quran_asr.runs.comparison.compare_study import PRETRAINED, STUDIES
+from quran_asr.runs.comparison.compare_trials import (
     Question,
     keep_question,
     last_error,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quran_asr.runs.architecture import of_recipe
-from quran_asr.runs.flops import encoder_frames, forward_flops, training_flops
+from quran_asr.runs.planning.flops import encoder_frames, forward_flops, training_flops
 from quran_asr.runs.recipe import load_recipe
 
 SMALL = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from quran_asr.runs.guide_notes import guide_notes
-from quran_asr.runs.plan import plan
+from quran_asr.runs.planning.guide_notes import guide_notes
+from quran_asr.runs.planning.plan import plan
+from quran_asr.runs.planning.timing import Given
+from quran_asr.runs.planning.workload import Workload
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.timing import Given
-from quran_asr.runs.workload import Workload
 
 GUIDE = Workload(67_399, 56.0)
 

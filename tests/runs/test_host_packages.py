@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.host_packages import Pin, choose, read_host, read_lock, read_needs
+from quran_asr.runs.kits.host_packages import Pin, choose, read_host, read_lock, read_needs
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from quran_asr.cli.kit_host import bring_out, refuse_too_much, swap
 from quran_asr.cli.main import main
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.folder import RunFolder, create_run
-from quran_asr.runs.kit import (
+from quran_asr.runs.kits.kit import (
     half_size,
     pack_run,
     read_index,

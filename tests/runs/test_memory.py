@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from quran_asr.runs.folder import checkpoint_bytes, training_bytes
-from quran_asr.runs.memory import Batch, Memory, step_memory
-from quran_asr.runs.plan import as_json, plan
+from quran_asr.runs.planning.memory import Batch, Memory, step_memory
+from quran_asr.runs.planning.plan import as_json, plan
+from quran_asr.runs.planning.workload import Workload, weigh
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.workload import Workload, weigh
 
 
 def memory(recipe: str, *overrides: str, clips: int = 32, seconds: float = 3.0, **more: int) -> Memory:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from quran_asr.runs.curves import Curves, curves_of_rows
-from quran_asr.runs.outlook import outlook, planned_end
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.sign import Sign
+from quran_asr.runs.signs.outlook import outlook, planned_end
+from quran_asr.runs.signs.sign import Sign
 
 
 def falling(count: int, every: int = 100, **recipe: Any) -> Curves:

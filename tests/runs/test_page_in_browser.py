@@ -22,7 +22,7 @@ import pytest
 from quran_asr import audio
 from quran_asr.runs.events import read_curves
 from quran_asr.runs.folder import create_run
-from quran_asr.runs.plot import render_report
+from quran_asr.runs.plots.plot import render_report
 from quran_asr.runs.recipe import load_recipe
 
 pytest.importorskip("matplotlib", reason="needs the extra plot")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quran_asr.runs.plan import Plan, keep_effective_batch, plan
+from quran_asr.runs.planning.plan import Plan, keep_effective_batch, plan
+from quran_asr.runs.planning.timing import Given
+from quran_asr.runs.planning.workload import Workload, weigh
 from quran_asr.runs.published import PUBLISHED
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.timing import Given
-from quran_asr.runs.workload import Workload, weigh
-from quran_asr.train.epoch import Stage, stage_batches
+from quran_asr.train.data.epoch import Stage, stage_batches
 
 TRANSFER = load_recipe("transfer")
 GUIDE = Workload(67_399, 56.0)

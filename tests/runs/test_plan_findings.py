@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from quran_asr.findings import Finding
-from quran_asr.runs.devices import find_device
-from quran_asr.runs.plan import Plan, plan
+from quran_asr.runs.planning.devices import find_device
+from quran_asr.runs.planning.plan import Plan, plan
+from quran_asr.runs.planning.timing import Target
+from quran_asr.runs.planning.workload import Workload, weigh
 from quran_asr.runs.recipe import RecipeError, load_recipe
-from quran_asr.runs.timing import Target
-from quran_asr.runs.workload import Workload, weigh
 
 GUIDE = Workload(67_399, 56.0)
 LONG = Workload(40_000, 200.0)

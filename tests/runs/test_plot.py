@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.axis import Axis, axes_of, line
 from quran_asr.runs.curves import Point, curves_of_rows
 from quran_asr.runs.events import read_curves
 from quran_asr.runs.folder import RunFolder, create_run
-from quran_asr.runs.page import Example, Table
-from quran_asr.runs.plot import Written, render_report
+from quran_asr.runs.plots.axis import Axis, axes_of, line
+from quran_asr.runs.plots.page import Example, Table
+from quran_asr.runs.plots.plot import Written, render_report
 from quran_asr.runs.recipe import load_recipe
 
 needs_matplotlib = pytest.mark.skipif(
@@ -242,7 +242,7 @@ def test_a_thinned_line_keeps_within_what_was_measured(values: list[float | None
 
 def figures_drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are drawn from now on: of each subject a wide one and a narrow one."""
-    from quran_asr.runs import figures
+    from quran_asr.runs.plots import figures
 
     drawn: list[Any] = []
     make = figures.figure
@@ -255,7 +255,7 @@ def labels_of(figure: Any) -> list[str]:
 
 
 def test_names_are_as_short_as_keeps_them_apart() -> None:
-    from quran_asr.runs.plot import names
+    from quran_asr.runs.plots.plot import names
 
     def named(*of: str) -> list[str]:
         return names([curves_of_rows([], name, "") for name in of])

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from quran_asr.findings import QuranAsrError
+from quran_asr.runs.comparison.registry import read_registry
 from quran_asr.runs.folder import RunFolder, create_run
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.registry import read_registry
 
 
 def a_run(folder: Path, day: int, *overrides: str, sha256: str = "aaaa", wer: float = 0.5) -> RunFolder:

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from quran_asr.runs.curves import Curves, curves_of_rows
 from quran_asr.runs.events import read_curves
-from quran_asr.runs.outlook import outlook
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schedule import peak
-from quran_asr.runs.sign import Sign
-from quran_asr.runs.signs import judge
-from quran_asr.runs.signs_rate import rate_to_try
+from quran_asr.runs.signs.outlook import outlook
+from quran_asr.runs.signs.sign import Sign
+from quran_asr.runs.signs.signs import judge
+from quran_asr.runs.signs.signs_rate import rate_to_try
 
 RECORDED = Path(__file__).parent / "curves"
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from quran_asr.findings import Finding, QuranAsrError
-from quran_asr.runs import sweep_trial
-from quran_asr.runs.plan import plan
+from quran_asr.runs.planning.plan import plan
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.sweep import Sweep, log_of, open_study, run_sweep, trial_folder
-from quran_asr.runs.sweep_result import Result, result_of
-from quran_asr.runs.sweep_space import read_space
-from quran_asr.runs.sweep_trial import run_of, said_last
+from quran_asr.runs.sweeps import sweep_trial
+from quran_asr.runs.sweeps.sweep import Sweep, log_of, open_study, run_sweep, trial_folder
+from quran_asr.runs.sweeps.sweep_result import Result, result_of
+from quran_asr.runs.sweeps.sweep_space import read_space
+from quran_asr.runs.sweeps.sweep_trial import run_of, said_last
 
 pytest.importorskip("optuna")
 
@@ -30,9 +30,9 @@ CTC = "model.aux_ctc.ctc_loss_weight"
 OPTUNA_IS_SLOW_TO_LOAD = """
 import json, sys
 from pathlib import Path
-from quran_asr.runs import sweep_trial
-from quran_asr.runs.sweep import Sweep, run_sweep
-from quran_asr.runs.sweep_space import read_space
+from quran_asr.runs.sweeps import sweep_trial
+from quran_asr.runs.sweeps.sweep import Sweep, run_sweep
+from quran_asr.runs.sweeps.sweep_space import read_space
 sweep_trial.TRAIN = (sys.executable, sys.argv[1])
 fixed, axes = read_space(json.loads(sys.argv[3]))
 run_sweep(Sweep("small", fixed, axes, 20, 0, False, 5), Path(sys.argv[2]), lambda *_: None, print)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.sweep_space import (
+from quran_asr.runs.sweeps.sweep_space import (
     Between,
     Listed,
     combinations,

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.calibration import (
+from quran_asr.runs.planning.calibration import (
     Calibration,
     calibration_folder,
     measured_by,
     read_calibrations,
     write_calibration,
 )
-from quran_asr.runs.devices import DEVICES, find_device
-from quran_asr.runs.flops import audio_flops
-from quran_asr.runs.plan import Plan, plan
+from quran_asr.runs.planning.devices import DEVICES, find_device
+from quran_asr.runs.planning.flops import audio_flops
+from quran_asr.runs.planning.plan import Plan, plan
+from quran_asr.runs.planning.timing import Given, find_target
+from quran_asr.runs.planning.workload import Workload
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.timing import Given, find_target
-from quran_asr.runs.workload import Workload
 
 TRANSFER = load_recipe("transfer")
 GUIDE = Workload(67_399, 56.0)

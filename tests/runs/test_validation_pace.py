@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quran_asr.runs.validation_pace import SHARE, epochs_between, validated_epochs
+from quran_asr.runs.planning.validation_pace import SHARE, epochs_between, validated_epochs
 
 SECONDS = st.floats(0.1, 10_000.0)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.records import Segment, VerseRef
-from quran_asr.runs.windows import windows
+from quran_asr.runs.planning.windows import windows
 
 
 def clip(reciter: str, surah: int, ayah: int, seconds: float = 3.0, upto: int | None = None) -> Segment:

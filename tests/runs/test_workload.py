@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from quran_asr.findings import QuranAsrError
+from quran_asr.runs.planning.workload import TOKENS_A_WORD, read_clips, tokens_a_word, weigh_manifests
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.workload import TOKENS_A_WORD, read_clips, tokens_a_word, weigh_manifests
 
 TRANSFER = load_recipe("transfer")
 

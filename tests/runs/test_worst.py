@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from quran_asr import audio
 from quran_asr.measure.distance import align
 from quran_asr.measure.score import word_letters
-from quran_asr.runs.worst import Sound, alignment, worst_clips
+from quran_asr.runs.plots.worst import Sound, alignment, worst_clips
 
 WORDS = ["قُلْ", "هُوَ", "اللَّهُ", "أَحَدٌ", "الصَّمَدُ", "<b>&amp;", "يَا"]
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from quran_asr.runs.published import OFFLINE, STREAMING
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.train.archives import read_archive, read_weights
 from quran_asr.train.checkpoints import save_nemo
 from quran_asr.train.model import build_model, model_config
+from quran_asr.train.start.archives import read_archive, read_weights
+from quran_asr.train.start.transfer import transfer
 from quran_asr.train.tokenizer import train_tokenizer
-from quran_asr.train.transfer import transfer
 
 PRE_ENCODE = "encoder.pre_encode."
 OUTCOMES = ("copied", "salvaged", "fresh", "mismatched")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.train.benchmark_clips import in_batches, made_clips
-from quran_asr.train.benchmark_side import Setup, Side
+from quran_asr.train.benchmarks.benchmark_clips import in_batches, made_clips
+from quran_asr.train.benchmarks.benchmark_side import Setup, Side
 from quran_asr.train.tokenizer import train_tokenizer
 
 CLIPS, SECONDS = 3, (1.0, 2.0)

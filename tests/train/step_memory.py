@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from quran_asr.records import Segment
-from quran_asr.runs import memory
-from quran_asr.runs.flops import audio_flops
+from quran_asr.runs.planning import memory
+from quran_asr.runs.planning.flops import audio_flops
+from quran_asr.runs.planning.workload import expected_tokens
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.workload import expected_tokens
-from quran_asr.train.batches import Batch, Clip, ClipSet
+from quran_asr.train.data.batches import Batch, Clip, ClipSet
 from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.tokenizer import train_tokenizer

@@ -19,10 +19,17 @@ from hypothesis import strategies as st
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.archives import CONFIG, WEIGHTS, extract_tokenizer, read_archive, read_weights, restore
 from quran_asr.train.checkpoints import save_nemo
 from quran_asr.train.model import build_model
 from quran_asr.train.recognize import load_recognizer
+from quran_asr.train.start.archives import (
+    CONFIG,
+    WEIGHTS,
+    extract_tokenizer,
+    read_archive,
+    read_weights,
+    restore,
+)
 from quran_asr.train.tokenizer import Tokenizer
 
 GOOD = (

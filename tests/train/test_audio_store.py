@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from quran_asr import audio
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.audio_store import AudioStore
-from quran_asr.train.batches import Batch, ClipSet, tokenize, training_loader
-from quran_asr.train.epoch import EpochBatches
+from quran_asr.train.data.audio_store import AudioStore
+from quran_asr.train.data.batches import Batch, ClipSet, tokenize, training_loader
+from quran_asr.train.data.epoch import EpochBatches
 from quran_asr.train.tokenizer import Tokenizer
 
 

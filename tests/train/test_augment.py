@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from quran_asr.runs.recipe import RecipeError, load_recipe
 from quran_asr.runs.schema import Augment
-from quran_asr.train.augment import augment, equalize, low_pass, with_noise
-from quran_asr.train.codecs import CODECS, Codec, through
-from quran_asr.train.rooms import impulse_responses, in_room
+from quran_asr.train.data.augment import augment, equalize, low_pass, with_noise
+from quran_asr.train.data.codecs import CODECS, Codec, through
+from quran_asr.train.data.rooms import impulse_responses, in_room
 
 Sound = NDArray[np.float32]
 

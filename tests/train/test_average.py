@@ -25,11 +25,11 @@ from quran_asr.measure.score import score_clips
 from quran_asr.records import Counts, Segment, Transcript, VerseRef
 from quran_asr.runs.folder import RunFolder, create_run, open_run
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.train.archives import read_archive, read_weights
 from quran_asr.train.average import difference_interval, export, mean_weights
 from quran_asr.train.checkpoints import checkpoint_facts, model_weights, read_checkpoint
 from quran_asr.train.loop import train
 from quran_asr.train.recognize import load_recognizer
+from quran_asr.train.start.archives import read_archive, read_weights
 
 pytestmark = pytest.mark.slow
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment
+from quran_asr.runs.planning.windows import with_windows
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
-from quran_asr.runs.windows import with_windows
-from quran_asr.train.batches import Batch, ClipSet, collate, tokenize, training_loader
-from quran_asr.train.epoch import EpochBatches, plan_epoch
+from quran_asr.train.data.batches import Batch, ClipSet, collate, tokenize, training_loader
+from quran_asr.train.data.epoch import EpochBatches, plan_epoch
 from quran_asr.train.tokenizer import Tokenizer
 
 DURATIONS = st.lists(st.floats(0.2, 40.0), min_size=1, max_size=120)

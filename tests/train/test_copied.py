@@ -19,13 +19,13 @@ from quran_asr.findings import Finding
 from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder, create_run, open_run
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.train.archives import read_archive, read_weights
 from quran_asr.train.checkpoints import model_weights, read_checkpoint, save_nemo
-from quran_asr.train.copied import EMBEDDING, WHOLE
 from quran_asr.train.loop import Start, train
 from quran_asr.train.metrics import Progress
 from quran_asr.train.model import build_model
-from quran_asr.train.pretrained import Pretrained
+from quran_asr.train.start.archives import read_archive, read_weights
+from quran_asr.train.start.copied import EMBEDDING, WHOLE
+from quran_asr.train.start.pretrained import Pretrained
 from quran_asr.train.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.slow

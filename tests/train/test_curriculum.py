@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.curriculum import Curriculum, token_entropy
-from quran_asr.train.silence import first_sound, silent_until
+from quran_asr.train.data.curriculum import Curriculum, token_entropy
+from quran_asr.train.data.silence import first_sound, silent_until
 
 
 def test_entropy_of_equal_tokens_is_the_logarithm_of_their_number() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quran_asr.train.epoch import Stage, plan_epoch, repeated_clips, share_out, stage_batches
+from quran_asr.train.data.epoch import Stage, plan_epoch, repeated_clips, share_out, stage_batches
 
 DURATIONS = st.lists(st.floats(0.2, 40.0), min_size=1, max_size=80)
 RANKS = st.integers(1, 5)

@@ -51,7 +51,7 @@ def sounds(quickstart: Any) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def expected(model: Any, sounds: dict[str, np.ndarray]) -> dict[tuple[int, str], Any]:
     """What NeMo's own whole-file pass says: (log-probabilities, transducer tokens)."""
-    from quran_asr.train.export_check import nemo_hears
+    from quran_asr.train.exporting.export_check import nemo_hears
     from quran_asr.train.model import look_aheads, set_look_ahead
 
     contexts = look_aheads(model)
@@ -151,7 +151,7 @@ def test_int8_says_what_it_costs(quickstart: Any, quran_asr: Any, tmp_path: Path
 def test_a_graph_that_is_not_the_model_is_not_written(
     quickstart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quran_asr.train import export, export_onnx
+    from quran_asr.train.exporting import export, export_onnx
 
     whole = export_onnx.StreamingEncoder.forward
 

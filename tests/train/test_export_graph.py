@@ -7,7 +7,7 @@ import torch
 
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.export_graph import StreamingEncoder, model_shape
+from quran_asr.train.exporting.export_graph import StreamingEncoder, model_shape
 from quran_asr.train.model import (
     EncDecHybridRNNTCTCBPEModel,
     build_model,

@@ -18,8 +18,14 @@ from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import Shape
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.train.export_graph import model_shape
-from quran_asr.train.export_sherpa import FLOOR, nemo_features, tail_seconds, window_frames, write_sherpa
+from quran_asr.train.exporting.export_graph import model_shape
+from quran_asr.train.exporting.export_sherpa import (
+    FLOOR,
+    nemo_features,
+    tail_seconds,
+    window_frames,
+    write_sherpa,
+)
 from quran_asr.train.model import (
     EncDecHybridRNNTCTCBPEModel,
     build_model,

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.records import Segment
-from quran_asr.runs.batch_budget import budgets, halved
+from quran_asr.runs.planning.batch_budget import budgets, halved
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.fit_memory import MemoryBudget, fit_memory, worst_batches
+from quran_asr.train.memory.fit_memory import MemoryBudget, fit_memory, worst_batches
 from quran_asr.train.tokenizer import Tokenizer
 
 BASE = load_recipe("quickstart", ["quran.vocabulary_size=48"])

@@ -4,9 +4,9 @@ import torch
 
 from quran_asr.records import Segment
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.batches import ClipSet, collate, tokenize
-from quran_asr.train.initialization import OUTPUT_DEVIATION, initialize
+from quran_asr.train.data.batches import ClipSet, collate, tokenize
 from quran_asr.train.model import build_model
+from quran_asr.train.start.initialization import OUTPUT_DEVIATION, initialize
 from quran_asr.train.tokenizer import Tokenizer
 
 

@@ -17,10 +17,10 @@ from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runs.folder import RunFolder, create_run
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.train.batches import Batch
+from quran_asr.train.data.batches import Batch
 from quran_asr.train.loop import train
+from quran_asr.train.memory.out_of_memory import Attempts
 from quran_asr.train.module import TrainingModule
-from quran_asr.train.out_of_memory import Attempts
 from quran_asr.train.processes import Ranks
 
 pytestmark = pytest.mark.slow

@@ -19,22 +19,23 @@ from quran_asr import audio
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment
 from quran_asr.runs.architecture import of_recipe
-from quran_asr.runs.check_data import Data
-from quran_asr.runs.check_text import ctc_feasible, known_characters, round_trip
+from quran_asr.runs.checks.check_data import Data
+from quran_asr.runs.checks.check_text import ctc_feasible, known_characters, round_trip
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
-from quran_asr.train import environment, loss_check, preflight
-from quran_asr.train.archives import read_archive
-from quran_asr.train.batches import Batch
+from quran_asr.train import environment, preflight
+from quran_asr.train.data.batches import Batch
 from quran_asr.train.environment import torch_environment
-from quran_asr.train.heaviest_batch import heaviest
-from quran_asr.train.loss_check import check_loss
+from quran_asr.train.loss import loss_check
+from quran_asr.train.loss.loss_check import check_loss
+from quran_asr.train.loss.transducer_loss import transducer_loss
+from quran_asr.train.memory.heaviest_batch import heaviest
 from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.preflight import gate_clips, judge, overfit_gate
-from quran_asr.train.start_check import check_start
+from quran_asr.train.start.archives import read_archive
+from quran_asr.train.start.start_check import check_start
 from quran_asr.train.tokenizer import Tokenizer, train_tokenizer
-from quran_asr.train.transducer_loss import transducer_loss
 
 CPU = torch.device("cpu")
 
@@ -217,7 +218,7 @@ from pathlib import Path
 import torch
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.train import heaviest_batch
+from quran_asr.train.memory import heaviest_batch
 from quran_asr.train.tokenizer import Tokenizer
 
 words = ["quran.vocabulary_size=48", "model.train_ds.batch_duration=null", "model.train_ds.batch_size=16"]

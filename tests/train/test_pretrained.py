@@ -30,8 +30,8 @@ import pytest
 from huggingface_hub import constants
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.train import download, http
-from quran_asr.train.pretrained import SHORT_NAMES, Pretrained, find_pretrained
+from quran_asr.train.start import download, http
+from quran_asr.train.start.pretrained import SHORT_NAMES, Pretrained, find_pretrained
 
 NAME = "stt_en_fastconformer_transducer_large"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -431,7 +431,7 @@ def test_an_interrupt_leaves_the_part_that_the_next_call_continues(hub: Hub, pla
 
 
 def process(code: str, **environment: str) -> subprocess.Popen[str]:
-    script = f"from quran_asr.train.pretrained import find_pretrained\n{code}"
+    script = f"from quran_asr.train.start.pretrained import find_pretrained\n{code}"
     return subprocess.Popen(
         [sys.executable, "-c", script],
         env={**os.environ, **environment},
@@ -785,7 +785,7 @@ def test_a_file_is_read_again_only_when_its_length_or_time_of_change_is_another(
 ) -> None:
     find_pretrained(NAME)
     read: list[Path] = []
-    monkeypatch.setattr("quran_asr.train.hub.file_sha256", lambda path: read.append(path) or SHA256)
+    monkeypatch.setattr("quran_asr.train.start.hub.file_sha256", lambda path: read.append(path) or SHA256)
     find_pretrained(NAME)
     assert read == []
     os.utime(place, (1, 1))

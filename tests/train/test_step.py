@@ -13,15 +13,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quran_asr.records import Segment
-from quran_asr.runs import memory
 from quran_asr.runs.folder import create_run
+from quran_asr.runs.planning import memory
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
-from quran_asr.train import transducer_joint, transducer_lattice
-from quran_asr.train.batches import ClipSet, collate, tokenize
+from quran_asr.train.data.batches import ClipSet, collate, tokenize
 from quran_asr.train.gradients import Gradients
 from quran_asr.train.lookout import Lookout
 from quran_asr.train.loop import make_trainer
+from quran_asr.train.loss import transducer_joint, transducer_lattice
 from quran_asr.train.metrics import Metrics
 from quran_asr.train.model import build_model, frame_counts
 from quran_asr.train.module import TrainingModule

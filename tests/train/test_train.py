@@ -23,7 +23,7 @@ from quran_asr.records import Segment
 from quran_asr.runs.folder import RunFolder, create_run, open_run
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.batches import Batch, ClipSet, collate, tokenize
+from quran_asr.train.data.batches import Batch, ClipSet, collate, tokenize
 from quran_asr.train.loop import Trained, train
 from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
@@ -235,7 +235,7 @@ def test_clips_that_can_none_be_read_are_one_error(go: Go, segments: list[Segmen
 @pytest.mark.slow
 def test_a_stalled_start_is_said_once_while_it_trains(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule itself is tested in tests/runs/test_signs.py; here its thousand steps are four."""
-    from quran_asr.runs import signs_start
+    from quran_asr.runs.signs.signs import signs_start
 
     monkeypatch.setattr(signs_start, "STALL_CHECKED_FROM", 1)
     monkeypatch.setattr(signs_start, "STALL_CHECKED_AT", 4)

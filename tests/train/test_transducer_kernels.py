@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from quran_asr.train import transducer_loss_triton
+from quran_asr.train.loss import transducer_loss_triton
 
 pytest.importorskip("triton", reason="no Triton here: CI=true ./test.sh brings it")
 if os.environ.get("TRITON_INTERPRET") == "1":

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.train.transducer_engine import ENGINES, TorchEngine, disagreement, usable_engine
-from quran_asr.train.transducer_lattice import lattice_loss
-from quran_asr.train.transducer_loss import transducer_loss
+from quran_asr.train.loss.transducer_engine import ENGINES, TorchEngine, disagreement, usable_engine
+from quran_asr.train.loss.transducer_lattice import lattice_loss
+from quran_asr.train.loss.transducer_loss import transducer_loss
 
 sys.path.insert(0, str(Path(__file__).parent))
 from transducer_cases import Batch, RNNTJoint, every_alignment, plain_gradients, same

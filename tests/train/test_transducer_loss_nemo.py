@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from quran_asr.train.transducer_loss import transducer_loss
+from quran_asr.train.loss.transducer_loss import transducer_loss
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,7 @@ def test_its_usual_joint_is_taken_apart_and_others_are_asked(rnnt, monkeypatch):
 MEASURE = """
 import json
 import torch
-from quran_asr.train.benchmark_loss import LossCase, peak_bytes
+from quran_asr.train.benchmarks.benchmark_loss import LossCase, peak_bytes
 
 cpu, held, cells = torch.device("cpu"), [], []
 for clips in (16, 64):

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quran_asr.train import transducer_joint, transducer_loss
-from quran_asr.train.transducer_lattice import Lengths
+from quran_asr.train.loss import transducer_joint, transducer_loss
+from quran_asr.train.loss.transducer_lattice import Lengths
 
 sys.path.insert(0, str(Path(__file__).parent))
 from transducer_cases import Batch, RNNTJoint, same

@@ -19,15 +19,15 @@ from quran_asr.records import Segment
 from quran_asr.runs.folder import create_run
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.transfer_map import FIRST, TransferMap
-from quran_asr.train.archives import read_archive, read_weights
-from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import save_nemo
-from quran_asr.train.initialization import sample_features
+from quran_asr.train.data.batches import ClipSet, tokenize
 from quran_asr.train.loop import Start, start_from
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model
-from quran_asr.train.pretrained import Pretrained
+from quran_asr.train.start.archives import read_archive, read_weights
+from quran_asr.train.start.initialization import sample_features
+from quran_asr.train.start.pretrained import Pretrained
+from quran_asr.train.start.transfer import as_table, feature_level, transfer
 from quran_asr.train.tokenizer import Tokenizer, train_tokenizer
-from quran_asr.train.transfer import as_table, feature_level, transfer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from full_size import offline_archive

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quran_asr.train.transducer_loss import transducer_loss
+from quran_asr.train.loss.transducer_loss import transducer_loss
 
 
 class RNNTJoint(nn.Module):

@@ -15,7 +15,7 @@ from quran_asr.cli.printing import print_json, print_table
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.train.benchmark import Task
+    from quran_asr.train.benchmarks.benchmark import Task
 
 
 @click.group(epilog="Example: quran-asr benchmark training --preset cpu --rounds 1")
@@ -81,7 +81,7 @@ def training(
     what was measured.
     """
     need("train")
-    from quran_asr.runs.benchmark import PRESETS
+    from quran_asr.runs.planning.benchmark import PRESETS
     from quran_asr.runs.recipe import load_recipe
 
     if unknown := [name for name in presets if name not in PRESETS]:
@@ -93,7 +93,7 @@ def training(
     for name in presets or ("cpu",):  # a wrong override is said before anything starts
         load_recipe(PRESETS[name].recipe, (*PRESETS[name].overrides, *words))
 
-    from quran_asr.train.benchmark import Task, available
+    from quran_asr.train.benchmarks.benchmark import Task, available
 
     chosen = available(device)
     steps = steps or (20 if chosen == "cuda" else 2)
@@ -107,8 +107,8 @@ def training(
 
 def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: bool) -> int:
     from quran_asr.files import cache_folder, write_atomically
-    from quran_asr.runs.calibration import write_calibration
-    from quran_asr.train.benchmark import calibration, compare, grown, precisions
+    from quran_asr.runs.planning.calibration import write_calibration
+    from quran_asr.train.benchmarks.benchmark import calibration, compare, grown, precisions
 
     first, *others = tasks
     place = file or cache_folder() / "benchmarks" / f"training-{tasks[first].device}.json"
@@ -144,7 +144,7 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
 
 
 def _print(figures: dict[str, Any]) -> None:
-    from quran_asr.runs.benchmark import growth_table, precision_table, table
+    from quran_asr.runs.planning.benchmark import growth_table, precision_table, table
 
     batch, lattice = figures["batch"], figures["lattice"]
     click.echo(

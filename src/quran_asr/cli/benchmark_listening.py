@@ -87,7 +87,12 @@ def listening(
     MODEL is a .nemo file, a .ckpt file of a run or a run folder. How fast it hears depends on its size and on
     how much it says, not on what, so a preset with random weights tells it too; KEY=VALUE changes the preset.
     """
-    from quran_asr.runs.benchmark_listening import PRESETS, look_aheads_of, refuse_other_look_aheads, table
+    from quran_asr.runs.planning.benchmark_listening import (
+        PRESETS,
+        look_aheads_of,
+        refuse_other_look_aheads,
+        table,
+    )
 
     overrides = tuple(word for word in words if "=" in word or word.startswith("~"))
     models = [Path(word) for word in words if word not in overrides]
@@ -108,9 +113,9 @@ def listening(
     need("train")
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.files import write_atomically
-    from quran_asr.train.benchmark_clips import made_clips
-    from quran_asr.train.benchmark_listening import Task, compare, write_clips
-    from quran_asr.train.listening_models import load, made_up, prepare
+    from quran_asr.train.benchmarks.benchmark_clips import made_clips
+    from quran_asr.train.benchmarks.benchmark_listening import Task, compare, write_clips
+    from quran_asr.train.benchmarks.listening_models import load, made_up, prepare
 
     with tempfile.TemporaryDirectory(prefix="quran-asr-benchmark-") as made:
         folder = Path(made)

@@ -57,9 +57,9 @@ def check(
     from quran_asr.cli.printing import print_json, progress_bar
     from quran_asr.cli.start import Wish, load, start_from_checkpoint
     from quran_asr.findings import QuranAsrError
-    from quran_asr.runs import check as checking
+    from quran_asr.runs.checks import check as checking
     from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.plan_start import TOO_LITTLE
+    from quran_asr.runs.planning.plan_start import TOO_LITTLE
 
     if sample != "all" and not (sample.isdecimal() and int(sample) > 0):
         raise QuranAsrError(f"no number of clips: `{sample}`", where="--sample", remedy="50, or all")

@@ -12,9 +12,9 @@ import click
 from quran_asr.findings import Finding, QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.runs.compare import Side
-    from quran_asr.runs.compare_clips import Beside
-    from quran_asr.runs.compare_trials import Conditions, Question, Trial
+    from quran_asr.runs.comparison.compare import Side
+    from quran_asr.runs.comparison.compare_clips import Beside
+    from quran_asr.runs.comparison.compare_trials import Conditions, Question, Trial
     from quran_asr.runs.folder import RunFolder
 
 Kind = Literal["recipe", "run", "report"]
@@ -91,7 +91,7 @@ def compare(
         if words or study or training or validation:
             raise QuranAsrError("--all lists the runs of a folder", remedy="leave the other words out")
         return _list_all(registry, as_json)
-    from quran_asr.runs.compare_arms import split_arms
+    from quran_asr.runs.comparison.compare_arms import split_arms
 
     named, shared = split_arms(words)
     kind = _kind(named)
@@ -107,7 +107,7 @@ def compare(
         if manifests:
             shared.append(f"model.{key}.manifest_filepath={json.dumps(manifests)}")
     from quran_asr.cli.printing import progress_bar
-    from quran_asr.runs.compare_trials import Conditions
+    from quran_asr.runs.comparison.compare_trials import Conditions
 
     conditions = Conditions(jobs, allow_partial, _say, progress_bar)
     if study is not None:
@@ -120,7 +120,7 @@ def compare(
 
 def _kind(named: Sequence[Sequence[str]]) -> Kind:
     """What the words name, all of them the same."""
-    from quran_asr.runs.compare_reports import find_report
+    from quran_asr.runs.comparison.compare_reports import find_report
     from quran_asr.runs.recipe import SHIPPED
 
     def kind_of(word: str) -> Kind:
@@ -165,8 +165,8 @@ def _study(
     """A shipped experiment, up to its question."""
     from quran_asr.cli.extras import need
     from quran_asr.files import refuse_foreign
-    from quran_asr.runs.compare_study import STUDIES, prepare
-    from quran_asr.runs.compare_trials import INDEX, Question, keep_question
+    from quran_asr.runs.comparison.compare_study import STUDIES, prepare
+    from quran_asr.runs.comparison.compare_trials import INDEX, Question, keep_question
 
     if name not in STUDIES:
         raise QuranAsrError(f"no study `{name}`", where="--study", remedy=f"one of {', '.join(STUDIES)}")
@@ -196,8 +196,8 @@ def _question(
 ) -> tuple[Question, Path]:
     """What is asked, and the folder where it is kept."""
     from quran_asr.files import refuse_foreign
-    from quran_asr.runs.compare_arms import make_arms
-    from quran_asr.runs.compare_trials import INDEX, Question, keep_question, read_question
+    from quran_asr.runs.comparison.compare_arms import make_arms
+    from quran_asr.runs.comparison.compare_trials import INDEX, Question, keep_question, read_question
 
     if not named and folder is not None and not shared:
         before = read_question(folder)
@@ -213,7 +213,7 @@ def _question(
 def _train(question: Question, folder: Path, conditions: Conditions) -> tuple[list[Trial], list[Trial]]:
     """Train what is not trained yet; all trials, and those that failed."""
     from quran_asr.cli.extras import need
-    from quran_asr.runs.compare_trials import run_trials, trials_of
+    from quran_asr.runs.comparison.compare_trials import run_trials, trials_of
 
     trials = trials_of(folder, question)
     if not all(trial.done for trial in trials):
@@ -231,8 +231,8 @@ def _tell_trials(
 ) -> int:
     """The figures of the trials that were trained to their end."""
     from quran_asr.cli.printing import print_findings
-    from quran_asr.runs.compare import Side
-    from quran_asr.runs.compare_arms import differences
+    from quran_asr.runs.comparison.compare import Side
+    from quran_asr.runs.comparison.compare_arms import differences
     from quran_asr.runs.events import read_curves
 
     sides, runs = [], {}
@@ -269,8 +269,8 @@ def _compare_runs(
     words: Sequence[str], folder: Path | None, decoder: str, anyway: bool, as_json: bool
 ) -> int:
     from quran_asr.files import refuse_foreign
-    from quran_asr.runs import compare_runs
-    from quran_asr.runs.compare_trials import INDEX
+    from quran_asr.runs.comparison import compare_runs
+    from quran_asr.runs.comparison.compare_trials import INDEX
     from quran_asr.runs.folder import open_run
 
     if folder is not None:
@@ -306,8 +306,8 @@ def _tell(
     from quran_asr.cli.compare_told import print_tables, tables_of
     from quran_asr.cli.printing import print_json
     from quran_asr.files import write_atomically
-    from quran_asr.runs.compare import compare as set_against
-    from quran_asr.runs.compare_runs import best_beside
+    from quran_asr.runs.comparison.compare import compare as set_against
+    from quran_asr.runs.comparison.compare_runs import best_beside
 
     comparison = set_against(sides, decoder)
     besides: dict[str, Beside] = {}
@@ -326,7 +326,7 @@ def _tell(
         text = json.dumps(told, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
         write_atomically(folder / f"result-{decoder}.json", text.encode())
         if find_spec("matplotlib") is not None:
-            from quran_asr.runs.compare_plot import draw_comparison
+            from quran_asr.runs.comparison.compare_plot import draw_comparison
 
             _say(f"picture and page: {', '.join(map(str, draw_comparison(comparison, folder, tables)))}")
         else:
@@ -343,7 +343,7 @@ def _tell(
 def _compare_reports(words: Sequence[str], anyway: bool, as_json: bool) -> int:
     from quran_asr.cli.compare_told import print_reports
     from quran_asr.cli.printing import print_findings, print_json
-    from quran_asr.runs import compare_reports
+    from quran_asr.runs.comparison import compare_reports
 
     found = [compare_reports.find_report(word) for word in words]
     reports = [compare_reports.read_report(path) for path in found if path is not None]
@@ -361,7 +361,7 @@ def _compare_reports(words: Sequence[str], anyway: bool, as_json: bool) -> int:
 def _list_all(folder: Path, as_json: bool) -> int:
     from quran_asr.cli.compare_told import print_registry
     from quran_asr.cli.printing import findings_as_json, print_findings, print_json
-    from quran_asr.runs.registry import read_registry
+    from quran_asr.runs.comparison.registry import read_registry
 
     entries, findings = read_registry(folder)
     if as_json:

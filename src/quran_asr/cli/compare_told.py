@@ -11,11 +11,11 @@ import click
 from quran_asr.cli.printing import print_table
 
 if TYPE_CHECKING:
-    from quran_asr.runs.compare import Against, Comparison, Mean
-    from quran_asr.runs.compare_clips import Beside
-    from quran_asr.runs.compare_reports import Told
-    from quran_asr.runs.page import Table
-    from quran_asr.runs.registry import Entry
+    from quran_asr.runs.comparison.compare import Against, Comparison, Mean
+    from quran_asr.runs.comparison.compare_clips import Beside
+    from quran_asr.runs.comparison.compare_reports import Told
+    from quran_asr.runs.comparison.registry import Entry
+    from quran_asr.runs.plots.page import Table
 
 SHOWN_CHANGES = 3
 """Of a run in the table of all runs; --json has them all."""
@@ -31,7 +31,7 @@ def tables_of(
         besides: by name of the side, its best validations beside the first's, clip by clip.
         differs: by name of the side, the changes against the first.
     """
-    from quran_asr.runs.page import Table
+    from quran_asr.runs.plots.page import Table
 
     unit = comparison.unit
     rates = Table(

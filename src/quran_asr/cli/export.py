@@ -39,7 +39,7 @@ def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path |
         raise QuranAsrError("no such model", where=str(model), remedy="give a .nemo, a .ckpt or a run folder")
     refuse_bundle(model)
     need("train")
-    from quran_asr.train.export import export as write
+    from quran_asr.train.exporting.export import export as write
 
     bundle = write(
         model,

@@ -15,7 +15,7 @@ from quran_asr.findings import Finding, QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.corpus.pieces import Packed
-    from quran_asr.runs.host_packages import Choice
+    from quran_asr.runs.kits.host_packages import Choice
     from quran_asr.runs.schema import Recipe
 
 _folder = click.Path(path_type=Path, file_okay=False)
@@ -108,7 +108,7 @@ def kit(
         return work_on_host(run_kit, work, to, began, minutes, every, tests)
 
     need("train")
-    from quran_asr.runs.kit import INDEX, write_index
+    from quran_asr.runs.kits.kit import INDEX, write_index
 
     recipe = chosen_recipe(words)
     findings = look_at(recipe)
@@ -153,7 +153,7 @@ def chosen_recipe(words: tuple[str, ...]) -> Recipe:
 
 def look_at(recipe: Recipe) -> list[Finding]:
     """What cannot go on a host without a network, and what cannot come back."""
-    from quran_asr.runs.kit import LARGEST_RESULTS, half_size
+    from quran_asr.runs.kits.kit import LARGEST_RESULTS, half_size
     from quran_asr.runs.parameters import count_parameters
 
     findings = []
@@ -191,7 +191,7 @@ def empty(to: Path) -> None:
     """A folder for the kit: new, or that of an earlier kit."""
     import shutil
 
-    from quran_asr.runs.kit import INDEX
+    from quran_asr.runs.kits.kit import INDEX
 
     if to.is_dir() and any(to.iterdir()):
         # one that could not be finished has no index yet
@@ -236,7 +236,7 @@ def read_parts(manifests: dict[str, tuple[Path, ...]], recipe: Recipe) -> dict[s
 
 def carry_wheels(to: Path, host_packages: Path, lock: Path | None) -> Choice:
     """Choose, fetch and lay the wheels into the kit; those of an earlier kit are used again."""
-    from quran_asr.runs.host_packages import choose, download, read_host, read_lock, read_needs
+    from quran_asr.runs.kits.host_packages import choose, download, read_host, read_lock, read_needs
 
     lock = lock or Path(__file__).parents[3] / "requirements" / "lock.txt"
     pins, host = read_lock(lock), read_host(host_packages)
@@ -255,8 +255,8 @@ def write_rest(to: Path, recipe: Recipe) -> None:
     from dataclasses import replace
 
     from quran_asr.files import write_atomically
-    from quran_asr.runs import kit_run
-    from quran_asr.runs.kit import pack_package
+    from quran_asr.runs.kits import kit_run
+    from quran_asr.runs.kits.kit import pack_package
     from quran_asr.runs.recipe import as_yaml
 
     def without_data(ds: Any) -> Any:
@@ -359,7 +359,7 @@ def collect_results(results: Path, to: Path, as_json: bool) -> int:
     """Results that came back, as a run folder."""
     need("train")
     from quran_asr.runs.folder import RunFolder
-    from quran_asr.runs.kit import read_results, unpack_run
+    from quran_asr.runs.kits.kit import read_results, unpack_run
 
     index, parts = read_results(results)
     if to.exists():

@@ -29,7 +29,7 @@ def work_on_host(
     tests: Path | None,
 ) -> int:
     """Do what is left to do."""
-    from quran_asr.runs.kit_stages import Host, run_kit
+    from quran_asr.runs.kits.kit_stages import Host, run_kit
 
     seconds = float("inf") if minutes is None else 60 * minutes
     began = time.time() if began is None else began
@@ -46,7 +46,7 @@ def bring_out(kit: Path, work: Path, to: Path) -> int:
         QuranAsrError: it would be more than may come back; what was brought out before stays.
     """
     from quran_asr.runs.folder import runs_below
-    from quran_asr.runs.kit import LARGEST_OTHERS, RESULTS_INDEX, pack_run, write_index
+    from quran_asr.runs.kits.kit import LARGEST_OTHERS, RESULTS_INDEX, pack_run, write_index
 
     state = json.loads((work / "state.json").read_text(encoding="utf-8"))
     fresh = work / "outgoing"
@@ -114,7 +114,7 @@ def bring_weights(run: RunFolder, before: Path, fresh: Path) -> dict[str, Any] |
         for part in sorted(before.glob("weights-*.part")):
             shutil.copyfile(part, fresh / part.name)
         return known
-    from quran_asr.runs.kit import half_size
+    from quran_asr.runs.kits.kit import half_size
     from quran_asr.train.half import read_model, write_parts
 
     weights = read_model(path)
@@ -128,7 +128,7 @@ def bring_weights(run: RunFolder, before: Path, fresh: Path) -> dict[str, Any] |
 
 def model_brought(results: Path) -> dict[str, Any] | None:
     """What whole results say of their model; None if there are none."""
-    from quran_asr.runs.kit import read_results
+    from quran_asr.runs.kits.kit import read_results
 
     try:
         model = read_results(results)[0].get("model")
@@ -143,7 +143,7 @@ def refuse_too_much(folder: Path) -> None:
     Raises:
         QuranAsrError: too many files, or too large.
     """
-    from quran_asr.runs.kit import LARGEST_FILE, LARGEST_RESULTS, MOST_FILES
+    from quran_asr.runs.kits.kit import LARGEST_FILE, LARGEST_RESULTS, MOST_FILES
 
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     if (

@@ -95,7 +95,7 @@ def as_bundle(model: Path) -> Iterator[Path]:
     need("train")
     import tempfile
 
-    from quran_asr.train.export import export
+    from quran_asr.train.exporting.export import export
 
     click.echo(f"{model} is no bundle: it is exported first, for this once", err=True)
     with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:

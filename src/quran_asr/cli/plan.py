@@ -10,11 +10,11 @@ from quran_asr.cli.numbers import FiniteRange
 
 if TYPE_CHECKING:
     from quran_asr.findings import Finding
-    from quran_asr.runs.plan import Plan
-    from quran_asr.runs.plan_start import Arrival
+    from quran_asr.runs.planning.plan import Plan
+    from quran_asr.runs.planning.plan_start import Arrival
+    from quran_asr.runs.planning.workload import Workload
     from quran_asr.runs.recipe import RecipeError
     from quran_asr.runs.schema import Recipe
-    from quran_asr.runs.workload import Workload
 
 POSITIVE = FiniteRange(min=0, min_open=True, max=1e7)
 MOST_CLIPS = 100_000_000
@@ -56,12 +56,12 @@ def plan(
     """
     from quran_asr.cli.printing import findings_as_json, print_findings, print_json, print_table
     from quran_asr.findings import QuranAsrError
-    from quran_asr.runs import plan as planning
-    from quran_asr.runs.calibration import read_calibrations
-    from quran_asr.runs.guide_notes import guide_notes
     from quran_asr.runs.overrides import split_words
+    from quran_asr.runs.planning import plan as planning
+    from quran_asr.runs.planning.calibration import read_calibrations
+    from quran_asr.runs.planning.guide_notes import guide_notes
+    from quran_asr.runs.planning.timing import Given, find_target
     from quran_asr.runs.recipe import RecipeError, load_recipe
-    from quran_asr.runs.timing import Given, find_target
 
     if training and (clips is not None or hours is not None):
         raise QuranAsrError(
@@ -97,7 +97,7 @@ def plan(
 def _workload(
     recipe: Recipe, training: tuple[str, ...], clips: int | None, hours: float | None
 ) -> Workload | None:
-    from quran_asr.runs.workload import Workload, weigh_manifests
+    from quran_asr.runs.planning.workload import Workload, weigh_manifests
 
     if clips is not None and hours is not None:
         return Workload(clips, hours)
@@ -106,7 +106,7 @@ def _workload(
 
 
 def _validation_hours(recipe: Recipe, validation: tuple[str, ...]) -> float | None:
-    from quran_asr.runs.workload import read_clips
+    from quran_asr.runs.planning.workload import read_clips
 
     data = recipe.model.validation_ds
     manifests = validation or data.manifests

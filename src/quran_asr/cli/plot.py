@@ -38,7 +38,7 @@ def plot(
     from quran_asr.cli.printing import print_json, progress_bar
     from quran_asr.runs.events import read_curves
     from quran_asr.runs.folder import open_run
-    from quran_asr.runs.plot import render_report
+    from quran_asr.runs.plots.plot import render_report
 
     places = [open_run(run).path if run == "last" else Path(run) for run in runs or ("last",)]
     curves = [read_curves(place) for place in places]

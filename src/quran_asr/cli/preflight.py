@@ -17,10 +17,10 @@ from quran_asr.findings import Finding, QuranAsrError, counted
 if TYPE_CHECKING:
     from quran_asr.corpus.select import Selection
     from quran_asr.records import Segment
-    from quran_asr.runs.check import Line
-    from quran_asr.runs.check_text import Tokens
+    from quran_asr.runs.checks.check import Line
+    from quran_asr.runs.checks.check_text import Tokens
+    from quran_asr.runs.checks.outcome import Outcomes
     from quran_asr.runs.folder import RunFolder
-    from quran_asr.runs.outcome import Outcomes
     from quran_asr.runs.schema import Recipe
     from quran_asr.train.loop import Start
 
@@ -66,7 +66,7 @@ class FromTrain:
 
     def loss(self) -> Outcomes:
         from quran_asr.train.environment import in_one_line, training_device
-        from quran_asr.train.loss_check import check_loss
+        from quran_asr.train.loss.loss_check import check_loss
 
         try:
             return check_loss(training_device(self.recipe))
@@ -74,7 +74,7 @@ class FromTrain:
             raise in_one_line(error) from error
 
     def start(self, training: Sequence[Segment]) -> Outcomes:
-        from quran_asr.train.start_check import check_start
+        from quran_asr.train.start.start_check import check_start
         from quran_asr.train.tokenizer import Tokenizer
 
         start = self.started()
@@ -89,7 +89,7 @@ class FromTrain:
 
     def memory(self, training: Sequence[Segment]) -> Outcomes:
         from quran_asr.train.environment import in_one_line, training_device
-        from quran_asr.train.heaviest_batch import check_memory
+        from quran_asr.train.memory.heaviest_batch import check_memory
         from quran_asr.train.tokenizer import Tokenizer
 
         device = training_device(self.recipe)
@@ -99,7 +99,7 @@ class FromTrain:
             raise in_one_line(error) from error
 
     def overfit(self, training: Sequence[Segment]) -> Outcomes:
-        from quran_asr.runs.outcome import skipped
+        from quran_asr.runs.checks.outcome import skipped
         from quran_asr.runs.parameters import count_parameters
         from quran_asr.train.environment import in_one_line, training_device
         from quran_asr.train.preflight import gate_clips, judge, overfit_gate
@@ -129,9 +129,9 @@ class TrainPreflight:
     """What `train` looks at before its run folder exists: what is quick, and what it does not do itself."""
 
     def __init__(self, recipe: Recipe, wish: Wish, chosen: tuple[Selection, Selection], folder: Path) -> None:
-        from quran_asr.runs.check import Preflight
-        from quran_asr.runs.check_data import Data
-        from quran_asr.runs.plan_start import TOO_LITTLE
+        from quran_asr.runs.checks.check import Preflight
+        from quran_asr.runs.checks.check_data import Data
+        from quran_asr.runs.planning.plan_start import TOO_LITTLE
 
         self.from_train = FromTrain(recipe, wish, folder, gate_steps=None)
         preflight = Preflight(
@@ -179,7 +179,7 @@ class TrainPreflight:
         copy_tokenizer(self.from_train.folder / "tokenizer", run.tokenizer)
 
     def _run(self, names: Sequence[str]) -> bool:
-        from quran_asr.runs.check import has_failed, run
+        from quran_asr.runs.checks.check import has_failed, run
 
         checks = [check for check in self.checks if check.name in names]
         self.lines += run(checks, _show_as_finding, before=self.lines)

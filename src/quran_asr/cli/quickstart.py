@@ -203,8 +203,8 @@ def _draw(
     run: RunFolder, reports: dict[tuple[str, str, int], Report], shown: Segment, heard: str
 ) -> tuple[Path, Path]:
     from quran_asr.runs.events import read_curves
-    from quran_asr.runs.page import Example, Table
-    from quran_asr.runs.plot import render_report
+    from quran_asr.runs.plots.page import Example, Table
+    from quran_asr.runs.plots.plot import render_report
 
     header, rows = _table(reports)
     table = Table(

@@ -165,7 +165,7 @@ def go_on_from(resumed: Resumption, ranks: int) -> Recipe:
 
 def keep_effective_batch(recipe: Recipe, before: int, now: int) -> Recipe:
     """The recipe with the accumulation (and batch size, if need be) that keeps the clips behind a step."""
-    from quran_asr.runs.plan import keep_effective_batch as fit
+    from quran_asr.runs.planning.plan import keep_effective_batch as fit
 
     nodes = recipe.trainer.num_nodes
     then = replace(recipe, trainer=replace(recipe.trainer, devices=before, num_nodes=1))

@@ -69,9 +69,9 @@ def open_start(recipe: Recipe, wish: Wish) -> Start | None:
     name = recipe.init_from_pretrained_model
     if name is None:
         return None
-    from quran_asr.train.archives import read_archive
     from quran_asr.train.loop import Start
-    from quran_asr.train.pretrained import find_pretrained
+    from quran_asr.train.start.archives import read_archive
+    from quran_asr.train.start.pretrained import find_pretrained
 
     with progress_bar(f"downloading {name}", "bytes") as show:
         found = find_pretrained(name, show)

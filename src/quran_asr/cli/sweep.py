@@ -16,9 +16,9 @@ import click
 from quran_asr.cli.extras import need
 
 if TYPE_CHECKING:
-    from quran_asr.runs.sweep import OnTrial, OnWait, Sweep
-    from quran_asr.runs.sweep_result import Result, Row
-    from quran_asr.runs.sweep_space import Value
+    from quran_asr.runs.sweeps.sweep import OnTrial, OnWait, Sweep
+    from quran_asr.runs.sweeps.sweep_result import Result, Row
+    from quran_asr.runs.sweeps.sweep_space import Value
 
 DEFAULT_TRIALS = 20
 SAID_EVERY = 60.0
@@ -78,8 +78,8 @@ def sweep(
         --train T --validation V
     """
     from quran_asr.cli.printing import print_finding, print_json
-    from quran_asr.runs.sweep import run_sweep
-    from quran_asr.runs.sweep_result import result_of, write_result
+    from quran_asr.runs.sweeps.sweep import run_sweep
+    from quran_asr.runs.sweeps.sweep_result import result_of, write_result
 
     asked = _asked(words, training, validation, trials, seed, not no_prune)
     folder = to or Path("sweeps") / Path(asked.recipe).stem
@@ -112,11 +112,11 @@ def _asked(
 
     from quran_asr.cli.clips import describe_data, select_clips
     from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.plan import plan
+    from quran_asr.runs.planning.plan import plan
+    from quran_asr.runs.planning.workload import weigh_manifests
     from quran_asr.runs.recipe import SHIPPED, find, load_recipe
-    from quran_asr.runs.sweep import Sweep
-    from quran_asr.runs.sweep_space import read_space, refuse_impossible
-    from quran_asr.runs.workload import weigh_manifests
+    from quran_asr.runs.sweeps.sweep import Sweep
+    from quran_asr.runs.sweeps.sweep_space import read_space, refuse_impossible
 
     name, overrides = split_words(words, default="transfer")
     find(name)
@@ -175,8 +175,8 @@ def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
     Validations have lines of their own where there is no terminal.
     """
     from quran_asr.cli.printing import progress_bar
-    from quran_asr.runs.sweep import log_of
-    from quran_asr.runs.sweep_trial import said_last
+    from quran_asr.runs.sweeps.sweep import log_of
+    from quran_asr.runs.sweeps.sweep_trial import said_last
 
     terminal = sys.stderr.isatty()
     said_at, said_before = time.monotonic(), ""

@@ -137,7 +137,7 @@ def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json
     fresh = resumed is None or resumed.checkpoint is None
     name = recipe.init_from_pretrained_model
     if fresh and name is not None and not is_follower():
-        from quran_asr.train.pretrained import refuse_impossible_start
+        from quran_asr.train.start.pretrained import refuse_impossible_start
 
         refuse_impossible_start(name)
     chosen = select_clips(recipe)
@@ -172,9 +172,9 @@ def train_together(
     """What follows when all processes are there and nothing speaks against it."""
     from quran_asr.cli.progress import training_progress
     from quran_asr.cli.resume import go_on_from
-    from quran_asr.runs.plan import device_findings
-    from quran_asr.train.fit_memory import MemoryBudget
+    from quran_asr.runs.planning.plan import device_findings
     from quran_asr.train.loop import train as train_recipe
+    from quran_asr.train.memory.fit_memory import MemoryBudget
 
     first = ranks.rank == 0
     fresh = resumed is None or resumed.checkpoint is None

@@ -12,8 +12,8 @@ from quran_asr.cli.numbers import FiniteRange
 
 if TYPE_CHECKING:
     from quran_asr.runs.curves import Curves
-    from quran_asr.runs.outlook import Outlook
-    from quran_asr.runs.sign import Sign
+    from quran_asr.runs.signs.outlook import Outlook
+    from quran_asr.runs.signs.sign import Sign
 
 
 @click.command(epilog="Example: quran-asr watch last")
@@ -29,8 +29,8 @@ def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
     """
     from quran_asr.runs.events import read_curves
     from quran_asr.runs.folder import last_run
-    from quran_asr.runs.outlook import outlook
-    from quran_asr.runs.signs import judge
+    from quran_asr.runs.signs.outlook import outlook
+    from quran_asr.runs.signs.signs import judge
 
     path = last_run().path if run == "last" else Path(run)
     curves = read_curves(path)
@@ -56,8 +56,8 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
 
     from quran_asr.findings import QuranAsrError
     from quran_asr.runs.events import read_curves
-    from quran_asr.runs.outlook import outlook
-    from quran_asr.runs.signs import judge
+    from quran_asr.runs.signs.outlook import outlook
+    from quran_asr.runs.signs.signs import judge
 
     told: set[str] = set()
     seen: tuple[Any, ...] = ()
@@ -102,7 +102,7 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
 
 def _over(curves: Curves, signs: tuple[Sign, ...]) -> str:
     """Why the run is over, where its recipe tells; empty while it goes on."""
-    from quran_asr.runs.outlook import is_over
+    from quran_asr.runs.signs.outlook import is_over
 
     if curves.recipe is None:
         return ""
@@ -119,7 +119,7 @@ def _over(curves: Curves, signs: tuple[Sign, ...]) -> str:
 
 def _progress(curves: Curves) -> str:
     """Where the run stands, in one line."""
-    from quran_asr.runs.outlook import planned_end
+    from quran_asr.runs.signs.outlook import planned_end
 
     end = planned_end(curves)
     of = f" of {end:,}" if end is not None and end >= curves.steps else ""

@@ -16,7 +16,7 @@ from quran_asr.runs.curves import Curves, Point, Series, curves_of_rows, number
 from quran_asr.runs.folder import RunFolder, meant_runs
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.runs.schema import Recipe
-from quran_asr.runs.trends import values
+from quran_asr.runs.signs.trends import values
 
 TRAINING_TAGS = {
     "train_loss": "loss",

@@ -21,7 +21,7 @@ from quran_asr.runs.ranges import (
     RoomSeconds,
     Share,
 )
-from quran_asr.runs.sign_codes import BadSign
+from quran_asr.runs.signs.sign_codes import BadSign
 
 
 @dataclass(frozen=True, slots=True)

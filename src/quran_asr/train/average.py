@@ -24,11 +24,11 @@ from quran_asr.records import Counts, Segment
 from quran_asr.runs.checkpoints import averageable, best_of, saved_in
 from quran_asr.runs.folder import RunFolder, rate_of
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.train.archives import read_archive, read_weights
 from quran_asr.train.checkpoints import model_weights, replace_nemo, save_nemo
 from quran_asr.train.cpu import choose_threads
 from quran_asr.train.model import build_model
 from quran_asr.train.recognize import Recognizer, load_recognizer, put_weights, restore_checkpoint
+from quran_asr.train.start.archives import read_archive, read_weights
 
 Show = Callable[[int, int], None]
 """Called with (done, total)."""

@@ -28,11 +28,11 @@ from quran_asr.findings import QuranAsrError
 from quran_asr.measure.transcripts import write_transcripts
 from quran_asr.runs.folder import RunFolder, rank_of, rate_of
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.batches import Batch
+from quran_asr.train.data.batches import Batch
 from quran_asr.train.lookout import Lookout
+from quran_asr.train.memory.out_of_memory import DoesNotFit
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, look_aheads, set_look_ahead
 from quran_asr.train.module import TrainingModule
-from quran_asr.train.out_of_memory import DoesNotFit
 from quran_asr.train.processes import Ranks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from quran_asr.findings import Finding, QuranAsrError
-from quran_asr.train.batches import Batch, ClipSet
+from quran_asr.train.data.batches import Batch, ClipSet
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as distributed
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.outcome import Outcome, failure, passed, warning
+from quran_asr.runs.checks.outcome import Outcome, failure, passed, warning
 from quran_asr.runs.schema import Recipe
 
 DRIVER = Path("/proc/driver/nvidia/version")

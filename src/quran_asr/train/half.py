@@ -16,12 +16,12 @@ from torch import Tensor
 from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.folder import RunFolder, rate_of
-from quran_asr.runs.kit import PART_BYTES
+from quran_asr.runs.kits.kit import PART_BYTES
 from quran_asr.runs.recipe import load_recipe
-from quran_asr.train.archives import read_archive, read_weights
 from quran_asr.train.checkpoints import model_weights, save_nemo
 from quran_asr.train.model import build_model
 from quran_asr.train.recognize import put_weights
+from quran_asr.train.start.archives import read_archive, read_weights
 
 
 def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

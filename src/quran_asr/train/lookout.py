@@ -9,15 +9,15 @@ from quran_asr.findings import Finding
 from quran_asr.runs.curves import curves_of_rows
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.schema import Recipe
-from quran_asr.runs.sign import Sign
-from quran_asr.runs.signs import judge
+from quran_asr.runs.signs.sign import Sign
+from quran_asr.runs.signs.signs import judge
 
 LOOK_EVERY = 300
 """Optimizer steps between two looks; a validation brings one too."""
 
 
 class Lookout:
-    """The rules of `runs/signs.py` over the lines that a training writes; one process looks."""
+    """The rules of `runs/signs/signs.py` over the lines that a training writes; one process looks."""
 
     def __init__(
         self,

@@ -22,37 +22,37 @@ from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
 from quran_asr.runs.architecture import of_nemo
-from quran_asr.runs.check_machine import audio_budget
+from quran_asr.runs.checks.check_machine import audio_budget
 from quran_asr.runs.folder import RunFolder
+from quran_asr.runs.planning.windows import with_windows
 from quran_asr.runs.schema import Recipe
-from quran_asr.runs.sign import Sign
-from quran_asr.runs.windows import with_windows
-from quran_asr.train.archives import Archive, extract_tokenizer, read_weights
-from quran_asr.train.audio_store import FORKS
+from quran_asr.runs.signs.sign import Sign
 from quran_asr.train.average import average_at_end
-from quran_asr.train.batches import ClipSet, tokenize
 from quran_asr.train.checkpoints import (
     Checkpoints,
     Interrupted,
     WeightsOnlyCheckpoints,
     checkpoint_facts,
 )
-from quran_asr.train.copied import copied_names
 from quran_asr.train.cpu import suit_cpu
-from quran_asr.train.epoch import Stage, planned_batches, repeated_clips, stage_batches
-from quran_asr.train.fit_memory import MemoryBudget, fit_memory
-from quran_asr.train.initialization import initialize, sample_features
+from quran_asr.train.data.audio_store import FORKS
+from quran_asr.train.data.batches import ClipSet, tokenize
+from quran_asr.train.data.epoch import Stage, planned_batches, repeated_clips, stage_batches
 from quran_asr.train.lookout import Lookout
+from quran_asr.train.loss.transducer_engine import usable_engine
+from quran_asr.train.memory.fit_memory import MemoryBudget, fit_memory
+from quran_asr.train.memory.out_of_memory import DoesNotFit, Limit, with_smaller_batches
+from quran_asr.train.memory.resident import give_back
 from quran_asr.train.metrics import Metrics, Watcher
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.train.module import TrainingModule
-from quran_asr.train.out_of_memory import DoesNotFit, Limit, with_smaller_batches
-from quran_asr.train.pretrained import Pretrained
 from quran_asr.train.processes import Ranks
-from quran_asr.train.resident import give_back
+from quran_asr.train.start.archives import Archive, extract_tokenizer, read_weights
+from quran_asr.train.start.copied import copied_names
+from quran_asr.train.start.initialization import initialize, sample_features
+from quran_asr.train.start.pretrained import Pretrained
+from quran_asr.train.start.transfer import as_table, feature_level, transfer
 from quran_asr.train.tokenizer import Tokenizer, make_tokenizer
-from quran_asr.train.transducer_engine import usable_engine
-from quran_asr.train.transfer import as_table, feature_level, transfer
 from quran_asr.train.validation_pace import ValidationPace
 
 

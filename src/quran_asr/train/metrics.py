@@ -13,9 +13,9 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 
-from quran_asr.runs.devices import find_device
 from quran_asr.runs.folder import RunFolder
-from quran_asr.train.batches import Batch
+from quran_asr.runs.planning.devices import find_device
+from quran_asr.train.data.batches import Batch
 from quran_asr.train.lookout import LOOK_EVERY, Lookout
 from quran_asr.train.module import TrainingModule
 from quran_asr.train.state import SUMS, StepMeans
@@ -170,7 +170,7 @@ class Metrics(lightning.Callback):
         self.lookout.look()
 
     def _utilisation(self, module: TrainingModule, flops: float) -> float | None:
-        """Model FLOPs a second over the peak of all devices (`runs/flops.py`); None where it is not known."""
+        """Model FLOPs a second over the peak of all devices (`planning/flops.py`); None where not known."""
         if module.device.type != "cuda":
             return None
         device = find_device(torch.cuda.get_device_name(module.device))

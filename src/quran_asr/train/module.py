@@ -17,19 +17,20 @@ from torch.utils.data import DataLoader
 from quran_asr.findings import Finding
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.runs.architecture import of_recipe
-from quran_asr.runs.flops import training_flops
+from quran_asr.runs.planning.flops import training_flops
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.activation_checkpointing import checkpoint_layers
-from quran_asr.train.batches import Batch, ClipSet, Item, training_loader, validation_loader
-from quran_asr.train.copied import Groups, make_room_for_moments
-from quran_asr.train.curriculum import Curriculum, token_entropy
+from quran_asr.train.data.batches import Batch, ClipSet, Item, training_loader, validation_loader
+from quran_asr.train.data.curriculum import Curriculum, token_entropy
+from quran_asr.train.data.epoch import EpochBatches, Stage, stage_batches
+from quran_asr.train.data.silence import first_sound, silent_until
 from quran_asr.train.diagnosis import other_rate, too_many_useless
-from quran_asr.train.epoch import EpochBatches, Stage, stage_batches
 from quran_asr.train.gradients import Gradients
+from quran_asr.train.loss.transducer_loss import transducer_loss
+from quran_asr.train.memory.activation_checkpointing import checkpoint_layers
+from quran_asr.train.memory.out_of_memory import Attempts, Limit, is_out_of_memory
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_counts, frame_seconds
-from quran_asr.train.out_of_memory import Attempts, Limit, is_out_of_memory
 from quran_asr.train.processes import Ranks
-from quran_asr.train.silence import first_sound, silent_until
+from quran_asr.train.start.copied import Groups, make_room_for_moments
 from quran_asr.train.state import (
     EpochProgress,
     Resumed,
@@ -39,7 +40,6 @@ from quran_asr.train.state import (
     set_random_states,
     settle_batches,
 )
-from quran_asr.train.transducer_loss import transducer_loss
 from quran_asr.train.validation import Validation
 
 
@@ -60,7 +60,7 @@ class TrainingModule(lightning.LightningModule):
     ) -> None:
         """`total_steps`: optimizer steps of the whole training; None where no limit is set.
 
-        `copied`: parameters of the model that the recipe treats apart (see `train/copied.py`).
+        `copied`: parameters of the model that the recipe treats apart (see `train/start/copied.py`).
         """
         super().__init__()
         self.ranks = ranks

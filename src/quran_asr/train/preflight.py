@@ -13,13 +13,13 @@ import torch
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment
 from quran_asr.runs.architecture import of_recipe
-from quran_asr.runs.outcome import Outcome, failure, passed
+from quran_asr.runs.checks.outcome import Outcome, failure, passed
 from quran_asr.runs.schema import Recipe
-from quran_asr.train.batches import Batch, ClipSet, collate, tokenize
 from quran_asr.train.cpu import suit_cpu
-from quran_asr.train.initialization import initialize
+from quran_asr.train.data.batches import Batch, ClipSet, collate, tokenize
 from quran_asr.train.model import build_model
 from quran_asr.train.module import TrainingModule
+from quran_asr.train.start.initialization import initialize
 from quran_asr.train.tokenizer import Tokenizer
 from quran_asr.train.validation import Validation
 

@@ -20,7 +20,6 @@ from quran_asr.records import SAMPLE_RATE, Hypothesis, Segment, Transcript
 from quran_asr.runs.folder import open_run
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.text.spelling import SPELLINGS, alphabet, edition_of
-from quran_asr.train.archives import restore
 from quran_asr.train.checkpoints import model_weights
 from quran_asr.train.model import (
     EncDecHybridRNNTCTCBPEModel,
@@ -29,6 +28,7 @@ from quran_asr.train.model import (
     look_aheads,
     set_look_ahead,
 )
+from quran_asr.train.start.archives import restore
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples

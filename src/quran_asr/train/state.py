@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quran_asr.train.batches import Batch
-from quran_asr.train.epoch import Stage
+from quran_asr.train.data.batches import Batch
+from quran_asr.train.data.epoch import Stage
+from quran_asr.train.loss.transducer_lattice import sent
 from quran_asr.train.processes import Ranks
-from quran_asr.train.transducer_lattice import sent
 
 SUMS = (
     *("batches", "clips", "tokens", "transducer_clips", "audio_seconds", "padding", "flops"),

@@ -11,7 +11,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 
-from quran_asr.runs.benchmark import PARTS, StepTime
+from quran_asr.runs.planning.benchmark import PARTS, StepTime
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
 

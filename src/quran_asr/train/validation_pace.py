@@ -10,8 +10,8 @@ from typing import Any
 import lightning.pytorch as lightning
 
 from quran_asr.findings import Finding
-from quran_asr.runs.validation_pace import SHARE, epochs_between
-from quran_asr.train.batches import Batch
+from quran_asr.runs.planning.validation_pace import SHARE, epochs_between
+from quran_asr.train.data.batches import Batch
 from quran_asr.train.module import TrainingModule
 
 NEVER = sys.maxsize

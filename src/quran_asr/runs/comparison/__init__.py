@@ -1,0 +1,1 @@
+"""Recipes, runs and reports set against each other."""

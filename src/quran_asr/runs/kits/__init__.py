@@ -1,0 +1,1 @@
+"""A training packed for a host without a network."""

@@ -1,0 +1,1 @@
+"""What curves say while a training runs."""

@@ -1,0 +1,1 @@
+"""Training and listening timed side by side with others."""

@@ -1,0 +1,1 @@
+"""From segments to the padded batches of an epoch."""

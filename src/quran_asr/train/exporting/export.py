@@ -1,0 +1,233 @@
+"""From a trained model to a bundle: graphs, vocabulary, description, card; proven before it is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from quran_asr import __version__
+from quran_asr.corpus.manifest import read_manifest
+from quran_asr.decode.vocabulary import Vocabulary
+from quran_asr.files import sha256_of, write_atomically
+from quran_asr.findings import QuranAsrError
+from quran_asr.listen.bundle import (
+    DESCRIPTION,
+    ENCODER,
+    JOINT,
+    PREDICTION,
+    TRAINING_DATA,
+    VOCABULARY,
+    Bundle,
+    Shape,
+    is_bundle,
+    write_description,
+)
+from quran_asr.listen.features import FeatureSettings
+from quran_asr.measure.training_data import TrainingData
+from quran_asr.records import Segment
+from quran_asr.runs.recipe import load_recipe
+from quran_asr.train.exporting.export_card import CARD, model_card
+from quran_asr.train.exporting.export_check import check_bundle, cost_of_int8
+from quran_asr.train.exporting.export_graph import model_shape
+from quran_asr.train.exporting.export_onnx import quantize, write_graphs
+from quran_asr.train.exporting.export_sherpa import write_sherpa
+from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
+from quran_asr.train.recognize import load_model, spelling_of
+
+WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, "sherpa"}
+"""What may stand in a folder that a new bundle replaces."""
+
+
+def export(
+    model_path: Path,
+    folder: Path,
+    *,
+    int8: bool = False,
+    sherpa: bool = False,
+    manifest: Path | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Write a bundle, after it has been shown that it says what the model says.
+
+    Args:
+        model_path: a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
+        folder: where the bundle shall be; an earlier bundle there is replaced when the new one is proven.
+        int8: keep the encoder's matrices as 8-bit integers.
+        sherpa: add `sherpa/<look-ahead>ms`, a folder for sherpa-onnx for each look-ahead, in 32-bit floats.
+        manifest: recordings to prove it with; with int8 their texts also tell what it costs. None takes the
+            validation recordings of the model's run if they are there, else made-up sound alone.
+        on_step: called with what is being done.
+
+    Raises:
+        QuranAsrError: nothing loadable, no streaming model, something else stands in the folder, or the
+            bundle does not say what the model says. Then nothing is written.
+    """
+    folder = folder.resolve()
+    _refuse_to_destroy(folder)
+    if is_bundle(folder):
+        on_step(f"a bundle is in {folder}: it is replaced when the new one is proven")
+    on_step(f"loading {model_path}")
+    model, source = load_model(model_path)
+    model.eval()
+    shape = model_shape(model, str(source))
+    clips = _clips(model, source, manifest)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        on_step("writing the graphs")
+        bundle = write_unproven(model, source, shape, unfinished)
+        on_step("comparing with the model, whole and in pieces")
+        figures: dict[str, Any] = {"check": check_bundle(model, unfinished, clips)}
+        if int8:
+            on_step("to 8-bit integers")
+            bundle, figures["int8"] = _replace_by_int8(bundle, clips)
+        if sherpa:
+            for frames in shape.look_aheads:
+                name = f"{bundle.milliseconds(frames)}ms"
+                on_step(f"writing the folder for sherpa-onnx, {name}")
+                write_sherpa(model, shape, unfinished / "sherpa" / name, frames)
+        bundle = replace(bundle, figures=figures)
+        (unfinished / CARD).write_text(model_card(bundle), encoding="utf-8")
+        extra = [CARD]
+        if (data := _training_data(source)) is not None:
+            _write_training_data(data, unfinished)
+            extra.append(TRAINING_DATA)
+        write_description(bundle, extra)
+        _take_place(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return replace(bundle, folder=folder)
+
+
+def _refuse_to_destroy(folder: Path) -> None:
+    """What an export did not write is not its to take away."""
+    if folder == Path.cwd():
+        raise QuranAsrError(
+            "this is the working folder", where=str(folder), remedy="name another one with --to"
+        )
+    strangers = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    if is_bundle(folder):
+        strangers = [name for name in strangers if name not in WRITTEN]
+    if folder.exists() and strangers:
+        what = "something else is there already"
+        raise QuranAsrError(
+            f"{what}: {', '.join(strangers[:3])}", where=str(folder), remedy="name a new folder with --to"
+        )
+
+
+def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
+    """Write a bundle into an empty folder. Nothing shows yet that it says what the model says."""
+    write_graphs(model, shape, folder)
+    bundle = _describe(model, source, shape, folder)
+    bundle.vocabulary.write(folder / VOCABULARY)
+    write_description(bundle)
+    return bundle
+
+
+def to_int8(bundle: Bundle, folder: Path) -> Bundle:
+    """Write the bundle again into an empty folder, with an encoder of 8-bit integers."""
+    for name in (PREDICTION, JOINT, VOCABULARY):
+        shutil.copyfile(bundle.folder / name, folder / name)
+    quantize(bundle.folder / ENCODER, folder / ENCODER)
+    smaller = replace(bundle, folder=folder, precision="int8")
+    write_description(smaller)
+    return smaller
+
+
+def _clips(model: EncDecHybridRNNTCTCBPEModel, source: Path, manifest: Path | None) -> list[Segment]:
+    spelling = str((model.cfg.get("quran") or {}).get("spelling", "diacritized"))
+    if manifest is not None:
+        return read_manifest(manifest, spelling)
+    recipe = source.parent.parent / "recipe.yaml"
+    clips: list[Segment] = []
+    if recipe.is_file():
+        with suppress(QuranAsrError):  # recordings that have moved since
+            for path in load_recipe(str(recipe)).model.validation_ds.manifests:
+                clips += read_manifest(path, spelling)
+    return [clip for clip in clips if Path(clip.audio).is_file()]
+
+
+def _describe(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
+    pieces = tuple(model.tokenizer.ids_to_tokens(range(model.tokenizer.vocab_size)))
+    sentencepiece = model.tokenizer.tokenizer
+    vocabulary = Vocabulary(pieces, tuple(float(sentencepiece.GetScore(i)) for i in range(len(pieces))))
+    preprocessor = model.cfg.preprocessor
+    rate = int(preprocessor.sample_rate)
+    return Bundle(
+        folder=folder,
+        name=source.stem,
+        spelling=spelling_of(model, vocabulary),
+        features=FeatureSettings(
+            sample_rate=rate,
+            window=round(rate * float(preprocessor.window_size)),
+            hop=round(rate * float(preprocessor.window_stride)),
+            n_fft=int(preprocessor.n_fft),
+            mels=int(preprocessor.features),
+        ),
+        shape=shape,
+        vocabulary=vocabulary,
+        precision="float32",
+        provenance={
+            "model": source.name,
+            "sha256": sha256_of(source),
+            "recipe": (model.cfg.get("quran") or {}).get("recipe"),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "trained_on": _in_numbers(_training_data(source)),
+            "exported": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "quran_asr": __version__,
+        },
+        figures={},
+    )
+
+
+def _training_data(source: Path) -> TrainingData | None:
+    """What the run of a checkpoint was trained on; None where nobody knows."""
+    path = source.parent.parent / TRAINING_DATA
+    return TrainingData.read(path) if path.is_file() else None
+
+
+def _in_numbers(data: TrainingData | None) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    return {
+        "clips": sum(manifest.clips for manifest in data.manifests),
+        "hours": round(sum(manifest.hours for manifest in data.manifests), 3),
+        "reciters": len(data.reciters),
+        "verses": len(data.verses),
+    }
+
+
+def _write_training_data(data: TrainingData, folder: Path) -> None:
+    """So that an evaluation can tell known reciters and texts from new ones. No paths of this disk."""
+    named = replace(data, manifests=tuple(replace(one, path=Path(one.path).name) for one in data.manifests))
+    text = json.dumps(named.to_json(), ensure_ascii=False, indent=2) + "\n"
+    write_atomically(folder / TRAINING_DATA, text.encode())
+
+
+def _replace_by_int8(bundle: Bundle, clips: Sequence[Segment]) -> tuple[Bundle, dict[str, Any]]:
+    """The same bundle with an encoder of 8-bit integers, and what that costs."""
+    smaller = bundle.folder / "int8"
+    smaller.mkdir()
+    cost = cost_of_int8(bundle, to_int8(bundle, smaller), clips)
+    (smaller / ENCODER).replace(bundle.folder / ENCODER)
+    shutil.rmtree(smaller)
+    return replace(bundle, precision="int8"), cost
+
+
+def _take_place(unfinished: Path, folder: Path) -> None:
+    """Make the finished folder the one that was asked for; an earlier bundle goes."""
+    earlier = folder.with_name(f".{folder.name}.earlier")
+    shutil.rmtree(earlier, ignore_errors=True)
+    if folder.exists():
+        folder.rename(earlier)
+    unfinished.rename(folder)
+    shutil.rmtree(earlier, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The exact transducer loss, with an engine for each kind of device."""

@@ -1,0 +1,1 @@
+"""Batches that fit, and what to do when one does not."""
