@@ -7,8 +7,8 @@ SpecAugment's masks are NeMo's and stand in the recipe under `model.spec_augment
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,11 @@ from quran_asr.train.data.codecs import CODECS, through
 from quran_asr.train.data.rooms import in_room
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from quran_asr.records import Samples
+
+    FloatArray = NDArray[np.floating[Any]]
 
 _BANDS_HZ = SAMPLE_RATE / 2 / 2.0 ** np.arange(7, -1, -1)
 """An octave apart, 62.5 Hz to 8 kHz: where the tone is bent."""
@@ -66,14 +70,18 @@ def low_pass(samples: Samples, cutoff_hz: float) -> Samples:
     """
     if cutoff_hz >= SAMPLE_RATE / 2:
         return samples
-    hertz = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
-    return _filtered(samples, np.clip((cutoff_hz + 150 - hertz) / 300, 0, 1))
+    return _filtered(samples, lambda hertz: np.clip((cutoff_hz + 150 - hertz) / 300, 0, 1))
 
 
 def equalize(samples: Samples, decibels: Sequence[float]) -> Samples:
     """Another tone: the gains of eight octaves (62.5 Hz to 8 kHz), with straight lines between in dB."""
-    hertz = np.maximum(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE), _BANDS_HZ[0])
-    return _filtered(samples, 10 ** (np.interp(np.log2(hertz), np.log2(_BANDS_HZ), decibels) / 20))
+
+    def gain_at(hertz: FloatArray) -> FloatArray:
+        octaves = np.log2(np.maximum(hertz, _BANDS_HZ[0]))
+        gains: FloatArray = np.interp(octaves, np.log2(_BANDS_HZ), decibels)
+        return np.float64(10) ** (gains / 20)
+
+    return _filtered(samples, gain_at)
 
 
 def with_noise(samples: Samples, snr_db: float, drawn: random.Random) -> Samples:
@@ -85,8 +93,8 @@ def with_noise(samples: Samples, snr_db: float, drawn: random.Random) -> Samples
         drawn: draws colour and noise.
     """
     white = np.random.default_rng(drawn.getrandbits(64)).standard_normal(len(samples), dtype=np.float32)
-    hertz = np.maximum(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE), 20.0)
-    noise = _filtered(white, hertz ** -drawn.uniform(0.0, 1.0))
+    slope = drawn.uniform(0.0, 1.0)
+    noise = _filtered(white, lambda hertz: np.maximum(hertz, 20.0) ** -slope)
     level = np.sqrt(_power(samples) / max(_power(noise), 1e-20) / 10 ** (snr_db / 10))
     return samples + noise * np.float32(level)
 
@@ -95,5 +103,13 @@ def _power(samples: Samples) -> float:
     return float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
 
 
-def _filtered(samples: Samples, gains: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Samples:
-    return np.fft.irfft(np.fft.rfft(samples) * gains, n=len(samples)).astype(np.float32)
+def _filtered(samples: Samples, gain_at: Callable[[FloatArray], FloatArray]) -> Samples:
+    """A filter without delay, as its gain at each frequency in hertz."""
+    from scipy import fft
+
+    size = fft.next_fast_len(
+        len(samples), real=True
+    )  # lengths with large prime factors take four times as long
+    gains = gain_at(np.fft.rfftfreq(size, 1 / SAMPLE_RATE)).astype(np.float32)
+    filtered: Samples = fft.irfft(fft.rfft(samples, size) * gains, size)[: len(samples)]
+    return filtered
