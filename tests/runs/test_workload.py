@@ -77,3 +77,16 @@ def test_the_table_is_what_a_tokenizer_makes_of_the_quran(tmp_path: Path) -> Non
     tokens = sum(len(made.encode(verse)) for verse in verses)
     words = sum(len(verse.split()) for verse in verses)
     assert tokens_a_word("letters", 128) == pytest.approx(tokens / words, abs=0.01)
+
+
+def test_windows_of_consecutive_verses_are_clips_too(tmp_path: Path) -> None:
+    lines = [{"duration": 4.0, "verses": [f"112:{n}"], "reciter": "a"} for n in (1, 2, 3, 4)]
+    lines += [{"duration": 50.0, "verses": ["113:1"], "reciter": "a"}, {"duration": 4.0, "verses": ["x"]}]
+    lines[-1]["text"] = "قل"
+    pairs = load_recipe("transfer", ["quran.augment.windows=2"])
+    work = weigh_manifests([manifest(tmp_path, *lines)], pairs)
+    assert work.durations == (4.0, 4.0, 4.0, 4.0, 4.0, 8.0, 8.0)
+    assert (work.clips, work.left_out_clips) == (7, 1)
+    alone = weigh_manifests([manifest(tmp_path, *lines)], TRANSFER)
+    assert alone.words is not None
+    assert work.words == 2 * alone.words - 1

@@ -37,6 +37,8 @@ ALIVE = (
     "quran.augment.gain_db=6.0",
     "quran.augment.speed=[0.9,1.0,1.1]",
     "quran.augment.lowpass_probability=0.5",
+    "quran.augment.equalizer_db=6.0",
+    *(f"quran.augment.{kind}_probability=0.5" for kind in ("noise", "room", "codec")),
 )
 """Everything that draws: dropout, masks, dither, look-aheads (four in `quickstart`), changes of the audio."""
 

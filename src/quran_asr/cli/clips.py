@@ -50,10 +50,15 @@ def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
     return selections[0], selections[1]
 
 
-def describe_data(training: Selection, validation: Selection) -> str:
+def describe_data(recipe: Recipe, training: Selection, validation: Selection) -> str:
     """One line on what is trained on."""
+    from quran_asr.corpus.select import hours
+    from quran_asr.runs.planning.windows import with_windows
+
     reciters = counted(len({segment.reciter for segment in training.kept}), "reciter")
+    joined = with_windows(training.kept, recipe)[len(training.kept) :]
+    more = f" and on {counted(len(joined), 'window')} of consecutive verses ({hours(joined):.2f} h)"
     return (
-        f"training on {counted(len(training.kept), 'clip')} ({training.hours:.2f} h, {reciters}), "
-        f"validation on {len(validation.kept):,} ({validation.hours:.2f} h)"
+        f"training on {counted(len(training.kept), 'clip')} ({training.hours:.2f} h, {reciters})"
+        f"{more if joined else ''}, validation on {len(validation.kept):,} ({validation.hours:.2f} h)"
     )

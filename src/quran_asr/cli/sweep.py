@@ -129,7 +129,7 @@ def _asked(
     refuse_impossible(name, fixed, axes)
     need("train", "sweep")
     recipe = load_recipe(name, fixed)
-    click.echo(describe_data(*select_clips(recipe)), err=True)
+    click.echo(describe_data(recipe, *select_clips(recipe)), err=True)
     work = weigh_manifests(recipe.model.train_ds.manifests, recipe)
     return Sweep(recipe_name, fixed, axes, trials, seed, prune, plan(recipe, work).optimizer_steps)
 

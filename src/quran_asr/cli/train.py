@@ -141,7 +141,7 @@ def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json
 
         refuse_impossible_start(name)
     chosen = select_clips(recipe)
-    click.echo(describe_data(*chosen), err=True)
+    click.echo(describe_data(recipe, *chosen), err=True)
     with contextlib.ExitStack() as until_the_end:
         look = None
         if fresh and wish.preflight and not is_follower():
