@@ -120,94 +120,164 @@ def greedy(
         )
     if batch == 0:
         return []
-    hidden = tuple(np.stack(parts, axis=1) for parts in zip(*(state.hidden for state in states), strict=True))
-    predicted = np.stack([state.predicted for state in states])
-    begins = np.array([state.frame for state in states], np.int64)
-    last = np.array([-FAR if s.last is None else s.last - s.frame for s in states], np.int64)
-    allowed = None
-    if utterance_end is not None and utterance_end.allowed is not None and width:
-        allowed = _next_allowed(utterance_end.allowed)
-
-    at = np.zeros(batch, np.int64)  # next frame in the piece
-    said = np.zeros(batch, np.int64)  # tokens in that frame
-    block = np.full(batch, FIRST_BLOCK, np.int64)
-    tokens: list[list[int]] = [[] for _ in states]
-    frames: list[list[int]] = [[] for _ in states]
-    log_probs: list[list[float]] = [[] for _ in states]
-    ends: list[list[int]] = [[] for _ in states]
-    scores = np.zeros(batch)
-
+    search = _Search(encoded, lengths, states, utterance_end)
     while True:
-        room = lengths - at
-        if utterance_end is not None:
-            bounds = _bounds(last, utterance_end.patience, allowed)
-            room = np.minimum(room, bounds - at)
-            over = np.flatnonzero(at == bounds)
-            for row in over.tolist():
-                ends[row].append(int(begins[row] + at[row]))
-                predicted[row] = utterance_end.start.predicted
-                for part, fresh in zip(hidden, utterance_end.start.hidden, strict=True):
-                    part[:, row] = fresh
-            last[over] = -FAR
-            room[over] = lengths[over] - at[over]
-        rows = np.flatnonzero(at < lengths)
+        room = search.end_utterances()
+        rows = np.flatnonzero(search.at < lengths)
         if not len(rows):
-            break
-        size = np.minimum(block[rows], room[rows])
+            return search.steps(states)
+        asked = _Block.of(rows, np.minimum(search.block[rows], room[rows]), search.at[rows])
+        answer = join(encoded[asked.row_of, asked.frame_of], search.predicted[asked.row_of])
+        speaking, tokens, peaks = search.pass_blanks(asked, answer)
+        if len(speaking):
+            predicted, hidden = predict(tokens, tuple(part[:, speaking] for part in search.hidden))
+            search.say(speaking, tokens, peaks, predicted, hidden, max_symbols)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Frames that the joint is asked for at once: some of each of N streams, one stream behind the other."""
+
+    rows: NDArray[np.int64]
+    """[N], the streams."""
+    starts: NDArray[np.int64]
+    """[N], place of each stream's first frame among all."""
+    stops: NDArray[np.int64]
+    """[N], place after its last."""
+    row_of: NDArray[np.int64]
+    """[frames], the stream of each."""
+    frame_of: NDArray[np.int64]
+    """[frames], its place in the piece."""
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int64], size: NDArray[np.int64], at: NDArray[np.int64]) -> _Block:
+        """So many frames of each of these streams, from frame `at` of the piece on."""
         stops = size.cumsum()
         starts = stops - size
-        row_of = np.repeat(rows, size)
-        frame_of = np.arange(stops[-1]) - np.repeat(starts - at[rows], size)
-        answer = join(encoded[row_of, frame_of], predicted[row_of])
+        frame_of = np.arange(stops[-1]) - np.repeat(starts - at, size)
+        return cls(rows, starts, stops, np.repeat(rows, size), frame_of)
+
+
+class _Search:
+    """Where the search of one piece stands: arrays over the B streams, written to as it goes on."""
+
+    def __init__(
+        self,
+        encoded: Floats,
+        lengths: NDArray[np.int64],
+        states: Sequence[SearchState],
+        utterance_end: UtteranceEnd | None,
+    ) -> None:
+        batch, width, _ = encoded.shape
+        self.lengths, self.utterance_end = lengths, utterance_end
+        self.hidden = tuple(
+            np.stack(parts, axis=1) for parts in zip(*(state.hidden for state in states), strict=True)
+        )
+        self.predicted = np.stack([state.predicted for state in states])
+        self.begins = np.array([state.frame for state in states], np.int64)
+        self.last = np.array([-FAR if s.last is None else s.last - s.frame for s in states], np.int64)
+        self.allowed = None
+        if utterance_end is not None and utterance_end.allowed is not None and width:
+            self.allowed = _next_allowed(utterance_end.allowed)
+        self.at = np.zeros(batch, np.int64)
+        """Next frame in the piece."""
+        self.said = np.zeros(batch, np.int64)
+        """Tokens in that frame."""
+        self.block = np.full(batch, FIRST_BLOCK, np.int64)
+        self.scores = np.zeros(batch)
+        self.tokens: list[list[int]] = [[] for _ in states]
+        self.frames: list[list[int]] = [[] for _ in states]
+        self.log_probs: list[list[float]] = [[] for _ in states]
+        self.ends: list[list[int]] = [[] for _ in states]
+
+    def end_utterances(self) -> NDArray[np.int64]:
+        """Start anew where an utterance is over. Gives [B], frames until the next end, or the piece's."""
+        room: NDArray[np.int64] = self.lengths - self.at
+        if self.utterance_end is None:
+            return room
+        bounds = _bounds(self.last, self.utterance_end.patience, self.allowed)
+        room = np.minimum(room, bounds - self.at)
+        over = np.flatnonzero(self.at == bounds)
+        for row in over.tolist():
+            self.ends[row].append(int(self.begins[row] + self.at[row]))
+            self.predicted[row] = self.utterance_end.start.predicted
+            for part, fresh in zip(self.hidden, self.utterance_end.start.hidden, strict=True):
+                part[:, row] = fresh
+        self.last[over] = -FAR
+        room[over] = self.lengths[over] - self.at[over]
+        return room
+
+    def pass_blanks(
+        self, asked: _Block, answer: Floats
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Go on to the first token of each stream, or behind the block. Gives (streams that speak, their
+        tokens, these tokens' log-probabilities)."""
         blank = answer.shape[1] - 1
         best = answer.argmax(axis=1)
         peaks = answer[np.arange(len(best)), best].astype(np.float64)
         if np.isnan(peaks).any():  # argmax answers with the first NaN of a frame
             bad = int(np.isnan(peaks).argmax())
+            row = asked.row_of[bad]
             raise QuranAsrError(
-                f"the transducer's scores of stream {row_of[bad]}, "
-                f"frame {begins[row_of[bad]] + frame_of[bad]} hold NaN"
+                f"the transducer's scores of stream {row}, frame {self.begins[row] + asked.frame_of[bad]} "
+                f"hold NaN"
             )
+        rows, starts, stops = asked.rows, asked.starts, asked.stops
         spoken = np.append(np.flatnonzero(best != blank), stops[-1])
         firsts = np.minimum(spoken[np.searchsorted(spoken, starts)], stops)  # first token, or the block's end
         sums = np.append(0.0, peaks.cumsum())
-        scores[rows] += sums[firsts] - sums[starts]  # the blanks before it
-        said[rows] = np.where(firsts > starts, 0, said[rows])
-        at[rows] += firsts - starts
+        self.scores[rows] += sums[firsts] - sums[starts]  # the blanks before it
+        self.said[rows] = np.where(firsts > starts, 0, self.said[rows])
+        self.at[rows] += firsts - starts
         silent = firsts == stops
-        block[rows] = np.where(silent, np.minimum(2 * block[rows], LARGEST_BLOCK), FIRST_BLOCK)
+        self.block[rows] = np.where(silent, np.minimum(2 * self.block[rows], LARGEST_BLOCK), FIRST_BLOCK)
+        places = firsts[~silent]
+        return rows[~silent], best[places], peaks[places]
 
-        speaking, places = rows[~silent], firsts[~silent]
-        if not len(speaking):
-            continue
-        for row, place in zip(speaking.tolist(), places.tolist(), strict=True):
-            tokens[row].append(int(best[place]))
-            frames[row].append(int(begins[row] + at[row]))
-            log_probs[row].append(float(peaks[place]))
-        scores[speaking] += peaks[places]
-        last[speaking] = at[speaking]
-        predicted[speaking], renewed = predict(best[places], tuple(part[:, speaking] for part in hidden))
-        for part, new in zip(hidden, renewed, strict=True):
+    def say(
+        self,
+        speaking: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        peaks: NDArray[np.float64],
+        predicted: Floats,
+        hidden: Hidden,
+        max_symbols: int,
+    ) -> None:
+        """Keep a token of each of these streams, and what the prediction network says after it."""
+        for row, token, peak in zip(speaking.tolist(), tokens.tolist(), peaks.tolist(), strict=True):
+            self.tokens[row].append(token)
+            self.frames[row].append(int(self.begins[row] + self.at[row]))
+            self.log_probs[row].append(peak)
+        self.scores[speaking] += peaks
+        self.last[speaking] = self.at[speaking]
+        self.predicted[speaking] = predicted
+        for part, new in zip(self.hidden, hidden, strict=True):
             part[:, speaking] = new
-        said[speaking] += 1
-        full = speaking[said[speaking] == max_symbols]
-        at[full] += 1
-        said[full] = 0
+        self.said[speaking] += 1
+        full = speaking[self.said[speaking] == max_symbols]
+        self.at[full] += 1
+        self.said[full] = 0
 
-    return [
-        Step(
-            Hypothesis(tuple(tokens[row]), tuple(frames[row]), float(scores[row]), tuple(log_probs[row])),
-            tuple(ends[row]),
-            replace(
-                state,
-                hidden=tuple(part[:, row].copy() for part in hidden),
-                predicted=predicted[row].copy(),
-                frame=state.frame + int(lengths[row]),
-                last=None if last[row] == -FAR else int(begins[row] + last[row]),
-            ),
+    def steps(self, states: Sequence[SearchState]) -> list[Step]:
+        """What the piece brought to each stream."""
+        return [self._step(row, state) for row, state in enumerate(states)]
+
+    def _step(self, row: int, state: SearchState) -> Step:
+        found = Hypothesis(
+            tuple(self.tokens[row]),
+            tuple(self.frames[row]),
+            float(self.scores[row]),
+            tuple(self.log_probs[row]),
         )
-        for row, state in enumerate(states)
-    ]
+        last = self.last[row]
+        after = replace(
+            state,
+            hidden=tuple(part[:, row].copy() for part in self.hidden),
+            predicted=self.predicted[row].copy(),
+            frame=state.frame + int(self.lengths[row]),
+            last=None if last == -FAR else int(self.begins[row] + last),
+        )
+        return Step(found, tuple(self.ends[row]), after)
 
 
 def _next_allowed(allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
