@@ -76,3 +76,4 @@ def test_the_metadata_keeps_torch_out_of_core(wheel: zipfile.ZipFile) -> None:
     assert core
     assert not [one for one in core if one.startswith(("torch", "nemo", "lightning", "espeak", "matplotlib"))]
     assert 'torch>=2.6; extra == "train"' in needed
+    assert "soundfile>=0.13" in core  # the first whose `write` takes a compression level
