@@ -1,6 +1,11 @@
-"""`python -m quran_asr` is `quran-asr`."""
+"""The door of `quran-asr` and of `python -m quran_asr`: Ctrl-C ends it quietly while it still opens."""
 
-from quran_asr.cli.main import main
+from quran_asr.cli.interrupt import end_interrupted
+
+try:
+    from quran_asr.cli.main import main
+except KeyboardInterrupt:  # what comes later, `main` itself looks after
+    end_interrupted()
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -84,6 +85,62 @@ def test_without_the_training_packages_it_says_what_to_install(folder: Path, com
         "error: this command needs torch, which the core install leaves out\n"
         "hint: pip install 'quran-asr[train]'\n"
     )
+
+
+@pytest.fixture
+def trained(folder: Path) -> Path:
+    """A run with a checkpoint by name only."""
+    run = folder / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "recipe.yaml").write_text("{}")
+    (run / "checkpoints" / "small--val_wer=0.2500-step=20.ckpt").write_bytes(b"not opened")
+    return run
+
+
+def test_a_stream_without_a_bundle_names_the_checkpoint_and_what_exports_it(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "quran_asr.cli.extras.find_spec", lambda name: None if name == "torch" else found(name)
+    )
+    code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
+    checkpoint = "run/checkpoints/small--val_wer=0.2500-step=20.ckpt"
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: {checkpoint}: is no bundle; without one this command needs torch, "
+        "which the core install leaves out\n"
+        f"hint: pip install 'quran-asr[train]', or where that is installed: quran-asr export {checkpoint} "
+        "--to FOLDER\n"
+    )
+    next((trained / "checkpoints").iterdir()).unlink()
+    code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
+    assert (code, out) == (2, "") and err.startswith("error: run: the run has no checkpoint yet\n")
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_with_a_bundle_that_is_made_for_once_is_said_of_the_checkpoint(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nemo", reason="a bundle is made with the training packages")
+    checkpoint = "run/checkpoints/small--val_wer=0.2500-step=20.ckpt"
+    code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
+    assert (code, out) == (2, "")
+    said = f"{checkpoint} is no bundle: it is exported first, for this once; to keep one: "
+    assert f"{said}quran-asr export {checkpoint} --to FOLDER\n" in err
+    assert f"error: {checkpoint}: no bundle can be made of it: " in err
+
+    def made(model: Path, folder: Path, on_step: object) -> None:
+        folder.mkdir()
+
+    def loaded(bundle: Path, **asked: object) -> None:
+        raise QuranAsrError("no look-ahead of 90 ms", where=str(bundle), remedy="it has: 80 ms")
+
+    monkeypatch.setattr("quran_asr.train.export.export", made)
+    monkeypatch.setattr("quran_asr.listen.recognizer.load", loaded)
+    code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
+    assert (code, out) == (2, "")
+    assert err.endswith(f"error: {checkpoint}: no look-ahead of 90 ms\nhint: it has: 80 ms\n")
 
 
 def test_a_bad_file_among_good_ones_is_named_even_when_no_model_can_be_loaded(

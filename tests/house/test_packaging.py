@@ -55,6 +55,11 @@ def test_every_command_of_the_table_is_inside(wheel: zipfile.ZipFile) -> None:
         assert f"{place.partition(':')[0].replace('.', '/')}.py" in wheel.namelist()
 
 
+def test_the_script_enters_where_ctrl_c_is_looked_after(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    assert b"quran-asr = quran_asr.__main__:main" in wheel.read(name)
+
+
 def test_the_text_is_packed_byte_for_byte(wheel: zipfile.ZipFile) -> None:
     for path in sorted((SOURCE / "text" / "data").glob("*.xml")):
         assert wheel.read(f"quran_asr/text/data/{path.name}") == path.read_bytes()
@@ -76,3 +81,4 @@ def test_the_metadata_keeps_torch_out_of_core(wheel: zipfile.ZipFile) -> None:
     assert core
     assert not [one for one in core if one.startswith(("torch", "nemo", "lightning", "espeak", "matplotlib"))]
     assert 'torch>=2.6; extra == "train"' in needed
+    assert "soundfile>=0.13" in core  # the first whose `write` takes a compression level

@@ -49,14 +49,31 @@ def test_a_verse_that_does_not_exist_is_named_with_its_line(tmp_path: Path) -> N
     [
         *({"duration": value} for value in (True, -1, "3", 1e300, 10**400, None)),
         {"text": "x"},
-        [1],
-        3,
     ],
 )
 def test_a_line_without_seconds_is_named(tmp_path: Path, line: object) -> None:
     with pytest.raises(QuranAsrError, match=r"no `duration` in seconds") as error:
         read_clips(manifest(tmp_path, {"duration": 1.0}, line))
     assert error.value.where.endswith("train.jsonl:2")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[1]", "not a JSON object"),
+        ("3", "not a JSON object"),
+        ('{"duration": 4.0, "te', "a torn line (its end is missing)"),
+        ("duration: 4.0", "not JSON"),
+        ('{"duration": NaN}', "NaN is no number"),
+    ],
+)
+def test_a_line_that_is_no_json_object_is_called_so(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"duration": 1.0}\n' + line, "utf-8")
+    with pytest.raises(QuranAsrError) as error:
+        read_clips(path)
+    assert error.value.what.startswith(said)
+    assert error.value.where == f"{path}:2"
 
 
 def test_tokens_fall_with_the_size_of_the_vocabulary() -> None:

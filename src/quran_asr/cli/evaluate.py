@@ -9,6 +9,7 @@ import click
 
 from quran_asr.cli.models import as_bundle, decoder_option, load, look_ahead_option
 from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
+from quran_asr.cli.stored import low_rate_notes, rates_of
 from quran_asr.cli.words import word_json
 from quran_asr.findings import QuranAsrError
 
@@ -67,10 +68,12 @@ def evaluate(
 
     MODEL is a .nemo file, a .ckpt file of a run, a run folder (its best checkpoint), or a bundle. --streaming
     scores what a listener gets live, and says which clips differ from the whole file and how often a word
-    that was already shown changed; what is no bundle is exported for it first.
+    that was already shown changed; what is no bundle is exported for it first. Clips that cannot be heard are
+    in no count, and then the exit code is 1.
     """
     from quran_asr.corpus.manifest import read_lines
 
+    _refuse_a_file(folder)
     read_lines(manifest)  # a bad line is said now, not after the model has been loaded
     if not streaming:
         recognizer = load(model, decoder, look_ahead_ms)
@@ -120,6 +123,7 @@ def _evaluate(
     folder = folder or _default_folder(recognizer, manifest, streaming=replay is not None)
     folder.mkdir(parents=True, exist_ok=True)  # fails now rather than when everything has been heard
 
+    print_findings(low_rate_notes(rates_of(segments)))
     hear = recognizer.recognize_clips if replay is None else replay.recognize_clips
     with progress_bar("hearing", "clips") as on_progress:
         report, clips = measure(segments, hear, setting, training, on_progress)
@@ -131,14 +135,14 @@ def _evaluate(
             click.echo(
                 f"{segment.audio} at {segment.offset:g} s: other words than from the whole file", err=True
             )
-    print_findings(unreadable_findings(report))
+    code = print_findings(unreadable_findings(report))
     if as_json:
         print_json(report.to_json())
     else:
         print_report(report)
     write_report(folder, report, clips)
     click.echo(f"{folder}: report.json and transcripts.jsonl", err=True)
-    return 0
+    return code
 
 
 @click.command(epilog="Example: quran-asr transcribe model.nemo recitation.mp3 --json")
@@ -158,10 +162,11 @@ def transcribe(
     """
     from dataclasses import replace
 
-    segments, errors = _as_segments(files)
+    segments, rates, errors = _as_segments(files)
     answers = []
     if segments:
         recognizer = load(model, decoder, look_ahead_ms)
+        print_findings(low_rate_notes(rates))
         with progress_bar("hearing", "files") as on_progress:
             heard = list(recognizer.recognize_clips(segments, on_progress))
         for segment, answer in zip(segments, heard, strict=True):
@@ -314,18 +319,32 @@ def _of_something_else(folder: Path, model: str, manifest: Path) -> bool:
     )
 
 
-def _as_segments(files: tuple[Path, ...]) -> tuple[list[Segment], list[QuranAsrError]]:
-    """Whole files as segments, and what is wrong with the others."""
+def _refuse_a_file(folder: Path | None) -> None:
+    """A folder that cannot be made is said now, not after the model has been loaded."""
+    for place in () if folder is None else (folder, *folder.parents):
+        if place.exists():
+            if not place.is_dir():
+                what = "a file, and reports are written into a folder"
+                remedy = "name a folder with --to; it is made if it is not there"
+                raise QuranAsrError(what, where=str(place), remedy=remedy)
+            return
+
+
+def _as_segments(files: tuple[Path, ...]) -> tuple[list[Segment], dict[str, int], list[QuranAsrError]]:
+    """Whole files as segments, their rates in hertz as stored, and what is wrong with the others."""
     from quran_asr.audio import probe
     from quran_asr.records import Segment
 
     segments: list[Segment] = []
+    rates: dict[str, int] = {}
     errors: list[QuranAsrError] = []
     for file in files:
         try:
             if file.is_dir():
                 raise QuranAsrError("this is a folder", where=str(file), remedy=f"name files: {file}/*.mp3")
-            segments.append(Segment(str(file), 0.0, probe(file).seconds, (), "", ""))
+            info = probe(file)
+            segments.append(Segment(str(file), 0.0, info.seconds, (), "", ""))
+            rates[str(file)] = info.rate
         except QuranAsrError as error:
             errors.append(error)
-    return segments, errors
+    return segments, rates, errors

@@ -17,6 +17,8 @@ from click.core import ParameterSource
 
 from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option
 from quran_asr.cli.numbers import FiniteRange
+from quran_asr.cli.printing import print_findings
+from quran_asr.cli.stored import low_rate_notes
 from quran_asr.cli.words import Json, Lines, Screen, View
 from quran_asr.findings import QuranAsrError
 
@@ -231,7 +233,7 @@ def _existing(file: str) -> Path:
     path = Path(file)
     if path.is_dir():
         raise QuranAsrError("this is a folder", where=file, remedy="name a file in it")
-    probe(path)
+    print_findings(low_rate_notes({file: probe(path).rate}))
     return path
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 
 from quran_asr import __version__
+from quran_asr.cli.interrupt import end_interrupted, is_interrupt
 from quran_asr.findings import QuranAsrError
 
 COMMANDS = {
@@ -108,11 +109,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = _run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except (KeyboardInterrupt, click.Abort):
-        if debug:
+    except (KeyboardInterrupt, ImportError, click.Abort) as error:
+        if debug or not (isinstance(error, click.Abort) or is_interrupt(error)):
             raise
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        end_interrupted()
     except QuranAsrError as error:
         if debug:
             raise

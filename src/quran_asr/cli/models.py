@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,23 +86,63 @@ def as_bundle(model: Path) -> Iterator[Path]:
     """The bundle itself, or one that is made of the model for as long as it is needed.
 
     Raises:
-        QuranAsrError: nothing loadable there, or nothing that streams.
+        QuranAsrError: nothing loadable there, or nothing that streams; what goes wrong with a bundle that is
+            made for once is said of its checkpoint.
     """
     _refuse_nothing(model)
     if is_bundle(model):
         yield model
         return
     refuse_what_is_no_model(model)
-    need("train")
+    checkpoint = _checkpoint_of(model)
+    command = f"quran-asr export {shlex.quote(str(checkpoint))} --to FOLDER"
+    try:
+        need("train")
+    except QuranAsrError as error:
+        raise QuranAsrError(
+            f"is no bundle; without one {error.what}",
+            where=str(checkpoint),
+            remedy=f"{error.remedy}, or where that is installed: {command}",
+        ) from None
     import tempfile
 
     from quran_asr.train.exporting.export import export
 
-    click.echo(f"{model} is no bundle: it is exported first, for this once", err=True)
+    click.echo(
+        f"{checkpoint} is no bundle: it is exported first, for this once; to keep one: {command}", err=True
+    )
     with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
         bundle = Path(folder) / "bundle"
-        export(model, bundle, on_step=lambda step: click.echo(f"{step} ...", err=True))
-        yield bundle
+        try:
+            export(checkpoint, bundle, on_step=lambda step: click.echo(f"{step} ...", err=True))
+        except QuranAsrError as error:
+            what = f"no bundle can be made of it: {error.what}"
+            raise QuranAsrError(what, where=str(checkpoint), remedy=error.remedy or command) from error
+        try:
+            yield bundle
+        except QuranAsrError as error:
+            if error.where != str(bundle):
+                raise
+            raise QuranAsrError(error.what, where=str(checkpoint), remedy=error.remedy) from None
+
+
+def _checkpoint_of(model: Path) -> Path:
+    """The file that a run is heard by; of a file itself.
+
+    Raises:
+        QuranAsrError: the run has none.
+    """
+    if not model.is_dir():
+        return model
+    from quran_asr.runs.folder import open_run
+
+    run = open_run(model)
+    best = run.best_model() or run.last_checkpoint()
+    if best is None:
+        raise QuranAsrError(
+            "the run has no checkpoint yet", where=str(model), remedy="it writes one at each validation"
+        )
+    return best
 
 
 def _refuse_nothing(model: Path) -> None:

@@ -148,6 +148,20 @@ def each_line(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, _parse(raw)
 
 
+def parse_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`file:line`, its keys) of every line; what the keys hold nobody has looked at.
+
+    Raises:
+        QuranAsrError: no such manifest, something else under its name, or a line that is no JSON object.
+    """
+    for where, raw in _lines(path):
+        try:
+            values = _parse(raw)
+        except QuranAsrError as error:
+            raise QuranAsrError(error.what, where=where, remedy=error.remedy) from None
+        yield where, values
+
+
 def write_manifest(
     path: str | Path, lines: Sequence[Mapping[str, Any]], meta: Mapping[str, Any] | None = None
 ) -> None:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from quran_asr.corpus.manifest import find_line
 from quran_asr.files import write_atomically
-from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.findings import Finding, QuranAsrError, counted
 from quran_asr.measure.report import Report, ScoredClip, Setting, Unreadable, make_report
 from quran_asr.measure.score import score_clips
 from quran_asr.measure.training_data import TrainingData
@@ -72,16 +73,25 @@ def evaluate(
 
 
 def unreadable_findings(report: Report) -> list[Finding]:
-    """One warning for each clip that could not be heard."""
+    """One error that counts the clips that could not be heard and names the first; none if all could.
+
+    It is named by its line where the manifest can be read, else by its recording.
+    """
+    if not report.unreadable:
+        return []
+    first, manifest = report.unreadable[0], report.setting.manifest
+    where = find_line([manifest], first.segment) if Path(manifest).is_file() else first.segment.place
+    left_out = len(report.unreadable)
+    said = "is in no count:" if left_out == 1 else "are in no count; the first:"
     return [
         Finding(
-            severity="warning",
-            code="unreadable-clip",
-            where=f"{clip.segment.audio} at {clip.segment.offset:g} s",
-            message=f"{clip.reason}; it is in no count",
-            remedy="",
+            severity="error",
+            code="unreadable-clips",
+            where=where,
+            message=f"{left_out:,} of {counted(report.whole.clips + left_out, 'clip')} could not be heard "
+            f"and {said} {first.reason}",
+            remedy=f"mend or leave out what {REPORT_NAME} lists under `unreadable`",
         )
-        for clip in report.unreadable
     ]
 
 

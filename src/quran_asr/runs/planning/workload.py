@@ -5,7 +5,6 @@ Nothing here opens a recording: a plan is made before the data are at hand.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from quran_asr.corpus.manifest import LONGEST_SECONDS
+from quran_asr.corpus.manifest import LONGEST_SECONDS, parse_lines
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment, VerseRef
 from quran_asr.runs.planning.windows import with_windows
@@ -81,25 +80,13 @@ def read_clips(manifest: str | Path) -> list[ManifestClip]:
     """Each clip of a manifest, without a look at its recording.
 
     Raises:
-        QuranAsrError: the file cannot be read, has no line, or a line has no duration.
+        QuranAsrError: no such manifest, no line in it, or a line that is no JSON object or has no duration.
     """
-    try:
-        lines = Path(manifest).read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 is text
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise QuranAsrError(str(reason), where=str(manifest)) from None
     clips = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-            seconds = values["duration"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            values, seconds = {}, None
+    for where, values in parse_lines(Path(manifest)):
+        seconds = values.get("duration")
         known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        where = f"{manifest}:{number}"
-        if not (known and 0 < seconds <= LONGEST_SECONDS):
+        if seconds is None or not (known and 0 < seconds <= LONGEST_SECONDS):
             raise QuranAsrError("has no `duration` in seconds", where=where)
         clips.append(
             ManifestClip(
