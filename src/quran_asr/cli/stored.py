@@ -48,7 +48,7 @@ def low_rate_notes(rates: Mapping[str, int]) -> list[Finding]:
             "low-rate",
             where,
             f"{stored}: nothing above {rate // 2:,} Hz is in it, and a model trained at {HERTZ:,} Hz "
-            "hears it worse",
+            "may hear it worse",
             f"take a recording of {HERTZ:,} Hz or more if there is one; to convert this one adds nothing",
         )
     ]
