@@ -35,7 +35,7 @@ def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, st
 
 
 def test_sound_of_a_low_rate_is_heard_with_one_note(small_bundle, clips, capfd) -> None:
-    lacks = "8,000 Hz: nothing above 4,000 Hz is in it, and a model trained at 16,000 Hz hears it worse"
+    lacks = "8,000 Hz: nothing above 4,000 Hz is in it, and a model trained at 16,000 Hz may hear it worse"
     for command in ("transcribe", "listen"):
         assert "low-rate" not in run(capfd, command, small_bundle, "a.wav")[2]
         code, out, err = run(capfd, command, small_bundle, "b.wav")
