@@ -10,6 +10,7 @@ import pytest
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.kits.host_packages import Pin, choose, read_host, read_lock, read_needs
+from quran_asr.runs.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,9 +89,9 @@ def test_the_lock_and_the_shipped_list_hold_whatever_is_needed() -> None:
     pins, host, needs = (
         read_lock(ROOT / "requirements" / "lock.txt"),
         read_host(Path("torch")),
-        read_needs(),
+        read_needs(load_recipe("small")),
     )
-    assert {"nemo-toolkit", "lhotse", "hydra-core", "omegaconf", "antlr4-python3-runtime"} <= needs.keys()
+    assert {"nemo-toolkit", "lhotse", "hydra-core", "omegaconf", "antlr4-python3-runtime"} <= set(needs)
     assert "quran-asr" not in pins and host["torch"].startswith("2.11") and host["triton"].startswith("3.6")
     lost = sorted(name for name in needs if name not in pins and name not in host and name != "quran-asr")
     assert lost == []
@@ -98,3 +99,9 @@ def test_the_lock_and_the_shipped_list_hold_whatever_is_needed() -> None:
     assert {name for name in host if not name.startswith("nvidia")} - {"cuda-toolkit"} <= science.keys()
     assert pins["numpy"].version.startswith("2.5"), "the pin for Python 3.12, not the one for 3.11"
     assert pins["numpy"].text.count("--hash=sha256:") > 3
+
+
+def test_rooms_are_carried_where_a_recipe_has_some() -> None:
+    rooms = load_recipe("small", ["quran.augment.room_probability=0.3"])
+    assert set(read_needs(rooms)) - set(read_needs(load_recipe("base"))) == {"pyroomacoustics"}
+    assert "pyroomacoustics" in read_lock(ROOT / "requirements" / "lock.txt")

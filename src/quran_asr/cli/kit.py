@@ -117,7 +117,7 @@ def kit(
     manifests = {"train": training, "validation": validation, "test": test or validation}
     parts = read_parts(manifests, recipe)
     empty(to)
-    choice = carry_wheels(to, host_packages, lock)
+    choice = carry_wheels(to, host_packages, lock, recipe)
     write_rest(to, recipe)
     packed = pack_audio(to, parts, max_mib, hours, validation_hours, kbps)
     facts = {
@@ -234,7 +234,7 @@ def read_parts(manifests: dict[str, tuple[Path, ...]], recipe: Recipe) -> dict[s
     return parts
 
 
-def carry_wheels(to: Path, host_packages: Path, lock: Path | None) -> Choice:
+def carry_wheels(to: Path, host_packages: Path, lock: Path | None, recipe: Recipe) -> Choice:
     """Choose, fetch and lay the wheels into the kit; those of an earlier kit are used again."""
     from quran_asr.runs.kits.host_packages import choose, download, read_host, read_lock, read_needs
 
@@ -242,7 +242,7 @@ def carry_wheels(to: Path, host_packages: Path, lock: Path | None) -> Choice:
     pins, host = read_lock(lock), read_host(host_packages)
     wheels = to / "wheels"
     click.echo("fetching wheels that the host lacks", err=True)
-    choice = choose(pins, read_needs(), host, lambda asked: download(asked, wheels))
+    choice = choose(pins, read_needs(recipe), host, lambda asked: download(asked, wheels))
     wanted = {one.file for one in choice.carried}
     for path in wheels.iterdir() if wheels.is_dir() else ():
         if path.name not in wanted:

@@ -17,6 +17,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from quran_asr.findings import QuranAsrError
+from quran_asr.runs.schema import Recipe
 
 PYTHON = "3.12"
 HOSTS = Path(__file__).parent / "hosts"
@@ -125,13 +126,16 @@ def read_host(path: Path) -> dict[str, str]:
     return packages
 
 
-def read_needs() -> dict[str, str]:
-    """What a training touches: name -> the part that touches it."""
-    needs = {}
+def read_needs(recipe: Recipe) -> list[str]:
+    """Names of the packages that a training of this recipe touches."""
+    augment = recipe.quran.augment
+    rooms = augment is not None and augment.room_probability > 0
+    needs = []
     for line in NEEDS.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             name, _, part = line.partition(" ")
-            needs[name] = part.strip()
+            if rooms or part.strip() != "rooms":
+                needs.append(name)
     return needs
 
 
