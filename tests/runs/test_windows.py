@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.records import Segment, VerseRef
-from quran_asr.runs.planning.windows import windows
+from quran_asr.runs.planning.windows import windows, with_windows
+from quran_asr.runs.recipe import load_recipe
+from quran_asr.text.quran import load_quran
 
 
 def clip(reciter: str, surah: int, ayah: int, seconds: float = 3.0, upto: int | None = None) -> Segment:
@@ -33,6 +36,22 @@ def test_consecutive_verses_of_one_reciter_and_surah_are_joined() -> None:
 def test_clips_of_several_verses_go_on_after_their_last() -> None:
     (joined,) = windows([clip("a", 2, 1, upto=3), clip("a", 2, 4)], most=2, longest=40.0, seed=0)
     assert [str(verse) for verse in joined.verses] == ["2:1", "2:2", "2:3", "2:4"]
+
+
+def test_parts_of_verses_and_unnamed_reciters_stay_alone() -> None:
+    recipe = load_recipe("base", ["quran.augment.windows=2"])
+    quran = load_quran(recipe.quran.spelling)
+    whole = [
+        replace(clip(reciter, 112, ayah), text=quran.verse(VerseRef(112, ayah)))
+        for reciter in ("", "a")
+        for ayah in (1, 2, 3)
+    ]
+    part = replace(whole[4], text=whole[4].text.split()[0])
+    every = [*whole[:3], whole[3], part, whole[5]]
+    assert with_windows(every, recipe) == every
+    (joined,) = with_windows([*every, whole[4]], recipe)[7:]
+    assert joined.parts == (whole[3], whole[4])
+    assert with_windows(whole, load_recipe("base")) == whole
 
 
 def test_a_clip_that_names_no_verse_stays_alone() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from quran_asr.records import Segment, VerseRef
 from quran_asr.runs.schema import Recipe
+from quran_asr.text.quran import load_quran
 
 
 def with_windows(segments: Sequence[Segment], recipe: Recipe) -> Sequence[Segment]:
@@ -15,7 +16,15 @@ def with_windows(segments: Sequence[Segment], recipe: Recipe) -> Sequence[Segmen
     if augment is None or augment.windows == 1:
         return segments
     longest = recipe.model.train_ds.max_duration
-    return [*segments, *windows(segments, most=augment.windows, longest=longest, seed=recipe.quran.seed)]
+    whole = [segment for segment in segments if _is_whole(segment, recipe.quran.spelling)]
+    return [*segments, *windows(whole, most=augment.windows, longest=longest, seed=recipe.quran.seed)]
+
+
+def _is_whole(segment: Segment, spelling: str) -> bool:
+    """Whether somebody who is known recites whole verses: parts of verses do not follow each other."""
+    if not (segment.reciter and segment.verses):
+        return False
+    return segment.text == load_quran(spelling).text(segment.verses)
 
 
 def windows(segments: Sequence[Segment], *, most: int, longest: float, seed: int) -> list[Segment]:
@@ -26,7 +35,7 @@ def windows(segments: Sequence[Segment], *, most: int, longest: float, seed: int
     `most`.
 
     Args:
-        segments: clips; those that name no verses stay alone.
+        segments: clips of whole verses; those that name no verses stay alone.
         most: clips in a window.
         longest: seconds of a window; what would be longer is not joined.
         seed: the same seed makes the same windows.
