@@ -18,6 +18,7 @@ import pytest
 
 from quran_asr.cli.main import main
 from quran_asr.corpus.speak import speak_corpus
+from quran_asr.findings import QuranAsrError
 from quran_asr.measure.evaluate import write_report
 from quran_asr.measure.report import ScoredClip, Setting, make_report
 from quran_asr.measure.score import score_clips
@@ -256,6 +257,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest
         (["--study", "augmentation", "--train", "t.jsonl", "--validation", "v.jsonl"], "t.jsonl"),
         (["--study", "pretraining", "--train", "t.jsonl"], "data of its own"),
         (["--study", "augmentation", "laptop"], "data of its own"),
+        (["--study", "augmentation", "--anyway"], "data of its own"),
     ],
 )
 def test_a_study_has_its_data_or_takes_yours(
@@ -265,6 +267,13 @@ def test_a_study_has_its_data_or_takes_yours(
     assert compare(*words) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.yaml"))
+
+
+def test_what_the_sides_of_a_study_differ_in_is_not_overridden(tmp_path: Path) -> None:
+    study = Study(sides=(("quickstart",), ("quickstart", "quran.augment.gain_db=6")), shared=())
+    for word in ("quran.augment.gain_db=5", "~quran.augment", "quran.augment={gain_db: 1}"):
+        with pytest.raises(QuranAsrError, match="the sides of this study differ in"):
+            prepare(study, tmp_path, [word], Conditions())
 
 
 def test_an_unknown_study_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

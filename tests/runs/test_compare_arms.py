@@ -53,6 +53,17 @@ def test_a_recipe_may_carry_overrides_of_its_own(tmp_path: Path, monkeypatch: py
     )
 
 
+def test_a_side_may_be_longer_than_a_name_of_a_file() -> None:
+    word = "laptop " + " ".join(f"quran.augment.lowpass_hz=[{2500 + n},8000]" for n in range(12))
+    assert len(word) > 255
+    assert split_arms([word])[0] == [word.split()]
+
+
+def test_an_empty_word_is_refused() -> None:
+    with pytest.raises(QuranAsrError, match="a word is empty"):
+        split_arms(["laptop", "  "])
+
+
 def test_own_overrides_win_and_are_what_differs(data: list[str]) -> None:
     arms = make_arms(
         [["quickstart"], ["quickstart", "model.optim.lr=0.002"]], [*data, "model.optim.lr=0.001"]

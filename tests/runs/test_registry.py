@@ -56,12 +56,17 @@ def test_a_broken_run_hides_no_other(tmp_path: Path) -> None:
     foreign.recipe.write_text("quran: {key_of_a_later_version: 3}\n", encoding="utf-8")
     bare = create_run(tmp_path, "quickstart", datetime(2026, 2, 1))
     bare.write_recipe(load_recipe("quickstart"))
-    bare.metrics.write_text('{"step": 10, "split": "validation", "wer": null}\n[]\n{"st', encoding="utf-8")
+    lines = ['{"step": 10, "split": "validation", "wer": null}', "[]", "[" * 100_000, '{"st']
+    lines.insert(0, '{"step": 9, "split": "validation", "wer": NaN}')
+    bare.metrics.write_text("\n".join(lines), encoding="utf-8")
+    hours = '{"manifests": [{"path": "m.jsonl", "hours": NaN}]}'
+    (bare.path / "training_data.json").write_text(hours, encoding="utf-8")
     entries, findings = read_registry(tmp_path)
     assert [finding.where for finding in findings] == [str(torn.recipe), str(bomb.recipe)]
     assert [Path(entry.path).name for entry in entries] == [
         "2026-01-01_00-00-00", "2026-01-03_00-00-00", "2026-02-01_00-00-00",
     ]  # fmt: skip
+    assert json.dumps(entries[2].to_json(), allow_nan=False)
     assert (entries[2].steps, entries[2].best_wer, entries[2].version) == (10, None, None)
     assert any(change.startswith("quran.key_of_a_later_version: - -> 3") for change in entries[1].changes)
 

@@ -81,6 +81,10 @@ def test_a_range_of_small_numbers_reaches_the_recipe_as_numbers() -> None:
         ([f"{CTC}=0.2,0.3", "exp_manager.exp_dir=x"], "not for a sweep"),
         (["quran.spelling=1..2"], "no number"),
         (["model.spec_augment.time_masks=0.5..2"], "whole numbers"),
+        *(
+            ([f"{CTC}={text}"], "is no range")
+            for text in ("1..", "1..inf", "1..3..5", "1e-4..1e-2:lin", "..2")
+        ),
         (["model.optim.lr=2..1"], "the range is empty"),
         (["model.optim.lr=0..1:log"], "above 0"),
         (["model.optim.lrr=0..1"], "unknown key `model.optim.lrr`"),

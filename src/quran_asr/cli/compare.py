@@ -88,7 +88,7 @@ def compare(
     of `evaluate`, with the transcripts beside them. What is unlike is refused.
     """
     if registry is not None:
-        if words or study or training or validation:
+        if words or study or training or validation or seeds or folder or allow_partial or anyway:
             raise QuranAsrError("--all lists the runs of a folder", remedy="leave the other words out")
         return _list_all(registry, as_json)
     from quran_asr.runs.comparison.compare_arms import split_arms
@@ -100,6 +100,8 @@ def compare(
             f"{kind}s are compared as they are", remedy="leave out overrides, --train, --seeds and the like"
         )
     if kind == "report":
+        if folder is not None:
+            raise QuranAsrError("reports leave no files", where="--to", remedy="leave it out")
         return _compare_reports([one[0] for one in named], anyway, as_json)
     if kind == "run":
         return _compare_runs([one[0] for one in named], folder, decoder, anyway, as_json)
@@ -111,7 +113,7 @@ def compare(
 
     conditions = Conditions(jobs, allow_partial, _say, progress_bar)
     if study is not None:
-        question, place = _study(study, named, shared, seeds, folder, conditions)
+        question, place = _study(study, named, shared, seeds, folder, anyway, conditions)
     else:
         question, place = _question(named, shared, seeds, folder, anyway)
     trials, failed = _train(question, place, conditions)
@@ -160,6 +162,7 @@ def _study(
     shared: Sequence[str],
     seeds: int | None,
     folder: Path | None,
+    anyway: bool,
     conditions: Conditions,
 ) -> tuple[Question, Path]:
     """A shipped experiment, up to its question."""
@@ -172,7 +175,7 @@ def _study(
         raise QuranAsrError(f"no study `{name}`", where="--study", remedy=f"one of {', '.join(STUDIES)}")
     given = [word for word in shared if word.startswith(_MANIFESTS)]
     asked = STUDIES[name]
-    if named or (asked.parts and given):
+    if named or (asked.parts and given) or anyway:
         raise QuranAsrError("a study has recipes and data of its own", remedy="leave the others out")
     if not asked.parts and len(given) < len(_MANIFESTS):
         raise QuranAsrError(
@@ -199,6 +202,8 @@ def _question(
     from quran_asr.runs.comparison.compare_arms import make_arms
     from quran_asr.runs.comparison.compare_trials import INDEX, Question, keep_question, read_question
 
+    if folder is not None:
+        refuse_foreign(folder, (INDEX, "recipes"), "comparison")
     if not named and folder is not None and not shared:
         before = read_question(folder)
         question = Question(before.arms, seeds or before.seeds)

@@ -41,7 +41,7 @@ def low_rate_notes(rates: Mapping[str, int]) -> list[Finding]:
         which = "is" if len(low) == 1 else "are"
         stored = f"{len(low):,} of {len(rates):,} recordings {which} stored at less than {HERTZ:,} Hz, "
         stored += f"the first {where} at {rate:,} Hz"
-        where = ""
+        where, rate = "", max(rate for _, rate in low)
     return [
         Finding(
             "note",

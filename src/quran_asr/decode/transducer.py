@@ -225,8 +225,10 @@ class _Search:
         rows, starts, stops = asked.rows, asked.starts, asked.stops
         spoken = np.append(np.flatnonzero(best != blank), stops[-1])
         firsts = np.minimum(spoken[np.searchsorted(spoken, starts)], stops)  # first token, or the block's end
-        sums = np.append(0.0, peaks.cumsum())
-        self.scores[rows] += sums[firsts] - sums[starts]  # the blanks before it
+        size = stops - starts
+        before = np.arange(stops[-1]) < np.repeat(firsts, size)  # the blanks before it
+        stream = np.repeat(np.arange(len(rows)), size)
+        self.scores[rows] += np.bincount(stream[before], peaks[before], len(rows))
         self.said[rows] = np.where(firsts > starts, 0, self.said[rows])
         self.at[rows] += firsts - starts
         silent = firsts == stops

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from quran_asr.runs.ranges import (
     CountInt,
+    Decibels,
     Hertz,
     Limit,
     NotNegative,
@@ -318,18 +319,18 @@ class Curriculum:
 class Augment:
     """`quran.augment`: changes of the waveform."""
 
-    gain_db: NotNegative
+    gain_db: Annotated[float, Range(low=0, high=60)]
     """Each clip is made louder or softer by up to this much."""
     lowpass_probability: Share
     lowpass_hz: tuple[Hertz, Hertz]
     """The cut-off is drawn between these."""
     speed: tuple[Annotated[float, Range(low=0.5, high=2)], ...]
     """Factors drawn with equal probability; [1.0] changes nothing."""
-    equalizer_db: NotNegative
+    equalizer_db: Annotated[float, Range(low=0, high=40)]
     """The spectrum of each clip is bent by up to this much, anew in each octave."""
     noise_probability: Share
     """Steady noise, of a colour between white and brown."""
-    noise_snr_db: tuple[float, float]
+    noise_snr_db: tuple[Decibels, Decibels]
     """Level of the clip over that of the noise, drawn between these."""
     room_probability: Share
     """The clip as it sounds in one of 64 rooms."""

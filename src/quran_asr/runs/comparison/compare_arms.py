@@ -54,8 +54,10 @@ def split_arms(words: Sequence[str]) -> tuple[list[list[str]], list[str]]:
     arms: list[list[str]] = []
     shared: list[str] = []
     for word in words:
-        first = word.split()[0] if word.split() else word
-        if Path(word).exists():
+        if not word.strip():
+            raise QuranAsrError("a word is empty", remedy="name a recipe, a run or a report, or leave it out")
+        first = word.split()[0]
+        if _is_there(word):
             arms.append([word])
         elif first.startswith("~") or "=" in first:
             shared.append(word)
@@ -65,6 +67,13 @@ def split_arms(words: Sequence[str]) -> tuple[list[list[str]], list[str]]:
             except ValueError as error:
                 raise QuranAsrError(f"`{word}` cannot be split into words ({error})") from None
     return arms, shared
+
+
+def _is_there(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except OSError:  # longer than a name may be: a recipe with many overrides
+        return False
 
 
 def make_arms(words: Sequence[Sequence[str]], shared: Sequence[str], *, anyway: bool = False) -> list[Arm]:

@@ -84,7 +84,11 @@ def sides_of(runs: Sequence[Trained]) -> list[tuple[Side, list[Trained]]]:
         seeds = tuple(run.recipe.quran.seed for run in group)
         if len(set(seeds)) < len(seeds):
             raise QuranAsrError("two runs of one recipe have the same seed", where=str(group[-1].folder.path))
-        sides.append((Side(group[0].folder.name, tuple(run.curves for run in group), seeds), group))
+        names = [other[0].folder.name for other in groups]
+        name = group[0].folder.name
+        if names.count(name) > 1:  # begun in the same second, or a copy
+            name = str(group[0].folder.path)
+        sides.append((Side(name, tuple(run.curves for run in group), seeds), group))
     if len(sides) < 2:
         raise QuranAsrError("the runs differ in the seed alone", remedy="name runs of two recipes")
     return sides

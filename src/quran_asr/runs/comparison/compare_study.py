@@ -15,6 +15,7 @@ from quran_asr.findings import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.runs.comparison.compare_arms import Arm, make_arms
 from quran_asr.runs.comparison.compare_trials import Conditions, Trial, run_trials
+from quran_asr.runs.overrides import parse_override
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.text.quran import load_quran
 
@@ -139,8 +140,13 @@ def prepare(study: Study, folder: Path, overrides: Sequence[str], conditions: Co
         conditions: how the pretraining is run.
 
     Raises:
-        QuranAsrError: the pretraining failed, or an override is wrong.
+        QuranAsrError: the pretraining failed, or an override is wrong, or of what the sides differ in.
     """
+    asked_for = {parse_override(word).key for word in overrides}
+    differing = {parse_override(word).key for _, *words in study.sides for word in words}
+    for key in sorted(asked_for):
+        if any(key == one or key.startswith(f"{one}.") or one.startswith(f"{key}.") for one in differing):
+            raise QuranAsrError("is what the sides of this study differ in", where=key, remedy="leave it out")
     manifests = {name: _speak(study, name, folder / "corpus" / name, conditions) for name in study.parts}
     shared = [*study.shared, *overrides]
     run = ""

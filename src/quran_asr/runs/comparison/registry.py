@@ -7,6 +7,7 @@ its line too.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -87,7 +88,8 @@ def read_registry(folder: Path) -> tuple[list[Entry], list[Finding]]:
         QuranAsrError: no such folder, or no run in it.
     """
     if not folder.is_dir():
-        raise QuranAsrError("no such folder", where=str(folder))
+        what = "a file, not a folder with runs" if folder.exists() else "no such folder"
+        raise QuranAsrError(what, where=str(folder), remedy="name a folder, for example nemo_experiments")
     places = sorted(_runs(folder), key=lambda path: (path.name, str(path)))
     if not places:
         raise QuranAsrError("holds no run", where=str(folder), remedy="`quran-asr train` makes them")
@@ -210,9 +212,9 @@ def _data(
     values: dict[str, Any], manifests: Sequence[dict[str, Any]]
 ) -> tuple[tuple[str, ...], float | None]:
     """Names of the training manifests, and their hours."""
-    hours = [told["hours"] for told in manifests if isinstance(told.get("hours"), int | float)]
+    hours = [told["hours"] for told in manifests if _is_number(told.get("hours"))]
     named = values.get("model.train_ds.manifest_filepath") or []
-    paths = [told.get("path", "") for told in manifests] or ([named] if isinstance(named, str) else named)
+    paths = [told.get("path", "") for told in manifests] or (named if isinstance(named, list) else [named])
     names = tuple("/".join(Path(str(path)).parts[-2:]) for path in paths)
     return names, round(sum(hours), 3) if hours else None
 
@@ -230,7 +232,7 @@ def _rates(metrics: Path) -> tuple[list[tuple[int, float]], int]:
         return [], 0
     rates, last = [], 0
     for line in lines:
-        if b'"validation"' in line and (row := _row(line)) is not None and _is_rate(row.get("wer")):
+        if b'"validation"' in line and (row := _row(line)) is not None and _is_number(row.get("wer")):
             rates.append((row["step"], float(row["wer"])))
     for line in reversed(lines):
         if (row := _row(line)) is not None:
@@ -242,10 +244,10 @@ def _rates(metrics: Path) -> tuple[list[tuple[int, float]], int]:
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def _is_rate(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -21,6 +21,8 @@ from quran_asr.runs.typed import alternatives, known_keys
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(:log)?")
 
+_LIKE_A_RANGE = re.compile(rf"(?:{_NUMBER})\.\.[^/]*|[^/]*\.\.(?:{_NUMBER})(?::\w*)?")
+
 OWN = {
     "name": "the sweep finds its trials by it; give your own in the recipe",
     "exp_manager.exp_dir": "the sweep decides where its trials lie: --to FOLDER",
@@ -105,6 +107,10 @@ def _axis(word: str) -> Axis | None:
         return _between(key, *ends.groups())
     values = split_values(text)
     if len(values) < 2:
+        if _LIKE_A_RANGE.fullmatch(text.strip()):
+            raise QuranAsrError(
+                "is no range", where=word, remedy="write LOW..HIGH or LOW..HIGH:log, numbers both"
+            )
         return None
     if "" in values:
         raise QuranAsrError("a value is empty", where=word, remedy="write nothing after the last comma")

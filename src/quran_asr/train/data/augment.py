@@ -107,6 +107,8 @@ def _filtered(samples: Samples, gain_at: Callable[[FloatArray], FloatArray]) -> 
     """A filter without delay, as its gain at each frequency in hertz."""
     from scipy import fft
 
+    if not len(samples):
+        return samples
     size = fft.next_fast_len(
         len(samples), real=True
     )  # lengths with large prime factors take four times as long

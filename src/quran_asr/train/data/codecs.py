@@ -43,15 +43,19 @@ def through(codec: Codec, samples: Samples) -> Samples:
 
     Args:
         codec: one of `CODECS`.
-        samples: float32 [samples]. Peaks above full scale are brought to it for the codec, and back.
+        samples: float32 [samples]. What comes near full scale is made softer for the codec, and loud again.
 
     Returns:
-        float32, as long as the clip and in time with it.
+        float32, as long as the clip and in time with it; nothing and what is no number come back as they are.
     """
-    peak = np.float32(max(1.0, float(np.abs(samples).max(initial=0.0))))
-    stored = samples / peak
+    if not len(samples) or not np.isfinite(samples).all():  # LAME would end the process
+        return samples
+    stored = samples
     if codec.rate != SAMPLE_RATE:
-        stored = audio.resample(stored, SAMPLE_RATE, codec.rate)
+        stored = audio.resample(samples, SAMPLE_RATE, codec.rate)
+    # After resampling, which overshoots: beyond full scale 16 bits wrap around.
+    peak = np.float32(max(1.0, 1.05 * float(np.abs(stored).max(initial=0.0))))
+    stored = stored / peak
     file = io.BytesIO()
     soundfile.write(
         file,

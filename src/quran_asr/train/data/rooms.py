@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 ROOMS = 64
-_REFLECTIONS = 14
-"""A mirror source for each of these many walls in a row; what echoes longer is too soft to matter."""
+_REFLECTIONS = 40
+"""Most walls in a row. In 64 rooms of 0.2 to 0.8 s the sound then decays (20 dB, times three) in 1.07 times
+what was asked in the median, half of them within 0.97 to 1.19; with 14 walls in 0.81 times."""
 _WALL_METRES = 0.4
 """Nobody recites, and no microphone stands, nearer to a wall."""
 
@@ -28,34 +29,37 @@ def impulse_responses(seconds: tuple[float, float], seed: int, count: int = ROOM
         count: rooms.
 
     Returns:
-        Each float32 [samples], beginning with the direct sound, with the energy 1.
+        Each float32 [samples], beginning when the direct sound arrives, with the energy 1.
     """
     import pyroomacoustics  # seconds to import, and most trainings need none
+    from pyroomacoustics import constants
 
     drawn = random.Random(f"rooms {seed}")
     responses: list[Samples] = []
     while len(responses) < count:
         size = [drawn.uniform(3, 12), drawn.uniform(3, 9), drawn.uniform(2.4, 4.5)]
         try:
-            absorption, _ = pyroomacoustics.inverse_sabine(drawn.uniform(*seconds), size)
+            absorption, order = pyroomacoustics.inverse_sabine(drawn.uniform(*seconds), size)
         except ValueError:  # no wall absorbs enough for so short an echo in so large a room
             continue
         reciter, microphone = (
             [drawn.uniform(_WALL_METRES, side - _WALL_METRES) for side in size] for _ in "rm"
         )
-        if not 0.5 <= float(np.linalg.norm(np.subtract(reciter, microphone))) <= 3:
+        metres = float(np.linalg.norm(np.subtract(reciter, microphone)))
+        if not 0.5 <= metres <= 3:
             continue
         room = pyroomacoustics.ShoeBox(
             size,
             fs=SAMPLE_RATE,
             materials=pyroomacoustics.Material(absorption),
-            max_order=_REFLECTIONS,
+            max_order=min(order, _REFLECTIONS),
         )
         room.add_source(reciter)
         room.add_microphone(microphone)
         room.compute_rir()
         response = np.asarray(room.rir[0][0], np.float32)
-        response = response[int(np.abs(response).argmax()) :]
+        arrival = metres / constants.get("c") * SAMPLE_RATE + constants.get("frac_delay_length") // 2
+        response = response[round(arrival) :]
         responses.append(response / np.float32(np.sqrt(np.square(response).sum())))
     return tuple(responses)
 
