@@ -136,7 +136,7 @@ def test_what_goes_wrong_with_a_bundle_that_is_made_for_once_is_said_of_the_chec
     def loaded(bundle: Path, **asked: object) -> None:
         raise QuranAsrError("no look-ahead of 90 ms", where=str(bundle), remedy="it has: 80 ms")
 
-    monkeypatch.setattr("quran_asr.train.export.export", made)
+    monkeypatch.setattr("quran_asr.train.exporting.export.export", made)
     monkeypatch.setattr("quran_asr.listen.recognizer.load", loaded)
     code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
     assert (code, out) == (2, "")

@@ -235,7 +235,7 @@ def test_clips_that_can_none_be_read_are_one_error(go: Go, segments: list[Segmen
 @pytest.mark.slow
 def test_a_stalled_start_is_said_once_while_it_trains(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule itself is tested in tests/runs/test_signs.py; here its thousand steps are four."""
-    from quran_asr.runs.signs.signs import signs_start
+    from quran_asr.runs.signs import signs_start
 
     monkeypatch.setattr(signs_start, "STALL_CHECKED_FROM", 1)
     monkeypatch.setattr(signs_start, "STALL_CHECKED_AT", 4)

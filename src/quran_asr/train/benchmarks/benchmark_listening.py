@@ -261,7 +261,7 @@ class _Asker:
 @contextlib.contextmanager
 def _started(name: str, module: str, setup: Mapping[str, Any], threads: int) -> Iterator[_Asker]:
     """A side's process."""
-    command = [sys.executable, "-m", f"quran_asr.train.{module}", json.dumps(setup)]
+    command = [sys.executable, "-m", f"{__package__}.{module}", json.dumps(setup)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
