@@ -79,6 +79,16 @@ def test_recommended_keeps_the_guides_model_and_trains_it_gently() -> None:
     assert ours.quran.unfreeze_after > 0 and ours.quran.copied_rate < 1 and ours.quran.average >= 2
 
 
+def test_a_number_of_batches_counts_across_epochs_where_nothing_else_is_said() -> None:
+    def every(*words: str) -> object:
+        return load_recipe("small", words).trainer.check_val_every_n_epoch
+
+    assert every() == "auto"
+    assert every("trainer.val_check_interval=0.5") == "auto"
+    assert every("trainer.val_check_interval=150") is None
+    assert every("trainer.val_check_interval=150", "trainer.check_val_every_n_epoch=2") == 2
+
+
 def test_the_small_sides_of_the_experiment_carry_the_same_settings() -> None:
     examples = Path(__file__).parents[2] / "examples"
     ours, guides = (load_recipe(examples / f"small-{name}.yaml") for name in ("recommended", "transfer"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,10 @@ def resolve(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Resolved
             mistakes.append(QuranAsrError(what, where=str(place or f"recipe `{shown}`"), remedy=remedy))
     if mistakes or recipe is None:
         raise RecipeError(mistakes)
+    trainer = recipe.trainer
+    if trainer.check_val_every_n_epoch == "auto" and isinstance(trainer.val_check_interval, int):
+        # A number of batches says how often; within an epoch there may be fewer.
+        recipe = replace(recipe, trainer=replace(trainer, check_val_every_n_epoch=None))
     return Resolved(recipe, {key: leaf.place.origin for key, leaf in leaves(root)})
 
 

@@ -275,7 +275,7 @@ class Trainer:
     val_check_interval: PositiveInt | PositiveShare
     """A share of an epoch (1.0) or a number of batches (500)."""
     check_val_every_n_epoch: PositiveInt | Literal["auto"] | None
-    """auto: as often as takes up to 3 % of the time; null counts `val_check_interval` across epochs."""
+    """auto: as takes 3 % of the time; it and null count a whole `val_check_interval` across epochs."""
 
 
 @dataclass(frozen=True, slots=True)
