@@ -121,7 +121,7 @@ def test_blocks_of_rows_do_not_change_the_result(monkeypatch):
     joint, batch = RNNTJoint(12).double(), Batch([9, 20, 4], [6, 10, 3])
     whole = batch.gradients(joint)
     for name in ("transducer_joint.BLOCK_BYTES", "transducer_loss.TILE_BYTES", "transducer_loss.KEPT_BYTES"):
-        monkeypatch.setattr(f"quran_asr.train.{name}", {"cpu": 0, "cuda": 0})
+        monkeypatch.setattr(f"quran_asr.train.loss.{name}", {"cpu": 0, "cuda": 0})
         same(batch.gradients(joint), whole)
     same(whole, plain_gradients(batch, joint))
 
