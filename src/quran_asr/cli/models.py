@@ -94,7 +94,9 @@ def as_bundle(model: Path) -> Iterator[Path]:
         yield model
         return
     refuse_what_is_no_model(model)
-    checkpoint = _checkpoint_of(model)
+    from quran_asr.runs.folder import open_run
+
+    checkpoint = open_run(model).heard_by() if model.is_dir() else model
     command = f"quran-asr export {shlex.quote(str(checkpoint))} --to FOLDER"
     try:
         need("train")
@@ -124,25 +126,6 @@ def as_bundle(model: Path) -> Iterator[Path]:
             if error.where != str(bundle):
                 raise
             raise QuranAsrError(error.what, where=str(checkpoint), remedy=error.remedy) from None
-
-
-def _checkpoint_of(model: Path) -> Path:
-    """The file that a run is heard by; of a file itself.
-
-    Raises:
-        QuranAsrError: the run has none.
-    """
-    if not model.is_dir():
-        return model
-    from quran_asr.runs.folder import open_run
-
-    run = open_run(model)
-    best = run.best_model() or run.last_checkpoint()
-    if best is None:
-        raise QuranAsrError(
-            "the run has no checkpoint yet", where=str(model), remedy="it writes one at each validation"
-        )
-    return best
 
 
 def _refuse_nothing(model: Path) -> None:

@@ -174,6 +174,21 @@ class RunFolder:
         last = self.checkpoints / "last.ckpt"
         return last if last.is_file() else None
 
+    def heard_by(self) -> Path:
+        """The file that the run is heard by: its best model, or where there is none its last checkpoint.
+
+        Raises:
+            QuranAsrError: it has neither.
+        """
+        found = self.best_model() or self.last_checkpoint()
+        if found is None:
+            raise QuranAsrError(
+                "the run has no checkpoint yet",
+                where=str(self.path),
+                remedy="it writes one at each validation",
+            )
+        return found
+
 
 def create_run(exp_dir: str | Path, name: str, now: datetime | None = None) -> RunFolder:
     """Make a new run folder; two runs that begin in the same second get two.

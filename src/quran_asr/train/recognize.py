@@ -188,13 +188,7 @@ def load_model(path: Path) -> tuple[EncDecHybridRNNTCTCBPEModel, Path]:
         QuranAsrError: nothing loadable there.
     """
     if path.is_dir():
-        run = open_run(path)
-        best = run.best_model() or run.last_checkpoint()
-        if best is None:
-            raise QuranAsrError(
-                "the run has no checkpoint yet", where=str(path), remedy="it writes one at each validation"
-            )
-        path = best
+        path = open_run(path).heard_by()
     if not path.is_file():
         raise QuranAsrError("no such model", where=str(path), remedy="give a .nemo, a .ckpt or a run folder")
     return (restore(path) if path.suffix == ".nemo" else restore_checkpoint(path)), path
