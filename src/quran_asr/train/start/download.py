@@ -184,11 +184,11 @@ def _length(answer: Answer, here: int, etag: str | None) -> int | None:
 def _append(part: _Part, answer: Answer, here: int, total: int | None, tell: Progress) -> int:
     """Write what comes as it comes, up to the chunk that goes beyond the end. Returns the part's bytes."""
     tell(here, total or 0)
-    with _writing(part.path):
+    with writing(part.path):
         file = part.path.open("ab")
     with file:
         for chunk in answer.body:
-            with _writing(part.path):
+            with writing(part.path):
                 file.write(chunk)
                 file.flush()  # now, so that a killed process leaves it and a full disk is told here
             here += len(chunk)
@@ -229,7 +229,7 @@ class _Part:
     def begin(self, url: str, etag: str | None, sha256: str | None) -> None:
         self.drop()
         strong = etag if etag and not etag.startswith("W/") else None  # a weak one is no proof of equal bytes
-        with _writing(self.path):
+        with writing(self.path):
             write_atomically(self.origin, json.dumps({"url": url, "etag": strong, "sha256": sha256}).encode())
 
     def drop(self) -> None:
@@ -237,7 +237,7 @@ class _Part:
         self.origin.unlink(missing_ok=True)
 
     def put(self, to: Path) -> None:
-        with _writing(to):
+        with writing(to):
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
             self.path.replace(to)
@@ -245,7 +245,8 @@ class _Part:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """What the system says of a file or folder of the cache that cannot be written, in one line."""
     try:
         yield
     except OSError as error:

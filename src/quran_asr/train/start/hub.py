@@ -25,7 +25,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 
 from quran_asr.files import cache_folder, write_atomically
 from quran_asr.findings import QuranAsrError
-from quran_asr.train.start.download import Progress, download_archive, file_sha256, is_archive
+from quran_asr.train.start.download import Progress, download_archive, file_sha256, is_archive, writing
 from quran_asr.train.start.http import RequestError, fetch_json
 
 KEY = "init_from_pretrained_model"
@@ -201,7 +201,7 @@ def _choose(model: OnHub, listed: list[_Listed]) -> _Listed:
 
 def _download(model: OnHub, listed: _Listed, headers: dict[str, str], on_progress: Progress | None) -> Kept:
     url, path = model.url(listed.file, listed.commit), model.folder() / listed.file
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     came = download_archive(
         url, path, headers=headers, size=listed.bytes, sha256=listed.sha256, on_progress=on_progress
@@ -332,7 +332,7 @@ def _read(path: Path) -> _Record | None:
 
 
 def _write(record: _Record, path: Path) -> None:
-    with _writing(_beside(path)):
+    with writing(_beside(path)):
         write_atomically(_beside(path), (json.dumps(asdict(record), indent=2) + "\n").encode())
 
 
@@ -344,19 +344,7 @@ def _now() -> str:
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process downloads into a folder."""
     with contextlib.ExitStack() as stack:
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(WeakFileLock(folder / ".lock"))
         yield
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise QuranAsrError(
-            f"cannot be written ({error.strerror or error})",
-            where=str(path),
-            remedy="name a folder that can be with the variable QURAN_ASR_CACHE",
-        ) from None
