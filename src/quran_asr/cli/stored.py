@@ -11,9 +11,6 @@ from quran_asr.findings import Finding, QuranAsrError
 if TYPE_CHECKING:
     from quran_asr.records import Segment
 
-HERTZ = 16_000
-"""Of what recognizers hear."""
-
 
 def rates_of(segments: Sequence[Segment]) -> dict[str, int]:
     """Recording -> hertz as stored; those that cannot be read are for the hearing to name."""
@@ -32,14 +29,16 @@ def low_rate_notes(rates: Mapping[str, int]) -> list[Finding]:
     Args:
         rates: recording -> hertz as stored.
     """
-    low = [(audio, rate) for audio, rate in rates.items() if rate < HERTZ]
+    from quran_asr.records import SAMPLE_RATE
+
+    low = [(audio, rate) for audio, rate in rates.items() if rate < SAMPLE_RATE]
     if not low:
         return []
     where, rate = low[0]
     stored = f"stored at {rate:,} Hz"
     if len(rates) > 1:
         which = "is" if len(low) == 1 else "are"
-        stored = f"{len(low):,} of {len(rates):,} recordings {which} stored at less than {HERTZ:,} Hz, "
+        stored = f"{len(low):,} of {len(rates):,} recordings {which} stored at less than {SAMPLE_RATE:,} Hz, "
         stored += f"the first {where} at {rate:,} Hz"
         where, rate = "", max(rate for _, rate in low)
     return [
@@ -47,8 +46,8 @@ def low_rate_notes(rates: Mapping[str, int]) -> list[Finding]:
             "note",
             "low-rate",
             where,
-            f"{stored}: nothing above {rate // 2:,} Hz is in it, and a model trained at {HERTZ:,} Hz "
+            f"{stored}: nothing above {rate // 2:,} Hz is in it, and a model trained at {SAMPLE_RATE:,} Hz "
             "may hear it worse",
-            f"take a recording of {HERTZ:,} Hz or more if there is one; to convert this one adds nothing",
+            f"take a recording of {SAMPLE_RATE:,} Hz or more; converting this one adds nothing",
         )
     ]

@@ -32,10 +32,10 @@ class Codec:
 
 CODECS = (
     Codec("MP3", "MPEG_LAYER_III", SAMPLE_RATE, 0.9, 1105),  # constant, 24 kbit/s
-    Codec("OGG", "VORBIS", SAMPLE_RATE, 1.0),  # about 35 kbit/s of noise, 20 of a voice
+    Codec("OGG", "VORBIS", SAMPLE_RATE, 1.0),
     Codec("WAV", "GSM610", 8000),  # mobile telephony, 13 kbit/s
 )
-"""Opus is not among them: its encoder takes ten times as long as these."""
+"""Opus is not among them: its encoder takes four to twelve times as long as these."""
 
 
 def through(codec: Codec, samples: Samples) -> Samples:
