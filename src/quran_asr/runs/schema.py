@@ -339,7 +339,7 @@ class Augment:
     codec_probability: Share
     """The clip as MP3, Vorbis or GSM telephony gives it back."""
     windows: PositiveInt
-    """Up to so many consecutive verses of a reciter are a clip too, besides each alone; 1: none."""
+    """Up to so many consecutive whole verses of a named reciter are a clip too; 1: each alone."""
 
 
 @dataclass(frozen=True, slots=True)
