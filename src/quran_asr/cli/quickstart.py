@@ -95,7 +95,7 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
     else:
         print_table(*_table(reports))
         click.echo(f"\n{shown.audio}\n  said   {shown.text}\n  heard  {heard}\n")
-        click.echo(f"model   {ended.run.best_nemo()}\ncurves  {picture}\nreport  {page}")
+        click.echo(f"model   {ended.run.heard_by()}\ncurves  {picture}\nreport  {page}")
     return 0
 
 
@@ -249,7 +249,7 @@ def _figures(
         "training_seconds": round(ended.seconds, 1),
         "total_seconds": round(seconds, 1),
         "run": str(ended.run.path),
-        "model": str(ended.run.best_nemo()),
+        "model": str(ended.run.heard_by()),
         "report": str(page),
     }
 
