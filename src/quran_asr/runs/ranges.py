@@ -35,4 +35,5 @@ Hertz = Annotated[float, Range(low=0, high=8000, low_is_allowed=False)]
 Limit = Annotated[int, Range(low=-1)]
 """-1 is no limit, as in Lightning."""
 RoomSeconds = Annotated[float, Range(low=0.1, high=2)]
+Level = Annotated[float, Range(low=-90, high=0)]
 Decibels = Annotated[float, Range(low=-60, high=120)]

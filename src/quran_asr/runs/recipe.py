@@ -21,7 +21,7 @@ from quran_asr.runs.typed import build, place_of
 
 SHIPPED = (
     *("base", "transfer", "recommended", "scratch", "before"),
-    *("large", "low-memory", "small", "quickstart", "laptop"),
+    *("large", "low-memory", "small", "quickstart", "laptop", "compact"),
 )
 """The recipes of this package, in the order in which they are listed."""
 

@@ -13,6 +13,7 @@ from quran_asr.runs.ranges import (
     CountInt,
     Decibels,
     Hertz,
+    Level,
     Limit,
     NotNegative,
     Positive,
@@ -321,6 +322,16 @@ class Augment:
 
     gain_db: Annotated[float, Range(low=0, high=60)]
     """Each clip is made louder or softer by up to this much."""
+    level_db: tuple[Level, Level] | None
+    """Each clip is brought to a level (RMS, dB below full scale) drawn between these; null keeps its own."""
+    clip_probability: Share
+    """The clip as an overdriven microphone gives it: 6 to 18 dB of its peaks are cut off."""
+    silence_probability: Share
+    """Silence or room tone is put before the clip, and as often, drawn apart, behind it."""
+    silence_seconds: tuple[NotNegative, NotNegative]
+    """Its length is drawn between these."""
+    tight_probability: Share
+    """The silence that a clip begins and ends with is cut off to within 20 ms of the voice."""
     lowpass_probability: Share
     lowpass_hz: tuple[Hertz, Hertz]
     """The cut-off is drawn between these."""
@@ -370,6 +381,12 @@ class Quran:
     """The encoder's tensors that came from the start learn at this share of the rate of the others."""
     unfreeze_after: CountInt
     """Optimizer steps for which they stand still; their rate then rises over as many as the warm-up has."""
+    weight_average: Annotated[float, Range(low=0, high=0.99999)]
+    """Decay, each optimizer step, of the running mean of the weights that is validated and kept; 0: none."""
+    prefix_resets: Share
+    """Clips in which the prediction network starts anew at some word, as it does behind a pause."""
+    prefix_noise: Share
+    """Tokens that the prediction network reads wrongly in training, so that it trusts the sound more."""
     average: CountInt
     """At the end the mean of this many best checkpoints is measured, and kept if it hears better; 0: none."""
 

@@ -13,6 +13,8 @@ from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 
 SMALL = 5_000_000
 """Parameters under which one CPU thread is as fast as several."""
+FEW_CHANNELS = 64
+"""Channels of the subsampling up to which oneDNN works faster on them where they lie last."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's `mallopt` (man 3 mallopt)."""
 
@@ -26,8 +28,13 @@ def suit_cpu(model: EncDecHybridRNNTCTCBPEModel) -> None:
     choose_threads(model)
     keep_freed_memory()
     exchange_layers(model)
-    if model.num_weights < SMALL:
+    if model.cfg.encoder.subsampling_conv_channels <= FEW_CHANNELS:
         model.encoder.pre_encode.to(memory_format=torch.channels_last)
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies matrices in bf16 several times as fast as in float32 (Intel AMX)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def choose_threads(model: EncDecHybridRNNTCTCBPEModel) -> None:

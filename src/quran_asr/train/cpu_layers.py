@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from nemo.collections.asr.parts.submodules.causal_convs import CausalConv1D, CausalConv2D
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +15,35 @@ class PointwiseConv1d(nn.Conv1d):
         """[B, C, T] -> [B, D, T]"""
         weight = self.weight.squeeze(2)
         return functional.linear(input.transpose(1, 2), weight, self.bias).transpose(1, 2)
+
+
+class Float32Conv1d(CausalConv1D):
+    """A depthwise convolution that autocast leaves in float32: torch has no fast bf16 gradient for it."""
+
+    def forward(self, x: Tensor, cache: Tensor | None = None) -> Tensor:
+        """[B, C, T] -> [B, C, T], float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            convolved: Tensor = super().forward(x.float(), cache=cache)
+            return convolved
+
+
+class Float32Conv2d(nn.Conv2d):
+    """Likewise, for the subsampling's convolutions that are not causal."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, T, F] -> [B, D, T', F'], float32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+class Float32CausalConv2d(CausalConv2D):
+    """Likewise, for the causal ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, F] -> [B, D, T', F'], float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            convolved: Tensor = super().forward(x.float())
+            return convolved
 
 
 class BitDropout(nn.Dropout):
@@ -32,6 +62,13 @@ class BitDropout(nn.Dropout):
         return input * kept.to(input.dtype).mul_(65_536 / (65_536 - dropped))
 
 
+_FLOAT32: dict[type[nn.Module], type[nn.Module]] = {
+    CausalConv1D: Float32Conv1d,
+    CausalConv2D: Float32CausalConv2d,
+    nn.Conv2d: Float32Conv2d,
+}
+
+
 def exchange_layers(model: nn.Module) -> None:
     """Let the layers above stand for torch's in a model on the CPU; its parameters and their names stay."""
     for layer in model.modules():
@@ -39,6 +76,8 @@ def exchange_layers(model: nn.Module) -> None:
             layer.__class__ = BitDropout
         elif type(layer) is nn.Conv1d and _is_pointwise(layer):
             layer.__class__ = PointwiseConv1d
+        elif type(layer) in _FLOAT32:
+            layer.__class__ = _FLOAT32[type(layer)]
 
 
 def _is_pointwise(layer: nn.Conv1d) -> bool:

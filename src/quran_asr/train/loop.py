@@ -34,7 +34,7 @@ from quran_asr.train.checkpoints import (
     WeightsOnlyCheckpoints,
     checkpoint_facts,
 )
-from quran_asr.train.cpu import suit_cpu
+from quran_asr.train.cpu import multiplies_bf16, suit_cpu
 from quran_asr.train.data.audio_store import FORKS
 from quran_asr.train.data.batches import ClipSet, tokenize
 from quran_asr.train.data.epoch import Stage, planned_batches, repeated_clips, stage_batches
@@ -314,11 +314,10 @@ def make_trainer(
     if settings.accelerator == "gpu" and not gpu:
         raise QuranAsrError("no CUDA device here", where="trainer.accelerator", remedy="use auto or cpu")
     precision: Any = settings.precision
-    if precision == "bf16-mixed" and not gpu:
+    if precision == "bf16-mixed" and not gpu and not multiplies_bf16():
         precision = 32
-        on_finding(
-            Finding("note", "fp32-on-cpu", "trainer.precision", "a CPU trains in fp32 here, not bf16", "")
-        )
+        message = "this CPU has no fast bf16 (Intel AMX): it trains in float32"
+        on_finding(Finding("note", "fp32-on-cpu", "trainer.precision", message, ""))
     every = settings.check_val_every_n_epoch
     logger = None
     if exp.create_tensorboard_logger:

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -29,6 +29,7 @@ from quran_asr.train.loss.transducer_loss import transducer_loss
 from quran_asr.train.memory.activation_checkpointing import checkpoint_layers
 from quran_asr.train.memory.out_of_memory import Attempts, Limit, is_out_of_memory
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel, frame_counts, frame_seconds
+from quran_asr.train.prefixes import restarts, with_wrong_tokens
 from quran_asr.train.processes import Ranks
 from quran_asr.train.start.copied import Groups, make_room_for_moments
 from quran_asr.train.state import (
@@ -41,6 +42,7 @@ from quran_asr.train.state import (
     settle_batches,
 )
 from quran_asr.train.validation import Validation
+from quran_asr.train.weight_average import WeightAverage
 
 
 class TrainingModule(lightning.LightningModule):
@@ -87,6 +89,9 @@ class TrainingModule(lightning.LightningModule):
         self._frames_agree: bool | None = None
         if recipe.quran.activation_checkpointing:
             checkpoint_layers(model)
+        pieces = [model.tokenizer.ids_to_tokens([token])[0] for token in range(model.tokenizer.vocab_size)]
+        self._begins_word = [piece.startswith("▁") for piece in pieces]
+        self.weight_average = WeightAverage(recipe.quran.weight_average, model.parameters())
         self.attempt = Attempts(ranks, limit)
         self.out_of_memory = False
         """The optimizer step at hand cannot be made: a checkpoint is of the one before."""
@@ -100,7 +105,7 @@ class TrainingModule(lightning.LightningModule):
             self.progress = EpochProgress(self._resumed.stages, self._resumed.counted)
             self._resumed.stages = ()
         now = self.progress.stages[-1]
-        durations = [clip.segment.duration for clip in self.training_clips.clips]
+        durations = self.training_clips.seconds(now.seed, self.current_epoch)
         batches = stage_batches(durations, self.progress.stages, self.current_epoch, self.ranks.rank)
         return training_loader(
             self.training_clips,
@@ -236,10 +241,9 @@ class TrainingModule(lightning.LightningModule):
         )
         if not with_transducer:
             return None, ctc
-        predicted, _, _ = self.model.decoder(targets=batch.tokens, target_length=batch.token_lengths)
         transducer = transducer_loss(
             encoded.transpose(1, 2),
-            predicted.transpose(1, 2),
+            self._predicted(batch),
             self.model.joint,
             batch.tokens,
             frames,
@@ -249,6 +253,29 @@ class TrainingModule(lightning.LightningModule):
             engine=self.engine,
         )
         return transducer, ctc
+
+    def _predicted(self, batch: Batch) -> Tensor:
+        """What the prediction network says after each prefix of the tokens, [B, U + 1, H]."""
+        prefix, starts = batch.tokens, [0] * len(batch.labels)
+        if self.training:
+            quran = self.recipe.quran
+            prefix = with_wrong_tokens(prefix, quran.prefix_noise, len(self._begins_word))
+            if quran.prefix_resets:
+                clips = [self.training_clips.clips[index].tokens for index in batch.indices]
+                starts = restarts(clips, self._begins_word, quran.prefix_resets)
+        output, _, _ = self.model.decoder(targets=prefix, target_length=batch.token_lengths)
+        predicted: Tensor = output.transpose(1, 2)
+        rows = [row for row, start in enumerate(starts) if start]
+        if not rows:
+            return predicted
+        rest = nn.utils.rnn.pad_sequence([prefix[row, starts[row] :] for row in rows], batch_first=True)
+        lengths = batch.token_lengths[rows] - torch.tensor([starts[row] for row in rows], device=rest.device)
+        anew, _, _ = self.model.decoder(targets=rest, target_length=lengths)
+        joined = [
+            torch.cat([predicted[row, : starts[row]], again[: predicted.shape[1] - starts[row]]])
+            for row, again in zip(rows, anew.transpose(1, 2), strict=True)
+        ]
+        return predicted.index_copy(0, torch.tensor(rows, device=predicted.device), torch.stack(joined))
 
     def _known_frames(self, batch: Batch, frames: Tensor) -> Tensor:
         """Frames [B] of the encoder's output, in this process's memory: computed, where that was right once.
@@ -316,7 +343,12 @@ class TrainingModule(lightning.LightningModule):
             return
         raise too_many_useless(self.model, self.training_clips, batch if still else None, count, why)
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.recipe.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
+            self.weight_average.update(self.model.parameters(), self.global_step)
+
     def on_validation_start(self) -> None:
+        self.weight_average.exchange(self.model.parameters())
         tokenizer = self.model.tokenizer
         self.validations = [Validation(self.model, tokenizer.ids_to_text) for _ in range(2)]
 
@@ -355,6 +387,9 @@ class TrainingModule(lightning.LightningModule):
             key = {"wer": "val_wer", "ctc_wer": "val_wer_ctc"}.get(name, f"val_{name}")
             self.log(key, value, logger=False)  # `train/metrics.py` writes it, at the right step
 
+    def on_validation_end(self) -> None:
+        self.weight_average.exchange(self.model.parameters())
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         done = settle_batches(
             checkpoint["loops"]["fit_loop"],
@@ -374,6 +409,10 @@ class TrainingModule(lightning.LightningModule):
             "means": means,
             "validated": self.validated_at == self.global_step,
         }
+        checkpoint["state_dict"].update(
+            zip(self._parameter_names(), self.weight_average.trained(self.model), strict=True)
+        )
+        checkpoint["quran_asr"]["weight_average"] = self.weight_average.averaged(self.model)
         if self._in_window() and not self.out_of_memory:
             gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.model.parameters()]
             self.ranks.average([gradient for gradient in gradients if gradient is not None])
@@ -385,10 +424,16 @@ class TrainingModule(lightning.LightningModule):
         self.curriculum = Curriculum(**state["curriculum"])
         self.gradients.skipped = state["skipped_batches"]
         self.validated_at = int(checkpoint["global_step"]) if state["validated"] else -1
+        weights = [checkpoint["state_dict"][name] for name in self._parameter_names()]
+        self.weight_average.restore(state.get("weight_average") or weights)
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
         window = self.recipe.trainer.accumulate_grad_batches
         now = self.stage(state["stages"][-1]["longest"])
         self._resumed = resumed_from(state, counts, now, window, self.ranks)
+
+    def _parameter_names(self) -> list[str]:
+        """As they stand in a checkpoint's `state_dict`."""
+        return [f"model.{name}" for name, _ in self.model.named_parameters()]
 
     def _in_window(self) -> bool:
         """Whether gradients of some batches wait for the others of an accumulation window."""

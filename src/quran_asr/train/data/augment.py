@@ -1,6 +1,7 @@
 """Changes to training audio that a recognizer should not notice: the speaker's pace, the room, the channel.
 
-They come in the order in which sound meets them: pace, room, noise, bandwidth and tone, codec, level.
+They come in the order in which sound meets them: speed, silence around the clip, room, noise, bandwidth and
+tone, codec, level, an overdriven microphone.
 SpecAugment's masks are NeMo's and stand in the recipe under `model.spec_augment`.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +27,40 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.floating[Any]]
 
+_OVERDRIVE_DB = (6.0, 18.0)
+"""By how much an overdriven microphone cuts the peaks of a clip."""
 _BANDS_HZ = SAMPLE_RATE / 2 / 2.0 ** np.arange(7, -1, -1)
 """An octave apart, 62.5 Hz to 8 kHz: where the tone is bent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How a clip's length is changed."""
+
+    speed: float
+    before: float
+    """Seconds of silence before the clip."""
+    after: float
+
+    def seconds(self, length: float) -> float:
+        """Of a clip that is so many seconds long."""
+        return length / self.speed + self.before + self.after
+
+
+def draw_timing(settings: Augment, drawn: random.Random) -> Timing:
+    """The first draws of a clip's changes, so that batches can be planned by the lengths that follow.
+
+    Short silences are more frequent than long ones: the length grows with the square of an even draw.
+    """
+    speed = drawn.choice(settings.speed)
+    shortest, longest = settings.silence_seconds
+    before, after = (
+        shortest + (longest - shortest) * drawn.random() ** 2
+        if settings.silence_probability > drawn.random()
+        else 0.0
+        for _ in range(2)
+    )
+    return Timing(speed, before, after)
 
 
 def augment(
@@ -41,11 +75,15 @@ def augment(
         rooms: impulse responses to choose from, of `train.rooms.impulse_responses`.
 
     Returns:
-        float32 [samples], of the same length but for the pace.
+        float32 [samples], of the same length but for the speed and the silence.
     """
-    factor = drawn.choice(settings.speed)
-    if factor != 1.0:
-        samples = audio.resample(samples, round(SAMPLE_RATE * factor))
+    timing = draw_timing(settings, drawn)
+    if timing.speed != 1.0:
+        samples = audio.resample(samples, round(SAMPLE_RATE * timing.speed))
+    if settings.tight_probability > drawn.random():
+        samples = without_silence(samples)
+    if timing.before or timing.after:
+        samples = with_silence(samples, timing.before, timing.after, drawn)
     if rooms and settings.room_probability > drawn.random():
         samples = in_room(samples, drawn.choice(rooms))
     if settings.noise_probability > drawn.random():
@@ -59,7 +97,55 @@ def augment(
         samples = through(drawn.choice(CODECS), samples)
     if settings.gain_db:
         samples = samples * np.float32(10 ** (drawn.uniform(-settings.gain_db, settings.gain_db) / 20))
+    if settings.level_db is not None:
+        samples = at_level(samples, drawn.uniform(*settings.level_db))
+    if settings.clip_probability > drawn.random():
+        samples = overdriven(samples, drawn.uniform(*_OVERDRIVE_DB))
     return samples
+
+
+def without_silence(samples: Samples) -> Samples:
+    """A clip from 20 ms before it first reaches 2 % of its peak to 20 ms after it last does."""
+    loudness = np.abs(samples)
+    voiced = np.flatnonzero(loudness >= 0.02 * loudness.max(initial=0.0))
+    if not len(voiced):
+        return samples
+    margin = SAMPLE_RATE // 50
+    return samples[max(0, voiced[0] - margin) : voiced[-1] + margin]
+
+
+def with_silence(samples: Samples, before: float, after: float, drawn: random.Random) -> Samples:
+    """A clip with seconds of silence before and behind it.
+
+    Half of the silences are digital zeros, the others steady noise 30 to 70 dB below the clip: room tone.
+    """
+    parts = []
+    for seconds in (before, after):
+        length = round(seconds * SAMPLE_RATE)
+        silence = np.zeros(length, np.float32)
+        if length and drawn.random() < 0.5:
+            level = np.sqrt(_power(samples)) * 10 ** (-drawn.uniform(30, 70) / 20)
+            silence = coloured_noise(length, drawn) * np.float32(level)
+        parts.append(silence)
+    return np.concatenate([parts[0], samples, parts[1]])
+
+
+def at_level(samples: Samples, level_db: float) -> Samples:
+    """A clip brought to a level, RMS in dB below full scale; peaks may pass 1."""
+    power = _power(samples)
+    if power <= 0:
+        return samples
+    return samples * np.float32(10 ** (level_db / 20) / np.sqrt(power))
+
+
+def overdriven(samples: Samples, decibels: float) -> Samples:
+    """A clip of which the peaks are cut off so many dB below the highest; as loud at the peak as before."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak <= 0:
+        return samples
+    most = peak * 10 ** (-decibels / 20)
+    clipped: Samples = np.clip(samples, -most, most) * np.float32(peak / most)
+    return clipped
 
 
 def low_pass(samples: Samples, cutoff_hz: float) -> Samples:
@@ -92,11 +178,16 @@ def with_noise(samples: Samples, snr_db: float, drawn: random.Random) -> Samples
         snr_db: power of the clip over that of the noise.
         drawn: draws colour and noise.
     """
-    white = np.random.default_rng(drawn.getrandbits(64)).standard_normal(len(samples), dtype=np.float32)
+    level = np.sqrt(_power(samples)) * 10 ** (-snr_db / 20)
+    return samples + coloured_noise(len(samples), drawn) * np.float32(level)
+
+
+def coloured_noise(length: int, drawn: random.Random) -> Samples:
+    """Steady noise of power 1 that falls by 0 (white) to 6 dB (brown) an octave; float32 [length]."""
+    white = np.random.default_rng(drawn.getrandbits(64)).standard_normal(length, dtype=np.float32)
     slope = drawn.uniform(0.0, 1.0)
     noise = _filtered(white, lambda hertz: np.maximum(hertz, 20.0) ** -slope)
-    level = np.sqrt(_power(samples) / max(_power(noise), 1e-20) / 10 ** (snr_db / 10))
-    return samples + noise * np.float32(level)
+    return noise / np.float32(np.sqrt(max(_power(noise), 1e-20)))
 
 
 def _power(samples: Samples) -> float:

@@ -17,7 +17,7 @@ from quran_asr.findings import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.data.audio_store import FORKS, AudioStore
-from quran_asr.train.data.augment import augment
+from quran_asr.train.data.augment import augment, draw_timing
 from quran_asr.train.data.epoch import EpochBatches
 from quran_asr.train.data.rooms import impulse_responses
 from quran_asr.train.processes import Ranks
@@ -143,6 +143,17 @@ class ClipSet(Dataset[Item]):
             drawn = random.Random(f"{self.changes_follow}/{index}")
             samples = augment(samples, self.recipe.quran.augment, drawn, self.rooms)
         return index, samples, self.clips[index].tokens
+
+    def seconds(self, seed: int, epoch: int) -> list[float]:
+        """How long each clip is in an epoch, once its changes have been made."""
+        lengths = [clip.segment.duration for clip in self.clips]
+        if self.recipe is None or self.recipe.quran.augment is None:
+            return lengths
+        settings = self.recipe.quran.augment
+        return [
+            draw_timing(settings, random.Random(f"{seed}/{epoch}/{index}")).seconds(length)
+            for index, length in enumerate(lengths)
+        ]
 
     def _samples(self, stretch: Segment) -> Samples:
         place = self._places[stretch]

@@ -230,7 +230,7 @@ def _noise(shape: Shape, vocabulary: int) -> Batch:
         lengths,
         torch.randint(1, vocabulary, (len(shape), int(tokens.max())), generator=draw),
         tokens,
-        tuple(range(len(shape))),
+        (),  # no clip of the set: no text from which a prefix could be drawn
     )
 
 
