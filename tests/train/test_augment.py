@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from quran_asr.runs.recipe import RecipeError, load_recipe
 from quran_asr.runs.schema import Augment
-from quran_asr.train.data.augment import augment, equalize, low_pass, with_noise
+from quran_asr.train.data.augment import (
+    augment,
+    draw_timing,
+    equalize,
+    low_pass,
+    with_noise,
+    without_silence,
+)
 from quran_asr.train.data.codecs import CODECS, Codec, through
 from quran_asr.train.data.rooms import impulse_responses, in_room
 
@@ -198,3 +205,50 @@ def test_bounds_that_are_upside_down_are_refused() -> None:
     for key in ("lowpass_hz=[5000,3000]", "noise_snr_db=[20,5]", "room_seconds=[0.8,0.2]"):
         with pytest.raises(RecipeError, match="upside down"):
             load_recipe("base", [f"quran.augment.{key}"])
+
+
+def level_db(samples: Sound) -> float:
+    return decibels(float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))))
+
+
+def test_levels_are_drawn_from_their_range_whatever_the_clip_had() -> None:
+    drawn = random.Random(0)
+    settings = asked(level_db=(-50.0, -6.0))
+    levels = [level_db(augment(voice() * np.float32(gain), settings, drawn)) for gain in (0.01, 1, 4) * 60]
+    assert min(levels) >= -50.01 and max(levels) <= -5.99
+    assert min(levels) < -45 and max(levels) > -11
+    silent = np.zeros(800, np.float32)
+    assert np.array_equal(augment(silent, settings, drawn), silent)
+
+
+def test_silence_is_put_at_both_ends_as_the_plan_of_the_batch_expects() -> None:
+    settings = asked(silence_probability=0.6, silence_seconds=(0.1, 1.5), speed=(0.9, 1.1))
+    source = voice()
+    lengths = []
+    for seed in range(200):
+        changed = augment(source, settings, random.Random(seed))
+        planned = draw_timing(settings, random.Random(seed)).seconds(len(source) / 16_000)
+        assert abs(len(changed) / 16_000 - planned) < 0.001
+        lengths.append(planned)
+    assert min(lengths) < 1.0 < 3.0 < max(lengths)
+    always = asked(silence_probability=1.0, silence_seconds=(0.2, 1.5))
+    openings = [augment(source, always, random.Random(seed))[:3200] for seed in range(100)]
+    digital = sum(not opening.any() for opening in openings)
+    assert 25 < digital < 75, "digital silence and room tone both come"
+    quiet = level_db(source) - 25
+    assert all(level_db(opening) < quiet for opening in openings if opening.any())
+
+
+def test_a_tight_clip_begins_and_ends_with_the_voice() -> None:
+    padded = np.concatenate([np.zeros(8000, np.float32), tone(500), np.zeros(4000, np.float32)])
+    tight = augment(padded, asked(tight_probability=1.0), random.Random(0))
+    assert 16_000 <= len(tight) <= 16_000 + 2 * 320
+    silent = np.zeros(4000, np.float32)
+    assert np.array_equal(without_silence(silent), silent)
+
+
+def test_an_overdriven_clip_keeps_its_peak_and_loses_its_crests() -> None:
+    clip = augment(voice(), asked(clip_probability=1.0), random.Random(0))
+    assert np.abs(clip).max() == pytest.approx(np.abs(voice()).max(), rel=1e-5)
+    crest = np.abs(clip).max() / np.sqrt(np.mean(clip**2))
+    assert crest < 0.6 * np.abs(voice()).max() / np.sqrt(np.mean(voice() ** 2))

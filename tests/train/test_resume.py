@@ -38,9 +38,17 @@ ALIVE = (
     "quran.augment.speed=[0.9,1.0,1.1]",
     "quran.augment.lowpass_probability=0.5",
     "quran.augment.equalizer_db=6.0",
-    *(f"quran.augment.{kind}_probability=0.5" for kind in ("noise", "room", "codec")),
+    "quran.augment.level_db=[-40.0,-10.0]",
+    *(
+        f"quran.augment.{kind}_probability=0.5"
+        for kind in ("noise", "room", "codec", "clip", "silence", "tight")
+    ),
+    "quran.prefix_resets=0.5",
+    "quran.prefix_noise=0.2",
+    "quran.weight_average=0.9",
 )
-"""Everything that draws: dropout, masks, dither, look-aheads (four in `quickstart`), changes of the audio."""
+"""Everything that draws: dropout, masks, dither, look-aheads (four in `quickstart`), changes of the audio and
+of what the prediction network reads; and a mean of the weights, which has to go on too."""
 
 Start = Callable[..., RunFolder]
 
