@@ -137,6 +137,7 @@ def test_no_folder_is_emptied(changed: Callable[[Change], Path], tmp_path: Path)
     assert (precious / "work.txt").exists()
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_refused_before_nemo_is_imported(
     changed: Callable[[Change], Path], segments: list[Segment], tmp_path: Path
 ) -> None:

@@ -163,6 +163,7 @@ def saved_files(path: Path) -> list[str]:
     return [] if _why_no_archive(path) else [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE])
 def test_two_million_members_are_refused_at_once(kind: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.nemo"
