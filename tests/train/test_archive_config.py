@@ -317,18 +317,18 @@ FUZZ = Path(__file__).with_name("fuzz_archive_config.py")
 @pytest.mark.slow
 def test_thousands_of_mutated_configurations_import_write_start_and_ask_nothing(tmp_path: Path) -> None:
     """In a process of its own: an audit hook cannot be taken back."""
-    told = fuzz(tmp_path, 6000)
-    assert told["refused"] > 3000
-    assert told["passed"] > 1000, "what changes nothing of weight must pass, or nothing was tried"
+    told = fuzz(tmp_path, 3000)
+    assert told["refused"] > 1500
+    assert told["passed"] > 500, "what changes nothing of weight must pass, or nothing was tried"
 
 
 @pytest.mark.slow
 def test_what_nemo_builds_of_mutated_configurations_is_a_model_and_nothing_else(
     ours: Path, tmp_path: Path
 ) -> None:
-    told = fuzz(tmp_path, 100, ours)
-    assert told["refused"] > 20
-    assert told["passed"] > 20
+    told = fuzz(tmp_path, 40, ours)
+    assert told["refused"] > 5
+    assert told["passed"] > 5
 
 
 def fuzz(tmp_path: Path, number: int, archive: Path | None = None) -> dict[str, Any]:
