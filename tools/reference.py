@@ -52,7 +52,8 @@ VARIABLES = {
     "QURAN_ASR_DATA": "A folder of real recordings with `recitations/`, `surahs/` and `eval/`. Without it "
     "the tests that need recordings are skipped.",
     "QURAN_ASR_CACHE": "The folder for downloads; without it the platform's cache folder. Hugging Face's "
-    "own variables (`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`) are followed too.",
+    "own variables (`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`) are followed too; a token is sent over "
+    "https alone.",
 }
 """What each variable is for. It is listed only where some code reads it."""
 

@@ -15,6 +15,7 @@ import pytest
 import quran_asr
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import read_bundle, sealed
+from quran_asr.listen.sessions import refuse_external
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / ".venv-core/bin/python"
@@ -104,6 +105,11 @@ def another_graph(name: str, instead: str) -> Callable[[Path, Redescribe], None]
     return damage
 
 
+def half_a_graph(folder: Path, redescribe: Redescribe) -> None:
+    (folder / "joint.onnx").write_bytes(b"\x08\x0a")  # an IR version and nothing else
+    redescribe(folder)
+
+
 def no_graph(folder: Path, redescribe: Redescribe) -> None:
     (folder / "joint.onnx").write_bytes(b"not a graph")
     redescribe(folder)
@@ -138,7 +144,8 @@ def no_graph(folder: Path, redescribe: Redescribe) -> None:
         (leave_out_a_piece, r"vocabulary\.txt: has 47 pieces, and encoder\.onnx is made for 48"),
         (steer_the_terminal, r"vocabulary\.txt:1: a piece holds control characters"),
         (no_vocabulary, r"vocabulary\.txt: the vocabulary is empty"),
-        (no_graph, r"joint\.onnx: ONNX Runtime [\d.]+ cannot load it"),
+        (no_graph, r"joint\.onnx: is not an ONNX graph"),
+        (half_a_graph, r"joint\.onnx: ONNX Runtime [\d.]+ cannot load it"),
         (another_graph("joint.onnx", "prediction.onnx"), r"joint\.onnx: is another graph than a bundle's"),
         (another_graph("prediction.onnx", "joint.onnx"), r"prediction\.onnx: is another graph than"),
         (another_graph("encoder.onnx", "joint.onnx"), r"encoder\.onnx: is another graph than a bundle's"),
@@ -203,3 +210,41 @@ def test_a_bundle_is_heard_without_torch(
         assert heard[0]["words"][0]["confidence"] > 0
     else:
         assert heard["clips"] == 1 and heard["streaming"] is False and heard["steadiness"] is None
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "prediction.onnx", "joint.onnx"])
+def test_weights_in_a_file_that_the_bundle_does_not_list_are_refused(
+    name: str, copy: Path, redescribe: Redescribe
+) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the extra train")
+    graph = onnx.load(str(copy / name))
+    (copy / name).unlink()
+    onnx.save_model(
+        graph, str(copy / name), save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    redescribe(copy)
+    with pytest.raises(QuranAsrError, match="keeps weights in another file") as refused:
+        quran_asr.load(copy)
+    assert refused.value.where == str(copy / name)
+
+
+@pytest.mark.parametrize("place", ["attribute", "subgraph", "function"])
+def test_external_tensors_are_found_wherever_onnx_allows_them(place: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs the extra train")
+    from onnx import TensorProto, helper
+
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "weights.bin"
+    constant = helper.make_node("Constant", [], ["w"], value=tensor)
+    nodes, functions = [constant], []
+    if place == "subgraph":
+        inner = helper.make_graph([], "inner", [], [], initializer=[tensor])
+        nodes = [helper.make_node("If", ["c"], ["w"], then_branch=inner, else_branch=inner)]
+    if place == "function":
+        nodes = [helper.make_node("Own", [], ["w"], domain="own")]
+        functions = [helper.make_function("own", "Own", [], ["w"], [constant], [helper.make_opsetid("", 17)])]
+    graph = helper.make_graph(nodes, "g", [], [helper.make_tensor_value_info("w", TensorProto.FLOAT, [1])])
+    onnx.save(helper.make_model(graph, functions=functions), str(tmp_path / "g.onnx"))
+    with pytest.raises(QuranAsrError, match="keeps weights in another file"):
+        refuse_external(tmp_path / "g.onnx")

@@ -129,10 +129,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         place = {"step": step, "epoch": step // 10, "time": float(step)}
         run.append_metrics({**place, "split": "train", "loss": None if step > 30 else 40 / step})
         run.append_metrics({**place, "split": "validation", "wer": 1 / step, "ctc_wer": 1.2 / step})
-    audio.write(folder / "clip.flac", np.sin(np.arange(16_000) / 6).astype(np.float32))
+    audio.write(run.path / "clip.flac", np.sin(np.arange(16_000) / 6).astype(np.float32))
     said = "قُلْ هُوَ اللَّهُ أَحَدٌ اللَّهُ الصَّمَدُ لَمْ يَلِدْ وَلَمْ يُولَدْ"
     heard = "قُلْ يَا هُوَ اللَّهُ أَحَبُّ اللَّهُ لَمْ يَلِدْ وَلَمْ يُولَدْ"
-    clip = {"audio_filepath": str(folder / "clip.flac"), "duration": 1.0, "reference": said}
+    clip = {"audio_filepath": str(run.path / "clip.flac"), "duration": 1.0, "reference": said}
     clips = [clip | {"hypothesis": heard}, clip | {"hypothesis": "ب" * 3000}]
     run.transcripts.write_text("\n".join(json.dumps(clip) for clip in clips), encoding="utf-8")
     return render_report([read_curves(run.path)], folder / "out").page.read_bytes()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from quran_asr import audio
 from quran_asr.measure.distance import align
 from quran_asr.measure.score import word_letters
-from quran_asr.runs.plots.worst import Sound, alignment, worst_clips
+from quran_asr.runs.plots.worst import Recordings, Sound, alignment, worst_clips
 
 WORDS = ["قُلْ", "هُوَ", "اللَّهُ", "أَحَدٌ", "الصَّمَدُ", "<b>&amp;", "يَا"]
 
@@ -113,7 +113,7 @@ def transcripts(folder: Path, *clips: dict[str, object]) -> Path:
 
 def test_a_player_holds_the_stretch_of_its_clip(recording: Path) -> None:
     path = transcripts(recording.parent, {"audio_filepath": str(recording)})
-    page = worst_clips(path, 12, Sound())
+    page = worst_clips(path, 12, Sound(Recordings([recording.parent])))
     (data,) = re.findall(r'<audio controls[^>]+src="data:audio/mpeg;base64,([^"]+)"', page)
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
     assert (samples.ndim, rate) == (1, 16_000)
@@ -132,7 +132,7 @@ def test_where_there_is_no_sound_the_page_says_why(recording: Path) -> None:
         {"audio_filepath": str(recording), "duration": 4000.0},
         {"audio_filepath": "/dev/zero"},
     )
-    page = worst_clips(path, 12, Sound())
+    page = worst_clips(path, 12, Sound(Recordings([Path("/")])))
     assert page.count("<audio") == 0
     for why in ("no such file", "the stretch begins at 9.00 s", "clips of up to 300 s", "not a regular file"):
         assert f"No sound: {why}" in page
@@ -141,10 +141,10 @@ def test_where_there_is_no_sound_the_page_says_why(recording: Path) -> None:
 def test_a_page_takes_in_so_much_sound_and_none_if_it_shall_not(recording: Path) -> None:
     path = transcripts(recording.parent, *[{"audio_filepath": str(recording)}] * 3)
     one = len(audio.as_mp3(audio.read(recording, 2.0, 1.0)))
-    page = worst_clips(path, 12, Sound(left=2 * one))
+    page = worst_clips(path, 12, Sound(Recordings([recording.parent]), left=2 * one))
     assert page.count("<audio") == 2
     assert page.count("No sound: the page has no room for more") == 1
-    assert "audio" not in worst_clips(path, 12, Sound(wanted=False))
+    assert "audio" not in worst_clips(path, 12, Sound(Recordings([recording.parent]), wanted=False))
 
 
 def test_what_a_manifest_says_is_text_and_nothing_else(tmp_path: Path) -> None:
@@ -158,11 +158,47 @@ def test_what_a_manifest_says_is_text_and_nothing_else(tmp_path: Path) -> None:
             "hypothesis": f"<img src=x {evil}",
         },
     )
-    page = worst_clips(path, 12, Sound())
+    page = worst_clips(path, 12, Sound(Recordings([])))
     assert "script" not in Read(page).tags and "img" not in Read(page).tags
     assert "&lt;script&gt;" in page
 
 
 def test_when_all_was_heard_the_page_says_so(tmp_path: Path) -> None:
     path = transcripts(tmp_path, {"audio_filepath": "a", "hypothesis": "قل هو"})
-    assert "Every word of 1 clips was heard" in worst_clips(path, 12, Sound())
+    assert "Every word of 1 clips was heard" in worst_clips(path, 12, Sound(Recordings([])))
+
+
+def manifest(path: Path, *recordings: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"audio_filepath": str(one), "duration": 1.0}) for one in recordings]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def embedded(path: Path, recordings: Recordings) -> int:
+    return worst_clips(path, 12, Sound(recordings)).count("<audio")
+
+
+def test_a_recording_outside_of_the_run_and_its_manifests_is_not_passed_on(
+    recording: Path, tmp_path: Path
+) -> None:
+    run, corpus = tmp_path / "run", tmp_path / "corpus"
+    run.mkdir()
+    path = transcripts(tmp_path, {"audio_filepath": str(recording)})
+    assert embedded(path, Recordings([run])) == 0
+    assert "neither in the run nor in its manifests" in worst_clips(path, 12, Sound(Recordings([run])))
+    assert embedded(path, Recordings([tmp_path])) == 1
+    assert embedded(path, Recordings([run], [manifest(corpus / "train.jsonl", recording)])) == 1
+    assert embedded(path, Recordings([run], [manifest(corpus / "train.jsonl", tmp_path / "other.wav")])) == 0
+    assert embedded(path, Recordings([run], [tmp_path / "missing.jsonl"])) == 0
+    # a test set beside the training set, as `corpus split` writes them
+    assert embedded(path, Recordings([run], [manifest(tmp_path / "train.jsonl", tmp_path / "a.wav")])) == 1
+
+
+def test_a_run_that_came_with_its_own_manifest_opens_nothing_else(recording: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "link.flac").symlink_to(recording)
+    for name in (str(recording), "../112001.flac", "link.flac"):
+        path = transcripts(run, {"audio_filepath": name})
+        assert embedded(path, Recordings([run], [manifest(run / "train.jsonl", recording)])) == 0, name

@@ -6,6 +6,7 @@ redirects to a second server, as the real one does to its content network.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -280,13 +282,91 @@ def test_a_hub_that_tells_no_sha256_and_no_commit_is_downloaded_all_the_same(hub
     assert json.loads(place.with_name(f"{place.name}.json").read_text())["sha256"] == SHA256
 
 
+@pytest.fixture
+def secure(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The hub over https, with a certificate that is trusted for this test; its content server stays."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl for a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1"
+    subprocess.run(
+        [*words.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    hub.url = f"https://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    huggingface_hub.close_session()  # made anew with this certificate
+    yield hub
+    server.shutdown()
+    server.server_close()
+    huggingface_hub.close_session()
+
+
+def authorizations(hub: Hub) -> dict[str, str | None]:
+    return {path.split("/")[1]: headers.get("authorization") for path, headers in hub.asked}
+
+
 def test_the_token_goes_to_the_hub_and_not_to_its_content_server(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+    secure: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     find_pretrained(NAME)
-    sent = {path.split("/")[1]: headers.get("authorization") for path, headers in hub.asked}
+    sent = authorizations(secure)
     assert sent == {"api": "Bearer hf_secret", "nvidia": "Bearer hf_secret", "content": None}
+
+
+def test_the_token_is_never_sent_over_plain_http(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    find_pretrained(NAME)
+    assert authorizations(hub) == {"api": None, "nvidia": None, "content": None}
+
+
+def test_who_needs_a_token_over_plain_http_is_told_why_none_was_sent(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.for_listing = [status(403, X_Error_Code="GatedRepo")]
+    assert "no token is sent over plain http" in complaint(NAME).remedy
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_password_in_the_endpoint_reaches_the_hub_and_no_file_and_no_message(
+    hub: Hub, cache: Path, breaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = hub.url.removeprefix("http://")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://someone:p%40ss-phrase@{address}/")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    if breaks:
+        hub.for_file = [cut(100_000), *[status(503)] * 20]
+        error = complaint(NAME)
+        shown = f"{error.what} {error.where} {error.remedy}"
+    else:
+        found = find_pretrained(NAME)
+        shown = found.source
+    basic = f"Basic {base64.b64encode(b'someone:p@ss-phrase').decode()}"
+    assert authorizations(hub) == {"api": basic, "nvidia": basic, "content": None}
+    written = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    assert any(path.suffix == ".json" for path in written)
+    for secret in ("p%40ss-phrase", "p@ss-phrase", "someone", "hf_secret", basic.split()[1]):
+        assert secret not in shown
+        assert not [path for path, content in written.items() if secret.encode() in content]
+
+
+@pytest.mark.parametrize("endpoint", ["hub.example.org", "file:///etc", "https://", "http://[::1"])
+def test_an_endpoint_that_is_no_address_is_named_without_its_text(
+    endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    error = complaint(NAME)
+    assert (error.where, error.what) == ("HF_ENDPOINT", "is not the address of a hub")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from quran_asr.cli.extras import need
-from quran_asr.cli.models import refuse_bundle
+from quran_asr.cli.models import look_through, refuse_bundle
 from quran_asr.cli.numbers import FiniteRange
 from quran_asr.cli.printing import print_json, print_table
 from quran_asr.findings import QuranAsrError
@@ -111,6 +111,8 @@ def listening(
     else:
         refuse_bundle(models[0])
     need("train")
+    if models:
+        look_through(models[0])
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.files import write_atomically
     from quran_asr.train.benchmarks.benchmark_clips import made_clips

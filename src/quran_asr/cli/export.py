@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from quran_asr.cli.extras import need
-from quran_asr.cli.models import refuse_bundle
+from quran_asr.cli.models import look_through, refuse_bundle
 from quran_asr.cli.printing import print_json, print_table
 from quran_asr.findings import QuranAsrError
 
@@ -39,6 +39,7 @@ def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path |
         raise QuranAsrError("no such model", where=str(model), remedy="give a .nemo, a .ckpt or a run folder")
     refuse_bundle(model)
     need("train")
+    look_through(model)
     from quran_asr.train.exporting.export import export as write
 
     bundle = write(

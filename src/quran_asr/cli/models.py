@@ -76,6 +76,7 @@ def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
             remedy=f"`quran-asr export {model} --to FOLDER` makes one",
         )
     need("train")
+    look_through(model)
     from quran_asr.train.recognize import load_recognizer
 
     return load_recognizer(model, decoder, look_ahead_ms)
@@ -106,6 +107,7 @@ def as_bundle(model: Path) -> Iterator[Path]:
             where=str(checkpoint),
             remedy=f"{error.remedy}, or where that is installed: {command}",
         ) from None
+    look_through(checkpoint)
     import tempfile
 
     from quran_asr.train.exporting.export import export
@@ -126,6 +128,21 @@ def as_bundle(model: Path) -> Iterator[Path]:
             if error.where != str(bundle):
                 raise
             raise QuranAsrError(error.what, where=str(checkpoint), remedy=error.remedy) from None
+
+
+def look_through(model: Path) -> None:
+    """Refuse what no `.nemo` may hold before NeMo is imported, which also takes ten seconds more.
+
+    Raises:
+        QuranAsrError: it, or the best one of a run, is refused.
+    """
+    from quran_asr.runs.folder import open_run
+
+    path = open_run(model).heard_by() if model.is_dir() else model
+    if path.suffix == ".nemo":
+        from quran_asr.train.start.archives import read_archive
+
+        read_archive(path)
 
 
 def _refuse_nothing(model: Path) -> None:

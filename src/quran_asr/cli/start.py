@@ -69,7 +69,6 @@ def open_start(recipe: Recipe, wish: Wish) -> Start | None:
     name = recipe.init_from_pretrained_model
     if name is None:
         return None
-    from quran_asr.train.loop import Start
     from quran_asr.train.start.archives import read_archive
     from quran_asr.train.start.pretrained import find_pretrained
 
@@ -78,6 +77,8 @@ def open_start(recipe: Recipe, wish: Wish) -> Start | None:
     if not wish.quiet:
         click.echo(f"start from {found.path} ({found.source})", err=True)
     archive = read_archive(found.path)
+    from quran_asr.train.loop import Start  # imports NeMo, which is for what was not refused
+
     return Start(
         found, archive, wish.allow_partial, wish.keep_tokens, lambda text: click.echo(text, err=True)
     )

@@ -21,10 +21,12 @@ from quran_asr import audio
 from quran_asr.corpus.manifest import write_manifest
 from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
+from quran_asr.tarfiles import TORN, open_tar
 
 LARGEST_PIECE = 40 << 20
 """Bytes of one archive."""
 LARGEST_CLIP = 16 << 20
+MOST_CLIPS = 100_000
 _CLIP = re.compile(r"clips/[0-9a-f]{16}\.opus")
 _TAR_BLOCK, _TAR_END = 512, 10_240
 _KEPT_KEYS = frozenset(
@@ -131,21 +133,20 @@ def unpack(pieces: Iterable[Path], folder: Path) -> int:
     count = 0
     for piece in pieces:
         try:
-            with tarfile.open(piece, "r:") as tar:
-                for member in tar:
+            with open_tar(piece) as tar:
+                for member in tar.members(MOST_CLIPS):
                     if not (member.isreg() and _CLIP.fullmatch(member.name)):
                         raise QuranAsrError(f"refused: `{member.name[:60]}` is no clip", where=str(piece))
                     if not 0 < member.size <= LARGEST_CLIP:
                         raise QuranAsrError(f"refused: {member.size:,} bytes in one clip", where=str(piece))
                     target = folder / member.name
                     if not (target.is_file() and target.stat().st_size == member.size):
-                        source = tar.extractfile(member)
-                        data = source.read() if source is not None else b""
+                        data = b"".join(tar.read(member))
                         if len(data) != member.size:
                             raise QuranAsrError("is torn", where=str(piece))
                         _write_plainly(target, data)
                     count += 1
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        except TORN as error:
             raise QuranAsrError(f"no archive that can be read ({error})", where=str(piece)) from None
     return count
 

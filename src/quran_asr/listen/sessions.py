@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,30 @@ if TYPE_CHECKING:
 
 HISTORY = 14
 """Feature frames before 8j that encoder frame j is made of."""
+INSIDE = {
+    ("model", 7): "graph",
+    ("model", 20): "training",
+    ("model", 25): "function",
+    ("training", 1): "graph",
+    ("training", 2): "graph",
+    ("function", 7): "node",
+    ("function", 11): "attribute",
+    ("graph", 1): "node",
+    ("graph", 5): "tensor",
+    ("graph", 15): "sparse",
+    ("node", 5): "attribute",
+    ("attribute", 5): "tensor",
+    ("attribute", 6): "graph",
+    ("attribute", 10): "tensor",
+    ("attribute", 11): "graph",
+    ("attribute", 22): "sparse",
+    ("attribute", 23): "sparse",
+    ("sparse", 1): "tensor",
+    ("sparse", 2): "tensor",
+}
+"""(message, field) of ONNX's protobuf -> the message in it: all ways to a tensor. Source: onnx.proto."""
+EXTERNAL = frozenset({("tensor", 13)})
+"""A tensor's `external_data`, which names a file; a bundle's tensors have none."""
 UNKNOWN = 1 << 40
 """Feature frames of a recording that has not ended."""
 
@@ -139,7 +164,68 @@ def _joined(arrays: list[Float32]) -> Float32:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
+def refuse_external(path: Path) -> None:
+    """A graph may keep its weights in other files, which no checksum of the bundle covers.
+
+    Raises:
+        QuranAsrError: it does, or is not laid out as ONNX lays graphs out.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            waiting = [("model", 0, len(content))]
+            while waiting:
+                message, place, end = waiting.pop()
+                for field, start, stop in _fields(content, place, end):
+                    if (message, field) in EXTERNAL:
+                        raise QuranAsrError(
+                            "keeps weights in another file, which the bundle does not list",
+                            where=str(path),
+                            remedy=AGAIN,
+                        )
+                    if inner := INSIDE.get((message, field)):
+                        waiting.append((inner, start, stop))
+    except (ValueError, IndexError, OSError) as error:
+        raise QuranAsrError("is not an ONNX graph", where=str(path), remedy=AGAIN) from error
+
+
+def _fields(content: mmap.mmap, place: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(number, start, stop) of the fields of a protobuf message that lies at `place` to `end`."""
+
+    def number() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = content[place]
+            place += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+            if shift > 63:
+                raise ValueError("a number of more than 64 bits")
+
+    while place < end:
+        key = number()
+        start = place
+        match key & 7:
+            case 0:
+                number()
+            case 1:
+                place += 8
+            case 2:
+                length = number()
+                start, place = place, place + length
+            case 5:
+                place += 4
+            case kind:
+                raise ValueError(f"no field has the wire type {kind}")
+        if place > end:
+            raise ValueError("a field reaches beyond its message")
+        yield key >> 3, start, place
+
+
 def _load(path: Path, threads: int) -> Any:
+    refuse_external(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings about this machine's devices concern nobody
     options.intra_op_num_threads = threads

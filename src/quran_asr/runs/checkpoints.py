@@ -11,7 +11,6 @@ import math
 import os
 import pickletools
 import shutil
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,11 +21,13 @@ from typing import Any
 
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.folder import RunFolder, average_of, epoch_of, rank_of, rate_of
+from quran_asr.tarfiles import TORN, open_tar
 
 BEGINNING = 1 << 16
 """Bytes of a checkpoint's pickle in which epoch and step stand: they are its first entries."""
 
 IN_NEMO = frozenset({"model_config.yaml", "model_weights.ckpt"})
+MOST_MEMBERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +239,11 @@ def _numbers(pickled: bytes, keys: Sequence[str]) -> dict[str, int]:
 
 def _why_no_archive(path: Path) -> str | None:
     try:
-        with tarfile.open(path, "r:*") as archive:
-            names = {Path(name).name for name in archive.getnames()}
+        with open_tar(path) as archive:
+            names = {Path(member.name).name for member in archive.members(MOST_MEMBERS)}
     except FileNotFoundError:
         raise
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError):
+    except (QuranAsrError, *TORN):
         return "torn, or not an archive"
     missing = sorted(IN_NEMO - names)
     return f"has no {missing[0]}" if missing else None

@@ -21,7 +21,6 @@ with warnings.catch_warnings():  # NeMo's start-up chatter tells our users nothi
     logging.getLogger("nv_one_logger").setLevel(logging.CRITICAL)
     from nemo.collections.asr.models import EncDecHybridRNNTCTCBPEModel
     from nemo.collections.asr.modules import RNNTJoint
-    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
     from nemo.utils import logging as nemo_logging
 
 from quran_asr.records import SAMPLE_RATE
@@ -32,7 +31,6 @@ nemo_logging.setLevel(logging.ERROR)
 __all__ = [
     "EncDecHybridRNNTCTCBPEModel",
     "RNNTJoint",
-    "SaveRestoreConnector",
     "build_model",
     "frame_counts",
     "frame_seconds",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from quran_asr import audio
@@ -17,6 +21,7 @@ from quran_asr.decode import ctc
 from quran_asr.decode.vocabulary import WORD_START, Vocabulary
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Hypothesis, Segment, Transcript
+from quran_asr.runs.architecture import of_nemo
 from quran_asr.runs.folder import open_run
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.text.spelling import SPELLINGS, alphabet, edition_of
@@ -28,7 +33,7 @@ from quran_asr.train.model import (
     look_aheads,
     set_look_ahead,
 )
-from quran_asr.train.start.archives import restore
+from quran_asr.train.start.archives import Archive, extract_tokenizer, read_archive, read_weights
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
@@ -221,6 +226,47 @@ def cut_at_pauses(samples: Samples) -> list[tuple[float, Samples]]:
         cuts.append(cuts[-1] + 200 + int(window.argmin()))
     bounds = [cut * hop for cut in cuts] + [len(samples)]
     return [(a / SAMPLE_RATE, samples[a:b]) for a, b in pairwise(bounds)]
+
+
+def restore(path: Path) -> EncDecHybridRNNTCTCBPEModel:
+    """The hybrid model of an archive. NeMo builds it from our own configuration and gets no file of it.
+
+    Raises:
+        QuranAsrError: refused, no hybrid transducer + CTC model, or weights of another one.
+    """
+    archive = read_archive(path)
+    if not archive.model_class.endswith(".EncDecHybridRNNTCTCBPEModel"):
+        raise QuranAsrError(
+            f"holds a {archive.model_class.rsplit('.', 1)[-1]}, not a hybrid transducer + CTC model",
+            where=str(path),
+            remedy="start a training from it with init_from_pretrained_model",
+        )
+    weights = read_weights(archive)
+    _refuse_larger(archive, weights)
+    with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
+        extract_tokenizer(archive, Path(folder))
+        config = {**archive.config, "tokenizer": {"dir": folder, "type": "bpe"}}
+        try:
+            with warnings.catch_warnings():  # torch on the dropout of a one-layer LSTM
+                warnings.simplefilter("ignore")
+                model = EncDecHybridRNNTCTCBPEModel(cfg=OmegaConf.create(config))
+            model.load_state_dict(weights)
+        except Exception as error:  # NeMo raises whatever its parts raise
+            said = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+            raise QuranAsrError(f"NeMo cannot restore it ({said})", where=str(path)) from error
+    return model
+
+
+def _refuse_larger(archive: Archive, weights: Mapping[str, Tensor]) -> None:
+    """A small file may not describe a model that fills the memory: what is built is what has weights."""
+    described = of_nemo(archive.config, len(archive.pieces or ()), str(archive.path)).shapes()
+    built, held = sum(map(math.prod, described.values())), sum(tensor.numel() for tensor in weights.values())
+    if built > 2 * held:
+        raise QuranAsrError(
+            f"describes a model of {built:,} parameters and has {held:,}",
+            where=str(archive.path),
+            remedy="do not use this archive",
+        )
 
 
 def restore_checkpoint(path: Path) -> EncDecHybridRNNTCTCBPEModel:

@@ -21,6 +21,7 @@ from typing import Any
 from quran_asr import __version__
 from quran_asr.files import sha256_of, write_atomically
 from quran_asr.findings import QuranAsrError
+from quran_asr.tarfiles import TORN, open_tar
 
 INDEX, RESULTS_INDEX = "kit.json", "results.json"
 FORMAT = 1
@@ -152,22 +153,17 @@ def unpack_run(archive: Path, folder: Path) -> None:
     Raises:
         QuranAsrError: torn, or holding something other than the plain files of a run.
     """
-    total = count = 0
     try:
-        with tarfile.open(archive, "r|gz") as tar:
-            for member in tar:
-                count, total = count + 1, total + max(0, member.size)
+        with open_tar(archive, room=_LARGEST_RUN) as tar:
+            for member in tar.members(_MOST_MEMBERS):
                 plain = member.isreg() and _RUN_FILE.fullmatch(member.name) and ".." not in member.name
                 if not plain or member.name.startswith("checkpoints"):
                     raise QuranAsrError(f"refused: `{member.name[:60]}` in it", where=str(archive))
-                if count > _MOST_MEMBERS or total > _LARGEST_RUN:
-                    raise QuranAsrError("refused: too much in it for a run", where=str(archive))
-                source = tar.extractfile(member)
                 target = folder / member.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb") as file:
-                    file.write(source.read() if source is not None else b"")
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+                    file.writelines(tar.read(member))
+    except TORN as error:
         raise QuranAsrError(f"no archive that can be read ({error})", where=str(archive)) from None
 
 

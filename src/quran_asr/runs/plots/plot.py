@@ -15,7 +15,7 @@ from quran_asr.runs.parameters import count_parameters
 from quran_asr.runs.plots.axis import axes_of, line
 from quran_asr.runs.plots.figures import Mark, Picture, draw, stack
 from quran_asr.runs.plots.page import Example, Part, Table, image, page
-from quran_asr.runs.plots.worst import LEGEND, SHOWN, Sound, worst_clips
+from quran_asr.runs.plots.worst import LEGEND, SHOWN, Recordings, Sound, worst_clips
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.signs.sign import Sign
 from quran_asr.runs.signs.signs import judge
@@ -47,7 +47,7 @@ def render_report(
         sections: what stands first on the page, for example an evaluation.
         transcripts: `transcripts.jsonl` files whose worst clips are shown; None takes those that the runs'
             own validations left.
-        sound: embed the recordings of these clips, where they are at hand.
+        sound: embed the recordings of these clips, where they are at hand and in the runs or their manifests.
         on_progress: called with (pictures drawn, all pictures).
 
     Raises:
@@ -184,7 +184,12 @@ def _worst(
             "<code>quran-asr plot --transcripts FILE</code> shows them.</p>"
         )
         return Part("Worst clips", missing)
-    sound = Sound(wanted)
+    runs = [path if path.is_dir() else path.parent for path in (Path(c.source) for c in curves)]
+    data = [c.recipe.model for c in curves if c.recipe is not None]
+    manifests = [
+        Path(name) for model in data for name in (*model.train_ds.manifests, *model.validation_ds.manifests)
+    ]
+    sound = Sound(Recordings(runs, manifests), wanted)
     number = max(3, SHOWN // len(places))
     body = [LEGEND] if wanted else [LEGEND, '<p class="note">The recordings are left out, as asked.</p>']
     for title, path in places:

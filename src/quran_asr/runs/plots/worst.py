@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
 from quran_asr import audio
+from quran_asr.corpus.manifest import each_line
 from quran_asr.findings import QuranAsrError
 from quran_asr.measure.distance import Edit, align
 from quran_asr.measure.score import word_letters
@@ -43,10 +46,53 @@ LEGEND = """
 """What the colours and lines of an alignment mean; HTML."""
 
 
+class Recordings:
+    """Which recordings a page may take in: those of the runs that it shows.
+
+    A file of transcripts may come from anywhere and name any file of this machine; a page is passed on. So
+    a recording lies in a run's folder, or belongs to a manifest that the run was trained or validated with:
+    the manifest names it, or lies in a folder above it. A manifest within the run came with it and says
+    nothing of what else may be read.
+    """
+
+    def __init__(self, runs: Iterable[Path], manifests: Iterable[Path] = ()) -> None:
+        self._runs = [folder.resolve() for folder in runs]
+        self._manifests = [path for path in manifests if not self._is_in_a_run(path.resolve())]
+
+    def hold(self, path: Path) -> bool:
+        """Whether a recording, links followed, is one of them."""
+        real = path.resolve()
+        folders, named = self._of_manifests
+        return self._is_in_a_run(real) or str(real) in named or any(map(real.is_relative_to, folders))
+
+    def _is_in_a_run(self, real: Path) -> bool:
+        return any(map(real.is_relative_to, self._runs))
+
+    @cached_property
+    def _of_manifests(self) -> tuple[list[Path], set[str]]:
+        folders: list[Path] = []
+        named: set[str] = set()
+        for path in self._manifests:
+            folder = path.resolve().parent
+            try:
+                names = {
+                    str(values["audio_filepath"])
+                    for _, values in each_line(path)
+                    if "audio_filepath" in values
+                }
+            except (QuranAsrError, OSError):
+                continue
+            named |= {os.path.realpath(folder / name) for name in names}
+            if names and folder not in (Path(folder.anchor), Path.home()):
+                folders.append(folder)
+        return folders, named
+
+
 @dataclass(slots=True)
 class Sound:
-    """How much sound a page may still take in."""
+    """What sound a page takes in, and how much it still may."""
 
+    recordings: Recordings
     wanted: bool = True
     """False: recordings may not be passed on with the page."""
     left: int = MOST_SOUND
@@ -60,6 +106,8 @@ class Sound:
         if not self.wanted:
             return ""
         try:
+            if not self.recordings.hold(folder / segment.audio):
+                raise QuranAsrError("the recording is neither in the run nor in its manifests")
             encoded = _as_mp3(segment, folder)
         except QuranAsrError as error:
             return f'<p class="note">No sound: {html.escape(error.what)}.</p>'

@@ -26,8 +26,7 @@ from quran_asr.train.model import (
     look_aheads,
     set_look_ahead,
 )
-from quran_asr.train.recognize import load_model
-from quran_asr.train.start.archives import restore
+from quran_asr.train.recognize import load_model, restore
 from quran_asr.train.tokenizer import train_tokenizer
 
 TOKEN_SHARE = 0.04

@@ -18,7 +18,7 @@ from quran_asr.records import SAMPLE_RATE
 from quran_asr.train.benchmarks.listening_side import Shown, serve
 from quran_asr.train.loop import quiet
 from quran_asr.train.model import look_aheads, set_look_ahead
-from quran_asr.train.start.archives import restore
+from quran_asr.train.recognize import restore
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples

@@ -10,14 +10,13 @@ import json
 import os
 import re
 import shutil
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from quran_asr.files import sha256_of, write_atomically
 from quran_asr.findings import QuranAsrError
+from quran_asr.tarfiles import TORN, open_tar
 from quran_asr.train.start.http import Answer, RequestError, ask, patiently
 
 Progress = Callable[[int, int], None]
@@ -99,13 +98,11 @@ def file_sha256(path: Path) -> str:
 
 def is_archive(path: Path) -> bool:
     """Whether a file begins as a tar with something in it, plain or gzipped as NeMo writes them."""
-    for mode in ("r:", "r:gz"):
-        try:
-            with tarfile.open(path, mode) as archive:
-                return archive.next() is not None
-        except (tarfile.TarError, OSError, EOFError, zlib.error):
-            continue
-    return False
+    try:
+        with open_tar(path) as archive:
+            return archive.file.next() is not None
+    except (QuranAsrError, *TORN):
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def ask(url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
     """GET once, following redirects that are no step down in safety.
 
     Args:
-        headers: `authorization` goes to the server of `url` and to no other.
+        headers: `authorization` goes to the server of `url` and to no other, and a token over https alone.
 
     Raises:
         RequestError: no answer, one of 400 and above, or a redirect to plain http elsewhere.
@@ -155,7 +155,9 @@ def ask(url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
     with contextlib.ExitStack() as stack:
         for _ in range(_MOST_REDIRECTS):
             at_home = _origin(url) == first
-            sent = {key: value for key, value in headers.items() if at_home or key.lower() != "authorization"}
+            sent = {key: value for key, value in headers.items() if key.lower() != "authorization"}
+            if at_home and (secret := _secret(headers, first[0])):
+                sent["authorization"] = secret
             sent["Accept-Encoding"] = "identity"  # lengths and ranges are those of the file itself
             request = get_session().stream(
                 "GET", url, headers=sent, follow_redirects=False, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
@@ -181,6 +183,12 @@ def ask(url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
                 passing=response.status_code in _PASSING,
             )
         yield Answer(response.status_code, said | linked, _body(response))
+
+
+def _secret(headers: Mapping[str, str], scheme: str) -> str | None:
+    """What may be sent of `authorization`: over plain http anybody on the way could read a token."""
+    given = next((value for key, value in headers.items() if key.lower() == "authorization"), None)
+    return None if given is None or (scheme != "https" and given.startswith("Bearer ")) else given
 
 
 def _body(response: Any) -> Iterator[bytes]:

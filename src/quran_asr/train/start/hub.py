@@ -9,6 +9,7 @@ own cache holds is used where it lies, and recorded in the same way.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
@@ -55,12 +56,11 @@ class OnHub:
 
     @property
     def page(self) -> str:
-        endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
-        return f"{endpoint.rstrip('/')}/{self.repository}"
+        return f"{_endpoint()[0]}/{self.repository}"
 
     @property
     def listing(self) -> str:
-        endpoint = self.page.removesuffix(f"/{self.repository}")
+        endpoint = _endpoint()[0]
         of_revision = f"/revision/{quote(self.revision, safe='')}" if self.revision else ""
         return f"{endpoint}/api/models/{self.repository}{of_revision}?blobs=True"
 
@@ -126,7 +126,7 @@ def fetch_model(model: OnHub, on_progress: Progress | None = None) -> Kept:
     try:
         if constants.HF_HUB_OFFLINE:
             raise RequestError("HF_HUB_OFFLINE is set")
-        headers = build_hf_headers(library_name="quran-asr")
+        headers = _headers()
         listed = _choose(model, _list(model, headers))
         kept = _cached_by_hugging_face(model, listed.file, listed.commit)
         if kept is None:
@@ -150,6 +150,34 @@ def is_inside(relative: str) -> bool:
 
 
 # The hub
+
+
+def _endpoint() -> tuple[str, str]:
+    """The hub's address, and `user:password` of it: the address is shown and recorded, the other never.
+
+    Raises:
+        QuranAsrError: `HF_ENDPOINT` is no address.
+    """
+    named = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    try:
+        parts = urlsplit(named)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError
+    except ValueError:
+        raise QuranAsrError(
+            "is not the address of a hub", where="HF_ENDPOINT", remedy="write it as https://HOST, or unset it"
+        ) from None
+    secret, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=host).geturl(), unquote(secret)
+
+
+def _headers() -> dict[str, str]:
+    """Of a request to the hub: who asks. The password of an address stands in the place of a token."""
+    headers = build_hf_headers(library_name="quran-asr")
+    secret = _endpoint()[1]
+    if secret:
+        headers["authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+    return headers
 
 
 def _list(model: OnHub, headers: dict[str, str]) -> list[_Listed]:
@@ -221,6 +249,8 @@ def _explained(error: RequestError, model: OnHub) -> QuranAsrError:
         f"download {model.url(model.likely_file)} and put it at {path}, or name a file with `{KEY}=PATH`"
     )
     log_in = f"accept the conditions at {model.page} and log in with `hf auth login` (or set HF_TOKEN)"
+    if model.page.startswith("http:"):
+        log_in += "; no token is sent over plain http: use an https address in HF_ENDPOINT"
     what, remedy = f"the hub {error.reason}", by_hand
     if error.status is None:
         what = f"`{model.repository}` is not in the cache, and the hub cannot be reached ({error.reason})"
