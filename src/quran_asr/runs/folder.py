@@ -8,15 +8,19 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from quran_asr.files import write_atomically
+from quran_asr.files import locked, named_errors, sweep, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.runs.recipe import as_yaml
 from quran_asr.runs.schema import Recipe
+
+LOCK = ".lock"
+"""In the folder of a run while it is trained."""
 
 _WER = re.compile(r"val_wer=(\d+(?:\.\d+)?)")
 _EPOCH = re.compile(r"-epoch=(\d{1,9})")
@@ -80,18 +84,24 @@ class RunFolder:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl` and see it to the disk. A torn last line is taken away first."""
         line = json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False) + "\n"
-        with self.metrics.open("ab+") as file:
+        with named_errors(self.metrics), self.metrics.open("ab+") as file:
             _drop_torn_line(file)
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
 
     def sweep(self) -> None:
-        """Take away what a killed process had begun to write."""
+        """Take away what a killed process had begun to write; hidden files of others stay."""
         for folder in (self.path, self.checkpoints):
-            for path in folder.glob(".*"):
-                if path.is_file():
-                    path.unlink(missing_ok=True)
+            sweep(folder)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Within this, no other process trains into this folder.
+
+        Raises:
+            QuranAsrError: one does; its number and host are named.
+        """
+        return locked(self.path / LOCK, busy="another process trains this run")
 
     def rewind_metrics(self, step: int, *, validated: bool) -> None:
         """Make `metrics.jsonl` end where a checkpoint stands, so that no step is written twice.
@@ -113,7 +123,8 @@ class RunFolder:
         ):
             return
         dropped = [row for row in rows if row not in kept]
-        with (self.path / "metrics.dropped.jsonl").open("a", encoding="utf-8") as file:
+        aside = self.path / "metrics.dropped.jsonl"
+        with named_errors(aside), aside.open("a", encoding="utf-8") as file:
             file.write(_as_lines(dropped))
         write_atomically(self.metrics, _as_lines(kept).encode())
 

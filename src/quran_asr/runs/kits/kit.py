@@ -164,9 +164,14 @@ def unpack_run(archive: Path, folder: Path) -> None:
                     raise QuranAsrError("refused: too much in it for a run", where=str(archive))
                 source = tar.extractfile(member)
                 target = folder / member.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file:
-                    file.write(source.read() if source is not None else b"")
+                data = source.read() if source is not None else b""
+                try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("xb") as file:
+                        file.write(data)
+                except OSError as error:  # not the archive's fault
+                    what = f"cannot be written ({error.strerror})"
+                    raise QuranAsrError(what, where=str(target)) from None
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise QuranAsrError(f"no archive that can be read ({error})", where=str(archive)) from None
 

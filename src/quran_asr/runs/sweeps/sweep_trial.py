@@ -8,7 +8,6 @@ call must neither train beside it nor take it for finished.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -167,6 +166,8 @@ def locked(path: Path, holder: Callable[[], str] | None = None) -> Iterator[IO[s
     Raises:
         QuranAsrError: it is held, and by nobody whom we may end.
     """
+    import fcntl  # not on Windows, where everything else of this package is imported too
+
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,6 +179,8 @@ def locked(path: Path, holder: Callable[[], str] | None = None) -> Iterator[IO[s
 
 
 def _wait_for_end(file: IO[str], number: str, path: Path) -> None:
+    import fcntl
+
     if number.strip().isdigit() and _is_training(int(number)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(int(number), signal.SIGTERM)
