@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, folders that are gone afterwards, and one writer at a time.
+"""Files that are either whole or not there, and folders that are gone afterwards.
 
 Everything that is being written has a name of ours (`.quran-asr-...`), which nobody can guess and which says
 whose it is, so that what a killed process left can be told from what a living one is writing.
@@ -18,17 +18,18 @@ import socket
 import stat
 import sys
 import tempfile
-import time
 import zlib
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from quran_asr.findings import QuranAsrError
 
 _UNFINISHED = re.compile(
     r"\.quran-asr-(?P<host>[0-9a-f]{8})-(?P<pid>\d{1,10})-[0-9a-f]{16}\.unfinished(\.\w{1,8})?"
 )
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 def cache_folder() -> Path:
@@ -76,6 +77,30 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """As `json.loads`, for text from anywhere.
+
+    Args:
+        text: UTF-8 where it is bytes.
+        options: of `json.loads`.
+
+    Raises:
+        ValueError: not JSON, nested without end, or with half a character (a lone surrogate), which no file
+            and no terminal takes.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    try:
+        value = json.loads(text, **options)
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character (a lone surrogate)") from None
+    return value
 
 
 # Writing
@@ -214,7 +239,7 @@ def sweep(folder: Path) -> None:
     """Take away what killed processes of this machine had begun to write in `folder`; nothing else."""
     for path in folder.glob(".quran-asr-*"):
         name = _UNFINISHED.fullmatch(path.name)
-        if name is None or name["host"] != _host_code() or _is_alive(int(name["pid"])):
+        if name is None or name["host"] != _host_code() or is_alive(int(name["pid"])):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -222,123 +247,14 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-# One writer at a time
-
-
-@dataclass(frozen=True, slots=True)
-class _Holder:
-    """What a lock file says of the process that made it."""
-
-    pid: int
-    host: str
-    started: str | None
-    """When the process began, as the system counts; None where it does not say."""
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold a lock file: made by one process at a time, removed when the block ends.
-
-    The lock of a process of this machine that is gone is taken over. That of another machine is not, as
-    nobody here can know whether it still lives.
-
-    Args:
-        path: of the lock file; missing folders are made.
-        busy: what to say where another process holds it, `another training works here`.
-        wait: seconds to wait for it first.
-
-    Raises:
-        QuranAsrError: another process holds it; it is named.
-        OSError: the file cannot be made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ours = _Holder(os.getpid(), socket.gethostname(), _started(os.getpid()))
-    until = time.monotonic() + wait
-    while not _take(path, ours):
-        said = _read_or_none(path)
-        if said is None:
-            continue
-        holder = _as_holder(said)
-        if holder is not None and _is_gone(holder):
-            _take_away(path, said)
-        elif time.monotonic() < until:
-            time.sleep(0.02)
-        else:
-            who = f"process {holder.pid} on {holder.host}" if holder else "another process"
-            raise QuranAsrError(
-                f"{busy} ({who})",
-                where=str(path.parent),
-                remedy=f"wait for it or end it; if it is gone, remove {path}",
-            )
-    try:
-        yield
-    finally:
-        if _read_or_none(path) == _as_text(ours):  # else somebody removed it, and another has it now
-            path.unlink(missing_ok=True)
-
-
-def _take(path: Path, ours: _Holder) -> bool:
-    """Make the lock file; False where there is one."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return False
-    try:
-        with named_errors(path), os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(_as_text(ours))
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return True
-
-
-def _take_away(path: Path, said: str) -> None:
-    """Remove a stale lock. Another process may do the same: what it made meanwhile is put back."""
-    aside = unfinished_path(path.parent)
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    if _read_or_none(aside) != said:
-        with contextlib.suppress(OSError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
-
-
-def _as_text(holder: _Holder) -> str:
-    return json.dumps(asdict(holder)) + "\n"
-
-
-def _as_holder(said: str) -> _Holder | None:
-    """None for a file that is being written, or is not a lock of ours."""
-    try:
-        values = json.loads(said)
-        holder = _Holder(values["pid"], values["host"], values["started"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    fits = isinstance(holder.pid, int) and isinstance(holder.host, str)
-    return holder if fits and isinstance(holder.started, str | None) and holder.pid > 0 else None
-
-
-def _read_or_none(path: Path) -> str | None:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(10_000)
-    except FileNotFoundError:
-        return None
-
-
-def _is_gone(holder: _Holder) -> bool:
-    if holder.host != socket.gethostname():
-        return False
-    return not _is_alive(holder.pid) or _started(holder.pid) != holder.started
+# Processes
 
 
 def _host_code() -> str:
     return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process of this machine has this number."""
     if sys.platform == "win32":
         import ctypes
@@ -359,7 +275,7 @@ def _is_alive(pid: int) -> bool:
     return _told_by_linux(pid, 0) not in ("Z", "X")  # ended, and nobody has asked how
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """When a process began, in clock ticks since this machine booted (proc(5), `starttime`); Linux only.
 
     A number that was given to another process since then is told by it.

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "quran_asr"
 
-GROUND = frozenset({"findings", "records", "files", "audio"})
+GROUND = frozenset({"findings", "records", "files", "locks", "audio"})
 DOOR = "quran_asr"
 """The package's own `__init__`."""
 
@@ -42,6 +42,7 @@ TABLE = {
     "findings": room(ground=False),
     "records": room("findings", "numpy", ground=False),
     "files": room("findings records", ground=False),
+    "locks": room("findings files", ground=False),
     "audio": room("findings records files", "numpy soundfile soxr", ground=False),
     "text": room(),
     "corpus": room("text", "numpy", "espeakng_loader"),

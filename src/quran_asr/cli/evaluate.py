@@ -133,12 +133,12 @@ def _evaluate(
         report = replace(report, steadiness=steadiness)
         for segment in replay.differing:
             echo(f"{segment.audio} at {segment.offset:g} s: other words than from the whole file", err=True)
+    write_report(folder, report, clips)  # before anything is printed: hearing takes the time
     code = print_findings(unreadable_findings(report))
     if as_json:
         print_json(report.to_json())
     else:
         print_report(report)
-    write_report(folder, report, clips)
     echo(f"{folder}: report.json and transcripts.jsonl", err=True)
     return code
 
@@ -301,12 +301,12 @@ def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> 
 
 
 def _of_something_else(folder: Path, model: str, manifest: Path) -> bool:
-    import json
 
+    from quran_asr.files import parse_json
     from quran_asr.measure.evaluate import REPORT_NAME
 
     try:
-        report = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+        report = parse_json((folder / REPORT_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return not isinstance(report, dict) or (report.get("model"), report.get("manifest")) != (

@@ -1,4 +1,4 @@
-"""How a command ends after Ctrl-C or SIGTERM, whenever they come: a word, an exit code. Imports nothing slow."""
+"""How a command ends after Ctrl-C or SIGTERM: a word, an exit code. Imports nothing slow."""
 
 from __future__ import annotations
 

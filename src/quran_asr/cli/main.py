@@ -107,10 +107,13 @@ def _run(args: list[str]) -> object:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 fine, 1 a negative finding, 2 wrong use or input, 130 interrupted.
 
-    SIGTERM and SIGHUP end it with 128 and their number, as a shell counts, after it has cleaned up.
+    SIGTERM ends it with 143 after it has cleaned up.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     clean_up_when_terminated()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Arabic ends no command
+            stream.reconfigure(errors="backslashreplace")
     with errors_in_one_line(debug="--debug" in args):
         code = _run(args)
         if sys.stdout is not None:
@@ -139,6 +142,12 @@ def errors_in_one_line(*, debug: bool) -> Iterator[None]:
         usage = io.StringIO()
         error.show(usage)
         echo(usage.getvalue(), err=True, nl=False)
+        sys.exit(2)
+    except UnicodeEncodeError as error:
+        if debug:
+            raise
+        name = error.object[max(0, error.start - 40) : error.end + 40]
+        print_error(QuranAsrError(f"a name that is not UTF-8 text: `{name}`", remedy="rename it"))
         sys.exit(2)
     except BrokenPipeError:  # `quran-asr ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from quran_asr.files import locked, named_errors
+from quran_asr.files import named_errors
+from quran_asr.locks import locked
 
 
 class StopAskedError(Exception):

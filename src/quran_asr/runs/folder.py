@@ -14,8 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from quran_asr.files import locked, named_errors, sweep, write_atomically
+from quran_asr.files import named_errors, parse_json, sweep, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.locks import locked
 from quran_asr.runs.recipe import as_yaml
 from quran_asr.runs.schema import Recipe
 
@@ -138,7 +139,7 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise QuranAsrError("no such file", where=str(path)) from None
         except ValueError:
@@ -357,7 +358,7 @@ def _as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _row(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     whole = isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("split"), str)

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quran_asr.files import cache_folder, locked, write_atomically
+from quran_asr.files import cache_folder, parse_json, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.locks import locked
 from quran_asr.runs.parameters import count_parameters
 from quran_asr.runs.planning.flops import audio_flops
 from quran_asr.runs.schema import Recipe
@@ -133,7 +134,7 @@ def scale(calibration: Calibration, ours: float, theirs: float) -> float | None:
 def _read(path: Path) -> list[Calibration]:
     remedy = "measure the device again, or remove the file"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         raise QuranAsrError("is not a JSON file that can be read", remedy=remedy) from None
     if not isinstance(values, dict):

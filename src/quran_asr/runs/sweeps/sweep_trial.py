@@ -8,7 +8,6 @@ call must neither train beside it nor take it for finished.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from quran_asr.files import parse_json
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.folder import RunFolder, runs_below
 
@@ -60,7 +60,7 @@ def run_of(folder: Path) -> RunFolder | None:
 def told_by(folder: Path) -> dict[str, Any] | None:
     """How the training of a trial ended, if it did."""
     try:
-        told = json.loads((folder / "ended.json").read_text(encoding="utf-8"))
+        told = parse_json((folder / "ended.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return told if isinstance(told, dict) and "interrupted" in told else None

@@ -14,7 +14,7 @@ from typing import Any
 from quran_asr import __version__
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.decode.vocabulary import Vocabulary
-from quran_asr.files import locked, sha256_of, sweep, unfinished_path, write_atomically
+from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import (
     DESCRIPTION,
@@ -29,6 +29,7 @@ from quran_asr.listen.bundle import (
     write_description,
 )
 from quran_asr.listen.features import FeatureSettings
+from quran_asr.locks import locked
 from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
 from quran_asr.runs.checkpoints import copy_model
