@@ -227,8 +227,8 @@ def _end_with(follower: subprocess.Popen[bytes], said: IO[bytes], ended: threadi
         return
     said.seek(0)
     last = said.read().decode(errors="replace").strip().splitlines()[-3:]
-    lines = ["error: another process of this training ended", *map(printable, last)]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    said_last = "\n".join(["error: another process of this training ended", *last])
+    print(printable(said_last), file=sys.stderr, flush=True)
     os._exit(1)
 
 
