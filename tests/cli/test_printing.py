@@ -70,13 +70,13 @@ def test_words_on_a_terminal_bring_no_escapes_of_their_own() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["text", "show", "2:\x1b[2J"],
-        ["\x1b[2J"],
-        ["plan", "\x1b[2J.yaml"],
-        ["plan", "small", "trainer.\x1b[2J=1"],
-        ["text", "show", "2:255", "--\x1b[2J"],
-        ["evaluate", "none\x1b[2J.nemo", "none\x1b[2J.jsonl"],
-        ["corpus", "scan", "none\x1b[2J", "--to", "all.jsonl"],
+        ["text", "show", "2:\x9b2J"],
+        ["\x9b2J"],
+        ["plan", "\x9b2J.yaml"],
+        ["plan", "small", "trainer.\x9b2J=1"],
+        ["text", "show", "2:255", "\x9b2J"],
+        ["evaluate", "none\x9b2J.nemo", "none\x9b2J.jsonl"],
+        ["corpus", "scan", "none\x9b2J", "--to", "all.jsonl"],
     ],
 )
 def test_errors_and_usage_print_it_written_out(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,8 +84,8 @@ def test_errors_and_usage_print_it_written_out(words: list[str], capsys: pytest.
         main(words)
     out, err = capsys.readouterr()
     assert end.value.code == 2
-    assert "\x1b" not in out + err
-    assert "\\u001b[2J" in err
+    assert "\x9b" not in out + err
+    assert "\\u009b2J" in err
 
 
 def test_a_folder_name_that_is_not_utf_8_ends_in_no_traceback(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ SHIPPED = (
 _FOLDER = Path(__file__).parent.parent / "recipes"
 _PLAIN_TEXT = re.compile(r"[A-Za-z_./][\w./-]*")
 _NOT_TEXT = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+LONGEST_NAME = 100
+"""Of a run: its files have it in their names."""
+
 MOST_BASES = 16
 """Recipes laid over each other."""
 
@@ -171,17 +174,26 @@ def find(name_or_path: str | Path, beside: Path | None = None) -> tuple[Path, st
     if name in SHIPPED:
         return _FOLDER / f"{name}.yaml", f"{name}.yaml"
     path = Path(name) if beside is None else beside / name
-    if path.is_dir():
+    is_folder, is_file = _looked_at(path)
+    if is_folder:
         raise QuranAsrError(f"`{name}` is a folder, not a recipe", remedy="name a .yaml file")
-    if not path.is_file():
+    if not is_file:
         import difflib
 
         near = difflib.get_close_matches(name, SHIPPED, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "`quran-asr recipe list` names the shipped ones"
-        raise QuranAsrError(f"no recipe `{name}`", remedy=hint)
+        raise QuranAsrError(f"no recipe `{name[:200]}`", remedy=hint)
     if _is_manifest(path):
         raise QuranAsrError(f"`{name}` is a manifest, not a recipe", remedy=f"--train {name}")
     return path, str(path)
+
+
+def _looked_at(path: Path) -> tuple[bool, bool]:
+    """Whether a path is a folder, and a file; what no file system can name is neither."""
+    try:
+        return path.is_dir(), path.is_file()
+    except (OSError, ValueError):
+        return False, False
 
 
 def _is_manifest(path: Path) -> bool:
@@ -233,8 +245,8 @@ def _shipped(path: Path, shown: str) -> Section:
 def disagreements(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """Pairs of values that cannot go together, as (key, what is wrong, what to do)."""
     encoder, data, trainer = recipe.model.encoder, recipe.model.train_ds, recipe.trainer
-    if re.search(r"[/\\\s]|^\.|--|^$", recipe.name):
-        yield "name", f"name `{recipe.name}` cannot name files", "use letters, digits, single - and _"
+    if re.search(r"[/\\\s\x00-\x1f\x7f]|^\.|--|^$", recipe.name) or len(recipe.name) > LONGEST_NAME:
+        yield "name", f"name `{recipe.name[:60]}` cannot name files", "use letters, digits, single - and _"
     if encoder.d_model % encoder.n_heads:
         yield (
             "model.encoder.n_heads",

@@ -74,7 +74,7 @@ class _References:
     def _look_up(self, key: str, place: Place, chain: tuple[str, ...]) -> tuple[Any, int]:
         if ":" in key:
             raise QuranAsrError(
-                f"`${{{key}}}` is not allowed: a recipe reads nothing from its surroundings",
+                f"`${{{key[:60]}}}` is not allowed: a recipe reads nothing from its surroundings",
                 where=str(place),
                 remedy="write the value itself, or give it on the command line",
             )
@@ -95,7 +95,9 @@ class _References:
         if isinstance(node, Leaf):
             return node
         raise QuranAsrError(
-            f"`${{{key}}}` refers to nothing", where=str(place), remedy="write the whole key: ${section.key}"
+            f"`${{{key[:60]}}}` refers to nothing",
+            where=str(place),
+            remedy="write the whole key: ${section.key}",
         )
 
 
