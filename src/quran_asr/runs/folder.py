@@ -83,13 +83,23 @@ class RunFolder:
         write_atomically(self.path / name, text.encode())
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add a line to `metrics.jsonl` and see it to the disk. A torn last line is taken away first."""
+        """Add a line to `metrics.jsonl` and see it to the disk, whole or not at all.
+
+        A torn last line is taken away first.
+        """
         line = json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False) + "\n"
-        with named_errors(self.metrics), self.metrics.open("ab+") as file:
-            _drop_torn_line(file)
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        end = None
+        try:
+            with named_errors(self.metrics), self.metrics.open("ab+") as file:
+                _drop_torn_line(file)
+                end = file.seek(0, os.SEEK_END)
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if end is not None:
+                os.truncate(self.metrics, end)
+            raise
 
     def sweep(self) -> None:
         """Take away what a killed process had begun to write; hidden files of others stay."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quran_asr import __version__
-from quran_asr.files import parse_json, write_atomically
+from quran_asr.files import named_errors, parse_json, write_atomically
 from quran_asr.findings import QuranAsrError, counted
 from quran_asr.runs.children import StopAskedError, alone, asked_to_stop, start
 from quran_asr.runs.comparison.compare_arms import Arm, manifests_of, seeded
@@ -182,7 +182,7 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
     folder.mkdir(parents=True, exist_ok=True)
     clock = _Clock(trials, conditions)
     running: dict[Trial, subprocess.Popen[bytes]] = {}
-    with alone(folder), asked_to_stop(), conditions.progress("trials", "") as show:
+    with alone(folder), named_errors(folder), asked_to_stop(), conditions.progress("trials", "") as show:
         try:
             while left or running:
                 while left and len(running) < conditions.jobs:

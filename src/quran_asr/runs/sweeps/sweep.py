@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quran_asr.files import parse_json, refuse_foreign, write_atomically
+from quran_asr.files import named_errors, parse_json, refuse_foreign, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.runs.recipe import as_yaml, load_recipe
 from quran_asr.runs.resume import changes
@@ -81,7 +81,7 @@ def run_sweep(
     """
     refuse_foreign(folder, ("sweep.json", "sweep-recipe.yaml", "study.journal", "lock"), "sweep")
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock"):
+    with locked(folder / "lock"), named_errors(folder):
         settle(sweep, folder)
         _mend_journal(folder / "study.journal")
         study = open_study(sweep, folder)
