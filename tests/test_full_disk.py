@@ -204,9 +204,14 @@ def settled(disk: Path, made: Made) -> Path:
 def lines_to_split(made: Made) -> list[Made]:
     """Of four verses, for `corpus split`."""
     return [
-        {**made["line"], "verses": [f"112:{verse}"], "offset": offset / 10, "duration": 0.1}
+        {
+            **made["line"],
+            "verses": [f"112:{verse}"],
+            "audio_filepath": f"{reciter}/{verse}",
+            "reciter": reciter,
+        }
         for verse in (1, 2, 3, 4)
-        for offset in range(4)
+        for reciter in ("a", "b")
     ]
 
 
