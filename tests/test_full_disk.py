@@ -202,17 +202,15 @@ def settled(disk: Path, made: Made) -> Path:
 
 
 def lines_to_split(made: Made) -> list[Made]:
-    """Of four verses, for `corpus split`."""
-    return [
-        {
-            **made["line"],
-            "verses": [f"112:{verse}"],
-            "audio_filepath": f"{reciter}/{verse}",
-            "reciter": reciter,
-        }
-        for verse in (1, 2, 3, 4)
-        for reciter in ("a", "b")
-    ]
+    """Of two reciters and four verses, for `corpus split`."""
+    lines = []
+    for verse in (1, 2, 3, 4):
+        for reciter in ("a", "b"):
+            path = Path(made["line"]["audio_filepath"]).with_name(f"{reciter}{verse}.wav")
+            audio.write(path, made["sound"] / verse)
+            line = {"audio_filepath": str(path), "verses": [f"112:{verse}"], "reciter": reciter}
+            lines.append({**made["line"], **line})
+    return lines
 
 
 def state_of(disk: Path) -> dict[str, bytes]:
