@@ -44,6 +44,7 @@ EXIT_CODES = {
     1: "The command worked and its answer is bad: a finding of severity `error`, no usable recording, no "
     "verse near the words.",
     2: "Wrong use or wrong input. What is wrong, where, and what to do is said on stderr.",
+    143: "Ended by SIGTERM, and nothing temporary is left. A training ends with 130.",
     130: "Interrupted by Ctrl-C, a training also by SIGTERM. It leaves a run that `train --resume RUN` "
     "continues.",
 }

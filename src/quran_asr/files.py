@@ -1,14 +1,35 @@
-"""Files that are either whole or not there: an interrupted write leaves what stood there before."""
+"""Files that are either whole or not there, and folders that are gone afterwards.
+
+Everything that is being written has a name of ours (`.quran-asr-...`), which nobody can guess and which says
+whose it is, so that what a killed process left can be told from what a living one is writing.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import json
 import os
+import re
+import secrets
+import shutil
+import socket
+import stat
 import sys
-from collections.abc import Collection
+import tempfile
+import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from quran_asr.findings import QuranAsrError
+
+_UNFINISHED = re.compile(
+    r"\.quran-asr-(?P<host>[0-9a-f]{8})-(?P<pid>\d{1,10})-[0-9a-f]{16}\.unfinished(\.\w{1,8})?"
+)
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 def cache_folder() -> Path:
@@ -48,28 +69,6 @@ def refuse_foreign(folder: Path, ours: Collection[str], what: str) -> None:
         )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by a file that holds `data`; missing folders are made.
-
-    The bytes go to a file beside it and on to the disk before the name changes hands, so a full disk or a
-    power cut leaves the old file, and never half of the new one.
-
-    Raises:
-        OSError: it cannot be written; the old file is untouched and nothing is left beside it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a whole file, read in pieces.
 
@@ -78,3 +77,216 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """As `json.loads`, for text from anywhere.
+
+    Args:
+        text: UTF-8 where it is bytes.
+        options: of `json.loads`.
+
+    Raises:
+        ValueError: not JSON, nested without end, or with half a character (a lone surrogate), which no file
+            and no terminal takes.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    try:
+        value = json.loads(text, **options)
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character (a lone surrogate)") from None
+    return value
+
+
+# Writing
+
+
+@contextlib.contextmanager
+def named_errors(place: Path) -> Iterator[None]:
+    """Within this, an error of the system that names no file, as that of a full disk, names `place`.
+
+    Raises:
+        OSError: what was raised inside, with a file name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(place)) from error
+
+
+@contextlib.contextmanager
+def full_disk_named(place: Path, needed: int = 1 << 20) -> Iterator[None]:
+    """As `named_errors`, for libraries that say of a full disk what they like: it is looked at then.
+
+    Args:
+        place: a file or folder that is written inside.
+        needed: bytes that were to be written; also below `$TMPDIR`, where such libraries gather them first.
+
+    Raises:
+        OSError: one of both disks has no room for that, and it is named.
+        Exception: what was raised inside, where both have.
+    """
+    try:
+        with named_errors(place):
+            yield
+    except OSError:
+        raise
+    except Exception as error:
+        for folder in (place if place.is_dir() else place.parent, Path(tempfile.gettempdir())):
+            if folder.is_dir() and shutil.disk_usage(folder).free < needed:
+                shown = place if folder in (place, place.parent) else folder
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(shown)) from error
+        raise
+
+
+def unfinished_path(folder: Path, suffix: str = "") -> Path:
+    """A name in `folder` for something that is being written; nothing is made.
+
+    Args:
+        folder: where the finished file or folder will be.
+        suffix: a file ending, for writers that look at it.
+    """
+    return folder / f".quran-asr-{_host_code()}-{os.getpid()}-{secrets.token_hex(8)}.unfinished{suffix}"
+
+
+@contextlib.contextmanager
+def replacing(target: Path, suffix: str = "") -> Iterator[Path]:
+    """Give an empty file beside `target`, which takes its place when the block ends without an error.
+
+    What was written goes on to the disk before the name changes hands, and the folder after it: a full disk
+    or a power cut leaves the old file, and never half of the new one. The file has the permissions of the one
+    that it replaces, and otherwise those that the umask leaves. Missing folders are made.
+
+    Args:
+        target: the file; where it is a link, the link is replaced and not what it names.
+        suffix: as in `unfinished_path`.
+
+    Raises:
+        OSError: it cannot be written, `target` is named; the old file is untouched and nothing is left.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_path(target.parent, suffix)
+    try:
+        mode = _mode_of(target)
+        # O_EXCL: where something stands under this name already, a link above all, nothing is opened.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        os.close(os.open(unfinished, flags, 0o666 if mode is None else mode | 0o600))
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        if mode is not None:
+            unfinished.chmod(mode)
+        unfinished.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        if error.errno is None or error.filename not in (None, str(unfinished)):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by a file that holds `data`, as `replacing` does.
+
+    Raises:
+        OSError: it cannot be written; the old file is untouched and nothing is left beside it.
+    """
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(data)
+
+
+def _mode_of(target: Path) -> int | None:
+    """The permissions of a file; None where there is none, or something else."""
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    return mode & 0o777 if stat.S_ISREG(mode) else None
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name survives a power cut; Windows and some network disks have no way to."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder below `$TMPDIR` that is gone when the block ends, also where SIGTERM ends it.
+
+    Raises:
+        OSError: none can be made, or it is full: it is named.
+    """
+    with tempfile.TemporaryDirectory(prefix="quran-asr-") as made, named_errors(Path(made)):
+        yield Path(made)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what killed processes of this machine had begun to write in `folder`; nothing else."""
+    for path in folder.glob(".quran-asr-*"):
+        name = _UNFINISHED.fullmatch(path.name)
+        if name is None or name["host"] != _host_code() or is_alive(int(name["pid"])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+# Processes
+
+
+def _host_code() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
+    if sys.platform == "win32":
+        import ctypes
+
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return False
+        code = ctypes.c_ulong()
+        ctypes.windll.kernel32.GetExitCodeProcess(handle, ctypes.byref(code))
+        ctypes.windll.kernel32.CloseHandle(handle)
+        return code.value == 259  # STILL_ACTIVE
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return _told_by_linux(pid, 0) not in ("Z", "X")  # ended, and nobody has asked how
+
+
+def started(pid: int) -> str | None:
+    """When a process began, in clock ticks since this machine booted (proc(5), `starttime`); Linux only.
+
+    A number that was given to another process since then is told by it.
+    """
+    return _told_by_linux(pid, 19)
+
+
+def _told_by_linux(pid: int, field: int) -> str | None:
+    """A field of /proc/PID/stat, counted from the one after the name."""
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return said.rpartition(")")[2].split()[field]
+    except (OSError, IndexError):
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,16 @@ class Finding:
 def counted(number: int, one: str, many: str = "") -> str:
     """`1 clip`, `2,899 clips`; `many` where it is not the word with an s."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for tab and line feed, what turns the direction of text around, and halves of
+characters: what a terminal obeys or a stream cannot write."""
+
+
+def printable(text: str) -> str:
+    r"""The text with what a terminal would obey written out, as `\u001b`: in JSON it means the same."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 class QuranAsrError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -214,3 +215,73 @@ def test_a_report_of_another_manifest_is_not_written_over(tmp_path: Path, monkey
     (first / "report.json").write_text('{"model": "b", "manifest": "one/manifest.jsonl"}')
     assert folder("one/manifest.jsonl") == first
     assert folder("other/manifest.jsonl") == first.with_name(f"{first.name}--2")
+
+
+class _Hears:
+    """Hears nothing, at once."""
+
+    name, decoder, look_ahead_ms, spelling, edition = "model", "ctc", None, "letters", "simple"
+    training_data = None
+
+    def recognize_clips(self, segments: list[Segment]) -> list[Transcript]:
+        return [Transcript("") for _ in segments]
+
+
+def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+    monkeypatch.setattr("quran_asr.cli.evaluate.load", lambda *_: _Hears())
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "model.nemo", "test.jsonl", "--to", "out", *more])
+    return int(end.value.code or 0)
+
+
+def test_the_report_is_written_before_anything_is_printed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a terminal that breaks")
+
+    for name in ("print_report", "print_json"):
+        monkeypatch.setattr(f"quran_asr.cli.evaluate.{name}", fails)
+    for more in ((), ("--json",)):
+        with pytest.raises(RuntimeError):
+            evaluated(folder, monkeypatch, *more)
+        assert json.loads((folder / "out" / "report.json").read_text())["clips"] == 1
+        (folder / "out" / "report.json").unlink()
+
+
+def test_escapes_in_the_name_of_a_reciter_are_printed_written_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"audio_filepath": "112001.wav", "duration": 1.0, "verses": ["112:1"], "reciter": "\x1b[2Jgone"}
+    (folder / "test.jsonl").write_text(json.dumps(line) + "\n")
+    assert evaluated(folder, monkeypatch) == 0
+    out, _ = capsys.readouterr()
+    assert "\x1b" not in out
+    assert "\\u001b[2Jgone" in out
+    assert evaluated(folder, monkeypatch, "--json") == 0
+    assert "\x1b[2Jgone" in json.loads(capsys.readouterr().out)["reciters"]
+
+
+def test_half_a_character_in_a_manifest_is_refused_before_the_model_is_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '{"audio_filepath": "112001.wav", "duration": 1.0, "verses": ["112:1"], "reciter": "\\ud800"}\n'
+    (folder / "test.jsonl").write_text(text)
+    code, out, err = run(capsys, "evaluate", "model.nemo", "test.jsonl")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: test.jsonl:1: ")
+    assert "half a character" in err
+
+
+def test_a_folder_name_that_is_not_utf_8_loses_no_report(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = folder / os.fsdecode(b"odd-\xe4")
+    odd.mkdir()
+    for name in ("112001.wav", "test.jsonl", "model.nemo"):
+        (folder / name).rename(odd / name)
+    monkeypatch.chdir(odd)
+    assert evaluated(odd, monkeypatch) == 0
+    assert json.loads((odd / "out" / "report.json").read_text())["clips"] == 1
+    line = json.loads((odd / "out" / "transcripts.jsonl").read_text())
+    assert line["audio_filepath"] == str(odd / "112001.wav")

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,39 @@ def test_a_pretrained_start_that_does_not_fit_is_refused_and_leaves_nothing(plac
         place, *words, f"init_from_pretrained_model={best}", "--allow-partial", "trainer.max_steps=1"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_never_train_one_run(place: Path) -> None:
+    """The second is told who trains, the first goes on, and one that was killed holds nobody up."""
+    done = train(place, "quickstart", *MANIFESTS, *TINY, "name=alone")
+    assert done.returncode == 0, done.stderr
+    run = open_run(max((place / "nemo_experiments" / "alone").iterdir()))
+    words = [
+        "train",
+        "--resume",
+        str(run.path),
+        "trainer.max_steps=100000",
+        "trainer.val_check_interval=50000",
+    ]
+    command = [sys.executable, "-m", "quran_asr", *words]
+    with (place / "first.log").open("wb") as log:
+        first = subprocess.Popen(command, cwd=place, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + 120
+        while len(steps(run)) < 12 and time.monotonic() < until:
+            time.sleep(0.05)
+        second = train(place, "--resume", str(run.path), "trainer.max_steps=100000")
+        assert second.returncode == 2
+        assert "another process trains this run" in second.stderr
+        assert f"process {first.pid} on " in second.stderr
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+    assert (run.path / ".lock").exists()
+    lines = run.metrics.read_text().splitlines()
+    numbers = [row["step"] for row in map(json.loads, lines[:-1]) if row["split"] == "train"]
+    assert numbers == sorted(set(numbers)), "a step was written twice"
+    third = train(place, "--resume", str(run.path), "trainer.max_steps=8", "trainer.val_check_interval=2")
+    assert third.returncode == 0, third.stderr
+    assert not list(run.path.rglob(".*"))

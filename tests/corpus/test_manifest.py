@@ -264,3 +264,20 @@ def test_a_disk_that_is_full_at_the_last_moment_leaves_the_old_manifest(clip, tm
         write_manifest(path, [line] * 2)
     assert path.read_bytes() == old
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("key", ["reciter", "text", "audio_filepath", "source", "\\udc00"])
+@pytest.mark.parametrize("half", ["\\ud800", "a\\uDFFFb", "\\ude00\\ud83d"])
+def test_half_a_character_is_refused_where_it_stands(tmp_path: Path, key: str, half: str) -> None:
+    """No report could be written of it, and no terminal could show it."""
+    line = '{"audio_filepath": "a.wav", "duration": 1, "verses": ["112:1"]}\n'
+    bad = line.replace("}", f', "{key}": "{half}"}}')
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "all.jsonl").write_text(line + bad, encoding="ascii")
+    for read in (read_lines, lambda path: read_manifest(path, "letters")):
+        with pytest.raises(
+            QuranAsrError, match=r"all\.jsonl:2: not JSON that can be read: .*half a character"
+        ):
+            read(tmp_path / "all.jsonl")
+    segments, findings = read_manifest(tmp_path / "all.jsonl", "letters", on_error="collect")
+    assert len(segments) == len(findings) == 1

@@ -101,3 +101,9 @@ def test_links_between_pages_lead_somewhere() -> None:
             titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
             assert not anchor or anchor in anchors, f"{page.name}: {target}#{anchor}"
+
+
+def test_the_attacks_in_security_md_name_tests_that_exist() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "SECURITY.md").read_text("utf-8")))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "quran_asr"
 
-GROUND = frozenset({"findings", "records", "files", "audio", "tarfiles"})
+GROUND = frozenset({"findings", "records", "files", "locks", "audio", "tarfiles"})
 DOOR = "quran_asr"
 """The package's own `__init__`."""
 
@@ -43,6 +43,7 @@ TABLE = {
     "records": room("findings", "numpy", ground=False),
     "files": room("findings records", ground=False),
     "tarfiles": room("findings", ground=False),
+    "locks": room("findings files", ground=False),
     "audio": room("findings records files", "numpy soundfile soxr", ground=False),
     "text": room(),
     "corpus": room("text", "numpy", "espeakng_loader"),
@@ -237,3 +238,22 @@ def test_the_check_sees_what_is_forbidden(importer: str, source: str, complaint:
 def test_the_check_sees_a_circle() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_every_module_can_be_imported_on_windows_and_macos() -> None:
+    """What only Unix has is imported inside the function that needs it."""
+    unix = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    found = [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for statement in ast.parse(path.read_text("utf-8")).body
+        for name in (
+            [alias.name for alias in statement.names]
+            if isinstance(statement, ast.Import)
+            else [statement.module or ""]
+            if isinstance(statement, ast.ImportFrom)
+            else []
+        )
+        if name in unix
+    ]
+    assert found == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +16,15 @@ from hypothesis import strategies as st
 
 from quran_asr import files
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.folder import RunFolder, checkpoint_bytes, create_run, lacking_space, last_run, open_run
+from quran_asr.runs.folder import (
+    LOCK,
+    RunFolder,
+    checkpoint_bytes,
+    create_run,
+    lacking_space,
+    last_run,
+    open_run,
+)
 from quran_asr.runs.recipe import load_recipe
 
 NOON = datetime(2026, 11, 23, 12, 0, 0)
@@ -218,3 +228,29 @@ def test_disk_space_is_weighed_before_training(tmp_path: Path) -> None:
     finding = lacking_space(tmp_path, 10**15, 10)
     assert finding is not None
     assert (finding.severity, finding.code) == ("error", "disk-space")
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(run: RunFolder) -> None:
+    with run.held():
+        with pytest.raises(QuranAsrError, match="another process trains this run") as refused, run.held():
+            pytest.fail("both train")
+        assert f"process {os.getpid()} on" in str(refused.value)
+        assert refused.value.where == str(run.path)
+    with run.held():
+        pass
+    assert not (run.path / LOCK).exists()
+
+
+def test_a_sweep_takes_away_what_killed_trainings_left_and_nothing_else(run: RunFolder) -> None:
+    theirs = [run.path / ".git", run.path / ".notes", run.checkpoints / ".last-abcdefgh.tmp"]
+    for path in theirs:
+        path.write_text("a user's own")
+    living = files.unfinished_path(run.checkpoints)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = living.with_name(living.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+    for path in (living, left):
+        path.write_bytes(b"half a checkpoint")
+    run.sweep()
+    assert all(path.exists() for path in (*theirs, living))
+    assert not left.exists()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,3 +229,21 @@ def test_a_broken_calibration_is_a_warning_and_not_used(text: str) -> None:
     assert [finding.code for finding in broken] == ["broken-calibration"] * 2
     assert all("\n" not in finding.message for finding in broken)
     assert math.isfinite(planned("transfer", None).batch_seconds or math.nan)
+
+
+def test_processes_that_measure_at_once_keep_each_others_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QURAN_ASR_CACHE", str(tmp_path))
+    code = (
+        "import sys\n"
+        "from quran_asr.runs.planning.calibration import Calibration, write_calibration\n"
+        "for number in range(10):\n"
+        "    write_calibration(Calibration('GPU', f'{sys.argv[1]}-{number}', 1.0, 1.0, None, '2026-01-31'))\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("a", "b", "c")]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    found, broken = read_calibrations()
+    assert broken == []
+    assert len({one.model for one in found}) == 30
+    assert [path.name for path in calibration_folder().iterdir()] == ["gpu.json"]

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quran_asr.cli.numbers import FiniteRange
-from quran_asr.cli.printing import findings_as_json, print_findings, print_json, print_table, progress_bar
+from quran_asr.cli.printing import (
+    echo,
+    findings_as_json,
+    print_findings,
+    print_json,
+    print_table,
+    progress_bar,
+)
 from quran_asr.findings import counted
 
 if TYPE_CHECKING:
@@ -112,10 +119,10 @@ def audit(
     code = print_findings(report.findings)
     _print_tables(report)
     for path in replaced:
-        click.echo(f"replaced {path}", err=True)
+        echo(f"replaced {path}", err=True)
     for name in ("clean.jsonl", "rejects.jsonl", "audit.jsonl", "audit.html"):
         if to / name not in replaced:
-            click.echo(f"wrote {to / name}", err=True)
+            echo(f"wrote {to / name}", err=True)
     return code
 
 
@@ -147,7 +154,7 @@ def _print_tables(report: AuditReport) -> None:
         ],
     )
     if report.reasons:
-        click.echo()
+        echo()
         print_table(
             ("reason", "clips", "verdict", "meaning"),
             [(code, n, REASONS[code].action, REASONS[code].meaning) for code, n in report.reasons.items()],
@@ -155,7 +162,7 @@ def _print_tables(report: AuditReport) -> None:
     clean, rejects = report.clean, report.rejects
     speed = report.effort.times_real_time
     how = f"measured at {speed:.0f} times real time a core" if speed else "all from the cache"
-    click.echo(
+    echo(
         f"\nkept {counted(len(clean), 'clip')}, {_hours(clean):.2f} hours; rejected {len(rejects):,}, "
         f"{_hours(rejects):.2f} hours; {how}"
     )

@@ -11,7 +11,7 @@ import click
 
 from quran_asr.cli.benchmark_listening import listening
 from quran_asr.cli.extras import need
-from quran_asr.cli.printing import print_json, print_table
+from quran_asr.cli.printing import echo, print_json, print_table
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
@@ -147,21 +147,21 @@ def _print(figures: dict[str, Any]) -> None:
     from quran_asr.runs.planning.benchmark import growth_table, precision_table, table
 
     batch, lattice = figures["batch"], figures["lattice"]
-    click.echo(
+    echo(
         f"{figures['preset']}: {figures['parameters'] / 1e6:.2f}M parameters, {batch['clips']} clips, "
         f"{batch['audio_seconds']:.1f} s; lattice {lattice['frames']} x {lattice['labels']} x "
         f"{lattice['classes']}; {figures['device']}, {figures['precision']}"
     )
     print_table((f"{figures['clock']} time", "stock NeMo", "ours", "better"), table(figures))
     if "growth" in figures:
-        click.echo()
+        echo()
         header = ("batch", "stock NeMo", "ours", "better", "loss, stock", "loss, ours")
         print_table(header, growth_table(figures["growth"]))
     if "precisions" in figures:
-        click.echo()
+        echo()
         print_table(("ours in", "a step", "loss at the end"), precision_table(figures["precisions"]))
-    click.echo()
+    echo()
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)

@@ -12,7 +12,7 @@ import click
 from quran_asr.cli.extras import need
 from quran_asr.cli.models import look_through, refuse_bundle
 from quran_asr.cli.numbers import FiniteRange
-from quran_asr.cli.printing import print_json, print_table
+from quran_asr.cli.printing import echo, print_json, print_table
 from quran_asr.findings import QuranAsrError
 
 
@@ -161,7 +161,7 @@ def listening(
     if as_json:
         print_json(figures)
     else:
-        click.echo(
+        echo(
             f"{figures['model']}: {figures['parameters'] / 1e6:.1f}M parameters, {figures['clips']} clips, "
             f"{figures['audio_seconds']:.0f} s, {threads} thread(s), transducer; * is the best of a row"
         )
@@ -170,4 +170,4 @@ def listening(
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)

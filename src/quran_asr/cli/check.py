@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from quran_asr.cli.extras import need
+from quran_asr.cli.printing import echo
 
 
 @click.command(
@@ -82,9 +83,7 @@ def check(
             sample=None if sample == "all" else int(sample),
             tolerated=(TOO_LITTLE,) if allow_partial else (),
         )
-        lines = checking.run(
-            preflight.checks(), lambda line: None if as_json else show_line(line, click.echo)
-        )
+        lines = checking.run(preflight.checks(), lambda line: None if as_json else show_line(line, echo))
     if as_json:
         print_json(checking.as_json(name, lines))
     return int(checking.has_failed(lines))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quran_asr.cli.extras import need
-from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
+from quran_asr.cli.printing import echo, print_findings, print_json, print_table, progress_bar
 from quran_asr.findings import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def print_list(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
         )
         return 0
     if not saved:
-        click.echo("no checkpoint yet: a training writes one at each validation", err=True)
+        echo("no checkpoint yet: a training writes one at each validation", err=True)
         return 0
     header = ("file", "epoch", "step", "WER %", "CTC WER %", "CER %", "MB", "written", "")
     print_table(header, [_row(one, "; ".join(notes[one.path])) for one in saved])
@@ -172,7 +172,7 @@ def print_best(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
     if as_json:
         print_json({"checkpoint": str(checkpoint.path), "nemo": None if nemo is None else str(nemo.path)})
     else:
-        click.echo(checkpoint.path)
+        echo(checkpoint.path)
     return 0
 
 
@@ -207,7 +207,7 @@ def average(
         )
     need("train")
     segments = validation_clips(run, validation)
-    click.echo(
+    echo(
         f"averaging {count} checkpoints, then hearing {len(segments):,} clips with {best.path.name} and with "
         "the average",
         err=True,
@@ -288,18 +288,18 @@ def print_averaging(found: Averaging) -> None:
     interval = "no interval from so few clips"
     if found.interval is not None:
         interval = f"{100 * found.interval[0]:+.2f} to {100 * found.interval[1]:+.2f}"
-    click.echo()
-    click.echo(f"average minus best: {100 * found.difference:+.2f} points ({interval})")
-    click.echo(f"interval: {found.interval_method}; the same clips drawn for both")
+    echo()
+    echo(f"average minus best: {100 * found.difference:+.2f} points ({interval})")
+    echo(f"interval: {found.interval_method}; the same clips drawn for both")
     if found.within_noise:
-        click.echo("the difference is within the noise of these clips")
+        echo("the difference is within the noise of these clips")
     if found.written is None:
         how = "equal" if found.difference == 0 else "not better"
-        click.echo(f"{how}: the average is not kept, {found.best.model} stays the best")
+        echo(f"{how}: the average is not kept, {found.best.model} stays the best")
     elif found.ranked:
-        click.echo(f"better: kept as {found.written}, the run's best model now")
+        echo(f"better: kept as {found.written}, the run's best model now")
     else:
-        click.echo(f"better: kept as {found.written}")
+        echo(f"better: kept as {found.written}")
 
 
 def thin_out(run: RunFolder, saved: Sequence[Saved], keep: int, yes: bool, as_json: bool) -> int:
@@ -308,11 +308,9 @@ def thin_out(run: RunFolder, saved: Sequence[Saved], keep: int, yes: bool, as_js
 
     pruning = prune(saved, keep)
     for one in pruning.foreign:
-        click.echo(f"{one.path.name} stays: its name says no rate", err=True)
+        echo(f"{one.path.name} stays: its name says no rate", err=True)
     for one in pruning.dropped:
-        click.echo(
-            f"{'deleting' if yes else 'to delete'}  {one.path.name}  {one.size / 1e6:,.1f} MB", err=True
-        )
+        echo(f"{'deleting' if yes else 'to delete'}  {one.path.name}  {one.size / 1e6:,.1f} MB", err=True)
     deleted: list[Saved] = []
     if pruning.dropped:
         if not yes:
@@ -323,14 +321,14 @@ def thin_out(run: RunFolder, saved: Sequence[Saved], keep: int, yes: bool, as_js
                     remedy="say it with --yes",
                 )
             if not click.confirm(f"delete {_files(pruning.dropped)}?", err=True):
-                click.echo("nothing was deleted", err=True)
+                echo("nothing was deleted", err=True)
                 return 0
         for one in pruning.dropped:
             try:
                 one.path.unlink()
                 deleted.append(one)
             except FileNotFoundError:
-                click.echo(f"{one.path.name} was gone already", err=True)
+                echo(f"{one.path.name} was gone already", err=True)
     if as_json:
         print_json(
             {
@@ -340,9 +338,9 @@ def thin_out(run: RunFolder, saved: Sequence[Saved], keep: int, yes: bool, as_js
             }
         )
     elif deleted:
-        click.echo(f"deleted {_files(deleted)}, {freed(deleted) / 1e6:,.1f} MB freed")
+        echo(f"deleted {_files(deleted)}, {freed(deleted) / 1e6:,.1f} MB freed")
     else:
-        click.echo("nothing to delete")
+        echo("nothing to delete")
     return 0
 
 
@@ -365,9 +363,9 @@ def export(run: RunFolder, saved: Sequence[Saved], to: Path | None, as_json: boo
     if as_json:
         print_json({"model": str(best.path), "file": str(target), "written": wrote})
     elif wrote:
-        click.echo(f"{target}: written from {best.path.name}")
+        echo(f"{target}: written from {best.path.name}")
     else:
-        click.echo(f"{target}: is there already, the best model of the run")
+        echo(f"{target}: is there already, the best model of the run")
     return 0
 
 
@@ -380,7 +378,7 @@ def _export_checkpoint(checkpoint: Path, target: Path, *, fresh: bool) -> bool:
         fresh: what stands there is known to be no whole archive, and may be replaced.
     """
     need("train")
-    click.echo(f"building the model of {checkpoint.name}", err=True)
+    echo(f"building the model of {checkpoint.name}", err=True)
     from quran_asr.train.average import export as write
     from quran_asr.train.average import same_model
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from quran_asr.cli.printing import echo
 from quran_asr.findings import Finding, QuranAsrError
 
 if TYPE_CHECKING:
@@ -377,4 +378,4 @@ def _list_all(folder: Path, as_json: bool) -> int:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import click
-
-from quran_asr.cli.printing import print_table
+from quran_asr.cli.printing import echo, print_table
 
 if TYPE_CHECKING:
     from quran_asr.runs.comparison.compare import Against, Comparison, Mean
@@ -84,11 +82,11 @@ def print_tables(tables: Sequence[Table]) -> None:
     """All of them on stdout, an empty line between; what they mean on stderr."""
     for number, table in enumerate(tables):
         if number:
-            click.echo()
-        click.echo(table.title)
+            echo()
+        echo(table.title)
         print_table(table.header, table.rows)
         if table.note:
-            click.echo(table.note, err=True)
+            echo(table.note, err=True)
 
 
 def print_reports(reports: Sequence[Told], besides: Sequence[Beside | None]) -> None:
@@ -113,9 +111,9 @@ def print_reports(reports: Sequence[Told], besides: Sequence[Beside | None]) -> 
     header = ("report", "clips", "WER", "CER", "against the first", "as a part of it", "clips of both")
     print_table(header, rows)
     if any(besides):
-        click.echo("95 %; differences by a paired bootstrap over the clips of both", err=True)
+        echo("95 %; differences by a paired bootstrap over the clips of both", err=True)
     if not all(besides):
-        click.echo(
+        echo(
             "transcripts.jsonl is not beside every report: those are not set beside the first clip by clip",
             err=True,
         )

@@ -9,7 +9,7 @@ import click
 
 from quran_asr.cli.audit import audit
 from quran_asr.cli.numbers import FiniteRange
-from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
+from quran_asr.cli.printing import echo, print_findings, print_json, print_table, progress_bar
 from quran_asr.findings import Finding, counted
 
 if TYPE_CHECKING:
@@ -64,31 +64,29 @@ def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: b
         return int(not report.clips)
     print_findings(_dropped_files(report, manifest))
     if not report.clips:
-        click.echo(
-            f"error: no usable recording in {', '.join(folders)}{_dropped_and_ignored(report)}", err=True
-        )
+        echo(f"error: no usable recording in {', '.join(folders)}{_dropped_and_ignored(report)}", err=True)
         if all(drop.reason == NO_VERSE for drop in report.dropped):
-            click.echo(f"hint: looked for {LAYOUT}", err=True)
+            echo(f"hint: looked for {LAYOUT}", err=True)
         return 1
     print_table(
         ("reciter", "clips", "hours"),
         [(name, clips, round(hours, 2)) for name, (clips, hours) in report.reciters.items()],
     )
     others = [f"{report.kinds[kind]:,} x {kind}" for kind in ("basmala", "istiadha") if kind in report.kinds]
-    click.echo(
+    echo(
         f"kept {counted(report.clips, 'clip')}, {report.hours:.2f} hours, reciters: {len(report.reciters)}, "
         f"different verses: {report.verses:,}{' and ' + ', '.join(others) if others else ''}"
         f"{_dropped_and_ignored(report)}"
     )
     if report.over_long:
         longest = sorted(report.over_long, key=lambda clip: (-clip.seconds, clip.path))[:_LONGEST_NAMED]
-        click.echo(
+        echo(
             f"over {max_duration:g} s: {counted(len(report.over_long), 'clip')}, "
             f"{report.over_long_hours:.2f} hours "
             f"({report.over_long_hours / report.hours:.1%}), kept; all in {manifest}.meta.json, the longest: "
             + ", ".join(f"{clip.path} ({clip.seconds:.0f} s)" for clip in longest)
         )
-    click.echo(f"wrote {manifest}", err=True)
+    echo(f"wrote {manifest}", err=True)
     return 0
 
 
@@ -224,11 +222,11 @@ def split(
             for name, side in report.sides.items()
         ],
     )
-    click.echo("seen: share of the clips whose reciter, or words, are in training too", err=True)
+    echo("seen: share of the clips whose reciter, or words, are in training too", err=True)
     for name, side in report.sides.items():
         if name != "train" and by == "reciter":
-            click.echo(f"{name}: {', '.join(side.reciters)}", err=True)
-        click.echo(f"wrote {side.manifest}", err=True)
+            echo(f"{name}: {', '.join(side.reciters)}", err=True)
+        echo(f"wrote {side.manifest}", err=True)
     for stale in report.stale:
         said = "it is of an earlier split and may share clips with the new training set"
         print_findings(
@@ -269,12 +267,12 @@ def speak(references: tuple[str, ...], folder: str, voices: str, fragments: int,
     before = Path(folder) / "manifest.jsonl"
     if before.is_file():
         lines = sum(1 for line in before.read_bytes().splitlines() if line.strip())
-        click.echo(f"{before}: {counted(lines, 'line')} of an earlier corpus, now replaced", err=True)
+        echo(f"{before}: {counted(lines, 'line')} of an earlier corpus, now replaced", err=True)
     with progress_bar("speaking", "clips") as on_progress:
         manifest = speak_corpus(
             refs, names, folder, seed, fragments_per_verse=fragments, on_progress=on_progress
         )
-    click.echo(manifest)
+    echo(manifest)
     return 0
 
 

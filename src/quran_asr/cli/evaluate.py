@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quran_asr.cli.models import as_bundle, decoder_option, load, look_ahead_option
-from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
+from quran_asr.cli.printing import echo, print_findings, print_json, print_table, progress_bar
 from quran_asr.cli.stored import low_rate_notes, rates_of
 from quran_asr.cli.words import word_json
 from quran_asr.findings import QuranAsrError
@@ -132,16 +132,14 @@ def _evaluate(
         steadiness = Steadiness(len(replay.differing), seen.words, seen.grown, seen.replaced)
         report = replace(report, steadiness=steadiness)
         for segment in replay.differing:
-            click.echo(
-                f"{segment.audio} at {segment.offset:g} s: other words than from the whole file", err=True
-            )
+            echo(f"{segment.audio} at {segment.offset:g} s: other words than from the whole file", err=True)
+    write_report(folder, report, clips)  # before anything is printed: hearing takes the time
     code = print_findings(unreadable_findings(report))
     if as_json:
         print_json(report.to_json())
     else:
         print_report(report)
-    write_report(folder, report, clips)
-    click.echo(f"{folder}: report.json and transcripts.jsonl", err=True)
+    echo(f"{folder}: report.json and transcripts.jsonl", err=True)
     return code
 
 
@@ -189,9 +187,9 @@ def transcribe(
         )
     else:
         for segment, answer in answers:
-            click.echo(f"{segment.audio}\t{answer.text}")
+            echo(f"{segment.audio}\t{answer.text}")
     for error in errors:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
     if errors:
         raise QuranAsrError(f"{len(errors)} of {len(files)} files could not be transcribed")
     return 0
@@ -201,11 +199,11 @@ def print_report(report: Report) -> None:
     """The report as a table, rates in percent."""
     setting, whole = report.setting, report.whole
     ahead = "whole recording" if setting.look_ahead_ms is None else f"look-ahead {setting.look_ahead_ms} ms"
-    click.echo(f"model     {setting.model}")
-    click.echo(f"heard by  {setting.decoder}, {ahead}{', as a stream' if setting.streaming else ''}")
-    click.echo(f"spelling  {setting.spelling} ({setting.edition} edition)")
-    click.echo(f"clips     {whole.clips:,} of {setting.manifest}, {whole.hours:.2f} h")
-    click.echo()
+    echo(f"model     {setting.model}")
+    echo(f"heard by  {setting.decoder}, {ahead}{', as a stream' if setting.streaming else ''}")
+    echo(f"spelling  {setting.spelling} ({setting.edition} edition)")
+    echo(f"clips     {whole.clips:,} of {setting.manifest}, {whole.hours:.2f} h")
+    echo()
     groups = [("all", whole)]
     for name, group in report.cells.items():
         groups.append(("training data unknown" if name == "unknown" else name, group))
@@ -213,46 +211,44 @@ def print_report(report: Report) -> None:
     groups += [(f"{name} clips", group) for name, group in report.lengths.items()]
     header = ("", "clips", "words", "WER %", "95 %", "CER %", "95 %", "WER % letters", "CER % letters")
     print_table(header, [(name, *_cells(group)) for name, group in groups])
-    click.echo()
+    echo()
     errors = whole.spelled.words.errors
-    click.echo(
+    echo(
         f"{errors:,} word errors: {report.spelling_errors:,} of spelling (the letters agree), "
         f"{report.hearing_errors:,} of hearing"
     )
-    click.echo(
+    echo(
         f"{report.lost_clips:,} clips lost (less than half of the words heard), "
         f"{report.looping_clips:,} looping (a repetition that was not said), "
         f"{len(report.unreadable):,} unreadable"
     )
     if report.steadiness is not None:
         print_steadiness(report.steadiness)
-    click.echo(f"intervals: {report.interval_method}")
+    echo(f"intervals: {report.interval_method}")
     if "unknown" in report.cells:
-        click.echo("which reciters and texts the model knew is unknown: name its training with --trained-on")
+        echo("which reciters and texts the model knew is unknown: name its training with --trained-on")
     for clip in report.worst[:SHOWN_WORST]:
         segment, score = clip.segment, clip.score
-        click.echo()
+        echo()
         where = " ".join(str(verse) for verse in segment.verses)
-        click.echo(f"{segment.audio} at {segment.offset:g} s {where}".rstrip())
-        click.echo(f"  {score.words.errors} errors in {score.words.said} words")
-        click.echo(f"  said:  {score.reference}")
-        click.echo(f"  heard: {score.hypothesis}")
+        echo(f"{segment.audio} at {segment.offset:g} s {where}".rstrip())
+        echo(f"  {score.words.errors} errors in {score.words.said} words")
+        echo(f"  said:  {score.reference}")
+        echo(f"  heard: {score.hypothesis}")
         wrong = [edit for edit in score.edits() if edit.kind != "hit"]
         for edit in wrong[:SHOWN_EDITS]:
             if edit.kind == "substitution":
-                click.echo(f"    instead of  {edit.said}  heard  {edit.heard}")
+                echo(f"    instead of  {edit.said}  heard  {edit.heard}")
             else:
-                click.echo(
-                    f"    {'added' if edit.kind == 'insertion' else 'left out'}  {edit.heard or edit.said}"
-                )
+                echo(f"    {'added' if edit.kind == 'insertion' else 'left out'}  {edit.heard or edit.said}")
         if len(wrong) > SHOWN_EDITS:
-            click.echo(f"    and {len(wrong) - SHOWN_EDITS} more")
+            echo(f"    and {len(wrong) - SHOWN_EDITS} more")
 
 
 def print_steadiness(steadiness: Steadiness) -> None:
     """What a listener saw of a stream, in two lines."""
-    click.echo(f"{steadiness.differing_clips:,} clips with other words than from the whole file")
-    click.echo(
+    echo(f"{steadiness.differing_clips:,} clips with other words than from the whole file")
+    echo(
         f"{steadiness.words:,} words shown: {steadiness.grown:,} times one grew while it was said, "
         f"{steadiness.replaced:,} times one became another or went"
     )
@@ -305,12 +301,12 @@ def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> 
 
 
 def _of_something_else(folder: Path, model: str, manifest: Path) -> bool:
-    import json
 
+    from quran_asr.files import parse_json
     from quran_asr.measure.evaluate import REPORT_NAME
 
     try:
-        report = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+        report = parse_json((folder / REPORT_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return not isinstance(report, dict) or (report.get("model"), report.get("manifest")) != (

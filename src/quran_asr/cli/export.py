@@ -10,7 +10,7 @@ import click
 
 from quran_asr.cli.extras import need
 from quran_asr.cli.models import look_through, refuse_bundle
-from quran_asr.cli.printing import print_json, print_table
+from quran_asr.cli.printing import echo, print_json, print_table
 from quran_asr.findings import QuranAsrError
 
 
@@ -48,7 +48,7 @@ def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path |
         int8=int8,
         sherpa=sherpa,
         manifest=manifest,
-        on_step=lambda step: click.echo(f"{step} ...", err=True),
+        on_step=lambda step: echo(f"{step} ...", err=True),
     )
     if as_json:
         print_json({"folder": str(folder), "figures": dict(bundle.figures)})
@@ -64,7 +64,7 @@ def _print(folder: Path, figures: Mapping[str, Any]) -> None:
         for ms, row in check["look_aheads"].items()
     ]
     way = "whole and in pieces" + (", before it became 8-bit" if figures.get("int8") else "")
-    click.echo(f"beside the model on {check['clips']} clips ({check['source']}), {way}:")
+    echo(f"beside the model on {check['clips']} clips ({check['source']}), {way}:")
     print_table(("look-ahead", "largest difference", "same words"), rows)
     cost = figures.get("int8")
     if cost:
@@ -73,9 +73,9 @@ def _print(folder: Path, figures: Mapping[str, Any]) -> None:
             words = f"WER {cost['wer_float']:.4f} before, {cost['wer']:.4f} after"
         else:
             words = f"{100 * cost['changed']:.2f} % of the words changed"
-        click.echo(f"8-bit: {size}; {words} ({cost['clips']} clips)")
-        click.echo(
+        echo(f"8-bit: {size}; {words} ({cost['clips']} clips)")
+        echo(
             f"       log-probabilities differ by up to {cost['largest_difference']:.2g}; whole and in pieces "
             f"{cost['pieces_same']} of {cost['pieces']} clips have the same words"
         )
-    click.echo(f"{folder}: the bundle; quran-asr listen, transcribe and evaluate take it")
+    echo(f"{folder}: the bundle; quran-asr listen, transcribe and evaluate take it")

@@ -10,7 +10,7 @@ import click
 
 from quran_asr.cli.extras import need
 from quran_asr.cli.numbers import FiniteRange
-from quran_asr.cli.printing import print_findings, print_json, print_table, progress_bar
+from quran_asr.cli.printing import echo, print_findings, print_json, print_table, progress_bar
 from quran_asr.findings import Finding, QuranAsrError
 
 if TYPE_CHECKING:
@@ -226,9 +226,7 @@ def read_parts(manifests: dict[str, tuple[Path, ...]], recipe: Recipe) -> dict[s
             and (name == "test" or line["duration"] >= ds.train_ds.min_duration)
         ]
         if len(parts[name]) < len(lines):
-            click.echo(
-                f"{len(lines) - len(parts[name])} {name} clips lie outside the recipe's limits", err=True
-            )
+            echo(f"{len(lines) - len(parts[name])} {name} clips lie outside the recipe's limits", err=True)
         if not parts[name]:
             raise QuranAsrError(f"no {name} clip is left", where=str(paths[0]))
     return parts
@@ -241,7 +239,7 @@ def carry_wheels(to: Path, host_packages: Path, lock: Path | None, recipe: Recip
     lock = lock or Path(__file__).parents[3] / "requirements" / "lock.txt"
     pins, host = read_lock(lock), read_host(host_packages)
     wheels = to / "wheels"
-    click.echo("fetching wheels that the host lacks", err=True)
+    echo("fetching wheels that the host lacks", err=True)
     choice = choose(pins, read_needs(recipe), host, lambda asked: download(asked, wheels))
     wanted = {one.file for one in choice.carried}
     for path in wheels.iterdir() if wheels.is_dir() else ():
@@ -329,11 +327,11 @@ def report_kit(
             ("total", f"{total / 2**20:.1f}", "" if max_mib is None else f"of {max_mib:g}"),
         ]
         print_table(("", "MiB", ""), rows)
-        click.echo()
+        echo()
         largest = sorted(choice.carried, key=lambda one: -one.bytes)[:SHOWN_WHEELS]
-        click.echo("largest wheels: " + ", ".join(f"{one.name} {one.bytes / 2**20:.1f}" for one in largest))
-        click.echo(f"left out, for no command of the host needs them: {', '.join(choice.left_out)}")
-        click.echo(f"on the host: python3 {to.name}/run.py --to RESULTS --minutes 9")
+        echo("largest wheels: " + ", ".join(f"{one.name} {one.bytes / 2**20:.1f}" for one in largest))
+        echo(f"left out, for no command of the host needs them: {', '.join(choice.left_out)}")
+        echo(f"on the host: python3 {to.name}/run.py --to RESULTS --minutes 9")
     findings = [
         Finding(
             "note",
@@ -389,6 +387,6 @@ def collect_results(results: Path, to: Path, as_json: bool) -> int:
     if as_json:
         print_json({"run": str(to), "model": None if place is None else str(place)})
     else:
-        click.echo(f"run    {to}")
-        click.echo(f"model  {place or 'none: no weights came back'}")
+        echo(f"run    {to}")
+        echo(f"model  {place or 'none: no weights came back'}")
     return 0

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from quran_asr.cli.printing import echo
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
@@ -33,9 +32,7 @@ def work_on_host(
 
     seconds = float("inf") if minutes is None else 60 * minutes
     began = time.time() if began is None else began
-    host = Host(
-        kit, work, to, began + seconds, seconds, 60 * every, tests, lambda line: click.echo(line, err=True)
-    )
+    host = Host(kit, work, to, began + seconds, seconds, 60 * every, tests, lambda line: echo(line, err=True))
     return run_kit(host)
 
 

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option
 from quran_asr.cli.numbers import FiniteRange
-from quran_asr.cli.printing import print_findings
+from quran_asr.cli.printing import echo, print_findings
 from quran_asr.cli.stored import low_rate_notes
 from quran_asr.cli.words import Json, Lines, Screen, View
 from quran_asr.findings import QuranAsrError
@@ -135,7 +135,7 @@ def _listen(
         finally:
             view.end()
     took = time.monotonic() - begun
-    click.echo(f"{seconds:.1f} s of sound, {len(stream.words):,} words, in {took:.1f} s", err=True)
+    echo(f"{seconds:.1f} s of sound, {len(stream.words):,} words, in {took:.1f} s", err=True)
     return interruption.asked
 
 
@@ -199,10 +199,10 @@ def _of_microphone(backend: Backend, device: str | None, stall_seconds: float) -
     chosen = int(device) if device is not None and device.isdigit() else device
     told = False
     for piece in microphone(
-        chosen, stall_seconds=stall_seconds, tell=lambda said: click.echo(said, err=True), backend=backend
+        chosen, stall_seconds=stall_seconds, tell=lambda said: echo(said, err=True), backend=backend
     ):
         if not told:
-            click.echo("listening; Ctrl-C ends it", err=True)
+            echo("listening; Ctrl-C ends it", err=True)
             told = True
         yield piece
 

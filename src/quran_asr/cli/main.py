@@ -6,16 +6,19 @@ functions import rooms that need numpy or torch.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
 from quran_asr import __version__
-from quran_asr.cli.interrupt import end_interrupted, is_interrupt
+from quran_asr.cli.interrupt import TerminatedError, clean_up_when_terminated, end_interrupted, is_interrupt
+from quran_asr.cli.printing import echo, print_error
 from quran_asr.findings import QuranAsrError
 
 COMMANDS = {
@@ -102,24 +105,49 @@ def _run(args: list[str]) -> object:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 fine, 1 a negative finding, 2 wrong use or input, 130 interrupted."""
+    """Run one command and exit: 0 fine, 1 a negative finding, 2 wrong use or input, 130 interrupted.
+
+    SIGTERM ends it with 143 after it has cleaned up.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
-    try:
+    clean_up_when_terminated()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Arabic ends no command
+            stream.reconfigure(errors="backslashreplace")
+    with errors_in_one_line(debug="--debug" in args):
         code = _run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def errors_in_one_line(*, debug: bool) -> Iterator[None]:
+    """Print what ends a command in one line, and exit with the code that belongs to it."""
+    try:
+        yield
     except (KeyboardInterrupt, ImportError, click.Abort) as error:
         if debug or not (isinstance(error, click.Abort) or is_interrupt(error)):
             raise
         end_interrupted()
+    except TerminatedError:
+        echo("terminated", err=True)
+        raise
     except QuranAsrError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         sys.exit(2)
     except click.ClickException as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        echo(usage.getvalue(), err=True, nl=False)
+        sys.exit(2)
+    except UnicodeEncodeError as error:
+        if debug:
+            raise
+        name = error.object[max(0, error.start - 40) : error.end + 40]
+        print_error(QuranAsrError(f"a name that is not UTF-8 text: `{name}`", remedy="rename it"))
         sys.exit(2)
     except BrokenPipeError:  # `quran-asr ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -128,7 +156,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         hint = "free some space and run the same command again" if error.errno == errno.ENOSPC else ""
-        said = QuranAsrError(error.strerror or str(error), where=str(error.filename or ""), remedy=hint)
-        print(f"error: {said}", file=sys.stderr)
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        print_error(QuranAsrError(error.strerror or str(error), where=where, remedy=hint))
         sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)

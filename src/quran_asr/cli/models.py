@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from quran_asr.cli.extras import need
+from quran_asr.cli.printing import echo
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
@@ -112,13 +113,11 @@ def as_bundle(model: Path) -> Iterator[Path]:
 
     from quran_asr.train.exporting.export import export
 
-    click.echo(
-        f"{checkpoint} is no bundle: it is exported first, for this once; to keep one: {command}", err=True
-    )
+    echo(f"{checkpoint} is no bundle: it is exported first, for this once; to keep one: {command}", err=True)
     with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
         bundle = Path(folder) / "bundle"
         try:
-            export(checkpoint, bundle, on_step=lambda step: click.echo(f"{step} ...", err=True))
+            export(checkpoint, bundle, on_step=lambda step: echo(f"{step} ...", err=True))
         except QuranAsrError as error:
             what = f"no bundle can be made of it: {error.what}"
             raise QuranAsrError(what, where=str(checkpoint), remedy=error.remedy or command) from error

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from quran_asr.cli.printing import echo
+
 
 @click.command(epilog="Example: quran-asr plot last --out curves")
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
@@ -55,5 +57,5 @@ def plot(
         print_json({"pictures": [str(path) for path in written.pictures], "page": str(written.page)})
     else:
         for path in (*written.pictures, written.page):
-            click.echo(path)
+            echo(path)
     return 0

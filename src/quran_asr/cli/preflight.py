@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.printing import print_finding, progress_bar
+from quran_asr.cli.printing import echo, print_finding, progress_bar
 from quran_asr.cli.start import Wish, open_start
 from quran_asr.findings import Finding, QuranAsrError, counted
 
@@ -84,7 +84,7 @@ class FromTrain:
             training,
             None if start is None else start.archive,
             allow_partial=self.wish.allow_partial,
-            say=lambda text: click.echo(text, err=True),
+            say=lambda text: echo(text, err=True),
         )
 
     def memory(self, training: Sequence[Segment]) -> Outcomes:
@@ -169,7 +169,7 @@ class TrainPreflight:
         warnings = sum(line.status == "warning" for line in self.lines)
         if well:
             told = f"{counted(passes, 'pass', 'passes')}, {counted(warnings, 'warning')}"
-            click.echo(f"preflight: {told}", err=True)
+            echo(f"preflight: {told}", err=True)
         return well
 
     def tokenizer_for(self, run: RunFolder) -> None:
@@ -213,7 +213,7 @@ def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> No
         outcome = judge(overfit_gate(recipe, tokenizer, clips, steps, show), len(clips))
     if outcome.status == "failure":
         raise QuranAsrError(outcome.message, remedy=outcome.remedy)
-    click.echo(f"overfit gate passed: {outcome.message}", err=True)
+    echo(f"overfit gate passed: {outcome.message}", err=True)
 
 
 def show_line(line: Line, echo: Callable[[str], None]) -> None:
@@ -233,4 +233,4 @@ def _show_as_finding(line: Line) -> None:
             )
         )
     elif line.check == "overfit":
-        click.echo(f"overfit gate passed: {line.message}", err=True)
+        echo(f"overfit gate passed: {line.message}", err=True)

@@ -11,17 +11,30 @@ from typing import Any
 
 import click
 
-from quran_asr.findings import Finding
+from quran_asr.findings import Finding, printable
+
+
+def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a line on stdout or stderr. Names and words come from anywhere: none of them moves a cursor.
+
+    Everything that a command prints goes through here, or through `printable`.
+    """
+    click.echo(printable(str(message)), err=err, nl=nl)
+
+
+def print_error(error: object) -> None:
+    """The one line with which a command fails, and its hint, on stderr."""
+    echo(f"error: {error}", err=True)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout; NaN and infinities are refused, Arabic stays Arabic."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
+    echo(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Aligned columns on stdout; numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
     numeric = [
         bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))
@@ -31,15 +44,15 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(line, widths, numeric, strict=True)
         ]
-        click.echo("  ".join(padded).rstrip())
+        echo("  ".join(padded).rstrip())
 
 
 def print_finding(finding: Finding) -> None:
     """One finding on stderr: what is so, and what to do."""
     where = f" {finding.where}:" if finding.where else ""
-    click.echo(f"{finding.severity} [{finding.code}]{where} {finding.message}", err=True)
+    echo(f"{finding.severity} [{finding.code}]{where} {finding.message}", err=True)
     if finding.remedy:
-        click.echo(f"  hint: {finding.remedy}", err=True)
+        echo(f"  hint: {finding.remedy}", err=True)
 
 
 def print_findings(findings: Sequence[Finding]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
+from quran_asr.cli.printing import echo
 
 if TYPE_CHECKING:
     from quran_asr.train.metrics import Progress, Watcher
@@ -62,14 +62,12 @@ class _Log:
         if row is None:
             return
         if row["split"] == "validation":
-            click.echo(validation_line(row), err=True)
+            echo(validation_line(row), err=True)
         elif now - self._said >= LOG_SECONDS:
             self._said = now
             left = _time_left(progress, self._first_step, now - self._began)
             of = "" if progress.total_steps is None else f"/{progress.total_steps}"
-            click.echo(
-                f"step {progress.step}{of}, epoch {progress.epoch}: {training_line(row)}{left}", err=True
-            )
+            echo(f"step {progress.step}{of}, epoch {progress.epoch}: {training_line(row)}{left}", err=True)
 
 
 def _time_left(progress: Progress, first_step: int, seconds: float) -> str:

@@ -16,7 +16,7 @@ import click
 
 from quran_asr.cli.extras import need
 from quran_asr.cli.preflight import pass_gate
-from quran_asr.cli.printing import print_finding, print_json, print_table, progress_bar
+from quran_asr.cli.printing import echo, print_finding, print_json, print_table, progress_bar
 from quran_asr.cli.train import report_end
 from quran_asr.findings import QuranAsrError
 
@@ -94,8 +94,8 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
         print_json(_figures(ended, reports, time.perf_counter() - began, page))
     else:
         print_table(*_table(reports))
-        click.echo(f"\n{shown.audio}\n  said   {shown.text}\n  heard  {heard}\n")
-        click.echo(f"model   {ended.run.heard_by()}\ncurves  {picture}\nreport  {page}")
+        echo(f"\n{shown.audio}\n  said   {shown.text}\n  heard  {heard}\n")
+        echo(f"model   {ended.run.heard_by()}\ncurves  {picture}\nreport  {page}")
     return 0
 
 
@@ -156,7 +156,7 @@ def _train(recipe: Recipe, run: RunFolder, segments: dict[str, list[Segment]]) -
 
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with training_progress() as watcher:
+            with run.held(), training_progress() as watcher:
                 return train(
                     recipe,
                     run,
@@ -255,4 +255,4 @@ def _figures(
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from quran_asr.cli.printing import echo
+
 
 @click.group(epilog="Example: quran-asr recipe show transfer")
 def recipe() -> None:
@@ -45,7 +47,7 @@ def show(words: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         print_json({"name": name, "recipe": as_plain(resolved.recipe), "origin": resolved.origin})
     else:
-        click.echo(as_yaml(resolved.recipe, resolved.origin), nl=False)
+        echo(as_yaml(resolved.recipe, resolved.origin), nl=False)
     return 0
 
 
@@ -60,5 +62,5 @@ def new(file: str, words: tuple[str, ...], base: str) -> int:
     from quran_asr.runs.starter import write_starter
 
     write_starter(Path(file), base, words)
-    click.echo(f"wrote {file}; see it whole with: quran-asr recipe show {file}", err=True)
+    echo(f"wrote {file}; see it whole with: quran-asr recipe show {file}", err=True)
     return 0

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from quran_asr.cli.printing import print_finding, print_json
+from quran_asr.cli.printing import echo, print_finding, print_json
 from quran_asr.findings import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | Non
             remedy=f"a number over {made}",
         )
     for change in changed:
-        click.echo(f"override {change}", err=True)
+        echo(f"override {change}", err=True)
     return Resumption(run, recipe, checkpoint, chosen)
 
 
@@ -97,7 +95,7 @@ def has_ended(resumed: Resumption, as_json: bool) -> bool:
     validations = [row for row in resumed.run.read_metrics() if row["split"] == "validation"]
     if not any(row["step"] == made for row in validations) or _average_is_due(resumed, made):
         return False
-    click.echo(
+    echo(
         f"the run has made its {counted(made, 'step')} already; to go on, give trainer.max_steps=N with more"
         + (" (and trainer.max_epochs=N, which ends it too)" if resumed.recipe.trainer.max_epochs > 0 else ""),
         err=True,
@@ -147,7 +145,7 @@ def go_on_from(resumed: Resumption, ranks: int) -> Recipe:
     run, recipe = resumed.run, resumed.recipe
     step = 0
     if resumed.checkpoint is None:
-        click.echo("the run has no checkpoint yet: it begins again, in the same folder", err=True)
+        echo("the run has no checkpoint yet: it begins again, in the same folder", err=True)
         run.rewind_metrics(0, validated=False)
     else:
         facts = checkpoint_facts(resumed.checkpoint)
@@ -158,7 +156,7 @@ def go_on_from(resumed: Resumption, ranks: int) -> Recipe:
                 recipe = keep_effective_batch(recipe, facts.ranks, ranks)
             print_finding(other_processes(facts.ranks, ranks, facts.effective_batch, recipe))
         run.rewind_metrics(step, validated=facts.validated)
-        click.echo(f"going on after step {step:,} from {resumed.checkpoint}", err=True)
+        echo(f"going on after step {step:,} from {resumed.checkpoint}", err=True)
     run.replace_recipe(recipe, step)
     return recipe
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import click
-
-from quran_asr.cli.printing import progress_bar
+from quran_asr.cli.printing import echo, progress_bar
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
@@ -51,7 +49,7 @@ def start_from_checkpoint(recipe: Recipe) -> Recipe:
         raise QuranAsrError(
             "neither a .nemo nor a .ckpt", where=f"exp_manager.resume_from_checkpoint={given}", remedy=""
         )
-    click.echo(
+    echo(
         f"a .nemo holds no optimizer: a new run starts from the weights of {given}, with a new optimizer and "
         "schedule (its run goes on where it was with `--resume RUN`)",
         err=True,
@@ -75,10 +73,8 @@ def open_start(recipe: Recipe, wish: Wish) -> Start | None:
     with progress_bar(f"downloading {name}", "bytes") as show:
         found = find_pretrained(name, show)
     if not wish.quiet:
-        click.echo(f"start from {found.path} ({found.source})", err=True)
+        echo(f"start from {found.path} ({found.source})", err=True)
     archive = read_archive(found.path)
     from quran_asr.train.loop import Start  # imports NeMo, which is for what was not refused
 
-    return Start(
-        found, archive, wish.allow_partial, wish.keep_tokens, lambda text: click.echo(text, err=True)
-    )
+    return Start(found, archive, wish.allow_partial, wish.keep_tokens, lambda text: echo(text, err=True))

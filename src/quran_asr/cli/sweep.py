@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quran_asr.cli.extras import need
+from quran_asr.cli.printing import echo
 
 if TYPE_CHECKING:
     from quran_asr.runs.sweeps.sweep import OnTrial, OnWait, Sweep
@@ -88,7 +89,7 @@ def sweep(
         try:
             run_sweep(asked, folder, on_trial, print_finding, on_wait)
         except KeyboardInterrupt:
-            click.echo(f"stopped; the same command goes on in {folder}", err=True)
+            echo(f"stopped; the same command goes on in {folder}", err=True)
             raise
     result = result_of(asked, folder)
     write_result(result, asked, folder)
@@ -129,7 +130,7 @@ def _asked(
     refuse_impossible(name, fixed, axes)
     need("train", "sweep")
     recipe = load_recipe(name, fixed)
-    click.echo(describe_data(recipe, *select_clips(recipe)), err=True)
+    echo(describe_data(recipe, *select_clips(recipe)), err=True)
     work = weigh_manifests(recipe.model.train_ds.manifests, recipe)
     return Sweep(recipe_name, fixed, axes, trials, seed, prune, plan(recipe, work).optimizer_steps)
 
@@ -141,7 +142,7 @@ def _say_what_comes(asked: Sweep, folder: Path) -> None:
 
     how = "every combination" if asked.is_grid else "sampled"
     steps = "" if asked.steps is None else f" of {asked.steps:,} steps"
-    click.echo(f"{counted(asked.number, 'trial')}{steps}, {how}, in {folder}", err=True)
+    echo(f"{counted(asked.number, 'trial')}{steps}, {how}, in {folder}", err=True)
     if asked.prune and load_recipe(asked.recipe, asked.overrides).trainer.check_val_every_n_epoch == "auto":
         print_finding(
             Finding(
@@ -189,7 +190,7 @@ def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
                 said_at = time.monotonic()
                 log = log_of(folder, number)
                 said = f"begins, log {log}" if wer is None else f"validation WER {wer:.4f}"
-                click.echo(f"trial {number} ({done} of {trials} done): {_as_words(values)}: {said}", err=True)
+                echo(f"trial {number} ({done} of {trials} done): {_as_words(values)}: {said}", err=True)
 
         def wait(number: int) -> None:
             nonlocal said_at, said_before
@@ -199,7 +200,7 @@ def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
             line = said_last(log_of(folder, number))
             if line and line != said_before:
                 said_before = line
-                click.echo(f"trial {number}: {line}", err=True)
+                echo(f"trial {number}: {line}", err=True)
 
         yield show, wait
 
@@ -217,17 +218,17 @@ def print_result(result: Result) -> None:
     from quran_asr.cli.printing import print_table
 
     if not result.rows:
-        click.echo("no trial was made", err=True)
+        echo("no trial was made", err=True)
         return
     keys = list(result.rows[0].values)
     header = ("trial", *_names(keys), "WER %", "95 %", "minus best", "95 %", "steps", "minutes", "")
     print_table(header, [_line(row, keys) for row in result.rows])
-    click.echo(f"intervals: {result.interval_method}; differences over the same clips, drawn in pairs")
-    click.echo("importance of the keys: " + _importance(result))
+    echo(f"intervals: {result.interval_method}; differences over the same clips, drawn in pairs")
+    echo("importance of the keys: " + _importance(result))
     if result.best_recipe is not None:
-        click.echo(f"best recipe: {result.best_recipe}")
+        echo(f"best recipe: {result.best_recipe}")
     else:
-        click.echo("no trial was trained to its end: there is no best recipe")
+        echo("no trial was trained to its end: there is no best recipe")
 
 
 def _names(keys: list[str]) -> list[str]:

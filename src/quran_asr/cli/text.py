@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from quran_asr.cli.printing import print_json
+from quran_asr.cli.printing import echo, print_json
 
 
 @click.group(epilog="Example: quran-asr text show 2:255 --spelling letters")
@@ -38,7 +38,7 @@ def show(reference: str, spelling: str, basmala: bool, as_json: bool) -> int:
         print_json({"spelling": spelling, **_source(quran.edition_name), "verses": rows})
         return 0
     for row in rows:
-        click.echo(f"{row['verse']}\t{row['text']}")
+        echo(f"{row['verse']}\t{row['text']}")
     _say_source(quran.edition_name)
     return 0
 
@@ -65,17 +65,15 @@ def find(words: tuple[str, ...], as_json: bool) -> int:
         print_json({"words": " ".join(words), "exact": exact, **_source(quran.edition_name), "matches": rows})
         return int(not matches)
     if not matches:
-        click.echo("no verse has these words, or most of them in this order", err=True)
+        echo("no verse has these words, or most of them in this order", err=True)
         return 1
     if not exact:
-        click.echo(
-            "no verse has these words together; the nearest verses, and the words they have:", err=True
-        )
+        echo("no verse has these words together; the nearest verses, and the words they have:", err=True)
     for match in matches:
         heard = "" if exact else f"\t{' '.join(match.words)}"
-        click.echo(f"{match.ref}\t{match.text}{heard}")
+        echo(f"{match.ref}\t{match.text}{heard}")
     if exact:
-        click.echo(f"{len(matches)} verse{'s' * (len(matches) > 1)}", err=True)
+        echo(f"{len(matches)} verse{'s' * (len(matches) > 1)}", err=True)
     _say_source(quran.edition_name)
     return 0
 
@@ -107,7 +105,7 @@ def words(reference: str, as_json: bool) -> int:
         print_json({"sources": [_source("uthmani"), _source("simple")], "words": rows})
         return 0
     for row in rows:
-        click.echo(f"{row['verse']}:{row['word']}\t{row['uthmani']}\t{row['diacritized']}\t{row['letters']}")
+        echo(f"{row['verse']}:{row['word']}\t{row['uthmani']}\t{row['diacritized']}\t{row['letters']}")
     _say_source("uthmani", "simple")
     return 0
 
@@ -122,4 +120,4 @@ def _source(edition: str) -> dict[str, str]:
 def _say_source(*editions: str) -> None:
     for edition in editions:
         source = _source(edition)
-        click.echo(f"Text: {source['source']}, {source['link']}", err=True)
+        echo(f"Text: {source['source']}, {source['link']}", err=True)

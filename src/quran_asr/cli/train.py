@@ -17,7 +17,7 @@ import click
 from quran_asr.cli.clips import describe_data, select_clips
 from quran_asr.cli.extras import need
 from quran_asr.cli.preflight import TrainPreflight, train_preflight
-from quran_asr.cli.printing import print_finding, print_findings, print_json
+from quran_asr.cli.printing import echo, print_finding, print_findings, print_json
 from quran_asr.cli.start import Wish, load, open_start, start_from_checkpoint
 from quran_asr.findings import QuranAsrError
 
@@ -124,7 +124,7 @@ def what_goes_on(
     if not zipfile.is_zipfile(checkpoint):
         raise QuranAsrError("is no checkpoint, or was cut off", where=given, remedy="name a whole .ckpt")
     if name:
-        click.echo(f"the run of {given} goes on with its own recipe, not `{name}`", err=True)
+        echo(f"the run of {given} goes on with its own recipe, not `{name}`", err=True)
     run = checkpoint.absolute().parent.parent
     return resumption(run, overrides, checkpoint=checkpoint, best=False)
 
@@ -141,7 +141,7 @@ def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json
 
         refuse_impossible_start(name)
     chosen = select_clips(recipe)
-    click.echo(describe_data(recipe, *chosen), err=True)
+    echo(describe_data(recipe, *chosen), err=True)
     with contextlib.ExitStack() as until_the_end:
         look = None
         if fresh and wish.preflight and not is_follower():
@@ -187,30 +187,33 @@ def train_together(
         run = begin(recipe) if first else None
     else:
         run = resumed.run
-        if first:
-            recipe = go_on_from(resumed, ranks.size)
-    run, recipe = ranks.from_first((run, recipe))
-    click.echo(f"run folder {run.path}", err=True)
-    try:
-        if look is not None:
-            look.tokenizer_for(run)
-        with training_progress() as watcher:
-            ended = train_recipe(
-                recipe,
-                run,
-                chosen[0].kept,
-                chosen[1].kept,
-                watcher=watcher,
-                on_finding=print_finding,
-                resume=None if resumed is None else resumed.checkpoint,
-                ranks=ranks,
-                start=start,
-                memory=MemoryBudget() if wish.fit_memory else None,
-            )
-    except QuranAsrError:
-        if resumed is None and first and not run.metrics.exists():  # it never began: keep no folder
-            shutil.rmtree(run.path)
-        raise
+    with contextlib.ExitStack() as until_the_end:
+        if first and run is not None:
+            until_the_end.enter_context(run.held())
+            if resumed is not None:
+                recipe = go_on_from(resumed, ranks.size)
+        run, recipe = ranks.from_first((run, recipe))
+        echo(f"run folder {run.path}", err=True)
+        try:
+            if look is not None:
+                look.tokenizer_for(run)
+            with training_progress() as watcher:
+                ended = train_recipe(
+                    recipe,
+                    run,
+                    chosen[0].kept,
+                    chosen[1].kept,
+                    watcher=watcher,
+                    on_finding=print_finding,
+                    resume=None if resumed is None else resumed.checkpoint,
+                    ranks=ranks,
+                    start=start,
+                    memory=MemoryBudget() if wish.fit_memory else None,
+                )
+        except QuranAsrError:
+            if resumed is None and first and not run.metrics.exists():  # it never began: keep no folder
+                shutil.rmtree(run.path)
+            raise
     return report_end(ended, as_json)
 
 
@@ -263,7 +266,7 @@ def tokenizer(words: tuple[str, ...], folder: Path) -> int:
     from quran_asr.train.tokenizer import train_tokenizer
 
     made = train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, folder)
-    click.echo(f"{folder}: {made.size} tokens, spelling {recipe.quran.spelling}, no verse lost")
+    echo(f"{folder}: {made.size} tokens, spelling {recipe.quran.spelling}, no verse lost")
     return 0
 
 
@@ -285,28 +288,28 @@ def report_end(ended: Trained, as_json: bool) -> int:
             }
         )
     elif ended.stopped_by is not None:
-        click.echo(
+        echo(
             f"stopped after {ended.steps:,} steps by `{ended.stopped_by.code}` (quran.stop_on); look at it "
             f"with: quran-asr watch {ended.run.path}; go on with: quran-asr train --resume {ended.run.path}",
             err=True,
         )
     elif ended.interrupted:
-        click.echo(
+        echo(
             f"interrupted after {ended.steps:,} steps; go on with: quran-asr train --resume {ended.run.path}",
             err=True,
         )
     else:
-        click.echo(f"{ended.steps:,} steps in {ended.seconds / 60:.1f} minutes", err=True)
+        echo(f"{ended.steps:,} steps in {ended.seconds / 60:.1f} minutes", err=True)
         if best is None or ended.best_wer is None:
-            click.echo(
+            echo(
                 "no validation was made, so there is no best model: validate more often with "
                 "trainer.val_check_interval, or train longer",
                 err=True,
             )
         elif average_of(best) is not None and (rate_of(best) or 0.0) < round(ended.best_wer, 4):
-            click.echo(f"best validation WER {ended.best_wer:.4f}; the best model is still {best}")
+            echo(f"best validation WER {ended.best_wer:.4f}; the best model is still {best}")
         else:
-            click.echo(f"best validation WER {ended.best_wer:.4f}: {best}")
+            echo(f"best validation WER {ended.best_wer:.4f}: {best}")
     sys.stdout.flush()
     if ended.stopped_by is not None:
         return 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quran_asr.cli.numbers import FiniteRange
+from quran_asr.cli.printing import echo
 
 if TYPE_CHECKING:
     from quran_asr.runs.curves import Curves
@@ -43,10 +44,10 @@ def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
 
         print_json(_as_json(curves, signs, ahead))
     else:
-        click.echo(_progress(curves))
+        echo(_progress(curves))
         for sign in signs:
-            click.echo(_paragraph(sign, _counted_in(curves)))
-        click.echo(_ahead(ahead, _counted_in(curves)))
+            echo(_paragraph(sign, _counted_in(curves)))
+        echo(_ahead(ahead, _counted_in(curves)))
     return int(any(sign.severity == "error" for sign in signs))
 
 
@@ -65,7 +66,7 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
         try:
             curves = read_curves(path)
         except QuranAsrError as error:  # taken away, or just being replaced: say so and look again
-            click.echo(f"warning: {error}", err=True)
+            echo(f"warning: {error}", err=True)
             time.sleep(every)
             continue
         now = (
@@ -77,25 +78,25 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
         ahead = outlook(curves, signs)
         if now != seen:
             if seen and now[0] < seen[0]:
-                click.echo(f"the run went back to step {now[0]:,}", err=True)
+                echo(f"the run went back to step {now[0]:,}", err=True)
                 told = set()
             seen = now
             if as_json:
-                click.echo(json.dumps(_as_json(curves, signs, ahead), ensure_ascii=False, allow_nan=False))
+                echo(json.dumps(_as_json(curves, signs, ahead), ensure_ascii=False, allow_nan=False))
             else:
-                click.echo(_progress(curves))
+                echo(_progress(curves))
                 for sign in signs:
                     if sign.code not in told:
-                        click.echo(_paragraph(sign, _counted_in(curves)))
+                        echo(_paragraph(sign, _counted_in(curves)))
             gone = told - {sign.code for sign in signs}
             if gone and not as_json:
-                click.echo(f"no longer seen: {', '.join(sorted(gone))}")
+                echo(f"no longer seen: {', '.join(sorted(gone))}")
             told = {sign.code for sign in signs}
         end = _over(curves, signs)
         if end:
-            click.echo(end, err=True)
+            echo(end, err=True)
             if not as_json:
-                click.echo(_ahead(ahead, _counted_in(curves)))
+                echo(_ahead(ahead, _counted_in(curves)))
             return int(any(sign.severity == "error" for sign in signs))
         time.sleep(every)
 

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from quran_asr.findings import printable
+
 if TYPE_CHECKING:
     from quran_asr.decode.partial import Moment
     from quran_asr.records import TimedWord
@@ -44,7 +46,7 @@ class Lines:
     def show(self, moment: Moment, seconds: float) -> None:
         for words, over in utterances(moment):
             for word in words:
-                self._out.write(f"{' ' if self._begun else ''}{word.text}")
+                self._out.write(f"{' ' if self._begun else ''}{printable(word.text)}")
                 self._begun = True
             if over:
                 self.end()
@@ -74,18 +76,20 @@ class Screen:
     def show(self, moment: Moment, seconds: float) -> None:
         for words, over in utterances(moment):
             for word in words:
-                if self._line and columns([*self._line, word.text]) > self._width:
+                text = printable(word.text)
+                if self._line and columns([*self._line, text]) > self._width:
                     self._leave_line()
-                self._line.append(word.text)
+                self._line.append(text)
             if over:
                 self._leave_line()
         before, after = self._dim
         room = self._width - columns(self._line) - 3
         tentative: list[str] = []
         for word in moment.partial:
-            if columns([*tentative, word.text]) > room:
+            text = printable(word.text)
+            if columns([*tentative, text]) > room:
                 break
-            tentative.append(word.text)
+            tentative.append(text)
         shown = [*self._line, before + " ".join(tentative) + after] if tentative else self._line
         self._out.write(REWRITE + " ".join(shown))
         self._out.flush()
@@ -117,7 +121,7 @@ class Json:
             "partial": [word_json(word) for word in moment.partial],
             "utterance_ends": list(moment.ends),
         }
-        self._out.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._out.write(printable(json.dumps(line, ensure_ascii=False, allow_nan=False)) + "\n")
         self._out.flush()
 
     def end(self) -> None:

@@ -22,7 +22,7 @@ from quran_asr.corpus.pace import FEWEST, Pace, Recited, find_shifted, fit_pace
 from quran_asr.corpus.sounds import Sounds
 from quran_asr.corpus.verdict import LIMITS, REASONS, Limits, Reason, judge_sound, usual_of
 from quran_asr.corpus.wording import check_text, sounds_of
-from quran_asr.files import write_atomically
+from quran_asr.files import parse_json, write_atomically
 from quran_asr.findings import Finding, QuranAsrError, counted
 from quran_asr.records import Segment
 
@@ -327,7 +327,7 @@ def write_audit(report: AuditReport, to: str | Path) -> list[Path]:
 
 def _is_of_an_audit(path: Path) -> bool:
     try:
-        said = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
+        said = parse_json(sidecar_of(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(said, dict) and said.get("made_by") == "corpus audit"

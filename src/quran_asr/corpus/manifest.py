@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from quran_asr import __version__
-from quran_asr.files import write_atomically
+from quran_asr.files import parse_json, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.records import Segment, VerseRef
 from quran_asr.text.quran import load_quran
@@ -221,7 +221,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise QuranAsrError(f"{constant} is no number")
 
     try:
-        values = json.loads(raw.decode("utf-8"), parse_constant=refuse)
+        values = parse_json(raw.decode("utf-8"), parse_constant=refuse)
     except UnicodeDecodeError:
         raise QuranAsrError("not UTF-8 text") from None
     except json.JSONDecodeError as error:
@@ -229,8 +229,8 @@ def _parse(raw: bytes) -> dict[str, Any]:
         torn = begun and not (raw.endswith(b"\n") and raw.rstrip().endswith(b"}"))
         what = "a torn line (its end is missing)" if torn else "not JSON"
         raise QuranAsrError(f"{what}: {error.msg.lower()} at character {error.pos + 1}") from None
-    except (RecursionError, ValueError):  # nested without end, or a number of thousands of digits
-        raise QuranAsrError("not JSON that can be read") from None
+    except ValueError as error:  # nested without end, half a character, a number of thousands of digits
+        raise QuranAsrError(f"not JSON that can be read: {error}") from None
     if not isinstance(values, dict):
         raise QuranAsrError("not a JSON object", remedy='a line looks like {"audio_filepath": ..., ...}')
     return values

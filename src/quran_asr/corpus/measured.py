@@ -22,6 +22,7 @@ import numpy as np
 from quran_asr import audio
 from quran_asr.corpus.fingerprint import Fingerprint, fingerprint
 from quran_asr.corpus.signal import Clipping, Signal, measure, power_spectra
+from quran_asr.files import parse_json
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment
 
@@ -239,7 +240,7 @@ def _encoded(one: Measured) -> bytes:
 
 def _decoded(raw: bytes) -> Measured:
     head, _, tail = raw.partition(b"\n")
-    values = json.loads(head)
+    values = parse_json(head)
     numbers = np.frombuffer(tail, dtype=np.uint32)
     half = len(numbers) // 2
     values["fingerprint"] = Fingerprint(numbers[:half], numbers[half:], values["fingerprint"])

@@ -19,7 +19,7 @@ from typing import Any
 
 from quran_asr import audio
 from quran_asr.corpus.manifest import write_manifest
-from quran_asr.files import write_atomically
+from quran_asr.files import unfinished_path, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.tarfiles import TORN, open_tar
 
@@ -153,10 +153,16 @@ def unpack(pieces: Iterable[Path], folder: Path) -> int:
 
 def _write_plainly(target: Path, data: bytes) -> None:
     """Whole or not at all, without waiting for the disk: the archive is still there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(".unfinished")
-    unfinished.write_bytes(data)
-    unfinished.replace(target)
+    unfinished = unfinished_path(target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("xb") as file:
+            file.write(data)
+        unfinished.replace(target)
+    except OSError as error:  # not the archive's fault
+        raise QuranAsrError(f"cannot be written ({error.strerror})", where=str(target)) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 class _Pieces:

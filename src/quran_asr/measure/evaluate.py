@@ -99,4 +99,5 @@ def write_report(folder: Path, report: Report, clips: Sequence[ScoredClip]) -> N
     """Write `report.json` and, beside it, `transcripts.jsonl` with a line for each clip heard; atomically."""
     summary = json.dumps(report.to_json(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     write_transcripts(folder / TRANSCRIPTS_NAME, clips)
-    write_atomically(folder / REPORT_NAME, summary.encode())
+    # A file name that is not UTF-8 is written as JSON writes it: nothing that was measured is lost for it.
+    write_atomically(folder / REPORT_NAME, summary.encode(errors="backslashreplace"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from quran_asr.corpus.manifest import read_lines, read_manifest
+from quran_asr.files import parse_json
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import Segment, VerseRef
 from quran_asr.text.quran import load_quran
@@ -76,7 +76,7 @@ class TrainingData:
             QuranAsrError: no such file, or not one that `to_json` gives.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_text(encoding="utf-8"))
             return cls(
                 tuple(ManifestFacts(**manifest) for manifest in found["manifests"]),
                 tuple(found["reciters"]),

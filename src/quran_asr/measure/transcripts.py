@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quran_asr.files import write_atomically
+from quran_asr.files import parse_json, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.measure.distance import Edit, align, count_many
 from quran_asr.measure.report import ScoredClip
@@ -41,7 +41,7 @@ class HeardClip:
 def write_transcripts(path: Path, clips: Sequence[ScoredClip]) -> None:
     """A line for each clip, atomically."""
     lines = [json.dumps(clip.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for clip in clips]
-    write_atomically(path, "".join(lines).encode())
+    write_atomically(path, "".join(lines).encode(errors="backslashreplace"))  # a file name that is not UTF-8
 
 
 def read_transcripts(path: Path) -> list[HeardClip]:
@@ -64,7 +64,7 @@ def read_transcripts(path: Path) -> list[HeardClip]:
         if not line.strip():
             continue
         try:
-            segment, text = _clip(json.loads(line))
+            segment, text = _clip(parse_json(line))
         except (ValueError, RecursionError, QuranAsrError) as error:
             what = error.what if isinstance(error, QuranAsrError) else "is not a line of transcripts"
             raise QuranAsrError(what, where=f"{path}:{number}") from None

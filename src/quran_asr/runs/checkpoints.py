@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import filecmp
 import math
-import os
 import pickletools
 import shutil
 import zipfile
@@ -19,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from quran_asr.files import replacing
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.folder import RunFolder, average_of, epoch_of, rank_of, rate_of
 from quran_asr.tarfiles import TORN, open_tar
@@ -158,16 +158,8 @@ def copy_model(source: Path, target: Path) -> bool:
         raise QuranAsrError(
             "is there already and is another file", where=str(target), remedy="name another, or remove it"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
-    try:
-        with source.open("rb") as read, unfinished.open("wb") as written:
-            shutil.copyfileobj(read, written, 1 << 22)
-            written.flush()
-            os.fsync(written.fileno())
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(target) as unfinished, source.open("rb") as read, unfinished.open("wb") as written:
+        shutil.copyfileobj(read, written, 1 << 22)
     return True
 
 

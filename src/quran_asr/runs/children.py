@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from quran_asr.findings import QuranAsrError
-
-_LIBC = ctypes.CDLL(None)
+from quran_asr.files import named_errors
+from quran_asr.locks import locked
 
 
 class StopAskedError(Exception):
@@ -30,21 +29,23 @@ def start(
         output: file that what it says is added to.
         environment: of the child; None: ours.
     """
-    with output.open("ab") as file:
+    dying = _dying_with_parent() if sys.platform == "linux" else None
+    with named_errors(output), output.open("ab") as file:
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
-            process_group=0,
-            preexec_fn=_die_with_parent,
+            process_group=0 if sys.platform != "win32" else None,
+            preexec_fn=dying,
         )
 
 
-def _die_with_parent() -> None:
-    """Linux ends this process when the one that started it is gone (prctl(2), PR_SET_PDEATHSIG = 1)."""
-    _LIBC.prctl(1, signal.SIGKILL)
+def _dying_with_parent() -> Callable[[], None]:
+    """What has Linux end a process when the one that started it is gone (prctl(2), PR_SET_PDEATHSIG = 1)."""
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(1, signal.SIGKILL)
 
 
 def stop(process: subprocess.Popen[bytes], grace: float) -> None:
@@ -60,15 +61,7 @@ def stop(process: subprocess.Popen[bytes], grace: float) -> None:
 @contextmanager
 def alone(work: Path) -> Iterator[None]:
     """Two calls on one folder would train into one run."""
-    with (work / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise QuranAsrError(
-                "an earlier call still works here",
-                where=str(work),
-                remedy="wait for it, or end it",
-            ) from None
+    with locked(work / ".lock", busy="an earlier call still works here"):
         yield
 
 

@@ -1,11 +1,13 @@
 """A YAML file as a tree whose values know the line they stand on.
 
 YAML as recipes use it: mappings, lists, text, numbers, true, false and null. No anchors, no tags, no dates,
-no key twice; `1e-3` is a number (PyYAML alone reads it as text).
+no key twice; `1e-3` is a number (PyYAML alone reads it as text). Recipes come from anywhere, so their size,
+depth, keys and numbers have limits far above what a recipe needs, and reading one takes seconds at most.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,22 @@ import yaml
 
 from quran_asr.findings import QuranAsrError
 
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?$")
-_INTEGER = re.compile(r"[-+]?(0|[1-9][\d_]*)$")
+MOST_CHARACTERS = 200_000
+"""Of a recipe file or an override; the largest shipped recipe has 5,700."""
+
+MOST_KEYS = 500
+"""In a file; a whole recipe has some 130."""
+
+DEEPEST = 16
+"""Sections and lists inside each other; a recipe has four."""
+
+LONGEST_KEY = 100
+LONGEST_NUMBER = 100
+
+# Each character can be matched in one way only, so the time is linear in the length of the text.
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_NUMBER = re.compile(rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?")
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)")
 _CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -76,8 +92,12 @@ def moved(tree: Section | Leaf, place: Place) -> Section | Leaf:
 class _Loader(yaml.SafeLoader):
     """Builds nodes only; refuses tags, and anchors, since a chain of them grows without bound."""
 
+    depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if self.depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem="is nested too deeply", problem_mark=event.start_mark)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.MarkedYAMLError(
                 problem="anchors (&, *) are not used in recipes", problem_mark=event.start_mark
@@ -86,7 +106,10 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(
                 problem=f"the tag {event.tag} is not used in recipes", problem_mark=event.start_mark
             )
-        return super().compose_node(parent, index)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def read_document(path: Path, name: str) -> Section:
@@ -97,10 +120,11 @@ def read_document(path: Path, name: str) -> Section:
         name: how messages call it.
 
     Raises:
-        QuranAsrError: no such file, not UTF-8, not YAML, or a key that stands twice.
+        QuranAsrError: no such file, not UTF-8, not YAML, a key that stands twice, or larger than any recipe.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except FileNotFoundError:
         raise QuranAsrError("no such file", where=f"recipe `{name}`") from None
     except UnicodeDecodeError:
@@ -119,11 +143,19 @@ def parse(text: str, name: str = "") -> Section | Leaf:
     """Parse YAML from a file, or with an empty `name` a value from the command line.
 
     Raises:
-        QuranAsrError: not YAML, or YAML that recipes do not use.
+        QuranAsrError: not YAML, YAML that recipes do not use, or more of it than any recipe has.
     """
+    if len(text) > MOST_CHARACTERS:
+        what = f"has more than {MOST_CHARACTERS:,} characters: this is not a recipe"
+        raise QuranAsrError(what, where=str(Place(name, 1)))
     try:
         node = _Loader(text).get_single_node()
-        return Leaf(None, Place(name, 1)) if node is None else _tree(node, name)
+        if node is None:
+            return Leaf(None, Place(name, 1))
+        if _number_of_keys(node) > MOST_KEYS:
+            what = f"has more than {MOST_KEYS} keys: this is not a recipe"
+            raise QuranAsrError(what, where=str(Place(name, 1)))
+        return _tree(node, name)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = str(Place(name, mark.line + 1 if mark else 1))
@@ -131,6 +163,12 @@ def parse(text: str, name: str = "") -> Section | Leaf:
     except (yaml.YAMLError, RecursionError) as error:
         message = "is nested too deeply" if isinstance(error, RecursionError) else "is not YAML text"
         raise QuranAsrError(message, where=str(Place(name, 1))) from None
+
+
+def _number_of_keys(node: yaml.Node) -> int:
+    if not isinstance(node, yaml.MappingNode):
+        return 0
+    return len(node.value) + sum(_number_of_keys(value) for _, value in node.value)
 
 
 def _tree(node: yaml.Node, name: str) -> Section | Leaf:
@@ -143,6 +181,9 @@ def _tree(node: yaml.Node, name: str) -> Section | Leaf:
         if not isinstance(key_node, yaml.ScalarNode):
             raise QuranAsrError("a key must be a word", where=str(key_place))
         key = key_node.value
+        if len(key) > LONGEST_KEY:
+            what = f"`{key[:20]}...` has {len(key):,} characters: no key is so long"
+            raise QuranAsrError(what, where=str(key_place))
         if key in items:
             first = items[key].place.line
             raise QuranAsrError(f"key `{key}` stands here and in line {first}", where=str(key_place))
@@ -168,11 +209,15 @@ def _value(node: yaml.Node, name: str) -> Any:
         return text
     if text in _CONSTANTS:
         return _CONSTANTS[text]
-    if _INTEGER.match(text):
-        return int(text)
-    if _NUMBER.match(text):
-        return float(text)
-    return text
+    if not _NUMBER.fullmatch(text):
+        return text
+    if len(text) > LONGEST_NUMBER:
+        what = f"`{text[:20]}...` is a number of {len(text):,} characters"
+        raise QuranAsrError(what, where=str(Place(name, node.start_mark.line + 1)))
+    number = int(text) if _INTEGER.fullmatch(text) else float(text)
+    if math.isinf(number):
+        raise QuranAsrError(f"`{text}` is too large", where=str(Place(name, node.start_mark.line + 1)))
+    return number
 
 
 def _written(node: yaml.Node) -> str | None:

@@ -8,15 +8,20 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from quran_asr.files import write_atomically
+from quran_asr.files import named_errors, parse_json, sweep, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.locks import locked
 from quran_asr.runs.recipe import as_yaml
 from quran_asr.runs.schema import Recipe
+
+LOCK = ".lock"
+"""In the folder of a run while it is trained."""
 
 _WER = re.compile(r"val_wer=(\d+(?:\.\d+)?)")
 _EPOCH = re.compile(r"-epoch=(\d{1,9})")
@@ -78,20 +83,36 @@ class RunFolder:
         write_atomically(self.path / name, text.encode())
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add a line to `metrics.jsonl` and see it to the disk. A torn last line is taken away first."""
+        """Add a line to `metrics.jsonl` and see it to the disk, whole or not at all.
+
+        A torn last line is taken away first.
+        """
         line = json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False) + "\n"
-        with self.metrics.open("ab+") as file:
-            _drop_torn_line(file)
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        end = None
+        try:
+            with named_errors(self.metrics), self.metrics.open("ab+") as file:
+                _drop_torn_line(file)
+                end = file.seek(0, os.SEEK_END)
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if end is not None:
+                os.truncate(self.metrics, end)
+            raise
 
     def sweep(self) -> None:
-        """Take away what a killed process had begun to write."""
+        """Take away what a killed process had begun to write; hidden files of others stay."""
         for folder in (self.path, self.checkpoints):
-            for path in folder.glob(".*"):
-                if path.is_file():
-                    path.unlink(missing_ok=True)
+            sweep(folder)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Within this, no other process trains into this folder.
+
+        Raises:
+            QuranAsrError: one does; its number and host are named.
+        """
+        return locked(self.path / LOCK, busy="another process trains this run")
 
     def rewind_metrics(self, step: int, *, validated: bool) -> None:
         """Make `metrics.jsonl` end where a checkpoint stands, so that no step is written twice.
@@ -113,7 +134,8 @@ class RunFolder:
         ):
             return
         dropped = [row for row in rows if row not in kept]
-        with (self.path / "metrics.dropped.jsonl").open("a", encoding="utf-8") as file:
+        aside = self.path / "metrics.dropped.jsonl"
+        with named_errors(aside), aside.open("a", encoding="utf-8") as file:
             file.write(_as_lines(dropped))
         write_atomically(self.metrics, _as_lines(kept).encode())
 
@@ -127,7 +149,7 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise QuranAsrError("no such file", where=str(path)) from None
         except ValueError:
@@ -346,7 +368,7 @@ def _as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _row(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     whole = isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("split"), str)

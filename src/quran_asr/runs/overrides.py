@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.document import Leaf, Place, Section, moved, parse
+from quran_asr.runs.document import LONGEST_KEY, Leaf, Place, Section, moved, parse
 from quran_asr.runs.typed import alternatives, known_keys, unknown
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
@@ -64,8 +64,10 @@ def parse_override(word: str) -> Override:
     sign = re.match(r"\+\+|\+|~|", word)
     mark = sign.group() if sign else ""
     key, equals, text = word[len(mark) :].partition("=")
-    if not _KEY.match(key):
-        raise QuranAsrError(f"`{key}` is not a key", where=where, remedy="write section.key=value")
+    if not _KEY.match(key) or len(key) > 4 * LONGEST_KEY:
+        raise QuranAsrError(
+            f"`{key[:LONGEST_KEY]}` is not a key", where=where, remedy="write section.key=value"
+        )
     if not equals and mark != "~":
         raise QuranAsrError("has no value", where=where, remedy="write section.key=value")
     action: Literal["set", "add", "force", "remove"]

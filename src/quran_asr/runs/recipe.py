@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.runs.document import Leaf, Place, Section, copied, read_document
+from quran_asr.runs.document import Leaf, Section, copied, read_document
 from quran_asr.runs.overrides import apply_override, merge, parse_override
+from quran_asr.runs.references import resolve_references
 from quran_asr.runs.schema import Recipe
 from quran_asr.runs.typed import build, place_of
 
@@ -28,7 +29,11 @@ SHIPPED = (
 _FOLDER = Path(__file__).parent.parent / "recipes"
 _PLAIN_TEXT = re.compile(r"[A-Za-z_./][\w./-]*")
 _NOT_TEXT = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
-_REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+LONGEST_NAME = 100
+"""Of a run: its files have it in their names."""
+
+MOST_BASES = 16
+"""Recipes laid over each other."""
 
 
 class RecipeError(QuranAsrError):
@@ -75,7 +80,7 @@ def resolve(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Resolved
             apply_override(root, parse_override(word))
         except QuranAsrError as mistake:
             mistakes.append(mistake)
-    _resolve_references(root, mistakes)
+    resolve_references(root, mistakes)
     recipe, unfit = build(root, f"recipe `{shown}`")
     mistakes += unfit
     if recipe is not None:
@@ -169,17 +174,26 @@ def find(name_or_path: str | Path, beside: Path | None = None) -> tuple[Path, st
     if name in SHIPPED:
         return _FOLDER / f"{name}.yaml", f"{name}.yaml"
     path = Path(name) if beside is None else beside / name
-    if path.is_dir():
+    is_folder, is_file = _looked_at(path)
+    if is_folder:
         raise QuranAsrError(f"`{name}` is a folder, not a recipe", remedy="name a .yaml file")
-    if not path.is_file():
+    if not is_file:
         import difflib
 
         near = difflib.get_close_matches(name, SHIPPED, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "`quran-asr recipe list` names the shipped ones"
-        raise QuranAsrError(f"no recipe `{name}`", remedy=hint)
+        raise QuranAsrError(f"no recipe `{name[:200]}`", remedy=hint)
     if _is_manifest(path):
         raise QuranAsrError(f"`{name}` is a manifest, not a recipe", remedy=f"--train {name}")
     return path, str(path)
+
+
+def _looked_at(path: Path) -> tuple[bool, bool]:
+    """Whether a path is a folder, and a file; what no file system can name is neither."""
+    try:
+        return path.is_dir(), path.is_file()
+    except (OSError, ValueError):
+        return False, False
 
 
 def _is_manifest(path: Path) -> bool:
@@ -200,6 +214,8 @@ def _with_bases(name_or_path: str | Path) -> Section:
     while True:
         if path.resolve() in seen:
             raise QuranAsrError("is its own base", where=f"recipe `{shown}`")
+        if len(seen) == MOST_BASES:
+            raise QuranAsrError(f"has more than {MOST_BASES} bases", where=f"recipe `{shown}`")
         seen.append(path.resolve())
         document = copied(_shipped(path, shown)) if path.parent == _FOLDER else read_document(path, shown)
         base = document.items.pop("base", None)
@@ -223,67 +239,14 @@ def _shipped(path: Path, shown: str) -> Section:
     return read_document(path, shown)
 
 
-# References: ${section.key}, nothing else
-
-
-def _resolve_references(root: Section, mistakes: list[QuranAsrError]) -> None:
-    def settle(section: Section) -> None:
-        for name, item in section.items.items():
-            if isinstance(item, Section):
-                settle(item)
-                continue
-            try:
-                value = _dereferenced(item.value, root, item.place, ())
-            except QuranAsrError as mistake:
-                mistakes.append(mistake)
-            else:
-                if value is not item.value:
-                    section.items[name] = Leaf(value, item.place)
-
-    settle(root)
-
-
-def _dereferenced(value: Any, root: Section, place: Place, chain: tuple[str, ...]) -> Any:
-    if isinstance(value, list):
-        items = [_dereferenced(item, root, place, chain) for item in value]
-        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    whole = _REFERENCE.fullmatch(value)
-    if whole:
-        return _look_up(whole.group(1).strip(), root, place, chain)
-    if "${" in _REFERENCE.sub("", value):
-        raise QuranAsrError(f"`{value}` is not a reference", where=str(place), remedy="write ${section.key}")
-    return _REFERENCE.sub(lambda found: str(_look_up(found.group(1).strip(), root, place, chain)), value)
-
-
-def _look_up(key: str, root: Section, place: Place, chain: tuple[str, ...]) -> Any:
-    if ":" in key:
-        raise QuranAsrError(
-            f"`${{{key}}}` is not allowed: a recipe reads nothing from its surroundings",
-            where=str(place),
-            remedy="write the value itself, or give it on the command line",
-        )
-    if key in chain:
-        raise QuranAsrError(f"`${{{key}}}` refers to itself", where=str(place))
-    node: Section | Leaf | None = root
-    for name in key.split("."):
-        node = node.items.get(name) if isinstance(node, Section) else None
-    if not isinstance(node, Leaf):
-        raise QuranAsrError(
-            f"`${{{key}}}` refers to nothing", where=str(place), remedy="write the whole key: ${section.key}"
-        )
-    return _dereferenced(node.value, root, node.place, (*chain, key))
-
-
 # Values that are fine alone and wrong together
 
 
 def disagreements(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """Pairs of values that cannot go together, as (key, what is wrong, what to do)."""
     encoder, data, trainer = recipe.model.encoder, recipe.model.train_ds, recipe.trainer
-    if re.search(r"[/\\\s]|^\.|--|^$", recipe.name):
-        yield "name", f"name `{recipe.name}` cannot name files", "use letters, digits, single - and _"
+    if re.search(r"[/\\\s\x00-\x1f\x7f]|^\.|--|^$", recipe.name) or len(recipe.name) > LONGEST_NAME:
+        yield "name", f"name `{recipe.name[:60]}` cannot name files", "use letters, digits, single - and _"
     if encoder.d_model % encoder.n_heads:
         yield (
             "model.encoder.n_heads",

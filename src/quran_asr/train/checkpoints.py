@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from quran_asr.files import full_disk_named, replacing
 from quran_asr.findings import QuranAsrError
 from quran_asr.measure.transcripts import write_transcripts
 from quran_asr.runs.folder import RunFolder, rank_of, rate_of
@@ -45,13 +45,8 @@ class WeightsOnlyCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with beside(target) as temporary:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
+        with replacing(target) as temporary, full_disk_named(target), temporary.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, **_: Any) -> dict[str, Any]:
         return read_checkpoint(Path(path))
@@ -144,11 +139,9 @@ def save_nemo(model: EncDecHybridRNNTCTCBPEModel, path: Path) -> None:
     contexts = list(look_aheads(model).values())
     chosen = list(model.encoder.att_context_size)
     set_look_ahead(model, contexts[0])
-    with beside(path, suffix=".nemo") as temporary:
+    needed = sum(tensor.nbytes for tensor in model.state_dict().values())
+    with replacing(path, suffix=".nemo") as temporary, full_disk_named(path, needed):
         model.save_to(str(temporary))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
     set_look_ahead(model, chosen)
 
 
@@ -312,28 +305,15 @@ def keep_among_best(last: Path, name: str, wer: float, epoch: int, keep: int) ->
     )
     if len(others) >= keep and round(wer, 4) > others[keep - 1][0]:
         return
-    with beside(target) as temporary:
+    with replacing(target) as temporary:
         temporary.unlink()
         try:
             os.link(last, temporary)  # written anew, `last.ckpt` becomes another file: this one stays
         except OSError:  # a file system without links
             shutil.copyfile(last, temporary)
-        temporary.replace(target)
     for _, path in others[keep - 1 :]:
         path.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:100]
-
-
-@contextlib.contextmanager
-def beside(target: Path, suffix: str = ".tmp") -> Iterator[Path]:
-    """A temporary place in the target's folder that is gone when the block ends."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:40]}-", suffix=suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from quran_asr import __version__
+from quran_asr.files import named_errors
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
@@ -201,7 +202,7 @@ def _fit(
     checkpoints = Checkpoints(run, recipe, ranks, lookout, min(measured, default=None))
     metrics = Metrics(run, watcher, lookout, float(before[-1]["time"]) if before else 0.0)
     interrupted = False
-    with checkpoints.listening(), quiet():
+    with checkpoints.listening(), quiet(), named_errors(run.path):
         done = max((row["step"] for row in before), default=0)
         auto = recipe.trainer.check_val_every_n_epoch == "auto"
         pace = [ValidationPace(on_finding)] if auto else []

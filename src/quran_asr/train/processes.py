@@ -28,7 +28,7 @@ from lightning.fabric.plugins.environments import (
     TorchElasticEnvironment,
 )
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.findings import QuranAsrError, printable
 
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: the first may download and check while the others stand by."""
@@ -227,7 +227,8 @@ def _end_with(follower: subprocess.Popen[bytes], said: IO[bytes], ended: threadi
         return
     said.seek(0)
     last = said.read().decode(errors="replace").strip().splitlines()[-3:]
-    print("\n".join(["error: another process of this training ended", *last]), file=sys.stderr, flush=True)
+    said_last = "\n".join(["error: another process of this training ended", *last])
+    print(printable(said_last), file=sys.stderr, flush=True)
     os._exit(1)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
 
+from quran_asr.files import full_disk_named, sweep, unfinished_path, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.schema import Recipe
 from quran_asr.text.quran import load_quran
@@ -78,42 +78,52 @@ def train_tokenizer(spelling: str, vocabulary_size: int, folder: Path) -> Tokeni
             remedy=f"use at least {smallest}",
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tokenizer-") as made:
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(verses),
-                model_prefix=str(Path(made) / "tokenizer"),
-                model_type="bpe",
-                vocab_size=vocabulary_size,
-                character_coverage=1.0,
-                normalization_rule_name="identity",
-                remove_extra_whitespaces=False,
-                split_by_unicode_script=False,
-                max_sentence_length=100_000,
-                unk_id=UNKNOWN,
-                bos_id=-1,
-                eos_id=-1,
-                pad_id=-1,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise QuranAsrError(
-                f"no tokenizer of {vocabulary_size} tokens can be made from spelling `{spelling}`",
-                where="quran.vocabulary_size",
-                remedy="use fewer tokens",
-            ) from error
-        tokenizer = Tokenizer(Path(made))
-        _refuse_losses(tokenizer, verses)
-        pieces = [piece for i, piece in enumerate(tokenizer.pieces) if i != UNKNOWN]
-        vocabulary = [p[1:] if p.startswith("▁") and len(p) > 1 else f"##{p}" for p in pieces]
-        (Path(made) / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-        about = {"spelling": spelling, "vocabulary_size": vocabulary_size, "verses": len(verses)}
-        (Path(made) / "tokenizer.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    sweep(folder.parent)
+    made = unfinished_path(folder.parent)
+    made.mkdir()
+    try:
+        with full_disk_named(folder):
+            _train_in(made, spelling, vocabulary_size, verses)
         folder.mkdir(exist_ok=True)
         # the model comes last: where it is, the tokenizer is whole
-        for file in sorted(Path(made).iterdir(), key=lambda file: file.name == "tokenizer.model"):
+        for file in sorted(made.iterdir(), key=lambda file: file.name == "tokenizer.model"):
             file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return Tokenizer(folder)
+
+
+def _train_in(made: Path, spelling: str, vocabulary_size: int, verses: Sequence[str]) -> None:
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(verses),
+            model_prefix=str(made / "tokenizer"),
+            model_type="bpe",
+            vocab_size=vocabulary_size,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            split_by_unicode_script=False,
+            max_sentence_length=100_000,
+            unk_id=UNKNOWN,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise QuranAsrError(
+            f"no tokenizer of {vocabulary_size} tokens can be made from spelling `{spelling}`",
+            where="quran.vocabulary_size",
+            remedy="use fewer tokens",
+        ) from error
+    tokenizer = Tokenizer(made)
+    _refuse_losses(tokenizer, verses)
+    pieces = [piece for i, piece in enumerate(tokenizer.pieces) if i != UNKNOWN]
+    vocabulary = [p[1:] if p.startswith("▁") and len(p) > 1 else f"##{p}" for p in pieces]
+    (made / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    about = {"spelling": spelling, "vocabulary_size": vocabulary_size, "verses": len(verses)}
+    (made / "tokenizer.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
 def make_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
@@ -129,10 +139,10 @@ def copy_tokenizer(source: Path, target: Path) -> Tokenizer:
     target.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.model", "tokenizer.vocab", "vocab.txt", "tokenizer.json"):
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            write_atomically(target / name, (source / name).read_bytes())
     if not (target / "vocab.txt").is_file():  # NeMo registers both files in its archives
         pieces = [piece for i, piece in enumerate(tokenizer.pieces) if i != UNKNOWN]
-        (target / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+        write_atomically(target / "vocab.txt", ("\n".join(pieces) + "\n").encode())
     return Tokenizer(target)
 
 

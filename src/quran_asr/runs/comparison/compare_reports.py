@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quran_asr.files import parse_json
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.measure.evaluate import REPORT_NAME
 from quran_asr.measure.transcripts import TRANSCRIPTS_NAME, HeardClip
@@ -78,7 +78,7 @@ def read_report(path: Path) -> Told:
             be read.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         raise QuranAsrError("is not JSON", where=str(path)) from None
     if not isinstance(values, dict) or not {"wer", "model", *LIKE} <= values.keys():

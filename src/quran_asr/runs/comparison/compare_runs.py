@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quran_asr.files import parse_json
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.comparison.compare import Side
 from quran_asr.runs.comparison.compare_arms import differences
@@ -115,7 +115,7 @@ def _transcripts(runs: Sequence[RunFolder]) -> list[dict[Key, Any]] | None:
 def _training(run: Trained) -> Any:
     """Hashes of the manifests; where there are none (an older run), their paths."""
     try:
-        told = json.loads((run.folder.path / "training_data.json").read_text(encoding="utf-8"))
+        told = parse_json((run.folder.path / "training_data.json").read_text(encoding="utf-8"))
         hashes = sorted(manifest["sha256"] for manifest in told["manifests"])
     except (OSError, ValueError, KeyError, TypeError):
         hashes = []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quran_asr import __version__
-from quran_asr.files import write_atomically
+from quran_asr.files import named_errors, parse_json, write_atomically
 from quran_asr.findings import QuranAsrError, counted
 from quran_asr.runs.children import StopAskedError, alone, asked_to_stop, start
 from quran_asr.runs.comparison.compare_arms import Arm, manifests_of, seeded
@@ -71,7 +71,7 @@ class Trial:
     def outcome(self) -> dict[str, Any] | None:
         """How it ended: `{"state": "done" | "failed", "code", "said"}`; None while it has not."""
         try:
-            told = json.loads((self.folder / "trial.json").read_text(encoding="utf-8"))
+            told = parse_json((self.folder / "trial.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
         return told if isinstance(told, dict) else None
@@ -182,7 +182,7 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
     folder.mkdir(parents=True, exist_ok=True)
     clock = _Clock(trials, conditions)
     running: dict[Trial, subprocess.Popen[bytes]] = {}
-    with alone(folder), asked_to_stop(), conditions.progress("trials", "") as show:
+    with alone(folder), named_errors(folder), asked_to_stop(), conditions.progress("trials", "") as show:
         try:
             while left or running:
                 while left and len(running) < conditions.jobs:
@@ -318,7 +318,7 @@ def last_row(metrics: Path) -> dict[str, Any] | None:
         with metrics.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
             lines = file.read().split(b"\n")[:-1]
-        row = json.loads(lines[-1])
+        row = parse_json(lines[-1])
     except (OSError, ValueError, IndexError):
         return None
     return row if isinstance(row, dict) else None
@@ -327,7 +327,7 @@ def last_row(metrics: Path) -> dict[str, Any] | None:
 def _read_index(folder: Path) -> dict[str, Any]:
     place = folder / INDEX
     try:
-        index = json.loads(place.read_text(encoding="utf-8"))
+        index = parse_json(place.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise QuranAsrError(
             "holds no comparison", where=str(folder), remedy="name two recipes, runs or reports"

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from quran_asr.files import parse_json
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.runs.folder import RunFolder
 from quran_asr.runs.recipe import as_plain, load_recipe
@@ -197,7 +198,7 @@ def _shown(value: Any) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
@@ -243,7 +244,7 @@ def _rates(metrics: Path) -> tuple[list[tuple[int, float]], int]:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

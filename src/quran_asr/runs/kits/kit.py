@@ -160,9 +160,14 @@ def unpack_run(archive: Path, folder: Path) -> None:
                 if not plain or member.name.startswith("checkpoints"):
                     raise QuranAsrError(f"refused: `{member.name[:60]}` in it", where=str(archive))
                 target = folder / member.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file:
-                    file.writelines(tar.read(member))
+                data = tar.read(member)
+                try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("xb") as file:
+                        file.writelines(data)
+                except OSError as error:  # not the archive's fault
+                    what = f"cannot be written ({error.strerror})"
+                    raise QuranAsrError(what, where=str(target)) from None
     except TORN as error:
         raise QuranAsrError(f"no archive that can be read ({error})", where=str(archive)) from None
 

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quran_asr.files import cache_folder, write_atomically
+from quran_asr.files import cache_folder, parse_json, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
+from quran_asr.locks import locked
 from quran_asr.runs.parameters import count_parameters
 from quran_asr.runs.planning.flops import audio_flops
 from quran_asr.runs.schema import Recipe
@@ -61,18 +62,21 @@ def write_calibration(calibration: Calibration) -> Path:
     """Keep what was measured, first in the device's file; earlier entries of other models stay behind it.
 
     Raises:
+        QuranAsrError: another process has been writing there for ten seconds.
         OSError: it cannot be written.
     """
     name = re.sub(r"[^a-z0-9]+", "-", calibration.device.casefold()).strip("-") or "device"
     path = calibration_folder() / f"{name}.json"
-    try:
-        before = _read(path)
-    except QuranAsrError:  # none yet, or one that `plan` has already called broken
-        before = []
-    more = [asdict(one) for one in before if not calibration.replaces(one)]
-    document = {**asdict(calibration), **({"more": more} if more else {})}
-    text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, text.encode())
+    # Read, changed and written by one process at a time: what another one measured meanwhile is kept.
+    with locked(path.with_name(f".{name}.lock"), busy="another process writes a calibration", wait=10):
+        try:
+            before = _read(path)
+        except QuranAsrError:  # none yet, or one that `plan` has already called broken
+            before = []
+        more = [asdict(one) for one in before if not calibration.replaces(one)]
+        document = {**asdict(calibration), **({"more": more} if more else {})}
+        text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        write_atomically(path, text.encode())
     return path
 
 
@@ -130,7 +134,7 @@ def scale(calibration: Calibration, ours: float, theirs: float) -> float | None:
 def _read(path: Path) -> list[Calibration]:
     remedy = "measure the device again, or remove the file"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         raise QuranAsrError("is not a JSON file that can be read", remedy=remedy) from None
     if not isinstance(values, dict):

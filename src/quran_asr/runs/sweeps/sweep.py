@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quran_asr.files import refuse_foreign, write_atomically
+from quran_asr.files import named_errors, parse_json, refuse_foreign, write_atomically
 from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.runs.recipe import as_yaml, load_recipe
 from quran_asr.runs.resume import changes
@@ -81,7 +81,7 @@ def run_sweep(
     """
     refuse_foreign(folder, ("sweep.json", "sweep-recipe.yaml", "study.journal", "lock"), "sweep")
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock"):
+    with locked(folder / "lock"), named_errors(folder):
         settle(sweep, folder)
         _mend_journal(folder / "study.journal")
         study = open_study(sweep, folder)
@@ -120,7 +120,7 @@ def settle(sweep: Sweep, folder: Path) -> None:
     kept, place = folder / "sweep-recipe.yaml", folder / "sweep.json"
     if place.is_file() and kept.is_file():
         try:
-            before = json.loads(place.read_text(encoding="utf-8"))
+            before = parse_json(place.read_text(encoding="utf-8"))
         except ValueError:
             raise QuranAsrError("is not JSON", where=str(place)) from None
         _refuse_another(folder, before, asked, load_recipe(kept), recipe)

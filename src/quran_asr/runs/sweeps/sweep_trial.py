@@ -8,8 +8,6 @@ call must neither train beside it nor take it for finished.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from quran_asr.files import parse_json
 from quran_asr.findings import QuranAsrError
 from quran_asr.runs.folder import RunFolder, runs_below
 
@@ -61,7 +60,7 @@ def run_of(folder: Path) -> RunFolder | None:
 def told_by(folder: Path) -> dict[str, Any] | None:
     """How the training of a trial ended, if it did."""
     try:
-        told = json.loads((folder / "ended.json").read_text(encoding="utf-8"))
+        told = parse_json((folder / "ended.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return told if isinstance(told, dict) and "interrupted" in told else None
@@ -167,6 +166,8 @@ def locked(path: Path, holder: Callable[[], str] | None = None) -> Iterator[IO[s
     Raises:
         QuranAsrError: it is held, and by nobody whom we may end.
     """
+    import fcntl  # not on Windows, where everything else of this package is imported too
+
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,6 +179,8 @@ def locked(path: Path, holder: Callable[[], str] | None = None) -> Iterator[IO[s
 
 
 def _wait_for_end(file: IO[str], number: str, path: Path) -> None:
+    import fcntl
+
     if number.strip().isdigit() and _is_training(int(number)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(int(number), signal.SIGTERM)

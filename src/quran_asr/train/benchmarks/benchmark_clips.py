@@ -12,6 +12,7 @@ import numpy as np
 
 from quran_asr import audio
 from quran_asr.corpus.manifest import read_manifest
+from quran_asr.files import write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.text.quran import load_quran
@@ -77,5 +78,5 @@ def in_batches(segments: Sequence[Segment], clips: int, folder: Path) -> Clips:
         for s in batch
     ]
     written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    manifest.write_text(written, encoding="utf-8")
+    write_atomically(manifest, written.encode())
     return Clips(tuple(segments), batches, manifest)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -194,6 +193,8 @@ class Side:
             self._peak = int(torch.cuda.max_memory_allocated(self.device))
             self.model.to(self.device)
         else:
+            import resource  # not on Windows
+
             self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
                 1 if sys.platform == "darwin" else 1024
             )

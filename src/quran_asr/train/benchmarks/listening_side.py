@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import statistics
 import sys
@@ -187,7 +186,7 @@ def resident_bytes() -> int:
     """Memory of this process that is in use now; where the system does not tell, the most that ever was."""
     status = Path("/proc/self/statm")
     if status.is_file():
-        return int(status.read_text().split()[1]) * resource.getpagesize()
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     return peak_bytes()
 
 
@@ -200,4 +199,6 @@ def peak_bytes() -> int:
     if status.is_file():
         lines = status.read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

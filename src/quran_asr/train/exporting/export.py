@@ -14,7 +14,7 @@ from typing import Any
 from quran_asr import __version__
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.decode.vocabulary import Vocabulary
-from quran_asr.files import sha256_of, write_atomically
+from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import (
     DESCRIPTION,
@@ -29,8 +29,10 @@ from quran_asr.listen.bundle import (
     write_description,
 )
 from quran_asr.listen.features import FeatureSettings
+from quran_asr.locks import locked
 from quran_asr.measure.training_data import TrainingData
 from quran_asr.records import Segment
+from quran_asr.runs.checkpoints import copy_model
 from quran_asr.runs.recipe import load_recipe
 from quran_asr.train.exporting.export_card import CARD, model_card
 from quran_asr.train.exporting.export_check import check_bundle, cost_of_int8
@@ -70,6 +72,19 @@ def export(
     """
     folder = folder.resolve()
     _refuse_to_destroy(folder)
+    with locked(folder.with_name(f".{folder.name}.lock"), busy="another export writes here"):
+        return _export(model_path, folder, int8, sherpa, manifest, on_step)
+
+
+def _export(
+    model_path: Path,
+    folder: Path,
+    int8: bool,
+    sherpa: bool,
+    manifest: Path | None,
+    on_step: Callable[[str], None],
+) -> Bundle:
+    """Write it under another name, and let that take the folder's place; nobody else writes there now."""
     if is_bundle(folder):
         on_step(f"a bundle is in {folder}: it is replaced when the new one is proven")
     on_step(f"loading {model_path}")
@@ -77,9 +92,8 @@ def export(
     model.eval()
     shape = model_shape(model, str(source))
     clips = _clips(model, source, manifest)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    sweep(folder.parent)
+    unfinished = unfinished_path(folder.parent)
     unfinished.mkdir()
     try:
         on_step("writing the graphs")
@@ -95,7 +109,7 @@ def export(
                 on_step(f"writing the folder for sherpa-onnx, {name}")
                 write_sherpa(model, shape, unfinished / "sherpa" / name, frames)
         bundle = replace(bundle, figures=figures)
-        (unfinished / CARD).write_text(model_card(bundle), encoding="utf-8")
+        write_atomically(unfinished / CARD, model_card(bundle).encode())
         extra = [CARD]
         if (data := _training_data(source)) is not None:
             _write_training_data(data, unfinished)
@@ -136,7 +150,7 @@ def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shap
 def to_int8(bundle: Bundle, folder: Path) -> Bundle:
     """Write the bundle again into an empty folder, with an encoder of 8-bit integers."""
     for name in (PREDICTION, JOINT, VOCABULARY):
-        shutil.copyfile(bundle.folder / name, folder / name)
+        copy_model(bundle.folder / name, folder / name)
     quantize(bundle.folder / ENCODER, folder / ENCODER)
     smaller = replace(bundle, folder=folder, precision="int8")
     write_description(smaller)
@@ -225,8 +239,7 @@ def _replace_by_int8(bundle: Bundle, clips: Sequence[Segment]) -> tuple[Bundle, 
 
 def _take_place(unfinished: Path, folder: Path) -> None:
     """Make the finished folder the one that was asked for; an earlier bundle goes."""
-    earlier = folder.with_name(f".{folder.name}.earlier")
-    shutil.rmtree(earlier, ignore_errors=True)
+    earlier = unfinished_path(folder.parent)
     if folder.exists():
         folder.rename(earlier)
     unfinished.rename(folder)

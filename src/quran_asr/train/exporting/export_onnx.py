@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from quran_asr.files import full_disk_named
 from quran_asr.listen.bundle import ENCODER, JOINT, PREDICTION, Shape
 from quran_asr.listen.sessions import UNKNOWN
 from quran_asr.train.exporting.export_graph import Joint, Prediction, StreamingEncoder
@@ -77,7 +78,7 @@ def write_graph(
     for name, value in inputs.items():
         if value.ndim == 0:
             del named[name]
-    with warnings.catch_warnings(), torch.inference_mode():
+    with warnings.catch_warnings(), torch.inference_mode(), full_disk_named(path):
         warnings.simplefilter("ignore")  # on constants that are meant as such, and on the exporter's age
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
@@ -103,13 +104,14 @@ def quantize(source: Path, target: Path) -> None:
 
     logging.disable(logging.WARNING)  # it warns of a preparation that these graphs do not need
     try:
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-        )
+        with full_disk_named(target, source.stat().st_size):
+            quantize_dynamic(
+                source,
+                target,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                reduce_range=True,
+                weight_type=QuantType.QInt8,
+            )
     finally:
         logging.disable(logging.NOTSET)
