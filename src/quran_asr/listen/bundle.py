@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quran_asr.decode.vocabulary import Vocabulary
-from quran_asr.files import sha256_of, write_atomically
+from quran_asr.files import parse_json, sha256_of, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.features import FeatureSettings
 from quran_asr.records import SAMPLE_RATE
@@ -202,7 +202,7 @@ def sealed(described: Mapping[str, Any]) -> dict[str, Any]:
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise QuranAsrError(
             "no bundle: it has no bundle.json",

@@ -7,6 +7,7 @@ pickle for weights. Each is refused in one line; nothing in an archive runs.
 
 from __future__ import annotations
 
+import io
 import tarfile
 import tempfile
 import zipfile
@@ -182,11 +183,23 @@ def _extract(archive: Archive, name: str, target: Path) -> None:
     """One of its files, with nobody's rights and times."""
     with _opened(archive.path) as tar:
         member = _checked_members(tar)[name]
-        with target.open("xb") as file:
+        with target.open("xb", buffering=0) as file:
             for block in tar.read(member):
-                file.write(block)
+                _write(file, block)
         if target.stat().st_size != member.size:
             raise QuranAsrError("is torn", where=f"{archive.path}: {name}", remedy="fetch it again")
+
+
+def _write(file: io.FileIO, block: bytes) -> None:
+    """Write all of a block; what goes wrong is the disk's fault, not the archive's."""
+    rest = memoryview(block)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        remedy = "free some space there, or set TMPDIR to a larger disk"
+        what = f"cannot be written ({error.strerror})"
+        raise QuranAsrError(what, where=str(file.name), remedy=remedy) from None
 
 
 def _refuse_damage(file: Path, where: str) -> None:

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote, urlsplit
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
-from quran_asr.files import cache_folder, write_atomically
+from quran_asr.files import cache_folder, parse_json, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.train.start.download import Progress, download_archive, file_sha256, is_archive, writing
 from quran_asr.train.start.http import RequestError, fetch_json
@@ -346,7 +346,7 @@ def _read(path: Path) -> _Record | None:
     """The record of a file; None if there is none."""
     beside = _beside(path)
     try:
-        said = json.loads(beside.read_text(encoding="utf-8"))
+        said = parse_json(beside.read_text(encoding="utf-8"))
         record = _Record(**said)
         if _SHA256.fullmatch(record.sha256) and isinstance(record.bytes, int):
             return record
