@@ -133,6 +133,7 @@ def train(
     training_set, validation_set = clip_sets(
         recipe, tokenizer, training, validation, max(1, ranks.size // recipe.trainer.num_nodes)
     )
+    training_set.set_plain(recipe.quran.curriculum is not None)
     model = build_model(recipe, run.tokenizer)
     if _device(recipe).type == "cpu":
         suit_cpu(model)

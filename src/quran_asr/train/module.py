@@ -100,11 +100,13 @@ class TrainingModule(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader[Item]:
         """Called anew for every epoch, because the curriculum may admit longer clips."""
         if self._resumed is None or not self._resumed.stages:
-            self.progress = EpochProgress((self.stage(self._longest_clip()),))
+            plain = self.recipe.quran.curriculum is not None and self.curriculum.left_at is None
+            self.progress = EpochProgress((self.stage(self._longest_clip(), plain=plain),))
         else:
             self.progress = EpochProgress(self._resumed.stages, self._resumed.counted)
             self._resumed.stages = ()
         now = self.progress.stages[-1]
+        self.training_clips.set_plain(now.plain)
         durations = self.training_clips.seconds(now.seed, self.current_epoch)
         batches = stage_batches(durations, self.progress.stages, self.current_epoch, self.ranks.rank)
         return training_loader(
@@ -120,12 +122,14 @@ class TrainingModule(lightning.LightningModule):
         durations = [clip.segment.duration for clip in self.training_clips.clips]
         return self.curriculum.longest_clip(self.recipe, self.global_step, durations)
 
-    def stage(self, longest: float | None) -> Stage:
+    def stage(self, longest: float | None, *, plain: bool = False) -> Stage:
         """An epoch's beginning under the recipe's settings."""
         ds = self.recipe.model.train_ds
         seed = self.recipe.quran.seed
         window = self.ranks.size * self.recipe.trainer.accumulate_grad_batches
-        return Stage(seed, ds.batch_size, ds.batch_duration, longest, self.ranks.size, window=window)
+        return Stage(
+            seed, ds.batch_size, ds.batch_duration, longest, self.ranks.size, window=window, plain=plain
+        )
 
     def val_dataloader(self) -> list[DataLoader[Item]]:
         ds = self.recipe.model.validation_ds
@@ -428,7 +432,8 @@ class TrainingModule(lightning.LightningModule):
         self.weight_average.restore(state.get("weight_average") or weights)
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
         window = self.recipe.trainer.accumulate_grad_batches
-        now = self.stage(state["stages"][-1]["longest"])
+        last = state["stages"][-1]
+        now = self.stage(last["longest"], plain=last.get("plain", False))
         self._resumed = resumed_from(state, counts, now, window, self.ranks)
 
     def _parameter_names(self) -> list[str]:

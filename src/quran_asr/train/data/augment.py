@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,25 @@ _OVERDRIVE_DB = (6.0, 18.0)
 """By how much an overdriven microphone cuts the peaks of a clip."""
 _BANDS_HZ = SAMPLE_RATE / 2 / 2.0 ** np.arange(7, -1, -1)
 """An octave apart, 62.5 Hz to 8 kHz: where the tone is bent."""
+
+
+def without_changes(settings: Augment) -> Augment:
+    """Settings that only bring every clip to the middle of the levels."""
+    level = settings.level_db
+    return replace(
+        settings,
+        speed=(1.0,),
+        gain_db=0.0,
+        level_db=None if level is None else ((level[0] + level[1]) / 2,) * 2,
+        equalizer_db=0.0,
+        lowpass_probability=0.0,
+        noise_probability=0.0,
+        room_probability=0.0,
+        codec_probability=0.0,
+        clip_probability=0.0,
+        silence_probability=0.0,
+        tight_probability=0.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

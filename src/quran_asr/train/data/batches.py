@@ -17,7 +17,7 @@ from quran_asr.findings import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runs.schema import Recipe
 from quran_asr.train.data.audio_store import FORKS, AudioStore
-from quran_asr.train.data.augment import augment, draw_timing
+from quran_asr.train.data.augment import augment, draw_timing, without_changes
 from quran_asr.train.data.epoch import EpochBatches
 from quran_asr.train.data.rooms import impulse_responses
 from quran_asr.train.processes import Ranks
@@ -119,6 +119,8 @@ class ClipSet(Dataset[Item]):
         """`recipe` is given for training sets, whose audio its `quran.augment` changes at every visit."""
         self.clips = tuple(clips)
         self.recipe = recipe
+        self.augment = None if recipe is None else recipe.quran.augment
+        """What the clips of the epoch at hand are changed by."""
         self.changes_follow = ""
         """Seed and epoch: with the clip they decide what its audio is changed by, in whatever process."""
         self.rooms: tuple[Samples, ...] = ()
@@ -139,21 +141,25 @@ class ClipSet(Dataset[Item]):
         except QuranAsrError as error:
             return index, error, self.clips[index].tokens
         samples = np.concatenate(heard) if len(heard) > 1 else heard[0]
-        if self.recipe is not None and self.recipe.quran.augment is not None:
+        if self.augment is not None:
             drawn = random.Random(f"{self.changes_follow}/{index}")
-            samples = augment(samples, self.recipe.quran.augment, drawn, self.rooms)
+            samples = augment(samples, self.augment, drawn, self.rooms)
         return index, samples, self.clips[index].tokens
 
     def seconds(self, seed: int, epoch: int) -> list[float]:
         """How long each clip is in an epoch, once its changes have been made."""
         lengths = [clip.segment.duration for clip in self.clips]
-        if self.recipe is None or self.recipe.quran.augment is None:
+        if self.augment is None:
             return lengths
-        settings = self.recipe.quran.augment
         return [
-            draw_timing(settings, random.Random(f"{seed}/{epoch}/{index}")).seconds(length)
+            draw_timing(self.augment, random.Random(f"{seed}/{epoch}/{index}")).seconds(length)
             for index, length in enumerate(lengths)
         ]
+
+    def set_plain(self, plain: bool) -> None:
+        """Leave out the recipe's changes of the audio, or make them."""
+        changes = None if self.recipe is None else self.recipe.quran.augment
+        self.augment = without_changes(changes) if plain and changes is not None else changes
 
     def _samples(self, stretch: Segment) -> Samples:
         place = self._places[stretch]

@@ -4,8 +4,9 @@ From random weights the CTC loss first falls to a plateau and waits there until 
 match. The plateau is the entropy of the tokens: with one and the same distribution in every frame, blank
 with probability 1 - U/T and token k with (U/T) q(k), the log-number of alignments, log C(T, U), cancels what
 the frames cost, and sum(-q log q) is left for each token. Until it is left, a transducer only learns the
-text by heart, and long clips only dilute the gradient. So the state of the run, not a share of its steps,
-decides when the transducer joins and when clips grow.
+text by heart, and long clips only dilute the gradient; clips of any level, from rooms and with noise, keep
+CTC on its plateau for longer. So the state of the run, not a share of its steps, decides when the transducer
+joins, when clips grow and when the recipe's changes of the audio begin.
 """
 
 from __future__ import annotations

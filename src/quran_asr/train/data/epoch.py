@@ -33,6 +33,8 @@ class Stage:
     """Batches of each process that are trained."""
     window: int = 1
     """Batches behind an optimizer step, of all processes together."""
+    plain: bool = False
+    """Clips come without the recipe's changes of the audio, as the curriculum begins."""
 
     def same_plan(self, other: Stage) -> bool:
         """Whether both make the same batches."""
