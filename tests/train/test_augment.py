@@ -18,6 +18,7 @@ from quran_asr.train.data.augment import (
     equalize,
     low_pass,
     with_noise,
+    without_changes,
     without_silence,
 )
 from quran_asr.train.data.codecs import CODECS, Codec, through
@@ -252,3 +253,15 @@ def test_an_overdriven_clip_keeps_its_peak_and_loses_its_crests() -> None:
     assert np.abs(clip).max() == pytest.approx(np.abs(voice()).max(), rel=1e-5)
     crest = np.abs(clip).max() / np.sqrt(np.mean(clip**2))
     assert crest < 0.6 * np.abs(voice()).max() / np.sqrt(np.mean(voice() ** 2))
+
+
+def test_before_the_changes_begin_every_clip_has_the_middle_level_and_nothing_else_changes() -> None:
+    compact = load_recipe("compact").quran.augment
+    assert compact is not None
+    plain = without_changes(compact)
+    for seed in range(20):
+        clip = augment(voice() * np.float32(0.1), plain, random.Random(seed))
+        assert len(clip) == len(voice())
+        assert level_db(clip) == pytest.approx(sum(compact.level_db or ()) / 2, abs=0.01)
+        assert np.allclose(clip / np.abs(clip).max(), voice() / np.abs(voice()).max(), atol=1e-5)
+    assert without_changes(asked(gain_db=9.0)) == asked()
