@@ -1,0 +1,407 @@
+"""Transducer beam search with a language model, which goes on from piece to piece.
+
+Frame by frame, as in the modified adaptive expansion search (Kim et al. 2020, arXiv 2006.14589): in every
+frame each text of the beam can grow by tokens, and the alignments of one text add up. With a beam that keeps
+everything the scores are those of the forward algorithm (Graves 2012) with at most `max_symbols` tokens a
+frame. All texts in a frame are asked in one call of the prediction network and one of the joint; frames in
+which no text grows are asked in blocks. The state is a value, and cutting the stream elsewhere gives the same
+texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quran_asr.decode.endpoint import Pause
+from quran_asr.decode.transducer import Floats, Hidden, Join, Predict
+from quran_asr.decoding.fusion import (
+    NO_FUSION,
+    Candidate,
+    Doubles,
+    Fusion,
+    Ints,
+    Tail,
+    joined,
+    shared_tokens,
+)
+from quran_asr.findings import QuranAsrError
+from quran_asr.records import Hypothesis
+
+LARGEST_BLOCK = 8
+"""Frames that the joint is asked for at once while no text grows."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSettings:
+    """How wide the search is."""
+
+    beam: int = 8
+    """Texts that are kept after every frame."""
+    least_probability: float = 1e-3
+    """Texts less probable than this share of the best, with the language model, are dropped; 0 keeps all."""
+    max_symbols: int = 3
+    """Most tokens that one frame can add to a text."""
+    commit_frames: int | None = None
+    """The best text's tokens of so many frames ago are certain: texts that differ there are dropped, so that
+    a stream's words are final in bounded time. None waits until no text in the beam differs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BeamState:
+    """Where the search of one stream stands: K texts, best first. Its arrays are never written to."""
+
+    tails: tuple[Tail, ...]
+    acoustic: Doubles
+    """[K] log probability of all alignments in the beam of each text."""
+    fused: Doubles
+    """[K] what the language model and the token bonus add."""
+    lm_states: Ints
+    """[K]"""
+    rows: tuple[Doubles, Ints]
+    """[K, V] twice: `Fusion.rows` of these states."""
+    hidden: Hidden
+    """Each [layers, K, hidden]: the prediction network after each text."""
+    predicted: Floats
+    """[K, J]"""
+    frame: int = 0
+    """Frames searched so far."""
+    last: int | None = None
+    """Frame of the last token that was given out in this utterance; None before it."""
+
+    @property
+    def best(self) -> Hypothesis:
+        """The tokens of the best text behind those that were given out: they may still change."""
+        tail = self.tails[0]
+        return Hypothesis(tail.tokens, tail.frames, 0.0, tail.log_probs)
+
+    @property
+    def score(self) -> float:
+        """Of the best text since the utterance began."""
+        return float((self.acoustic + self.fused).max())
+
+    def candidates(self) -> list[Candidate]:
+        """The n-best list of what is behind the tokens that were given out."""
+        whole = self.acoustic + self.fused
+        return [
+            Candidate(joined([self.tails[at]], float(whole[at])), float(self.acoustic[at]))
+            for at in np.argsort(-whole, kind="stable").tolist()
+        ]
+
+
+def start(predict: Predict, empty: Hidden, blank: int, fusion: Fusion = NO_FUSION) -> BeamState:
+    """The state before the first frame.
+
+    Args:
+        predict: the prediction network.
+        empty: its state before anything, each [layers, 1, hidden] of zeros.
+        blank: the blank's token number, which is the size of the vocabulary.
+        fusion: the language model.
+    """
+    predicted, hidden = predict(np.array([blank], np.int64), empty)
+    lm_states = np.array([fusion.start], np.int64)
+    rows = fusion.rows(lm_states, blank)
+    return BeamState((Tail(),), np.zeros(1), np.zeros(1), lm_states, rows, hidden, predicted)
+
+
+def search(
+    encoded: Floats,
+    predict: Predict,
+    join: Join,
+    begin: BeamState,
+    *,
+    fusion: Fusion = NO_FUSION,
+    settings: BeamSettings | None = None,
+    n_best: int = 1,
+) -> list[Candidate]:
+    """Search a whole utterance.
+
+    Args:
+        encoded: [n, J] frames of the encoder, projected for the joint.
+        predict, join: the networks.
+        begin: from `start`, with the same fusion.
+        fusion: the language model.
+        settings: how wide; a `commit_frames` shortens the list to texts that begin alike.
+        n_best: length of the list.
+
+    Returns:
+        At most `n_best` and `beam` texts, the best first.
+
+    Raises:
+        QuranAsrError: a score is NaN.
+    """
+    settings = settings or BeamSettings()
+    state = begin
+    while state.frame < len(encoded):
+        state = _advance(encoded[state.frame :], state, predict, join, fusion, settings)
+    return state.candidates()[:n_best]
+
+
+def beam_piece(
+    encoded: Floats,
+    state: BeamState,
+    predict: Predict,
+    join: Join,
+    begin: BeamState,
+    *,
+    fusion: Fusion = NO_FUSION,
+    settings: BeamSettings | None = None,
+    pause: Pause | None = None,
+    final: bool = False,
+) -> tuple[Hypothesis, tuple[int, ...], BeamState]:
+    """Search one more piece of a stream.
+
+    Args:
+        encoded: [n, J] frames of the encoder, projected for the joint.
+        state: `begin` at first, then what came out last.
+        predict, join: the networks.
+        begin: from `start`: where the search starts anew after an utterance.
+        fusion: the language model, the same for the whole stream.
+        settings: the same for the whole stream.
+        pause: when an utterance is over: its best text is taken and the search starts anew.
+        final: the sound has ended: the best text is taken.
+
+    Returns:
+        The tokens that became certain with frames counted from the beginning of the stream, the frames at
+        which an utterance was over, and the next state, whose `best` holds the tokens behind them. The score
+        is the change of the best text's score.
+
+    Raises:
+        QuranAsrError: a score is NaN.
+    """
+    settings = settings or BeamSettings()
+    found: list[Tail] = []
+    ends: list[int] = []
+    score, before, origin = 0.0, state.score, state.frame
+    while state.frame - origin < len(encoded):
+        rest = encoded[state.frame - origin :]
+        state = _advance(rest, state, predict, join, fusion, settings, pause, origin)
+        if _is_over(state, pause, origin):
+            ends.append(state.frame)
+            found.append(state.tails[0])
+            score += state.score - before
+            state, before = replace(begin, frame=state.frame), begin.score
+    if final:
+        found.append(state.tails[0])
+        score += state.score - before
+        return joined(found, score), tuple(ends), replace(begin, frame=state.frame)
+    shared = shared_tokens(state.tails)
+    if shared:
+        best = state.tails[0]
+        found.append(Tail(best.tokens[:shared], best.frames[:shared], best.log_probs[:shared]))
+        tails = tuple(tail.from_token(shared) for tail in state.tails)
+        state = replace(state, tails=tails, last=best.frames[shared - 1])
+    return joined(found, score + state.score - before), tuple(ends), state
+
+
+def _advance(
+    encoded: Floats,
+    state: BeamState,
+    predict: Predict,
+    join: Join,
+    fusion: Fusion,
+    settings: BeamSettings,
+    pause: Pause | None = None,
+    origin: int = 0,
+) -> BeamState:
+    """Search a block of frames, or up to the end of the utterance in it. The piece began at `origin`."""
+    block = encoded[:LARGEST_BLOCK]
+    least = np.log(settings.least_probability) if settings.least_probability else -np.inf
+    scores = _ask(block, state, join)
+    while len(block):
+        blanks = scores[:, :, -1].cumsum(axis=0)
+        quiet = _quiet_frames(scores, blanks, state, settings, least)
+        if pause is not None:
+            quiet = _until_over(quiet, blanks, state, pause, origin)
+        if quiet:
+            order = np.argsort(-(state.acoustic + blanks[quiet - 1] + state.fused), kind="stable")
+            acoustic = (state.acoustic + blanks[quiet - 1])[order]
+            state = replace(_chosen(state, order), acoustic=acoustic, frame=state.frame + quiet)
+            block, scores = block[quiet:], scores[quiet:, order]
+            if _is_over(state, pause, origin):
+                return state
+        if len(block):
+            state, scores = _grow(block, scores, state, predict, join, fusion, settings, least)
+            block, scores = block[1:], scores[1:]
+            if _is_over(state, pause, origin):
+                return state
+    return state
+
+
+def _ask(block: Floats, state: BeamState, join: Join) -> Doubles:
+    """Log probabilities [frames, K, V + 1] of every token and blank, in each frame after each text."""
+    frames, texts = len(block), len(state.tails)
+    pairs = np.repeat(block, texts, axis=0), np.concatenate([state.predicted] * frames)
+    scores = join(*pairs).astype(np.float64).reshape(frames, texts, -1)
+    if np.isnan(scores).any():
+        frame = state.frame + int(np.isnan(scores).any(axis=(1, 2)).argmax())
+        raise QuranAsrError(f"the transducer's scores of frame {frame} hold NaN")
+    return scores
+
+
+def _quiet_frames(
+    scores: Doubles, blanks: Doubles, state: BeamState, settings: BeamSettings, least: float
+) -> int:
+    """How many frames from here on leave the texts of the beam as they are: none grows, none is dropped.
+
+    Args:
+        scores: [frames, K, V + 1].
+        blanks: [frames, K] of each text if it has not grown after each frame.
+    """
+    stays = state.acoustic + blanks + state.fused
+    most = stays.max(axis=1)
+    floor, fewest = most + least, stays.min(axis=1)
+    gain = (scores[:, :, :-1] + state.rows[0]).max(axis=2) - scores[:, :, -1]
+    grows = (stays + gain).max(axis=1)
+    quiet = (grows < (np.maximum(floor, fewest) if len(state.tails) == settings.beam else floor)) & (
+        fewest >= floor
+    )
+    return len(quiet) if quiet.all() else int(quiet.argmin())
+
+
+def _until_over(quiet: int, blanks: Doubles, state: BeamState, pause: Pause, origin: int) -> int:
+    """How many of these quiet frames there are until the utterance is over."""
+    best = (state.acoustic + blanks[:quiet] + state.fused).argmax(axis=1)
+    for place, text in enumerate(best.tolist()):
+        tail, frame = state.tails[text], state.frame + place
+        if pause.over(frame - origin, frame, tail.frames[-1] if tail.frames else state.last):
+            return place + 1
+    return quiet
+
+
+def _is_over(state: BeamState, pause: Pause | None, origin: int) -> bool:
+    if pause is None:
+        return False
+    best, frame = state.tails[0], state.frame - 1
+    return pause.over(frame - origin, frame, best.frames[-1] if best.frames else state.last)
+
+
+def _chosen(state: BeamState, places: Ints) -> BeamState:
+    return replace(
+        state,
+        tails=tuple(state.tails[place] for place in places.tolist()),
+        acoustic=state.acoustic[places],
+        fused=state.fused[places],
+        lm_states=state.lm_states[places],
+        rows=(state.rows[0][places], state.rows[1][places]),
+        hidden=tuple(part[:, places] for part in state.hidden),
+        predicted=state.predicted[places],
+    )
+
+
+def _grow(
+    block: Floats,
+    scores: Doubles,
+    state: BeamState,
+    predict: Predict,
+    join: Join,
+    fusion: Fusion,
+    settings: BeamSettings,
+    least: float,
+) -> tuple[BeamState, Doubles]:
+    """The first frame of a block: every text stays, and grows by up to `max_symbols` tokens.
+
+    Args:
+        block: [frames, J].
+        scores: [frames, K, V + 1] after each text.
+
+    Returns:
+        The next state, and the scores after its texts.
+    """
+    if settings.commit_frames is not None:
+        alike = _not_late(state, settings.commit_frames)
+        state, scores = _chosen(state, alike), scores[:, alike]
+    size, texts = scores.shape[2] - 1, len(state.tails)
+    places = {tail.tokens: at for at, tail in enumerate(state.tails)}
+    pool, tails = state, list(state.tails)  # those of the beam, then new ones
+    after = state.acoustic + scores[0, :, -1]  # [pool] with the frame's blank
+    mass, growing = state.acoustic, np.arange(texts)  # of the texts that grow, before the blank
+    for _ in range(settings.max_symbols):
+        whole = after + pool.fused
+        floor = whole.max() + least
+        if len(whole) >= settings.beam:
+            floor = max(floor, np.partition(whole, -settings.beam)[-settings.beam])
+        arriving = mass[:, None] + scores[0, growing, :size]
+        best = _best_places((arriving + pool.fused[growing, None] + pool.rows[0][growing]).ravel(), floor)
+        if not len(best):
+            break
+        best = best[: settings.beam]
+        parents, tokens, mass = growing[best // size], best % size, arriving.ravel()[best]
+        log_probs = scores[0, parents, tokens]
+        grown = [
+            tails[parent].grown(token, state.frame, log_prob)
+            for parent, token, log_prob in zip(
+                parents.tolist(), tokens.tolist(), log_probs.tolist(), strict=True
+            )
+        ]
+        new = [nth for nth, tail in enumerate(grown) if tail.tokens not in places]
+        if new:
+            fresh = _extended(pool, parents[new], tokens[new], predict, fusion)
+            for nth in new:
+                places[grown[nth].tokens] = len(places)
+                tails.append(grown[nth])
+            pool = _together(pool, fresh)
+            scores = np.concatenate([scores, _ask(block, fresh, join)], axis=1)
+            after = np.concatenate([after, np.full(len(new), -np.inf)])
+        growing = np.array([places[tail.tokens] for tail in grown], np.int64)
+        with_blank = mass + scores[0, growing, -1]
+        for nth in np.flatnonzero((growing < texts) & (with_blank > after[growing])).tolist():
+            tails[growing[nth]] = grown[nth]  # the alignment through this frame is the more probable one
+        after[growing] = np.logaddexp(after[growing], with_blank)
+    whole = after + pool.fused
+    best = _best_places(whole, whole.max() + least)[: settings.beam]
+    pool = replace(pool, tails=tuple(tails), acoustic=after, frame=state.frame + 1)
+    return _chosen(pool, best), scores[:, best]
+
+
+def _best_places(scores: Doubles, floor: float) -> Ints:
+    """Places of all scores that are possible and not below a floor, best first."""
+    places = np.flatnonzero(scores >= max(floor, -np.finfo(np.float64).max))
+    return places[np.argsort(-scores[places], kind="stable")]
+
+
+def _extended(
+    pool: BeamState, parents: Ints, tokens: Ints, predict: Predict, fusion: Fusion
+) -> BeamState:
+    """These texts of the pool with one more token each; their tails and acoustic scores are left open."""
+    predicted, hidden = predict(tokens, tuple(part[:, parents] for part in pool.hidden))
+    lm_states = pool.rows[1][parents, tokens]
+    return BeamState(
+        (Tail(),) * len(parents),
+        np.full(len(parents), -np.inf),
+        pool.fused[parents] + pool.rows[0][parents, tokens],
+        lm_states,
+        fusion.rows(lm_states, pool.rows[0].shape[1]),
+        hidden,
+        predicted,
+        pool.frame,
+    )
+
+
+def _together(first: BeamState, second: BeamState) -> BeamState:
+    return replace(
+        first,
+        tails=first.tails + second.tails,
+        acoustic=np.concatenate([first.acoustic, second.acoustic]),
+        fused=np.concatenate([first.fused, second.fused]),
+        lm_states=np.concatenate([first.lm_states, second.lm_states]),
+        rows=(
+            np.concatenate([first.rows[0], second.rows[0]]),
+            np.concatenate([first.rows[1], second.rows[1]]),
+        ),
+        hidden=tuple(np.concatenate(parts, axis=1) for parts in zip(first.hidden, second.hidden, strict=True)),
+        predicted=np.concatenate([first.predicted, second.predicted]),
+    )
+
+
+def _not_late(state: BeamState, frames: int) -> Ints:
+    """Places of the texts that agree with the best in its tokens of more than so many frames ago.
+
+    Asked before a frame in which some text grows, so that it does not matter how the stream is cut.
+    """
+    best = state.tails[0]
+    certain = sum(frame < state.frame - frames for frame in best.frames)
+    alike = [at for at, tail in enumerate(state.tails) if tail.tokens[:certain] == best.tokens[:certain]]
+    return np.array(alike, np.int64)
