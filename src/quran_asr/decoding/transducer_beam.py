@@ -69,7 +69,9 @@ class BeamState:
     frame: int = 0
     """Frames searched so far."""
     last: int | None = None
-    """Frame of the last token that was given out in this utterance; None before it."""
+    """Frame of the last token before the tails in this utterance; None where there is none."""
+    certain: Tail = Tail()
+    """Tokens before the tails that were not given out yet."""
 
     @property
     def best(self) -> Hypothesis:
@@ -86,7 +88,7 @@ class BeamState:
         """The n-best list of what is behind the tokens that were given out."""
         whole = self.acoustic + self.fused
         return [
-            Candidate(joined([self.tails[at]], float(whole[at])), float(self.acoustic[at]))
+            Candidate(joined([self.certain, self.tails[at]], float(whole[at])), float(self.acoustic[at]))
             for at in np.argsort(-whole, kind="stable").tolist()
         ]
 
@@ -180,20 +182,15 @@ def beam_piece(
         state = _advance(rest, state, predict, join, fusion, settings, pause, origin)
         if _is_over(state, pause, origin):
             ends.append(state.frame)
-            found.append(state.tails[0])
+            found += [state.certain, state.tails[0]]
             score += state.score - before
             state, before = replace(begin, frame=state.frame), begin.score
+    score += state.score - before
+    found.append(state.certain)
     if final:
         found.append(state.tails[0])
-        score += state.score - before
         return joined(found, score), tuple(ends), replace(begin, frame=state.frame)
-    shared = shared_tokens(state.tails)
-    if shared:
-        best = state.tails[0]
-        found.append(Tail(best.tokens[:shared], best.frames[:shared], best.log_probs[:shared]))
-        tails = tuple(tail.from_token(shared) for tail in state.tails)
-        state = replace(state, tails=tails, last=best.frames[shared - 1])
-    return joined(found, score + state.score - before), tuple(ends), state
+    return joined(found, score), tuple(ends), replace(state, certain=Tail())
 
 
 def _advance(
@@ -353,7 +350,30 @@ def _grow(
     whole = after + pool.fused
     best = _best_places(whole, whole.max() + least)[: settings.beam]
     pool = replace(pool, tails=tuple(tails), acoustic=after, frame=state.frame + 1)
-    return _chosen(pool, best), scores[:, best]
+    return _set_apart_shared(_chosen(pool, best)), scores[:, best]
+
+
+def _set_apart_shared(state: BeamState) -> BeamState:
+    """Take the tokens with which all tails begin out of them.
+
+    Where the texts put a token into different frames the first one counts: in the others the next token could
+    be in the same frame already.
+    """
+    shared = shared_tokens(state.tails)
+    if not shared:
+        return state
+    frames = tuple(min(tail.frames[nth] for tail in state.tails) for nth in range(shared))
+    certain, best = state.certain, state.tails[0]
+    return replace(
+        state,
+        tails=tuple(tail.from_token(shared) for tail in state.tails),
+        last=frames[-1],
+        certain=Tail(
+            certain.tokens + best.tokens[:shared],
+            certain.frames + frames,
+            certain.log_probs + best.log_probs[:shared],
+        ),
+    )
 
 
 def _best_places(scores: Doubles, floor: float) -> Ints:
@@ -401,7 +421,10 @@ def _not_late(state: BeamState, frames: int) -> Ints:
 
     Asked before a frame in which some text grows, so that it does not matter how the stream is cut.
     """
-    best = state.tails[0]
-    certain = sum(frame < state.frame - frames for frame in best.frames)
-    alike = [at for at, tail in enumerate(state.tails) if tail.tokens[:certain] == best.tokens[:certain]]
+    best, before = state.tails[0], state.frame - frames
+    alike = []
+    for at, tail in enumerate(state.tails):
+        certain = max(sum(frame < before for frame in text.frames) for text in (best, tail))
+        if tail.tokens[:certain] == best.tokens[:certain]:
+            alike.append(at)
     return np.array(alike, np.int64)
