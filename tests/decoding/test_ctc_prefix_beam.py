@@ -65,9 +65,7 @@ def stream(
     ), ends
 
 
-@given(
-    st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 3), st.floats(0, 2), st.floats(-1, 2)
-)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 3), st.floats(0, 2), st.floats(-1, 2))
 def test_a_full_beam_knows_the_score_of_every_text(
     seed: int, frames: int, vocabulary: int, weight: float, bonus: float
 ) -> None:

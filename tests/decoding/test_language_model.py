@@ -136,7 +136,9 @@ def test_kneser_ney_is_that_of_chen_and_goodman(order: int) -> None:
     corpus = zipf_corpus(1, 1000, 500)
     model = estimate(corpus, 1000, order=order)
     expected = kneser_ney(corpus, order)
-    assert len(expected) == sum(model.sizes) - 1 - (1000 - len({token for (text,) in corpus for token in text}))
+    assert len(expected) == sum(model.sizes) - 1 - (
+        1000 - len({token for (text,) in corpus for token in text})
+    )
     for begins, ends in product((False, True), repeat=2):
         grams = [g for g in expected if (g[0] == BEGIN) == begins and (g[-1] == END) == ends]
         texts = [[token for token in gram if token >= 0] for gram in grams]

@@ -78,9 +78,7 @@ def test_the_texts_and_their_scores_are_nemos(
     tokens = 0
     for row, length in enumerate(LENGTHS):
         settings = BeamSettings(beam=64, least_probability=0, max_symbols=3)
-        (ours,) = search(
-            projected[row, :length], predict, join, begin, fusion=fusion, settings=settings
-        )
+        (ours,) = search(projected[row, :length], predict, join, begin, fusion=fusion, settings=settings)
         assert list(ours.hypothesis.tokens) == theirs[row].y_sequence.tolist()
         assert ours.hypothesis.score == pytest.approx(float(theirs[row].score), abs=0.05)
         tokens += len(ours.hypothesis.tokens)

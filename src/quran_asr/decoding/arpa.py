@@ -21,6 +21,10 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
 """What ARPA files have for the logarithm of 0."""
 
+Places = dict[tuple[int, ...], int]
+Entries = dict[tuple[int, ...], tuple[float, float]]
+"""Log probability and back-off weight of each n-gram, natural logs."""
+
 
 def nemo_symbols(vocabulary_size: int) -> tuple[str, ...]:
     """The character that stands for each token in NeMo's n-gram models."""
@@ -39,36 +43,29 @@ def write_arpa(model: LanguageModel, path: Path, symbols: Sequence[str] | None =
         QuranAsrError: the symbols are not V different words.
     """
     names = [*_checked(symbols, model.vocabulary_size), END, BEGIN]
-    bounds = np.cumsum([0, *model.sizes])
     log10 = model.log_probs / math.log(10)
-    log10[~np.isfinite(log10)] = NEVER
-    parents = np.repeat(np.arange(len(model.first) - 1), np.diff(model.first))
-    lines = ["\\data\\", *(f"ngram {n}={size}" for n, size in _orders(model)), ""]
-    texts = [""]  # of every state
-    for n, size in enumerate(model.sizes):
-        lines.append(f"\\{n + 1}-grams:")
-        places = range(bounds[n], bounds[n + 1])
-        if n == 0:
-            unknown = model.unknown / math.log(10) if math.isfinite(model.unknown) else NEVER
+    scores = np.where(np.isfinite(log10), log10, NEVER).tolist()
+    backoffs = (model.backoffs / math.log(10)).tolist()
+    parents = np.repeat(np.arange(len(model.first) - 1), np.diff(model.first)).tolist()
+    tokens = model.tokens.tolist()
+    unknown = model.unknown / math.log(10) if math.isfinite(model.unknown) else NEVER
+    lines = ["\\data\\"]
+    lines += [f"ngram {n}={size + (n == 1)}" for n, size in enumerate(model.sizes, start=1)]  # and <unk>
+    texts = [""]  # of each state
+    place = 0
+    for n, size in enumerate(model.sizes, start=1):
+        lines += ["", f"\\{n}-grams:"]
+        if n == 1:
             lines.append(f"{unknown:.7g}\t{UNKNOWN}\t0")
-        joined = [
-            f"{texts[parent]} {names[token]}" if parent else names[token]
-            for parent, token in zip(
-                parents[bounds[n] : bounds[n + 1]].tolist(),
-                model.tokens[bounds[n] : bounds[n + 1]].tolist(),
-                strict=True,
-            )
-        ]
-        scores = log10[bounds[n] : bounds[n + 1]].tolist()
-        if n + 1 < model.order:
-            backoffs = (model.backoffs[bounds[n] + 1 : bounds[n + 1] + 1] / math.log(10)).tolist()
-            lines += [f"{p:.7g}\t{text}\t{b:.7g}" for p, text, b in zip(scores, joined, backoffs, strict=True)]
-            texts += joined
-        else:
-            lines += [f"{p:.7g}\t{text}" for p, text in zip(scores, joined, strict=True)]
-        assert len(places) == size
-        lines.append("")
-    write_atomically(path, ("\n".join([*lines, "\\end\\"]) + "\n").encode())
+        for at in range(place, place + size):
+            text = f"{texts[parents[at]]} {names[tokens[at]]}" if n > 1 else names[tokens[at]]
+            if n < model.order:
+                lines.append(f"{scores[at]:.7g}\t{text}\t{backoffs[at + 1]:.7g}")
+                texts.append(text)
+            else:
+                lines.append(f"{scores[at]:.7g}\t{text}")
+        place += size
+    write_atomically(path, "\n".join([*lines, "", "\\end\\", ""]).encode())
 
 
 def read_arpa(
@@ -94,28 +91,19 @@ def read_arpa(
     """
     names = {name: token for token, name in enumerate(_checked(symbols, vocabulary_size))}
     names |= {END: vocabulary_size, BEGIN: vocabulary_size + 1}
-    places: dict[tuple[int, ...], int] = {(): 0}
-    """State of each n-gram; of the longest ones none."""
+    places: Places = {(): 0}
+    """State of each n-gram; the longest ones have none, but nobody asks for them."""
     levels: list[Level] = []
-    first_state = 1
+    unknown, first_state, before = -math.inf, 1, 0
     for entries in _sections(path, names):
-        unknown = entries.pop((vocabulary_size + 2,), (NEVER, 0.0))[0]
         if not levels:
-            base = unknown
-            known = [(token,) in entries for token in range(vocabulary_size)]
-            missing = max(1, known.count(False))
-            share = unknown - math.log(missing) if unknown > NEVER else unknown
-            entries = {
-                (token,): entries.get((token,), (share, 0.0)) for token in range(vocabulary_size + 2)
-            } | {(vocabulary_size + 1,): (-math.inf, entries.get((vocabulary_size + 1,), (0.0, 0.0))[1])}
-        grams = list(entries)
-        for gram in grams:
+            entries, unknown = _with_all_tokens(entries, vocabulary_size)
+        for gram in entries:
             if gram[:-1] not in places:
                 raise QuranAsrError(
                     f"a {len(gram)}-gram begins with a {len(gram) - 1}-gram that is missing", where=str(path)
                 )
-        grams.sort(key=lambda gram: (places[gram[:-1]], gram[-1]))
-        before = first_state - (len(levels[-1].token) if levels else first_state)
+        grams = sorted(entries, key=lambda gram: (places[gram[:-1]], gram[-1]))
         levels.append(
             Level(
                 np.array([places[gram[:-1]] for gram in grams], np.int64) - before,
@@ -126,12 +114,22 @@ def read_arpa(
             )
         )
         places |= {gram: first_state + place for place, gram in enumerate(grams)}
-        first_state += len(grams)
-    left = -math.inf if not all(known) or base <= NEVER else base
-    return assemble(levels, vocabulary_size, left, pieces)
+        before, first_state = first_state, first_state + len(grams)
+    return assemble(levels, vocabulary_size, unknown, pieces)
 
 
-def _longest(places: dict[tuple[int, ...], int], gram: tuple[int, ...]) -> int:
+def _with_all_tokens(entries: Entries, vocabulary_size: int) -> tuple[Entries, float]:
+    """The 1-grams of every token, and the log probability that is left for anything else."""
+    unknown = entries.get((vocabulary_size + 2,), (-math.inf, 0.0))[0]
+    missing = sum((token,) not in entries for token in range(vocabulary_size))
+    share = unknown - math.log(missing) if missing else 0.0
+    whole: Entries = {(token,): entries.get((token,), (share, 0.0)) for token in range(vocabulary_size + 1)}
+    begin = vocabulary_size + 1
+    whole[begin,] = (-math.inf, entries.get((begin,), (0.0, 0.0))[1])
+    return whole, -math.inf if missing else unknown
+
+
+def _longest(places: Places, gram: tuple[int, ...]) -> int:
     while gram not in places:
         gram = gram[1:]
     return places[gram]
@@ -150,44 +148,31 @@ def _checked(symbols: Sequence[str] | None, vocabulary_size: int) -> tuple[str, 
     return words
 
 
-def _orders(model: LanguageModel) -> list[tuple[int, int]]:
-    return [(n, size + (n == 1)) for n, size in enumerate(model.sizes, start=1)]  # and <unk>
-
-
-def _sections(path: Path, names: dict[str, int]) -> Iterator[dict[tuple[int, ...], tuple[float, float]]]:
-    """The n-grams of each length with their log probability and back-off weight, natural logs."""
-    unknown = len(names)
-    names = {UNKNOWN: unknown, **names}
-    entries: dict[tuple[int, ...], tuple[float, float]] = {}
-    order, number = 0, 0
-    ln10 = math.log(10)
+def _sections(path: Path, names: dict[str, int]) -> Iterator[Entries]:
+    """The n-grams of each length; `<unk>` is the token after those of `names`."""
+    names = {UNKNOWN: len(names), **names}
+    number = 0
     try:
         with path.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
+            entries: Entries = {}
+            order = 0
+            for line in lines:
+                number += 1
                 line = line.rstrip("\n")
+                if line == "\\data\\":
+                    continue
                 if line.startswith("\\"):
                     if order:
                         yield entries
-                    entries = {}
-                    if line == "\\end\\":
-                        if not order:
-                            raise ValueError("it has no n-grams")
+                    if line == "\\end\\" and order:
                         return
-                    if line == "\\data\\":
-                        continue
-                    order += 1
+                    entries, order = {}, order + 1
                     if line != f"\\{order}-grams:" or order > MOST_ORDER:
                         raise ValueError(f"`{line[:40]}` where {order}-grams should begin")
                 elif line and order:
-                    score, gram, *backoff = line.split("\t")
-                    words = tuple(names[word] for word in gram.split(" "))
-                    if len(words) != order:
-                        raise ValueError(f"{len(words)} words in a {order}-gram")
-                    values = float(score) * ln10, float(backoff[0]) * ln10 if backoff else 0.0
-                    if math.isnan(values[0]) or not math.isfinite(values[1]):
-                        raise ValueError("a score is not a number")
-                    if unknown not in words or order == 1:
-                        entries[words] = values
+                    gram, values = _entry(line, order, names)
+                    if order == 1 or len(names) - 1 not in gram:
+                        entries[gram] = values
     except KeyError as error:
         raise QuranAsrError(
             f"`{error.args[0]}` stands for no token of this vocabulary",
@@ -199,3 +184,15 @@ def _sections(path: Path, names: dict[str, int]) -> Iterator[dict[tuple[int, ...
     except (OSError, ValueError) as error:
         raise QuranAsrError(f"is not an ARPA file: {error}", where=f"{path}:{number}") from error
     raise QuranAsrError("the ARPA file ends before \\end\\", where=f"{path}:{number}", remedy="copy it again")
+
+
+def _entry(line: str, order: int, names: dict[str, int]) -> tuple[tuple[int, ...], tuple[float, float]]:
+    score, text, *backoff = line.split("\t")
+    gram = tuple(names[word] for word in text.split(" "))
+    if len(gram) != order:
+        raise ValueError(f"{len(gram)} words in a {order}-gram")
+    log10, weight = float(score), float(backoff[0]) if backoff else 0.0
+    if math.isnan(log10) or not math.isfinite(weight):
+        raise ValueError("a score is not a number")
+    ln10 = math.log(10)
+    return gram, (log10 * ln10 if log10 > NEVER else -math.inf, weight * ln10)

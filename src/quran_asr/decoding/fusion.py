@@ -37,6 +37,9 @@ class Tail:
         return Tail(self.tokens[place:], self.frames[place:], self.log_probs[place:])
 
 
+NO_TOKENS = Tail()
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An entry of an n-best list."""
@@ -134,4 +137,3 @@ def joined(tails: Sequence[Tail], score: float) -> Hypothesis:
         score,
         tuple(log_prob for tail in tails for log_prob in tail.log_probs),
     )
-

@@ -69,8 +69,8 @@ class LanguageModel:
     backoffs: Floats
     """[S] natural log of that context's weight; 0 for ROOT."""
     contexts: NDArray[np.int32]
-    """[S, order - 1] of each state the states of its contexts, the shortest first, the state itself last; ROOT
-    before them where there are fewer."""
+    """[S, order - 1] states of each state's contexts, the shortest first, itself last; ROOT before them where
+    there are fewer."""
     weights: Floats
     """[S, order] log of the weight of the empty context in each state, then of each of `contexts`."""
     sizes: tuple[int, ...]

@@ -160,7 +160,7 @@ def _count(texts: Sequence[Text], vocabulary_size: int, order: int) -> list[_Cou
 
 
 def _discounts(counts: Ints) -> tuple[float, float, float] | None:
-    """Discounts of n-grams of count 1, 2, and 3 or more (Chen and Goodman, equation 26); None: no estimate."""
+    """Discounts of counts of 1, 2, and 3 or more (Chen and Goodman, equation 26); None: no estimate."""
     t = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(np.float64)
     if (t[:3] == 0).any():
         return None

@@ -63,9 +63,7 @@ def build_quran_model(
         QuranAsrError: no such spelling, surah or order, or a vocabulary that cannot write the text.
     """
     texts = quran_texts(Tokenizer(vocabulary), spelling, [s for s in _surahs() if s not in set(without)])
-    return estimate(
-        texts, len(vocabulary), order=order, smoothing=smoothing, pieces=tuple(vocabulary.pieces)
-    )
+    return estimate(texts, len(vocabulary), order=order, smoothing=smoothing, pieces=tuple(vocabulary.pieces))
 
 
 def build_passage_model(
@@ -105,9 +103,7 @@ def build_text_model(
             (`file:line`).
     """
     texts = [[sentence] for sentence in _sentences(Tokenizer(vocabulary), spelling, path)]
-    return estimate(
-        texts, len(vocabulary), order=order, smoothing=smoothing, pieces=tuple(vocabulary.pieces)
-    )
+    return estimate(texts, len(vocabulary), order=order, smoothing=smoothing, pieces=tuple(vocabulary.pieces))
 
 
 def held_out_perplexity(
@@ -161,9 +157,7 @@ def quran_texts(tokenizer: Tokenizer, spelling: str, surahs: Collection[int]) ->
     return texts
 
 
-def text_perplexity(
-    model: LanguageModel, vocabulary: Vocabulary, spelling: str, path: Path
-) -> Perplexity:
+def text_perplexity(model: LanguageModel, vocabulary: Vocabulary, spelling: str, path: Path) -> Perplexity:
     """Perplexity on a text file, a sentence a line. Errors as `build_text_model`."""
     sentences = _sentences(Tokenizer(vocabulary), spelling, path)
     return perplexity(model, [[sentence] for sentence in sentences], vocabulary)

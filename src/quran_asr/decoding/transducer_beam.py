@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quran_asr.decode.endpoint import Pause
 from quran_asr.decode.transducer import Floats, Hidden, Join, Predict
 from quran_asr.decoding.fusion import (
     NO_FUSION,
+    NO_TOKENS,
     Candidate,
     Doubles,
     Fusion,
@@ -70,7 +70,7 @@ class BeamState:
     """Frames searched so far."""
     last: int | None = None
     """Frame of the last token before the tails in this utterance; None where there is none."""
-    certain: Tail = Tail()
+    certain: Tail = NO_TOKENS
     """Tokens before the tails that were not given out yet."""
 
     @property
@@ -190,7 +190,7 @@ def beam_piece(
     if final:
         found.append(state.tails[0])
         return joined(found, score), tuple(ends), replace(begin, frame=state.frame)
-    return joined(found, score), tuple(ends), replace(state, certain=Tail())
+    return joined(found, score), tuple(ends), replace(state, certain=NO_TOKENS)
 
 
 def _advance(
@@ -382,9 +382,7 @@ def _best_places(scores: Doubles, floor: float) -> Ints:
     return places[np.argsort(-scores[places], kind="stable")]
 
 
-def _extended(
-    pool: BeamState, parents: Ints, tokens: Ints, predict: Predict, fusion: Fusion
-) -> BeamState:
+def _extended(pool: BeamState, parents: Ints, tokens: Ints, predict: Predict, fusion: Fusion) -> BeamState:
     """These texts of the pool with one more token each; their tails and acoustic scores are left open."""
     predicted, hidden = predict(tokens, tuple(part[:, parents] for part in pool.hidden))
     lm_states = pool.rows[1][parents, tokens]
@@ -411,7 +409,9 @@ def _together(first: BeamState, second: BeamState) -> BeamState:
             np.concatenate([first.rows[0], second.rows[0]]),
             np.concatenate([first.rows[1], second.rows[1]]),
         ),
-        hidden=tuple(np.concatenate(parts, axis=1) for parts in zip(first.hidden, second.hidden, strict=True)),
+        hidden=tuple(
+            np.concatenate(parts, axis=1) for parts in zip(first.hidden, second.hidden, strict=True)
+        ),
         predicted=np.concatenate([first.predicted, second.predicted]),
     )
 
