@@ -40,7 +40,7 @@ class BeamSettings:
 
     beam: int = 8
     """Texts that are kept after every frame."""
-    least_probability: float = 1e-3
+    least_probability: float = 1e-2
     """Texts less probable than this share of the best, with the language model, are dropped; 0 keeps all."""
     max_symbols: int = 3
     """Most tokens that one frame can add to a text."""
