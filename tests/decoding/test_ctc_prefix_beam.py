@@ -86,6 +86,7 @@ def test_a_full_beam_knows_the_score_of_every_text(
     assert best.score == pytest.approx(scores[0], abs=1e-4)
 
 
+@settings(max_examples=50)
 @given(
     st.integers(0, 10_000),
     st.integers(0, 40),
@@ -111,6 +112,7 @@ def test_cutting_changes_nothing(
     assert cut[0].score == pytest.approx(whole[0].score, abs=1e-6)
 
 
+@settings(max_examples=50)
 @given(
     st.integers(0, 10_000),
     st.integers(0, 40),

@@ -33,7 +33,8 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(pieces, (0.0, *(-float(nth) for nth in range(len(pieces) - 1))))
 
 
-@pytest.mark.parametrize("vocabulary_size", [48, pytest.param(256, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("vocabulary_size", [48, 256])
 def test_tokens_are_those_of_sentencepiece(vocabulary_size: int, tmp_path: Path) -> None:
     sentencepiece = pytest.importorskip("sentencepiece", reason="needs sentencepiece")
     verses = list(load_quran("letters").verses.values())

@@ -33,6 +33,9 @@ class Tail:
     def grown(self, token: int, frame: int, log_prob: float) -> Tail:
         return Tail((*self.tokens, token), (*self.frames, frame), (*self.log_probs, log_prob))
 
+    def followed_by(self, other: Tail) -> Tail:
+        return Tail(self.tokens + other.tokens, self.frames + other.frames, self.log_probs + other.log_probs)
+
     def from_token(self, place: int) -> Tail:
         return Tail(self.tokens[place:], self.frames[place:], self.log_probs[place:])
 

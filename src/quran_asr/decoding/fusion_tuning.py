@@ -36,14 +36,14 @@ def tune(
 
     Args:
         model: the language model.
-        evaluate: decodes the validation set, from encoder outputs that are kept, and counts the errors in words
+        evaluate: decodes the validation set, from kept encoder outputs, and counts the errors in words
             and in characters.
         weights: of the language model.
         bonuses: for every token.
         on_progress: called with the points done and their number.
 
     Returns:
-        All points, the best first: fewest word errors, then fewest character errors, then the smallest weight.
+        All points, the best first: fewest word errors, fewest character errors, smallest weight.
 
     Raises:
         QuranAsrError: no weight or no bonus to try, or one that makes no sense.

@@ -3,14 +3,14 @@
 Frame by frame, as in the modified adaptive expansion search (Kim et al. 2020, arXiv 2006.14589): in every
 frame each text of the beam can grow by tokens, and the alignments of one text add up. With a beam that keeps
 everything the scores are those of the forward algorithm (Graves 2012) with at most `max_symbols` tokens a
-frame. All texts in a frame are asked in one call of the prediction network and one of the joint; frames in
-which no text grows are asked in blocks. The state is a value, and cutting the stream elsewhere gives the same
-texts.
+frame. All texts that grow in a frame are asked in one call of each network. The state is a value, and cutting
+the stream elsewhere gives the same texts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -47,6 +47,24 @@ class BeamSettings:
     commit_frames: int | None = None
     """The best text's tokens of so many frames ago are certain: texts that differ there are dropped, so that
     a stream's words are final in bounded time. None waits until no text in the beam differs."""
+
+    @property
+    def least(self) -> float:
+        """`least_probability` as a natural log."""
+        return math.log(self.least_probability) if self.least_probability else -math.inf
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scorer:
+    """What scores texts, and how many are kept: the same for the whole of a stream."""
+
+    predict: Predict
+    """The prediction network."""
+    join: Join
+    """The joint network."""
+    fusion: Fusion = NO_FUSION
+    """The language model."""
+    settings: BeamSettings = field(default_factory=BeamSettings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,39 +111,27 @@ class BeamState:
         ]
 
 
-def start(predict: Predict, empty: Hidden, blank: int, fusion: Fusion = NO_FUSION) -> BeamState:
+def start(scorer: Scorer, empty: Hidden, blank: int) -> BeamState:
     """The state before the first frame.
 
     Args:
-        predict: the prediction network.
-        empty: its state before anything, each [layers, 1, hidden] of zeros.
+        scorer: the networks and the language model.
+        empty: the prediction network's state before anything, each [layers, 1, hidden] of zeros.
         blank: the blank's token number, which is the size of the vocabulary.
-        fusion: the language model.
     """
-    predicted, hidden = predict(np.array([blank], np.int64), empty)
-    lm_states = np.array([fusion.start], np.int64)
-    rows = fusion.rows(lm_states, blank)
-    return BeamState((Tail(),), np.zeros(1), np.zeros(1), lm_states, rows, hidden, predicted)
+    predicted, hidden = scorer.predict(np.array([blank], np.int64), empty)
+    states = np.array([scorer.fusion.start], np.int64)
+    rows = scorer.fusion.rows(states, blank)
+    return BeamState((NO_TOKENS,), np.zeros(1), np.zeros(1), states, rows, hidden, predicted)
 
 
-def search(
-    encoded: Floats,
-    predict: Predict,
-    join: Join,
-    begin: BeamState,
-    *,
-    fusion: Fusion = NO_FUSION,
-    settings: BeamSettings | None = None,
-    n_best: int = 1,
-) -> list[Candidate]:
+def search(encoded: Floats, scorer: Scorer, begin: BeamState, n_best: int = 1) -> list[Candidate]:
     """Search a whole utterance.
 
     Args:
         encoded: [n, J] frames of the encoder, projected for the joint.
-        predict, join: the networks.
-        begin: from `start`, with the same fusion.
-        fusion: the language model.
-        settings: how wide; a `commit_frames` shortens the list to texts that begin alike.
+        scorer: the networks and the language model; a `commit_frames` keeps only texts that begin alike.
+        begin: from `start`.
         n_best: length of the list.
 
     Returns:
@@ -134,22 +140,18 @@ def search(
     Raises:
         QuranAsrError: a score is NaN.
     """
-    settings = settings or BeamSettings()
     state = begin
     while state.frame < len(encoded):
-        state = _advance(encoded[state.frame :], state, predict, join, fusion, settings)
+        state = _advance(encoded[state.frame :], state, scorer)
     return state.candidates()[:n_best]
 
 
 def beam_piece(
     encoded: Floats,
     state: BeamState,
-    predict: Predict,
-    join: Join,
+    scorer: Scorer,
     begin: BeamState,
     *,
-    fusion: Fusion = NO_FUSION,
-    settings: BeamSettings | None = None,
     pause: Pause | None = None,
     final: bool = False,
 ) -> tuple[Hypothesis, tuple[int, ...], BeamState]:
@@ -158,10 +160,8 @@ def beam_piece(
     Args:
         encoded: [n, J] frames of the encoder, projected for the joint.
         state: `begin` at first, then what came out last.
-        predict, join: the networks.
+        scorer: the networks and the language model.
         begin: from `start`: where the search starts anew after an utterance.
-        fusion: the language model, the same for the whole stream.
-        settings: the same for the whole stream.
         pause: when an utterance is over: its best text is taken and the search starts anew.
         final: the sound has ended: the best text is taken.
 
@@ -173,13 +173,12 @@ def beam_piece(
     Raises:
         QuranAsrError: a score is NaN.
     """
-    settings = settings or BeamSettings()
     found: list[Tail] = []
     ends: list[int] = []
     score, before, origin = 0.0, state.score, state.frame
     while state.frame - origin < len(encoded):
         rest = encoded[state.frame - origin :]
-        state = _advance(rest, state, predict, join, fusion, settings, pause, origin)
+        state = _advance(rest, state, scorer, pause, origin)
         if _is_over(state, pause, origin):
             ends.append(state.frame)
             found += [state.certain, state.tails[0]]
@@ -194,22 +193,14 @@ def beam_piece(
 
 
 def _advance(
-    encoded: Floats,
-    state: BeamState,
-    predict: Predict,
-    join: Join,
-    fusion: Fusion,
-    settings: BeamSettings,
-    pause: Pause | None = None,
-    origin: int = 0,
+    encoded: Floats, state: BeamState, scorer: Scorer, pause: Pause | None = None, origin: int = 0
 ) -> BeamState:
     """Search a block of frames, or up to the end of the utterance in it. The piece began at `origin`."""
     block = encoded[:LARGEST_BLOCK]
-    least = np.log(settings.least_probability) if settings.least_probability else -np.inf
-    scores = _ask(block, state, join)
+    scores = _ask(block, state, scorer.join)
     while len(block):
         blanks = scores[:, :, -1].cumsum(axis=0)
-        quiet = _quiet_frames(scores, blanks, state, settings, least)
+        quiet = _quiet_frames(scores, blanks, state, scorer.settings)
         if pause is not None:
             quiet = _until_over(quiet, blanks, state, pause, origin)
         if quiet:
@@ -220,7 +211,7 @@ def _advance(
             if _is_over(state, pause, origin):
                 return state
         if len(block):
-            state, scores = _grow(block, scores, state, predict, join, fusion, settings, least)
+            state, scores = _grow(block, scores, state, scorer)
             block, scores = block[1:], scores[1:]
             if _is_over(state, pause, origin):
                 return state
@@ -232,15 +223,12 @@ def _ask(block: Floats, state: BeamState, join: Join) -> Doubles:
     frames, texts = len(block), len(state.tails)
     pairs = np.repeat(block, texts, axis=0), np.concatenate([state.predicted] * frames)
     scores = join(*pairs).astype(np.float64).reshape(frames, texts, -1)
-    if np.isnan(scores).any():
-        frame = state.frame + int(np.isnan(scores).any(axis=(1, 2)).argmax())
-        raise QuranAsrError(f"the transducer's scores of frame {frame} hold NaN")
+    if (bad := np.isnan(scores).any(axis=(1, 2))).any():
+        raise QuranAsrError(f"the transducer's scores of frame {state.frame + int(bad.argmax())} hold NaN")
     return scores
 
 
-def _quiet_frames(
-    scores: Doubles, blanks: Doubles, state: BeamState, settings: BeamSettings, least: float
-) -> int:
+def _quiet_frames(scores: Doubles, blanks: Doubles, state: BeamState, settings: BeamSettings) -> int:
     """How many frames from here on leave the texts of the beam as they are: none grows, none is dropped.
 
     Args:
@@ -248,13 +236,11 @@ def _quiet_frames(
         blanks: [frames, K] of each text if it has not grown after each frame.
     """
     stays = state.acoustic + blanks + state.fused
-    most = stays.max(axis=1)
-    floor, fewest = most + least, stays.min(axis=1)
+    floor, fewest = stays.max(axis=1) + settings.least, stays.min(axis=1)
     gain = (scores[:, :, :-1] + state.rows[0]).max(axis=2) - scores[:, :, -1]
     grows = (stays + gain).max(axis=1)
-    quiet = (grows < (np.maximum(floor, fewest) if len(state.tails) == settings.beam else floor)) & (
-        fewest >= floor
-    )
+    needed = np.maximum(floor, fewest) if len(state.tails) == settings.beam else floor
+    quiet = (grows < needed) & (fewest >= floor)
     return len(quiet) if quiet.all() else int(quiet.argmin())
 
 
@@ -262,17 +248,20 @@ def _until_over(quiet: int, blanks: Doubles, state: BeamState, pause: Pause, ori
     """How many of these quiet frames there are until the utterance is over."""
     best = (state.acoustic + blanks[:quiet] + state.fused).argmax(axis=1)
     for place, text in enumerate(best.tolist()):
-        tail, frame = state.tails[text], state.frame + place
-        if pause.over(frame - origin, frame, tail.frames[-1] if tail.frames else state.last):
+        frame = state.frame + place
+        if pause.over(frame - origin, frame, _last(state, text)):
             return place + 1
     return quiet
 
 
 def _is_over(state: BeamState, pause: Pause | None, origin: int) -> bool:
-    if pause is None:
-        return False
-    best, frame = state.tails[0], state.frame - 1
-    return pause.over(frame - origin, frame, best.frames[-1] if best.frames else state.last)
+    frame = state.frame - 1
+    return pause is not None and pause.over(frame - origin, frame, _last(state, 0))
+
+
+def _last(state: BeamState, text: int) -> int | None:
+    """Frame of the last token of one text of the beam in this utterance; None before its first."""
+    return state.tails[text].frames[-1] if state.tails[text].frames else state.last
 
 
 def _chosen(state: BeamState, places: Ints) -> BeamState:
@@ -288,16 +277,7 @@ def _chosen(state: BeamState, places: Ints) -> BeamState:
     )
 
 
-def _grow(
-    block: Floats,
-    scores: Doubles,
-    state: BeamState,
-    predict: Predict,
-    join: Join,
-    fusion: Fusion,
-    settings: BeamSettings,
-    least: float,
-) -> tuple[BeamState, Doubles]:
+def _grow(block: Floats, scores: Doubles, state: BeamState, scorer: Scorer) -> tuple[BeamState, Doubles]:
     """The first frame of a block: every text stays, and grows by up to `max_symbols` tokens.
 
     Args:
@@ -307,6 +287,7 @@ def _grow(
     Returns:
         The next state, and the scores after its texts.
     """
+    settings = scorer.settings
     if settings.commit_frames is not None:
         alike = _not_late(state, settings.commit_frames)
         state, scores = _chosen(state, alike), scores[:, alike]
@@ -317,7 +298,7 @@ def _grow(
     mass, growing = state.acoustic, np.arange(texts)  # of the texts that grow, before the blank
     for _ in range(settings.max_symbols):
         whole = after + pool.fused
-        floor = whole.max() + least
+        floor = whole.max() + settings.least
         if len(whole) >= settings.beam:
             floor = max(floor, np.partition(whole, -settings.beam)[-settings.beam])
         arriving = mass[:, None] + scores[0, growing, :size]
@@ -327,20 +308,16 @@ def _grow(
         best = best[: settings.beam]
         parents, tokens, mass = growing[best // size], best % size, arriving.ravel()[best]
         log_probs = scores[0, parents, tokens]
-        grown = [
-            tails[parent].grown(token, state.frame, log_prob)
-            for parent, token, log_prob in zip(
-                parents.tolist(), tokens.tolist(), log_probs.tolist(), strict=True
-            )
-        ]
+        each = zip(parents.tolist(), tokens.tolist(), log_probs.tolist(), strict=True)
+        grown = [tails[parent].grown(token, state.frame, log_prob) for parent, token, log_prob in each]
         new = [nth for nth, tail in enumerate(grown) if tail.tokens not in places]
         if new:
-            fresh = _extended(pool, parents[new], tokens[new], predict, fusion)
+            fresh = _extended(pool, parents[new], tokens[new], scorer)
             for nth in new:
                 places[grown[nth].tokens] = len(places)
                 tails.append(grown[nth])
             pool = _together(pool, fresh)
-            scores = np.concatenate([scores, _ask(block, fresh, join)], axis=1)
+            scores = np.concatenate([scores, _ask(block, fresh, scorer.join)], axis=1)
             after = np.concatenate([after, np.full(len(new), -np.inf)])
         growing = np.array([places[tail.tokens] for tail in grown], np.int64)
         with_blank = mass + scores[0, growing, -1]
@@ -348,7 +325,7 @@ def _grow(
             tails[growing[nth]] = grown[nth]  # the alignment through this frame is the more probable one
         after[growing] = np.logaddexp(after[growing], with_blank)
     whole = after + pool.fused
-    best = _best_places(whole, whole.max() + least)[: settings.beam]
+    best = _best_places(whole, whole.max() + settings.least)[: settings.beam]
     pool = replace(pool, tails=tuple(tails), acoustic=after, frame=state.frame + 1)
     return _set_apart_shared(_chosen(pool, best)), scores[:, best]
 
@@ -362,18 +339,11 @@ def _set_apart_shared(state: BeamState) -> BeamState:
     shared = shared_tokens(state.tails)
     if not shared:
         return state
+    best = state.tails[0]
     frames = tuple(min(tail.frames[nth] for tail in state.tails) for nth in range(shared))
-    certain, best = state.certain, state.tails[0]
-    return replace(
-        state,
-        tails=tuple(tail.from_token(shared) for tail in state.tails),
-        last=frames[-1],
-        certain=Tail(
-            certain.tokens + best.tokens[:shared],
-            certain.frames + frames,
-            certain.log_probs + best.log_probs[:shared],
-        ),
-    )
+    alike = Tail(best.tokens[:shared], frames, best.log_probs[:shared])
+    tails = tuple(tail.from_token(shared) for tail in state.tails)
+    return replace(state, tails=tails, last=frames[-1], certain=state.certain.followed_by(alike))
 
 
 def _best_places(scores: Doubles, floor: float) -> Ints:
@@ -382,16 +352,16 @@ def _best_places(scores: Doubles, floor: float) -> Ints:
     return places[np.argsort(-scores[places], kind="stable")]
 
 
-def _extended(pool: BeamState, parents: Ints, tokens: Ints, predict: Predict, fusion: Fusion) -> BeamState:
+def _extended(pool: BeamState, parents: Ints, tokens: Ints, scorer: Scorer) -> BeamState:
     """These texts of the pool with one more token each; their tails and acoustic scores are left open."""
-    predicted, hidden = predict(tokens, tuple(part[:, parents] for part in pool.hidden))
+    predicted, hidden = scorer.predict(tokens, tuple(part[:, parents] for part in pool.hidden))
     lm_states = pool.rows[1][parents, tokens]
     return BeamState(
-        (Tail(),) * len(parents),
+        (NO_TOKENS,) * len(parents),
         np.full(len(parents), -np.inf),
         pool.fused[parents] + pool.rows[0][parents, tokens],
         lm_states,
-        fusion.rows(lm_states, pool.rows[0].shape[1]),
+        scorer.fusion.rows(lm_states, pool.rows[0].shape[1]),
         hidden,
         predicted,
         pool.frame,
