@@ -48,22 +48,23 @@ TABLE = {
     "text": room(),
     "corpus": room("text", "numpy", "espeakng_loader"),
     "decode": room("text", "numpy"),
+    "decoding": room("text decode", "numpy"),
     "measure": room("text corpus", "numpy"),
-    "listen": room("text decode", "numpy onnxruntime soxr", "sounddevice"),
+    "listen": room("text decode decoding", "numpy onnxruntime soxr", "sounddevice"),
     "runs": room(
         "text corpus measure decode.options",
         "omegaconf yaml",
         "numpy matplotlib tensorboard optuna packaging",
     ),
     "train": room(
-        "text corpus decode measure listen runs",
+        "text corpus decode decoding measure listen runs",
         "numpy omegaconf yaml torch lightning nemo triton sentencepiece tensorboard huggingface_hub "
         "onnx onnxruntime sherpa_onnx soundfile",
         "pyroomacoustics scipy",
     ),
-    "cli": room("text corpus decode measure listen runs train", "click", "rich"),
+    "cli": room("text corpus decode decoding measure listen runs train", "click", "rich"),
     "__main__": room("cli", ground=False),
-    DOOR: room("text corpus decode measure listen runs train"),
+    DOOR: room("text corpus decode decoding measure listen runs train"),
 }
 
 LIGHT_FOR_CLI = frozenset({"findings", "cli", DOOR})

@@ -1,0 +1,198 @@
+"""Language models as ARPA files, which KenLM and NeMo read.
+
+A token is one character there, chr(token + 100), as NeMo encodes tokens for its n-gram models
+(`DEFAULT_TOKEN_OFFSET`); with `symbols` any other words stand for the tokens, the pieces themselves say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from quran_asr.decoding.language_model import MOST_ORDER, LanguageModel, Level, assemble
+from quran_asr.files import write_atomically
+from quran_asr.findings import QuranAsrError
+
+NEMO_OFFSET = 100
+BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+NEVER = -99.0
+"""What ARPA files have for the logarithm of 0."""
+
+Places = dict[tuple[int, ...], int]
+Entries = dict[tuple[int, ...], tuple[float, float]]
+"""Log probability and back-off weight of each n-gram, natural logs."""
+
+
+def nemo_symbols(vocabulary_size: int) -> tuple[str, ...]:
+    """The character that stands for each token in NeMo's n-gram models."""
+    return tuple(chr(token + NEMO_OFFSET) for token in range(vocabulary_size))
+
+
+def write_arpa(model: LanguageModel, path: Path, symbols: Sequence[str] | None = None) -> None:
+    """Write a model as ARPA, atomically.
+
+    Args:
+        model: what to write.
+        path: the file.
+        symbols: word for each of the V tokens, without white space; None takes NeMo's characters.
+
+    Raises:
+        QuranAsrError: the symbols are not V different words.
+    """
+    names = [*_checked(symbols, model.vocabulary_size), END, BEGIN]
+    log10 = model.log_probs / math.log(10)
+    scores = np.where(np.isfinite(log10), log10, NEVER).tolist()
+    backoffs = (model.backoffs / math.log(10)).tolist()
+    parents = np.repeat(np.arange(len(model.first) - 1), np.diff(model.first)).tolist()
+    tokens = model.tokens.tolist()
+    unknown = model.unknown / math.log(10) if math.isfinite(model.unknown) else NEVER
+    lines = ["\\data\\"]
+    lines += [f"ngram {n}={size + (n == 1)}" for n, size in enumerate(model.sizes, start=1)]  # and <unk>
+    texts = [""]  # of each state
+    place = 0
+    for n, size in enumerate(model.sizes, start=1):
+        lines += ["", f"\\{n}-grams:"]
+        if n == 1:
+            lines.append(f"{unknown:.7g}\t{UNKNOWN}\t0")
+        for at in range(place, place + size):
+            text = f"{texts[parents[at]]} {names[tokens[at]]}" if n > 1 else names[tokens[at]]
+            if n < model.order:
+                lines.append(f"{scores[at]:.7g}\t{text}\t{backoffs[at + 1]:.7g}")
+                texts.append(text)
+            else:
+                lines.append(f"{scores[at]:.7g}\t{text}")
+        place += size
+    write_atomically(path, "\n".join([*lines, "", "\\end\\", ""]).encode())
+
+
+def read_arpa(
+    path: Path,
+    vocabulary_size: int,
+    symbols: Sequence[str] | None = None,
+    *,
+    pieces: tuple[str, ...] = (),
+) -> LanguageModel:
+    """Read an ARPA file over the tokens of a vocabulary.
+
+    Tokens that it lacks share the probability of its `<unk>`.
+
+    Args:
+        path: the file.
+        vocabulary_size: V.
+        symbols: as in `write_arpa`.
+        pieces: of the vocabulary, to be kept with the model.
+
+    Raises:
+        QuranAsrError: the file is missing or not ARPA (`file:line`), has words that stand for no token, or
+            lacks an n-gram that a longer one begins with.
+    """
+    names = {name: token for token, name in enumerate(_checked(symbols, vocabulary_size))}
+    names |= {END: vocabulary_size, BEGIN: vocabulary_size + 1}
+    places: Places = {(): 0}
+    """State of each n-gram; the longest ones have none, but nobody asks for them."""
+    levels: list[Level] = []
+    unknown, first_state, before = -math.inf, 1, 0
+    for entries in _sections(path, names):
+        if not levels:
+            entries, unknown = _with_all_tokens(entries, vocabulary_size)
+        for gram in entries:
+            if gram[:-1] not in places:
+                raise QuranAsrError(
+                    f"a {len(gram)}-gram begins with a {len(gram) - 1}-gram that is missing", where=str(path)
+                )
+        grams = sorted(entries, key=lambda gram: (places[gram[:-1]], gram[-1]))
+        levels.append(
+            Level(
+                np.array([places[gram[:-1]] for gram in grams], np.int64) - before,
+                np.array([gram[-1] for gram in grams], np.int64),
+                np.array([_longest(places, gram[1:]) for gram in grams], np.int64),
+                np.array([entries[gram][0] for gram in grams]),
+                np.array([entries[gram][1] for gram in grams]),
+            )
+        )
+        places |= {gram: first_state + place for place, gram in enumerate(grams)}
+        before, first_state = first_state, first_state + len(grams)
+    return assemble(levels, vocabulary_size, unknown, pieces)
+
+
+def _with_all_tokens(entries: Entries, vocabulary_size: int) -> tuple[Entries, float]:
+    """The 1-grams of every token, and the log probability that is left for anything else."""
+    unknown = entries.get((vocabulary_size + 2,), (-math.inf, 0.0))[0]
+    missing = sum((token,) not in entries for token in range(vocabulary_size))
+    share = unknown - math.log(missing) if missing else 0.0
+    whole: Entries = {(token,): entries.get((token,), (share, 0.0)) for token in range(vocabulary_size + 1)}
+    begin = vocabulary_size + 1
+    whole[begin,] = (-math.inf, entries.get((begin,), (0.0, 0.0))[1])
+    return whole, -math.inf if missing else unknown
+
+
+def _longest(places: Places, gram: tuple[int, ...]) -> int:
+    while gram not in places:
+        gram = gram[1:]
+    return places[gram]
+
+
+def _checked(symbols: Sequence[str] | None, vocabulary_size: int) -> tuple[str, ...]:
+    if symbols is None:
+        return nemo_symbols(vocabulary_size)
+    words = tuple(symbols)
+    wrong = [word for word in words if not word or any(space in word for space in " \t\n")]
+    if wrong or len(words) != vocabulary_size or len({*words, END, BEGIN}) != vocabulary_size + 2:
+        raise QuranAsrError(
+            f"these are not {vocabulary_size} different words without white space",
+            remedy="leave the symbols out: NeMo's characters are then written",
+        )
+    return words
+
+
+def _sections(path: Path, names: dict[str, int]) -> Iterator[Entries]:
+    """The n-grams of each length; `<unk>` is the token after those of `names`."""
+    names = {UNKNOWN: len(names), **names}
+    number = 0
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            entries: Entries = {}
+            order = 0
+            for line in lines:
+                number += 1
+                line = line.rstrip("\n")
+                if line == "\\data\\":
+                    continue
+                if line.startswith("\\"):
+                    if order:
+                        yield entries
+                    if line == "\\end\\" and order:
+                        return
+                    entries, order = {}, order + 1
+                    if line != f"\\{order}-grams:" or order > MOST_ORDER:
+                        raise ValueError(f"`{line[:40]}` where {order}-grams should begin")
+                elif line and order:
+                    gram, values = _entry(line, order, names)
+                    if order == 1 or len(names) - 1 not in gram:
+                        entries[gram] = values
+    except KeyError as error:
+        raise QuranAsrError(
+            f"`{error.args[0]}` stands for no token of this vocabulary",
+            where=f"{path}:{number}",
+            remedy="build it with the tokenizer of this model",
+        ) from error
+    except FileNotFoundError as error:
+        raise QuranAsrError("no such language model", where=str(path)) from error
+    except (OSError, ValueError) as error:
+        raise QuranAsrError(f"is not an ARPA file: {error}", where=f"{path}:{number}") from error
+    raise QuranAsrError("the ARPA file ends before \\end\\", where=f"{path}:{number}", remedy="copy it again")
+
+
+def _entry(line: str, order: int, names: dict[str, int]) -> tuple[tuple[int, ...], tuple[float, float]]:
+    score, text, *backoff = line.split("\t")
+    gram = tuple(names[word] for word in text.split(" "))
+    if len(gram) != order:
+        raise ValueError(f"{len(gram)} words in a {order}-gram")
+    log10, weight = float(score), float(backoff[0]) if backoff else 0.0
+    if math.isnan(log10) or not math.isfinite(weight):
+        raise ValueError("a score is not a number")
+    ln10 = math.log(10)
+    return gram, (log10 * ln10 if log10 > NEVER else -math.inf, weight * ln10)

@@ -1,0 +1,142 @@
+"""What CTC and transducer beams share: the texts in a beam, and the language model's part of their scores.
+
+The score of a text is acoustic + lm_weight * language model + token_bonus * tokens (shallow fusion; natural
+logs). The bonus makes up for what a language model takes from every further token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quran_asr.decoding.language_model import LanguageModel
+from quran_asr.findings import QuranAsrError
+from quran_asr.records import Hypothesis
+
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The tokens of one text in a beam behind those that all texts share."""
+
+    tokens: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()
+    """Frame of each token, from the beginning of the stream."""
+    log_probs: tuple[float, ...] = ()
+    """Of each token in that frame, by the acoustic model alone."""
+
+    def grown(self, token: int, frame: int, log_prob: float) -> Tail:
+        return Tail((*self.tokens, token), (*self.frames, frame), (*self.log_probs, log_prob))
+
+    def followed_by(self, other: Tail) -> Tail:
+        return Tail(self.tokens + other.tokens, self.frames + other.frames, self.log_probs + other.log_probs)
+
+    def from_token(self, place: int) -> Tail:
+        return Tail(self.tokens[place:], self.frames[place:], self.log_probs[place:])
+
+
+NO_TOKENS = Tail()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry of an n-best list."""
+
+    hypothesis: Hypothesis
+    """Its score is the whole one, by which the list is sorted."""
+    acoustic: float
+    """Natural log of the probability of the text by the acoustic model, all its alignments in the beam."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fusion:
+    """A language model beside an acoustic one.
+
+    Raises:
+        QuranAsrError: a weight without a model, or a weight or bonus that is not a finite number.
+    """
+
+    model: LanguageModel | None = None
+    lm_weight: float = 0.0
+    """0 leaves the model out."""
+    token_bonus: float = 0.0
+    """Added for every token; may be negative."""
+    begins_sentence: bool = True
+    """Does an utterance begin as a sentence does, or anywhere?"""
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.lm_weight) and np.isfinite(self.token_bonus) and self.lm_weight >= 0):
+            raise QuranAsrError(
+                f"lm_weight is {self.lm_weight} and token_bonus {self.token_bonus}",
+                remedy="give finite numbers, the weight not below 0",
+            )
+        if self.lm_weight and self.model is None:
+            raise QuranAsrError("lm_weight is given without a language model", remedy="name one with --lm")
+
+    @property
+    def start(self) -> int:
+        """The language model's state at the beginning of an utterance."""
+        return self.model.start if self.model is not None and self.begins_sentence else 0
+
+    def rows(self, states: Ints, vocabulary_size: int) -> tuple[Doubles, Ints]:
+        """What each token adds to the score of a text in each of K states, and the states after it.
+
+        Returns:
+            [K, V] float64 and [K, V].
+        """
+        if self.model is None or not self.lm_weight:
+            shape = len(states), vocabulary_size
+            return np.full(shape, self.token_bonus), np.zeros(shape, np.int64)
+        log_probs, following = self.model.scores(states)
+        return self.lm_weight * log_probs.astype(np.float64) + self.token_bonus, following.astype(np.int64)
+
+
+NO_FUSION = Fusion()
+
+
+def rescore(candidates: Sequence[Candidate], fusion: Fusion) -> list[Candidate]:
+    """Sort an n-best list anew, with another language model or other weights.
+
+    Args:
+        candidates: of one utterance, from its beginning.
+        fusion: what takes the place of the one that they were found with.
+    """
+    whole = np.array([candidate.acoustic for candidate in candidates])
+    texts = [candidate.hypothesis.tokens for candidate in candidates]
+    whole += fusion.token_bonus * np.array([len(text) for text in texts])
+    if fusion.model is not None and fusion.lm_weight:
+        scored = fusion.model.score_sequences(texts, start=fusion.start, end=False)
+        whole += fusion.lm_weight * np.array([score.sum() for score in scored])
+    return [
+        Candidate(_rescored(candidates[place].hypothesis, float(whole[place])), candidates[place].acoustic)
+        for place in np.argsort(-whole, kind="stable").tolist()
+    ]
+
+
+def _rescored(hypothesis: Hypothesis, score: float) -> Hypothesis:
+    return Hypothesis(hypothesis.tokens, hypothesis.frames, score, hypothesis.log_probs)
+
+
+def shared_tokens(tails: Sequence[Tail]) -> int:
+    """With how many tokens do all of these texts begin alike?"""
+    shared = 0
+    for tokens in zip(*(tail.tokens for tail in tails), strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared += 1
+    return shared
+
+
+def joined(tails: Sequence[Tail], score: float) -> Hypothesis:
+    """Tails of one text behind each other."""
+    return Hypothesis(
+        tuple(token for tail in tails for token in tail.tokens),
+        tuple(frame for tail in tails for frame in tail.frames),
+        score,
+        tuple(log_prob for tail in tails for log_prob in tail.log_probs),
+    )

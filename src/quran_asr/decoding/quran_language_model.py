@@ -1,0 +1,185 @@
+"""Language models of the Quran: the whole of it, a passage, or any text; and how well they predict.
+
+The Quran is a closed text: a model of all of it has seen every verse, so its perplexity there says nothing
+about other text. `held_out_perplexity` leaves surahs out of the counts and measures on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quran_asr.decode.vocabulary import WORD_START, Vocabulary
+from quran_asr.decoding.language_model import LanguageModel
+from quran_asr.decoding.ngram_estimation import Smoothing, Text, estimate
+from quran_asr.decoding.tokenization import Tokenizer
+from quran_asr.findings import QuranAsrError
+from quran_asr.text.editions import SURAHS
+from quran_asr.text.passages import parse_range
+from quran_asr.text.quran import load_quran
+from quran_asr.text.spelling import spell
+
+DEFAULT_ORDER = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Perplexity:
+    """How well a model predicts some texts, the ends of their sentences not counted."""
+
+    log_prob: float
+    """Natural log of the probability of all tokens."""
+    tokens: int
+    words: int
+
+    @property
+    def per_token(self) -> float:
+        return math.exp(-self.log_prob / max(1, self.tokens))
+
+    @property
+    def per_word(self) -> float:
+        return math.exp(-self.log_prob / max(1, self.words))
+
+
+def build_quran_model(
+    vocabulary: Vocabulary,
+    spelling: str,
+    *,
+    order: int = DEFAULT_ORDER,
+    smoothing: Smoothing = "kneser-ney",
+    without: Collection[int] = (),
+) -> LanguageModel:
+    """A model of the whole Quran, verse after verse, the basmala before each surah that has one.
+
+    Args:
+        vocabulary: the acoustic model's pieces with their scores.
+        spelling: the acoustic model's.
+        order: length of the longest n-grams, in tokens.
+        smoothing: see `estimate`.
+        without: surahs to leave out.
+
+    Raises:
+        QuranAsrError: no such spelling, surah or order, or a vocabulary that cannot write the text.
+    """
+    texts = quran_texts(Tokenizer(vocabulary), spelling, [s for s in _surahs() if s not in set(without)])
+    return estimate(texts, len(vocabulary), order=order, smoothing=smoothing, pieces=tuple(vocabulary.pieces))
+
+
+def build_passage_model(
+    vocabulary: Vocabulary, spelling: str, passage: str, *, order: int = DEFAULT_ORDER
+) -> LanguageModel:
+    """A model of one passage, for an application that knows what is recited.
+
+    Args:
+        vocabulary: the acoustic model's pieces with their scores.
+        spelling: the acoustic model's.
+        passage: `2:1-141`, `2:255` or `112`; before a surah's first verse its basmala counts as a sentence.
+        order: length of the longest n-grams, in tokens.
+
+    Raises:
+        QuranAsrError: no such passage or spelling, or a vocabulary that cannot write the text.
+    """
+    quran, tokenizer = load_quran(spelling), Tokenizer(vocabulary)
+    verses = parse_range(passage)
+    sentences = [tokenizer.encode(quran.verse(verse)) for verse in verses]
+    if verses[0].ayah == 1 and (basmala := quran.basmala(verses[0].surah)):
+        sentences.insert(0, tokenizer.encode(basmala))
+    return estimate([sentences], len(vocabulary), order=order, pieces=tuple(vocabulary.pieces))
+
+
+def build_text_model(
+    vocabulary: Vocabulary,
+    spelling: str,
+    path: Path,
+    *,
+    order: int = DEFAULT_ORDER,
+    smoothing: Smoothing = "kneser-ney",
+) -> LanguageModel:
+    """A model of a text file, a sentence a line, brought to the acoustic model's spelling.
+
+    Raises:
+        QuranAsrError: the file cannot be read or is empty, or has a character that the vocabulary lacks
+            (`file:line`).
+    """
+    texts = [[sentence] for sentence in _sentences(Tokenizer(vocabulary), spelling, path)]
+    return estimate(texts, len(vocabulary), order=order, smoothing=smoothing, pieces=tuple(vocabulary.pieces))
+
+
+def held_out_perplexity(
+    vocabulary: Vocabulary,
+    spelling: str,
+    surahs: Collection[int],
+    *,
+    order: int = DEFAULT_ORDER,
+    smoothing: Smoothing = "kneser-ney",
+) -> Perplexity:
+    """Perplexity on surahs of a model of all others.
+
+    Raises:
+        QuranAsrError: as `build_quran_model`; or no surah or all are held out.
+    """
+    if not surahs or len(set(surahs)) >= SURAHS:
+        raise QuranAsrError("hold out at least one surah, and not all", remedy="for example 12,36,67")
+    model = build_quran_model(vocabulary, spelling, order=order, smoothing=smoothing, without=surahs)
+    return perplexity(model, quran_texts(Tokenizer(vocabulary), spelling, surahs), vocabulary)
+
+
+def perplexity(model: LanguageModel, texts: Sequence[Text], vocabulary: Vocabulary) -> Perplexity:
+    """How well a model predicts texts, each read on from sentence to sentence.
+
+    Raises:
+        QuranAsrError: a token that the model lacks.
+    """
+    whole = [[token for sentence in text for token in sentence] for text in texts]
+    scores = model.score_sequences(whole, end=False)
+    starts = {token for token, piece in enumerate(vocabulary.pieces) if piece.startswith(WORD_START)}
+    return Perplexity(
+        float(sum(score.sum() for score in scores)),
+        sum(len(text) for text in whole),
+        sum(token in starts for text in whole for token in text),
+    )
+
+
+def quran_texts(tokenizer: Tokenizer, spelling: str, surahs: Collection[int]) -> list[Text]:
+    """The tokens of surahs: of each its verses, after the basmala where there is one.
+
+    Raises:
+        QuranAsrError: no such spelling or surah, or a vocabulary that cannot write the text.
+    """
+    quran = load_quran(spelling)
+    texts: list[Text] = []
+    for surah in sorted(set(surahs)):
+        basmala = quran.basmala(surah)
+        sentences = [tokenizer.encode(basmala)] if basmala else []
+        sentences += [tokenizer.encode(quran.verse(ref)) for ref in parse_range(str(surah))]
+        texts.append(sentences)
+    return texts
+
+
+def text_perplexity(model: LanguageModel, vocabulary: Vocabulary, spelling: str, path: Path) -> Perplexity:
+    """Perplexity on a text file, a sentence a line. Errors as `build_text_model`."""
+    sentences = _sentences(Tokenizer(vocabulary), spelling, path)
+    return perplexity(model, [[sentence] for sentence in sentences], vocabulary)
+
+
+def _surahs() -> range:
+    return range(1, SURAHS + 1)
+
+
+def _sentences(tokenizer: Tokenizer, spelling: str, path: Path) -> list[tuple[int, ...]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise QuranAsrError("cannot read the text", where=str(path)) from error
+    sentences = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            tokens = tokenizer.encode(spell(line, spelling))
+        except QuranAsrError as error:
+            raise QuranAsrError(error.what, where=f"{path}:{number}", remedy=error.remedy) from error
+        if tokens:
+            sentences.append(tokens)
+    if not sentences:
+        raise QuranAsrError("the text is empty", where=str(path))
+    return sentences
