@@ -29,12 +29,6 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_no_source_file_is_longer_than_400_lines() -> None:
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in SOURCES}
-    assert lengths
-    assert {name: length for name, length in lengths.items() if length > 400} == {}
-
-
 def test_no_room_is_called_helpers() -> None:
     vague = {"utils", "util", "helpers", "helper", "common", "misc", "shared"}
     named = {part.removesuffix(".py") for path in SOURCES for part in path.relative_to(ROOT).parts}
