@@ -1,0 +1,1 @@
+"""Scores in, words and verses out: the search for the place in the Quran."""
