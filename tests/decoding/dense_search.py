@@ -109,9 +109,8 @@ def path_score(graph: Graph, units: np.ndarray, visits: Sequence[Visit]) -> floa
                 total -= graph.enter[visit.word]
             else:
                 assert before is not None
-                silent = before.tokens[-1][1] < before.end
-                ways = [arcs.get((before_word, visit.word, blank)) for blank in ([False, True] if silent else [False])]
-                total -= min(cost for cost in ways if cost is not None)
+                total -= arcs[before_word, visit.word, before.silent]
+                assert not before.silent or before.tokens[-1][1] < before.end
             total += _word_score(graph, units, speech, visit, doubled)
         frame = visit.end
         before = visit

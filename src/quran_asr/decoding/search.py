@@ -14,7 +14,7 @@ Everything between two calls is a value, `SearchState`. How the frames are cut i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,9 +55,14 @@ class Visit:
     end: int
     """Frame at which it was left; `start` where the hub was only passed."""
     tokens: tuple[tuple[int, int], ...] = ()
-    """First frame and frame after the last of every token. Behind the last one come blanks, or garbage."""
+    """First frame and frame after the last of every token. Behind the last one come blanks, or garbage. In the
+    hub these are the runs of frames in which the model says anything."""
     garbage: int | None = None
     """Frame from which on the rest of the visit is garbage; None: there is none."""
+    silent: bool = False
+    """A blank or garbage had to come between the word and the next one."""
+    loss: float = 0.0
+    """Nats by which the word (without garbage behind it) scores less than the best token of every frame."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +72,7 @@ class Records:
     frame: NDArray[np.int32]
     """[R]: at this frame a word or the hub was entered,"""
     word: NDArray[np.int32]
-    """[R]: from this word (`HUB`: the hub),"""
+    """[R]: from this word (`HUB`: the hub; number of words + w: from word w after a blank),"""
     before: NDArray[np.int32]
     """[R]: which had been entered by this record; -1 for the first one."""
 
@@ -91,6 +96,8 @@ class SearchState:
     records: Records
     emissions: Int32
     """[F, vocabulary + 1]: those frames that the open paths differ in, and perhaps some before; in units."""
+    spoken: NDArray[np.bool_]
+    """[S]: is a token better than the blank? Of all frames since the last committed visit."""
     taken: int
     """Units that were taken from all entries so far, to keep them small."""
 
@@ -107,6 +114,7 @@ def start(graph: Graph) -> SearchState:
         label=-1,
         records=first,
         emissions=np.zeros((0, 0), np.int32),
+        spoken=np.zeros(0, np.bool_),
         taken=0,
     )
 
@@ -215,11 +223,11 @@ def score(state: SearchState, entry: int) -> float:
 def trace(graph: Graph, state: SearchState, end: PathEnd) -> tuple[Visit, ...]:
     """The visits of one path after all that were committed."""
     record = end.entry & _RECORD
-    visits = _visits(state.records, record, 0)
+    visits = _visits(graph, state.records, record)
     last = Visit(end.word, int(state.records.frame[record]), state.frame)
-    base = state.frame - len(state.emissions)
-    aligned = [align_word(graph, visit, state.emissions, base) for visit in visits]
-    return (*aligned, align_word(graph, last, state.emissions, base, end.tokens))
+    heard = Heard(state.emissions, state.frame - len(state.emissions), state.spoken, state.frame)
+    aligned = [align_visit(graph, visit, heard) for visit in visits]
+    return (*aligned, align_visit(graph, last, heard, end.tokens))
 
 
 class _Run:
@@ -232,6 +240,7 @@ class _Run:
         self.base = state.frame - len(state.emissions)
         """Frame of `emissions[0]`."""
         self.emissions = emissions
+        self.spoken = list(state.spoken)
         self.tokens = state.tokens.copy()
         self.blanks = state.blanks.copy()
         self.garbage = state.garbage.copy()
@@ -298,6 +307,7 @@ class _Run:
         self.garbage += int(goes_on) << _SHIFT
         self._said += (int(begins) << _SHIFT) - self._garbage_in
         np.maximum(self.garbage, self._said, out=self.garbage)
+        self.spoken.append(self.label != len(units) - 1)
         self.hub = max(stayed + (int(goes_on) << _SHIFT), hub + (int(begins) << _SHIFT))
         self.frame += 1
 
@@ -322,8 +332,9 @@ class _Run:
         if len(self._blank_arcs[0]):
             source, target = self._blank_arcs
             targets.append(target)
-            sources.append(source)
-            values.append(np.maximum(self.blanks[graph.last[source]], self.garbage[source]) - self._blank_arc_costs)
+            sources.append(source + graph.words)
+            behind = np.maximum(self.blanks[graph.last[source]], self.garbage[source])
+            values.append(behind - self._blank_arc_costs)
         target, value = np.concatenate(targets), np.concatenate(values)
         better = np.flatnonzero((value & _SCORE) > np.maximum(firsts[target], _ALIVE))
         if not len(better):
@@ -351,8 +362,9 @@ class _Run:
             marked[(entries[~dead] if dead.any() else entries) & _RECORD] = True
 
         common = _common(records.before, np.flatnonzero(marked))
-        visits = _visits(records, common, 0)
-        committed = [align_word(self.graph, visit, self.emissions, self.base) for visit in visits]
+        visits = _visits(self.graph, records, common)
+        heard = Heard(self.emissions, self.base, np.array(self.spoken, np.bool_), self.frame)
+        committed = [align_visit(self.graph, visit, heard) for visit in visits]
 
         _mark_ways(records.before, marked, common)
         numbers = np.maximum(np.cumsum(marked, dtype=np.int64) - 1, 0)
@@ -364,6 +376,7 @@ class _Run:
         before = numbers[records.before[marked]].astype(np.int32)
         before[0] = -1
         self.records = _Growing(Records(records.frame[marked], records.word[marked], before))
+        self.spoken = self.spoken[len(self.spoken) - (self.frame - int(records.frame[common])) :]
         self._forget()
         return committed
 
@@ -372,7 +385,9 @@ class _Run:
         records = self.records.view()
         following = records.before == 0
         needed = int(records.frame[0])
-        if self.hub & _RECORD == 0 or (records.word[following] == HUB).any():  # it is the hub that was entered
+        if (
+            self.hub & _RECORD == 0 or (records.word[following] == HUB).any()
+        ):  # it is the hub that was entered
             needed = int(records.frame[following].min()) if following.any() else self.frame
         if needed > self.base:
             self.emissions = self.emissions[needed - self.base :]
@@ -389,6 +404,7 @@ class _Run:
             label=self.label,
             records=Records(records.frame.copy(), records.word.copy(), records.before.copy()),
             emissions=self.emissions[: self.frame - self.base].copy(),
+            spoken=np.array(self.spoken, np.bool_),
             taken=self.taken,
         )
 
@@ -426,23 +442,39 @@ class _Growing:
             self._columns = room
 
 
-def align_word(
-    graph: Graph, visit: Visit, emissions: Int32, base: int, tokens: int | None = None
-) -> Visit:
+@dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """What is kept of the frames of visits that are to be aligned."""
+
+    emissions: Int32
+    """[F, vocabulary + 1] units."""
+    base: int
+    """Frame of `emissions[0]`."""
+    spoken: NDArray[np.bool_]
+    """[S]"""
+    end: int
+    """Frame after the last of `spoken`."""
+
+
+def align_visit(graph: Graph, visit: Visit, heard: Heard, tokens: int | None = None) -> Visit:
     """Where in its visit a word has its tokens, by the same scores and costs as the search.
 
     Args:
         graph: of the search.
-        visit: of a word; one of the hub comes back as it is.
-        emissions: [F, vocabulary + 1] units.
-        base: frame of `emissions[0]`, not after the visit's start.
+        visit: as the records have it.
+        heard: from the visit's start on; of a visit of the hub only `spoken`.
         tokens: how many of the word's tokens are said; None: all, and perhaps garbage behind.
     """
     if visit.word == HUB:
-        return visit
+        first = heard.end - len(heard.spoken)
+        edges = np.flatnonzero(
+            np.diff(heard.spoken[visit.start - first : visit.end - first], prepend=0, append=0)
+        )
+        runs = (edges + visit.start).reshape(-1, 2).tolist()
+        return replace(visit, tokens=tuple((begin, end) for begin, end in runs))
     costs = graph.costs
     spelt = graph.spelt(visit.word)[:tokens]
-    frames = emissions[visit.start - base : visit.end - base].astype(np.int64)
+    frames = heard.emissions[visit.start - heard.base : visit.end - heard.base].astype(np.int64)
     # States in order: token 0, its blank, token 1, its blank, ..., garbage. Each is reached from itself and, at
     # these costs, from the state before and the one before that.
     states = 2 * len(spelt) + 1
@@ -466,6 +498,8 @@ def align_word(
         chosen[t] = ways.argmax(axis=0)
         now = ways.max(axis=0) + gains[t]
 
+    if visit.silent:
+        now[-3] = _DEAD >> _SHIFT
     place = states - 3 + int(now[-3:].argmax())
     path = np.empty(len(frames), np.int64)
     for t in reversed(range(len(frames))):
@@ -475,7 +509,9 @@ def align_word(
     ends = np.searchsorted(path, np.arange(states), "right") + visit.start
     spans = tuple(zip(begins[:-1:2].tolist(), ends[:-1:2].tolist(), strict=True))
     strange = int(begins[-1]) if begins[-1] < visit.end else None
-    return Visit(visit.word, visit.start, visit.end, spans, strange)
+    inside = np.arange(len(frames)) < (visit.end if strange is None else strange) - visit.start
+    loss = (frames.max(axis=1) - gains[np.arange(len(frames)), path])[inside].sum() / UNITS
+    return replace(visit, tokens=spans, garbage=strange, loss=float(loss))
 
 
 def other_speech(units: NDArray[np.integer], label: int, token_cost: int) -> tuple[Int64, Int64, int]:
@@ -497,13 +533,16 @@ def other_speech(units: NDArray[np.integer], label: int, token_cost: int) -> tup
     return best - (speaks & (labels != before[:-1])) * token_cost, best - speaks * token_cost, int(before[-1])
 
 
-def _visits(records: Records, last: int, first: int) -> list[Visit]:
-    """The visits between two records of one path, without the tokens of their words."""
+def _visits(graph: Graph, records: Records, last: int) -> list[Visit]:
+    """The visits of one path up to a record, without the tokens of their words."""
     found = []
-    while last != first:
+    while last:
         before = int(records.before[last])
-        word = int(records.word[last])
-        found.append(Visit(word, int(records.frame[before]), int(records.frame[last])))
+        word, silent = int(records.word[last]), False
+        if word >= graph.words:
+            word, silent = word - graph.words, True
+        frames = int(records.frame[before]), int(records.frame[last])
+        found.append(Visit(word, *frames, silent=silent))
         last = before
     return found[::-1]
 
@@ -522,4 +561,3 @@ def _mark_ways(before: NDArray[np.int32], marked: NDArray[np.bool_], common: int
         fresh = np.unique(before[fresh[fresh > common]])
         fresh = fresh[~marked[fresh]]
         marked[fresh] = True
-
