@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -94,7 +95,7 @@ class Costs:
     back: float = 9.0
     """To a word at most `back_words` before the next one: something is repeated."""
     back_words: int = 24
-    skip: float = 11.0
+    skip: float = 18.0
     """To a word at most `skip_words` after the next one: something is left out."""
     skip_words: int = 4
     formula: float = 3.0
@@ -139,6 +140,8 @@ class Graph:
     """[W]"""
     refs: tuple[VerseRef, ...]
     costs: Costs
+    formulas: int = 0
+    """Words of the formulas outside the text; they come first."""
 
     @property
     def words(self) -> int:
@@ -151,6 +154,41 @@ class Graph:
     def spelt(self, word: int) -> NDArray[np.intp]:
         """The tokens of one word."""
         return self.tokens[self.first[word] : self.last[word] + 1]
+
+
+@lru_cache(maxsize=16)
+def window(graph: Graph, low: int, high: int) -> Graph:
+    """The part of a graph that has the formulas outside the text and the words `low` to `high` - 1."""
+    if (low, high) == (graph.formulas, graph.words):
+        return graph
+    words = np.r_[: graph.formulas, low:high]
+    begin, end = int(graph.first[low]), int(graph.last[high - 1]) + 1
+    states = np.r_[: int(graph.first[graph.formulas]), begin:end]
+    lengths = (graph.last - graph.first + 1)[words]
+    chain = graph.chain[words].copy()
+    chain[graph.formulas] = NEVER
+    arcs = graph.arcs[((graph.arcs[:, :2] >= low) & (graph.arcs[:, :2] < high)).all(axis=1)]
+    doubled = np.zeros(graph.states, np.bool_)
+    doubled[graph.doubled] = True
+    last = np.cumsum(lengths) - 1
+    return Graph(
+        tokens=graph.tokens[states],
+        first=last - lengths + 1,
+        last=last,
+        doubled=np.flatnonzero(doubled[states]),
+        enter=graph.enter[words],
+        leave=graph.leave[words],
+        chain=chain,
+        arcs=arcs - np.array([low - graph.formulas, low - graph.formulas, 0, 0]),
+        local=graph.local[words],
+        kind=graph.kind[words],
+        verse=graph.verse[words],
+        index=graph.index[words],
+        texts=(*graph.texts[: graph.formulas], *graph.texts[low:high]),
+        refs=graph.refs,
+        costs=graph.costs,
+        formulas=graph.formulas,
+    )
 
 
 def build_graph(
@@ -176,6 +214,7 @@ def build_graph(
     builder = _Builder(quran, pieces, costs or Costs())
     for kind in (Kind.ISTIADHA, Kind.BASMALA, Kind.SADAQA):
         builder.free_formula(kind)
+    formulas = len(builder.first)
     for place, ref in enumerate(refs):
         new_surah = not place or refs[place - 1].surah != ref.surah
         if new_surah and place:
@@ -188,7 +227,7 @@ def build_graph(
         if ref == VerseRef(1, 7):
             builder.formula(Kind.AMIN, place)
     builder.formula(Kind.SADAQA, len(refs) - 1)
-    return builder.graph(refs)
+    return builder.graph(refs, formulas)
 
 
 @dataclass(slots=True)
@@ -219,9 +258,9 @@ class _Builder:
         for index, word in enumerate(words):
             enter = costs.enter_word if index else costs.enter_verse
             leave = costs.leave_word if index + 1 < len(words) else costs.leave_verse
-            spellings = [(word, letters)] if letters and not index else [(word, word)]
+            spellings = [(word, word)]
             if letters and not index:
-                spellings = [(word, word), (word, letters)]
+                spellings.append((word, letters))
             before = self.open
             self.open = [
                 self._add(text, spoken, before, 0.0, enter, leave, Kind.VERSE, place, index)
@@ -292,7 +331,7 @@ class _Builder:
         end = self.first[word + 1] if word + 1 < len(self.first) else len(self.tokens)
         return self.tokens[end - 1]
 
-    def graph(self, refs: tuple[VerseRef, ...]) -> Graph:
+    def graph(self, refs: tuple[VerseRef, ...], formulas: int) -> Graph:
         first = np.array(self.first, np.intp)
         return Graph(
             tokens=np.array(self.tokens, np.intp),
@@ -310,6 +349,7 @@ class _Builder:
             texts=tuple(self.texts),
             refs=refs,
             costs=self.costs,
+            formulas=formulas,
         )
 
 

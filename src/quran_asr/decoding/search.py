@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quran_asr.decoding.graph import NEVER, UNITS, Graph, in_units
+from quran_asr.decoding.graph import NEVER, UNITS, Graph, in_units, window
 from quran_asr.findings import QuranAsrError
 
 if TYPE_CHECKING:
@@ -79,10 +79,14 @@ class Records:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchState:
-    """All that the search knows after some frames. N tokens, W words."""
+    """All that the search knows after some frames. N tokens and W words of its window."""
 
     frame: int
     """Frames so far."""
+    low: int
+    """First word of the graph that is searched, besides the formulas outside the text."""
+    high: int
+    """Word after the last one."""
     tokens: Int64
     """[N] entries: the frame before was this token."""
     blanks: Int64
@@ -107,6 +111,8 @@ def start(graph: Graph) -> SearchState:
     first = Records(np.zeros(1, np.int32), np.full(1, HUB, np.int32), np.full(1, -1, np.int32))
     return SearchState(
         frame=0,
+        low=graph.formulas,
+        high=graph.words,
         tokens=np.full(graph.states, _DEAD),
         blanks=np.full(graph.states, _DEAD),
         garbage=np.full(graph.words, _DEAD),
@@ -117,6 +123,42 @@ def start(graph: Graph) -> SearchState:
         spoken=np.zeros(0, np.bool_),
         taken=0,
     )
+
+
+def move(graph: Graph, state: SearchState, low: int, high: int) -> SearchState:
+    """Search on in another window: the words `low` to `high` - 1. Paths in words outside it are dropped."""
+    if (low, high) == (state.low, state.high):
+        return state
+    old, new = window(graph, state.low, state.high), window(graph, low, high)
+    words = np.r_[: graph.formulas, max(low, state.low) : max(low, state.low, min(high, state.high))]
+
+    def moved(entries: Int64, size: int, source: NDArray[np.intp], target: NDArray[np.intp]) -> Int64:
+        kept = np.full(size, _DEAD)
+        kept[target] = entries[source]
+        return kept
+
+    from_word, to_word = _in_window(graph, state.low, words), _in_window(graph, low, words)
+    from_state, to_state = _states(old, from_word), _states(new, to_word)
+    return replace(
+        state,
+        low=low,
+        high=high,
+        tokens=moved(state.tokens, new.states, from_state, to_state),
+        blanks=moved(state.blanks, new.states, from_state, to_state),
+        garbage=moved(state.garbage, new.words, from_word, to_word),
+    )
+
+
+def _in_window(graph: Graph, low: int, words: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Numbers in a window of words of the graph."""
+    return np.where(words < graph.formulas, words, words - low + graph.formulas)
+
+
+def _states(graph: Graph, words: NDArray[np.intp]) -> NDArray[np.intp]:
+    """All states of words."""
+    inside = np.zeros(graph.words, np.bool_)
+    inside[words] = True
+    return np.flatnonzero(np.repeat(inside, graph.last - graph.first + 1))
 
 
 def emissions_in_units(log_probs: NDArray[np.floating], floor: float) -> Int32:
@@ -195,29 +237,43 @@ def best_end(graph: Graph, state: SearchState, inside_word: bool = False) -> Pat
         state: the last one.
         inside_word: may the path end within a word, as while a recording goes on?
     """
+    part = window(graph, state.low, state.high)
     ends = word_ends(graph, state)
     word = int(ends.argmax())
-    best = PathEnd(int(ends[word]), word)
+    best = PathEnd(int(ends[word]), _word(graph, state.low, word))
     if state.hub >> _SHIFT > best.entry >> _SHIFT:
         best = PathEnd(state.hub, HUB)
     if inside_word:
         entries = np.maximum(state.tokens, state.blanks)
         place = int(entries.argmax())
         if int(entries[place]) >> _SHIFT > best.entry >> _SHIFT:
-            word = int(np.searchsorted(graph.first, place, "right")) - 1
-            best = PathEnd(int(entries[place]), word, place - int(graph.first[word]) + 1)
+            word = int(np.searchsorted(part.first, place, "right")) - 1
+            token = place - int(part.first[word]) + 1
+            best = PathEnd(int(entries[place]), _word(graph, state.low, word), token)
     return best
 
 
+def _word(graph: Graph, low: int, number: int) -> int:
+    """The word of the graph that has a number in a window."""
+    return number if number < graph.formulas else number - graph.formulas + low
+
+
 def word_ends(graph: Graph, state: SearchState) -> Int64:
-    """[W] entries of the paths that end with each word."""
-    behind = np.maximum(state.tokens[graph.last], state.blanks[graph.last])
-    return np.maximum(behind, state.garbage)
+    """[W] entries of the paths that end with each word of the window."""
+    last = window(graph, state.low, state.high).last
+    said = np.maximum(state.tokens[last], state.blanks[last])
+    return np.maximum(said, state.garbage)
 
 
 def score(state: SearchState, entry: int) -> float:
     """Nats of a path relative to one of blanks only."""
     return ((entry >> _SHIFT) + state.taken) / UNITS
+
+
+def best_total(state: SearchState) -> float:
+    """Nats of the best of all paths, wherever it is, relative to one of blanks only."""
+    entries = (state.tokens, state.blanks, state.garbage)
+    return score(state, max(state.hub, *(int(part.max()) for part in entries)))
 
 
 def trace(graph: Graph, state: SearchState, end: PathEnd) -> tuple[Visit, ...]:
@@ -234,7 +290,9 @@ class _Run:
     """The arrays of a state while frames are added to it."""
 
     def __init__(self, graph: Graph, state: SearchState, emissions: Int32, beam: float) -> None:
-        self.graph = graph
+        self.whole = graph
+        self.graph = graph = window(graph, state.low, state.high)
+        self.low, self.high = state.low, state.high
         costs = graph.costs
         self.frame = state.frame
         self.base = state.frame - len(state.emissions)
@@ -286,7 +344,9 @@ class _Run:
             best = int(leaving.argmax())
             if int(leaving[best]) >> _SHIFT > hub >> _SHIFT:
                 word = int(near[best])
-                left = self.records.add(self.frame, word, int(ends[word]) & _RECORD)
+                left = self.records.add(
+                    self.frame, _word(self.whole, self.low, word), int(ends[word]) & _RECORD
+                )
                 hub = (int(leaving[best]) & _SCORE) | left
         passed = self.records.add(self.frame, HUB, hub & _RECORD)
         entries = np.subtract((hub & _SCORE) | passed, self._enter, out=self._entries)
@@ -342,7 +402,11 @@ class _Run:
         target, value, source = target[better], value[better], np.concatenate(sources)[better]
         order = np.lexsort((value, target))
         best = order[np.append(target[order[1:]] != target[order[:-1]], True)]
-        entered = self.records.add_all(self.frame, source[best], value[best] & _RECORD)
+        source = source[best]
+        silent = source >= graph.words
+        source -= silent * graph.words
+        source += (source >= graph.formulas) * (self.low - graph.formulas) + silent * self.whole.words
+        entered = self.records.add_all(self.frame, source, value[best] & _RECORD)
         firsts[target[best]] = (value[best] & _SCORE) | entered
 
     def collect(self) -> list[Visit]:
@@ -362,9 +426,9 @@ class _Run:
             marked[(entries[~dead] if dead.any() else entries) & _RECORD] = True
 
         common = _common(records.before, np.flatnonzero(marked))
-        visits = _visits(self.graph, records, common)
+        visits = _visits(self.whole, records, common)
         heard = Heard(self.emissions, self.base, np.array(self.spoken, np.bool_), self.frame)
-        committed = [align_visit(self.graph, visit, heard) for visit in visits]
+        committed = [align_visit(self.whole, visit, heard) for visit in visits]
 
         _mark_ways(records.before, marked, common)
         numbers = np.maximum(np.cumsum(marked, dtype=np.int64) - 1, 0)
@@ -397,6 +461,8 @@ class _Run:
         records = self.records.view()
         return SearchState(
             frame=self.frame,
+            low=self.low,
+            high=self.high,
             tokens=self.tokens,
             blanks=self.blanks,
             garbage=self.garbage,
