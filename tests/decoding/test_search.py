@@ -93,7 +93,7 @@ def searched(
     return state, visits + finish(graph, state), len(visits)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(graphs(), st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 12))
 def test_no_path_is_better(graph: Graph, seed: int, frames: int, commit_frames: int) -> None:
     log_probs = emissions(seed, frames, int(graph.tokens.max()) + 2)
@@ -104,7 +104,7 @@ def test_no_path_is_better(graph: Graph, seed: int, frames: int, commit_frames: 
     assert dense.path_score(graph, units, path) == best
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(graphs(), st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 12), st.data())
 def test_chunks_change_nothing(
     graph: Graph, seed: int, frames: int, commit_frames: int, data: st.DataObject

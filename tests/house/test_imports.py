@@ -46,6 +46,7 @@ TABLE = {
     "text": room(),
     "corpus": room("text", "numpy", "espeakng_loader"),
     "decode": room("text", "numpy"),
+    "decoding": room("text", "numpy"),
     "measure": room("text corpus", "numpy"),
     "listen": room("text decode", "numpy onnxruntime soxr", "sounddevice"),
     "runs": room(

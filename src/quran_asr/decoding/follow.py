@@ -1,9 +1,9 @@
 """The search over the whole Quran at the price of a passage: only the neighbourhood, once the place is known.
 
-Where the place is known the next interval is searched in a window around it. Its path is then judged: if it loses
-more against the best token of every frame than a jump costs and `TOLERANCE` nats a token, or if it has other
-speech, this interval and the one before are searched again in the whole Quran. So what the window can miss is
-bounded: a jump out of it that gains less than that in each interval.
+Where the place is known the next interval is searched in a window around it. Its path is then judged: if it
+loses more against the best token of every frame than a jump costs and `TOLERANCE` nats a token, or if it has
+other speech, this interval and the one before are searched again in the whole Quran. So what the window can
+miss is bounded: a jump out of it that gains less than that in each interval.
 
 Visits are given out an interval later. As in `search`, the state is a value, and chunks change nothing.
 """
@@ -132,7 +132,7 @@ def _searched_on(graph: Graph, interval: Interval, frames: NDArray[np.float32], 
 
 
 def _judged(graph: Graph, state: FollowState, beam: float) -> FollowState:
-    """The same, or with the open intervals searched in the whole Quran if the path of the last is doubtful."""
+    """The same, or its open intervals searched in the whole Quran if the path of the last is doubtful."""
     before = state.open[-2].after if len(state.open) > 1 else state.judged
     if _everything(graph, state.latest) or not _doubtful(graph, before, state.open[-1]):
         return state

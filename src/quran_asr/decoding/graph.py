@@ -1,8 +1,8 @@
 """The words of the Quran as one graph of a CTC model's tokens.
 
-The nodes are words in the order of the mushaf, each a chain of tokens. The end of a word leads to the next one.
-Between two surahs stand optional formulas (sadaqa Allahu al-azim, isti'adha, basmala), after 1:7 amin. The same
-formulas stand once more outside the text, to be said anywhere. Two further kinds of state have no words:
+The nodes are words in the order of the mushaf, each a chain of tokens. The end of a word leads to the next.
+Between two surahs stand optional formulas (sadaqa Allahu al-azim, isti'adha, basmala), after 1:7 amin. They
+stand once more outside the text, to be said anywhere. Two further kinds of state have no words:
 
 hub
     one state for being nowhere in the Quran: the beginning, other speech, and every jump on its way.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,11 +13,16 @@ from quran_asr.decoding.graph import Graph, Kind
 from quran_asr.decoding.search import HUB, Visit
 from quran_asr.records import TimedWord, VerseRef
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 SegmentKind = Literal["verse", "repeat", "basmala", "istiadha", "amin", "sadaqa"]
 Entry = Literal["start", "next", "back", "skip", "jump"]
 
 MERGED_SECONDS = 1.0
 """Stretches of other speech that are closer are given as one."""
+LEAST_TOKENS = 3
+"""Fewer tokens than this are noise, not speech."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,6 @@ class Unaligned:
     start: float
     """Seconds."""
     end: float
-    tokens: int
-    """Tokens that the model says there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,6 @@ def align_path(graph: Graph, visits: Iterable[Visit], clock: Clock) -> Alignment
 def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Said]:
     places = text_places(graph)
     last = furthest = -1
-    bounds = [visit.tokens[0][0] for visit in path[1:] if visit.word != HUB and visit.tokens]
     words = [visit for visit in path if visit.word != HUB and visit.tokens]
     for number, visit in enumerate(words):
         node = visit.word
@@ -145,11 +147,10 @@ def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Sai
             index=int(graph.index[node]),
         )
         yield _Said(node, word, kind, entry, visit.loss, len(visit.tokens))
-    del bounds
 
 
-def text_places(graph: Graph) -> np.ndarray:
-    """[W]: number of each word in the text of the graph; -1 for formulas. Two spellings of a word have one."""
+def text_places(graph: Graph) -> NDArray[np.int64]:
+    """[W]: number of each word in the text of the graph; -1 for formulas. Spellings of one word share it."""
     is_text = graph.kind == Kind.VERSE
     same = np.zeros(graph.words, np.bool_)
     same[1:] = (graph.verse[1:] == graph.verse[:-1]) & (graph.index[1:] == graph.index[:-1])
@@ -188,14 +189,15 @@ def _other_speech(path: tuple[Visit, ...], clock: Clock) -> Iterator[Unaligned]:
         if visit.word == HUB and visit.tokens:
             stretches.append((visit.tokens[0][0], visit.tokens[-1][1], len(visit.tokens)))
         elif visit.garbage is not None:
-            stretches.append((visit.garbage, visit.end, 1))
+            stretches.append((visit.garbage, visit.end, LEAST_TOKENS))
     merged: list[tuple[int, int, int]] = []
     for start, end, tokens in stretches:
         if merged and (start - merged[-1][1]) * clock.frame_seconds < MERGED_SECONDS:
             start, tokens = merged[-1][0], merged.pop()[2] + tokens
         merged.append((start, end, tokens))
     for start, end, tokens in merged:
-        yield Unaligned(clock.seconds(start), clock.seconds(end), tokens)
+        if tokens >= LEAST_TOKENS:
+            yield Unaligned(clock.seconds(start), clock.seconds(end))
 
 
 _KINDS: dict[Kind, SegmentKind] = {

@@ -1,8 +1,9 @@
-"""Words as the tokens of a model: byte-pair encoding by the vocabulary's own scores, without sentencepiece."""
+"""Words as the tokens of a model: byte-pair encoding by the vocabulary's scores, without sentencepiece."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from quran_asr.findings import QuranAsrError
 
@@ -31,7 +32,7 @@ class PieceEncoder:
         """
         symbols = [SPACE, *word]
         while len(symbols) > 1:
-            merged = [a + b for a, b in zip(symbols, symbols[1:], strict=False)]
+            merged = [a + b for a, b in pairwise(symbols)]
             best = max(merged, key=lambda piece: self._scores.get(piece, -float("inf")))
             if best not in self._scores:
                 break

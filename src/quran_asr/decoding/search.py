@@ -1,13 +1,13 @@
 """The exact search: the best way through the graph for all frames so far, frame by frame.
 
-Viterbi with token passing. A state's entry is one 64-bit integer: its score in the upper half, and in the lower
-half the record of how its word was entered. The maximum of two entries is then the better path with its history,
-sums are exact, and no table of frames times states is kept. Records are made at word entries only. Every
-`COMMIT_FRAMES` those that no state holds any more are dropped, and what all states have in common is committed:
-it can no longer change.
+Viterbi with token passing. A state's entry is one 64-bit integer: its score in the upper half, and in the
+lower half the record of how its word was entered. The maximum of two entries is then the better path with its
+history, sums are exact, and no table of frames times states is kept. Records are made at word entries only.
+Every `COMMIT_FRAMES` those that no state holds any more are dropped, and what all states have in common is
+committed: it can no longer change.
 
-Scores are relative to the blank's, in units of 1 / `UNITS` nat: a blank then costs nothing, and a token's score
-and that of the blank after it need one addition between them.
+Scores are relative to the blank's, in units of 1 / `UNITS` nat: a blank then costs nothing, and a token's
+score and that of the blank after it need one addition between them.
 
 Everything between two calls is a value, `SearchState`. How the frames are cut into chunks changes nothing.
 """
@@ -55,8 +55,8 @@ class Visit:
     end: int
     """Frame at which it was left; `start` where the hub was only passed."""
     tokens: tuple[tuple[int, int], ...] = ()
-    """First frame and frame after the last of every token. Behind the last one come blanks, or garbage. In the
-    hub these are the runs of frames in which the model says anything."""
+    """First frame and frame after the last of every token. Behind the last one come blanks, or garbage. In
+    the hub these are the runs of frames in which the model says anything."""
     garbage: int | None = None
     """Frame from which on the rest of the visit is garbage; None: there is none."""
     silent: bool = False
@@ -172,7 +172,8 @@ def emissions_in_units(log_probs: NDArray[np.floating], floor: float) -> Int32:
     if np.isnan(log_probs).any():
         raise QuranAsrError(f"the CTC scores of frame {int(np.isnan(log_probs).any(1).argmax())} hold NaN")
     kept = np.maximum(log_probs.astype(np.float64), -floor)
-    return np.rint((kept - kept[:, -1:]) * UNITS).astype(np.int32)
+    units: Int32 = np.rint((kept - kept[:, -1:]) * UNITS).astype(np.int32)
+    return units
 
 
 def advance(
@@ -189,7 +190,7 @@ def advance(
         state: before these frames. It is not changed.
         log_probs: [n, vocabulary + 1] natural log, blank last.
         beam: nats behind the best state at which a state is dropped; `inf` drops none.
-        commit_frames: frames, counted from the beginning of the recording, between two commitments. More often
+        commit_frames: frames, counted from the beginning of the recording, between two commitments. Less
             costs more time.
 
     Returns:
@@ -541,8 +542,8 @@ def align_visit(graph: Graph, visit: Visit, heard: Heard, tokens: int | None = N
     costs = graph.costs
     spelt = graph.spelt(visit.word)[:tokens]
     frames = heard.emissions[visit.start - heard.base : visit.end - heard.base].astype(np.int64)
-    # States in order: token 0, its blank, token 1, its blank, ..., garbage. Each is reached from itself and, at
-    # these costs, from the state before and the one before that.
+    # States in order: token 0, its blank, token 1, its blank, ..., garbage. Each is reached from itself and,
+    # at these costs, from the state before and the one before that.
     states = 2 * len(spelt) + 1
     from_one, from_two = np.zeros(states, np.int64), np.full(states, NEVER)
     from_two[2:-1:2][spelt[1:] != spelt[:-1]] = 0
@@ -589,8 +590,8 @@ def other_speech(units: NDArray[np.integer], label: int, token_cost: int) -> tup
         token_cost: in units.
 
     Returns:
-        Units [n] of a path that was in other speech before, units [n] of one that enters it with the frame (and
-        pays for a token that goes on), and the best token of the last frame.
+        Units [n] of a path that was in other speech before, units [n] of one that enters it with the frame
+        (and pays for a token that goes on), and the best token of the last frame.
     """
     labels = units.argmax(axis=1)
     before = np.append(label, labels)
