@@ -12,7 +12,7 @@ from quran_asr.decoding.follow import finish_following, follow, start_following
 from quran_asr.decoding.graph import Graph, Kind, build_graph
 from quran_asr.decoding.identify import identify
 from quran_asr.decoding.path import Alignment, Clock, align_path
-from quran_asr.decoding.search import Visit, advance, finish, start
+from quran_asr.decoding.search import Visit, advance, best_total, finish, start
 from quran_asr.records import Emissions, VerseRef
 from quran_asr.text.passages import parse_range
 
@@ -145,6 +145,24 @@ def test_following_in_a_window_finds_what_the_whole_search_finds(last_part: Grap
         _, rest = finish_following(last_part, following)
         assert [(v.word, v.tokens) for v in path + rest] == [(v.word, v.tokens) for v in whole]
     assert min(widths) < 1000 < max(widths)
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_a_jump_at_the_edge_of_an_interval(last_part: Graph, seed: int) -> None:
+    """Only which of two basmalas is meant may be lost in a window."""
+    speech = Speech(sharpness=4.5, noise=1.6, seed=seed)
+    for number in range(1, 12):
+        speech.say(verse(f"79:{number}")).pause(0.3)
+    speech.pause(0.4 * seed).say(formula(Kind.BASMALA)).say(verse("95:1")).say(verse("95:2"))
+    for number in range(1, 9):
+        speech.say(verse(f"88:{number}"))
+    log_probs = speech.log_probs()
+    state, _ = advance(last_part, start(last_part), log_probs)
+    following, _ = follow(last_part, start_following(last_part), log_probs)
+    last, _ = finish_following(last_part, following)
+    costs = last_part.costs
+    lost = best_total(state) - best_total(last)
+    assert 0 <= lost <= costs.enter_formula + costs.leave_formula
 
 
 def test_verses_of_equal_wording_are_named_together(last_part: Graph) -> None:
