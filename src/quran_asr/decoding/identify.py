@@ -68,7 +68,7 @@ def identify(
     graph: Graph,
     emissions: Emissions,
     most_loss: float = 2.2,
-    least_margin: float = 0.0,
+    least_gain: float = 5.0,
     alternatives: int = 5,
     beam: float = DEFAULT_BEAM,
 ) -> Identification:
@@ -78,7 +78,8 @@ def identify(
         graph: of the whole Quran, or of a passage to choose from.
         emissions: of the whole recording.
         most_loss: nats a token that a path may lose; beyond, nothing is found.
-        least_margin: nats by which it must be better than no Quran at all.
+        least_gain: nats by which the path must be better than one of other speech only; a single short word
+            cannot reach it.
         alternatives: how many of them to give.
         beam: as in `search.advance`.
 
@@ -93,7 +94,7 @@ def identify(
     tokens = sum(len(visit.tokens) for visit in _text(graph, path))
     loss = sum(visit.loss for visit in _text(graph, path)) / max(1, tokens)
     gain = score(state, end.entry) - _no_quran(graph, emissions)
-    if best is None or loss > most_loss or gain < least_margin:
+    if best is None or loss > most_loss or gain < least_gain:
         return Identification((), 0, 0, -loss, gain, (), (), alignment)
     others = _others(graph, state, visits, best, score(state, end.entry), alternatives + 1)
     equal = tuple(place for place in others if place.score > -EQUAL)
