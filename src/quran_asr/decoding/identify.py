@@ -67,7 +67,7 @@ class Identification:
 def identify(
     graph: Graph,
     emissions: Emissions,
-    most_loss: float = 2.2,
+    most_loss: float = 1.3,
     least_gain: float = 5.0,
     alternatives: int = 5,
     beam: float = DEFAULT_BEAM,
