@@ -1,1 +1,1 @@
-"""From scores to words: n-gram language models, CTC and transducer beam search, tokens of a text."""
+"""Scores in, words and verses out: language models, beam searches, and the search of the Quran."""

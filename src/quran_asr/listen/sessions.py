@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from quran_asr.findings import QuranAsrError
-from quran_asr.listen.bundle import AGAIN, ENCODER, JOINT, PREDICTION, Bundle
+from quran_asr.listen.bundle import AGAIN, JOINT, PREDICTION, TOKENIZER, Bundle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class Sessions:
             QuranAsrError: ONNX Runtime cannot load a graph, or its inputs are not those that are needed.
         """
         self.bundle = bundle
-        self.encoder = _load(bundle.folder / ENCODER, threads)
+        self.encoder = _load(bundle.folder / TOKENIZER, threads)
         self.prediction = _load(bundle.folder / PREDICTION, 1)
         self.joint = _load(bundle.folder / JOINT, 1)
         shape = bundle.shape

@@ -18,9 +18,9 @@ from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically
 from quran_asr.findings import QuranAsrError
 from quran_asr.listen.bundle import (
     DESCRIPTION,
-    ENCODER,
     JOINT,
     PREDICTION,
+    TOKENIZER,
     TRAINING_DATA,
     VOCABULARY,
     Bundle,
@@ -42,7 +42,7 @@ from quran_asr.train.exporting.export_sherpa import write_sherpa
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
 from quran_asr.train.recognize import load_model, spelling_of
 
-WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, "sherpa"}
+WRITTEN = {DESCRIPTION, TOKENIZER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, "sherpa"}
 """What may stand in a folder that a new bundle replaces."""
 
 
@@ -151,7 +151,7 @@ def to_int8(bundle: Bundle, folder: Path) -> Bundle:
     """Write the bundle again into an empty folder, with an encoder of 8-bit integers."""
     for name in (PREDICTION, JOINT, VOCABULARY):
         copy_model(bundle.folder / name, folder / name)
-    quantize(bundle.folder / ENCODER, folder / ENCODER)
+    quantize(bundle.folder / TOKENIZER, folder / TOKENIZER)
     smaller = replace(bundle, folder=folder, precision="int8")
     write_description(smaller)
     return smaller
@@ -232,7 +232,7 @@ def _replace_by_int8(bundle: Bundle, clips: Sequence[Segment]) -> tuple[Bundle, 
     smaller = bundle.folder / "int8"
     smaller.mkdir()
     cost = cost_of_int8(bundle, to_int8(bundle, smaller), clips)
-    (smaller / ENCODER).replace(bundle.folder / ENCODER)
+    (smaller / TOKENIZER).replace(bundle.folder / TOKENIZER)
     shutil.rmtree(smaller)
     return replace(bundle, precision="int8"), cost
 

@@ -13,7 +13,7 @@ from quran_asr import audio
 from quran_asr.decode import ctc
 from quran_asr.decode.options import Decoding
 from quran_asr.findings import QuranAsrError
-from quran_asr.listen.bundle import ENCODER, Bundle, read_bundle
+from quran_asr.listen.bundle import TOKENIZER, Bundle, read_bundle
 from quran_asr.listen.recognizer import Recognizer
 from quran_asr.measure.score import score_clips
 from quran_asr.records import SAMPLE_RATE, Counts, Emissions, Segment
@@ -94,7 +94,7 @@ def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> di
         float(np.abs(whole.emissions([one]).log_probs - small.emissions([one]).log_probs).max(initial=0.0))
         for one in first
     ]
-    sizes = [(bundle.folder / ENCODER).stat().st_size for bundle in (exact, smaller)]
+    sizes = [(bundle.folder / TOKENIZER).stat().st_size for bundle in (exact, smaller)]
     result: dict[str, Any] = {
         "clips": len(heard),
         "size_ratio": round(sizes[1] / sizes[0], 4),

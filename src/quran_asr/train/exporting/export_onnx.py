@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quran_asr.files import full_disk_named
-from quran_asr.listen.bundle import ENCODER, JOINT, PREDICTION, Shape
+from quran_asr.listen.bundle import JOINT, PREDICTION, TOKENIZER, Shape
 from quran_asr.listen.sessions import UNKNOWN
 from quran_asr.train.exporting.export_graph import Joint, Prediction, StreamingEncoder
 from quran_asr.train.model import EncDecHybridRNNTCTCBPEModel
@@ -41,7 +41,7 @@ def write_graphs(model: EncDecHybridRNNTCTCBPEModel, shape: Shape, folder: Path)
             "joint_encoded": {0: "batch", 1: "frames"},
             "ctc": {0: "batch", 1: "frames"},
         },
-        folder / ENCODER,
+        folder / TOKENIZER,
     )
     state = torch.zeros(shape.prediction_layers, 2, shape.prediction_width)
     middle = {1: "batch"}

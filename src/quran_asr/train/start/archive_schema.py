@@ -80,7 +80,7 @@ SPEC_AUGMENT = Section(
     target="SpectrogramAugmentation",
     optional=True,
 )
-ENCODER = Section(
+TOKENIZER = Section(
     {
         "feat_in": Number(1, 512, whole=True),
         "feat_out": Number(-1, 16_384, whole=True),
@@ -281,7 +281,7 @@ COMMON: dict[str, Check] = {
     "tokenizer": TOKENIZER,
     "preprocessor": PREPROCESSOR,
     "spec_augment": SPEC_AUGMENT,
-    "encoder": ENCODER,
+    "encoder": TOKENIZER,
     **dict.fromkeys(
         "target nemo_version labels train_ds validation_ds test_ds optim interctc variational_noise".split(),
         DROPPED,

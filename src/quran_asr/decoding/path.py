@@ -1,0 +1,209 @@
+"""A path through the graph as people read it: words with times, in segments of one verse each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from quran_asr.decoding.graph import Graph, Kind
+from quran_asr.decoding.search import HUB, Visit
+from quran_asr.records import TimedWord, VerseRef
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SegmentKind = Literal["verse", "repeat", "basmala", "istiadha", "amin", "sadaqa"]
+Entry = Literal["start", "next", "back", "skip", "jump"]
+
+MERGED_SECONDS = 1.0
+"""Stretches of other speech that are closer are given as one."""
+LEAST_TOKENS = 3
+"""Fewer tokens than this are noise, not speech."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedSegment:
+    """Words of one verse, or of one formula, said one after another."""
+
+    verses: tuple[VerseRef, ...]
+    """The verse; empty for a formula."""
+    words: tuple[TimedWord, ...]
+    kind: SegmentKind
+    """`repeat`: words that were said just before."""
+    entry: Entry
+    """How it follows the words before: `next` in the text, `back` or `skip` by a few words, or `jump`."""
+    score: float
+    """Nats a token by which the model prefers something else than these words; 0 is best."""
+
+    @property
+    def start(self) -> float:
+        """Seconds."""
+        return self.words[0].start
+
+    @property
+    def end(self) -> float:
+        """Seconds."""
+        return self.words[-1].end
+
+
+@dataclass(frozen=True, slots=True)
+class Unaligned:
+    """A stretch in which something is said that is not Quran, or not recognized as such."""
+
+    start: float
+    """Seconds."""
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """A recording against the text."""
+
+    segments: tuple[AlignedSegment, ...]
+    unaligned: tuple[Unaligned, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """From frames to seconds."""
+
+    frame_seconds: float
+    offset: float = 0.0
+    """Seconds of frame 0."""
+    start_shift: float = 0.0
+    """Seconds from the first frame of a word's first token to where the word is taken to begin."""
+    end_shift: float = 0.0
+    """Seconds from the end of the last frame of its last token to where the word is taken to end."""
+
+    def seconds(self, frame: int) -> float:
+        return self.offset + frame * self.frame_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A word of a path, and how it follows the one before."""
+
+    node: int
+    word: TimedWord
+    kind: SegmentKind
+    entry: Entry
+    loss: float
+    tokens: int
+
+
+def align_path(graph: Graph, visits: Iterable[Visit], clock: Clock) -> Alignment:
+    """A path as segments and what lies between them.
+
+    Args:
+        graph: of the search.
+        visits: the whole path, as `advance` and `finish` gave it.
+        clock: of the recording.
+    """
+    path = tuple(visits)
+    segments: list[AlignedSegment] = []
+    open_segment: list[_Said] = []
+    for said in _words(graph, path, clock):
+        if open_segment and not _continues(graph, open_segment[-1], said):
+            segments.append(_segment(graph, open_segment))
+            open_segment = []
+        open_segment.append(said)
+    if open_segment:
+        segments.append(_segment(graph, open_segment))
+    return Alignment(tuple(segments), tuple(_other_speech(path, clock)))
+
+
+def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Said]:
+    places = text_places(graph)
+    last = furthest = -1
+    words = [visit for visit in path if visit.word != HUB and visit.tokens]
+    for number, visit in enumerate(words):
+        node = visit.word
+        kind: SegmentKind = _KINDS[Kind(int(graph.kind[node]))]
+        entry: Entry = "next"
+        if kind == "verse":
+            entry = _entry(graph, last, int(places[node]))
+            if entry == "jump" or last < 0:
+                furthest = -1
+            last = int(places[node])
+            if last <= furthest:
+                kind = "repeat"
+            furthest = max(furthest, last)
+        begin, end = visit.tokens[0][0], visit.tokens[-1][1]
+        start = max(0.0, clock.seconds(begin) + clock.start_shift)
+        until = clock.seconds(end) + clock.end_shift
+        if number + 1 < len(words):
+            until = min(until, clock.seconds(words[number + 1].tokens[0][0]) + clock.start_shift)
+        verse = int(graph.verse[node])
+        word = TimedWord(
+            graph.texts[node],
+            start,
+            max(start, until),
+            confidence=math.exp(-visit.loss / len(visit.tokens)),
+            verse=graph.refs[verse] if kind in ("verse", "repeat") else None,
+            index=int(graph.index[node]),
+        )
+        yield _Said(node, word, kind, entry, visit.loss, len(visit.tokens))
+
+
+def text_places(graph: Graph) -> NDArray[np.int64]:
+    """[W]: number of each word in the text of the graph; -1 for formulas. Spellings of one word share it."""
+    is_text = graph.kind == Kind.VERSE
+    same = np.zeros(graph.words, np.bool_)
+    same[1:] = (graph.verse[1:] == graph.verse[:-1]) & (graph.index[1:] == graph.index[:-1])
+    numbers = np.cumsum(is_text & ~same) - 1
+    return np.where(is_text, numbers, -1)
+
+
+def _entry(graph: Graph, last: int, place: int) -> Entry:
+    step = place - last
+    if last < 0:
+        return "start"
+    if step == 1:
+        return "next"
+    if -graph.costs.back_words < step <= 0:
+        return "back"
+    return "skip" if 1 < step <= graph.costs.skip_words + 1 else "jump"
+
+
+def _continues(graph: Graph, before: _Said, said: _Said) -> bool:
+    same = before.kind == said.kind and graph.verse[before.node] == graph.verse[said.node]
+    if before.kind in ("verse", "repeat"):
+        return bool(same) and said.entry == "next"
+    return bool(same) and graph.index[said.node] > graph.index[before.node]
+
+
+def _segment(graph: Graph, said: list[_Said]) -> AlignedSegment:
+    first = said[0]
+    verses = (first.word.verse,) if first.word.verse is not None else ()
+    loss = sum(one.loss for one in said) / sum(one.tokens for one in said)
+    return AlignedSegment(verses, tuple(one.word for one in said), first.kind, first.entry, -loss)
+
+
+def _other_speech(path: tuple[Visit, ...], clock: Clock) -> Iterator[Unaligned]:
+    stretches: list[tuple[int, int, int]] = []
+    for visit in path:
+        if visit.word == HUB and visit.tokens:
+            stretches.append((visit.tokens[0][0], visit.tokens[-1][1], len(visit.tokens)))
+        elif visit.garbage is not None:
+            stretches.append((visit.garbage, visit.end, LEAST_TOKENS))
+    merged: list[tuple[int, int, int]] = []
+    for start, end, tokens in stretches:
+        if merged and (start - merged[-1][1]) * clock.frame_seconds < MERGED_SECONDS:
+            start, tokens = merged[-1][0], merged.pop()[2] + tokens
+        merged.append((start, end, tokens))
+    for start, end, tokens in merged:
+        if tokens >= LEAST_TOKENS:
+            yield Unaligned(clock.seconds(start), clock.seconds(end))
+
+
+_KINDS: dict[Kind, SegmentKind] = {
+    Kind.VERSE: "verse",
+    Kind.BASMALA: "basmala",
+    Kind.ISTIADHA: "istiadha",
+    Kind.AMIN: "amin",
+    Kind.SADAQA: "sadaqa",
+}
