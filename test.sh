@@ -32,7 +32,7 @@ test_core() { # test_core VERSION NAME TESTS...: from the wheel, in an environme
 }
 
 core_contents() {
-  find src requirements/core.txt tests/house/test_core.py -type f ! -name '*.pyc' ! -path '*.egg-info/*' \
+  find src requirements/core.txt tests/architecture/test_core.py -type f ! -name '*.pyc' ! -path '*.egg-info/*' \
     -exec cksum {} + | sort | cksum
 }
 
@@ -41,11 +41,11 @@ test_core_everywhere() {
   contents=$(core_contents)
   if [ $fast = yes ]; then
     [ "$(cat .venv-core/tested 2>/dev/null)" != "$contents" ] || return 0
-    test_core "" "core alone" tests/house/test_core.py
+    test_core "" "core alone" tests/architecture/test_core.py
   else
-    test_core "" "core alone, with the tests of its rooms" tests/house/test_core.py "${core_tests[@]}"
+    test_core "" "core alone, with the tests of its rooms" tests/architecture/test_core.py "${core_tests[@]}"
     if tools/environment.sh find 3.12 >/dev/null; then
-      test_core 3.12 "core alone on Python 3.12" tests/house/test_core.py
+      test_core 3.12 "core alone on Python 3.12" tests/architecture/test_core.py
       check "the lock on Python 3.12" lock_resolves .venv-core-3.12
     else
       printf '%-44s left out: there is no Python 3.12 here\n' "core alone on Python 3.12"
@@ -61,9 +61,9 @@ test_kernels() { # of the transducer loss for GPUs: compiled, and run in Triton'
   fi
   tools/environment.sh triton
   local tests=(.venv-triton/bin/python -m pytest -q -p no:cacheprovider)
-  check "Triton kernels, compiled for GPUs" "${tests[@]}" tests/train/test_transducer_kernels.py
+  check "Triton kernels, compiled for GPUs" "${tests[@]}" tests/training/test_triton_kernels.py
   check "Triton kernels, interpreted" env TRITON_INTERPRET=1 \
-    "${tests[@]}" -k triton tests/train/test_transducer_loss.py
+    "${tests[@]}" -k triton tests/training/test_transducer_loss.py
 }
 
 lock_resolves() { # asked of the package index once for each lock: every pin has a file for this Python
@@ -73,7 +73,7 @@ lock_resolves() { # asked of the package index once for each lock: every pin has
   cksum <requirements/lock.txt >"$1/resolved"
 }
 
-core_tests=(tests/text tests/decode tests/measure tests/listen)
+core_tests=(tests/text tests/decoding tests/evaluation tests/runtime)
 
 tools/environment.sh train
 tests=(.venv/bin/python -m pytest)

@@ -10,10 +10,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+from quran_asr.config.recipe import load_recipe
+from quran_asr.config.schema import Recipe
+from quran_asr.corpus.manifest import read_manifest
+from quran_asr.corpus.synthesis import synthesize_corpus
+from quran_asr.records import Segment, VerseRef
+
+if TYPE_CHECKING:
+    from quran_asr.training.tokenizer import Tokenizer
 
 # Deadlines measure the machine's other work, not the code; the examples stay the same from run to run in CI.
 settings.register_profile("house", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI")))
@@ -109,3 +118,48 @@ def bundle(quickstart: Quickstart, quran_asr: Command, tmp_path_factory: pytest.
     done = quran_asr("export", quickstart.figures["run"], "--to", folder)
     assert done.code == 0, done.err
     return folder
+
+
+TINY = (
+    "model.encoder.n_layers=1",
+    "model.encoder.d_model=32",
+    "model.encoder.n_heads=2",
+    "model.encoder.subsampling_conv_channels=8",
+    "model.decoder.prednet.pred_hidden=16",
+    "model.joint.jointnet.joint_hidden=16",
+    "model.decoding.greedy.max_symbols=3",
+    "quran.vocabulary_size=48",
+    "quran.curriculum.first_seconds=3.0",
+    "quran.overfit_gate_steps=0",
+    "trainer.log_every_n_steps=1",
+)
+"""Overrides of `quickstart` for a model that trains in seconds and learns nothing."""
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides() -> tuple[str, ...]:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 112:1-4 by three voices."""
+    refs = [VerseRef(112, ayah) for ayah in range(1, 5)]
+    return synthesize_corpus(refs, ["ar", "ar+m1", "ar+f2"], tmp_path_factory.mktemp("spoken"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def segments(spoken: Path) -> list[Segment]:
+    return read_manifest(spoken, "letters")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    from quran_asr.training.tokenizer import train_tokenizer
+
+    return train_tokenizer("letters", 48, tmp_path_factory.mktemp("tokens") / "tokenizer")
+
+
+@pytest.fixture
+def tiny(spoken: Path) -> Recipe:
+    return load_recipe("quickstart", [*TINY, f"model.train_ds.manifest_filepath={spoken}"])

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr import audio
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 
 CODECS = {
     "wav": ("WAV", "PCM_16", 16_000),

@@ -16,23 +16,23 @@ import pytest
 
 from quran_asr import audio
 from quran_asr.cli.main import cli, errors_in_one_line, main
+from quran_asr.config.recipe import load_recipe
+from quran_asr.config.recipe_template import write_starter
+from quran_asr.corpus.audio_archive import pack, unpack
 from quran_asr.corpus.audit import audit, write_audit
 from quran_asr.corpus.audit_page import write_page
 from quran_asr.corpus.manifest import write_manifest
-from quran_asr.corpus.pieces import pack, unpack
-from quran_asr.decode.vocabulary import Vocabulary
+from quran_asr.decoding.vocabulary import Vocabulary
+from quran_asr.evaluation.evaluate import evaluate, write_report
+from quran_asr.evaluation.report import Setting
+from quran_asr.evaluation.transcripts import write_transcripts
+from quran_asr.experiments.checkpoints import copy_model
+from quran_asr.experiments.curve_files import read_curves
+from quran_asr.experiments.planning.devices import Calibration, write_calibration
+from quran_asr.experiments.plots.report import render_report
+from quran_asr.experiments.run_folder import RunFolder, create_run
 from quran_asr.files import write_atomically
-from quran_asr.measure.evaluate import evaluate, write_report
-from quran_asr.measure.report import Setting
-from quran_asr.measure.transcripts import write_transcripts
 from quran_asr.records import Segment, Transcript
-from quran_asr.runs.checkpoints import copy_model
-from quran_asr.runs.events import read_curves
-from quran_asr.runs.folder import RunFolder, create_run
-from quran_asr.runs.planning.calibration import Calibration, write_calibration
-from quran_asr.runs.plots.plot import render_report
-from quran_asr.runs.recipe import load_recipe
-from quran_asr.runs.starter import write_starter
 
 SIZE = 4 << 20
 
@@ -346,9 +346,9 @@ SMALL = (
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A model of random weights, its `.nemo` and tokenizer."""
     pytest.importorskip("nemo", reason="needs the training packages")
-    from quran_asr.train.checkpoints import save_nemo
-    from quran_asr.train.model import build_model
-    from quran_asr.train.tokenizer import train_tokenizer
+    from quran_asr.training.checkpoints import save_nemo
+    from quran_asr.training.model import build_model
+    from quran_asr.training.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("trained")
     tokenizer = train_tokenizer("letters", 48, folder / "tokenizer")
@@ -358,54 +358,47 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def _checkpoint(folder: Path, made: Made) -> None:
-    from quran_asr.train.checkpoints import WeightsOnlyCheckpoints
+    from quran_asr.training.checkpoints import WeightsOnlyCheckpoints
 
     WeightsOnlyCheckpoints().save_checkpoint({"state_dict": made["model"].state_dict()}, folder / "last.ckpt")
 
 
 def _nemo(folder: Path, made: Made) -> None:
-    from quran_asr.train.checkpoints import save_nemo
+    from quran_asr.training.checkpoints import save_nemo
 
     save_nemo(made["model"], folder / "model.nemo")
 
 
 def _tokenizer(folder: Path, made: Made) -> None:
-    from quran_asr.train.tokenizer import train_tokenizer
+    from quran_asr.training.tokenizer import train_tokenizer
 
     train_tokenizer("letters", 48, folder / "tokenizer")
 
 
 def _copied_tokenizer(folder: Path, made: Made) -> None:
-    from quran_asr.train.tokenizer import copy_tokenizer
+    from quran_asr.training.tokenizer import copy_tokenizer
 
     copy_tokenizer(made["tokenizer"], folder / "tokenizer")
 
 
 def _graphs(folder: Path, made: Made) -> None:
-    from quran_asr.train.exporting.export_graph import model_shape
-    from quran_asr.train.exporting.export_onnx import write_graphs
+    from quran_asr.export.graphs import model_shape, write_graphs
 
     write_graphs(made["model"], model_shape(made["model"], "model"), folder)
 
 
 def _bundle(folder: Path, made: Made) -> None:
-    from quran_asr.train.exporting.export import export
+    from quran_asr.export.bundle import export
 
     export(made["nemo"], folder / "bundle")
 
 
 def _sherpa(folder: Path, made: Made) -> None:
-    from quran_asr.train.exporting.export_graph import model_shape
-    from quran_asr.train.exporting.export_sherpa import write_sherpa
+    from quran_asr.export.graphs import model_shape
+    from quran_asr.export.sherpa import write_sherpa
 
     shape = model_shape(made["model"], "model")
     write_sherpa(made["model"], shape, folder / "sherpa", shape.look_aheads[0])
-
-
-def _parts(folder: Path, made: Made) -> None:
-    from quran_asr.train.half import write_parts
-
-    write_parts(made["model"].state_dict(), folder)
 
 
 TRAINING_WRITERS: dict[str, Writer] = {
@@ -415,7 +408,6 @@ TRAINING_WRITERS: dict[str, Writer] = {
     "a copied tokenizer": _copied_tokenizer,
     "graphs": _graphs,
     "a bundle": _bundle,
-    "weights in parts": _parts,
 }
 
 
@@ -471,10 +463,10 @@ def test_a_full_temporary_folder_is_named_by_what_gathers_there(
 def test_a_training_on_a_full_disk_ends_in_one_line(
     disk: Path, trained: Made, tmp_path: Path, leave: int
 ) -> None:
-    from quran_asr.corpus.speak import speak_corpus
+    from quran_asr.corpus.synthesis import synthesize_corpus
     from quran_asr.records import VerseRef
 
-    spoken = speak_corpus([VerseRef(112, 1), VerseRef(112, 2)], ["ar"], tmp_path / "spoken")
+    spoken = synthesize_corpus([VerseRef(112, 1), VerseRef(112, 2)], ["ar"], tmp_path / "spoken")
     words = [*SMALL, f"exp_manager.exp_dir={disk / 'runs'}", f"model.tokenizer.dir={trained['tokenizer']}"]
     command = ["train", "quickstart", *words, "--train", str(spoken), "--validation", str(spoken)]
     fill(disk, leave)

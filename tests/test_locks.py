@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from quran_asr.errors import QuranAsrError
 from quran_asr.files import started
-from quran_asr.findings import QuranAsrError
 from quran_asr.locks import locked
 
 HOLD = """

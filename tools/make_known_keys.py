@@ -1,4 +1,4 @@
-"""Write src/quran_asr/runs/known_keys.json: every recipe key that NeMo and Lightning know.
+"""Write src/quran_asr/config/known_keys.json: every recipe key that NeMo and Lightning know.
 
     python tools/make_known_keys.py
 
@@ -14,7 +14,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-TARGET = Path(__file__).parent.parent / "src/quran_asr/runs/known_keys.json"
+TARGET = Path(__file__).parent.parent / "src/quran_asr/config/known_keys.json"
 
 READ_BY_NAME = {
     "": "name model trainer exp_manager init_from_nemo_model init_from_pretrained_model init_from_ptl_ckpt"

@@ -3,8 +3,8 @@
     python tools/reference.py            write it
     python tools/reference.py --check    exit 1 when it is stale, write nothing
 
-All of it is read from the code: the click commands, the records of runs/schema.py with the texts under their
-fields, the values and comments of base.yaml.
+All of it is read from the code: the click commands, the records of config/schema.py with the texts under
+their fields, the values and comments of base.yaml.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ import click
 
 from quran_asr.cli.main import cli
 from quran_asr.cli.main import main as program
-from quran_asr.runs import schema
-from quran_asr.runs.parameters import count_parameters
-from quran_asr.runs.ranges import Range
-from quran_asr.runs.recipe import SHIPPED, as_plain, as_scalar, find, load_recipe, resolve
-from quran_asr.runs.schema import Recipe
-from quran_asr.runs.starter import summary
-from quran_asr.runs.typed import alternatives, hints, record_of
+from quran_asr.config import schema
+from quran_asr.config.architecture import count_parameters
+from quran_asr.config.recipe import SHIPPED, as_plain, as_scalar, find, load_recipe, resolve
+from quran_asr.config.recipe_template import summary
+from quran_asr.config.schema import Range, Recipe
+from quran_asr.config.validation import alternatives, hints, record_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "reference.md"

@@ -1,4 +1,4 @@
-"""From recordings of Quran recitation to a trained, measured recognizer.
+"""Quran recitation recognition: transcribe, follow, align; train, diagnose, compare and export models.
 
 ```python
 import quran_asr
@@ -22,8 +22,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quran_asr.findings import QuranAsrError
-    from quran_asr.listen.recognizer import Recognizer, load
+    from quran_asr.errors import QuranAsrError
+    from quran_asr.runtime.recognizer import Recognizer, load
     from quran_asr.text.quran import Quran, load_quran
 
 __version__ = "0.1.0"
@@ -33,11 +33,11 @@ __all__ = ["Quran", "QuranAsrError", "Recognizer", "__version__", "load", "load_
 
 def __getattr__(name: str) -> Any:
     if name in ("Recognizer", "load"):
-        from quran_asr.listen import recognizer
+        from quran_asr.runtime import recognizer
 
         return getattr(recognizer, name)
     if name == "QuranAsrError":
-        from quran_asr.findings import QuranAsrError
+        from quran_asr.errors import QuranAsrError
 
         return QuranAsrError
     if name in ("Quran", "load_quran"):

@@ -1,4 +1,4 @@
-"""The door of `quran-asr` and of `python -m quran_asr`: Ctrl-C ends it quietly while it still opens."""
+"""Entry point of `quran-asr` and of `python -m quran_asr`; Ctrl-C ends it quietly even while it imports."""
 
 from quran_asr.cli.interrupt import end_interrupted
 

@@ -1,4 +1,4 @@
-"""Sound files in, samples out, and back: the only file that knows how sound is stored.
+"""Audio files: probe, read, resample, write. The only module that decodes or encodes audio.
 
 What a file is, its first bytes say; its name is not trusted. Whatever the rate and the channels, samples
 come out mono at 16 kHz, as float32 and without clipping: peaks above 1, which lossy codecs make, are kept.
@@ -21,8 +21,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from quran_asr.errors import QuranAsrError
 from quran_asr.files import write_atomically
-from quran_asr.findings import QuranAsrError
 from quran_asr.records import SAMPLE_RATE
 
 if TYPE_CHECKING:

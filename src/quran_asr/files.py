@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and folders that are gone afterwards.
+"""Atomic file writes, checksums and the cache folder.
 
 Everything that is being written has a name of ours (`.quran-asr-...`), which nobody can guess and which says
 whose it is, so that what a killed process left can be told from what a living one is writing.
@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 
 _UNFINISHED = re.compile(
     r"\.quran-asr-(?P<host>[0-9a-f]{8})-(?P<pid>\d{1,10})-[0-9a-f]{16}\.unfinished(\.\w{1,8})?"

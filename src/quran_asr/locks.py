@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from quran_asr.errors import QuranAsrError
 from quran_asr.files import is_alive, named_errors, started, unfinished_path
-from quran_asr.findings import QuranAsrError
 
 
 @dataclass(frozen=True, slots=True)

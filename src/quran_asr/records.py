@@ -1,11 +1,11 @@
-"""The small frozen records that pass between rooms. No record reads a disk."""
+"""The frozen records that pass between packages. No record reads a disk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:  # text and recipes must start without numpy
     import numpy as np
@@ -128,12 +128,12 @@ class Counts:
     deletions: int = 0
 
     @property
-    def said(self) -> int:
+    def reference_length(self) -> int:
         """Units in the reference."""
         return self.hits + self.substitutions + self.deletions
 
     @property
-    def heard(self) -> int:
+    def hypothesis_length(self) -> int:
         """Units in the hypothesis."""
         return self.hits + self.substitutions + self.insertions
 
@@ -144,9 +144,9 @@ class Counts:
     @property
     def rate(self) -> float:
         """Errors per unit said; with nothing said, 0.0 if nothing was heard and inf otherwise."""
-        if self.said:
-            return self.errors / self.said
-        return float("inf") if self.heard else 0.0
+        if self.reference_length:
+            return self.errors / self.reference_length
+        return float("inf") if self.hypothesis_length else 0.0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(

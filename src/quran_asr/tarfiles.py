@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 
 LARGEST_READ = 1 << 16
 """Bytes of one read, and so of one header. A pax header of NeMo's archives takes 512."""

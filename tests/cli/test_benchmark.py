@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from quran_asr.cli.main import main
-from quran_asr.runs.planning.benchmark import (
+from quran_asr.benchmark.training_tables import (
     COMPARED,
     PARTS,
     LossTime,
@@ -19,6 +18,7 @@ from quran_asr.runs.planning.benchmark import (
     ratios,
     table,
 )
+from quran_asr.cli.main import main
 
 TINY = (
     "model.encoder.n_layers=1",

@@ -40,20 +40,20 @@ def test_all_sides_of_a_tiny_model(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert figures["preset"] == "quickstart"
     assert not figures["trained"]
     assert figures["look_aheads_ms"] == [480]
-    assert list(figures["sides"]) == [
+    assert list(figures["workers"]) == [
         "ours",
         "ours int8",
         "nemo",
         "sherpa-onnx",
         "sherpa-onnx, NeMo's export",
     ]
-    for name, side in figures["sides"].items():
+    for name, side in figures["workers"].items():
         assert side["cold_start"]["cpu_seconds"] > 0, name
         assert side["whole"]["rtf_cpu"] > 0, name
         assert side["streaming"]["480"]["rtf_cpu"] > 0, name
         assert side["memory"].keys() == {"loaded_bytes", "peak_bytes", "by_minute_bytes", "growth_bytes"}
         assert side["streams"]["in_one_process"] in (0, 1, 2), name
-    ours, nemo = figures["sides"]["ours"], figures["sides"]["nemo"]
+    ours, nemo = figures["workers"]["ours"], figures["workers"]["nemo"]
     assert ours["whole"]["words"] > 0, "a model that says nothing would hide the cost of its tokens"
     assert nemo["whole"]["clips_as_ours"] == figures["clips"], "the same weights hear the same"
     assert nemo["streaming"]["480"]["clips_as_ours"] == figures["clips"]

@@ -47,13 +47,13 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Training and validation manifests of two voices."""
-    from quran_asr.corpus.speak import speak_corpus
+    from quran_asr.corpus.synthesis import synthesize_corpus
     from quran_asr.records import VerseRef
 
     pytest.importorskip("espeakng_loader")
     refs = [VerseRef(112, ayah) for ayah in range(1, 5)]
     place = tmp_path_factory.mktemp("sides")
-    return speak_corpus(refs, ["ar", "ar+m1"], place / "t", seed=0), speak_corpus(
+    return synthesize_corpus(refs, ["ar", "ar+m1"], place / "t", seed=0), synthesize_corpus(
         refs, ["ar+f2"], place / "v", seed=0
     )
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from quran_asr.cli.main import main
-from quran_asr.runs.folder import RunFolder, create_run
-from quran_asr.runs.recipe import load_recipe
+from quran_asr.config.recipe import load_recipe
+from quran_asr.experiments.run_folder import RunFolder, create_run
 
 
 @pytest.fixture

@@ -17,23 +17,23 @@ from typing import Any
 import pytest
 
 from quran_asr.cli.main import main
-from quran_asr.corpus.speak import speak_corpus
-from quran_asr.findings import QuranAsrError
-from quran_asr.measure.evaluate import write_report
-from quran_asr.measure.report import ScoredClip, Setting, make_report
-from quran_asr.measure.score import score_clips
-from quran_asr.records import Segment, VerseRef
-from quran_asr.runs.comparison.compare_arms import make_arms
-from quran_asr.runs.comparison.compare_study import Part, Pretraining, Study, prepare
-from quran_asr.runs.comparison.compare_trials import (
+from quran_asr.config.recipe import load_recipe
+from quran_asr.corpus.synthesis import synthesize_corpus
+from quran_asr.errors import QuranAsrError
+from quran_asr.evaluation.evaluate import write_report
+from quran_asr.evaluation.report import ScoredClip, Setting, make_report
+from quran_asr.evaluation.scoring import score_clips
+from quran_asr.experiments.comparison.studies import Part, Pretraining, Study, prepare
+from quran_asr.experiments.comparison.trials import (
     Conditions,
     Question,
     keep_question,
     trials_of,
     write_outcome,
 )
-from quran_asr.runs.folder import RunFolder, create_run, runs_below
-from quran_asr.runs.recipe import load_recipe
+from quran_asr.experiments.comparison.variants import make_variants
+from quran_asr.experiments.run_folder import RunFolder, create_run, runs_below
+from quran_asr.records import Segment, VerseRef
 
 COMMAND = [sys.executable, "-m", "quran_asr", "compare"]
 TINY = (
@@ -95,7 +95,7 @@ def a_report(folder: Path, heard: Sequence[str], **setting: Any) -> Path:
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     refs = [VerseRef(112, ayah) for ayah in (1, 2)]
-    return speak_corpus(refs, ["ar", "ar+m1"], tmp_path_factory.mktemp("spoken"), seed=0)
+    return synthesize_corpus(refs, ["ar", "ar+m1"], tmp_path_factory.mktemp("spoken"), seed=0)
 
 
 @pytest.mark.slow
@@ -129,9 +129,9 @@ def test_a_killed_comparison_goes_on_and_loses_nothing(spoken: Path, tmp_path: P
     for split, steps in (("train", range(1, 21)), ("validation", range(2, 21, 2))):
         assert [row["step"] for row in rows if row["split"] == split] == list(steps)
     told = json.loads(done.stdout)
-    assert [side["seeds"] for side in told["sides"]] == [[0], [0]]
-    assert told["sides"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
-    assert told["sides"][0]["wer"]["100%"]["mean"] == pytest.approx(rows[-1]["wer"], abs=1e-5)
+    assert [variant["seeds"] for variant in told["variants"]] == [[0], [0]]
+    assert told["variants"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
+    assert told["variants"][0]["wer"]["100%"]["mean"] == pytest.approx(rows[-1]["wer"], abs=1e-5)
     assert told["budget"] == {"unit": "optimizer step", "amount": 20}
     assert (folder / "wer.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -146,7 +146,7 @@ def test_a_killed_comparison_goes_on_and_loses_nothing(spoken: Path, tmp_path: P
 def test_a_study_pretrains_and_hands_its_run_on(tmp_path: Path) -> None:
     study = Study(
         parts={"old": Part(("ar",), 0), "new": Part(("ar+m1",), 1)},
-        sides=(("quickstart",), ("quickstart", "init_from_pretrained_model={pretrained}")),
+        variants=(("quickstart",), ("quickstart", "init_from_pretrained_model={pretrained}")),
         train="new",
         validation="old",
         shared=(*TINY, "trainer.max_steps=3", "trainer.val_check_interval=3"),
@@ -170,14 +170,14 @@ def test_manifests_are_looked_at_before_budgets(
     Path("m.jsonl").write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', "utf-8")
     Path("broken.jsonl").write_text("garbage\n", "utf-8")
     unlike = ("quickstart", "quickstart trainer.max_steps=7")
-    for data, said in (
+    for data, message in (
         (("--train", "nope", "--validation", "m.jsonl"), "nope"),
         (("--train", "m.jsonl", "--validation", "broken.jsonl"), "broken.jsonl:1"),
         (("--train", "m.jsonl"), "no manifest is named with --validation"),
         (("--train", "m.jsonl", "--validation", "m.jsonl"), "trainer.max_steps"),
     ):
         assert compare(*unlike, *data) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_a_trial_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,9 +185,9 @@ def test_a_trial_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.Captu
     manifest.write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
     data = ["--train", str(manifest), "--validation", str(manifest), "--to", str(tmp_path / "to")]
     assert compare("quickstart", "quickstart model.optim.lr=0.01", *data) == 2
-    said = capsys.readouterr().err
-    assert "the trial `quickstart, seed 0` ended with code" in said and "log.txt" in said
-    assert said.splitlines()[-1].startswith("hint: give the same command again")
+    message = capsys.readouterr().err
+    assert "the trial `quickstart, seed 0` ended with code" in message and "log.txt" in message
+    assert message.splitlines()[-1].startswith("hint: give the same command again")
 
 
 def test_a_trial_that_failed_late_is_told_and_the_others_count(
@@ -196,19 +196,21 @@ def test_a_trial_that_failed_late_is_told_and_the_others_count(
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
     data = [f"model.{key}.manifest_filepath={manifest}" for key in ("train_ds", "validation_ds")]
-    question = Question(tuple(make_arms([["quickstart"], ["quickstart", "model.optim.lr=0.01"]], data)), 2)
+    question = Question(
+        tuple(make_variants([["quickstart"], ["quickstart", "model.optim.lr=0.01"]], data)), 2
+    )
     keep_question(tmp_path / "to", question)
     for trial in trials_of(tmp_path / "to", question):
         run = a_run(trial.folder, 0, *data, f"quran.seed={trial.seed}", slope=0.5)
-        if (trial.arm, trial.seed) == (question.arms[1], 1):
+        if (trial.variant, trial.seed) == (question.variants[1], 1):
             (run.checkpoints / "last.ckpt").write_bytes(b"torn")  # it was validated, and cannot go on
         else:
-            write_outcome(trial.folder, {"state": "done", "code": 0, "said": ""})
+            write_outcome(trial.folder, {"state": "done", "code": 0, "message": ""})
     assert compare("--to", str(tmp_path / "to"), "--json") == 1
-    out, said = capsys.readouterr()
-    assert [side["seeds"] for side in json.loads(out)["sides"]] == [[0, 1], [0]]
-    assert "error [trial-failed] quickstart model.optim.lr=0.01, seed 1: error: " in said
-    assert "the same command tries it again" in said
+    out, message = capsys.readouterr()
+    assert [variant["seeds"] for variant in json.loads(out)["variants"]] == [[0, 1], [0]]
+    assert "error [trial-failed] quickstart model.optim.lr=0.01, seed 1: error: " in message
+    assert "the same command tries it again" in message
 
 
 def described(heading: str) -> set[str]:
@@ -250,7 +252,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--study", "augmentation"], "asks about recordings of yours"),
         (["--study", "augmentation", "--train", "t.jsonl"], "asks about recordings of yours"),
@@ -261,16 +263,16 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest
     ],
 )
 def test_a_study_has_its_data_or_takes_yours(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert compare(*words) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.yaml"))
 
 
 def test_what_the_sides_of_a_study_differ_in_is_not_overridden(tmp_path: Path) -> None:
-    study = Study(sides=(("quickstart",), ("quickstart", "quran.augment.gain_db=6")), shared=())
+    study = Study(variants=(("quickstart",), ("quickstart", "quran.augment.gain_db=6")), shared=())
     for word in ("quran.augment.gain_db=5", "~quran.augment", "quran.augment={gain_db: 1}"):
         with pytest.raises(QuranAsrError, match="the sides of this study differ in"):
             prepare(study, tmp_path, [word], Conditions())
@@ -295,11 +297,11 @@ def test_runs_are_compared_and_seeds_are_taken_together(
     ]
     assert compare(*(str(run.path) for run in runs), "--json", "--to", str(tmp_path / "out")) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["kind"] == "runs" and [side["seeds"] for side in told["sides"]] == [[0, 1], [0, 1]]
-    assert told["sides"][0]["wer"]["100%"]["mean"] == pytest.approx(0.49)
-    assert told["sides"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
+    assert told["kind"] == "runs" and [variant["seeds"] for variant in told["variants"]] == [[0, 1], [0, 1]]
+    assert told["variants"][0]["wer"]["100%"]["mean"] == pytest.approx(0.49)
+    assert told["variants"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
     # 1 - .9x = .5 and 1 - .92x = .48: at .5556 and .5652 of the budget
-    times = told["sides"][1]["against_first"]["times_fewer"]
+    times = told["variants"][1]["against_first"]["times_fewer"]
     assert times["seeds"] == pytest.approx([0.90 / 0.50, 0.92 / 0.52], abs=1e-5)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Against quickstart/2026-01-01_00-00-00" in page and "data:image/png" in page
@@ -308,7 +310,7 @@ def test_runs_are_compared_and_seeds_are_taken_together(
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ({"data": "bbbb"}, "has other training data than"),
         (
@@ -319,14 +321,14 @@ def test_runs_are_compared_and_seeds_are_taken_together(
     ],
 )
 def test_unlike_runs_are_refused_unless_they_are_wanted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: dict[str, Any], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: dict[str, Any], message: str
 ) -> None:
     first = a_run(tmp_path, 0)
     second = a_run(
         tmp_path, 1, "model.optim.lr=0.01", *other.get("overrides", ()), data=other.get("data", "aaaa")
     )
     assert compare(str(first.path), str(second.path)) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert compare(str(first.path), str(second.path), "--anyway") == 0
 
 
@@ -351,7 +353,7 @@ def test_reports_are_set_beside_each_other_clip_by_clip(
     better = a_report(tmp_path / "b", [SAID, "قل هو", SAID, "قل هو الله"])
     assert compare(str(worse), str(better / "report.json"), "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    beside = told["sides"][1]["against_first"]
+    beside = told["variants"][1]["against_first"]
     assert (beside["clips"], beside["wer"]) == (4, [6 / 16, 3 / 16])
     assert (beside["difference"], beside["ratio"]) == (-3 / 16, 0.5)
     assert beside["difference_interval"][1] <= 0
@@ -360,7 +362,7 @@ def test_reports_are_set_beside_each_other_clip_by_clip(
 
 
 @pytest.mark.parametrize(
-    ("setting", "heard", "said"),
+    ("setting", "heard", "message"),
     [
         ({"spelling": "uthmani"}, [SAID], "spelling letters and uthmani"),
         ({"edition": "uthmani"}, [SAID], "edition simple and uthmani"),
@@ -369,13 +371,17 @@ def test_reports_are_set_beside_each_other_clip_by_clip(
     ],
 )
 def test_unlike_reports_are_refused_unless_they_are_wanted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: dict[str, Any], heard: list[str], said: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    setting: dict[str, Any],
+    heard: list[str],
+    message: str,
 ) -> None:
     first, second = a_report(tmp_path / "a", [SAID]), a_report(tmp_path / "b", heard, **setting)
     assert compare(str(first), str(second)) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert compare(str(first), str(second), "--anyway") == 0
-    assert said in capsys.readouterr().err  # and it is still said
+    assert message in capsys.readouterr().err  # and it is still said
 
 
 @pytest.mark.parametrize(
@@ -395,21 +401,21 @@ def test_a_report_with_a_wrong_value_is_named_with_its_key(
     first, second = (a_report(tmp_path / name, [SAID]) / "report.json" for name in "ab")
     second.write_text(json.dumps({**json.loads(second.read_text(encoding="utf-8")), key: value}))
     assert compare(str(first), str(second)) == 2
-    out, said = capsys.readouterr()
-    assert out == "" and f"{second}: `{key}` is not " in said
+    out, message = capsys.readouterr()
+    assert out == "" and f"{second}: `{key}` is not " in message
 
 
 def test_another_look_ahead_is_compared_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = (a_report(tmp_path / str(ms), [SAID, "قل"], look_ahead_ms=ms) for ms in (0, 1040))
     (second / "transcripts.jsonl").unlink()
     assert compare(str(first), str(second)) == 0
-    said = capsys.readouterr().err
-    assert "look_ahead_ms 0 and 1040" in said and "transcripts.jsonl is not beside" in said
+    message = capsys.readouterr().err
+    assert "look_ahead_ms 0 and 1040" in message and "transcripts.jsonl is not beside" in message
 
 
 def test_kinds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, report = a_run(tmp_path, 0), a_report(tmp_path / "r", [SAID])
-    for words, said in (
+    for words, message in (
         ([str(run.path), str(report)], "they cannot be compared"),
         (["quickstart", str(report)], "is a recipe and"),
         ([str(run.path), str(run.path)], "is named twice"),
@@ -421,7 +427,7 @@ def test_kinds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--to", str(tmp_path / "none")], "holds no comparison"),
     ):
         assert compare(*words) == 2
-        assert said in capsys.readouterr().err, words
+        assert message in capsys.readouterr().err, words
 
 
 # All runs

@@ -132,7 +132,7 @@ def test_split_writes_both_sides_and_says_what_they_share(capfd, recorded, tmp_p
     )
     assert code == 0
     assert out.splitlines() == [
-        "side        clips  hours  reciters  texts  reciter seen  words seen",
+        "split       clips  hours  reciters  texts  reciter seen  words seen",
         "train           3    0.0         1      3  -             -",
         "validation      3    0.0         1      3  0.0%          100.0%",
     ]
@@ -146,10 +146,10 @@ def test_split_writes_both_sides_and_says_what_they_share(capfd, recorded, tmp_p
         *("split", tmp_path / "all.jsonl", "--by", "verse", "--hold-out", "112:1"),
         *("--test-on", "112:2", "--json", "--to", tmp_path / "data"),
     )
-    sides = json.loads(out)["sides"]
+    splits = json.loads(out)["splits"]
     assert code == 0
-    assert {name: side["clips"] for name, side in sides.items()} == {"train": 2, "validation": 2, "test": 2}
-    assert sides["test"]["seen_texts"] == 0.0
+    assert {name: side["clips"] for name, side in splits.items()} == {"train": 2, "validation": 2, "test": 2}
+    assert splits["test"]["seen_texts"] == 0.0
 
     code, out, err = run(capfd, "split", tmp_path / "all.jsonl", "--by", "verse", "--to", tmp_path / "data")
     assert code == 0

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from quran_asr.cli.main import main
-from quran_asr.runs.folder import create_run
-from quran_asr.runs.recipe import load_recipe
+from quran_asr.config.recipe import load_recipe
+from quran_asr.experiments.run_folder import create_run
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "train_nemo_optimized.sh"

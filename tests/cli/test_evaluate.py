@@ -15,10 +15,10 @@ import pytest
 from quran_asr import audio
 from quran_asr.cli.evaluate import print_report
 from quran_asr.cli.main import main
-from quran_asr.findings import QuranAsrError
-from quran_asr.measure.evaluate import evaluate
-from quran_asr.measure.report import Report, Setting
-from quran_asr.measure.training_data import TrainingData
+from quran_asr.errors import QuranAsrError
+from quran_asr.evaluation.evaluate import evaluate
+from quran_asr.evaluation.report import Report, Setting
+from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.records import Segment, Transcript, VerseRef
 from quran_asr.text.quran import load_quran
 
@@ -103,7 +103,7 @@ def test_a_stream_without_a_bundle_names_the_checkpoint_and_what_exports_it(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "quran_asr.cli.extras.find_spec", lambda name: None if name == "torch" else found(name)
+        "quran_asr.cli.options.find_spec", lambda name: None if name == "torch" else found(name)
     )
     code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
     checkpoint = "run/checkpoints/small--val_wer=0.2500-step=20.ckpt"
@@ -127,7 +127,7 @@ def test_what_goes_wrong_with_a_bundle_that_is_made_for_once_is_said_of_the_chec
     checkpoint = "run/checkpoints/small--val_wer=0.2500-step=20.ckpt"
     code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
     assert (code, out) == (2, "")
-    said = f"{checkpoint} is no bundle: it is exported first, for this once; to keep one: "
+    said = f"{checkpoint} is not a bundle: it is exported to a temporary one; to keep one: "
     assert f"{said}quran-asr export {checkpoint} --to FOLDER\n" in err
     assert f"error: {checkpoint}: no bundle can be made of it: " in err
 
@@ -137,8 +137,8 @@ def test_what_goes_wrong_with_a_bundle_that_is_made_for_once_is_said_of_the_chec
     def loaded(bundle: Path, **asked: object) -> None:
         raise QuranAsrError("no look-ahead of 90 ms", where=str(bundle), remedy="it has: 80 ms")
 
-    monkeypatch.setattr("quran_asr.train.exporting.export.export", made)
-    monkeypatch.setattr("quran_asr.listen.recognizer.load", loaded)
+    monkeypatch.setattr("quran_asr.export.bundle.export", made)
+    monkeypatch.setattr("quran_asr.runtime.recognizer.load", loaded)
     code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
     assert (code, out) == (2, "")
     assert err.endswith(f"error: {checkpoint}: no look-ahead of 90 ms\nhint: it has: 80 ms\n")

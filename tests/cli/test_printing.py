@@ -15,10 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.cli.main import main
-from quran_asr.cli.printing import echo, print_error, print_finding, print_json, print_table
-from quran_asr.cli.words import Json, Lines, Screen
-from quran_asr.decode.partial import Moment
-from quran_asr.findings import Finding, QuranAsrError, printable
+from quran_asr.cli.output import (
+    Json,
+    Lines,
+    Screen,
+    echo,
+    print_error,
+    print_finding,
+    print_json,
+    print_table,
+)
+from quran_asr.decoding.partial import StreamingResult
+from quran_asr.errors import Finding, QuranAsrError, printable
 from quran_asr.records import TimedWord
 
 PACKAGE = Path(__file__).parents[2] / "src" / "quran_asr"
@@ -51,7 +59,7 @@ def test_all_doors_use_it(capsys: pytest.CaptureFixture[str]) -> None:
     word = TimedWord(ESCAPE, 0.0, 1.0)
     out = io.StringIO()
     for view in (Lines(out), Json(out)):
-        view.show(Moment((word,), (word,), ()), 1.0)
+        view.show(StreamingResult((word,), (word,), ()), 1.0)
         view.end()
     printed = "".join([*capsys.readouterr(), out.getvalue()])
     assert not OBEYED & set(printed)
@@ -62,7 +70,7 @@ def test_all_doors_use_it(capsys: pytest.CaptureFixture[str]) -> None:
 def test_words_on_a_terminal_bring_no_escapes_of_their_own() -> None:
     out = io.StringIO()
     view = Screen(out, 80, colour=False)
-    view.show(Moment((TimedWord(ESCAPE, 0.0, 1.0),), (TimedWord(ESCAPE, 1.0, 2.0),), ()), 1.0)
+    view.show(StreamingResult((TimedWord(ESCAPE, 0.0, 1.0),), (TimedWord(ESCAPE, 1.0, 2.0),), ()), 1.0)
     view.end()
     assert not OBEYED & set(out.getvalue().replace("\r\x1b[K", ""))
 
@@ -114,8 +122,8 @@ def test_a_terminal_without_arabic_ends_no_command(tmp_path: Path) -> None:
 
 def test_nobody_prints_past_the_filter() -> None:
     """A kit's own files run where this package is not installed; sides of a benchmark answer each other."""
-    doors = {"cli/printing.py", "cli/interrupt.py", "runs/kits/kit_run.py", "runs/kits/kit_stages.py"}
-    doors |= {"train/benchmarks/listening_side.py", "train/benchmarks/benchmark_loss.py"}
+    doors = {"cli/output.py", "cli/interrupt.py", "runs/kits/kit_run.py", "runs/kits/kit_stages.py"}
+    doors |= {"benchmark/runtime_worker.py", "benchmark/loss.py"}
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         place = str(path.relative_to(PACKAGE))

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from quran_asr.cli.main import main
-from quran_asr.runs.recipe import SHIPPED, as_plain, load_recipe, resolve
+from quran_asr.config.recipe import SHIPPED, as_plain, load_recipe, resolve
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:

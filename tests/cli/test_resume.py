@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from quran_asr.corpus.speak import speak_corpus
+from quran_asr.config.recipe import load_recipe
+from quran_asr.corpus.synthesis import synthesize_corpus
+from quran_asr.experiments.run_folder import RunFolder, open_run
 from quran_asr.records import VerseRef
-from quran_asr.runs.folder import RunFolder, open_run
-from quran_asr.runs.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,9 @@ ONE_LINER = (
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which somebody trained: a manifest, and a run of six steps under `nemo_experiments`."""
     place = tmp_path_factory.mktemp("place")
-    speak_corpus([VerseRef(112, ayah) for ayah in range(1, 5)], ["ar", "ar+m1"], place / "spoken", seed=0)
+    synthesize_corpus(
+        [VerseRef(112, ayah) for ayah in range(1, 5)], ["ar", "ar+m1"], place / "spoken", seed=0
+    )
     done = train(place, "quickstart", *MANIFESTS, *TINY)
     assert done.returncode == 0, done.stderr
     return place

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from quran_asr.cli import extras
+from quran_asr.cli import options
 from quran_asr.cli.main import main
-from quran_asr.corpus.speak import speak_corpus
+from quran_asr.config.recipe import load_recipe
+from quran_asr.corpus.synthesis import synthesize_corpus
 from quran_asr.records import VerseRef
-from quran_asr.runs.recipe import load_recipe
 
 CTC = "model.aux_ctc.ctc_loss_weight"
 TINY = (
@@ -55,7 +55,7 @@ def test_wrong_keys_and_values_are_refused_by_the_loaders_own_words(
 def test_without_optuna_one_line_says_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "optuna" else name)
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name == "optuna" else name)
     said = refused(capsys, "laptop", f"{CTC}=0.2,0.5")
     assert "this command needs optuna" in said
     assert "pip install 'quran-asr[train,sweep]'" in said
@@ -64,7 +64,7 @@ def test_without_optuna_one_line_says_what_to_install(
 @pytest.mark.slow
 def test_a_sweep_of_real_trainings_is_stopped_and_goes_on(tmp_path: Path) -> None:
     refs = [VerseRef(112, ayah) for ayah in range(1, 5)]
-    spoken = speak_corpus(refs, ["ar", "ar+f2"], tmp_path / "spoken", seed=0)
+    spoken = synthesize_corpus(refs, ["ar", "ar+f2"], tmp_path / "spoken", seed=0)
     command = [
         *(sys.executable, "-m", "quran_asr", "sweep", "quickstart", *TINY, "model.optim.lr=1.0e-4,1.0e-2"),
         *("--train", str(spoken), "--validation", str(spoken), "--to", "s", "--json"),

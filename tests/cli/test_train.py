@@ -122,8 +122,8 @@ def test_resume_of_what_is_no_run_and_with_a_recipe(command, tmp_path: Path) -> 
 
 
 def test_a_resumed_run_keeps_its_data(command, manifest: Path, tmp_path: Path) -> None:
-    from quran_asr.runs.folder import create_run
-    from quran_asr.runs.recipe import load_recipe
+    from quran_asr.config.recipe import load_recipe
+    from quran_asr.experiments.run_folder import create_run
 
     run = create_run(tmp_path / "runs", "laptop")
     run.write_recipe(load_recipe("laptop", [f"model.train_ds.manifest_filepath=[{manifest}]"]))

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from quran_asr.cli.main import main
-from quran_asr.runs.folder import RunFolder, create_run
-from quran_asr.runs.recipe import load_recipe
+from quran_asr.config.recipe import load_recipe
+from quran_asr.experiments.run_folder import RunFolder, create_run
 
-RECORDED = Path(__file__).parents[1] / "runs" / "curves"
+RECORDED = Path(__file__).parents[1] / "experiments" / "curves"
 
 
 def watch(*words: str) -> int:
@@ -68,12 +68,12 @@ def test_json_has_every_key_that_is_promised(tmp_path: Path, capsys: pytest.Capt
     lines(run, 10, 1000, 0.8)
     assert watch(str(run.path), "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert set(told) == {"run", "steps", "epochs", "signs", "outlook"}
+    assert set(told) == {"run", "steps", "epochs", "diagnostics", "forecast"}
     assert (told["run"], told["steps"], told["epochs"]) == (str(run.path), 1000, 2)
-    for sign in told["signs"]:
-        assert set(sign) == {"code", "severity", "message", "evidence", "cause", "remedy", "step"}
-        assert all(set(evidence) == {"series", "step", "value"} for evidence in sign["evidence"])
-    assert {expected["label"] for expected in told["outlook"]["expected"]} == {"1.25x", "2x", "end"}
+    for diagnosis in told["diagnostics"]:
+        assert set(diagnosis) == {"code", "severity", "message", "evidence", "cause", "remedy", "step"}
+        assert all(set(evidence) == {"series", "step", "value"} for evidence in diagnosis["evidence"])
+    assert {expected["label"] for expected in told["forecast"]["expected"]} == {"1.25x", "2x", "end"}
 
 
 def test_what_is_no_run_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

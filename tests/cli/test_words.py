@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.cli.models import DECODERS
-from quran_asr.cli.words import DIM, PLAIN, REWRITE, Json, Lines, Screen, columns
-from quran_asr.decode import options
-from quran_asr.decode.partial import Moment
+from quran_asr.cli.output import DIM, PLAIN, REWRITE, Json, Lines, Screen, columns
+from quran_asr.decoding import options
+from quran_asr.decoding.partial import StreamingResult
 from quran_asr.records import TimedWord
 
 
@@ -20,16 +20,16 @@ def words(text: str) -> tuple[TimedWord, ...]:
     return tuple(TimedWord(word, 0.5, 1.0, 0.75) for word in text.split())
 
 
-def moment(committed: str = "", partial: str = "", *ends: int) -> Moment:
-    return Moment(words(committed), words(partial), ends)
+def result(committed: str = "", partial: str = "", *ends: int) -> StreamingResult:
+    return StreamingResult(words(committed), words(partial), ends)
 
 
 COMING = [
-    moment("", "قل"),
-    moment("قل", "هو"),
-    moment("هو الله أحد", "الله", 3),
-    moment("الله", "الصمد"),
-    moment("الصمد", "", 1),
+    result("", "قل"),
+    result("قل", "هو"),
+    result("هو الله أحد", "الله", 3),
+    result("الله", "الصمد"),
+    result("الصمد", "", 1),
 ]
 
 
@@ -51,7 +51,7 @@ def test_a_pipe_gets_a_line_an_utterance_and_each_word_once_it_is_certain() -> N
     assert grown == ["", "قل", "قل هو الله أحد\n", "قل هو الله أحد\nالله", "قل هو الله أحد\nالله الصمد\n"]
     view.end()
     assert out.getvalue() == grown[-1]
-    view.show(moment("كفوا"), 2.0)
+    view.show(result("كفوا"), 2.0)
     view.end()
     assert out.getvalue().endswith("\nكفوا\n")
 
@@ -85,7 +85,7 @@ def test_a_full_line_is_left_so_that_none_is_wider_than_the_terminal(
     view = Screen(out, width, colour=False)
     for committed, partial, over in steps:
         ends = (len(committed),) if over else ()
-        view.show(Moment(words(" ".join(committed)), words(" ".join(partial)), ends), 1.0)
+        view.show(StreamingResult(words(" ".join(committed)), words(" ".join(partial)), ends), 1.0)
         assert all(columns([line]) < width for line in seen(out.getvalue()))
     view.end()
     assert " ".join(seen(out.getvalue())).split() == [word for step in steps for word in step[0]]
@@ -94,7 +94,7 @@ def test_a_full_line_is_left_so_that_none_is_wider_than_the_terminal(
 def test_programs_get_a_line_for_each_change_with_times() -> None:
     out = io.StringIO()
     view = Json(out)
-    for nth, one in enumerate([moment(), COMING[0], COMING[0], *COMING[1:], moment()]):
+    for nth, one in enumerate([result(), COMING[0], COMING[0], *COMING[1:], result()]):
         view.show(one, 0.08 * nth)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [line["time"] for line in lines] == [0.08, 0.24, 0.32, 0.4, 0.48]

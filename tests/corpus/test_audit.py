@@ -14,10 +14,10 @@ import pytest
 from quran_asr import audio
 from quran_asr.cli.main import main
 from quran_asr.corpus.audit import AuditReport, audit, write_audit
+from quran_asr.corpus.audit_rules import REASONS
 from quran_asr.corpus.manifest import read_lines, read_manifest, write_manifest
-from quran_asr.corpus.speak import Engine
-from quran_asr.corpus.verdict import REASONS
-from quran_asr.findings import QuranAsrError
+from quran_asr.corpus.synthesis import Engine
+from quran_asr.errors import QuranAsrError
 from quran_asr.text.passages import parse_range
 from quran_asr.text.quran import load_quran
 
@@ -35,7 +35,7 @@ def spoken(tmp_path_factory) -> Path:
     with Engine() as engine:
         for ref in [*parse_range("78"), *parse_range("87")]:
             words = load_quran("diacritized").verse(ref).split()
-            samples, _ = engine.speak_words(words, "ar+m3", 150, 50)
+            samples, _ = engine.synthesize_words(words, "ar+m3", 150, 50)
             path = folder / f"{ref.surah:03}{ref.ayah:03}.flac"
             audio.write(path, np.concatenate([quiet, samples, quiet]))
             seconds = (len(samples) + 3200) / RATE
@@ -100,7 +100,7 @@ def test_what_was_spoken_without_a_fault_is_kept(spoken):
     report = audit(spoken, workers=1)
     assert [one.name for one in report.rejects] == []
     assert not [finding for finding in report.findings if finding.severity == "error"]
-    assert report.paces["espeak-m3"].own and report.paces["espeak-m3"].clips == 59
+    assert report.duration_models["espeak-m3"].own and report.duration_models["espeak-m3"].clips == 59
 
 
 @pytest.mark.parametrize(

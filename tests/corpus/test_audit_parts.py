@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr import audio
+from quran_asr.corpus.duration_model import Recited, find_shifted, fit_duration_model
 from quran_asr.corpus.fingerprint import find_copies, fingerprint
-from quran_asr.corpus.pace import Recited, find_shifted, fit_pace
+from quran_asr.corpus.phone_classes import KINDS, SECONDS, phones_of_text, phones_of_verse
 from quran_asr.corpus.signal import Clipping, Signal, measure, power_spectra
-from quran_asr.corpus.sounds import KINDS, SECONDS, sounds_of_text, sounds_of_verse
 from quran_asr.records import VerseRef
 from quran_asr.text.passages import parse_range
 from quran_asr.text.quran import load_quran
@@ -101,7 +101,7 @@ def test_noise_is_heard_at_every_level():
 
 def test_sounds_of_verses_counted_by_hand():
     def counted(verse: str) -> dict[str, int]:
-        sounds = dict(zip(KINDS, sounds_of_verse(VerseRef.parse(verse)), strict=True))
+        sounds = dict(zip(KINDS, phones_of_verse(VerseRef.parse(verse)), strict=True))
         return {kind: int(count) for kind, count in sounds.items() if count}
 
     # qul huwa llahu ahad: the tanwin on the last word is not said, and counts little
@@ -118,18 +118,18 @@ def test_sounds_of_verses_counted_by_hand():
 
 @given(st.sampled_from(load_quran("uthmani").refs))
 def test_every_verse_has_sounds_and_a_time(ref):
-    sounds = sounds_of_verse(ref)
+    sounds = phones_of_verse(ref)
     assert len(sounds) == len(KINDS) == len(SECONDS)
     assert min(sounds) >= 0
     whole = sum(count * each for count, each in zip(sounds, SECONDS, strict=True))
     letters = len(load_quran("letters").verse(ref).replace(" ", ""))
     assert 0.08 < whole / letters < 3.0
-    assert sum(sounds_of_text(load_quran("letters").verse(ref))) > 0
+    assert sum(phones_of_text(load_quran("letters").verse(ref))) > 0
 
 
 def durations(refs, seed: int, speed: float = 1.3, scatter: float = 0.08) -> list[float]:
     draw = np.random.default_rng(seed)
-    usual = [sum(np.multiply(sounds_of_verse(ref), SECONDS)) for ref in refs]
+    usual = [sum(np.multiply(phones_of_verse(ref), SECONDS)) for ref in refs]
     return [float(speed * one * np.exp(draw.normal(0, scatter))) for one in usual]
 
 
@@ -139,10 +139,13 @@ def test_the_pace_is_found_among_faults():
     draw = np.random.default_rng(1)
     for wrong in draw.choice(400, 80, replace=False):  # every fifth clip
         seconds[wrong] *= float(draw.choice([0.5, 0.6, 2.0]))
-    pace = fit_pace([sounds_of_verse(ref) for ref in refs], seconds)
-    assert pace.scatter == pytest.approx(0.08, abs=0.012)
+    duration_model = fit_duration_model([phones_of_verse(ref) for ref in refs], seconds)
+    assert duration_model.scatter == pytest.approx(0.08, abs=0.012)
     errors = [
-        np.log(pace.expected(sounds_of_verse(ref)) / (1.3 * sum(np.multiply(sounds_of_verse(ref), SECONDS))))
+        np.log(
+            duration_model.expected(phones_of_verse(ref))
+            / (1.3 * sum(np.multiply(phones_of_verse(ref), SECONDS)))
+        )
         for ref in refs
     ]
     assert np.abs(errors).max() < 0.15
@@ -150,8 +153,10 @@ def test_the_pace_is_found_among_faults():
 
 def test_few_clips_give_the_usual_sounds_at_their_own_speed():
     refs = parse_range("108")
-    pace = fit_pace([sounds_of_verse(ref) for ref in refs], durations(refs, 0, speed=0.7, scatter=0.0))
-    assert np.divide(pace.seconds, SECONDS) == pytest.approx(0.7, abs=0.01)
+    duration_model = fit_duration_model(
+        [phones_of_verse(ref) for ref in refs], durations(refs, 0, speed=0.7, scatter=0.0)
+    )
+    assert np.divide(duration_model.seconds, SECONDS) == pytest.approx(0.7, abs=0.01)
 
 
 def test_shifted_runs_are_found_and_little_else():
@@ -160,15 +165,17 @@ def test_shifted_runs_are_found_and_little_else():
     for seed in range(12):
         by = 1 if seed % 2 else -1
         seconds = durations(refs, seed)
-        pace = fit_pace([sounds_of_verse(ref) for ref in refs], seconds)
+        duration_model = fit_duration_model([phones_of_verse(ref) for ref in refs], seconds)
         clips = [Recited(i, ref, length) for i, (ref, length) in enumerate(zip(refs, seconds, strict=True))]
-        assert find_shifted(clips, pace) == []
+        assert find_shifted(clips, duration_model) == []
         start = 5 + 20 * seed % 150
         run = range(start, start + 15)
         moved = [
             Recited(i, one.ref, seconds[i + by] if i in run else one.seconds) for i, one in enumerate(clips)
         ]
-        found = {clip for shift in find_shifted(moved, pace) if shift.by == by for clip in shift.clips}
+        found = {
+            clip for shift in find_shifted(moved, duration_model) if shift.by == by for clip in shift.clips
+        }
         right += len(found & set(run))
         beside += len(found - set(run))
     assert right >= 0.75 * 12 * 15

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from quran_asr import audio
 from quran_asr.corpus.manifest import read_lines, read_manifest, write_manifest
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import load_quran
 
@@ -115,13 +115,13 @@ BAD_LINES = {
     "no words": ({}, "neither `text` nor `verses`"),
     "blank words": ({"text": "  ", "verses": []}, "neither `text` nor `verses`"),
     "latin words": ({"text": "qul huwa"}, "no Arabic letters"),
-    "number for words": ({"text": 5}, "`text` is no text"),
+    "number for words": ({"text": 5}, "`text` must be a string"),
     "no such verse": ({"verses": ["2:287"]}, "there is no verse 2:287"),
     "no such surah": ({"verses": ["115:1"]}, "there is no surah 115"),
     "no verse": ({"verses": ["al-ikhlas"]}, "`al-ikhlas` is not a verse"),
     "one verse alone": ({"verses": "112:1"}, "`verses` is no list"),
     "numbers for verses": ({"verses": [[112, 1]]}, "`verses` is no list"),
-    "number for a reciter": ({"reciter": 7, **GOOD}, "`reciter` is no text"),
+    "number for a reciter": ({"reciter": 7, **GOOD}, "`reciter` must be a string"),
     "flat answers": ({"also_accept": ["4:44"], **GOOD}, "`also_accept` is no list"),
     "wrong answer": ({"also_accept": [["4:444"]], **GOOD}, "there is no verse 4:444"),
 }

@@ -12,9 +12,8 @@ import soundfile
 
 from quran_asr import audio
 from quran_asr.corpus.manifest import read_manifest
-from quran_asr.corpus.scan import ScanReport, scan
-from quran_asr.corpus.sources import ISTIADHA, Dropped, Ignored, Recording, classify
-from quran_asr.findings import QuranAsrError
+from quran_asr.corpus.scan import ISTIADHA, Dropped, Ignored, Recording, ScanReport, classify, scan
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import load_quran
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from quran_asr import audio
 from quran_asr.corpus.manifest import read_lines, write_manifest
 from quran_asr.corpus.split import split
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.passages import parse_range, twins
 from quran_asr.text.quran import load_quran
@@ -53,10 +53,10 @@ def test_by_reciter_whole_reciters_are_held_out(tmp_path):
         ("test", {"salama"}),
     ):
         assert {line["reciter"] for line in side(tmp_path / "out", name)} == reciters
-        assert set(report.sides[name].reciters) == reciters
-    assert sum(part.clips for part in report.sides.values()) == 4 * (7 + 78 + 4)
-    assert (report.sides["validation"].seen_reciters, report.sides["validation"].seen_texts) == (0.0, 1.0)
-    assert report.sides["validation"].hours == pytest.approx(89 * 2 / 3600)
+        assert set(report.splits[name].reciters) == reciters
+    assert sum(part.clips for part in report.splits.values()) == 4 * (7 + 78 + 4)
+    assert (report.splits["validation"].seen_reciters, report.splits["validation"].seen_texts) == (0.0, 1.0)
+    assert report.splits["validation"].hours == pytest.approx(89 * 2 / 3600)
 
 
 def test_by_verse_a_wording_is_held_out_with_its_twins_and_of_all_reciters(tmp_path):
@@ -65,9 +65,9 @@ def test_by_verse_a_wording_is_held_out_with_its_twins_and_of_all_reciters(tmp_p
     equal = {"55:13", *(str(ref) for ref in twins(load_quran("letters"), VerseRef(55, 13)))}
     assert len(equal) == 31
     assert held_out == equal | {"112:1", "112:2"}
-    assert report.sides["validation"].clips == 4 * 33
-    assert report.sides["validation"].texts == 3
-    assert (report.sides["validation"].seen_reciters, report.sides["validation"].seen_texts) == (1.0, 0.0)
+    assert report.splits["validation"].clips == 4 * 33
+    assert report.splits["validation"].texts == 3
+    assert (report.splits["validation"].seen_reciters, report.splits["validation"].seen_texts) == (1.0, 0.0)
 
 
 def test_joined_verses_parts_of_verses_and_plain_texts_go_with_their_words(tmp_path):
@@ -117,23 +117,23 @@ def test_whatever_is_drawn_every_clip_is_on_one_side_and_nothing_leaks(
         corpus(folder)
     split(manifest, folder / "out", by=by, share=share, seed=seed, test=[] if test else None)
     names = ["train", "validation", *(["test"] if test else [])]
-    sides = [side(folder / "out", name) for name in names]
+    splits = [side(folder / "out", name) for name in names]
     quran = load_quran("letters")
-    together = [line["audio_filepath"] for lines in sides for line in lines]
+    together = [line["audio_filepath"] for lines in splits for line in lines]
     assert sorted(together) == sorted(line["audio_filepath"] for line in read_lines(manifest))
     axis = [
         {
             line["reciter"] if by == "reciter" else quran.verse(VerseRef.parse(line["verses"][0]))
             for line in lines
         }
-        for lines in sides
+        for lines in splits
     ]
     for number, one in enumerate(axis):
         assert one
         for other in axis[number + 1 :]:
             assert not one & other
     if by == "verse":
-        assert len(sides[1]) >= share * len(together)
+        assert len(splits[1]) >= share * len(together)
 
 
 def test_a_seed_draws_the_same_and_another_seed_others(tmp_path):
@@ -183,7 +183,7 @@ def test_the_new_manifests_find_their_recordings_and_say_where_they_are_from(tmp
     written = (tmp_path / "far" / "away" / "validation.jsonl").read_text()
     assert json.loads(written)["audio_filepath"] == "../../in/a/112001.wav"
     sidecar = json.loads((tmp_path / "far" / "away" / "validation.jsonl.meta.json").read_text())
-    assert (sidecar["from"], sidecar["seed"], sidecar["side"]) == ("all.jsonl", 7, "validation")
+    assert (sidecar["from"], sidecar["seed"], sidecar["split"]) == ("all.jsonl", 7, "validation")
 
 
 def test_an_old_test_set_beside_a_new_split_is_noticed(tmp_path):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quran_asr.decode.vocabulary import WORD_START, Vocabulary
 from quran_asr.decoding.graph import FORMULAS, Kind
 from quran_asr.decoding.tokenization import Tokenizer
+from quran_asr.decoding.vocabulary import WORD_START, Vocabulary
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import alphabet, spell

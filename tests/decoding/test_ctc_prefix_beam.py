@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quran_asr.decode import ctc_beam
-from quran_asr.decode.endpoint import Pause
+from quran_asr.decoding import ctc_beam
 from quran_asr.decoding.ctc_prefix_beam import beam_piece, search, start
+from quran_asr.decoding.endpoint import Pause
 from quran_asr.decoding.fusion import NO_FUSION, Fusion, rescore
 from quran_asr.decoding.language_model import LanguageModel
 from quran_asr.decoding.ngram_estimation import estimate
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
 

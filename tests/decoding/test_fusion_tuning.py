@@ -7,7 +7,7 @@ import pytest
 from quran_asr.decoding.fusion import Fusion
 from quran_asr.decoding.fusion_tuning import tune
 from quran_asr.decoding.ngram_estimation import estimate
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import Counts
 
 

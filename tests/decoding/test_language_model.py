@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from quran_asr.decoding.arpa import nemo_symbols, read_arpa, write_arpa
 from quran_asr.decoding.language_model import LanguageModel, read_language_model
 from quran_asr.decoding.ngram_estimation import Text, estimate
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 
 V = 6
 END, BEGIN = -2, -1

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quran_asr.decode.vocabulary import Vocabulary
 from quran_asr.decoding.follow import finish_following, follow, start_following
 from quran_asr.decoding.graph import Graph, Kind, build_graph
 from quran_asr.decoding.identify import identify
 from quran_asr.decoding.path import Alignment, Clock, align_path
 from quran_asr.decoding.search import Visit, advance, best_total, finish, start
 from quran_asr.decoding.tokenization import Tokenizer
-from quran_asr.findings import QuranAsrError
+from quran_asr.decoding.vocabulary import Vocabulary
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import Emissions, VerseRef
 from quran_asr.text.passages import parse_range
 

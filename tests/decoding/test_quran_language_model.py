@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quran_asr.decode.vocabulary import WORD_START, Vocabulary
 from quran_asr.decoding.quran_language_model import (
     build_passage_model,
     build_quran_model,
@@ -19,7 +18,8 @@ from quran_asr.decoding.quran_language_model import (
     text_perplexity,
 )
 from quran_asr.decoding.tokenization import Tokenizer
-from quran_asr.findings import QuranAsrError
+from quran_asr.decoding.vocabulary import WORD_START, Vocabulary
+from quran_asr.errors import QuranAsrError
 from quran_asr.text.quran import load_quran
 
 

@@ -11,14 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quran_asr.decode.endpoint import Pause
-from quran_asr.decode.transducer import Hidden, greedy
-from quran_asr.decode.transducer import start as greedy_start
+from quran_asr.decoding.endpoint import Pause
 from quran_asr.decoding.fusion import NO_FUSION, Candidate, Fusion, rescore
 from quran_asr.decoding.language_model import LanguageModel
 from quran_asr.decoding.ngram_estimation import estimate
+from quran_asr.decoding.transducer import Hidden, greedy
+from quran_asr.decoding.transducer import start as greedy_start
 from quran_asr.decoding.transducer_beam import BeamSettings, Scorer, beam_piece, search, start
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
 V, J, H = 4, 6, 5

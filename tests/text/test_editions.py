@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.editions import load_edition, read_edition
 

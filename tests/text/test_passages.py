@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.passages import NEAREST, find, parse_range, twins
 from quran_asr.text.quran import load_quran

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.editions import load_edition
 from quran_asr.text.quran import load_quran
@@ -79,7 +79,7 @@ def test_a_spelling_that_does_not_exist():
 
 def test_the_text_needs_no_numpy():
     code = (
-        "import sys; from quran_asr.text import editions, passages, quran, spelling, wordmap;"
+        "import sys; from quran_asr.text import editions, passages, quran, spelling;"
         "quran.load_quran(); print([m for m in ('numpy', 'torch', 'omegaconf', 'click') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.editions import load_edition
 from quran_asr.text.quran import load_quran

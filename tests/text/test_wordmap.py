@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import pytest
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
+from quran_asr.text.passages import skeleton, word_map
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import spell
-from quran_asr.text.wordmap import skeleton, word_map
 
 UTHMANI, SIMPLE = load_quran("uthmani"), load_quran("diacritized")
 

@@ -1,21 +1,174 @@
-"""`quran-asr benchmark`: how fast this machine trains, beside stock NeMo."""
+"""`quran-asr benchmark`: speed of training and of inference."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quran_asr.cli.benchmark_listening import listening
-from quran_asr.cli.extras import need
-from quran_asr.cli.printing import echo, print_json, print_table
-from quran_asr.findings import QuranAsrError
+from quran_asr.cli.models import look_through, refuse_bundle
+from quran_asr.cli.options import FiniteRange, need
+from quran_asr.cli.output import echo, print_json, print_table
+from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.train.benchmarks.benchmark import Task
+    from quran_asr.benchmark.training import Task
+
+
+@click.command(epilog="Example: quran-asr benchmark listening --preset quickstart --rounds 1 --minutes 1")
+@click.argument("words", nargs=-1, metavar="[MODEL] [KEY=VALUE]...")
+@click.option("--preset", help="30M, 114M or quickstart: a model of this size with random weights.")
+@click.option(
+    "--clips",
+    "manifest",
+    type=click.Path(path_type=Path),
+    metavar="MANIFEST",
+    help="Recordings to hear; default: made-up sound, on which no latency is measured.",
+)
+@click.option(
+    "--seconds",
+    type=FiniteRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="Sound that is heard in a round.",
+)
+@click.option(
+    "--look-ahead",
+    "look_aheads",
+    type=int,
+    multiple=True,
+    metavar="MS",
+    help="Only at this look-ahead; may be repeated. Default: all that the model has.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Each side once a round."
+)
+@click.option(
+    "--minutes",
+    type=FiniteRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Length of the stream whose memory is watched; 0: leave it out.",
+)
+@click.option(
+    "--streams",
+    "most_streams",
+    type=click.IntRange(min=0),
+    default=512,
+    show_default=True,
+    help="Most streams at once to try; 0: do not ask how many are held in real time.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each side's computing."
+)
+@click.option(
+    "--to",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the JSON here, as it comes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def listening(
+    words: tuple[str, ...],
+    preset: str | None,
+    manifest: Path | None,
+    seconds: float,
+    look_aheads: tuple[int, ...],
+    rounds: int,
+    minutes: float,
+    most_streams: int,
+    threads: int,
+    file: Path | None,
+    as_json: bool,
+) -> int:
+    """Compare inference speed with NeMo and sherpa-onnx: same weights, same recordings, one thread.
+
+    MODEL is a .nemo file, a .ckpt file of a run or a run folder. How fast it hears depends on its size and on
+    how much it says, not on what, so a preset with random weights tells it too; KEY=VALUE changes the preset.
+    """
+    from quran_asr.benchmark.runtime_tables import PRESETS, look_aheads_of, refuse_other_look_aheads, table
+
+    overrides = tuple(word for word in words if "=" in word or word.startswith("~"))
+    models = [Path(word) for word in words if word not in overrides]
+    if len(models) + (preset is not None) != 1:
+        raise QuranAsrError("name one model", remedy="give a .nemo, a .ckpt, a run folder, or --preset 30M")
+    if preset is not None and preset not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise QuranAsrError(f"no preset `{preset}`", where="--preset", remedy=f"use {known}")
+    if models and overrides:
+        raise QuranAsrError(f"`{overrides[0]}` changes a preset, not a trained model")
+    if preset is not None:
+        from quran_asr.config.recipe import load_recipe
+
+        recipe = load_recipe(PRESETS[preset], overrides)
+        refuse_other_look_aheads(look_aheads, look_aheads_of(recipe), f"--preset {preset}")
+    else:
+        refuse_bundle(models[0])
+    need("train")
+    if models:
+        look_through(models[0])
+    from quran_asr.benchmark.clips import made_clips
+    from quran_asr.benchmark.runtime import Task, compare, write_clips
+    from quran_asr.benchmark.runtime_models import load, made_up, prepare
+    from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.files import write_atomically
+
+    with tempfile.TemporaryDirectory(prefix="quran-asr-benchmark-") as made:
+        folder = Path(made)
+        _say_listening("preparing the model for all sides")
+        if preset is None:
+            model, source = load(models[0])
+        else:
+            model, source = made_up(PRESETS[preset], overrides, folder)
+        prepared = prepare(model, source, folder, look_aheads or None)
+        sounds = folder / "sounds"
+        sounds.mkdir()
+        spelling = prepared.bundle.spelling
+        if manifest is None:
+            clips = made_clips(1 + int(seconds / 4), (4.0, 7.0), spelling, folder)
+        else:
+            clips = read_manifest(manifest, spelling)
+        if not clips:
+            raise QuranAsrError("no clip in the manifest", where=str(manifest))
+        files, length = write_clips(clips, seconds, sounds)
+        task = Task(
+            models=prepared,
+            files=files,
+            seconds=length,
+            trained=preset is None,
+            recited=manifest is not None,
+            look_aheads_ms=look_aheads or prepared.bundle.look_aheads_ms,
+            rounds=rounds,
+            minutes=minutes,
+            threads=threads,
+            most_streams=most_streams,
+        )
+        del model
+        origin = {"preset": preset, "clips_from": None if manifest is None else str(manifest)}
+
+        def keep(document: dict[str, Any]) -> None:
+            if file is not None:
+                text = json.dumps({**origin, **document}, ensure_ascii=False, indent=2) + "\n"
+                write_atomically(file, text.encode())
+
+        figures = {**origin, **compare(task, _say_listening, keep)}
+    if as_json:
+        print_json(figures)
+    else:
+        echo(
+            f"{figures['model']}: {figures['parameters'] / 1e6:.1f}M parameters, {figures['clips']} clips, "
+            f"{figures['audio_seconds']:.0f} s, {threads} thread(s), transducer; * is the best of a row"
+        )
+        print_table(*table(figures))
+    return 0
+
+
+def _say_listening(line: str) -> None:
+    echo(line, err=True)
 
 
 @click.group(epilog="Example: quran-asr benchmark training --preset cpu --rounds 1")
@@ -81,8 +234,8 @@ def training(
     what was measured.
     """
     need("train")
-    from quran_asr.runs.planning.benchmark import PRESETS
-    from quran_asr.runs.recipe import load_recipe
+    from quran_asr.benchmark.training_tables import PRESETS
+    from quran_asr.config.recipe import load_recipe
 
     if unknown := [name for name in presets if name not in PRESETS]:
         raise QuranAsrError(f"no preset `{unknown[0]}`", where="--preset", remedy=f"use {', '.join(PRESETS)}")
@@ -93,7 +246,7 @@ def training(
     for name in presets or ("cpu",):  # a wrong override is said before anything starts
         load_recipe(PRESETS[name].recipe, (*PRESETS[name].overrides, *words))
 
-    from quran_asr.train.benchmarks.benchmark import Task, available
+    from quran_asr.benchmark.training import Task, available
 
     chosen = available(device)
     steps = steps or (20 if chosen == "cuda" else 2)
@@ -106,9 +259,9 @@ def training(
 
 
 def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: bool) -> int:
+    from quran_asr.benchmark.training import calibration, compare, grown, precisions
+    from quran_asr.experiments.planning.devices import write_calibration
     from quran_asr.files import cache_folder, write_atomically
-    from quran_asr.runs.planning.calibration import write_calibration
-    from quran_asr.train.benchmarks.benchmark import calibration, compare, grown, precisions
 
     first, *others = tasks
     place = file or cache_folder() / "benchmarks" / f"training-{tasks[first].device}.json"
@@ -144,7 +297,7 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
 
 
 def _print(figures: dict[str, Any]) -> None:
-    from quran_asr.runs.planning.benchmark import growth_table, precision_table, table
+    from quran_asr.benchmark.training_tables import growth_table, precision_table, table
 
     batch, lattice = figures["batch"], figures["lattice"]
     echo(

@@ -1,4 +1,4 @@
-"""`quran-asr check`: everything that can be known to go wrong before a training begins."""
+"""`quran-asr check`: run the checks that precede a training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from quran_asr.cli.extras import need
-from quran_asr.cli.printing import echo
+from quran_asr.cli.options import need
+from quran_asr.cli.output import echo
 
 
 @click.command(
@@ -54,13 +54,12 @@ def check(
     and says what to do. Exit code 1 if one fails. Nothing is written; a pretrained model is downloaded.
     """
     need("train")
-    from quran_asr.cli.preflight import FromTrain, show_line
-    from quran_asr.cli.printing import print_json, progress_bar
-    from quran_asr.cli.start import Wish, load, start_from_checkpoint
-    from quran_asr.findings import QuranAsrError
-    from quran_asr.runs.checks import check as checking
-    from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.planning.plan_start import TOO_LITTLE
+    from quran_asr.cli.output import print_json, progress_bar
+    from quran_asr.cli.training_setup import StartOptions, TorchChecks, load, show_line, start_from_checkpoint
+    from quran_asr.config.overrides import split_words
+    from quran_asr.errors import QuranAsrError
+    from quran_asr.experiments.checks import preflight as checking
+    from quran_asr.experiments.planning.starting_point import TOO_LITTLE
 
     if sample != "all" and not (sample.isdecimal() and int(sample) > 0):
         raise QuranAsrError(f"no number of clips: `{sample}`", where="--sample", remedy="50, or all")
@@ -73,12 +72,12 @@ def check(
         if not ds.manifests:
             raise QuranAsrError(f"no manifest to check: give one with {option} FILE")
     keep_tokens = recipe.exp_manager.resume_from_checkpoint is not None
-    wish = Wish(allow_partial, keep_tokens, quiet=True)  # the line `start` names it
+    start_options = StartOptions(allow_partial, keep_tokens, quiet=True)  # the line `start` names it
     recipe = start_from_checkpoint(recipe)
     with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
         preflight = checking.Preflight(
             recipe,
-            FromTrain(recipe, wish, Path(folder), gate_steps),
+            TorchChecks(recipe, start_options, Path(folder), gate_steps),
             progress_bar,
             sample=None if sample == "all" else int(sample),
             tolerated=(TOO_LITTLE,) if allow_partial else (),

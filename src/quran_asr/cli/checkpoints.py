@@ -1,4 +1,4 @@
-"""`quran-asr checkpoints`: list what a run has kept, average it, thin it out, export it."""
+"""`quran-asr checkpoints`: list, average, prune or export the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.extras import need
-from quran_asr.cli.printing import echo, print_findings, print_json, print_table, progress_bar
-from quran_asr.findings import Finding, QuranAsrError, counted
+from quran_asr.cli.options import need
+from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar
+from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
+    from quran_asr.experiments.checkpoints import Saved
+    from quran_asr.experiments.run_folder import RunFolder
     from quran_asr.records import Segment
-    from quran_asr.runs.checkpoints import Saved
-    from quran_asr.runs.folder import RunFolder
-    from quran_asr.train.average import Averaging, Heard
+    from quran_asr.training.averaging import Averaging, MeasuredModel
 
 
 @click.command(epilog="Example: quran-asr checkpoints last --average 5")
@@ -67,8 +67,8 @@ def checkpoints(
 
     RUN is a run folder, or `last`. A training may go on meanwhile.
     """
-    from quran_asr.runs.checkpoints import saved_in
-    from quran_asr.runs.folder import open_run
+    from quran_asr.experiments.checkpoints import saved_in
+    from quran_asr.experiments.run_folder import open_run
 
     asked = {"--best": best, "--average": average_count, "--keep": keep, "--export": exporting}
     _refuse_wrong_use([option for option, value in asked.items() if value], validation, to, yes)
@@ -108,7 +108,7 @@ def _torn(one: Saved) -> Finding:
 
 def print_list(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
     """The table of a run's checkpoints."""
-    from quran_asr.runs.checkpoints import best_of, source_of
+    from quran_asr.experiments.checkpoints import best_of, source_of
 
     best, checkpoint = best_of(saved), best_of(saved, suffix=".ckpt")
     nemo = best_of(saved, suffix=".nemo")
@@ -164,7 +164,7 @@ def _row(one: Saved, note: str) -> tuple[str, ...]:
 
 def print_best(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
     """The path of the best `.ckpt`; as JSON that of the best `.nemo` too."""
-    from quran_asr.runs.checkpoints import best_of
+    from quran_asr.experiments.checkpoints import best_of
 
     checkpoint, nemo = best_of(saved, suffix=".ckpt"), best_of(saved, suffix=".nemo")
     if checkpoint is None:
@@ -193,7 +193,7 @@ def average(
     as_json: bool,
 ) -> int:
     """Average the best checkpoints and say whether that helped; 0 either way."""
-    from quran_asr.runs.checkpoints import averageable, best_of
+    from quran_asr.experiments.checkpoints import averageable, best_of
 
     usable = averageable(saved)
     best = best_of(saved)
@@ -212,7 +212,7 @@ def average(
         "the average",
         err=True,
     )
-    from quran_asr.train.average import keep_if_better, mean_weights
+    from quran_asr.training.averaging import keep_if_better, mean_weights
 
     averaged = [one.path for one in usable[:count]]
     with progress_bar("averaging", "files") as on_progress:
@@ -241,9 +241,9 @@ def validation_clips(run: RunFolder, manifests: tuple[str, ...]) -> list[Segment
     Raises:
         QuranAsrError: a manifest is missing or unreadable, or nothing is left.
     """
+    from quran_asr.config.recipe import load_recipe
     from quran_asr.corpus.manifest import read_manifest
-    from quran_asr.corpus.select import describe, select
-    from quran_asr.runs.recipe import load_recipe
+    from quran_asr.experiments.training_clips import describe, select
 
     recipe = load_recipe(run.recipe)
     ds = recipe.model.validation_ds
@@ -273,10 +273,11 @@ def validation_clips(run: RunFolder, manifests: tuple[str, ...]) -> list[Segment
 def print_averaging(found: Averaging) -> None:
     """Both models' counts, their difference with its interval, and what was done."""
 
-    def row(name: str, heard: Heard) -> tuple[object, ...]:
-        words = heard.words
+    def row(name: str, measured: MeasuredModel) -> tuple[object, ...]:
+        words = measured.words
         return (
-            name, heard.clips, words.said, words.substitutions, words.insertions, words.deletions,
+            name, measured.clips, words.reference_length, words.substitutions, words.insertions,
+            words.deletions,
             f"{100 * words.rate:.2f}",
         )  # fmt: skip
 
@@ -304,7 +305,7 @@ def print_averaging(found: Averaging) -> None:
 
 def thin_out(run: RunFolder, saved: Sequence[Saved], keep: int, yes: bool, as_json: bool) -> int:
     """Delete all but the best, after asking."""
-    from quran_asr.runs.checkpoints import freed, prune
+    from quran_asr.experiments.checkpoints import freed, prune
 
     pruning = prune(saved, keep)
     for one in pruning.foreign:
@@ -350,7 +351,7 @@ def _files(saved: Sequence[Saved]) -> str:
 
 def export(run: RunFolder, saved: Sequence[Saved], to: Path | None, as_json: bool) -> int:
     """Have the run's best model as a `.nemo`, written once."""
-    from quran_asr.runs.checkpoints import best_of, copy_model
+    from quran_asr.experiments.checkpoints import best_of, copy_model
 
     best = best_of(saved)
     if best is None:
@@ -379,8 +380,8 @@ def _export_checkpoint(checkpoint: Path, target: Path, *, fresh: bool) -> bool:
     """
     need("train")
     echo(f"building the model of {checkpoint.name}", err=True)
-    from quran_asr.train.average import export as write
-    from quran_asr.train.average import same_model
+    from quran_asr.training.averaging import export as write
+    from quran_asr.training.averaging import same_model
 
     if target.exists() and not fresh:
         if same_model(target, checkpoint):

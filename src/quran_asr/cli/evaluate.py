@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.models import as_bundle, decoder_option, load, look_ahead_option
-from quran_asr.cli.printing import echo, print_findings, print_json, print_table, progress_bar
-from quran_asr.cli.stored import low_rate_notes, rates_of
-from quran_asr.cli.words import word_json
-from quran_asr.findings import QuranAsrError
+from quran_asr.cli.models import as_bundle, decoder_option, load, look_ahead_option, low_rate_notes, rates_of
+from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar, word_json
+from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.cli.models import Recognizer
-    from quran_asr.listen.replay import Replay
-    from quran_asr.measure.report import Group, Report, Steadiness
+    from quran_asr.evaluation.report import Group, Report, Steadiness
     from quran_asr.records import Segment
+    from quran_asr.runtime.recognizer import Replay
 
 SHOWN_WORST = 3
 """Of the worst clips in the report, so many are shown on the screen."""
@@ -64,7 +62,7 @@ def evaluate(
     folder: Path | None,
     as_json: bool,
 ) -> int:
-    """Say how well MODEL hears the clips of MANIFEST.
+    """Compute WER and CER of MODEL on MANIFEST.
 
     MODEL is a .nemo file, a .ckpt file of a run, a run folder (its best checkpoint), or a bundle. --streaming
     scores what a listener gets live, and says which clips differ from the whole file and how often a word
@@ -79,13 +77,13 @@ def evaluate(
         recognizer = load(model, decoder, look_ahead_ms)
         return _evaluate(recognizer, None, manifest, trained_on, folder, as_json)
     with as_bundle(model) as bundle:
-        from quran_asr.listen.recognizer import load as load_bundle
-        from quran_asr.listen.replay import Replay
+        from quran_asr.runtime.recognizer import Replay
+        from quran_asr.runtime.recognizer import load as load_bundle
 
-        heard_by = load_bundle(bundle, decoder=decoder, look_ahead_ms=look_ahead_ms)
+        model_file = load_bundle(bundle, decoder=decoder, look_ahead_ms=look_ahead_ms)
         if bundle != model:
-            heard_by.name, heard_by.training_data = _origin(model)
-        return _evaluate(heard_by, Replay(heard_by), manifest, trained_on, folder, as_json)
+            model_file.name, model_file.training_data = _origin(model)
+        return _evaluate(model_file, Replay(model_file), manifest, trained_on, folder, as_json)
 
 
 def _evaluate(
@@ -100,10 +98,10 @@ def _evaluate(
     from dataclasses import replace
 
     from quran_asr.corpus.manifest import read_manifest
-    from quran_asr.measure.evaluate import evaluate as measure
-    from quran_asr.measure.evaluate import unreadable_findings, write_report
-    from quran_asr.measure.report import Setting, Steadiness
-    from quran_asr.measure.training_data import TrainingData, find_training_data
+    from quran_asr.evaluation.evaluate import evaluate as measure
+    from quran_asr.evaluation.evaluate import unreadable_findings, write_report
+    from quran_asr.evaluation.report import Setting, Steadiness
+    from quran_asr.evaluation.training_data import TrainingData, find_training_data
 
     segments = read_manifest(manifest, recognizer.spelling)
     training = None
@@ -166,8 +164,8 @@ def transcribe(
         recognizer = load(model, decoder, look_ahead_ms)
         print_findings(low_rate_notes(rates))
         with progress_bar("hearing", "files") as on_progress:
-            heard = list(recognizer.recognize_clips(segments, on_progress))
-        for segment, answer in zip(segments, heard, strict=True):
+            transcribed = list(recognizer.recognize_clips(segments, on_progress))
+        for segment, answer in zip(segments, transcribed, strict=True):
             if isinstance(answer, QuranAsrError):
                 errors.append(answer)
             else:
@@ -214,11 +212,11 @@ def print_report(report: Report) -> None:
     echo()
     errors = whole.spelled.words.errors
     echo(
-        f"{errors:,} word errors: {report.spelling_errors:,} of spelling (the letters agree), "
-        f"{report.hearing_errors:,} of hearing"
+        f"{errors:,} word errors: {report.spelling_only_errors:,} of spelling (the letters agree), "
+        f"{report.recognition_errors:,} of hearing"
     )
     echo(
-        f"{report.lost_clips:,} clips lost (less than half of the words heard), "
+        f"{report.mostly_deleted:,} clips lost (less than half of the words heard), "
         f"{report.looping_clips:,} looping (a repetition that was not said), "
         f"{len(report.unreadable):,} unreadable"
     )
@@ -232,15 +230,18 @@ def print_report(report: Report) -> None:
         echo()
         where = " ".join(str(verse) for verse in segment.verses)
         echo(f"{segment.audio} at {segment.offset:g} s {where}".rstrip())
-        echo(f"  {score.words.errors} errors in {score.words.said} words")
+        echo(f"  {score.words.errors} errors in {score.words.reference_length} words")
         echo(f"  said:  {score.reference}")
         echo(f"  heard: {score.hypothesis}")
         wrong = [edit for edit in score.edits() if edit.kind != "hit"]
         for edit in wrong[:SHOWN_EDITS]:
             if edit.kind == "substitution":
-                echo(f"    instead of  {edit.said}  heard  {edit.heard}")
+                echo(f"    instead of  {edit.reference}  heard  {edit.hypothesis}")
             else:
-                echo(f"    {'added' if edit.kind == 'insertion' else 'left out'}  {edit.heard or edit.said}")
+                echo(
+                    f"    {'added' if edit.kind == 'insertion' else 'left out'}  "
+                    f"{edit.hypothesis or edit.reference}"
+                )
         if len(wrong) > SHOWN_EDITS:
             echo(f"    and {len(wrong) - SHOWN_EDITS} more")
 
@@ -264,7 +265,7 @@ def _cells(group: Group) -> tuple[object, ...]:
     spelled, letters = group.spelled, group.letters
     return (
         group.clips,
-        spelled.words.said,
+        spelled.words.reference_length,
         percent(spelled.words.rate),
         between(spelled.wer_interval),
         percent(spelled.characters.rate),
@@ -276,7 +277,7 @@ def _cells(group: Group) -> tuple[object, ...]:
 
 def _origin(model: Path) -> tuple[str, Path | None]:
     """The name of the model that a bundle was made from, and what it was trained on."""
-    from quran_asr.measure.training_data import FILE_NAME
+    from quran_asr.evaluation.training_data import FILE_NAME
 
     run = model if model.is_dir() else model.parent.parent
     known = run / FILE_NAME
@@ -302,8 +303,8 @@ def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> 
 
 def _of_something_else(folder: Path, model: str, manifest: Path) -> bool:
 
+    from quran_asr.evaluation.evaluate import REPORT_NAME
     from quran_asr.files import parse_json
-    from quran_asr.measure.evaluate import REPORT_NAME
 
     try:
         report = parse_json((folder / REPORT_NAME).read_text(encoding="utf-8"))

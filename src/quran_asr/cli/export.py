@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from quran_asr.cli.extras import need
 from quran_asr.cli.models import look_through, refuse_bundle
-from quran_asr.cli.printing import echo, print_json, print_table
-from quran_asr.findings import QuranAsrError
+from quran_asr.cli.options import need
+from quran_asr.cli.output import echo, print_json, print_table
+from quran_asr.errors import QuranAsrError
 
 
 @click.command(epilog="Example: quran-asr export nemo_experiments/laptop/2026-01-31_12-00-00 --to bundle")
@@ -30,7 +30,7 @@ from quran_asr.findings import QuranAsrError
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path | None, as_json: bool) -> int:
-    """Make MODEL a bundle: a folder that is heard with without torch and NeMo.
+    """Make MODEL a bundle: a folder for inference without torch and NeMo.
 
     MODEL is a .nemo file, a .ckpt file of a run, or a run folder (its best checkpoint). The bundle is written
     when it says what the model says: whole and in pieces, for each look-ahead.
@@ -40,7 +40,7 @@ def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path |
     refuse_bundle(model)
     need("train")
     look_through(model)
-    from quran_asr.train.exporting.export import export as write
+    from quran_asr.export.bundle import export as write
 
     bundle = write(
         model,
@@ -60,7 +60,7 @@ def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path |
 def _print(folder: Path, figures: Mapping[str, Any]) -> None:
     check = figures["check"]
     rows = [
-        (f"{ms} ms", f"{row['largest_difference']:.1e}", f"{row['same_words']} of {row['heard']}")
+        (f"{ms} ms", f"{row['largest_difference']:.1e}", f"{row['same_words']} of {row['compared']}")
         for ms, row in check["look_aheads"].items()
     ]
     way = "whole and in pieces" + (", before it became 8-bit" if figures.get("int8") else "")

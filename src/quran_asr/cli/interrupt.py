@@ -1,4 +1,4 @@
-"""How a command ends after Ctrl-C or SIGTERM: a word, an exit code. Imports nothing slow."""
+"""Exit after Ctrl-C: one word, exit code 130. Imports nothing slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`quran-asr listen`: words while they are recited."""
+"""`quran-asr listen`: words while they are recited, from a microphone, a pipe or a file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option
-from quran_asr.cli.numbers import FiniteRange
-from quran_asr.cli.printing import echo, print_findings
-from quran_asr.cli.stored import low_rate_notes
-from quran_asr.cli.words import Json, Lines, Screen, View
-from quran_asr.findings import QuranAsrError
+from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option, low_rate_notes
+from quran_asr.cli.options import FiniteRange
+from quran_asr.cli.output import Json, Lines, Screen, View, echo, print_findings
+from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from quran_asr.listen.microphone import Backend
-    from quran_asr.listen.recognizer import Recognizer
     from quran_asr.records import Samples
+    from quran_asr.runtime.audio_input import Backend
+    from quran_asr.runtime.recognizer import Recognizer
 
 PIPE = "-"
 APPLIES = {
@@ -62,7 +60,7 @@ APPLIES = {
     default=16_000,
     show_default=True,
     metavar="HERTZ",
-    help="Of samples from a pipe.",
+    help="Sample rate of piped PCM.",
 )
 @click.option(
     "--stall",
@@ -89,7 +87,7 @@ def listen(
 ) -> int:
     """Print the words of FILE, of a microphone or of a pipe as they are recited.
 
-    MODEL is a bundle; another model is exported first, for this once. On a terminal certain words are plain,
+    MODEL is a bundle; another model is exported to a temporary bundle. On a terminal certain words are plain,
     and those that may still change are dim. Elsewhere each word is printed when it is certain, a line an
     utterance. FILE - is a pipe of 16-bit mono samples. Ctrl-C ends with the words so far: exit 130, or 0 for
     a microphone, which has no other end.
@@ -100,7 +98,7 @@ def listen(
     source = None if microphone or file == PIPE else _existing(str(file))
     backend = _backend() if microphone else None
     with as_bundle(model) as bundle:
-        from quran_asr.listen.recognizer import load
+        from quran_asr.runtime.recognizer import load
 
         recognizer = load(
             bundle,
@@ -174,11 +172,11 @@ class Interruption:
 
 def _of_file(recognizer: Recognizer, path: Path, real_time: bool) -> Iterator[Samples]:
     """In pieces of what the encoder takes at once."""
-    from quran_asr.listen.sources import pieces_of
+    from quran_asr.runtime.audio_input import blocks_of_file
 
     rate = recognizer.bundle.features.sample_rate
     begun, heard = time.monotonic(), 0
-    for piece in pieces_of(path, recognizer.chunk_samples / rate):
+    for piece in blocks_of_file(path, recognizer.chunk_samples / rate):
         heard += len(piece)
         if real_time:
             time.sleep(max(0.0, begun + heard / rate - time.monotonic()))
@@ -187,28 +185,28 @@ def _of_file(recognizer: Recognizer, path: Path, real_time: bool) -> Iterator[Sa
 
 def _backend() -> Backend:
     """Looked for now and not when the model has been loaded."""
-    from quran_asr.listen.microphone import load_backend
+    from quran_asr.runtime.audio_input import load_backend
 
     return load_backend()
 
 
 def _of_microphone(backend: Backend, device: str | None, stall_seconds: float) -> Iterator[Samples]:
     """It is told that it listens when the first sound has come."""
-    from quran_asr.listen.microphone import microphone
+    from quran_asr.runtime.audio_input import microphone
 
     chosen = int(device) if device is not None and device.isdigit() else device
-    told = False
+    warned = False
     for piece in microphone(
-        chosen, stall_seconds=stall_seconds, tell=lambda said: echo(said, err=True), backend=backend
+        chosen, stall_seconds=stall_seconds, tell=lambda message: echo(message, err=True), backend=backend
     ):
-        if not told:
+        if not warned:
             echo("listening; Ctrl-C ends it", err=True)
-            told = True
+            warned = True
         yield piece
 
 
 def _of_pipe(stall_seconds: float) -> Iterator[NDArray[Any]]:
-    from quran_asr.listen.pipe import piped
+    from quran_asr.runtime.audio_input import piped
 
     if sys.stdin is None or sys.stdin.isatty():
         raise QuranAsrError(

@@ -1,4 +1,4 @@
-"""The command `quran-asr`: finds the asked command, prints what comes back, and turns errors into one line.
+"""The command `quran-asr`: finds the command, runs it, and turns errors into one line.
 
 Command modules are imported when they are asked for, so that `--help` starts at once; only their
 functions import rooms that need numpy or torch.
@@ -18,8 +18,8 @@ import click
 
 from quran_asr import __version__
 from quran_asr.cli.interrupt import TerminatedError, clean_up_when_terminated, end_interrupted, is_interrupt
-from quran_asr.cli.printing import echo, print_error
-from quran_asr.findings import QuranAsrError
+from quran_asr.cli.output import echo, print_error
+from quran_asr.errors import QuranAsrError
 
 COMMANDS = {
     "quickstart": (
@@ -40,8 +40,8 @@ COMMANDS = {
         "List a run's checkpoints by WER; average, thin out, export.",
     ),
     "compare": ("quran_asr.cli.compare:compare", "Set recipes, runs or reports against each other."),
-    "sweep": ("quran_asr.cli.sweep:sweep", "Train with other values of some keys; which hears best."),
-    "evaluate": ("quran_asr.cli.evaluate:evaluate", "Say how well a model hears the clips of a manifest."),
+    "sweep": ("quran_asr.cli.sweep:sweep", "Hyperparameter search."),
+    "evaluate": ("quran_asr.cli.evaluate:evaluate", "Compute WER and CER of a model on a manifest."),
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
     "export": ("quran_asr.cli.export:export", "Make a model a bundle that needs neither torch nor NeMo."),
     "listen": ("quran_asr.cli.listen:listen", "Print words while they are recited: a file or a microphone."),
@@ -49,7 +49,6 @@ COMMANDS = {
         "quran_asr.cli.benchmark:benchmark",
         "How fast this machine trains and hears, beside stock NeMo.",
     ),
-    "kit": ("quran_asr.cli.kit:kit", "A folder for a GPU host without a network, and the way back."),
 }
 """Name -> (place of the click command, its line in `--help`), in the order of a journey."""
 

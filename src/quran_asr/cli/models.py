@@ -1,18 +1,18 @@
-"""What MODEL may be: a `.nemo`, a `.ckpt`, a run folder or a bundle; each as a recognizer."""
+"""MODEL arguments: a `.nemo`, a `.ckpt`, a run folder or a bundle, each loaded as a recognizer."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from quran_asr.cli.extras import need
-from quran_asr.cli.printing import echo
-from quran_asr.findings import QuranAsrError
+from quran_asr.cli.options import need
+from quran_asr.cli.output import echo
+from quran_asr.errors import Finding, QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.records import Segment, Transcript
@@ -25,7 +25,7 @@ decoder_option = click.option(
     type=click.Choice(DECODERS),
     default="transducer",
     show_default=True,
-    help="What says the words; ctc-beam is there for bundles.",
+    help="Decoder (ctc-beam: bundles only).",
 )
 look_ahead_option = click.option(
     "--look-ahead",
@@ -66,7 +66,7 @@ def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
     """
     _refuse_nothing(model)
     if is_bundle(model):
-        from quran_asr.listen.recognizer import load as load_bundle
+        from quran_asr.runtime.recognizer import load as load_bundle
 
         return load_bundle(model, decoder=decoder, look_ahead_ms=look_ahead_ms)
     refuse_what_is_no_model(model)
@@ -78,7 +78,7 @@ def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
         )
     need("train")
     look_through(model)
-    from quran_asr.train.recognize import load_recognizer
+    from quran_asr.training.recognizer import load_recognizer
 
     return load_recognizer(model, decoder, look_ahead_ms)
 
@@ -96,9 +96,9 @@ def as_bundle(model: Path) -> Iterator[Path]:
         yield model
         return
     refuse_what_is_no_model(model)
-    from quran_asr.runs.folder import open_run
+    from quran_asr.experiments.run_folder import open_run
 
-    checkpoint = open_run(model).heard_by() if model.is_dir() else model
+    checkpoint = open_run(model).model_file() if model.is_dir() else model
     command = f"quran-asr export {shlex.quote(str(checkpoint))} --to FOLDER"
     try:
         need("train")
@@ -111,9 +111,9 @@ def as_bundle(model: Path) -> Iterator[Path]:
     look_through(checkpoint)
     import tempfile
 
-    from quran_asr.train.exporting.export import export
+    from quran_asr.export.bundle import export
 
-    echo(f"{checkpoint} is no bundle: it is exported first, for this once; to keep one: {command}", err=True)
+    echo(f"{checkpoint} is not a bundle: it is exported to a temporary one; to keep one: {command}", err=True)
     with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
         bundle = Path(folder) / "bundle"
         try:
@@ -135,11 +135,11 @@ def look_through(model: Path) -> None:
     Raises:
         QuranAsrError: it, or the best one of a run, is refused.
     """
-    from quran_asr.runs.folder import open_run
+    from quran_asr.experiments.run_folder import open_run
 
-    path = open_run(model).heard_by() if model.is_dir() else model
+    path = open_run(model).model_file() if model.is_dir() else model
     if path.suffix == ".nemo":
-        from quran_asr.train.start.archives import read_archive
+        from quran_asr.training.nemo_archive import read_archive
 
         read_archive(path)
 
@@ -163,7 +163,7 @@ def refuse_what_is_no_model(model: Path) -> None:
     """What is no bundle must at least look like a run or a checkpoint; torch is not needed to see that."""
     _refuse_nothing(model)
     if model.is_dir() and not (model / "recipe.yaml").is_file():
-        from quran_asr.runs.folder import meant_runs
+        from quran_asr.experiments.run_folder import meant_runs
 
         runs = meant_runs(model)
         what = "neither a bundle nor a run: it has no bundle.json and no recipe.yaml"
@@ -172,3 +172,44 @@ def refuse_what_is_no_model(model: Path) -> None:
         )
     if model.is_file() and model.suffix not in (".nemo", ".ckpt"):
         raise QuranAsrError("neither a .nemo nor a .ckpt", where=str(model), remedy=KINDS)
+
+
+def rates_of(segments: Sequence[Segment]) -> dict[str, int]:
+    """Recording -> hertz as stored; those that cannot be read are for the hearing to name."""
+    from quran_asr.audio import probe
+
+    rates: dict[str, int] = {}
+    for audio in dict.fromkeys(segment.audio for segment in segments):
+        with suppress(QuranAsrError, OSError):
+            rates[audio] = probe(audio).rate
+    return rates
+
+
+def low_rate_notes(rates: Mapping[str, int]) -> list[Finding]:
+    """One note of all recordings that are stored at less than 16 kHz; none if none is.
+
+    Args:
+        rates: recording -> hertz as stored.
+    """
+    from quran_asr.records import SAMPLE_RATE
+
+    low = [(audio, rate) for audio, rate in rates.items() if rate < SAMPLE_RATE]
+    if not low:
+        return []
+    where, rate = low[0]
+    stored = f"stored at {rate:,} Hz"
+    if len(rates) > 1:
+        which = "is" if len(low) == 1 else "are"
+        stored = f"{len(low):,} of {len(rates):,} recordings {which} stored at less than {SAMPLE_RATE:,} Hz, "
+        stored += f"the first {where} at {rate:,} Hz"
+        where, rate = "", max(rate for _, rate in low)
+    return [
+        Finding(
+            "note",
+            "low-rate",
+            where,
+            f"{stored}: nothing above {rate // 2:,} Hz is in it, and a model trained at {SAMPLE_RATE:,} Hz "
+            "may hear it worse",
+            f"take a recording of {SAMPLE_RATE:,} Hz or more; converting this one adds nothing",
+        )
+    ]

@@ -1,4 +1,4 @@
-"""`quran-asr plan`: what a training will be, before it begins."""
+"""`quran-asr plan`: steps, batch size, memory and time of a training."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.numbers import FiniteRange
+from quran_asr.cli.options import FiniteRange
 
 if TYPE_CHECKING:
-    from quran_asr.findings import Finding
-    from quran_asr.runs.planning.plan import Plan
-    from quran_asr.runs.planning.plan_start import Arrival
-    from quran_asr.runs.planning.workload import Workload
-    from quran_asr.runs.recipe import RecipeError
-    from quran_asr.runs.schema import Recipe
+    from quran_asr.config.recipe import RecipeError
+    from quran_asr.config.schema import Recipe
+    from quran_asr.errors import Finding
+    from quran_asr.experiments.planning.plan import Plan
+    from quran_asr.experiments.planning.starting_point import Arrival
+    from quran_asr.experiments.planning.workload import Workload
 
 POSITIVE = FiniteRange(min=0, min_open=True, max=1e7)
 MOST_CLIPS = 100_000_000
@@ -54,14 +54,14 @@ def plan(
     RECIPE is a shipped name or a file; default: transfer. What looks wrong is said on stderr, with the
     override that mends it.
     """
-    from quran_asr.cli.printing import findings_as_json, print_findings, print_json, print_table
-    from quran_asr.findings import QuranAsrError
-    from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.planning import plan as planning
-    from quran_asr.runs.planning.calibration import read_calibrations
-    from quran_asr.runs.planning.guide_notes import guide_notes
-    from quran_asr.runs.planning.timing import Given, find_target
-    from quran_asr.runs.recipe import RecipeError, load_recipe
+    from quran_asr.cli.output import findings_as_json, print_findings, print_json, print_table
+    from quran_asr.config.overrides import split_words
+    from quran_asr.config.recipe import RecipeError, load_recipe
+    from quran_asr.errors import QuranAsrError
+    from quran_asr.experiments.planning import plan as planning
+    from quran_asr.experiments.planning.devices import read_calibrations
+    from quran_asr.experiments.planning.plan import guide_notes
+    from quran_asr.experiments.planning.timing import Given, find_target
 
     if training and (clips is not None or hours is not None):
         raise QuranAsrError(
@@ -97,7 +97,7 @@ def plan(
 def _workload(
     recipe: Recipe, training: tuple[str, ...], clips: int | None, hours: float | None
 ) -> Workload | None:
-    from quran_asr.runs.planning.workload import Workload, weigh_manifests
+    from quran_asr.experiments.planning.workload import Workload, weigh_manifests
 
     if clips is not None and hours is not None:
         return Workload(clips, hours)
@@ -106,7 +106,7 @@ def _workload(
 
 
 def _validation_hours(recipe: Recipe, validation: tuple[str, ...]) -> float | None:
-    from quran_asr.runs.planning.workload import read_clips
+    from quran_asr.experiments.planning.workload import read_clips
 
     data = recipe.model.validation_ds
     manifests = validation or data.manifests
@@ -118,7 +118,7 @@ def _validation_hours(recipe: Recipe, validation: tuple[str, ...]) -> float | No
 
 def _as_findings(refused: RecipeError) -> list[Finding]:
     """What is refused before there is a plan, for those who read JSON; the command exits 2 all the same."""
-    from quran_asr.findings import Finding
+    from quran_asr.errors import Finding
 
     return [
         Finding("error", "refused", mistake.where, mistake.what, mistake.remedy)
@@ -130,7 +130,7 @@ def _full_disk(recipe: Recipe, planned: Plan) -> list[Finding]:
     """A warning where the run would not fit on this machine's disk: it may be meant for another."""
     from dataclasses import replace
 
-    from quran_asr.runs.folder import lacking_space
+    from quran_asr.experiments.run_folder import lacking_space
 
     keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
     full = lacking_space(recipe.exp_manager.exp_dir, planned.parameters, keep)

@@ -1,4 +1,4 @@
-"""`quran-asr plot`: the curves of runs as pictures and a page."""
+"""`quran-asr plot`: curves of runs as pictures and an HTML page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from quran_asr.cli.printing import echo
+from quran_asr.cli.output import echo
 
 
 @click.command(epilog="Example: quran-asr plot last --out curves")
@@ -37,10 +37,10 @@ def plot(
     each other. The page has the losses, word error rates, learning rate, gradient norm and throughput, the
     signs that `watch` sees, and the clips that were heard worst, with their sound.
     """
-    from quran_asr.cli.printing import print_json, progress_bar
-    from quran_asr.runs.events import read_curves
-    from quran_asr.runs.folder import open_run
-    from quran_asr.runs.plots.plot import render_report
+    from quran_asr.cli.output import print_json, progress_bar
+    from quran_asr.experiments.curve_files import read_curves
+    from quran_asr.experiments.plots.report import render_report
+    from quran_asr.experiments.run_folder import open_run
 
     places = [open_run(run).path if run == "last" else Path(run) for run in runs or ("last",)]
     curves = [read_curves(place) for place in places]

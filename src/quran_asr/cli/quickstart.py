@@ -1,4 +1,4 @@
-"""`quran-asr quickstart`: the whole path in small, from a corpus that it speaks itself to a measured model.
+"""`quran-asr quickstart`: the whole path on a small synthetic corpus, from audio to a measured model.
 
 What it prints at the end was measured in that run.
 """
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quran_asr.cli.extras import need
-from quran_asr.cli.preflight import pass_gate
-from quran_asr.cli.printing import echo, print_finding, print_json, print_table, progress_bar
+from quran_asr.cli.options import need
+from quran_asr.cli.output import echo, print_finding, print_json, print_table, progress_bar
 from quran_asr.cli.train import report_end
-from quran_asr.findings import QuranAsrError
+from quran_asr.cli.training_setup import pass_gate
+from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.measure.report import Report
+    from quran_asr.config.schema import Recipe
+    from quran_asr.evaluation.report import Report
+    from quran_asr.experiments.run_folder import RunFolder
     from quran_asr.records import Segment, VerseRef
-    from quran_asr.runs.folder import RunFolder
-    from quran_asr.runs.schema import Recipe
-    from quran_asr.train.loop import Trained
-    from quran_asr.train.metrics import Progress, Watcher
+    from quran_asr.training.metrics import Progress, Watcher
+    from quran_asr.training.trainer import Trained
 
 HELD_OUT_VOICES = ("ar+f3", "ar+Alex")
 VALIDATION_VOICE = "ar+m7"
@@ -57,10 +57,10 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
     known verses by new voices: a model of this size and time does not learn to hear other text.
     """
     need("train", "plot", "speak")
+    from quran_asr.config.overrides import split_words
+    from quran_asr.config.recipe import load_recipe
     from quran_asr.corpus.manifest import read_manifest
-    from quran_asr.runs.folder import create_run
-    from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.recipe import load_recipe
+    from quran_asr.experiments.run_folder import create_run
 
     name, overrides = split_words(words, default="quickstart")
     if name != "quickstart":
@@ -95,13 +95,13 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
     else:
         print_table(*_table(reports))
         echo(f"\n{shown.audio}\n  said   {shown.text}\n  heard  {heard}\n")
-        echo(f"model   {ended.run.heard_by()}\ncurves  {picture}\nreport  {page}")
+        echo(f"model   {ended.run.model_file()}\ncurves  {picture}\nreport  {page}")
     return 0
 
 
 def speak_everything(folder: Path, seed: int) -> dict[str, Path]:
     """Manifests of the four parts of the corpus; spoken once, found again the next time."""
-    from quran_asr.corpus.speak import VOICES, speak_corpus
+    from quran_asr.corpus.synthesis import VOICES, synthesize_corpus
     from quran_asr.records import VerseRef
     from quran_asr.text.quran import load_quran
 
@@ -121,7 +121,7 @@ def speak_everything(folder: Path, seed: int) -> dict[str, Path]:
         if manifests[part].exists():
             continue
         with progress_bar(f"speaking ({part})", "clips") as show:
-            speak_corpus(refs, voices, place, seed, fragments_per_verse=fragments, on_progress=show)
+            synthesize_corpus(refs, voices, place, seed, fragments_per_verse=fragments, on_progress=show)
     return manifests
 
 
@@ -129,10 +129,10 @@ def measure(
     run: RunFolder, segments: dict[str, list[Segment]], spelling: str
 ) -> dict[tuple[str, str, int], Report]:
     """Reports by (part, decoder, look-ahead in ms): both decoders at the widest look-ahead and at 0 ms."""
-    from quran_asr.measure.evaluate import evaluate, write_report
-    from quran_asr.measure.report import Setting
-    from quran_asr.measure.training_data import TrainingData
-    from quran_asr.train.recognize import load_recognizer
+    from quran_asr.evaluation.evaluate import evaluate, write_report
+    from quran_asr.evaluation.report import Setting
+    from quran_asr.evaluation.training_data import TrainingData
+    from quran_asr.training.recognizer import load_recognizer
 
     training = TrainingData.read(run.path / "training_data.json")
     reports = {}
@@ -150,9 +150,9 @@ def measure(
 
 def _train(recipe: Recipe, run: RunFolder, segments: dict[str, list[Segment]]) -> Trained:
     """Train; a start that has not left its plateau by step 300 begins again with the next seed."""
-    from quran_asr.cli.progress import training_progress
-    from quran_asr.runs.folder import create_run
-    from quran_asr.train.loop import train
+    from quran_asr.cli.output import training_progress
+    from quran_asr.experiments.run_folder import create_run
+    from quran_asr.training.trainer import train
 
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -193,7 +193,7 @@ def _unless_stuck(watcher: Watcher) -> Watcher:
 
 def _transcribe_one(run: RunFolder, segment: Segment) -> str:
     from quran_asr.records import Transcript
-    from quran_asr.train.recognize import load_recognizer
+    from quran_asr.training.recognizer import load_recognizer
 
     answer = next(iter(load_recognizer(run.path).recognize_clips([segment])))
     return answer.text if isinstance(answer, Transcript) else str(answer)
@@ -202,9 +202,9 @@ def _transcribe_one(run: RunFolder, segment: Segment) -> str:
 def _draw(
     run: RunFolder, reports: dict[tuple[str, str, int], Report], shown: Segment, heard: str
 ) -> tuple[Path, Path]:
-    from quran_asr.runs.events import read_curves
-    from quran_asr.runs.plots.page import Example, Table
-    from quran_asr.runs.plots.plot import render_report
+    from quran_asr.experiments.curve_files import read_curves
+    from quran_asr.experiments.plots.html_page import Example, Table
+    from quran_asr.experiments.plots.report import render_report
 
     header, rows = _table(reports)
     table = Table(
@@ -249,7 +249,7 @@ def _figures(
         "training_seconds": round(ended.seconds, 1),
         "total_seconds": round(seconds, 1),
         "run": str(ended.run.path),
-        "model": str(ended.run.heard_by()),
+        "model": str(ended.run.model_file()),
         "report": str(page),
     }
 

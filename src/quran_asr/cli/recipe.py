@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from quran_asr.cli.printing import echo
+from quran_asr.cli.output import echo
 
 
 @click.group(epilog="Example: quran-asr recipe show transfer")
@@ -16,10 +16,10 @@ def recipe() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_recipes(as_json: bool) -> int:
     """The shipped recipes, with what each is for and its parameters."""
-    from quran_asr.cli.printing import print_json, print_table
-    from quran_asr.runs.parameters import count_parameters
-    from quran_asr.runs.recipe import SHIPPED, load_recipe
-    from quran_asr.runs.starter import summary
+    from quran_asr.cli.output import print_json, print_table
+    from quran_asr.config.architecture import count_parameters
+    from quran_asr.config.recipe import SHIPPED, load_recipe
+    from quran_asr.config.recipe_template import summary
 
     rows = []
     for name in SHIPPED:
@@ -38,9 +38,9 @@ def list_recipes(as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: name, recipe, origin.")
 def show(words: tuple[str, ...], as_json: bool) -> int:
     """A recipe as it would run, every value with the line that it comes from."""
-    from quran_asr.cli.printing import print_json
-    from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.recipe import as_plain, as_yaml, resolve
+    from quran_asr.cli.output import print_json
+    from quran_asr.config.overrides import split_words
+    from quran_asr.config.recipe import as_plain, as_yaml, resolve
 
     name, overrides = split_words(words)
     resolved = resolve(name, overrides)
@@ -59,7 +59,7 @@ def new(file: str, words: tuple[str, ...], base: str) -> int:
     """Write a commented recipe of your own that differs from another in the values you give."""
     from pathlib import Path
 
-    from quran_asr.runs.starter import write_starter
+    from quran_asr.config.recipe_template import write_starter
 
     write_starter(Path(file), base, words)
     echo(f"wrote {file}; see it whole with: quran-asr recipe show {file}", err=True)

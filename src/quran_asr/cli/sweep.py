@@ -1,4 +1,4 @@
-"""`quran-asr sweep`: the same training with other values, and which of them hears best."""
+"""`quran-asr sweep`: hyperparameter search."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.extras import need
-from quran_asr.cli.printing import echo
+from quran_asr.cli.options import need
+from quran_asr.cli.output import echo
 
 if TYPE_CHECKING:
-    from quran_asr.runs.sweeps.sweep import OnTrial, OnWait, Sweep
-    from quran_asr.runs.sweeps.sweep_result import Result, Row
-    from quran_asr.runs.sweeps.sweep_space import Value
+    from quran_asr.experiments.sweep.results import Result, Row
+    from quran_asr.experiments.sweep.search import OnTrial, OnWait, Sweep
+    from quran_asr.experiments.sweep.space import Value
 
 DEFAULT_TRIALS = 20
 SAID_EVERY = 60.0
@@ -50,7 +50,7 @@ SAID_EVERY = 60.0
     metavar="FOLDER",
     help="Where trials and result lie; default: sweeps/RECIPE. The same command goes on there.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Sampling seed.")
 @click.option("--no-prune", is_flag=True, help="Train every trial to its end, hopeless ones too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sweep(
@@ -78,9 +78,9 @@ def sweep(
       quran-asr sweep transfer model.spec_augment.time_masks=2,5,10 model.spec_augment.freq_masks=1,2
         --train T --validation V
     """
-    from quran_asr.cli.printing import print_finding, print_json
-    from quran_asr.runs.sweeps.sweep import run_sweep
-    from quran_asr.runs.sweeps.sweep_result import result_of, write_result
+    from quran_asr.cli.output import print_finding, print_json
+    from quran_asr.experiments.sweep.results import result_of, write_result
+    from quran_asr.experiments.sweep.search import run_sweep
 
     asked = _asked(words, training, validation, trials, seed, not no_prune)
     folder = to or Path("sweeps") / Path(asked.recipe).stem
@@ -111,13 +111,13 @@ def _asked(
     """The sweep, once everything that can be known of it beforehand is right."""
     import json
 
-    from quran_asr.cli.clips import describe_data, select_clips
-    from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.planning.plan import plan
-    from quran_asr.runs.planning.workload import weigh_manifests
-    from quran_asr.runs.recipe import SHIPPED, find, load_recipe
-    from quran_asr.runs.sweeps.sweep import Sweep
-    from quran_asr.runs.sweeps.sweep_space import read_space, refuse_impossible
+    from quran_asr.cli.training_setup import describe_data, select_clips
+    from quran_asr.config.overrides import split_words
+    from quran_asr.config.recipe import SHIPPED, find, load_recipe
+    from quran_asr.experiments.planning.plan import plan
+    from quran_asr.experiments.planning.workload import weigh_manifests
+    from quran_asr.experiments.sweep.search import Sweep
+    from quran_asr.experiments.sweep.space import read_space, refuse_impossible
 
     name, overrides = split_words(words, default="transfer")
     find(name)
@@ -136,9 +136,9 @@ def _asked(
 
 
 def _say_what_comes(asked: Sweep, folder: Path) -> None:
-    from quran_asr.cli.printing import print_finding
-    from quran_asr.findings import Finding, counted
-    from quran_asr.runs.recipe import load_recipe
+    from quran_asr.cli.output import print_finding
+    from quran_asr.config.recipe import load_recipe
+    from quran_asr.errors import Finding, counted
 
     how = "every combination" if asked.is_grid else "sampled"
     steps = "" if asked.steps is None else f" of {asked.steps:,} steps"
@@ -175,9 +175,9 @@ def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
 
     Validations have lines of their own where there is no terminal.
     """
-    from quran_asr.cli.printing import progress_bar
-    from quran_asr.runs.sweeps.sweep import log_of
-    from quran_asr.runs.sweeps.sweep_trial import said_last
+    from quran_asr.cli.output import progress_bar
+    from quran_asr.experiments.sweep.search import log_of
+    from quran_asr.experiments.sweep.trial import last_error_lines
 
     terminal = sys.stderr.isatty()
     said_at, said_before = time.monotonic(), ""
@@ -189,15 +189,15 @@ def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
             if wer is None or not terminal:
                 said_at = time.monotonic()
                 log = log_of(folder, number)
-                said = f"begins, log {log}" if wer is None else f"validation WER {wer:.4f}"
-                echo(f"trial {number} ({done} of {trials} done): {_as_words(values)}: {said}", err=True)
+                message = f"begins, log {log}" if wer is None else f"validation WER {wer:.4f}"
+                echo(f"trial {number} ({done} of {trials} done): {_as_words(values)}: {message}", err=True)
 
         def wait(number: int) -> None:
             nonlocal said_at, said_before
             if time.monotonic() - said_at < SAID_EVERY:
                 return
             said_at = time.monotonic()
-            line = said_last(log_of(folder, number))
+            line = last_error_lines(log_of(folder, number))
             if line and line != said_before:
                 said_before = line
                 echo(f"trial {number}: {line}", err=True)
@@ -215,7 +215,7 @@ def _short(value: Value) -> str:
 
 def print_result(result: Result) -> None:
     """The table of trials, what mattered, and the file of the best recipe."""
-    from quran_asr.cli.printing import print_table
+    from quran_asr.cli.output import print_table
 
     if not result.rows:
         echo("no trial was made", err=True)

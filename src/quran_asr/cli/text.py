@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from quran_asr.cli.printing import echo, print_json
+from quran_asr.cli.output import echo, print_json
 
 
 @click.group(epilog="Example: quran-asr text show 2:255 --spelling letters")
@@ -87,8 +87,7 @@ def words(reference: str, as_json: bool) -> int:
     One word of the mushaf a line, with tabs between: verse and word number, uthmani, diacritized, letters.
     The diacritized spelling writes some of them as two or three words.
     """
-    from quran_asr.text.passages import parse_range
-    from quran_asr.text.wordmap import word_map
+    from quran_asr.text.passages import parse_range, word_map
 
     rows = [
         {

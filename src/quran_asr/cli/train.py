@@ -1,4 +1,4 @@
-"""`quran-asr train` and `quran-asr tokenizer`."""
+"""`quran-asr train` and `quran-asr tokenizer`: start or resume a training."""
 
 from __future__ import annotations
 
@@ -8,26 +8,214 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.clips import describe_data, select_clips
-from quran_asr.cli.extras import need
-from quran_asr.cli.preflight import TrainPreflight, train_preflight
-from quran_asr.cli.printing import echo, print_finding, print_findings, print_json
-from quran_asr.cli.start import Wish, load, open_start, start_from_checkpoint
-from quran_asr.findings import QuranAsrError
+from quran_asr.cli.options import need
+from quran_asr.cli.output import echo, print_finding, print_findings, print_json
+from quran_asr.cli.training_setup import (
+    StartOptions,
+    TrainPreflight,
+    describe_data,
+    load,
+    open_start,
+    select_clips,
+    start_from_checkpoint,
+    train_preflight,
+)
+from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
-    from quran_asr.cli.resume import Resumption
-    from quran_asr.corpus.select import Selection
-    from quran_asr.runs.folder import RunFolder
-    from quran_asr.runs.schema import Recipe
-    from quran_asr.train.loop import Trained
-    from quran_asr.train.processes import Ranks
+    from quran_asr.config.schema import Recipe
+    from quran_asr.experiments.run_folder import RunFolder
+    from quran_asr.experiments.training_clips import Selection
+    from quran_asr.training.distributed import Ranks
+    from quran_asr.training.trainer import Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A run that goes on."""
+
+    run: RunFolder
+    recipe: Recipe
+    checkpoint: Path | None
+    """None: it was stopped before its first checkpoint, and begins again in its folder."""
+    chosen: frozenset[str]
+    """Keys that this command line gives."""
+
+
+def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | None, best: bool) -> Resumption:
+    """Open a run to go on with; overrides win over its recipe.
+
+    Args:
+        folder: the run.
+        overrides: as on the command line.
+        checkpoint: a `.ckpt` of the run; None takes the last.
+        best: take the one with the lowest `val_wer` instead.
+
+    Raises:
+        QuranAsrError: no run, no such checkpoint, or a change that the run cannot take.
+    """
+    from quran_asr.config.overrides import parse_override
+    from quran_asr.config.recipe import load_recipe
+    from quran_asr.config.recipe_changes import changes, refuse_impossible
+    from quran_asr.experiments.run_folder import open_run
+
+    run = open_run(folder)
+    before = load_recipe(run.recipe)
+    recipe = load_recipe(run.recipe, overrides)
+    recipe = replace(recipe, exp_manager=replace(recipe.exp_manager, resume_from_checkpoint=None))
+    changed = changes(before, recipe)
+    refuse_impossible(changed)
+    if best:
+        checkpoint = run.best_checkpoint()
+        if checkpoint is None:
+            raise QuranAsrError(
+                "the run has no validated checkpoint",
+                where=str(folder),
+                remedy="go on from its last: --resume",
+            )
+    elif checkpoint is None:
+        checkpoint = run.last_checkpoint()
+    chosen = frozenset(parse_override(word).key for word in overrides)
+    made, limit = made_of_limit(recipe, checkpoint)
+    if "trainer.max_steps" in chosen and made is not None and made >= limit:
+        raise QuranAsrError(
+            f"the run has made {counted(made, 'step')} already",
+            where=f"trainer.max_steps={limit}",
+            remedy=f"a number over {made}",
+        )
+    for change in changed:
+        echo(f"override {change}", err=True)
+    return Resumption(run, recipe, checkpoint, chosen)
+
+
+def made_of_limit(recipe: Recipe, checkpoint: Path | None) -> tuple[int | None, int]:
+    """(steps that a checkpoint has made, `trainer.max_steps`); None where no limit of steps can be reached.
+
+    A limit of epochs is left to the training: how many steps an epoch has is known with its data alone.
+    """
+    from quran_asr.experiments.checkpoints import steps_made
+
+    limit = recipe.trainer.max_steps
+    return (steps_made(checkpoint) if checkpoint is not None and limit > 0 else None), limit
+
+
+def has_ended(resumed: Resumption, as_json: bool) -> bool:
+    """Whether a run has nothing left to do, which is said: no model is loaded for it.
+
+    One whose last validation is missing still has that to do.
+    """
+    made, limit = made_of_limit(resumed.recipe, resumed.checkpoint)
+    if made is None or made < limit or resumed.checkpoint != resumed.run.last_checkpoint():
+        return False
+    validations = [row for row in resumed.run.read_metrics() if row["split"] == "validation"]
+    if not any(row["step"] == made for row in validations) or _average_is_due(resumed, made):
+        return False
+    echo(
+        f"the run has made its {counted(made, 'step')} already; to go on, give trainer.max_steps=N with more"
+        + (" (and trainer.max_epochs=N, which ends it too)" if resumed.recipe.trainer.max_epochs > 0 else ""),
+        err=True,
+    )
+    if as_json:
+        best = resumed.run.best_nemo()
+        rates = [row["wer"] for row in validations if row["wer"] is not None]
+        print_json(
+            {
+                "run": str(resumed.run.path),
+                "interrupted": False,
+                "stopped_by": None,
+                "steps": made,
+                "seconds": 0.0,
+                "val_wer": min(rates, default=None),
+                "best": None if best is None else str(best),
+            }
+        )
+    return True
+
+
+def _average_is_due(resumed: Resumption, made: int) -> bool:
+    """Whether the run was stopped between its last validation and its average."""
+    if not resumed.recipe.quran.average:
+        return False
+    try:
+        return bool(resumed.run.read_json("average.json").get("step") != made)
+    except QuranAsrError:
+        return True
+
+
+def go_on_from(resumed: Resumption, ranks: int) -> Recipe:
+    """Put the run's files back to where its checkpoint stands, and keep its effective batch.
+
+    Args:
+        resumed: what goes on.
+        ranks: processes that train now.
+
+    Returns:
+        The recipe with which it goes on; it is the run's own from here on.
+
+    Raises:
+        QuranAsrError: the checkpoint cannot be read.
+    """
+    from quran_asr.training.checkpoints import checkpoint_facts
+
+    run, recipe = resumed.run, resumed.recipe
+    step = 0
+    if resumed.checkpoint is None:
+        echo("the run has no checkpoint yet: it begins again, in the same folder", err=True)
+        run.rewind_metrics(0, validated=False)
+    else:
+        facts = checkpoint_facts(resumed.checkpoint)
+        step = facts.step
+        given = {"trainer.accumulate_grad_batches", "model.train_ds.batch_size"} & resumed.chosen
+        if facts.ranks != ranks:
+            if not given:
+                recipe = keep_effective_batch(recipe, facts.ranks, ranks)
+            print_finding(other_processes(facts.ranks, ranks, facts.effective_batch, recipe))
+        run.rewind_metrics(step, validated=facts.validated)
+        echo(f"going on after step {step:,} from {resumed.checkpoint}", err=True)
+    run.replace_recipe(recipe, step)
+    return recipe
+
+
+def keep_effective_batch(recipe: Recipe, before: int, now: int) -> Recipe:
+    """The recipe with the accumulation (and batch size, if need be) that keeps the clips behind a step."""
+    from quran_asr.experiments.planning.plan import keep_effective_batch as fit
+
+    nodes = recipe.trainer.num_nodes
+    then = replace(recipe, trainer=replace(recipe.trainer, devices=before, num_nodes=1))
+    accumulation, clips = fit(then, now)
+    return replace(
+        recipe,
+        trainer=replace(recipe.trainer, accumulate_grad_batches=accumulation, num_nodes=nodes),
+        model=replace(recipe.model, train_ds=replace(recipe.model.train_ds, batch_size=clips)),
+    )
+
+
+def other_processes(before: int, now: int, effective_batch: int, recipe: Recipe) -> Finding:
+    """What is kept and what is not when a run goes on with more or fewer processes."""
+    accumulation, clips = recipe.trainer.accumulate_grad_batches, recipe.model.train_ds.batch_size
+    reached = accumulation * clips * now
+    keeps = "is kept" if reached == effective_batch else f"becomes {reached}"
+    return Finding(
+        "note",
+        "other-processes",
+        "trainer.devices",
+        f"the run had {_processes(before)} and has {_processes(now)} now: its effective batch of "
+        f"{effective_batch} {keeps} (trainer.accumulate_grad_batches={accumulation} "
+        f"model.train_ds.batch_size={clips}), every clip still comes once in the epoch; the order of the "
+        "clips and what is drawn (dropout, masks, look-aheads) are no longer those of an undisturbed run",
+        "",
+    )
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
 
 
 @click.command(
@@ -77,8 +265,7 @@ def train(
     (trainer.devices) are used by as many processes; torchrun and srun start them on several machines.
     """
     need("train")
-    from quran_asr.cli.resume import has_ended
-    from quran_asr.runs.overrides import split_words
+    from quran_asr.config.overrides import split_words
 
     if resume_best and resume is not None:  # the run was named by --resume: this word is an override
         words, resume_best = (*words, resume_best), ""
@@ -91,12 +278,12 @@ def train(
         if resumed is not None:
             if has_ended(resumed, as_json):
                 return 0
-            wish = Wish(allow_partial, False, not no_preflight, fit_memory)
-            return run_training(resumed.recipe, resumed, wish, as_json)
+            start_options = StartOptions(allow_partial, False, not no_preflight, fit_memory)
+            return run_training(resumed.recipe, resumed, start_options, as_json)
         recipe = load(name or "transfer", overrides)
         keep_tokens = recipe.exp_manager.resume_from_checkpoint is not None
-        wish = Wish(allow_partial, keep_tokens, not no_preflight, fit_memory)
-        return run_training(start_from_checkpoint(recipe), None, wish, as_json)
+        start_options = StartOptions(allow_partial, keep_tokens, not no_preflight, fit_memory)
+        return run_training(start_from_checkpoint(recipe), None, start_options, as_json)
 
 
 def what_goes_on(
@@ -106,7 +293,6 @@ def what_goes_on(
 
     A `.ckpt` under `exp_manager.resume_from_checkpoint` names its run; the overrides beside it win.
     """
-    from quran_asr.cli.resume import resumption
 
     folder = resume if not resume_best else Path(resume_best)
     if folder is not None:
@@ -129,7 +315,9 @@ def what_goes_on(
     return resumption(run, overrides, checkpoint=checkpoint, best=False)
 
 
-def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json: bool) -> int:
+def run_training(
+    recipe: Recipe, resumed: Resumption | None, start_options: StartOptions, as_json: bool
+) -> int:
     """Look at everything, gather the processes, make or open the run folder, and train.
 
     A run that goes on from a checkpoint was looked at when it began.
@@ -137,19 +325,19 @@ def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json
     fresh = resumed is None or resumed.checkpoint is None
     name = recipe.init_from_pretrained_model
     if fresh and name is not None and not is_follower():
-        from quran_asr.train.start.pretrained import refuse_impossible_start
+        from quran_asr.training.pretrained import refuse_impossible_start
 
         refuse_impossible_start(name)
     chosen = select_clips(recipe)
     echo(describe_data(recipe, *chosen), err=True)
     with contextlib.ExitStack() as until_the_end:
         look = None
-        if fresh and wish.preflight and not is_follower():
-            look = until_the_end.enter_context(train_preflight(recipe, wish, chosen))
+        if fresh and start_options.preflight and not is_follower():
+            look = until_the_end.enter_context(train_preflight(recipe, start_options, chosen))
         well = look is None or look.light()
         if not well and not is_launched():
             return 1
-        from quran_asr.train.processes import joined
+        from quran_asr.training.distributed import joined
 
         trainer = recipe.trainer
         ranks = until_the_end.enter_context(joined(trainer.devices, trainer.num_nodes, trainer.accelerator))
@@ -157,30 +345,29 @@ def run_training(recipe: Recipe, resumed: Resumption | None, wish: Wish, as_json
             well = look.heavy()
         if not ranks.from_first(well):
             return 1
-        return train_together(recipe, resumed, wish, chosen, ranks, look, as_json)
+        return train_together(recipe, resumed, start_options, chosen, ranks, look, as_json)
 
 
 def train_together(
     recipe: Recipe,
     resumed: Resumption | None,
-    wish: Wish,
+    start_options: StartOptions,
     chosen: tuple[Selection, Selection],
     ranks: Ranks,
     look: TrainPreflight | None,
     as_json: bool,
 ) -> int:
     """What follows when all processes are there and nothing speaks against it."""
-    from quran_asr.cli.progress import training_progress
-    from quran_asr.cli.resume import go_on_from
-    from quran_asr.runs.planning.plan import device_findings
-    from quran_asr.train.loop import train as train_recipe
-    from quran_asr.train.memory.fit_memory import MemoryBudget
+    from quran_asr.cli.output import training_progress
+    from quran_asr.experiments.planning.plan import device_findings
+    from quran_asr.training.memory import MemoryBudget
+    from quran_asr.training.trainer import train as train_recipe
 
     first = ranks.rank == 0
     fresh = resumed is None or resumed.checkpoint is None
     start = None
     if first and fresh:
-        start = look.from_train.started() if look is not None else open_start(recipe, wish)
+        start = look.from_train.started() if look is not None else open_start(recipe, start_options)
     if resumed is None:
         if first:
             print_findings(device_findings(recipe, max(1, ranks.size // recipe.trainer.num_nodes)))
@@ -208,7 +395,7 @@ def train_together(
                     resume=None if resumed is None else resumed.checkpoint,
                     ranks=ranks,
                     start=start,
-                    memory=MemoryBudget() if wish.fit_memory else None,
+                    memory=MemoryBudget() if start_options.fit_memory else None,
                 )
         except QuranAsrError:
             if resumed is None and first and not run.metrics.exists():  # it never began: keep no folder
@@ -219,7 +406,7 @@ def train_together(
 
 def begin(recipe: Recipe) -> RunFolder:
     """A new run's folder with its recipe."""
-    from quran_asr.runs.folder import create_run
+    from quran_asr.experiments.run_folder import create_run
 
     run = create_run(recipe.exp_manager.exp_dir, recipe.name)
     run.write_recipe(recipe)
@@ -257,13 +444,13 @@ def silent_follower() -> Iterator[None]:
 def tokenizer(words: tuple[str, ...], folder: Path) -> int:
     """Make a recipe's BPE tokenizer from all 6,236 verses, and prove that it loses none."""
     need("train")
-    from quran_asr.runs.overrides import split_words
-    from quran_asr.runs.recipe import load_recipe
+    from quran_asr.config.overrides import split_words
+    from quran_asr.config.recipe import load_recipe
 
     name, overrides = split_words(words, default="transfer")
     recipe = load_recipe(name, overrides)
 
-    from quran_asr.train.tokenizer import train_tokenizer
+    from quran_asr.training.tokenizer import train_tokenizer
 
     made = train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, folder)
     echo(f"{folder}: {made.size} tokens, spelling {recipe.quran.spelling}, no verse lost")
@@ -272,7 +459,7 @@ def tokenizer(words: tuple[str, ...], folder: Path) -> int:
 
 def report_end(ended: Trained, as_json: bool) -> int:
     """Say how a training ended; 130 where it was interrupted, 1 where a sign of `quran.stop_on` ended it."""
-    from quran_asr.runs.folder import average_of, rate_of
+    from quran_asr.experiments.run_folder import average_of, rate_of
 
     best = ended.run.best_nemo()
     if as_json:

@@ -1,4 +1,4 @@
-"""`quran-asr watch`: what the curves of a training say, once or as it goes on."""
+"""`quran-asr watch`: diagnose the curves of a training, once or continuously."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quran_asr.cli.numbers import FiniteRange
-from quran_asr.cli.printing import echo
+from quran_asr.cli.options import FiniteRange
+from quran_asr.cli.output import echo
 
 if TYPE_CHECKING:
-    from quran_asr.runs.curves import Curves
-    from quran_asr.runs.signs.outlook import Outlook
-    from quran_asr.runs.signs.sign import Sign
+    from quran_asr.experiments.curves import Curves
+    from quran_asr.experiments.diagnostics.diagnosis import Diagnosis
+    from quran_asr.experiments.diagnostics.forecast import Forecast
 
 
 @click.command(epilog="Example: quran-asr watch last")
@@ -28,39 +28,39 @@ def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
     RUN is a run folder, `last`, a folder or file of TensorBoard events of any NeMo run, or a CSV. Exits 1
     if there is a sign of severity error.
     """
-    from quran_asr.runs.events import read_curves
-    from quran_asr.runs.folder import last_run
-    from quran_asr.runs.signs.outlook import outlook
-    from quran_asr.runs.signs.signs import judge
+    from quran_asr.experiments.curve_files import read_curves
+    from quran_asr.experiments.diagnostics.forecast import forecast
+    from quran_asr.experiments.diagnostics.rules import diagnose
+    from quran_asr.experiments.run_folder import last_run
 
     path = last_run().path if run == "last" else Path(run)
     curves = read_curves(path)
     if follow:
         return _follow(path, every, as_json)
-    signs = judge(curves)
-    ahead = outlook(curves, signs)
+    diagnostics = diagnose(curves)
+    ahead = forecast(curves, diagnostics)
     if as_json:
-        from quran_asr.cli.printing import print_json
+        from quran_asr.cli.output import print_json
 
-        print_json(_as_json(curves, signs, ahead))
+        print_json(_as_json(curves, diagnostics, ahead))
     else:
         echo(_progress(curves))
-        for sign in signs:
-            echo(_paragraph(sign, _counted_in(curves)))
+        for diagnosis in diagnostics:
+            echo(_paragraph(diagnosis, _counted_in(curves)))
         echo(_ahead(ahead, _counted_in(curves)))
-    return int(any(sign.severity == "error" for sign in signs))
+    return int(any(diagnosis.severity == "error" for diagnosis in diagnostics))
 
 
 def _follow(path: Path, every: float, as_json: bool) -> int:
     """Look again and again; end when the run is over."""
     import json
 
-    from quran_asr.findings import QuranAsrError
-    from quran_asr.runs.events import read_curves
-    from quran_asr.runs.signs.outlook import outlook
-    from quran_asr.runs.signs.signs import judge
+    from quran_asr.errors import QuranAsrError
+    from quran_asr.experiments.curve_files import read_curves
+    from quran_asr.experiments.diagnostics.forecast import forecast
+    from quran_asr.experiments.diagnostics.rules import diagnose
 
-    told: set[str] = set()
+    shown_codes: set[str] = set()
     seen: tuple[Any, ...] = ()
     while True:
         try:
@@ -74,36 +74,36 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
             sum(map(len, curves.training.values())),
             sum(map(len, curves.validation.values())),
         )
-        signs = judge(curves)
-        ahead = outlook(curves, signs)
+        diagnostics = diagnose(curves)
+        ahead = forecast(curves, diagnostics)
         if now != seen:
             if seen and now[0] < seen[0]:
                 echo(f"the run went back to step {now[0]:,}", err=True)
-                told = set()
+                shown_codes = set()
             seen = now
             if as_json:
-                echo(json.dumps(_as_json(curves, signs, ahead), ensure_ascii=False, allow_nan=False))
+                echo(json.dumps(_as_json(curves, diagnostics, ahead), ensure_ascii=False, allow_nan=False))
             else:
                 echo(_progress(curves))
-                for sign in signs:
-                    if sign.code not in told:
-                        echo(_paragraph(sign, _counted_in(curves)))
-            gone = told - {sign.code for sign in signs}
+                for diagnosis in diagnostics:
+                    if diagnosis.code not in shown_codes:
+                        echo(_paragraph(diagnosis, _counted_in(curves)))
+            gone = shown_codes - {diagnosis.code for diagnosis in diagnostics}
             if gone and not as_json:
                 echo(f"no longer seen: {', '.join(sorted(gone))}")
-            told = {sign.code for sign in signs}
-        end = _over(curves, signs)
+            shown_codes = {diagnosis.code for diagnosis in diagnostics}
+        end = _over(curves, diagnostics)
         if end:
             echo(end, err=True)
             if not as_json:
                 echo(_ahead(ahead, _counted_in(curves)))
-            return int(any(sign.severity == "error" for sign in signs))
+            return int(any(diagnosis.severity == "error" for diagnosis in diagnostics))
         time.sleep(every)
 
 
-def _over(curves: Curves, signs: tuple[Sign, ...]) -> str:
+def _over(curves: Curves, diagnostics: tuple[Diagnosis, ...]) -> str:
     """Why the run is over, where its recipe tells; empty while it goes on."""
-    from quran_asr.runs.signs.outlook import is_over
+    from quran_asr.experiments.diagnostics.forecast import is_over
 
     if curves.recipe is None:
         return ""
@@ -114,13 +114,13 @@ def _over(curves: Curves, signs: tuple[Sign, ...]) -> str:
             f"step {curves.steps:,} of {trainer.max_steps:,}" if in_steps else f"{trainer.max_epochs} epochs"
         )
         return f"the run is over: {planned}"
-    ended = [sign.code for sign in signs if sign.code in curves.recipe.quran.stop_on]
+    ended = [diagnosis.code for diagnosis in diagnostics if diagnosis.code in curves.recipe.quran.stop_on]
     return f"the run is over: its recipe stops it on `{ended[0]}`" if ended else ""
 
 
 def _progress(curves: Curves) -> str:
     """Where the run stands, in one line."""
-    from quran_asr.runs.signs.outlook import planned_end
+    from quran_asr.experiments.diagnostics.forecast import planned_end
 
     end = planned_end(curves)
     of = f" of {end:,}" if end is not None and end >= curves.steps else ""
@@ -163,20 +163,20 @@ def _counted_in(curves: Curves) -> str:
     return "epoch" if curves.in_epochs else "step"
 
 
-def _paragraph(sign: Sign, unit: str) -> str:
+def _paragraph(diagnosis: Diagnosis, unit: str) -> str:
     """A sign as a person reads it."""
-    lines = [f"{sign.severity} [{sign.code}] {sign.message}"]
-    if sign.severity != "good":
+    lines = [f"{diagnosis.severity} [{diagnosis.code}] {diagnosis.message}"]
+    if diagnosis.severity != "good":
         measured = ", ".join(
-            f"{e.series.partition('.')[2]} {_value(e.value)} at {unit} {e.step:,}" for e in sign.evidence
+            f"{e.series.partition('.')[2]} {_value(e.value)} at {unit} {e.step:,}" for e in diagnosis.evidence
         )
         lines += [f"  seen in: {measured}"] if measured else []
-    lines += [f"  cause: {sign.cause}"] if sign.cause else []
-    lines += [f"  hint: {sign.remedy}"] if sign.remedy else []
+    lines += [f"  cause: {diagnosis.cause}"] if diagnosis.cause else []
+    lines += [f"  hint: {diagnosis.remedy}"] if diagnosis.remedy else []
     return "\n".join(lines)
 
 
-def _ahead(ahead: Outlook, unit: str) -> str:
+def _ahead(ahead: Forecast, unit: str) -> str:
     if not ahead.expected:
         return f"outlook: {ahead.reason}"
     parts = [
@@ -186,15 +186,15 @@ def _ahead(ahead: Outlook, unit: str) -> str:
     return f"outlook, going on like this, with 90 % intervals: {'; '.join(parts)}"
 
 
-def _as_json(curves: Curves, signs: tuple[Sign, ...], ahead: Outlook) -> dict[str, Any]:
+def _as_json(curves: Curves, diagnostics: tuple[Diagnosis, ...], ahead: Forecast) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
         "run": curves.source,
         "steps": curves.steps,
         "epochs": curves.epoch,
-        "signs": [asdict(sign) for sign in signs],
-        "outlook": {
+        "diagnostics": [asdict(diagnosis) for diagnosis in diagnostics],
+        "forecast": {
             "interval": 0.9,
             "expected": [asdict(expected) for expected in ahead.expected],
             "reason": ahead.reason or None,

@@ -1,4 +1,4 @@
-"""Which clips of a manifest are fit to train on, and why the others are not. Needs no model.
+"""Audit of a manifest without a model: which clips are fit to train on, and why the others are not.
 
 An audit reads, measures and judges, and changes nothing; `write_audit` then writes two manifests and the
 measurements beside the old manifest, which stays as it is.
@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from quran_asr.corpus.audit_rules import LIMITS, REASONS, Limits, Reason, judge_sound, usual_of
+from quran_asr.corpus.duration_model import FEWEST, DurationModel, Recited, find_shifted, fit_duration_model
 from quran_asr.corpus.fingerprint import find_copies
 from quran_asr.corpus.manifest import collect_lines, sidecar_of, write_manifest
-from quran_asr.corpus.measured import Effort, Measured, measure_clips
-from quran_asr.corpus.pace import FEWEST, Pace, Recited, find_shifted, fit_pace
-from quran_asr.corpus.sounds import Sounds
-from quran_asr.corpus.verdict import LIMITS, REASONS, Limits, Reason, judge_sound, usual_of
-from quran_asr.corpus.wording import check_text, sounds_of
+from quran_asr.corpus.measurements import Effort, Measured, measure_clips
+from quran_asr.corpus.phone_classes import Sounds
+from quran_asr.corpus.text_check import check_text, sounds_of
+from quran_asr.errors import Finding, QuranAsrError, counted
 from quran_asr.files import parse_json, write_atomically
-from quran_asr.findings import Finding, QuranAsrError, counted
 from quran_asr.records import Segment
 
 _NAMED = 3
@@ -68,7 +68,7 @@ class AuditReport:
     """One for each line that can be read, in order."""
     findings: tuple[Finding, ...]
     """What is wrong, summed up: errors first."""
-    paces: dict[str, Pace]
+    duration_models: dict[str, DurationModel]
     """Reciter -> how fast he recites; reciters of whom no clip can be read are left out."""
     effort: Effort
     limits: Limits
@@ -116,7 +116,7 @@ def audit(
     segments = [segment for _, segment in lines]
     measured, effort = measure_clips(segments, cache=cache, workers=workers, on_progress=on_progress)
     sounds = [sounds_of(segment) for segment in segments]
-    paces = _paces(segments, measured, sounds, limits)
+    duration_models = _paces(segments, measured, sounds, limits)
     by_reciter: dict[str, list[int]] = defaultdict(list)
     for index, segment in enumerate(segments):
         by_reciter[segment.reciter].append(index)
@@ -128,15 +128,15 @@ def audit(
     deviations: list[float | None] = [None] * len(lines)
     for reciter, clips in by_reciter.items():
         usual = usual_of([measured[clip] for clip in clips])
-        pace = paces.get(reciter)
+        duration_model = duration_models.get(reciter)
         for clip in clips:
             length = _said(measured[clip], limits)
-            if pace and length is not None:
-                expected[clip] = pace.expected(sounds[clip])
-                deviations[clip] = pace.deviation(length, sounds[clip])
+            if duration_model and length is not None:
+                expected[clip] = duration_model.expected(sounds[clip])
+                deviations[clip] = duration_model.deviation(length, sounds[clip])
             reasons[clip] += judge_sound(measured[clip], usual, deviations[clip], limits)
-        if pace:
-            _judge_numbering(reasons, clips, segments, measured, pace, limits)
+        if duration_model:
+            _judge_numbering(reasons, clips, segments, measured, duration_model, limits)
     _judge_copies(reasons, segments, measured)
     verdicts = tuple(
         Verdict(values, segment, one, expect, deviation, tuple(why))
@@ -144,10 +144,10 @@ def audit(
             lines, measured, expected, deviations, reasons, strict=True
         )
     )
-    said = [*findings, *_summed_up(verdicts), *_few_clips(paces)]
+    said = [*findings, *_summed_up(verdicts), *_few_clips(duration_models)]
     order = ("error", "warning", "note")
     said.sort(key=lambda finding: order.index(finding.severity))
-    return AuditReport(Path(manifest), verdicts, tuple(said), paces, effort, limits)
+    return AuditReport(Path(manifest), verdicts, tuple(said), duration_models, effort, limits)
 
 
 def _said(one: Measured, limits: Limits) -> float | None:
@@ -160,24 +160,26 @@ def _said(one: Measured, limits: Limits) -> float | None:
 
 def _paces(
     segments: Sequence[Segment], measured: Sequence[Measured], sounds: Sequence[Sounds], limits: Limits
-) -> dict[str, Pace]:
+) -> dict[str, DurationModel]:
     """The pace of each reciter; of those with few clips, that of all clips together."""
     clips: dict[str, list[tuple[Sounds, float]]] = defaultdict(list)
     for segment, one, its_sounds in zip(segments, measured, sounds, strict=True):
         length = _said(one, limits)
         if length is not None:
             clips[segment.reciter].append((its_sounds, length))
-    together: Pace | None = None
-    paces = {}
+    together: DurationModel | None = None
+    duration_models = {}
     for reciter, pairs in clips.items():
         if len(pairs) >= FEWEST:
-            paces[reciter] = fit_pace(*zip(*pairs, strict=True))
+            duration_models[reciter] = fit_duration_model(*zip(*pairs, strict=True))
         else:
             if together is None:
-                fitted = fit_pace(*zip(*(pair for one in clips.values() for pair in one), strict=True))
-                together = Pace(fitted.seconds, fitted.scatter, fitted.clips, own=False)
-            paces[reciter] = together
-    return paces
+                fitted = fit_duration_model(
+                    *zip(*(pair for one in clips.values() for pair in one), strict=True)
+                )
+                together = DurationModel(fitted.seconds, fitted.scatter, fitted.clips, own=False)
+            duration_models[reciter] = together
+    return duration_models
 
 
 def _judge_numbering(
@@ -185,7 +187,7 @@ def _judge_numbering(
     clips: Sequence[int],
     segments: Sequence[Segment],
     measured: Sequence[Measured],
-    pace: Pace,
+    duration_model: DurationModel,
     limits: Limits,
 ) -> None:
     verses = []
@@ -193,7 +195,7 @@ def _judge_numbering(
         length = _said(measured[clip], limits)
         if length is not None and len(segments[clip].verses) == 1:
             verses.append(Recited(clip, segments[clip].verses[0], length))
-    for shift in find_shifted(verses, pace):
+    for shift in find_shifted(verses, duration_model):
         beside = "after" if shift.by > 0 else "before"
         said = (
             f"{shift.first} to {shift.last} fit the verse {beside} each better "
@@ -268,8 +270,12 @@ def _excess(reason: Reason) -> float:
     return float(abs(np.log(max(abs(reason.value), 1e-6) / abs(reason.limit))))
 
 
-def _few_clips(paces: Mapping[str, Pace]) -> list[Finding]:
-    few = sorted(reciter or "(no name)" for reciter, pace in paces.items() if not pace.own)
+def _few_clips(duration_models: Mapping[str, DurationModel]) -> list[Finding]:
+    few = sorted(
+        reciter or "(no name)"
+        for reciter, duration_model in duration_models.items()
+        if not duration_model.own
+    )
     if not few:
         return []
     said = (
@@ -319,9 +325,9 @@ def write_audit(report: AuditReport, to: str | Path) -> list[Path]:
     write_manifest(
         rejects,
         [{**one.line, "audit": {"reasons": reasons_to_json(one)}} for one in report.rejects],
-        {**meta, "side": "rejects"},
+        {**meta, "split": "rejects"},
     )
-    write_manifest(clean, [one.line for one in report.clean], {**meta, "side": "clean"})
+    write_manifest(clean, [one.line for one in report.clean], {**meta, "split": "clean"})
     return replaced
 
 

@@ -1,4 +1,4 @@
-"""An audit as a page: one file that needs no network, with distributions and players for the worst clips."""
+"""An audit as a self-contained HTML page: distributions, and players for the worst clips."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from quran_asr import audio
 from quran_asr.corpus.audit import AuditReport, Verdict
+from quran_asr.corpus.audit_rules import REASONS
 from quran_asr.corpus.signal import Signal
-from quran_asr.corpus.verdict import REASONS
+from quran_asr.errors import QuranAsrError, counted
 from quran_asr.files import write_atomically
-from quran_asr.findings import QuranAsrError, counted
 
 PLAYERS_A_REASON = 4
 PLAYERS = 40

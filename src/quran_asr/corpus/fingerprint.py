@@ -1,4 +1,4 @@
-"""The same sound twice, also after another codec, gain, rate or trimming, found without comparing all pairs.
+"""Audio fingerprints: duplicates despite another codec, gain, rate or trimming, found without all pairs.
 
 Every 16 ms of sound has a code of 24 bits: whether the energy difference of neighbouring bands grows or
 falls (Haitsma and Kalker, "A highly robust audio fingerprinting system", ISMIR 2002). A part of the codes,

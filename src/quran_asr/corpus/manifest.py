@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from quran_asr import __version__
+from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.files import parse_json, write_atomically
-from quran_asr.findings import Finding, QuranAsrError
 from quran_asr.records import Segment, VerseRef
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import SPELLINGS, edition_of, separate_basmala, spell
@@ -252,7 +252,7 @@ def _segment(values: dict[str, Any], folder: str, spelling: str, *, must_exist: 
         raise QuranAsrError("`duration` is 0")
     reciter = values.get("reciter")
     if not isinstance(reciter, str | None):
-        raise QuranAsrError("`reciter` is no text")
+        raise QuranAsrError("`reciter` must be a string")
     also_accept = values.get("also_accept") or []
     if not isinstance(also_accept, list):
         raise QuranAsrError('`also_accept` is no list of lists of verses, such as [["4:44"]]')
@@ -270,7 +270,7 @@ def _segment(values: dict[str, Any], folder: str, spelling: str, *, must_exist: 
 
 def _text(written: object, verses: tuple[VerseRef, ...], spelling: str) -> str:
     if not isinstance(written, str | None):
-        raise QuranAsrError("`text` is no text")
+        raise QuranAsrError("`text` must be a string")
     if not (written or "").strip():
         if not verses:
             raise QuranAsrError("neither `text` nor `verses` says what is recited")

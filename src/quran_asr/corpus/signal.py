@@ -1,4 +1,4 @@
-"""What can be measured on the sound of one clip without knowing what is said in it.
+"""Signal measurements of one clip: level, noise, pauses, clipping, bandwidth.
 
 All of it comes from one decoding and one spectrogram, so that an audit costs little more than decoding.
 """

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from quran_asr.decoding.language_model import MOST_ORDER, LanguageModel, Level, assemble
+from quran_asr.errors import QuranAsrError
 from quran_asr.files import write_atomically
-from quran_asr.findings import QuranAsrError
 
 NEMO_OFFSET = 100
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"

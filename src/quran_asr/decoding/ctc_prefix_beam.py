@@ -13,18 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from quran_asr.decode.ctc import check_scores
-from quran_asr.decode.endpoint import Pause
-from quran_asr.decoding.fusion import (
-    NO_FUSION,
-    Candidate,
-    Doubles,
-    Fusion,
-    Ints,
-    Tail,
-    joined,
-    shared_tokens,
-)
+from quran_asr.decoding.ctc import check_scores
+from quran_asr.decoding.endpoint import Pause
+from quran_asr.decoding.fusion import NO_FUSION, Candidate, Doubles, Fusion, Ints, Tail, joined, shared_tokens
 from quran_asr.records import Hypothesis
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quran_asr.decoding.language_model import LanguageModel
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
 Doubles = NDArray[np.float64]

@@ -8,7 +8,7 @@ from itertools import product
 
 from quran_asr.decoding.fusion import Fusion
 from quran_asr.decoding.language_model import LanguageModel
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import Counts
 
 WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0, 1.4)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quran_asr.decoding.tokenization import Tokenizer
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import Quran
 from quran_asr.text.spelling import spell

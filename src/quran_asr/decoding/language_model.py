@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quran_asr.errors import QuranAsrError
 from quran_asr.files import write_atomically
-from quran_asr.findings import QuranAsrError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]

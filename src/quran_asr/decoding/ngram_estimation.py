@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quran_asr.decoding.language_model import MOST_ORDER, Ints, LanguageModel, Level, assemble
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 
 Doubles = NDArray[np.float64]
 Smoothing = Literal["kneser-ney", "witten-bell"]

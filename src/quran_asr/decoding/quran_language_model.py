@@ -11,11 +11,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quran_asr.decode.vocabulary import WORD_START, Vocabulary
 from quran_asr.decoding.language_model import LanguageModel
 from quran_asr.decoding.ngram_estimation import Smoothing, Text, estimate
 from quran_asr.decoding.tokenization import Tokenizer
-from quran_asr.findings import QuranAsrError
+from quran_asr.decoding.vocabulary import WORD_START, Vocabulary
+from quran_asr.errors import QuranAsrError
 from quran_asr.text.editions import SURAHS
 from quran_asr.text.passages import parse_range
 from quran_asr.text.quran import load_quran

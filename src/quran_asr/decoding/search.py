@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quran_asr.decoding.graph import NEVER, UNITS, Graph, in_units, window
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -282,7 +282,7 @@ def trace(graph: Graph, state: SearchState, end: PathEnd) -> tuple[Visit, ...]:
     record = end.entry & _RECORD
     visits = _visits(graph, state.records, record)
     last = Visit(end.word, int(state.records.frame[record]), state.frame)
-    heard = Heard(state.emissions, state.frame - len(state.emissions), state.spoken, state.frame)
+    heard = Measured(state.emissions, state.frame - len(state.emissions), state.spoken, state.frame)
     aligned = [align_visit(graph, visit, heard) for visit in visits]
     return (*aligned, align_visit(graph, last, heard, end.tokens))
 
@@ -428,7 +428,7 @@ class _Run:
 
         common = _common(records.before, np.flatnonzero(marked))
         visits = _visits(self.whole, records, common)
-        heard = Heard(self.emissions, self.base, np.array(self.spoken, np.bool_), self.frame)
+        heard = Measured(self.emissions, self.base, np.array(self.spoken, np.bool_), self.frame)
         committed = [align_visit(self.whole, visit, heard) for visit in visits]
 
         _mark_ways(records.before, marked, common)
@@ -510,7 +510,7 @@ class _Growing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Heard:
+class Measured:
     """What is kept of the frames of visits that are to be aligned."""
 
     emissions: Int32
@@ -523,7 +523,7 @@ class Heard:
     """Frame after the last of `spoken`."""
 
 
-def align_visit(graph: Graph, visit: Visit, heard: Heard, tokens: int | None = None) -> Visit:
+def align_visit(graph: Graph, visit: Visit, heard: Measured, tokens: int | None = None) -> Visit:
     """Where in its visit a word has its tokens, by the same scores and costs as the search.
 
     Args:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from quran_asr.decode.vocabulary import WORD_START, Vocabulary
-from quran_asr.findings import QuranAsrError
+from quran_asr.decoding.vocabulary import WORD_START, Vocabulary
+from quran_asr.errors import QuranAsrError
 
 
 class Tokenizer:

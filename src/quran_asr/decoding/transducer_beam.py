@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from quran_asr.decode.endpoint import Pause
-from quran_asr.decode.transducer import Floats, Hidden, Join, Predict
+from quran_asr.decoding.endpoint import Pause
 from quran_asr.decoding.fusion import (
     NO_FUSION,
     NO_TOKENS,
@@ -27,7 +26,8 @@ from quran_asr.decoding.fusion import (
     joined,
     shared_tokens,
 )
-from quran_asr.findings import QuranAsrError
+from quran_asr.decoding.transducer import Floats, Hidden, Join, Predict
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
 LARGEST_BLOCK = 8

@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Literal
 from xml.etree import ElementTree
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 
 EditionName = Literal["uthmani", "simple"]

@@ -1,4 +1,4 @@
-"""The Quran in one spelling: what every other room asks for the words of a verse."""
+"""The Quran in one spelling: verses, words, basmalas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.editions import SURAHS, EditionName, load_edition
 from quran_asr.text.spelling import edition_of, spell

@@ -30,7 +30,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from quran_asr.findings import QuranAsrError
+from quran_asr.errors import QuranAsrError
 from quran_asr.text.editions import EditionName, load_edition
 
 SPELLINGS = ("uthmani", "diacritized", "letters")

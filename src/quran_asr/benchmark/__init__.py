@@ -1,0 +1,1 @@
+"""Speed of training and inference, compared with stock NeMo and sherpa-onnx."""

@@ -1,0 +1,272 @@
+"""Inference speed and latency of the same weights in ONNX Runtime, NeMo and sherpa-onnx.
+
+Each side is a process of its own (`listening_side.py`), asked in turn, round by round; medians are taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from quran_asr import audio
+from quran_asr.benchmark.runtime_models import Models
+from quran_asr.benchmark.runtime_tables import spread, word_delays
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import SAMPLE_RATE, Segment
+from quran_asr.runtime.recognizer import Recognizer
+
+NARROW = 480
+"""Milliseconds of look-ahead at which memory and many streams are measured, where the model has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be measured."""
+
+    models: Models
+    files: tuple[str, ...]
+    """Recordings as 16 kHz wav files."""
+    seconds: float
+    """Of all of them."""
+    trained: bool
+    """Whether the weights are those of a training."""
+    recited: bool
+    """Whether the recordings are of recitation; without that or without a training there is no latency."""
+    look_aheads_ms: tuple[int, ...]
+    rounds: int
+    minutes: float
+    """Of one stream during which memory is watched; 0 leaves that out."""
+    threads: int
+    most_streams: int
+    """To try; 0 leaves that out."""
+
+    @property
+    def narrow(self) -> int:
+        known = self.look_aheads_ms
+        return NARROW if NARROW in known else known[0]
+
+    def chunk(self, look_ahead_ms: int) -> float:
+        """Seconds of sound that are encoded at once."""
+        return look_ahead_ms / 1000 + self.models.bundle.frame_seconds
+
+
+Say = Callable[[str], None]
+
+
+def compare(task: Task, say: Say, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measure all sides.
+
+    Args:
+        task: what to measure.
+        say: called with what is measured next.
+        keep: called with the figures so far, whenever there are many more.
+
+    Raises:
+        QuranAsrError: what a side said when it failed.
+    """
+    with ExitStack() as processes:
+        asks: dict[str, _Asker] = {}
+        figures: dict[str, dict[str, Any]] = {}
+        document = {**_about(task), "workers": figures}
+        for name, (module, setup) in _sides(task).items():
+            say(f"{name}: from nothing to the words of a file")
+            began = time.perf_counter()
+            asks[name] = processes.enter_context(_started(name, module, setup, task.threads))
+            asks[name]("whole", files=[_about_five_seconds(task.files)])
+            wall, cpu = time.perf_counter() - began, asks[name].cpu
+            figures[name] = {
+                "cold_start": {"wall_seconds": wall, "cpu_seconds": cpu},
+                "memory": {"loaded_bytes": asks[name]("memory")["used"]},
+            }
+        _speed(task, asks, figures, say)
+        keep(document)
+        if task.trained and task.recited:
+            _latency(task, asks, figures, say)
+            keep(document)
+        for name, ask in asks.items():
+            memory = figures[name]["memory"]
+            memory["peak_bytes"] = ask("memory")["peak"]
+            if task.minutes:
+                say(f"{name}: memory over {task.minutes:g} minutes")
+                used = ask("long", files=list(task.files), look_ahead_ms=task.narrow, minutes=task.minutes)
+                memory |= {"by_minute_bytes": used, "growth_bytes": used[-1] - used[0]}
+            if task.most_streams:
+                figures[name]["streams"] = _most_streams(task, name, ask, say)
+            keep(document)
+    return document
+
+
+def write_clips(segments: Sequence[Segment], seconds: float, folder: Path) -> tuple[tuple[str, ...], float]:
+    """The first recordings up to so many seconds as wav files, and how long they are in all."""
+    files: list[str] = []
+    total = 0.0
+    for segment in segments:
+        samples = audio.read(segment.audio, segment.offset, segment.duration or None)
+        files.append(str(folder / f"{len(files):04}.wav"))
+        audio.write(files[-1], samples)
+        total += len(samples) / SAMPLE_RATE
+        if total >= seconds:
+            break
+    return tuple(files), total
+
+
+def _sides(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
+    models, threads = task.models, task.threads
+    workers: dict[str, tuple[str, dict[str, Any]]] = {
+        "ours": ("worker_ours", {"folder": str(models.bundle.folder)}),
+        "ours int8": ("worker_ours", {"folder": str(models.int8.folder)}),
+        "nemo": ("worker_nemo", {"model": str(models.archive)}),
+    }
+    for name, folders in (("sherpa-onnx", models.sherpa), ("sherpa-onnx, NeMo's export", models.stock)):
+        if folders:
+            paths = {str(ms): str(folder) for ms, folder in folders.items()}
+            tails = {str(ms): seconds for ms, seconds in models.tails.items()}
+            workers[name] = ("worker_sherpa", {"folders": paths, "tails": tails})
+    return {name: (module, {**setup, "threads": threads}) for name, (module, setup) in workers.items()}
+
+
+def _speed(task: Task, asks: Mapping[str, _Asker], figures: dict[str, dict[str, Any]], say: Say) -> None:
+    """Real-time factors, whole and per look-ahead: a round to warm up, then rounds that count."""
+    files = list(task.files)
+    jobs: list[tuple[str, dict[str, Any]]] = [("whole", {"files": files})]
+    jobs += [("stream", {"files": files, "look_ahead_ms": ms}) for ms in task.look_aheads_ms]
+    for do, arguments in jobs:
+        told = f"at {arguments['look_ahead_ms']} ms" if do == "stream" else "files"
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in asks}
+        for ask in asks.values():
+            ask(do, **{**arguments, "files": files[:1]})
+        for number in range(task.rounds):
+            for name, ask in asks.items():
+                say(f"{name}: {do} {told}, round {number + 1} of {task.rounds}")
+                found[name].append(ask(do, **arguments))
+        for name, runs in found.items():
+            row = {
+                f"rtf_{clock}": statistics.median(run[clock] for run in runs) / task.seconds
+                for clock in ("cpu", "wall")
+            }
+            texts = runs[0]["texts"]
+            same = sum(a == b for a, b in zip(texts, found["ours"][0]["texts"], strict=True))
+            row |= {"words": sum(len(text.split()) for text in texts), "clips_as_ours": same}
+            if do == "whole":
+                figures[name]["whole"] = row
+            else:
+                streaming = figures[name].setdefault("streaming", {})
+                streaming[str(arguments["look_ahead_ms"])] = row
+
+
+def _latency(task: Task, asks: Mapping[str, _Asker], figures: dict[str, dict[str, Any]], say: Say) -> None:
+    recognizer = Recognizer(task.models.bundle, threads=task.threads)
+    heard = [recognizer.recognize(file).words for file in task.files]
+    for ms in task.look_aheads_ms:
+        for name, ask in asks.items():
+            say(f"{name}: latency at {ms} ms")
+            clips = ask("results", files=list(task.files), look_ahead_ms=ms)
+            shown: list[float] = []
+            committed: list[float] = []
+            for words, changes in zip(heard, clips, strict=True):
+                ends = [(word.text, word.end) for word in words]
+                delays = word_delays(ends, changes)
+                shown += [delay for delay, _ in delays]
+                committed += [delay for _, delay in delays if delay is not None]
+            figures[name]["streaming"][str(ms)]["latency"] = {
+                "shown": spread(shown),
+                "committed": spread(committed),
+            }
+
+
+def _most_streams(task: Task, name: str, ask: _Asker, say: Say) -> dict[str, Any]:
+    """The most streams that one process on one core takes a chunk further in less than a chunk's time."""
+    ms, chunk = task.narrow, task.chunk(task.narrow)
+    steps: dict[int, float] = {}
+
+    def in_time(count: int) -> bool:
+        say(f"{name}: {count} streams at {ms} ms")
+        arguments = {"files": list(task.files), "look_ahead_ms": ms, "count": count, "chunk": chunk}
+        found = ask("streams", **arguments, steps=task.rounds + 2)
+        steps[count] = found["cpu"] / task.threads
+        return steps[count] <= chunk
+
+    good, bad = 0, 1
+    while bad <= task.most_streams and in_time(bad):
+        good, bad = bad, 2 * bad
+    while bad <= task.most_streams and bad - good > max(1, good // 8):
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if in_time(middle) else (good, middle)
+    cores = os.cpu_count() or 1
+    return {
+        "look_ahead_ms": ms,
+        "in_one_process": good,
+        "on_all_cores": good * (cores // task.threads),
+        "step_seconds": {str(count): seconds for count, seconds in sorted(steps.items())},
+    }
+
+
+def _about(task: Task) -> dict[str, Any]:
+    models = task.models
+    packages = ("onnxruntime", "torch", "nemo_toolkit", *(("sherpa-onnx",) if models.sherpa else ()))
+    return {
+        "model": models.bundle.name,
+        "trained": task.trained,
+        "parameters": models.parameters,
+        "look_aheads_ms": list(task.look_aheads_ms),
+        "clips": len(task.files),
+        "audio_seconds": task.seconds,
+        "decoder": "transducer",
+        "threads": task.threads,
+        "cores": os.cpu_count(),
+        "rounds": task.rounds,
+        "minutes": task.minutes,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def _about_five_seconds(files: Sequence[str]) -> str:
+    return min(files, key=lambda file: abs(Path(file).stat().st_size - 5 * 32_000))
+
+
+class _Asker:
+    """Sends a command to a side and waits for its answer."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
+        self.name, self.process = name, process
+        self.cpu = 0.0
+        """Seconds that the process has used."""
+
+    def __call__(self, do: str, **arguments: Any) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self.process.stdin.flush()
+        line = self.process.stdout.readline() or '{"error": "its process ended"}'
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise QuranAsrError(f"{self.name} failed in `{do}`: {answer['error']}")
+        self.cpu = answer["cpu"]
+        return answer["answer"]
+
+
+@contextlib.contextmanager
+def _started(name: str, module: str, setup: Mapping[str, Any], threads: int) -> Iterator[_Asker]:
+    """A side's process."""
+    command = [sys.executable, "-m", f"{__package__}.{module}", json.dumps(setup)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            yield _Asker(name, process)
+        finally:
+            process.kill()

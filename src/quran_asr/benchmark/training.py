@@ -1,0 +1,308 @@
+"""Training speed of stock NeMo and of this package, in turn, on the same weights and batches.
+
+Each side is a process of its own (`benchmark_side.py`), so that neither's memory, threads or settings touch
+the other's. They are asked in turn, round by round, and medians are taken: what else the machine does meets
+both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quran_asr.benchmark.clips import Clips, chosen_clips, in_batches, made_clips
+from quran_asr.benchmark.training_tables import SIDES, Measured, Preset, StepTime, ratios
+from quran_asr.benchmark.training_worker import Setup, serve
+from quran_asr.config.architecture import of_recipe
+from quran_asr.config.recipe import load_recipe
+from quran_asr.config.schema import Recipe
+from quran_asr.errors import QuranAsrError
+from quran_asr.experiments.planning.cost import training_flops
+from quran_asr.experiments.planning.devices import Calibration, find_device, measured_by
+from quran_asr.records import Segment
+from quran_asr.training.tokenizer import Tokenizer, train_tokenizer
+
+AFTER_STEPS = 500
+"""In which float32 and bf16 are compared on a GPU."""
+LAST_LOSSES = 20
+"""Mean over so many steps at their end."""
+GROWTH = (2, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be measured."""
+
+    preset: Preset
+    overrides: tuple[str, ...]
+    """Of the command line; they win."""
+    device: str
+    """`cpu` or `cuda`"""
+    clips: int
+    seconds: tuple[float, float]
+    manifests: tuple[str, ...]
+    """Clips are taken from these; without any they are made."""
+    rounds: int
+    steps: int
+    """In a round."""
+    threads: int = 1
+
+    def words(self) -> tuple[str, ...]:
+        """Overrides of the recipe: one process, one batch a step, nothing but steps."""
+        return (
+            *self.preset.overrides,
+            "quran.seed=0",
+            f"model.train_ds.batch_size={self.clips}",
+            "model.train_ds.batch_duration=null",
+            "quran.curriculum=null",
+            *(() if self.device == "cuda" else ("model.train_ds.num_workers=0",)),
+            "model.train_ds.max_duration=1000",
+            "trainer.devices=1",
+            f"trainer.accelerator={'gpu' if self.device == 'cuda' else 'cpu'}",
+            f"trainer.precision={'bf16-mixed' if self.device == 'cuda' else 32}",
+            "trainer.accumulate_grad_batches=1",
+            "trainer.max_epochs=-1",
+            "trainer.max_steps=1000000",
+            "trainer.check_val_every_n_epoch=null",
+            "trainer.val_check_interval=1000000000",
+            "exp_manager.create_tensorboard_logger=false",
+            *self.overrides,
+        )
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.preset.recipe, self.words())
+
+
+OnResult = Callable[[dict[str, Any]], None]
+"""Called with the figures so far, whenever there are more of them."""
+
+
+def compare(
+    task: Task, say: Callable[[str], None], on_result: OnResult, *, alone: bool = True
+) -> dict[str, Any]:
+    """Measure both sides of a preset.
+
+    Args:
+        say: called with what is measured next.
+        alone: also time joint and loss alone, and a validation of ours.
+
+    Raises:
+        QuranAsrError: clips that cannot be had, or a side that failed.
+    """
+    with prepared(task) as (clips, tokenizer):
+        about = _about(task, clips, tokenizer)
+        measured = {side: Measured() for side in SIDES}
+
+        def result() -> dict[str, Any]:
+            costs = (about["batch"]["audio_seconds"], about["batch"]["flops"], about.get("peak_flops"))
+            figures = {side: measured[side].figures(*costs) for side in SIDES}
+            return {**about, **figures, "ratio": ratios(figures["stock"], figures["ours"])}
+
+        with ExitStack() as processes:
+            sides = {}
+            for side in SIDES:
+                say(f"starting {side}")
+                sides[side] = processes.enter_context(started(task, side, clips, tokenizer.folder))
+            about |= _same(sides, task)
+            for number in range(task.rounds):
+                for side in SIDES:
+                    say(f"{side}: round {number + 1} of {task.rounds}, {task.steps} steps")
+                    measured[side].steps += sides[side]("steps", task.steps)
+                    on_result(result())
+            for number in range(task.rounds if alone else 0):
+                for side in SIDES:
+                    say(f"{side}: joint and loss alone, {number + 1} of {task.rounds}")
+                    measured[side].losses.append(sides[side]("loss"))
+                    on_result(result())
+            if alone:
+                say("ours: a validation")
+                about["validation_seconds_per_hour"] = sides["ours"]("validation")
+            for side in SIDES:
+                say(f"{side}: memory of the loss")
+                measured[side].loss_peak_bytes, measured[side].peak_bytes = sides[side]("memory")
+            on_result(result())
+        return result()
+
+
+def available(device: str) -> str:
+    """`cpu` or `cuda`, of `auto`, `cpu` and `cuda`.
+
+    Raises:
+        QuranAsrError: a GPU is asked for, and torch sees none.
+    """
+    gpu = torch.cuda.is_available()
+    if device == "cuda" and not gpu:
+        raise QuranAsrError("no CUDA device here", where="--device cuda", remedy="use auto or cpu")
+    return ("cuda" if gpu else "cpu") if device == "auto" else device
+
+
+def grown(task: Task) -> Iterator[tuple[str, Task]]:
+    """The task with more clips, and with longer ones."""
+    for times in GROWTH:
+        yield f"{times}x clips", replace(task, clips=times * task.clips, rounds=1, steps=1)
+    for times in GROWTH:
+        low, high = task.seconds
+        longer = (times * low, times * high)
+        yield f"{times}x length", replace(task, seconds=longer, rounds=1, steps=1, manifests=())
+
+
+def calibration(task: Task, figures: dict[str, Any]) -> Calibration:
+    """What `plan` is to know of this device: our side's training."""
+    batch, step = figures["batch"]["audio_seconds"], figures["ours"]["step_seconds"]
+    validation = figures["validation_seconds_per_hour"]
+    return measured_by(task.recipe, figures["device"], batch, step, validation, figures["date"][:10])
+
+
+def precisions(task: Task, say: Callable[[str], None], steps: int = AFTER_STEPS) -> dict[str, Any]:
+    """Ours in float32 and in bf16 from the same weights: time of a step, loss after the same steps."""
+    found: dict[str, Any] = {}
+    with prepared(task) as (clips, tokenizer):
+        for name, precision in (("fp32", 32), ("bf16", "bf16-mixed")):
+            say(f"ours in {name}: {steps} steps")
+            with started(task, "ours", clips, tokenizer.folder) as ask:
+                timed: list[StepTime] = ask("steps", steps, precision)
+            last, times = timed[-LAST_LOSSES:], sorted(step.seconds for step in timed)
+            found[name] = {
+                "step_seconds": times[len(times) // 2],
+                "loss": sum(step.loss for step in last) / len(last),
+                "steps": steps,
+            }
+    return {**found, "ratio": found["fp32"]["step_seconds"] / found["bf16"]["step_seconds"]}
+
+
+@contextlib.contextmanager
+def prepared(task: Task) -> Iterator[tuple[Clips, Tokenizer]]:
+    """Tokenizer and clips in a folder that is gone afterwards: a batch to warm up, and one for each step."""
+    recipe = task.recipe
+    with tempfile.TemporaryDirectory(prefix="quran-asr-benchmark-") as made:
+        folder = Path(made)
+        tokenizer = train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, folder / "tokenizer")
+        count = task.clips * (task.steps + 1)
+        segments: Sequence[Segment]
+        if task.manifests:
+            segments = chosen_clips(task.manifests, count, recipe.quran.spelling)
+        else:
+            segments = made_clips(count, task.seconds, recipe.quran.spelling, folder)
+        yield in_batches(segments, task.clips, folder), tokenizer
+
+
+Ask = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def started(task: Task, side: str, clips: Clips, tokenizer: Path) -> Iterator[Ask]:
+    """A side's process; the callable sends a command and waits for the answer.
+
+    Raises:
+        QuranAsrError: what the side said when it failed.
+    """
+    setup = Setup(
+        side,
+        task.preset.recipe,
+        task.words(),
+        tokenizer,
+        clips.segments,
+        clips.manifest,
+        task.device,
+        task.threads,
+    )
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    with _environment(task.threads):
+        process = spawn.Process(target=serve, args=(setup, theirs), daemon=False)
+        process.start()
+    theirs.close()
+
+    def answer() -> Any:
+        try:
+            fine, value = ours.recv()
+        except EOFError:
+            fine, value = False, "its process ended"
+        if not fine:
+            raise QuranAsrError(f"{side} failed: {value}", where=task.preset.about)
+        return value
+
+    def ask(*command: Any) -> Any:
+        ours.send(command)
+        return answer()
+
+    try:
+        answer()
+        yield ask
+        ours.send(None)
+        process.join(timeout=60)
+    finally:
+        ours.close()
+        if process.is_alive():
+            process.terminate()
+        process.join()
+
+
+@contextlib.contextmanager
+def _environment(threads: int) -> Iterator[None]:
+    """What a side inherits: its threads, before any library has counted the cores."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _about(task: Task, clips: Clips, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What is measured, beside the figures: means over the batches that are counted."""
+    recipe = task.recipe
+    architecture = of_recipe(recipe.model, recipe.quran.vocabulary_size)
+    counted = [segment for batch in clips.batches[1:] for segment in batch]
+    batches = len(clips.batches) - 1
+    flops = [training_flops(architecture, s.duration, len(tokenizer.encode(s.text))) for s in counted]
+    return {
+        "clock": task.device,
+        "precision": str(recipe.trainer.precision),
+        "threads": task.threads if task.device == "cpu" else None,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "clips_from": list(task.manifests) or "made",
+        "batch": {
+            "clips": task.clips,
+            "audio_seconds": sum(s.duration for s in counted) / batches,
+            "flops": sum(flops) / batches,
+        },
+    }
+
+
+def _same(sides: dict[str, Ask], task: Task) -> dict[str, Any]:
+    """What both sides say of their model and first batch.
+
+    Raises:
+        QuranAsrError: they differ, and a comparison would mean nothing.
+    """
+    described = {name: ask("describe") for name, ask in sides.items()}
+    if described["stock"] != described["ours"]:
+        raise QuranAsrError(
+            f"the sides do not train the same: {described['stock']} and {described['ours']}",
+            where=task.preset.about,
+        )
+    ours = described["ours"]
+    clips, frames, labels, classes = ours["shape"]
+    lattice = {"clips": clips, "frames": frames, "labels": labels, "classes": classes}
+    known = find_device(ours["device"]) if task.device == "cuda" else None
+    return {
+        "device": ours["device"],
+        "peak_flops": None if known is None else known.peak_flops,
+        "parameters": ours["parameters"],
+        "lattice": lattice,
+    }

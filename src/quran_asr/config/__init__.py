@@ -1,0 +1,1 @@
+"""Recipes: schema, YAML with line numbers, overrides, validation, schedules, model size."""

@@ -1,0 +1,219 @@
+"""Limits and rejection reasons of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from quran_asr.corpus.measurements import Measured
+from quran_asr.errors import Severity
+
+Action = Literal["reject", "warn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a measurement becomes a reason. Deviations are in robust standard deviations of the reciter."""
+
+    shortest: float = 0.4
+    """Seconds."""
+    silent_db: float = -55.0
+    """Level of the speech, dB against full scale, under which there is none."""
+    silence_share: float = 0.33
+    """Share of the clip in pauses."""
+    pause: float = 4.0
+    """Seconds without sound between sounds."""
+    ends: float = 1.0
+    """Seconds of silence before or after; more is a warning."""
+    clipped: float = 0.012
+    """Share of samples at full scale."""
+    clipped_warning: float = 0.003
+    noise_db: float = 5.0
+    """Estimated signal-to-noise ratio, dB, under which a clip is rejected."""
+    hiss_db: float = -32.5
+    """Steady sound above 5 kHz, dB against the whole, over which it is too,"""
+    hiss_noise_db: float = 15.0
+    """if the ratio is under this as well."""
+    too_slow: float = 4.0
+    """Deviations of the duration above what the words take."""
+    too_fast: float = 3.5
+    """And below it: pauses and repeated words make clips longer, nothing makes whole ones much shorter."""
+    pace_warning: float = 3.2
+    cut_pace: float = 1.5
+    """Deviations under the expected duration which, with an edge as loud as speech, make a cut."""
+    cut_edge: float = 2.5
+    """Deviations of the edge's level above the reciter's usual, for that."""
+    cut_edge_db: float = -12.0
+    """And the edge's level against speech, dB, for that."""
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a reason means."""
+
+    action: Action
+    severity: Severity
+    """Of the finding that sums up all clips with this reason."""
+    meaning: str
+    remedy: str
+
+
+REASONS: dict[str, Kind] = {
+    "missing": Kind("reject", "error", "the recording does not exist", "correct the path"),
+    "unreadable": Kind("reject", "error", "the recording cannot be decoded", "get it again"),
+    "past-the-end": Kind(
+        "reject",
+        "error",
+        "the line says more than the recording has",
+        "correct `offset` and `duration`; if the recording should be longer, get it again",
+    ),
+    "too-short": Kind("reject", "warning", "too short to hold words", ""),
+    "silent": Kind("reject", "warning", "no speech in it", ""),
+    "silence": Kind("reject", "warning", "much of it is silence", "cut it at the speech"),
+    "noise": Kind("reject", "warning", "loud steady noise", ""),
+    "clipping": Kind("reject", "warning", "cut off at full scale", "get a quieter copy of the recording"),
+    "cut-off": Kind("reject", "warning", "begins or ends within a word", "cut it again from the recording"),
+    "too-fast": Kind(
+        "reject", "warning", "shorter than its words take this reciter", "listen: are all words said?"
+    ),
+    "too-slow": Kind(
+        "reject",
+        "warning",
+        "longer than its words take this reciter",
+        "listen: other words, or repeated ones?",
+    ),
+    "shifted-numbering": Kind(
+        "reject",
+        "error",
+        "a run of clips that fit the verses beside theirs",
+        "listen to one, and rename the run",
+    ),
+    "duplicate": Kind("reject", "warning", "the sound of another clip of the same words", ""),
+    "duplicate-conflict": Kind(
+        "reject",
+        "error",
+        "the sound of another clip that has other words or another reciter",
+        "listen, and keep the right one",
+    ),
+    "text-differs": Kind(
+        "reject", "error", "text and verses disagree", "correct the verses or leave the text out"
+    ),
+    "foreign-letters": Kind("reject", "warning", "letters that are not Arabic", "correct the text"),
+    "odd-characters": Kind("warn", "note", "characters that the spelling leaves out", ""),
+    "marks-differ": Kind("warn", "note", "the verse with other marks", ""),
+    "basmala-in-text": Kind(
+        "warn", "warning", "a basmala stands before the verse", "is it said? then make it a clip of its own"
+    ),
+    "unusual-pace": Kind("warn", "note", "a length that is rare for this reciter", ""),
+    "some-clipping": Kind("warn", "note", "some samples at full scale", ""),
+    "silent-ends": Kind("warn", "note", "long silence at an end", ""),
+    "contained": Kind("warn", "warning", "its sound is a part of another clip", ""),
+}
+"""Code -> what it means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that is wrong with one clip."""
+
+    code: str
+    detail: str
+    value: float | None = None
+    limit: float | None = None
+
+    @property
+    def action(self) -> Action:
+        return REASONS[self.code].action
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What is usual for a reciter: medians and robust deviations of what is judged by them."""
+
+    start_db: tuple[float, float]
+    end_db: tuple[float, float]
+
+
+def usual_of(measured: Sequence[Measured]) -> Usual:
+    """Medians and deviations over the clips of a reciter that can be read."""
+
+    def robust(values: Sequence[float], least: float) -> tuple[float, float]:
+        if not values:
+            return 0.0, least
+        middle = float(np.median(values))
+        return middle, max(least, 1.4826 * float(np.median(np.abs(np.asarray(values) - middle))))
+
+    signals = [one.signal for one in measured if one.signal]
+    return Usual(
+        start_db=robust([one.start_db for one in signals], 3.0),
+        end_db=robust([one.end_db for one in signals], 3.0),
+    )
+
+
+def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Limits) -> list[Reason]:
+    """Reasons that follow from the sound of a clip and from how long its words should take.
+
+    Args:
+        one: the clip.
+        usual: of its reciter.
+        deviation: `Pace.deviation`; None where it could not be judged.
+        limits: where a measurement becomes a reason.
+    """
+    signal = one.signal
+    if signal is None:
+        code = "missing" if one.missing else "past-the-end" if one.past_end else "unreadable"
+        return [Reason(code, one.error)]
+    if signal.seconds < limits.shortest:
+        return [Reason("too-short", f"{signal.seconds:.2f} s", signal.seconds, limits.shortest)]
+    if signal.speech_db < limits.silent_db:
+        return [Reason("silent", f"{signal.speech_db:.0f} dBFS", signal.speech_db, limits.silent_db)]
+    reasons = []
+    if signal.silence_share > limits.silence_share:
+        share = signal.silence_share
+        reasons.append(Reason("silence", f"{share:.0%} of it", share, limits.silence_share))
+    elif signal.longest_pause > limits.pause:
+        pause = signal.longest_pause
+        reasons.append(Reason("silence", f"a pause of {pause:.1f} s", pause, limits.pause))
+    elif max(signal.lead, signal.tail) > limits.ends:
+        ends = max(signal.lead, signal.tail)
+        reasons.append(
+            Reason("silent-ends", f"{signal.lead:.1f} s before, {signal.tail:.1f} s after", ends, limits.ends)
+        )
+    hissing = signal.hiss_db > limits.hiss_db and signal.snr_db < limits.hiss_noise_db
+    if hissing or signal.snr_db < limits.noise_db:
+        message = f"about {signal.snr_db:.0f} dB, hiss {signal.hiss_db:.0f} dB"
+        limit = limits.hiss_noise_db if hissing else limits.noise_db
+        reasons.append(Reason("noise", message, signal.snr_db, limit))
+    if signal.clipped_share > limits.clipped:
+        share = signal.clipped_share
+        reasons.append(Reason("clipping", f"{share:.1%} of the samples", share, limits.clipped))
+    elif signal.clipped_share > limits.clipped_warning:
+        share = signal.clipped_share
+        reasons.append(Reason("some-clipping", f"{share:.1%} of the samples", share, limits.clipped_warning))
+    return reasons + (_judge_duration(one, usual, deviation, limits) if deviation is not None else [])
+
+
+def _judge_duration(one: Measured, usual: Usual, deviation: float, limits: Limits) -> list[Reason]:
+    assert one.signal is not None
+    reasons = []
+    if deviation < -limits.cut_pace:
+        for side, level, (middle, spread) in (
+            ("begins", one.signal.start_db, usual.start_db),
+            ("ends", one.signal.end_db, usual.end_db),
+        ):
+            if level > limits.cut_edge_db and level > middle + limits.cut_edge * spread:
+                message = f"{side} at {level:.0f} dB of the speech, usually {middle:.0f}"
+                reasons.append(Reason("cut-off", message, level, middle + limits.cut_edge * spread))
+    if deviation > limits.too_slow:
+        reasons.append(Reason("too-slow", f"{deviation:+.1f} deviations", deviation, limits.too_slow))
+    elif deviation < -limits.too_fast:
+        reasons.append(Reason("too-fast", f"{deviation:+.1f} deviations", deviation, -limits.too_fast))
+    elif abs(deviation) > limits.pace_warning and not reasons:
+        reasons.append(Reason("unusual-pace", f"{deviation:+.1f} deviations", deviation, limits.pace_warning))
+    return reasons

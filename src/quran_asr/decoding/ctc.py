@@ -1,0 +1,101 @@
+"""Greedy CTC decoding, of a whole recording or chunk by chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quran_asr.decoding.endpoint import Pause
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import Hypothesis
+
+
+@dataclass(frozen=True, slots=True)
+class PathState:
+    """Where the best path of one stream stands."""
+
+    frame: int = 0
+    """Frames heard so far, from the beginning of the stream."""
+    running: int | None = None
+    """Token of the last frame: the same one in the next frame is no new token; None after a blank."""
+    last: int | None = None
+    """Frame of the utterance's last token or repeat; None before its first."""
+
+
+def greedy(log_probs: NDArray[np.float32]) -> Hypothesis:
+    """The tokens of the best path: the best of every frame, repeats as one, blanks dropped.
+
+    Args:
+        log_probs: [frames, vocabulary + 1], natural log, blank last.
+
+    Returns:
+        Each token with the first frame of its run and its log-probability there; the score is the log
+        probability of the path (blanks too), so it is not the log probability of the text, which other
+        paths spell as well.
+
+    Raises:
+        QuranAsrError: not two dimensions, no column, or a frame with NaN or without any probability.
+    """
+    return greedy_piece(log_probs, PathState())[0]
+
+
+def greedy_piece(
+    log_probs: NDArray[np.float32], state: PathState, pause: Pause | None = None
+) -> tuple[Hypothesis, tuple[int, ...], PathState]:
+    """The new tokens of one more piece of a stream; together those of `greedy` over the whole.
+
+    Args:
+        log_probs: [n, vocabulary + 1], natural log, blank last.
+        state: `PathState()` at the beginning, then what came out last.
+        pause: when an utterance is over; None never ends one.
+
+    Returns:
+        The tokens with frames counted from the beginning of the stream, the frames at which an utterance was
+        over, and the next state.
+
+    Raises:
+        QuranAsrError: as in `greedy`.
+    """
+    check_scores(log_probs)
+    best = log_probs.argmax(axis=1)
+    peaks = log_probs[np.arange(len(best)), best].astype(np.float64)
+    blank = log_probs.shape[1] - 1
+    before = np.append(blank if state.running is None else state.running, best)
+    places = np.flatnonzero((best != blank) & (best != before[:-1]))
+    found = Hypothesis(
+        tuple(best[places].tolist()),
+        tuple((state.frame + places).tolist()),
+        float(peaks.sum()),
+        tuple(peaks[places].tolist()),
+    )
+    ends: list[int] = []
+    last = state.last
+    for place, speaks in enumerate((best != blank).tolist()):
+        frame = state.frame + place
+        if speaks:
+            last = frame
+        elif pause is not None and pause.over(place, frame, last):
+            ends.append(frame + 1)
+            last = None
+    running = None if before[-1] == blank else int(before[-1])
+    return found, tuple(ends), PathState(state.frame + len(best), running, last)
+
+
+def check_scores(log_probs: NDArray[np.float32]) -> None:
+    """Are these CTC scores?
+
+    Raises:
+        QuranAsrError: not two dimensions, no column, or a frame with NaN or without any probability.
+    """
+    if log_probs.ndim != 2 or log_probs.shape[1] == 0:
+        raise QuranAsrError(
+            f"CTC scores have the shape {list(log_probs.shape)}, not [frames, vocabulary + 1]"
+        )
+    peaks = log_probs.max(axis=1)  # NaN where any score of the frame is
+    bad = ~(peaks > -np.inf)
+    if bad.any():
+        frame = int(bad.argmax())
+        holds = "NaN" if np.isnan(peaks[frame]) else "no probability at all"
+        raise QuranAsrError(f"the CTC scores of frame {frame} hold {holds}")

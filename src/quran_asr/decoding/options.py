@@ -1,0 +1,55 @@
+"""Decoder options. Without numpy, so that recipes and the command line can read them quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quran_asr.errors import QuranAsrError
+
+DECODERS = ("transducer", "ctc", "ctc-beam")
+"""Greedy search over the transducer, the best path of CTC, prefix beam search over CTC."""
+
+LONGEST_PAUSE = 3600
+"""Seconds. Nobody pauses for so long inside an utterance; None is there for who wants no end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """A decoder and its settings.
+
+    Raises:
+        QuranAsrError: an unknown decoder or a setting out of its range, with what there is.
+    """
+
+    decoder: str = "transducer"
+    """One of DECODERS."""
+    max_symbols: int | None = None
+    """Most tokens that the transducer may say in one frame; None takes the model's (`greedy.max_symbols`)."""
+    beam: int = 8
+    """Prefixes that the beam search keeps after every frame."""
+    least_probability: float = 1e-3
+    """The beam search passes over tokens less probable than this in a frame, and over texts less probable
+    than this share of the best; 0 passes over none."""
+    pause_seconds: float | None = 1.0
+    """An utterance ends so long after its last token, at most LONGEST_PAUSE; None never ends one before the
+    sound does."""
+
+    def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            raise QuranAsrError(f"no decoder `{self.decoder}`", remedy=f"there are {', '.join(DECODERS)}")
+        for name, value in (("max_symbols", self.max_symbols), ("beam", self.beam)):
+            if value is not None and value < 1:
+                raise QuranAsrError(f"{name} is {value}", remedy="give a whole number of at least 1")
+        if not 0 <= self.least_probability < 1:
+            raise QuranAsrError(
+                f"least_probability is {self.least_probability}", remedy="give a number from 0 to below 1"
+            )
+        pause = self.pause_seconds
+        if pause is None:
+            return
+        number = isinstance(pause, int | float) and not isinstance(pause, bool)  # a program may give anything
+        if not number or not 0 < pause <= LONGEST_PAUSE:
+            raise QuranAsrError(
+                f"pause_seconds is {pause}",
+                remedy=f"give seconds above 0 and at most {LONGEST_PAUSE:,}, or none for no end",
+            )

@@ -1,0 +1,300 @@
+"""Greedy transducer decoding, chunk by chunk.
+
+The search is a value: a `SearchState` goes in with a piece of encoded frames and the next one comes out, so
+streams can be cut anywhere, batched with others, set aside and dropped. The words are those of NeMo's
+`greedy_batch` over the whole, however it was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import Hypothesis
+
+Floats = NDArray[np.float32]
+Hidden = tuple[Floats, ...]
+"""The prediction network's recurrent state, for an LSTM (h, c), each [layers, B, hidden]."""
+
+Predict = Callable[[NDArray[np.int64], Hidden], tuple[Floats, Hidden]]
+"""tokens [B], state -> predicted [B, J] (projected for the joint), next state."""
+
+Join = Callable[[Floats, Floats], Floats]
+"""encoded [N, J], predicted [N, J] -> log-probabilities [N, V + 1], natural log, blank last."""
+
+FIRST_BLOCK = 4
+"""Frames that the joint is asked for after a token; while there is none, each block is twice the last."""
+LARGEST_BLOCK = 32
+FAR = 1 << 40
+"""A frame that no piece has."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchState:
+    """Where the search of one stream stands. Its arrays are never written to."""
+
+    hidden: Hidden
+    """Each [layers, hidden]."""
+    predicted: Floats
+    """[J], what the prediction network says after the tokens so far."""
+    frame: int = 0
+    """Frames searched so far, from the beginning of the stream."""
+    last: int | None = None
+    """Frame of the utterance's last token; None before its first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UtteranceEnd:
+    """When an utterance is over: the next token then starts as the first one of a stream did."""
+
+    patience: int
+    """Frames without a token after the last one, itself counted; at least 1."""
+    start: SearchState
+    """What the search goes back to, from `start`; its frame is not used."""
+    allowed: NDArray[np.bool_] | None = None
+    """[B, n]: may the utterance end after this frame? (Not while a vowel is held.) None: after any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one piece brought to one stream."""
+
+    found: Hypothesis
+    """The new tokens, frames counted from the beginning of the stream, with their log-probabilities. The
+    score is that of the path through this piece, blanks too."""
+    ends: tuple[int, ...]
+    """Frames at which an utterance was over; a token at or after such a frame belongs to the next one."""
+    state: SearchState
+
+
+def start(predict: Predict, empty: Hidden, blank: int) -> SearchState:
+    """The state before the first frame: the prediction network has heard the blank alone.
+
+    Args:
+        predict: the prediction network.
+        empty: its state before anything, each [layers, 1, hidden] of zeros.
+        blank: the blank's token number, which is the size of the vocabulary.
+    """
+    predicted, hidden = predict(np.array([blank], np.int64), empty)
+    return SearchState(tuple(part[:, 0] for part in hidden), predicted[0])
+
+
+def greedy(
+    encoded: Floats,
+    valid: Sequence[int],
+    states: Sequence[SearchState],
+    predict: Predict,
+    join: Join,
+    *,
+    max_symbols: int = 10,
+    utterance_end: UtteranceEnd | None = None,
+) -> list[Step]:
+    """Search one piece of each of B streams for its most probable tokens.
+
+    A frame is left when blank is its best token or when it has said `max_symbols` tokens, as in NeMo. While
+    frames say blank the prediction does not change, so the joint is asked for blocks of frames and the first
+    token in each is taken: calls grow with the tokens, not with the frames.
+
+    Args:
+        encoded: [B, n, J] frames of the encoder, projected for the joint.
+        valid: how many of the n frames each stream has.
+        states: of each stream.
+        predict: the prediction network.
+        join: the joint network.
+        max_symbols: most tokens in one frame.
+        utterance_end: start anew after a pause; None searches through.
+
+    Raises:
+        QuranAsrError: a score is NaN. The states stay good: the streams without NaN can be searched again.
+    """
+    batch, width, _ = encoded.shape
+    lengths = np.asarray(valid, np.int64)
+    if lengths.shape != (batch,) or len(states) != batch or (lengths > width).any() or (lengths < 0).any():
+        raise QuranAsrError(
+            f"encoded frames of the shape {list(encoded.shape)} do not fit {len(states)} states "
+            f"with {lengths.tolist()} frames"
+        )
+    if batch == 0:
+        return []
+    search = _Search(encoded, lengths, states, utterance_end)
+    while True:
+        room = search.end_utterances()
+        rows = np.flatnonzero(search.at < lengths)
+        if not len(rows):
+            return search.steps(states)
+        asked = _Block.of(rows, np.minimum(search.block[rows], room[rows]), search.at[rows])
+        answer = join(encoded[asked.row_of, asked.frame_of], search.predicted[asked.row_of])
+        speaking, tokens, peaks = search.pass_blanks(asked, answer)
+        if len(speaking):
+            predicted, hidden = predict(tokens, tuple(part[:, speaking] for part in search.hidden))
+            search.emit(speaking, tokens, peaks, predicted, hidden, max_symbols)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Frames that the joint is asked for at once: some of each of N streams, one stream behind the other."""
+
+    rows: NDArray[np.int64]
+    """[N], the streams."""
+    starts: NDArray[np.int64]
+    """[N], place of each stream's first frame among all."""
+    stops: NDArray[np.int64]
+    """[N], place after its last."""
+    row_of: NDArray[np.int64]
+    """[frames], the stream of each."""
+    frame_of: NDArray[np.int64]
+    """[frames], its place in the piece."""
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int64], size: NDArray[np.int64], at: NDArray[np.int64]) -> _Block:
+        """So many frames of each of these streams, from frame `at` of the piece on."""
+        stops = size.cumsum()
+        starts = stops - size
+        frame_of = np.arange(stops[-1]) - np.repeat(starts - at, size)
+        return cls(rows, starts, stops, np.repeat(rows, size), frame_of)
+
+
+class _Search:
+    """Where the search of one piece stands: arrays over the B streams, written to as it goes on."""
+
+    def __init__(
+        self,
+        encoded: Floats,
+        lengths: NDArray[np.int64],
+        states: Sequence[SearchState],
+        utterance_end: UtteranceEnd | None,
+    ) -> None:
+        batch, width, _ = encoded.shape
+        self.lengths, self.utterance_end = lengths, utterance_end
+        self.hidden = tuple(
+            np.stack(parts, axis=1) for parts in zip(*(state.hidden for state in states), strict=True)
+        )
+        self.predicted = np.stack([state.predicted for state in states])
+        self.begins = np.array([state.frame for state in states], np.int64)
+        self.last = np.array([-FAR if s.last is None else s.last - s.frame for s in states], np.int64)
+        self.allowed = None
+        if utterance_end is not None and utterance_end.allowed is not None and width:
+            self.allowed = _next_allowed(utterance_end.allowed)
+        self.at = np.zeros(batch, np.int64)
+        """Next frame in the piece."""
+        self.emitted = np.zeros(batch, np.int64)
+        """Tokens in that frame."""
+        self.block = np.full(batch, FIRST_BLOCK, np.int64)
+        self.scores = np.zeros(batch)
+        self.tokens: list[list[int]] = [[] for _ in states]
+        self.frames: list[list[int]] = [[] for _ in states]
+        self.log_probs: list[list[float]] = [[] for _ in states]
+        self.ends: list[list[int]] = [[] for _ in states]
+
+    def end_utterances(self) -> NDArray[np.int64]:
+        """Start anew where an utterance is over. Gives [B], frames until the next end, or the piece's."""
+        room: NDArray[np.int64] = self.lengths - self.at
+        if self.utterance_end is None:
+            return room
+        bounds = _bounds(self.last, self.utterance_end.patience, self.allowed)
+        room = np.minimum(room, bounds - self.at)
+        over = np.flatnonzero(self.at == bounds)
+        for row in over.tolist():
+            self.ends[row].append(int(self.begins[row] + self.at[row]))
+            self.predicted[row] = self.utterance_end.start.predicted
+            for part, fresh in zip(self.hidden, self.utterance_end.start.hidden, strict=True):
+                part[:, row] = fresh
+        self.last[over] = -FAR
+        room[over] = self.lengths[over] - self.at[over]
+        return room
+
+    def pass_blanks(
+        self, asked: _Block, answer: Floats
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Go on to the first token of each stream, or behind the block. Gives (streams that speak, their
+        tokens, these tokens' log-probabilities)."""
+        blank = answer.shape[1] - 1
+        best = answer.argmax(axis=1)
+        peaks = answer[np.arange(len(best)), best].astype(np.float64)
+        if np.isnan(peaks).any():  # argmax answers with the first NaN of a frame
+            bad = int(np.isnan(peaks).argmax())
+            row = asked.row_of[bad]
+            raise QuranAsrError(
+                f"the transducer's scores of stream {row}, frame {self.begins[row] + asked.frame_of[bad]} "
+                f"hold NaN"
+            )
+        rows, starts, stops = asked.rows, asked.starts, asked.stops
+        spoken = np.append(np.flatnonzero(best != blank), stops[-1])
+        firsts = np.minimum(spoken[np.searchsorted(spoken, starts)], stops)  # first token, or the block's end
+        size = stops - starts
+        before = np.arange(stops[-1]) < np.repeat(firsts, size)  # the blanks before it
+        stream = np.repeat(np.arange(len(rows)), size)
+        self.scores[rows] += np.bincount(stream[before], peaks[before], len(rows))
+        self.emitted[rows] = np.where(firsts > starts, 0, self.emitted[rows])
+        self.at[rows] += firsts - starts
+        silent = firsts == stops
+        self.block[rows] = np.where(silent, np.minimum(2 * self.block[rows], LARGEST_BLOCK), FIRST_BLOCK)
+        places = firsts[~silent]
+        return rows[~silent], best[places], peaks[places]
+
+    def emit(
+        self,
+        speaking: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        peaks: NDArray[np.float64],
+        predicted: Floats,
+        hidden: Hidden,
+        max_symbols: int,
+    ) -> None:
+        """Keep a token of each of these streams, and what the prediction network says after it."""
+        for row, token, peak in zip(speaking.tolist(), tokens.tolist(), peaks.tolist(), strict=True):
+            self.tokens[row].append(token)
+            self.frames[row].append(int(self.begins[row] + self.at[row]))
+            self.log_probs[row].append(peak)
+        self.scores[speaking] += peaks
+        self.last[speaking] = self.at[speaking]
+        self.predicted[speaking] = predicted
+        for part, new in zip(self.hidden, hidden, strict=True):
+            part[:, speaking] = new
+        self.emitted[speaking] += 1
+        full = speaking[self.emitted[speaking] == max_symbols]
+        self.at[full] += 1
+        self.emitted[full] = 0
+
+    def steps(self, states: Sequence[SearchState]) -> list[Step]:
+        """What the piece brought to each stream."""
+        return [self._step(row, state) for row, state in enumerate(states)]
+
+    def _step(self, row: int, state: SearchState) -> Step:
+        found = Hypothesis(
+            tuple(self.tokens[row]),
+            tuple(self.frames[row]),
+            float(self.scores[row]),
+            tuple(self.log_probs[row]),
+        )
+        last = self.last[row]
+        after = replace(
+            state,
+            hidden=tuple(part[:, row].copy() for part in self.hidden),
+            predicted=self.predicted[row].copy(),
+            frame=state.frame + int(self.lengths[row]),
+            last=None if last == -FAR else int(self.begins[row] + last),
+        )
+        return Step(found, tuple(self.ends[row]), after)
+
+
+def _next_allowed(allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[B, n]: the first frame from each on behind which the utterance may end; FAR where there is none."""
+    frames = np.where(allowed, np.arange(allowed.shape[1]), FAR)
+    return np.minimum.accumulate(frames[:, ::-1], axis=1)[:, ::-1]
+
+
+def _bounds(
+    last: NDArray[np.int64], patience: int, next_allowed: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """[B]: the frame at which the utterance is over if it says no more; about FAR where none ends here."""
+    earliest = np.maximum(last + patience - 1, 0)
+    if next_allowed is not None:
+        width = next_allowed.shape[1]
+        inside = np.minimum(earliest, width - 1)
+        earliest = np.where(earliest < width, next_allowed[np.arange(len(last)), inside], FAR)
+    return np.where(last == -FAR, FAR, earliest + 1)

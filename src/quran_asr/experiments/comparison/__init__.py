@@ -1,0 +1,1 @@
+"""Comparison of recipes, runs and reports."""

@@ -1,0 +1,195 @@
+"""Overfitting, late collapse, plateaus and diverging heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from quran_asr.experiments.curves import Curves, Point, finite, level, lowest_level, noise, values
+from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, shown
+from quran_asr.experiments.diagnostics.learning_rate import rate_to_try
+from quran_asr.experiments.diagnostics.not_learning import STUCK
+
+FAR_BELOW = 0.6
+"""Training WER over validation WER from which on a rise is overfitting."""
+GOOD = 0.15
+"""A WER at which standing still is an end, not a problem."""
+
+
+def overfitting(curves: Curves) -> Iterator[Diagnosis]:
+    """The validation WER rises while training clips are heard far better, or their loss still falls."""
+    rates = finite(curves.validation.get("wer", ()))
+    turn = _turn(rates)
+    if turn is None:
+        return
+    best, now = turn
+    evidence = _learned_by_training(curves, now)
+    if evidence is None:
+        return
+    low = min(rates, key=lambda point: point.value or 0.0)
+    epoch = f"step {low.step:,}" if low.epoch is None else f"epoch {low.epoch:.0f} (step {low.step:,})"
+    yield Diagnosis(
+        "overfitting",
+        "error",
+        f"the model learns its training by heart: validation WER {now:.3f} and rising from "
+        f"{best:.3f}; the best "
+        f"epoch was {epoch}" + evidence[1],
+        (*shown("validation.wer", low, *rates[-3:]), *evidence[0]),
+        "more epochs than the data can feed: the model fits its training clips better and others worse",
+        "use the best checkpoint (it is kept) and stop here; for a better one more recordings and "
+        "voices, more "
+        "dropout (`model.encoder.dropout`) or augmentation (`model.spec_augment`, `quran.augment`)",
+        low.step,
+    )
+
+
+def late_collapse(curves: Curves) -> Iterator[Diagnosis]:
+    """A WER that was good has broken down, on training clips too."""
+    rates = finite(curves.validation.get("wer", ()))
+    if len(rates) < 4:
+        return
+    low = min(rates[:-2], key=lambda point: point.value or 0.0)
+    best, now = low.value or 0.0, min(values(rates[-2:]))
+    spread = noise(values(rates))
+    if best > 0.7 or now < best + max(0.15, 0.75 * best, 6 * spread):
+        return
+    train = finite(curves.validation.get("train_wer", ()))
+    if train and level(train[-2:]) < 0.5 * now:
+        return  # overfitting, however far
+    healthy = next(p for p in reversed(rates) if (p.value or 0.0) <= best + 0.25 * (now - best))
+    epoch = "" if low.epoch is None else f", epoch {low.epoch:.0f}"
+    yield Diagnosis(
+        "late-collapse",
+        "error",
+        f"the model has collapsed: WER {now:.3f} after {best:.3f} at step {low.step:,}{epoch}",
+        shown("validation.wer", low, healthy, *rates[-2:]),
+        "a rate that is too high for a model this far, a broken batch, or numbers that overflowed",
+        rate_to_try(curves, healthy.step).remedy,
+        healthy.step,
+    )
+
+
+def plateau(curves: Curves) -> Iterator[Diagnosis]:
+    """The second half of the validations has brought nothing."""
+    rates = finite(curves.validation.get("wer", ()))
+    half = len(rates) // 2
+    if half < 4 or level(rates[-3:]) >= STUCK:
+        return
+    width = max(3, half // 2)
+    before, now = level(rates[half - width // 2 - 1 : half + width // 2]), level(rates[-width:])
+    if now < 0.96 * before or now > 1.08 * before + 0.01:
+        return
+    since = rates[half].step
+    if now <= GOOD:
+        yield Diagnosis(
+            "settled", "good", f"WER has settled at {now:.3f} since step {since:,}",
+            shown("validation.wer", rates[half], rates[-1]), "", "", rates[half].step,
+        )  # fmt: skip
+        return
+    yield Diagnosis(
+        "plateau",
+        "warning",
+        f"WER stands still at {now:.3f} since step {since:,}",
+        shown("validation.wer", rates[half], rates[-1]),
+        "the rate has fallen too far, the model is too small for more, or the data hold no more",
+        "stop here, or go on otherwise: more recordings, the recipe `large`, another CTC weight (0.2 "
+        "to 0.5), other SpecAugment; look at the worst clips that `quran-asr evaluate` names",
+        rates[half].step,
+    )
+
+
+def generalization_gap(curves: Curves) -> Iterator[Diagnosis]:
+    """Training clips are heard far better than others, though the validation WER does not rise."""
+    rates, train = (finite(curves.validation.get(key, ())) for key in ("wer", "train_wer"))
+    if min(len(rates), len(train)) < 4:
+        return
+    now, known = level(rates[-3:]), level(train[-3:])
+    if now < 0.1 or known > 0.35 * now or now - known < 0.1:
+        return
+    yield Diagnosis(
+        "generalization-gap",
+        "warning",
+        f"training clips are heard with WER {known:.3f}, others with {now:.3f}",
+        (*shown("validation.train_wer", train[-1]), *shown("validation.wer", rates[-1])),
+        "voices or texts of the training are learned by heart before those of others",
+        "more voices and texts; more dropout (`model.encoder.dropout`) or augmentation "
+        "(`model.spec_augment`, `quran.augment`)",
+        rates[-1].step,
+    )
+
+
+def drifting_apart(curves: Curves) -> Iterator[Diagnosis]:
+    """The WERs of transducer and CTC lie further and further apart."""
+    other = {point.step: point.value for point in finite(curves.validation.get("ctc_wer", ()))}
+    both = [
+        (point, point.value, other[point.step])
+        for point in finite(curves.validation.get("wer", ()))
+        if point.step in other
+    ]
+    pairs = [(p, a, b) for p, a, b in both if a is not None and b is not None and min(a, b) < 0.8]
+    half = len(pairs) // 2
+    if half < 3:
+        return
+    gaps = [Point(p.step, abs(a - b), p.epoch, p.time) for p, a, b in pairs]
+    before, now = level(gaps[:half]), level(gaps[-3:])
+    lower = min(min(a, b) for _, a, b in pairs[-3:])
+    if now < max(0.05, 0.5 * lower) or now - before < max(0.04, 3 * noise(values(gaps))):
+        return
+    point, transducer, ctc = pairs[-1]
+    worse = "transducer" if transducer > ctc else "CTC head"
+    yield Diagnosis(
+        "drifting-apart",
+        "warning",
+        f"transducer (WER {transducer:.3f}) and CTC ({ctc:.3f}) drift apart",
+        tuple(
+            evidence
+            for p, a, b in (pairs[0], pairs[-1])
+            for evidence in (
+                *shown("validation.wer", Point(p.step, a, p.epoch, p.time)),
+                *shown("validation.ctc_wer", Point(p.step, b, p.epoch, p.time)),
+            )
+        ),
+        f"the {worse} no longer keeps up: one loss outweighs the other",
+        f"{'lower' if worse == 'transducer' else 'raise'} `model.aux_ctc.ctc_loss_weight` (0.2 to "
+        f"0.5), or use `--decoder {'ctc' if worse == 'transducer' else 'transducer'}`",
+        point.step,
+    )
+
+
+def _turn(rates: Sequence[Point]) -> tuple[float, float] | None:
+    """The lowest level of a series and the one it has risen to since; None if it has not.
+
+    Asked over 3 points, which is quick, and over up to half of those since the lowest, which sees a slow rise
+    in much noise. Six deviations of a median: the lowest of many medians is low by chance too.
+    """
+    if len(rates) < 6:
+        return None
+    at, _ = lowest_level(rates, 3)
+    spread = 1.25 * noise(values(rates[len(rates) // 4 :]))
+    for width in sorted({3, max(3, (len(rates) - at) // 4), max(3, (len(rates) - at) // 2)}):
+        at, best = lowest_level(rates, width)
+        now = level(rates[-width:])
+        late = at + width // 2 < len(rates) - width // 2 - 1 and at < len(rates) - 3
+        if late and best < STUCK and now - best >= max(0.01, 0.08 * best, 6 * spread / math.sqrt(width)):
+            return best, now
+    return None
+
+
+def _learned_by_training(curves: Curves, now: float) -> tuple[tuple[Evidence, ...], str] | None:
+    """What shows that the training goes on getting better; None if it does not, or nothing says so."""
+    train = finite(curves.validation.get("train_wer", ()))
+    if len(train) >= 3:
+        known = level(train[-min(9, max(3, len(train) // 5)) :])
+        if known > FAR_BELOW * now:
+            return None
+        return shown("validation.train_wer", *train[-2:]), f"; training clips are heard with {known:.3f}"
+    losses, heard = finite(curves.training.get("loss", ())), finite(curves.validation.get("loss", ()))
+    if len(losses) < 20 or len(heard) < 6:
+        return None
+    tenth = len(losses) // 10
+    middle = len(losses) // 2
+    falls = level(losses[-tenth:]) < 0.95 * level(losses[middle - tenth : middle])
+    low, width = lowest_level(heard, 3)[1], 3
+    if not falls or level(heard[-width:]) < 1.05 * low:
+        return None
+    return shown("validation.loss", heard[-1]), "; its loss rises too while that of training falls"

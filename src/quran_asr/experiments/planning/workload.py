@@ -1,0 +1,207 @@
+"""The training data in numbers: clips, hours and words, from a manifest or from two numbers.
+
+Nothing here opens a recording: a plan is made before the data are at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from quran_asr.config.schema import Recipe
+from quran_asr.corpus.manifest import LONGEST_SECONDS, parse_lines
+from quran_asr.errors import QuranAsrError
+from quran_asr.experiments.training_clips import with_windows
+from quran_asr.records import Segment, VerseRef
+from quran_asr.text.quran import load_quran
+from quran_asr.text.spelling import spell
+
+WORDS_A_SECOND = 1.0
+"""Of recitation, where the words are not known. Five reciters of single verses have 0.71 to 1.25."""
+
+TOKENS_A_WORD = {
+    "uthmani": ((64, 8.98), (128, 5.43), (256, 4.03), (512, 3.14), (1024, 2.53), (2048, 2.08), (8000, 1.46)),
+    "diacritized": (
+        *((48, 8.48), (64, 6.75), (128, 4.82), (256, 3.72)),
+        *((512, 2.93), (1024, 2.38), (2048, 1.97), (8000, 1.40)),
+    ),
+    "letters": (
+        *((48, 4.36), (64, 3.75), (128, 3.05), (256, 2.58)),
+        *((512, 2.17), (1024, 1.83), (2048, 1.56), (8000, 1.19)),
+    ),
+}
+"""Vocabulary -> tokens a word, measured: `train_tokenizer` and its encoding of all 6,236 verses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What there is to train on."""
+
+    clips: int
+    hours: float
+    durations: tuple[float, ...] | None = None
+    """Seconds of each clip that is kept, where the manifest is known."""
+    left_out_clips: int = 0
+    left_out_hours: float = 0.0
+    """Of clips longer or shorter than the recipe admits."""
+    longest: float | None = None
+    """Seconds of the longest clip, kept or not, where the manifest is known."""
+    words: int | None = None
+    """Of the clips that are kept, where their text is known."""
+    most_words: int | None = None
+    """Of one clip."""
+    unknown_characters: str = ""
+    """Signs of the text that the Quran in this spelling has not."""
+
+    @property
+    def mean_seconds(self) -> float:
+        """Of a clip."""
+        return self.hours * 3600 / self.clips if self.clips else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestClip:
+    """What a plan reads of a manifest's line."""
+
+    seconds: float
+    text: str
+    """As written; empty where the line names verses only, or nothing."""
+    verses: tuple[str, ...]
+    reciter: str
+    where: str
+    """`file:line`"""
+
+
+def read_clips(manifest: str | Path) -> list[ManifestClip]:
+    """Each clip of a manifest, without a look at its recording.
+
+    Raises:
+        QuranAsrError: no such manifest, no line in it, or a line that is no JSON object or has no duration.
+    """
+    clips = []
+    for where, values in parse_lines(Path(manifest)):
+        seconds = values.get("duration")
+        known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is None or not (known and 0 < seconds <= LONGEST_SECONDS):
+            raise QuranAsrError("has no `duration` in seconds", where=where)
+        clips.append(
+            ManifestClip(
+                float(seconds), _text(values), _verses(values), str(values.get("reciter", "")), where
+            )
+        )
+    if not clips:
+        raise QuranAsrError("no line in it", where=str(manifest))
+    return clips
+
+
+def weigh(durations: Sequence[float], recipe: Recipe, texts: Sequence[str] | None = None) -> Workload:
+    """The workload of clips of these seconds: what the recipe's limits keep, and what they leave out.
+
+    Args:
+        texts: of the same clips, in the recipe's spelling; None where they are not known.
+    """
+    admitted = [_admits(recipe, seconds) for seconds in durations]
+    kept = tuple(seconds for seconds, taken in zip(durations, admitted, strict=True) if taken)
+    words = None
+    if texts is not None and all(texts):
+        words = [len(text.split()) for text, taken in zip(texts, admitted, strict=True) if taken]
+    return Workload(
+        clips=len(kept),
+        hours=sum(kept) / 3600,
+        durations=kept,
+        left_out_clips=len(durations) - len(kept),
+        left_out_hours=max(0.0, sum(durations) - sum(kept)) / 3600,
+        longest=max(durations, default=None),
+        words=None if words is None else sum(words),
+        most_words=None if words is None else max(words, default=0),
+        unknown_characters="" if not words else _unknown_characters(set(texts or ()), recipe.quran.spelling),
+    )
+
+
+def weigh_manifests(manifests: Sequence[str], recipe: Recipe) -> Workload:
+    """The workload of all clips of these manifests.
+
+    Raises:
+        QuranAsrError: as `read_clips`, or a verse that does not exist.
+    """
+    clips = [clip for manifest in manifests for clip in read_clips(manifest)]
+    texts = _spelled(clips, recipe.quran.spelling)
+    segments = [
+        Segment(clip.where, 0.0, clip.seconds, _refs(clip), text, clip.reciter)
+        for clip, text in zip(clips, texts, strict=True)
+    ]
+    return weigh_segments(segments, recipe)
+
+
+def weigh_segments(segments: Sequence[Segment], recipe: Recipe) -> Workload:
+    """The workload of these clips, and of the windows that the recipe makes of those it keeps."""
+    kept = [segment for segment in segments if _admits(recipe, segment.duration)]
+    every = [*segments, *with_windows(kept, recipe)[len(kept) :]]
+    return weigh([one.duration for one in every], recipe, [one.text for one in every])
+
+
+def tokens_a_word(spelling: str, vocabulary: int) -> float:
+    """Tokens of a word on average, between the measured sizes on a line over the logarithm of the size."""
+    measured = TOKENS_A_WORD[spelling]
+    if vocabulary <= measured[0][0]:
+        return measured[0][1]
+    for (low, many), (high, few) in pairwise(measured):
+        if vocabulary <= high:
+            share = math.log(vocabulary / low) / math.log(high / low)
+            return many + (few - many) * share
+    return measured[-1][1]
+
+
+def expected_tokens(recipe: Recipe, words: float) -> float:
+    """Tokens of so many words in the recipe's spelling and vocabulary."""
+    return words * tokens_a_word(recipe.quran.spelling, recipe.quran.vocabulary_size)
+
+
+def _text(values: dict[str, Any]) -> str:
+    text = values.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _verses(values: dict[str, Any]) -> tuple[str, ...]:
+    verses = values.get("verses")
+    if not isinstance(verses, list) or not all(isinstance(verse, str) for verse in verses):
+        return ()
+    return tuple(verses)
+
+
+def _admits(recipe: Recipe, seconds: float) -> bool:
+    return recipe.model.train_ds.min_duration <= seconds <= recipe.model.train_ds.max_duration
+
+
+def _refs(clip: ManifestClip) -> tuple[VerseRef, ...]:
+    """The verses, where all of them can be read: others are for `check` to find."""
+    try:
+        return tuple(VerseRef.parse(verse) for verse in clip.verses)
+    except QuranAsrError:
+        return ()
+
+
+def _spelled(clips: Sequence[ManifestClip], spelling: str) -> list[str]:
+    """The words of each clip: as training takes them, but that written text beside verses is believed."""
+    seen: dict[tuple[str, tuple[str, ...]], str] = {}
+    for clip in clips:
+        key = clip.text, clip.verses
+        if key in seen:
+            continue
+        if clip.text.strip():
+            seen[key] = spell(clip.text, spelling)
+            continue
+        try:
+            seen[key] = load_quran(spelling).text(VerseRef.parse(verse) for verse in clip.verses)
+        except QuranAsrError as error:
+            raise QuranAsrError(error.what, where=clip.where, remedy=error.remedy) from None
+    return [seen[clip.text, clip.verses] for clip in clips]
+
+
+def _unknown_characters(texts: set[str], spelling: str) -> str:
+    known = set().union(*load_quran(spelling).verses.values())
+    return "".join(sorted(set().union(*texts) - known))

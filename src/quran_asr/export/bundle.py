@@ -1,0 +1,339 @@
+"""From a trained model to a verified bundle: graphs, vocabulary, description, model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from quran_asr import __version__
+from quran_asr.config.recipe import load_recipe
+from quran_asr.corpus.manifest import read_manifest
+from quran_asr.decoding.vocabulary import Vocabulary
+from quran_asr.errors import QuranAsrError
+from quran_asr.evaluation.training_data import TrainingData
+from quran_asr.experiments.checkpoints import copy_model
+from quran_asr.export.graphs import model_shape, quantize, write_graphs
+from quran_asr.export.sherpa import write_sherpa
+from quran_asr.export.verification import check_bundle, cost_of_int8
+from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically
+from quran_asr.locks import locked
+from quran_asr.records import Segment
+from quran_asr.runtime.bundle import (
+    DESCRIPTION,
+    JOINT,
+    PREDICTION,
+    TOKENIZER,
+    TRAINING_DATA,
+    VOCABULARY,
+    Bundle,
+    Shape,
+    is_bundle,
+    write_description,
+)
+from quran_asr.runtime.features import FeatureSettings
+from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
+from quran_asr.training.recognizer import load_model, spelling_of
+
+CARD = "MODEL_CARD.md"
+
+
+def model_card(bundle: Bundle) -> str:
+    """Markdown, from what the bundle knows and nothing else."""
+    provenance, figures = bundle.provenance, bundle.figures
+    trained = provenance.get("trained_on")
+    data = (
+        f"{trained['clips']:,} clips, {trained['hours']:.2f} hours, {trained['reciters']:,} reciters, "
+        f"{trained['verses']:,} verses"
+        if trained
+        else "unknown"
+    )
+    size = sum(file.stat().st_size for file in bundle.folder.glob("*.onnx")) / 1e6
+    lines = [
+        f"# {bundle.name}",
+        "",
+        "A streaming recognizer of Quran recitation (FastConformer, transducer and CTC).",
+        "",
+        f"- writes: `{bundle.spelling}`, {len(bundle.vocabulary):,} pieces",
+        f"- look-aheads: {', '.join(f'{ms} ms' for ms in bundle.look_aheads_ms)}",
+        f"- parameters: {provenance['parameters']:,}, {bundle.precision}, {size:.1f} MB",
+        f"- made from: `{provenance['model']}` (sha256 {provenance['sha256']})",
+        f"- recipe: {provenance['recipe'] or 'unknown'}",
+        f"- trained on: {data}",
+        f"- exported: {provenance['exported']}, quran-asr {provenance['quran_asr']}",
+        "",
+        "## Measured when it was exported",
+        "",
+        *_check_lines(figures.get("check")),
+        *_int8_lines(figures.get("int8")),
+        "",
+        "How well it hears unknown reciters is told by `quran-asr evaluate FOLDER MANIFEST`; it was not",
+        "measured here.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import quran_asr",
+        "",
+        'recognizer = quran_asr.load("FOLDER")',
+        'print(recognizer.recognize("recitation.mp3").text)',
+        "",
+        "stream = recognizer.stream()",
+        "for samples in microphone:  # float32, 16 kHz",
+        "    moment = stream.accept(samples)",
+        "    print(moment.committed, moment.partial)",
+        "```",
+        "",
+        "It was made for recitation of the Quran by one voice, and writes nothing else. It is no judge of a",
+        "recitation: what it hears wrongly is no mistake of the reciter.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _check_lines(check: dict[str, object] | None) -> list[str]:
+    if not check:
+        return []
+    lines = [
+        f"In 32-bit floats, beside the trained model on {check['clips']} clips ({check['source']}), whole",
+        "and in pieces:",
+        "",
+        "| look-ahead | largest difference of a log-probability | clips with the same words |",
+        "|---|---|---|",
+    ]
+    rows = check["look_aheads"]
+    assert isinstance(rows, dict)
+    for ms, row in rows.items():
+        lines.append(
+            f"| {ms} ms | {row['largest_difference']:.1e} | {row['same_words']} of {row['compared']} |"
+        )
+    return lines
+
+
+def _int8_lines(cost: dict[str, object] | None) -> list[str]:
+    if not cost:
+        return []
+    lines = [
+        "",
+        f"8-bit matrices instead of 32-bit floats: the encoder has {cost['size_ratio']:.2f} of its size.",
+    ]
+    lines.append(
+        f"Log-probabilities differ by up to {cost['largest_difference']:.2g} from those of the floats; "
+        f"{cost['pieces_same']} of {cost['pieces']} clips have the same words whole and in pieces."
+    )
+    if cost.get("wer_float") is not None:
+        lines.append(
+            f"WER on {cost['clips']} clips: {cost['wer_float']:.4f} before, {cost['wer']:.4f} after."
+        )
+    else:
+        lines.append(f"Words that changed on {cost['clips']} clips: {cost['changed']:.4f} of all.")
+    return lines
+
+
+WRITTEN = {DESCRIPTION, TOKENIZER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, "sherpa"}
+"""What may stand in a folder that a new bundle replaces."""
+
+
+def export(
+    model_path: Path,
+    folder: Path,
+    *,
+    int8: bool = False,
+    sherpa: bool = False,
+    manifest: Path | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Write a bundle, after it has been shown that it says what the model says.
+
+    Args:
+        model_path: a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
+        folder: where the bundle shall be; an earlier bundle there is replaced when the new one is proven.
+        int8: keep the encoder's matrices as 8-bit integers.
+        sherpa: add `sherpa/<look-ahead>ms`, a folder for sherpa-onnx for each look-ahead, in 32-bit floats.
+        manifest: recordings to prove it with; with int8 their texts also tell what it costs. None takes the
+            validation recordings of the model's run if they are there, else made-up sound alone.
+        on_step: called with what is being done.
+
+    Raises:
+        QuranAsrError: nothing loadable, no streaming model, something else stands in the folder, or the
+            bundle does not say what the model says. Then nothing is written.
+    """
+    folder = folder.resolve()
+    _refuse_to_destroy(folder)
+    with locked(folder.with_name(f".{folder.name}.lock"), busy="another export writes here"):
+        return _export(model_path, folder, int8, sherpa, manifest, on_step)
+
+
+def _export(
+    model_path: Path,
+    folder: Path,
+    int8: bool,
+    sherpa: bool,
+    manifest: Path | None,
+    on_step: Callable[[str], None],
+) -> Bundle:
+    """Write it under another name, and let that take the folder's place; nobody else writes there now."""
+    if is_bundle(folder):
+        on_step(f"a bundle is in {folder}: it is replaced when the new one is proven")
+    on_step(f"loading {model_path}")
+    model, source = load_model(model_path)
+    model.eval()
+    shape = model_shape(model, str(source))
+    clips = _clips(model, source, manifest)
+    sweep(folder.parent)
+    unfinished = unfinished_path(folder.parent)
+    unfinished.mkdir()
+    try:
+        on_step("writing the graphs")
+        bundle = write_unproven(model, source, shape, unfinished)
+        on_step("comparing with the model, whole and in pieces")
+        figures: dict[str, Any] = {"check": check_bundle(model, unfinished, clips)}
+        if int8:
+            on_step("to 8-bit integers")
+            bundle, figures["int8"] = _replace_by_int8(bundle, clips)
+        if sherpa:
+            for frames in shape.look_aheads:
+                name = f"{bundle.milliseconds(frames)}ms"
+                on_step(f"writing the folder for sherpa-onnx, {name}")
+                write_sherpa(model, shape, unfinished / "sherpa" / name, frames)
+        bundle = replace(bundle, figures=figures)
+        write_atomically(unfinished / CARD, model_card(bundle).encode())
+        extra = [CARD]
+        if (data := _training_data(source)) is not None:
+            _write_training_data(data, unfinished)
+            extra.append(TRAINING_DATA)
+        write_description(bundle, extra)
+        _take_place(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return replace(bundle, folder=folder)
+
+
+def _refuse_to_destroy(folder: Path) -> None:
+    """What an export did not write is not its to take away."""
+    if folder == Path.cwd():
+        raise QuranAsrError(
+            "this is the working folder", where=str(folder), remedy="name another one with --to"
+        )
+    strangers = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    if is_bundle(folder):
+        strangers = [name for name in strangers if name not in WRITTEN]
+    if folder.exists() and strangers:
+        what = "something else is there already"
+        raise QuranAsrError(
+            f"{what}: {', '.join(strangers[:3])}", where=str(folder), remedy="name a new folder with --to"
+        )
+
+
+def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
+    """Write a bundle into an empty folder. Nothing shows yet that it says what the model says."""
+    write_graphs(model, shape, folder)
+    bundle = _describe(model, source, shape, folder)
+    bundle.vocabulary.write(folder / VOCABULARY)
+    write_description(bundle)
+    return bundle
+
+
+def to_int8(bundle: Bundle, folder: Path) -> Bundle:
+    """Write the bundle again into an empty folder, with an encoder of 8-bit integers."""
+    for name in (PREDICTION, JOINT, VOCABULARY):
+        copy_model(bundle.folder / name, folder / name)
+    quantize(bundle.folder / TOKENIZER, folder / TOKENIZER)
+    smaller = replace(bundle, folder=folder, precision="int8")
+    write_description(smaller)
+    return smaller
+
+
+def _clips(model: EncDecHybridRNNTCTCBPEModel, source: Path, manifest: Path | None) -> list[Segment]:
+    spelling = str((model.cfg.get("quran") or {}).get("spelling", "diacritized"))
+    if manifest is not None:
+        return read_manifest(manifest, spelling)
+    recipe = source.parent.parent / "recipe.yaml"
+    clips: list[Segment] = []
+    if recipe.is_file():
+        with suppress(QuranAsrError):  # recordings that have moved since
+            for path in load_recipe(str(recipe)).model.validation_ds.manifests:
+                clips += read_manifest(path, spelling)
+    return [clip for clip in clips if Path(clip.audio).is_file()]
+
+
+def _describe(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
+    pieces = tuple(model.tokenizer.ids_to_tokens(range(model.tokenizer.vocab_size)))
+    sentencepiece = model.tokenizer.tokenizer
+    vocabulary = Vocabulary(pieces, tuple(float(sentencepiece.GetScore(i)) for i in range(len(pieces))))
+    preprocessor = model.cfg.preprocessor
+    rate = int(preprocessor.sample_rate)
+    return Bundle(
+        folder=folder,
+        name=source.stem,
+        spelling=spelling_of(model, vocabulary),
+        features=FeatureSettings(
+            sample_rate=rate,
+            window=round(rate * float(preprocessor.window_size)),
+            hop=round(rate * float(preprocessor.window_stride)),
+            n_fft=int(preprocessor.n_fft),
+            mels=int(preprocessor.features),
+        ),
+        shape=shape,
+        vocabulary=vocabulary,
+        precision="float32",
+        provenance={
+            "model": source.name,
+            "sha256": sha256_of(source),
+            "recipe": (model.cfg.get("quran") or {}).get("recipe"),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "trained_on": _in_numbers(_training_data(source)),
+            "exported": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "quran_asr": __version__,
+        },
+        figures={},
+    )
+
+
+def _training_data(source: Path) -> TrainingData | None:
+    """What the run of a checkpoint was trained on; None where nobody knows."""
+    path = source.parent.parent / TRAINING_DATA
+    return TrainingData.read(path) if path.is_file() else None
+
+
+def _in_numbers(data: TrainingData | None) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    return {
+        "clips": sum(manifest.clips for manifest in data.manifests),
+        "hours": round(sum(manifest.hours for manifest in data.manifests), 3),
+        "reciters": len(data.reciters),
+        "verses": len(data.verses),
+    }
+
+
+def _write_training_data(data: TrainingData, folder: Path) -> None:
+    """So that an evaluation can tell known reciters and texts from new ones. No paths of this disk."""
+    named = replace(data, manifests=tuple(replace(one, path=Path(one.path).name) for one in data.manifests))
+    text = json.dumps(named.to_json(), ensure_ascii=False, indent=2) + "\n"
+    write_atomically(folder / TRAINING_DATA, text.encode())
+
+
+def _replace_by_int8(bundle: Bundle, clips: Sequence[Segment]) -> tuple[Bundle, dict[str, Any]]:
+    """The same bundle with an encoder of 8-bit integers, and what that costs."""
+    smaller = bundle.folder / "int8"
+    smaller.mkdir()
+    cost = cost_of_int8(bundle, to_int8(bundle, smaller), clips)
+    (smaller / TOKENIZER).replace(bundle.folder / TOKENIZER)
+    shutil.rmtree(smaller)
+    return replace(bundle, precision="int8"), cost
+
+
+def _take_place(unfinished: Path, folder: Path) -> None:
+    """Make the finished folder the one that was asked for; an earlier bundle goes."""
+    earlier = unfinished_path(folder.parent)
+    if folder.exists():
+        folder.rename(earlier)
+    unfinished.rename(folder)
+    shutil.rmtree(earlier, ignore_errors=True)

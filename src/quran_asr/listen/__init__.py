@@ -1,1 +1,0 @@
-"""Sound in, words out, without torch."""

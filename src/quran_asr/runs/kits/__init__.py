@@ -1,1 +1,0 @@
-"""A training packed for a host without a network."""

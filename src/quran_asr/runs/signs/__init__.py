@@ -1,1 +1,0 @@
-"""What curves say while a training runs."""

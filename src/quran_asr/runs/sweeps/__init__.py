@@ -1,1 +1,0 @@
-"""Many trials of one recipe, and what came of them."""

@@ -1,0 +1,1 @@
+"""Inference without torch: audio in, words out."""

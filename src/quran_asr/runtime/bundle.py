@@ -1,0 +1,260 @@
+"""A bundle: the folder with an exported model.
+
+`bundle.json` tells what the other files are and what their bytes must hash to, how sound becomes features,
+how the encoder is fed, and where the model comes from. A bundle may come from anywhere: names in it are
+plain names, numbers are within bounds, and nothing is loaded whose bytes are not those that were written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from quran_asr.decoding.vocabulary import Vocabulary
+from quran_asr.errors import QuranAsrError
+from quran_asr.files import parse_json, sha256_of, write_atomically
+from quran_asr.records import SAMPLE_RATE
+from quran_asr.runtime.features import FeatureSettings
+from quran_asr.text.spelling import SPELLINGS
+
+FORMAT = 1
+"""Version of the layout. A reader refuses what is newer than itself."""
+DESCRIPTION = "bundle.json"
+TOKENIZER, PREDICTION, JOINT, VOCABULARY = "encoder.onnx", "prediction.onnx", "joint.onnx", "vocabulary.txt"
+TRAINING_DATA = "training_data.json"
+"""What the model was trained on; not every bundle has it."""
+NEEDED = (TOKENIZER, PREDICTION, JOINT, VOCABULARY)
+AGAIN = "export the model again, or copy the whole folder again"
+MOST_CACHED = 1 << 26
+"""Numbers that a stream may keep of the encoder; a model of 114M parameters keeps 1 << 20."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the graphs are fed."""
+
+    layers: int
+    heads: int
+    head_size: int
+    width: int
+    """Channels of a layer (`d_model`)."""
+    kernel: int
+    """Frames that a layer's convolution sees, its own among them."""
+    left_frames: int
+    """Frames that attention sees to the left; a piece has at most so many."""
+    look_aheads: tuple[int, ...]
+    """Frames to the right that the model was trained with, the widest first."""
+    joint_width: int
+    prediction_layers: int
+    prediction_width: int
+    max_symbols: int
+    """Tokens that one frame may give; more are the loop of a model that has lost its way."""
+    subsampling: int = 8
+    """Feature frames to one encoder frame."""
+
+    def __post_init__(self) -> None:
+        looks = self.look_aheads
+        numbers = [value for name, value in asdict(self).items() if name != "look_aheads"]
+        whole = all(isinstance(number, int) for number in (*numbers, *looks))
+        sane = whole and all(1 <= number <= 65_536 for number in numbers)
+        sane = sane and self.subsampling == 8 and self.head_size * self.heads == self.width
+        sane = sane and bool(looks) and all(0 <= look < self.left_frames for look in looks)
+        sane = sane and self.layers * self.left_frames * self.width <= MOST_CACHED
+        if not sane or list(looks) != sorted(set(looks), reverse=True):
+            raise QuranAsrError("no model has this shape", where="shape", remedy=AGAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What `bundle.json` says."""
+
+    folder: Path
+    name: str
+    spelling: str
+    features: FeatureSettings
+    shape: Shape
+    vocabulary: Vocabulary
+    precision: str
+    """`float32` or `int8` (weights of the encoder's matrices)."""
+    provenance: Mapping[str, Any]
+    """Which model, recipe, data and version it was made from."""
+    figures: Mapping[str, Any]
+    """What was measured when it was made."""
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds of sound behind one encoder frame."""
+        return self.shape.subsampling * self.features.hop / self.features.sample_rate
+
+    @property
+    def look_aheads_ms(self) -> tuple[int, ...]:
+        """The look-aheads in milliseconds, the widest first."""
+        return tuple(self.milliseconds(frames) for frames in self.shape.look_aheads)
+
+    def milliseconds(self, frames: int) -> int:
+        return round(1000 * self.frame_seconds * frames)
+
+    def look_ahead(self, milliseconds: int | None) -> int:
+        """Frames of a look-ahead; None takes the widest.
+
+        Raises:
+            QuranAsrError: the model was not trained for it; names those that it has.
+        """
+        if milliseconds is None:
+            return self.shape.look_aheads[0]
+        for frames in self.shape.look_aheads:
+            if self.milliseconds(frames) == milliseconds:
+                return frames
+        known = ", ".join(f"{ms} ms" for ms in self.look_aheads_ms)
+        raise QuranAsrError(
+            f"the model has no look-ahead of {milliseconds} ms",
+            where=str(self.folder),
+            remedy=f"it has: {known}",
+        )
+
+
+def is_bundle(folder: Path) -> bool:
+    return (folder / DESCRIPTION).is_file()
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check a bundle: every file that is needed is there, whole and unchanged.
+
+    Raises:
+        QuranAsrError: no bundle, made by a newer version, or damaged; names the file.
+    """
+    described = _description(folder)
+    files = described.get("files")
+    if not isinstance(files, dict):
+        raise QuranAsrError("lists no files", where=str(folder / DESCRIPTION), remedy=AGAIN)
+    for name in files:
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+            what = f"lists `{ascii(name)[1:-1]}`, which is no plain file name"
+            raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN)
+    for name in NEEDED:
+        if name not in files:
+            raise QuranAsrError(f"lists no {name}", where=str(folder / DESCRIPTION), remedy=AGAIN)
+        _check_file(folder / name, files[name])
+    vocabulary = _vocabulary(folder / VOCABULARY)
+    try:
+        shape = dict(described["shape"])
+        bundle = Bundle(
+            folder=folder,
+            name=str(described["name"]),
+            spelling=str(described["spelling"]),
+            features=FeatureSettings(**described["features"]),
+            shape=Shape(**(shape | {"look_aheads": tuple(shape["look_aheads"])})),
+            vocabulary=vocabulary,
+            precision=str(described["precision"]),
+            provenance=dict(described.get("provenance") or {}),
+            figures=dict(described.get("figures") or {}),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"is not a bundle's description: {error!s}"
+        raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN) from error
+    except QuranAsrError as error:
+        where = f"{folder / DESCRIPTION}: {error.where}"
+        raise QuranAsrError(error.what, where=where, remedy=AGAIN) from error
+    if bundle.spelling not in SPELLINGS:
+        raise QuranAsrError(f"no spelling `{bundle.spelling}`", where=str(folder / DESCRIPTION), remedy=AGAIN)
+    if bundle.features.sample_rate != SAMPLE_RATE:
+        what = f"hears at {bundle.features.sample_rate:,} Hz; sound comes at {SAMPLE_RATE:,}"
+        raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN)
+    return bundle
+
+
+def write_description(bundle: Bundle, extra: Sequence[str] = ()) -> None:
+    """Write `bundle.json` into the bundle's folder, where the other files are already.
+
+    Args:
+        bundle: what to describe.
+        extra: further files whose checksums are recorded, relative to the folder.
+    """
+    described = {
+        "format": FORMAT,
+        "name": bundle.name,
+        "spelling": bundle.spelling,
+        "precision": bundle.precision,
+        "look_aheads_ms": list(bundle.look_aheads_ms),
+        "frame_seconds": bundle.frame_seconds,
+        "features": asdict(bundle.features),
+        "shape": {field.name: getattr(bundle.shape, field.name) for field in fields(Shape)},
+        "files": {name: _record(bundle.folder / name) for name in (*NEEDED, *extra)},
+        "provenance": dict(bundle.provenance),
+        "figures": dict(bundle.figures),
+    }
+    text = json.dumps(sealed(described), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(bundle.folder / DESCRIPTION, text.encode())
+
+
+def sealed(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with the checksum of all that it says: one changed setting would spoil every word."""
+    content = {key: value for key, value in described.items() if key != "sha256"}
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return {**content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        described = parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise QuranAsrError(
+            "no bundle: it has no bundle.json",
+            where=str(folder),
+            remedy="`quran-asr export MODEL --to FOLDER` makes one",
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise QuranAsrError("cannot be read", where=str(path), remedy=AGAIN) from error
+    version = described.get("format") if isinstance(described, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise QuranAsrError("is not a bundle's description", where=str(path), remedy=AGAIN)
+    if version > FORMAT:
+        raise QuranAsrError(
+            f"bundle of format {version}; this version reads up to {FORMAT}",
+            where=str(path),
+            remedy="install a newer quran-asr",
+        )
+    if described.get("sha256") != sealed(described)["sha256"]:
+        raise QuranAsrError("was changed: its checksum is another", where=str(path), remedy=AGAIN)
+    return described  # type: ignore[no-any-return]
+
+
+def _vocabulary(path: Path) -> Vocabulary:
+    """Pieces are shown on terminals, so none may steer one."""
+    try:
+        vocabulary = Vocabulary.read(path)
+    except QuranAsrError as error:
+        raise QuranAsrError(error.what, where=error.where, remedy=AGAIN) from error
+    for number, piece in enumerate(vocabulary.pieces, start=1):
+        if any(unicodedata.category(letter) == "Cc" for letter in piece):
+            raise QuranAsrError("a piece holds control characters", where=f"{path}:{number}", remedy=AGAIN)
+    return vocabulary
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _check_file(path: Path, recorded: object) -> None:
+    if not isinstance(recorded, dict):
+        raise QuranAsrError(f"no checksum of {path.name}", where=str(path.parent / DESCRIPTION), remedy=AGAIN)
+    if not path.is_file():
+        raise QuranAsrError("is missing from the bundle", where=str(path), remedy=AGAIN)
+    size = path.stat().st_size
+    if size != recorded.get("bytes"):
+        expected_bytes = recorded.get("bytes")
+        raise QuranAsrError(
+            f"has {size:,} bytes of {expected_bytes:,}"
+            if isinstance(expected_bytes, int)
+            else "has no size told",
+            where=str(path),
+            remedy=AGAIN,
+        )
+    if sha256_of(path) != recorded.get("sha256"):
+        raise QuranAsrError("is damaged: its checksum is another", where=str(path), remedy=AGAIN)

@@ -1,0 +1,297 @@
+"""The ONNX Runtime sessions of a bundle: features in, scores out, state as a value."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from quran_asr.errors import QuranAsrError
+from quran_asr.runtime.bundle import AGAIN, JOINT, PREDICTION, TOKENIZER, VOCABULARY, Bundle
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+    Int64 = NDArray[np.int64]
+    from collections.abc import Callable
+
+HISTORY = 14
+"""Feature frames before 8j that encoder frame j is made of."""
+INSIDE = {
+    ("model", 7): "graph",
+    ("model", 20): "training",
+    ("model", 25): "function",
+    ("training", 1): "graph",
+    ("training", 2): "graph",
+    ("function", 7): "node",
+    ("function", 11): "attribute",
+    ("graph", 1): "node",
+    ("graph", 5): "tensor",
+    ("graph", 15): "sparse",
+    ("node", 5): "attribute",
+    ("attribute", 5): "tensor",
+    ("attribute", 6): "graph",
+    ("attribute", 10): "tensor",
+    ("attribute", 11): "graph",
+    ("attribute", 22): "sparse",
+    ("attribute", 23): "sparse",
+    ("sparse", 1): "tensor",
+    ("sparse", 2): "tensor",
+}
+"""(message, field) of ONNX's protobuf -> the message in it: all ways to a tensor. Source: onnx.proto."""
+EXTERNAL = frozenset({("tensor", 13)})
+"""A tensor's `external_data`, which names a file; a bundle's tensors have none."""
+UNKNOWN = 1 << 40
+"""Feature frames of a recording that has not ended."""
+
+
+def encoder_frames(features: int) -> int:
+    """Encoder frames of a recording of so many feature frames: three halvings, padded as in training."""
+    for _ in range(3):
+        features = features // 2 + 1
+    return features
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderState:
+    """What the encoder keeps of one stream."""
+
+    frames: int
+    """Encoder frames so far."""
+    keys: Float32
+    """[1, layers, heads, left, head size], as are the values."""
+    values: Float32
+    kept: Float32
+    """[1, layers, kernel - 1, width]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A piece of one stream after the encoder."""
+
+    joint: Float32
+    """[n, joint width]: the joint's encoder side."""
+    ctc: Float32
+    """[n, vocabulary + 1] log-probabilities, blank last."""
+
+
+class Sessions:
+    """The three graphs of a bundle, loaded. Safe to use from several threads: it keeps no state."""
+
+    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+        """Load the graphs.
+
+        Args:
+            bundle: where they are.
+            threads: of the encoder; 0 takes what ONNX Runtime chooses (one a physical core).
+
+        Raises:
+            QuranAsrError: ONNX Runtime cannot load a graph, or its inputs are not those that are needed.
+        """
+        self.bundle = bundle
+        self.encoder = _load(bundle.folder / TOKENIZER, threads)
+        self.prediction = _load(bundle.folder / PREDICTION, 1)
+        self.joint = _load(bundle.folder / JOINT, 1)
+        shape = bundle.shape
+        self.start = EncoderState(
+            0,
+            np.zeros((1, shape.layers, shape.heads, shape.left_frames, shape.head_size), np.float32),
+            np.zeros((1, shape.layers, shape.heads, shape.left_frames, shape.head_size), np.float32),
+            np.zeros((1, shape.layers, shape.kernel - 1, shape.width), np.float32),
+        )
+
+    def encode(
+        self,
+        features: Float32,
+        totals: Sequence[int | None],
+        chunk: int,
+        states: Sequence[EncoderState],
+    ) -> tuple[list[Encoded], list[EncoderState]]:
+        """A piece of n frames of each of B streams.
+
+        Args:
+            features: [B, 8n + 7, mels]: feature frames 8j - 14 .. 8(j + n - 1) of a stream at frame j.
+            totals: feature frames of each recording, None while it goes on.
+            chunk: look-ahead in frames + 1; n is a multiple of it, and each stream's frames so far too.
+            states: of each stream.
+
+        Returns:
+            Of each stream the frames that exist (fewer than n at a recording's end), and its next state.
+        """
+        n = (features.shape[1] - 7) // self.bundle.shape.subsampling
+        begin = np.array([state.frames for state in states], np.int64)
+        total = np.array([UNKNOWN if t is None else t for t in totals], np.int64)
+        joint, ctc, keys, values, kept = self.encoder.run(
+            None,
+            {
+                "mels": features,
+                "begin": begin,
+                "total": total,
+                "chunk": np.array(chunk, np.int64),
+                "keys": _joined([state.keys for state in states]),
+                "values": _joined([state.values for state in states]),
+                "kept": _joined([state.kept for state in states]),
+            },
+        )
+        heard: list[Encoded] = []
+        following: list[EncoderState] = []
+        for i, state in enumerate(states):
+            there = n if totals[i] is None else min(n, max(0, encoder_frames(int(total[i])) - state.frames))
+            heard.append(Encoded(joint[i, :there], ctc[i, :there]))
+            one = slice(i, i + 1)
+            following.append(EncoderState(state.frames + n, keys[one], values[one], kept[one]))
+        return heard, following
+
+    def predict(self, tokens: Int64, state: tuple[Float32, ...]) -> tuple[Float32, tuple[Float32, ...]]:
+        """Tokens [B] and the LSTM's state ([layers, B, width] twice) -> [B, joint width], next state."""
+        predicted, hidden, cell = self.prediction.run(
+            None, {"tokens": tokens, "hidden": state[0], "cell": state[1]}
+        )
+        return predicted, (hidden, cell)
+
+    def join(self, encoded: Float32, predicted: Float32) -> Float32:
+        """[N, joint width] twice -> log-probabilities [N, vocabulary + 1], blank last."""
+        log_probs: Float32 = self.joint.run(None, {"encoded": encoded, "predicted": predicted})[0]
+        return log_probs
+
+
+def _joined(arrays: list[Float32]) -> Float32:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def refuse_external(path: Path) -> None:
+    """A graph may keep its weights in other files, which no checksum of the bundle covers.
+
+    Raises:
+        QuranAsrError: it does, or is not laid out as ONNX lays graphs out.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            waiting = [("model", 0, len(content))]
+            while waiting:
+                message, place, end = waiting.pop()
+                for field, start, stop in _fields(content, place, end):
+                    if (message, field) in EXTERNAL:
+                        raise QuranAsrError(
+                            "keeps weights in another file, which the bundle does not list",
+                            where=str(path),
+                            remedy=AGAIN,
+                        )
+                    if inner := INSIDE.get((message, field)):
+                        waiting.append((inner, start, stop))
+    except (ValueError, IndexError, OSError) as error:
+        raise QuranAsrError("is not an ONNX graph", where=str(path), remedy=AGAIN) from error
+
+
+def _fields(content: mmap.mmap, place: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(number, start, stop) of the fields of a protobuf message that lies at `place` to `end`."""
+
+    def number() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = content[place]
+            place += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+            if shift > 63:
+                raise ValueError("a number of more than 64 bits")
+
+    while place < end:
+        key = number()
+        start = place
+        match key & 7:
+            case 0:
+                number()
+            case 1:
+                place += 8
+            case 2:
+                length = number()
+                start, place = place, place + length
+            case 5:
+                place += 4
+            case kind:
+                raise ValueError(f"no field has the wire type {kind}")
+        if place > end:
+            raise ValueError("a field reaches beyond its message")
+        yield key >> 3, start, place
+
+
+def _load(path: Path, threads: int) -> Any:
+    refuse_external(path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # warnings about this machine's devices concern nobody
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that wait for the next piece would else burn the processor that their host needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a class of its own for each kind of fault
+        what = f"ONNX Runtime {onnxruntime.__version__} cannot load it ({str(error).splitlines()[0][:200]})"
+        raise QuranAsrError(what, where=str(path), remedy=AGAIN) from error
+
+
+# Checksums tell that files are those that were written, not that they are a recognizer's. A piece of silence
+# through all three graphs does: what they take, what they give, how wide it is. It costs some milliseconds,
+# and the first piece of the first stream comes sooner for it.
+
+
+def run_once(sessions: Sessions) -> None:
+    """Hear a piece of silence.
+
+    Raises:
+        QuranAsrError: a graph takes or gives something else than is needed, gives what is no number, or is
+            made for another vocabulary; it names the file.
+    """
+    bundle = sessions.bundle
+    shape, classes = bundle.shape, len(bundle.vocabulary) + 1
+    chunk = shape.look_aheads[-1] + 1
+    silence = np.zeros((1, shape.subsampling * chunk + 7, bundle.features.mels), np.float32)
+    state = np.zeros((shape.prediction_layers, 1, shape.prediction_width), np.float32)
+    blank = np.array([bundle.vocabulary.blank], np.int64)
+
+    heard, _ = _asked(sessions, TOKENIZER, lambda: sessions.encode(silence, [None], chunk, [sessions.start]))
+    predicted, _ = _asked(sessions, PREDICTION, lambda: sessions.predict(blank, (state, state)))
+    _check(sessions, TOKENIZER, heard[0].joint, (chunk, shape.joint_width))
+    _check(sessions, PREDICTION, predicted, (1, shape.joint_width))
+    joined = _asked(sessions, JOINT, lambda: sessions.join(heard[0].joint[:1], predicted))
+    for name, scores in ((TOKENIZER, heard[0].ctc), (JOINT, joined)):
+        if scores.ndim == 2 and scores.shape[1] != classes:
+            raise QuranAsrError(
+                f"has {classes - 1:,} pieces, and {name} is made for {scores.shape[1] - 1:,}",
+                where=str(bundle.folder / VOCABULARY),
+                remedy=AGAIN,
+            )
+    _check(sessions, TOKENIZER, heard[0].ctc, (chunk, classes))
+    _check(sessions, JOINT, joined, (1, classes))
+
+
+def _asked(sessions: Sessions, name: str, ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except Exception as error:  # ONNX Runtime raises a class of its own for each kind of misfit
+        reason = " ".join(str(error).split())[:200]
+        raise QuranAsrError(
+            f"is another graph than a bundle's ({reason})",
+            where=str(sessions.bundle.folder / name),
+            remedy=AGAIN,
+        ) from error
+
+
+def _check(sessions: Sessions, name: str, given: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
+    where = str(sessions.bundle.folder / name)
+    if given.shape != shape:
+        raise QuranAsrError(
+            f"gives {list(given.shape)} where {list(shape)} is needed", where=where, remedy=AGAIN
+        )
+    if not np.isfinite(given).all():
+        raise QuranAsrError("gives what is no number (NaN or infinite)", where=where, remedy=AGAIN)

@@ -1,0 +1,234 @@
+"""One recording, recognized while it arrives.
+
+Sound becomes features as soon as it can, features wait until the encoder can take a piece, scores become
+tokens and words. What these parts keep are values; a stream holds the latest of each, so nothing of what was
+heard before is kept but words. The recognizer moves streams on, many at once where there are many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from quran_asr.decoding.endpoint import Loudness, levels, may_end
+from quran_asr.decoding.partial import OpenWords, StreamingResult, add_tokens
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import SAMPLE_RATE, Transcript
+from quran_asr.runtime.features import FeatureSettings, MelState
+from quran_asr.runtime.resampling import Resampler
+from quran_asr.runtime.sessions import HISTORY, EncoderState, Sessions, encoder_frames
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quran_asr.records import TimedWord
+    from quran_asr.runtime.bundle import Bundle
+    from quran_asr.runtime.decoder import SearchResult, SearchState
+
+    Float32 = NDArray[np.float32]
+
+
+class StreamDriver(Protocol):
+    """What a stream asks of the recognizer that made it."""
+
+    bundle: Bundle
+    sessions: Sessions
+
+    def advance(self, streams: Sequence[Stream]) -> list[StreamingResult]: ...
+
+
+class Stream:
+    """A recording that goes on. Made by `Recognizer.stream`; not to be used from two threads at once."""
+
+    def __init__(self, recognizer: StreamDriver, chunk: int, search: SearchState, where: str = "") -> None:
+        self.recognizer = recognizer
+        self.chunk = chunk
+        """Look-ahead in frames + 1: the fewest frames that are encoded at once."""
+        self.where = where
+        """Named in errors."""
+        self.words: list[TimedWord] = []
+        """The committed ones. They never change."""
+        self.error: QuranAsrError | None = None
+        """Why the stream ended before its recording did."""
+        self.encoder: EncoderState = recognizer.sessions.start
+        self.search = search
+        self._open = OpenWords()
+        self._features = FeatureQueue(recognizer.bundle.features)
+        self._loudness = Loudness()
+        self._resampler: Resampler | None = None
+        self._ended = False
+        self._shown = StreamingResult((), ())
+
+    def accept(self, samples: NDArray[Any], rate: int = SAMPLE_RATE) -> StreamingResult:
+        """Hear more of the recording: the words that are certain now, and those that may change.
+
+        Args:
+            samples: any number of them: int16, or float in about [-1, 1]; [samples] or [samples, channels].
+            rate: hertz, the same for the whole stream; converted while it comes.
+
+        Raises:
+            QuranAsrError: a sample is NaN or far too large, the rate changes, the model gives scores that are
+                no numbers, or the stream has ended. The stream is then over; what was committed stays in
+                `words`.
+        """
+        self.push(samples, rate)
+        return self._advance()
+
+    def finish(self) -> StreamingResult:
+        """The recording has ended: everything not yet committed is now.
+
+        Raises:
+            QuranAsrError: the stream failed, now or before.
+        """
+        self.end()
+        return self._advance()
+
+    @property
+    def transcript(self) -> Transcript:
+        """What is committed so far."""
+        return Transcript(" ".join(word.text for word in self.words), tuple(self.words))
+
+    # For a recognizer that moves many streams at once
+
+    def push(self, samples: NDArray[Any], rate: int = SAMPLE_RATE) -> None:
+        """Take samples without hearing them yet; `Recognizer.advance` does. Errors as `accept`."""
+        if self.error is not None:
+            raise self.error
+        if self._ended:
+            raise QuranAsrError(
+                "more sound after the end of the stream",
+                where=self.where,
+                remedy="begin a new one: recognizer.stream()",
+            )
+        try:
+            if self._resampler is None:
+                self._resampler = Resampler(rate, self.where)
+            elif rate != self._resampler.rate:
+                what = f"the rate changes from {self._resampler.rate:,} to {rate:,} Hz"
+                raise QuranAsrError(what, where=self.where, remedy="begin a new stream")
+            self._features.push(self._resampler.push(samples))
+        except QuranAsrError as error:
+            self.error = error
+            raise
+
+    def end(self) -> None:
+        """No more sound will come."""
+        if self._ended or self.error is not None:
+            return
+        self._ended = True
+        if self._resampler is not None:
+            self._features.push(self._resampler.finish())
+        self._features.finish()
+
+    def ready(self) -> int:
+        """Frames that the encoder can take now, a multiple of the chunk; 0 if it must wait for more sound."""
+        if self.error is not None:
+            return 0
+        most = self.recognizer.bundle.shape.left_frames // self.chunk * self.chunk
+        total = self.total
+        if total is None:
+            waiting = self._features.frames // self.chunk * self.chunk
+        elif total:
+            waiting = -(-(encoder_frames(total) - self.encoder.frames) // self.chunk) * self.chunk
+        else:
+            waiting = 0
+        return max(0, min(most, waiting))
+
+    @property
+    def total(self) -> int | None:
+        """Feature frames of the whole recording; None while it goes on."""
+        return self._features.count if self._ended else None
+
+    def take(self, frames: int) -> Float32:
+        """Features [8 frames + 7, mels] of the next piece; they leave the queue."""
+        return self._features.take(frames)
+
+    def may_end(self, piece: Float32) -> NDArray[np.bool_]:
+        """After which frames of a piece the sound allows an utterance to end: bool [frames]."""
+        loud = levels(piece[7:], self.recognizer.bundle.shape.subsampling)  # frame j ends with feature 8j
+        allowed, self._loudness = may_end(loud, self._loudness, self.recognizer.bundle.frame_seconds)
+        return allowed
+
+    def put(self, found: SearchResult) -> StreamingResult:
+        """Add what the search found in a piece (nothing, at the end of an empty recording)."""
+        final = self._ended and not self.ready()
+        bundle = self.recognizer.bundle
+        result, self._open = add_tokens(
+            self._open,
+            found.tokens,
+            bundle.vocabulary,
+            bundle.frame_seconds,
+            draft=found.draft,
+            ends=found.ends,
+            final=final,
+        )
+        self.words.extend(result.committed)
+        self._shown = StreamingResult((), result.partial)
+        return result
+
+    def wait(self) -> StreamingResult | None:
+        """What may still change, where no piece came; None at the end, when it is to be committed."""
+        return None if self._ended else self._shown
+
+    def _advance(self) -> StreamingResult:
+        result = self.recognizer.advance([self])[0]
+        if self.error is not None:
+            raise self.error
+        return result
+
+
+class FeatureQueue:
+    """Features that wait for the encoder, behind the history that it needs."""
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        self._settings = settings
+        self._samples: list[Float32] = []
+        """Of which no features are made yet: a short piece alone is not worth a Fourier transform."""
+        self._held = 0
+        self._mel = MelState.start(settings)
+        self._waiting = np.zeros((HISTORY, settings.mels), np.float32)
+        self._taken = 0
+        """Encoder frames."""
+        self.count = 0
+        """Feature frames of the recording so far."""
+
+    @property
+    def frames(self) -> int:
+        """Encoder frames whose features are all there."""
+        return max(0, (len(self._waiting) - 7) // 8)
+
+    def push(self, samples: Float32) -> None:
+        self._samples.append(samples)
+        self._held += len(samples)
+        due = self._settings.samples_for(8 * (self._taken + self.frames) + 1)  # for one encoder frame more
+        if self._mel.samples_seen + self._held >= due:
+            self._settle()
+        else:
+            self._samples[-1] = samples.copy()  # a caller may use its buffer again
+
+    def finish(self) -> None:
+        self._settle()
+        self._add(self._mel.finish())
+
+    def take(self, frames: int) -> Float32:
+        needed = 8 * frames + 7
+        missing = needed - len(self._waiting)  # at the end of the recording, where nothing more will come
+        if missing > 0:
+            zeros = np.zeros((missing, self._waiting.shape[1]), np.float32)
+            self._waiting = np.concatenate([self._waiting, zeros])
+        piece, self._waiting = self._waiting[:needed], self._waiting[8 * frames :]
+        self._taken += frames
+        return piece
+
+    def _settle(self) -> None:
+        if self._samples:
+            features, self._mel = self._mel.push(np.concatenate(self._samples))
+            self._samples, self._held = [], 0
+            self._add(features)
+
+    def _add(self, features: Float32) -> None:
+        if len(features):
+            self.count += len(features)
+            self._waiting = np.concatenate([self._waiting, features])

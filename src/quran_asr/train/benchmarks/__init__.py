@@ -1,1 +1,0 @@
-"""Training and listening timed side by side with others."""

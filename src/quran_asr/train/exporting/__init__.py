@@ -1,1 +1,0 @@
-"""A trained model as a bundle, and for sherpa-onnx."""

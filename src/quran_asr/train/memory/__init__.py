@@ -1,1 +1,0 @@
-"""Batches that fit, and what to do when one does not."""

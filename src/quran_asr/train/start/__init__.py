@@ -1,1 +1,0 @@
-"""Where weights come from: random ones that let a signal through, or a trained model."""

@@ -1,0 +1,82 @@
+"""Curriculum for random starts: short clips and CTC alone until CTC has left its plateau.
+
+From random weights the CTC loss first falls to a plateau and waits there until frames and letters begin to
+match. The plateau is the entropy of the tokens: with one and the same distribution in every frame, blank
+with probability 1 - U/T and token k with (U/T) q(k), the log-number of alignments, log C(T, U), cancels what
+the frames cost, and sum(-q log q) is left for each token. Until it is left, a transducer only learns the
+text by heart, and long clips only dilute the gradient; clips of any level, from rooms and with noise, keep
+CTC on its plateau for longer. So the state of the run, not a share of its steps, decides when the transducer
+joins, when clips grow and when the recipe's changes of the audio begin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from quran_asr.config.schema import Recipe
+
+SMOOTHING = 0.98
+"""Weight of the past in the running mean of the CTC loss: about 50 steps."""
+
+
+@dataclass(slots=True)
+class Curriculum:
+    """Where a run stands. All of it goes into checkpoints."""
+
+    token_entropy: float
+    """Nats a token: where CTC has its plateau."""
+    ctc_per_token: float | None = None
+    """Running mean of the CTC loss in nats a token."""
+    left_at: int | None = None
+    """Optimizer step at which the plateau was left; None before."""
+
+    def observe(self, recipe: Recipe, step: int, ctc_per_token: float) -> None:
+        """Take in the CTC loss of one optimizer step and decide whether the plateau is left."""
+        settings = recipe.quran.curriculum
+        mean = ctc_per_token if self.ctc_per_token is None else self.ctc_per_token
+        self.ctc_per_token = SMOOTHING * mean + (1 - SMOOTHING) * ctc_per_token
+        if settings is None or self.left_at is not None:
+            return
+        if self.ctc_per_token < settings.plateau * self.token_entropy or step >= settings.latest_step:
+            self.left_at = step
+
+    def longest_seconds(self, recipe: Recipe, step: int) -> float | None:
+        """Longest clip of an epoch that begins at this step; None: all clips."""
+        settings = recipe.quran.curriculum
+        if settings is None:
+            return None
+        if self.left_at is None:
+            return settings.first_seconds
+        grown = (step - self.left_at) / max(1, settings.growth_steps)
+        if grown >= 1:
+            return None
+        longest = recipe.model.train_ds.max_duration
+        return settings.first_seconds + grown * (longest - settings.first_seconds)
+
+    def longest_clip(self, recipe: Recipe, step: int, durations: Sequence[float]) -> float | None:
+        """The same, but some of these clips are always admitted: else it would be no training."""
+        longest = self.longest_seconds(recipe, step)
+        return None if longest is None else max(longest, 1.5 * min(durations))
+
+    def ctc_weight(self, recipe: Recipe, step: int, total_steps: int | None) -> float:
+        """Weight of the CTC loss; 1.0 means CTC alone."""
+        last = recipe.model.aux_ctc.ctc_loss_weight
+        settings = recipe.quran.curriculum
+        if settings is None:
+            return last
+        if self.left_at is None:
+            return 1.0
+        if total_steps is None:
+            return last
+        passed = (step - self.left_at) / max(1, total_steps - self.left_at)
+        return settings.ctc_loss_weight + min(1.0, passed) * (last - settings.ctc_loss_weight)
+
+
+def token_entropy(texts: Iterable[Sequence[int]]) -> float:
+    """Entropy of the tokens of a corpus, each drawn by itself, in nats."""
+    counts = Counter(token for tokens in texts for token in tokens)
+    total = sum(counts.values())
+    return -sum(n / total * math.log(n / total) for n in counts.values())

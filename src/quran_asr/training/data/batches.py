@@ -1,0 +1,244 @@
+"""Padded batches of clips with their audio, and the data loaders."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from quran_asr import audio
+from quran_asr.config.schema import Recipe
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import SAMPLE_RATE, Segment
+from quran_asr.training.data.audio_cache import FORKS, AudioCache
+from quran_asr.training.data.augmentation import augment, draw_timing, impulse_responses, without_changes
+from quran_asr.training.data.epoch import EpochBatches
+from quran_asr.training.distributed import Ranks
+from quran_asr.training.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from quran_asr.records import Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A segment with the tokens that are to be heard in it."""
+
+    segment: Segment
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step works on; padding is on the right and zero."""
+
+    audio: Tensor
+    """float32 [B, samples]."""
+    audio_lengths: Tensor
+    """int64 [B], samples."""
+    tokens: Tensor
+    """int64 [B, U]."""
+    token_lengths: Tensor
+    """int64 [B]."""
+    indices: tuple[int, ...]
+    """Places of the clips in the set they come from."""
+    unreadable: tuple[tuple[int, str], ...] = ()
+    """Clips that should be here, and why their audio could not be read."""
+    samples: tuple[int, ...] = ()
+    """`audio_lengths` for this process to read, wherever the tensors lie: nobody waits for a GPU."""
+    labels: tuple[int, ...] = ()
+    """`token_lengths`, likewise."""
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            object.__setattr__(self, "samples", tuple(self.audio_lengths.tolist()))
+            object.__setattr__(self, "labels", tuple(self.token_lengths.tolist()))
+
+    def to(self, device: torch.device) -> Batch:
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Called by the DataLoader where a GPU is fed."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first clips and the others, each padded to its own longest."""
+        middle = len(self.indices) // 2
+        return self._rows(slice(0, middle)), self._rows(slice(middle, None))
+
+    def _rows(self, rows: slice) -> Batch:
+        lengths, tokens = self.audio_lengths[rows], self.token_lengths[rows]
+        return Batch(
+            self.audio[rows, : int(lengths.max())],
+            lengths,
+            self.tokens[rows, : int(tokens.max())],
+            tokens,
+            self.indices[rows],
+        )
+
+    def _with(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            audio=move(self.audio),
+            audio_lengths=move(self.audio_lengths),
+            tokens=move(self.tokens),
+            token_lengths=move(self.token_lengths),
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Audio without padding."""
+        return sum(self.samples) / SAMPLE_RATE
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the samples that is padding."""
+        return 1.0 - sum(self.samples) / max(1, self.audio.numel())
+
+
+Item: TypeAlias = "tuple[int, Samples | QuranAsrError, tuple[int, ...]]"
+"""Place of a clip, its samples or why there are none, its tokens."""
+
+
+class ClipSet(Dataset[Item]):
+    """Clips with their audio; decoded audio stays in memory up to a budget, whoever decoded it.
+
+    Decoding is slower than training, so the second epoch should not decode again. Training audio is kept in
+    16 bits, other audio as it was read, so that every validation hears the same. What does not fit is decoded
+    at each visit.
+    """
+
+    def __init__(self, clips: Sequence[Clip], *, cache_bytes: int, recipe: Recipe | None = None) -> None:
+        """`recipe` is given for training sets, whose audio its `quran.augment` changes at every visit."""
+        self.clips = tuple(clips)
+        self.recipe = recipe
+        self.augment = None if recipe is None else recipe.quran.augment
+        """What the clips of the epoch at hand are changed by."""
+        self.changes_follow = ""
+        """Seed and epoch: with the clip they decide what its audio is changed by, in whatever process."""
+        self.rooms: tuple[Samples, ...] = ()
+        if recipe is not None and recipe.quran.augment is not None and recipe.quran.augment.room_probability:
+            self.rooms = impulse_responses(recipe.quran.augment.room_seconds, recipe.quran.seed)
+        stretches = dict.fromkeys(part for clip in self.clips for part in _parts(clip.segment))
+        self._places = {stretch: place for place, stretch in enumerate(stretches)}
+        kind = np.float32 if recipe is None else np.int16
+        self.store = AudioCache([stretch.duration for stretch in stretches], cache_bytes, kind)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Item:
+        """A clip that cannot be read gives its error instead of ending a training at hour nine."""
+        try:
+            clips = [self._samples(part) for part in _parts(self.clips[index].segment)]
+        except QuranAsrError as error:
+            return index, error, self.clips[index].tokens
+        samples = np.concatenate(clips) if len(clips) > 1 else clips[0]
+        if self.augment is not None:
+            drawn = random.Random(f"{self.changes_follow}/{index}")
+            samples = augment(samples, self.augment, drawn, self.rooms)
+        return index, samples, self.clips[index].tokens
+
+    def seconds(self, seed: int, epoch: int) -> list[float]:
+        """How long each clip is in an epoch, once its changes have been made."""
+        lengths = [clip.segment.duration for clip in self.clips]
+        if self.augment is None:
+            return lengths
+        return [
+            draw_timing(self.augment, random.Random(f"{seed}/{epoch}/{index}")).seconds(length)
+            for index, length in enumerate(lengths)
+        ]
+
+    def set_plain(self, plain: bool) -> None:
+        """Leave out the recipe's changes of the audio, or make them."""
+        changes = None if self.recipe is None else self.recipe.quran.augment
+        self.augment = without_changes(changes) if plain and changes is not None else changes
+
+    def _samples(self, stretch: Segment) -> Samples:
+        place = self._places[stretch]
+        kept = self.store.get(place)
+        if kept is not None:
+            return kept
+        return self.store.put(place, audio.read(stretch.audio, stretch.offset, stretch.duration))
+
+
+def _parts(segment: Segment) -> tuple[Segment, ...]:
+    """The stretches of recordings behind a clip."""
+    return segment.parts or (segment,)
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Pad clips to the longest of the batch; what could not be read is listed in it."""
+    clips = [(index, clip, tokens) for index, clip, tokens in items if not isinstance(clip, QuranAsrError)]
+    unreadable = [(index, clip.what) for index, clip, _ in items if isinstance(clip, QuranAsrError)]
+    lengths = torch.tensor([len(samples) for _, samples, _ in clips], dtype=torch.int64)
+    padded = torch.zeros(len(clips), int(lengths.max()) if clips else 0)
+    for row, (_, samples, _) in zip(padded, clips, strict=True):
+        row[: len(samples)] = torch.from_numpy(samples)
+    token_lengths = torch.tensor([len(tokens) for _, _, tokens in clips], dtype=torch.int64)
+    tokens = torch.zeros(len(clips), int(token_lengths.max()) if clips else 0, dtype=torch.int64)
+    for row, (_, _, spoken) in zip(tokens, clips, strict=True):
+        row[: len(spoken)] = torch.tensor(spoken, dtype=torch.int64)
+    indices = tuple(index for index, _, _ in clips)
+    return Batch(padded, lengths, tokens, token_lengths, indices, tuple(unreadable))
+
+
+def training_loader(
+    clips: ClipSet, batches: EpochBatches, *, num_workers: int, seed: int, epoch: int, pin: bool
+) -> DataLoader[Item]:
+    """The batches of one epoch. Changes of the audio follow from seed, epoch and clip alone."""
+    clips.changes_follow = f"{seed}/{epoch}"
+    return _loader(clips, batches, num_workers, pin)
+
+
+def validation_loader(
+    clips: ClipSet, *, batch_size: int, num_workers: int, pin: bool, ranks: Ranks
+) -> DataLoader[Item]:
+    """The same batches every time, sorted by length; every process has equally many, the last ones empty."""
+    order = sorted(range(len(clips)), key=lambda i: clips.clips[i].segment.duration)
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    batches += [[] for _ in range(-len(batches) % ranks.size)]
+    return _loader(clips, EpochBatches(batches[ranks.rank :: ranks.size]), num_workers, pin)
+
+
+def tokenize(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[Clip]:
+    """Clips in the order of the segments.
+
+    Raises:
+        QuranAsrError: a text that the tokenizer does not know, with the clip's name.
+    """
+    clips = []
+    for segment in segments:
+        tokens = tokenizer.encode(segment.text)
+        if tokenizer.unknown in tokens:
+            raise QuranAsrError(
+                f"a text has characters that the tokenizer does not know: {segment.text}",
+                where=segment.audio,
+                remedy="check `quran.spelling` and the manifest's `text`",
+            )
+        clips.append(Clip(segment, tuple(tokens)))
+    return clips
+
+
+def _loader(clips: ClipSet, batches: EpochBatches, workers: int, pin: bool) -> DataLoader[Item]:
+    """A loader of `Batch`es (torch types it by what the set holds), two ahead in each worker.
+
+    Workers are forked, so that they share what the set keeps. Where a GPU is fed, batches lie in page-locked
+    memory, so that nothing waits while one is copied there. The loader's generator is its own: one that is
+    made again on resume must not draw from the one of dropout.
+    """
+    return DataLoader(
+        clips,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers and FORKS else None,
+        pin_memory=pin,
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,309 @@
+"""A trained model as a recognizer in torch."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from quran_asr import audio
+from quran_asr.config.architecture import of_nemo
+from quran_asr.config.recipe import load_recipe
+from quran_asr.decoding import ctc
+from quran_asr.decoding.vocabulary import WORD_START, Vocabulary
+from quran_asr.errors import QuranAsrError
+from quran_asr.experiments.run_folder import open_run
+from quran_asr.records import SAMPLE_RATE, Hypothesis, Segment, Transcript
+from quran_asr.text.spelling import SPELLINGS, alphabet, edition_of
+from quran_asr.training.checkpoints import model_weights
+from quran_asr.training.model import (
+    EncDecHybridRNNTCTCBPEModel,
+    build_model,
+    frame_seconds,
+    look_aheads,
+    set_look_ahead,
+)
+from quran_asr.training.nemo_archive import Archive, extract_tokenizer, read_archive, read_weights
+
+if TYPE_CHECKING:
+    from quran_asr.records import Samples
+
+WINDOW = 64
+"""Clips sorted by length together, so that little is padding and answers still come early."""
+BATCH_SECONDS = 120.0
+"""Padded audio in one pass of the encoder."""
+LONGEST_SECONDS = 90.0
+"""A longer recording is cut at its pauses: attention needs memory with the square of the length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of one clip that is heard in one pass."""
+
+    clip: int
+    offset: float
+    """Seconds into the clip."""
+    samples: Samples
+
+
+class Recognizer:
+    """Greedy recognition with one decoder at one look-ahead."""
+
+    def __init__(
+        self, model: EncDecHybridRNNTCTCBPEModel, name: str, decoder: str, look_ahead_ms: int | None
+    ) -> None:
+        """See `load_recognizer`.
+
+        Raises:
+            QuranAsrError: an unknown decoder, or a look-ahead that the model was not trained for.
+        """
+        if decoder not in ("transducer", "ctc"):
+            raise QuranAsrError(f"no decoder `{decoder}`", remedy="use transducer or ctc")
+        available = look_aheads(model)
+        chosen = next(iter(available)) if look_ahead_ms is None else look_ahead_ms
+        if chosen not in available:
+            known = ", ".join(f"{ms} ms" if ms >= 0 else "whole recording" for ms in available)
+            raise QuranAsrError(
+                f"the model has no look-ahead of {chosen} ms", where=name, remedy=f"it has: {known}"
+            )
+        set_look_ahead(model, available[chosen])
+        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.name = name
+        self.decoder = decoder
+        self.look_ahead_ms: int | None = chosen if chosen >= 0 else None
+        self.vocabulary = Vocabulary(tuple(model.tokenizer.ids_to_tokens(range(model.tokenizer.vocab_size))))
+        self.spelling = spelling_of(model, self.vocabulary)
+        self.edition = edition_of(self.spelling)
+        self.training_data: Path | None = None
+
+    def recognize_clips(
+        self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Transcript | QuranAsrError]:
+        """One answer a segment, in their order; audio that cannot be read gives the error itself."""
+        for start in range(0, len(segments), WINDOW):
+            window = segments[start : start + WINDOW]
+            answers: dict[int, QuranAsrError] = {}
+            pieces: list[Piece] = []
+            for i, segment in enumerate(window):
+                try:
+                    samples = audio.read(segment.audio, segment.offset, segment.duration or None)
+                except QuranAsrError as error:
+                    answers[i] = error
+                    continue
+                pieces.extend(Piece(i, offset, part) for offset, part in cut_at_pauses(samples))
+            transcripts = self._hear(pieces)
+            for i in range(len(window)):
+                if i in answers:
+                    yield answers[i]
+                else:
+                    parts = sorted(
+                        (p.offset, t) for p, t in zip(pieces, transcripts, strict=True) if p.clip == i
+                    )
+                    yield Transcript(
+                        " ".join(t.text for _, t in parts if t.text),
+                        tuple(word for _, t in parts for word in t.words),
+                    )
+                if on_progress is not None:
+                    on_progress(start + i + 1, len(segments))
+
+    def _hear(self, pieces: Sequence[Piece]) -> list[Transcript]:
+        """Transcripts in the order of the pieces, heard in batches of similar length."""
+        order = sorted(range(len(pieces)), key=lambda i: len(pieces[i].samples))
+        transcripts: list[Transcript | None] = [None] * len(pieces)
+        batch: list[int] = []
+        for place, i in enumerate(order):
+            batch.append(i)
+            following = order[place + 1] if place + 1 < len(order) else None
+            room = BATCH_SECONDS * SAMPLE_RATE
+            if following is None or len(pieces[following].samples) * (len(batch) + 1) > room:
+                for j, transcript in zip(batch, self._hear_batch([pieces[j] for j in batch]), strict=True):
+                    transcripts[j] = transcript
+                batch = []
+        return [transcript for transcript in transcripts if transcript is not None]
+
+    @torch.inference_mode()
+    def _hear_batch(self, pieces: Sequence[Piece]) -> list[Transcript]:
+        lengths = torch.tensor([len(piece.samples) for piece in pieces])
+        padded = torch.zeros(len(pieces), max(1, int(lengths.max())))
+        for row, piece in zip(padded, pieces, strict=True):
+            row[: len(piece.samples)] = torch.from_numpy(piece.samples)
+        device = next(self.model.parameters()).device
+        features, feature_lengths = self.model.preprocessor(
+            input_signal=padded.to(device), length=lengths.to(device)
+        )
+        encoded, frames = self.model.encoder(audio_signal=features, length=feature_lengths)
+        search = self._transducer if self.decoder == "transducer" else self._ctc
+        seconds = frame_seconds(self.model)
+        return [
+            Transcript(
+                self.vocabulary.text(hypothesis.tokens),
+                self.vocabulary.words(hypothesis, seconds, offset=piece.offset),
+            )
+            for piece, hypothesis in zip(pieces, search(encoded, frames), strict=True)
+        ]
+
+    def _transducer(self, encoded: Tensor, frames: Tensor) -> list[Hypothesis]:
+        found = self.model.decoding.rnnt_decoder_predictions_tensor(
+            encoder_output=encoded, encoded_lengths=frames, return_hypotheses=True
+        )
+        return [
+            Hypothesis(
+                tuple(int(token) for token in hypothesis.y_sequence),
+                tuple(int(frame) for frame in hypothesis.timestamp),
+                float(hypothesis.score),
+            )
+            for hypothesis in found
+        ]
+
+    def _ctc(self, encoded: Tensor, frames: Tensor) -> list[Hypothesis]:
+        scores = self.model.ctc_decoder(encoder_output=encoded).float().cpu().numpy()
+        return [ctc.greedy(clip[:n]) for clip, n in zip(scores, frames.tolist(), strict=True)]
+
+
+def load_recognizer(model: Path, decoder: str = "transducer", look_ahead_ms: int | None = None) -> Recognizer:
+    """A recognizer from a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
+
+    Args:
+        model: what to load.
+        decoder: `transducer` or `ctc`.
+        look_ahead_ms: one of the model's look-aheads; None takes the widest.
+
+    Raises:
+        QuranAsrError: nothing loadable there, or the model lacks what is asked for.
+    """
+    loaded, model = load_model(model)
+    recognizer = Recognizer(loaded, str(model), decoder, look_ahead_ms)
+    training_data = model.parent.parent / "training_data.json"
+    recognizer.training_data = training_data if training_data.is_file() else None
+    return recognizer
+
+
+def load_model(path: Path) -> tuple[EncDecHybridRNNTCTCBPEModel, Path]:
+    """The model of a `.nemo`, a `.ckpt` of a run, or a run folder (its best), and the file it came from.
+
+    Raises:
+        QuranAsrError: nothing loadable there.
+    """
+    if path.is_dir():
+        path = open_run(path).model_file()
+    if not path.is_file():
+        raise QuranAsrError("no such model", where=str(path), remedy="give a .nemo, a .ckpt or a run folder")
+    return (restore(path) if path.suffix == ".nemo" else restore_checkpoint(path)), path
+
+
+def spelling_of(model: EncDecHybridRNNTCTCBPEModel, vocabulary: Vocabulary) -> str:
+    """The spelling that a model writes: what its archive says, else what its alphabet shows."""
+    stored = model.cfg.get("quran")
+    if stored is not None and "spelling" in stored:
+        return str(stored.spelling)
+    letters = {letter for piece in vocabulary.pieces if piece != "<unk>" for letter in piece} - {WORD_START}
+    for spelling in sorted(SPELLINGS, key=lambda name: len(alphabet(name))):
+        if letters <= alphabet(spelling):
+            return spelling
+    return "diacritized"
+
+
+def cut_at_pauses(samples: Samples) -> list[tuple[float, Samples]]:
+    """(seconds, samples) of pieces no longer than about 30 s; audio up to 90 s stays whole.
+
+    Cuts lie in the quietest tenth of a second between 20 and 30 s after the last one.
+    """
+    if len(samples) <= LONGEST_SECONDS * SAMPLE_RATE:
+        return [(0.0, samples)]
+    hop = SAMPLE_RATE // 10
+    energy = np.square(samples[: len(samples) // hop * hop]).reshape(-1, hop).mean(axis=1)
+    cuts = [0]
+    while len(energy) - cuts[-1] > 300:
+        window = energy[cuts[-1] + 200 : cuts[-1] + 300]
+        cuts.append(cuts[-1] + 200 + int(window.argmin()))
+    bounds = [cut * hop for cut in cuts] + [len(samples)]
+    return [(a / SAMPLE_RATE, samples[a:b]) for a, b in pairwise(bounds)]
+
+
+def restore(path: Path) -> EncDecHybridRNNTCTCBPEModel:
+    """The hybrid model of an archive. NeMo builds it from our own configuration and gets no file of it.
+
+    Raises:
+        QuranAsrError: refused, no hybrid transducer + CTC model, or weights of another one.
+    """
+    archive = read_archive(path)
+    if not archive.model_class.endswith(".EncDecHybridRNNTCTCBPEModel"):
+        raise QuranAsrError(
+            f"holds a {archive.model_class.rsplit('.', 1)[-1]}, not a hybrid transducer + CTC model",
+            where=str(path),
+            remedy="start a training from it with init_from_pretrained_model",
+        )
+    weights = read_weights(archive)
+    _refuse_larger(archive, weights)
+    with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
+        extract_tokenizer(archive, Path(folder))
+        config = {**archive.config, "tokenizer": {"dir": folder, "type": "bpe"}}
+        try:
+            with warnings.catch_warnings():  # torch on the dropout of a one-layer LSTM
+                warnings.simplefilter("ignore")
+                model = EncDecHybridRNNTCTCBPEModel(cfg=OmegaConf.create(config))
+            model.load_state_dict(weights)
+        except Exception as error:  # NeMo raises whatever its parts raise
+            said = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+            raise QuranAsrError(f"NeMo cannot restore it ({said})", where=str(path)) from error
+    return model
+
+
+def _refuse_larger(archive: Archive, weights: Mapping[str, Tensor]) -> None:
+    """A small file may not describe a model that fills the memory: what is built is what has weights."""
+    described = of_nemo(archive.config, len(archive.pieces or ()), str(archive.path)).shapes()
+    built, held = sum(map(math.prod, described.values())), sum(tensor.numel() for tensor in weights.values())
+    if built > 2 * held:
+        raise QuranAsrError(
+            f"describes a model of {built:,} parameters and has {held:,}",
+            where=str(archive.path),
+            remedy="do not use this archive",
+        )
+
+
+def restore_checkpoint(path: Path) -> EncDecHybridRNNTCTCBPEModel:
+    """The model of a `.ckpt`, built from the recipe of the run in whose `checkpoints` it lies.
+
+    Raises:
+        QuranAsrError: it lies in no run, cannot be read, or has other tensors than the recipe's model.
+    """
+    if not (path.parent.parent / "recipe.yaml").is_file():
+        raise QuranAsrError(
+            "neither a .nemo archive nor a .ckpt in the `checkpoints` folder of its run",
+            where=str(path),
+            remedy="a .ckpt holds weights only and stays in its run; the run's .nemo can go anywhere",
+        )
+    weights = model_weights(path)
+    run = open_run(path.parent.parent)
+    model = build_model(load_recipe(str(run.path / "recipe.yaml")), run.tokenizer)
+    put_weights(model, weights, path)
+    return model
+
+
+def put_weights(model: EncDecHybridRNNTCTCBPEModel, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into a model; `path` is named where they do not fit.
+
+    Raises:
+        QuranAsrError: a tensor is missing, too many, or of another shape.
+    """
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or [
+        name for name, tensor in own.items() if tensor.shape != weights[name].shape
+    ]
+    if wrong:
+        raise QuranAsrError(
+            f"does not fit the recipe of its run: {len(wrong)} tensors differ, the first {wrong[0]}",
+            where=str(path),
+            remedy="use a checkpoint that this run wrote",
+        )
+    model.load_state_dict(dict(weights))

@@ -1,0 +1,388 @@
+"""Training: from a recipe and segments to a run folder with checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from quran_asr import __version__
+from quran_asr.config.architecture import of_nemo
+from quran_asr.config.schema import Recipe
+from quran_asr.errors import Finding, QuranAsrError
+from quran_asr.evaluation.training_data import TrainingData
+from quran_asr.experiments.checks.machine import audio_budget
+from quran_asr.experiments.diagnostics.diagnosis import Diagnosis
+from quran_asr.experiments.run_folder import RunFolder
+from quran_asr.experiments.training_clips import with_windows
+from quran_asr.files import named_errors
+from quran_asr.records import Segment
+from quran_asr.training.averaging import average_at_end
+from quran_asr.training.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints, checkpoint_facts
+from quran_asr.training.cpu import multiplies_bf16, suit_cpu
+from quran_asr.training.data.audio_cache import FORKS
+from quran_asr.training.data.batches import ClipSet, tokenize
+from quran_asr.training.data.epoch import Stage, planned_batches, repeated_clips, stage_batches
+from quran_asr.training.diagnostics import DiagnosticsCallback
+from quran_asr.training.distributed import Ranks
+from quran_asr.training.initialization import as_table, feature_level, initialize, sample_features, transfer
+from quran_asr.training.loss.engine import usable_engine
+from quran_asr.training.memory import MemoryBudget, fit_memory, give_back
+from quran_asr.training.metrics import Metrics, Watcher
+from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, build_model
+from quran_asr.training.module import TrainingModule
+from quran_asr.training.nemo_archive import Archive, extract_tokenizer, read_weights
+from quran_asr.training.optimizer import transferred_names
+from quran_asr.training.out_of_memory import DoesNotFit, Limit, with_smaller_batches
+from quran_asr.training.pretrained import Pretrained
+from quran_asr.training.tokenizer import Tokenizer, make_tokenizer
+from quran_asr.training.validation_interval import ValidationInterval
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a training ended."""
+
+    run: RunFolder
+    interrupted: bool
+    steps: int
+    seconds: float
+    best_wer: float | None
+    """Lowest validation WER of the transducer; None before the first validation."""
+    stopped_by: Diagnosis | None = None
+    """The sign of `quran.stop_on` that ended it, in the first process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The trained model that a run starts from."""
+
+    pretrained: Pretrained
+    archive: Archive
+    allow_partial: bool
+    """Start even where little of the encoder arrives."""
+    keep_tokens: bool
+    """Take over its tokenizer: the start goes on with the same task."""
+    say: Callable[[str], None]
+    """Called with the table of what arrived."""
+
+
+def train(
+    recipe: Recipe,
+    run: RunFolder,
+    training: Sequence[Segment],
+    validation: Sequence[Segment],
+    *,
+    watcher: Watcher,
+    on_finding: Callable[[Finding], None],
+    resume: Path | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    start: Start | None = None,
+    memory: MemoryBudget | None = None,
+    limit: Limit | None = None,
+) -> Trained:
+    """Train what the recipe says on these segments; the run folder exists and is filled.
+
+    Args:
+        resume: a `.ckpt` of the run to go on from.
+        watcher: called after every optimizer step and validation.
+        on_finding: called with what a person should know while it happens.
+        ranks: this process among those of the training; all of them call this.
+        start: the trained model that a new run starts from; None starts from random weights.
+        memory: fill it with the largest batch that fits, and keep that in the run's recipe.
+        limit: asked before every batch, for memory that is smaller than the machine's.
+
+    Raises:
+        QuranAsrError: nothing to train on, a text that the tokenizer lacks, a start of which too little
+            arrives, a clip that does not fit into memory alone, or a run that only yields NaN.
+    """
+    began = time.perf_counter()
+    first = ranks.rank == 0
+    if first:
+        run.sweep()
+        prepare_tokenizer(recipe, run, start)
+    ranks.from_first(None)
+    tokenizer = Tokenizer(run.tokenizer)
+    training = with_windows(training, recipe)
+    if memory is not None:
+        recipe = fit_memory(recipe, tokenizer, training, _device(recipe), memory, on_finding, ranks)
+        if first and resume is None:
+            run.write_recipe(recipe)
+        elif first and resume is not None:
+            run.replace_recipe(recipe, checkpoint_facts(resume).step)
+        ranks.from_first(None)
+    lightning.seed_everything(recipe.quran.seed, verbose=False)
+    training_set, validation_set = clip_sets(
+        recipe, tokenizer, training, validation, max(1, ranks.size // recipe.trainer.num_nodes)
+    )
+    training_set.set_plain(recipe.quran.curriculum is not None)
+    model = build_model(recipe, run.tokenizer)
+    if _device(recipe).type == "cpu":
+        suit_cpu(model)
+    engine, instead = ranks.from_first(usable_engine(_device(recipe)) if first else None)
+    if instead:
+        message = f"the transducer loss uses `{engine}`: {instead}"
+        on_finding(Finding("warning", "slower-loss", "", message, ""))
+    if resume is None and first:
+        run.write_json("environment.json", environment(ranks, engine))
+        manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
+        run.write_json("training_data.json", TrainingData.from_segments(training, manifests).to_json())
+        if start is not None:
+            start_from(start, model, recipe, run, training_set)
+        elif recipe.quran.initialization == "data":
+            initialize(model, training_set)
+    copied = ranks.from_first(transferred_names(recipe, run, on_finding) if first else frozenset())
+    if not first:  # weights come from the first; what is drawn from here on is each one's own
+        lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
+    while True:
+        steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
+        module = TrainingModule(
+            model, recipe, training_set, validation_set, on_finding, ranks, steps, limit, copied
+        )
+        module.engine = engine
+        if first and ranks.size > 1:
+            tell_repeated(module, on_finding)
+        ended = _fit(module, run, watcher=watcher, resume=resume)
+        if not isinstance(ended, DoesNotFit):
+            if first and recipe.quran.average and not ended.interrupted and ended.stopped_by is None:
+                best = average_at_end(run, validation, ended.steps, ended.best_wer, on_finding)
+                ended = replace(ended, best_wer=best)
+            return replace(ended, seconds=time.perf_counter() - began)
+        step = module.global_step
+        recipe, told = with_smaller_batches(recipe, training_set, ended, step, ranks.size)
+        on_finding(told)
+        if first:
+            run.replace_recipe(recipe, step)
+        ranks.from_first(None)
+        resume = run.last_checkpoint()
+        del module
+        model.trainer = None  # Lightning hung it there, and with it the module and AdamW's moments
+        model.zero_grad(set_to_none=True)
+        give_back()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def tell_repeated(module: TrainingModule, on_finding: Callable[[Finding], None]) -> None:
+    """Say how many clips come twice in an epoch so that all processes have equally many batches."""
+    stage, durations = module.stage(None), [clip.segment.duration for clip in module.training_clips.clips]
+    twice = repeated_clips(planned_batches(durations, stage, 0), stage.ranks)
+    if twice:
+        clips = "1 clip comes" if twice == 1 else f"{twice} clips come"
+        message = f"{clips} twice in an epoch: {stage.ranks} processes are to have equally many batches"
+        on_finding(Finding("note", "repeated-clips", "trainer.devices", message, ""))
+
+
+def _fit(
+    module: TrainingModule, run: RunFolder, *, watcher: Watcher, resume: Path | None
+) -> Trained | DoesNotFit:
+    """Train to the end, to an interruption, or to a batch that does not fit; `last.ckpt` is from there."""
+    recipe, ranks, on_finding = module.recipe, module.ranks, module.on_finding
+    began = time.perf_counter()
+    before = run.read_metrics()
+    measured = [row["wer"] for row in before if row["split"] == "validation" and row["wer"] is not None]
+    diagnostics_callback = DiagnosticsCallback(run, recipe, before, on_finding)
+    checkpoints = Checkpoints(run, recipe, ranks, diagnostics_callback, min(measured, default=None))
+    metrics = Metrics(run, watcher, diagnostics_callback, float(before[-1]["time"]) if before else 0.0)
+    interrupted = False
+    with checkpoints.listening(), quiet(), named_errors(run.path):
+        done = max((row["step"] for row in before), default=0)
+        auto = recipe.trainer.check_val_every_n_epoch == "auto"
+        pace = [ValidationInterval(on_finding)] if auto else []
+        trainer = make_trainer(recipe, run, [metrics, *pace, checkpoints], on_finding, ranks, done)
+        try:
+            trainer.fit(module, ckpt_path=None if resume is None else str(resume))
+        except Interrupted:
+            interrupted = diagnostics_callback.stopped_by is None
+        except DoesNotFit as failure:
+            return failure.with_traceback(None)
+    wer = None if checkpoints.best_wer == float("inf") else checkpoints.best_wer
+    seconds = time.perf_counter() - began
+    return Trained(run, interrupted, trainer.global_step, seconds, wer, diagnostics_callback.stopped_by)
+
+
+def total_steps(recipe: Recipe, durations: Sequence[float], ranks: int) -> int | None:
+    """Optimizer steps of the whole training, None without a limit. It decides how the rate falls.
+
+    Counted from the plan of the first epoch with all its clips, whatever the curriculum admits: a run that
+    goes on has to come to the same number.
+    """
+    limits = [recipe.trainer.max_steps] if recipe.trainer.max_steps > 0 else []
+    if recipe.trainer.max_epochs > 0:
+        ds = recipe.model.train_ds
+        stage = Stage(recipe.quran.seed, ds.batch_size, ds.batch_duration, None, ranks)
+        batches = len(stage_batches(durations, [stage], 0, 0))
+        limits.append(recipe.trainer.max_epochs * math.ceil(batches / recipe.trainer.accumulate_grad_batches))
+    return min(limits, default=None)
+
+
+def start_from(
+    start: Start, model: EncDecHybridRNNTCTCBPEModel, recipe: Recipe, run: RunFolder, clips: ClipSet
+) -> None:
+    """Bring a trained model's weights into ours, and leave in `transfer.json` what became of each tensor."""
+    level = None
+    theirs = of_nemo(start.archive.config, 0, start.pretrained.name).normalize
+    if (theirs, recipe.model.preprocessor.normalize) == ("per_feature", "NA"):
+        level = feature_level(*sample_features(model, clips))
+    planned = transfer(
+        model,
+        recipe,
+        start.archive.config,
+        read_weights(start.archive),
+        start.archive.pieces,
+        start.pretrained.name,
+        allow_partial=start.allow_partial,
+        level=level,
+    )
+    source = {"path": str(start.pretrained.path), "sha256": start.pretrained.sha256}
+    run.write_json("transfer.json", planned.to_json() | {"from": start.pretrained.source, **source})
+    start.say(as_table(planned))
+
+
+def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None) -> Tokenizer:
+    """The run's own tokenizer: there already, of the start, of the recipe's folder, or trained on the Quran.
+
+    Raises:
+        QuranAsrError: the start's tokens are to be kept, and the recipe wants another number of them.
+    """
+    if (run.tokenizer / "tokenizer.model").is_file():
+        return Tokenizer(run.tokenizer)
+    if start is not None and start.keep_tokens and recipe.model.tokenizer.dir is None:
+        tokens = len(start.archive.pieces or ())
+        if tokens != recipe.quran.vocabulary_size:
+            raise QuranAsrError(
+                f"{start.pretrained.name} has {tokens} tokens, and the recipe wants "
+                f"{recipe.quran.vocabulary_size}",
+                where="quran.vocabulary_size",
+                remedy=f"quran.vocabulary_size={tokens}; or start with other tokens: "
+                f"init_from_pretrained_model={start.pretrained.path}",
+            )
+        extract_tokenizer(start.archive, run.tokenizer)
+        return Tokenizer(run.tokenizer)
+    return make_tokenizer(recipe, run.tokenizer)
+
+
+def clip_sets(
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    training: Sequence[Segment],
+    validation: Sequence[Segment],
+    processes: int = 1,
+) -> tuple[ClipSet, ClipSet]:
+    """Both sets, tokenized; `processes` of this machine share the memory for what they decode."""
+    budget = audio_budget(recipe) // processes
+    shares = [
+        budget // part if FORKS or not workers else 0  # other workers would not see it
+        for part, workers in (
+            (1, recipe.model.train_ds.num_workers),
+            (4, recipe.model.validation_ds.num_workers),
+        )
+    ]
+    return (
+        ClipSet(tokenize(training, tokenizer), cache_bytes=shares[0], recipe=recipe),
+        ClipSet(tokenize(validation, tokenizer), cache_bytes=shares[1]),
+    )
+
+
+def make_trainer(
+    recipe: Recipe,
+    run: RunFolder,
+    callbacks: Sequence[lightning.Callback],
+    on_finding: Callable[[Finding], None],
+    ranks: Ranks,
+    done: int,
+) -> lightning.Trainer:
+    """Lightning's trainer for what is there: GPUs or the CPU, in as many processes as there are."""
+    settings, exp = recipe.trainer, recipe.exp_manager
+    gpu = _device(recipe).type == "cuda"
+    if settings.accelerator == "gpu" and not gpu:
+        raise QuranAsrError("no CUDA device here", where="trainer.accelerator", remedy="use auto or cpu")
+    precision: Any = settings.precision
+    if precision == "bf16-mixed" and not gpu and not multiplies_bf16():
+        precision = 32
+        message = "this CPU has no fast bf16 (Intel AMX): it trains in float32"
+        on_finding(Finding("note", "fp32-on-cpu", "trainer.precision", message, ""))
+    every = settings.check_val_every_n_epoch
+    logger = None
+    if exp.create_tensorboard_logger:
+        logger = TensorBoardLogger(save_dir=str(run.path), name="", version="", purge_step=done + 1)
+    strategy: Any = "auto"
+    if ranks.size > 1:
+        # a curriculum begins with CTC alone: prediction network and joint get no gradient; nor do frozen
+        some_rest = recipe.quran.curriculum is not None or recipe.quran.unfreeze_after > 0
+        strategy = DDPStrategy(find_unused_parameters=some_rest)
+    return lightning.Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=max(1, ranks.size // settings.num_nodes),
+        num_nodes=settings.num_nodes if ranks.size > 1 else 1,
+        strategy=strategy,
+        max_epochs=settings.max_epochs,
+        max_steps=settings.max_steps,
+        precision=precision,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        gradient_clip_val=settings.gradient_clip_val or None,
+        val_check_interval=settings.val_check_interval,
+        check_val_every_n_epoch=1 if every == "auto" else every,
+        log_every_n_steps=settings.log_every_n_steps,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=logger or False,
+        callbacks=list(callbacks),
+        enable_checkpointing=False,
+        plugins=[WeightsOnlyCheckpoints(), ranks.environment()],
+    )
+
+
+def _device(recipe: Recipe) -> torch.device:
+    """Where the training takes place."""
+    gpu = torch.cuda.is_available() and recipe.trainer.accelerator != "cpu"
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def environment(ranks: Ranks, engine: str) -> dict[str, Any]:
+    """What a run was made with; `engine` computes its transducer loss."""
+    import nemo
+
+    gpu = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "quran_asr": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "nemo": nemo.__version__,
+        "processes": ranks.size,
+        "threads": torch.get_num_threads(),
+        "gpus": gpu,
+        "transducer_loss": engine,
+    }
+
+
+class quiet(warnings.catch_warnings):  # noqa: N801 - used like a function
+    """Lightning's advice about workers, logging intervals and the like: none of it is for our users."""
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        warnings.simplefilter("ignore")
+        for name in ("lightning", "pytorch_lightning"):  # some package imports Lightning's old name too
+            for logger in (
+                f"{name}.pytorch",
+                f"{name}.utilities.rank_zero",
+                f"{name}.pytorch.utilities.rank_zero",
+            ):
+                logging.getLogger(logger).setLevel(logging.ERROR)
+        return entered

@@ -1,0 +1,118 @@
+"""Overrides as in Hydra: what each sign does, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quran_asr.config.overrides import split_words
+from quran_asr.config.recipe import load_recipe, resolve
+from quran_asr.errors import QuranAsrError
+
+
+def refusal(*overrides: str, recipe: str = "transfer") -> str:
+    with pytest.raises(QuranAsrError) as caught:
+        load_recipe(recipe, overrides)
+    return str(caught.value)
+
+
+def test_the_guides_overrides_for_little_memory_keep_the_effective_batch() -> None:
+    recipe = load_recipe(
+        "transfer",
+        [
+            "model.train_ds.batch_size=16",
+            "trainer.accumulate_grad_batches=4",
+            "model.joint.fused_batch_size=4",
+        ],
+    )
+    assert (recipe.effective_batch, recipe.model.joint.fused_batch_size) == (128, 4)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("model.optim.lr=2", 2.0),
+        ("++model.optim.lr=1e-3", 1e-3),
+        ("model.optim={lr: 3.0}", 3.0),
+        ("model.optim={lr:3.0,weight_decay:0.0}", 3.0),  # as Hydra writes mappings
+    ],
+)
+def test_a_value_is_set(word: str, value: float) -> None:
+    recipe = load_recipe("transfer", [word])
+    assert recipe.model.optim.lr == value
+    assert recipe.model.optim.betas == (0.9, 0.98)  # the rest of the section stays
+
+
+def test_later_overrides_win_and_equal_signs_may_stand_in_values() -> None:
+    recipe = load_recipe(
+        "transfer",
+        ["quran.seed=1", "quran.seed=2", "exp_manager.resume_from_checkpoint=a/x--val_wer=0.1-epoch=2.ckpt"],
+    )
+    assert recipe.quran.seed == 2
+    assert recipe.exp_manager.resume_from_checkpoint == "a/x--val_wer=0.1-epoch=2.ckpt"
+
+
+def test_what_may_be_absent_can_be_removed_and_added_again() -> None:
+    assert load_recipe("quickstart", ["~quran.curriculum"]).quran.curriculum is None
+    assert load_recipe("transfer", ["~init_from_pretrained_model"]).init_from_pretrained_model is None
+    whole = "quran.curriculum={first_seconds:1,plateau:0.9,latest_step:3,growth_steps:4,ctc_loss_weight:0.5}"
+    curriculum = load_recipe("transfer", [whole]).quran.curriculum
+    assert curriculum is not None and curriculum.growth_steps == 4
+    with pytest.raises(QuranAsrError, match="has another value"):
+        load_recipe("transfer", ["~init_from_pretrained_model=another"])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            "+trainer.devices=1",
+            "`trainer.devices` has a value already\nhint: leave out the +: trainer.devices=1",
+        ),
+        ("+trainer.device=1", "unknown key `trainer.device`\nhint: did you mean `trainer.devices`?"),
+        ("trainer.device=1", "unknown key `trainer.device`\nhint: did you mean `trainer.devices`?"),
+        ("++trainer.device=1", "unknown key `trainer.device`"),
+        ("~trainer.device", "unknown key `trainer.device`"),
+        ("~trainer.devices", "`trainer.devices` cannot be removed"),
+        ("warmup_steps=1", "hint: did you mean `model.optim.sched.warmup_steps`?"),
+        ("model.train_ds.max_duration", "no recipe `model.train_ds.max_duration`"),
+        ("model.optim.lr=[1", "is not a YAML value"),
+        ("model.optim.lr=", "must be a number"),
+        ("=1", "`` is not a key"),
+        ("model..lr=1", "`model..lr` is not a key"),
+        (
+            "quran.curriculum.plateau=3",
+            "hint: turn it on as a whole: 'quran.curriculum={first_seconds: ..., ",
+        ),
+        ("model.optim={lr: 1, rate: 2}", "unknown key `model.optim.rate`"),
+        ("model.tokenizer.dir=${oc.env:HOME}", "reads nothing from its surroundings"),
+    ],
+)
+def test_a_wrong_override_is_refused(word: str, said: str) -> None:
+    with pytest.raises(QuranAsrError) as caught:
+        load_recipe(*split_words([word, *(["transfer"] if "=" in word or "~" in word else [])]))
+    assert said in str(caught.value)
+
+
+def test_wrong_overrides_are_all_named() -> None:
+    message = refusal("trainer.device=1", "model.optim.lr=fast", "+quran.seed=1")
+    assert message.count("override `") == 3
+
+
+def test_words_are_parted_into_recipe_and_overrides(tmp_path: Path) -> None:
+    assert split_words(["a=1", "small", "~b"]) == ("small", ["a=1", "~b"])
+    assert split_words(["a=1"], default="transfer") == ("transfer", ["a=1"])
+    odd = tmp_path / "lr=2.yaml"
+    odd.write_text("base: base\n")
+    assert split_words([str(odd)]) == (str(odd), [])
+    with pytest.raises(QuranAsrError, match="two recipes: `small` and `large`"):
+        split_words(["small", "large"])
+    with pytest.raises(QuranAsrError, match="no recipe is named"):
+        split_words([])
+
+
+def test_an_overridden_key_says_so() -> None:
+    origin = resolve("transfer", ["model.optim={lr: 2.0}", "~init_from_pretrained_model"]).origin
+    assert origin["model.optim.lr"] == origin["init_from_pretrained_model"] == "command line"
+    assert origin["model.optim.weight_decay"].startswith("base.yaml:")

@@ -1,0 +1,104 @@
+"""`import quran_asr` in somebody's program: it changes nothing there, and is ready within a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import quran_asr
+from quran_asr import audio
+
+STATE = """
+import json, logging, os, signal, sys, threading, warnings
+
+def state():
+    return {
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "handlers": [repr(one) for one in logging.root.handlers],
+        "loggers": sorted(logging.root.manager.loggerDict),
+        "level": logging.root.level,
+        "filters": [repr(one) for one in warnings.filters],
+        "signals": {str(one): repr(signal.getsignal(one)) for one in signal.valid_signals()},
+        "threads": [one.name for one in threading.enumerate()],
+        "hooks": [repr(one) for one in (sys.excepthook, sys.displayhook, sys.stdout, sys.stderr)],
+        "path": list(sys.path),
+        "recursion": sys.getrecursionlimit(),
+        "locale": __import__("locale").setlocale(0),
+    }
+"""
+
+
+def python(code: str, *words: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_importing_changes_nothing_in_the_host_program() -> None:
+    out = python(
+        STATE + "import typing\nbefore, modules = state(), set(sys.modules)\n"
+        "import quran_asr\nquran_asr.__version__\ndir(quran_asr)\n"
+        "print(json.dumps([before == state(), sorted(set(sys.modules) - modules)]))"
+    )
+    same, new = json.loads(out)
+    assert same
+    assert set(new) <= {"__future__", "quran_asr"}
+
+
+def test_hearing_changes_nothing_in_it_either(small_bundle: Path, voice: np.ndarray, tmp_path: Path) -> None:
+    """Loading brings numpy, and other people's packages have loggers; no more than that."""
+    audio.write(tmp_path / "a.wav", voice)
+    out = python(
+        STATE + "import numpy, onnxruntime, soundfile, soxr\nbefore = state()\n"
+        "import quran_asr\nrecognizer = quran_asr.load(sys.argv[1])\n"
+        "text = recognizer.recognize(sys.argv[2]).text\nafter = state()\n"
+        "heavy = {'torch', 'click', 'rich', 'nemo'} & set(sys.modules)\n"
+        "print(json.dumps([[key for key in before if before[key] != after[key]], sorted(heavy), text]))",
+        str(small_bundle),
+        str(tmp_path / "a.wav"),
+    )
+    changed, heavy, text = json.loads(out)
+    assert (changed, heavy) == ([], [])
+    assert text == quran_asr.load(small_bundle).recognize(tmp_path / "a.wav").text
+
+
+def test_the_first_words_come_within_a_second(small_bundle: Path, voice: np.ndarray, tmp_path: Path) -> None:
+    """Processor time from the start of Python, so that others' work on the machine does not count."""
+    audio.write(tmp_path / "a.wav", voice)
+    code = (
+        "import sys, time, quran_asr\nquran_asr.load(sys.argv[1]).recognize(sys.argv[2])\n"
+        "print(time.process_time())"
+    )
+    best = min(float(python(code, str(small_bundle), str(tmp_path / "a.wav"))) for _ in range(3))
+    assert best < 1.0
+
+
+def test_the_names_of_the_front_door() -> None:
+    from quran_asr.runtime import recognizer
+    from quran_asr.text import quran
+
+    assert quran_asr.Recognizer is recognizer.Recognizer
+    assert quran_asr.load is recognizer.load
+    assert isinstance(quran_asr.load_quran("letters"), quran_asr.Quran)
+    assert quran_asr.load_quran is quran.load_quran
+    assert set(quran_asr.__all__) <= set(dir(quran_asr))
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        quran_asr.lod  # noqa: B018
+
+
+def test_a_stream_is_fed_as_the_first_page_shows(small_bundle: Path, voice: np.ndarray) -> None:
+    recognizer = quran_asr.load(str(small_bundle))
+    stream = recognizer.stream()
+    certain = []
+    for start in range(0, len(voice), 1_600):
+        certain += stream.accept(voice[start : start + 1_600]).committed
+    certain += stream.finish().committed
+    assert tuple(certain) == stream.transcript.words
+    assert stream.transcript.text == recognizer.recognize(voice).text

@@ -1,0 +1,167 @@
+"""Two processes on the CPU train what one does, and a run moves between one and two."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quran_asr.evaluation.transcripts import read_transcripts
+from quran_asr.experiments.run_folder import RunFolder, open_run
+
+pytestmark = pytest.mark.slow
+
+PLAIN = (
+    "quran.curriculum=null",
+    "model.encoder.att_context_size=[[70,13]]",
+    "model.encoder.att_context_probs=null",
+    "model.encoder.dropout=0.0",
+    "model.encoder.dropout_pre_encoder=0.0",
+    "model.encoder.dropout_att=0.0",
+    "model.decoder.prednet.dropout=0.0",
+    "model.joint.jointnet.dropout=0.0",
+    "model.spec_augment.freq_masks=0",
+    "model.spec_augment.time_masks=0",
+    "model.preprocessor.dither=0.0",
+    "quran.augment.gain_db=0.0",
+    "quran.augment.lowpass_probability=0.0",
+    "model.train_ds.batch_size=2",
+    "model.train_ds.batch_duration=null",
+    "model.loss.warprnnt_numba_kwargs.fastemit_lambda=0.0",
+    "trainer.max_steps=-1",
+    "trainer.max_epochs=4",
+    "trainer.val_check_interval=1.0",
+    "trainer.check_val_every_n_epoch=1",
+)
+"""12 clips in batches of two: three optimizer steps an epoch at an effective batch of 4; nothing is drawn."""
+
+TWO = ("trainer.devices=2", "trainer.accelerator=cpu", "trainer.accumulate_grad_batches=1")
+ONE = ("trainer.devices=1", "trainer.accelerator=cpu", "trainer.accumulate_grad_batches=2")
+
+
+@pytest.fixture
+def words(spoken: Path, tiny_overrides: tuple[str, ...], tmp_path: Path) -> list[str]:
+    manifests = ["--train", str(spoken), "--validation", str(spoken)]
+    return ["quickstart", *manifests, *tiny_overrides, *PLAIN, f"exp_manager.exp_dir={tmp_path}"]
+
+
+def train(*words: str, environment: dict[str, str] | None = None) -> tuple[RunFolder, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "quran_asr", "train", *words, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return open_run(json.loads(done.stdout)["run"]), done.stderr
+
+
+def measured(run: RunFolder) -> list[dict[str, Any]]:
+    return run.read_metrics()
+
+
+def same_losses(one: RunFolder, other: RunFolder) -> None:
+    for a, b in zip(measured(one), measured(other), strict=True):
+        assert (a["split"], a["step"], a["epoch"]) == (b["split"], b["step"], b["epoch"])
+        for key in (
+            "loss",
+            "transducer_loss",
+            "ctc_loss",
+            "learning_rate",
+            "gradient_norm",
+            "wer",
+            "ctc_wer",
+        ):
+            if key in a:
+                assert a[key] == pytest.approx(b[key], rel=2e-3), (a["step"], key)
+
+
+def test_two_processes_have_the_losses_of_one_and_a_run_goes_from_one_to_two_and_back(
+    words: list[str],
+) -> None:
+    alone, _ = train(*words, *ONE)
+    together, said = train(*words, *TWO)
+    assert len([row for row in measured(alone) if row["split"] == "train"]) == 12
+    same_losses(alone, together)
+    assert said.count("run folder") == 1, "only the first process speaks"
+    assert together.read_json("environment.json")["processes"] == 2
+    heard, heard_alone = (read_transcripts(run.transcripts) for run in (together, alone))
+    assert [clip.segment for clip in heard] == [clip.segment for clip in heard_alone], "each clip once"
+
+    moving, _ = train(*words, *ONE, "trainer.max_epochs=2")
+    _, said = train("--resume", str(moving.path), "trainer.max_epochs=3", *TWO[:2])
+    assert "its effective batch of 4 is kept" in said
+    assert "no longer those of an undisturbed run" in said
+    assert "trainer.accumulate_grad_batches=1" in said
+    _, said = train("--resume", str(moving.path), "trainer.max_epochs=4", *ONE[:2])
+    assert "its effective batch of 4 is kept" in said
+    same_losses(alone, moving)
+
+
+def test_torchrun_starts_a_training_and_clips_that_come_twice_are_told(
+    words: list[str], spoken: Path
+) -> None:
+    odd = spoken.with_name("odd.jsonl")
+    odd.write_text("".join(spoken.read_text("utf-8").splitlines(keepends=True)[:5]), "utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--master-port", str(port), "-m", "quran_asr", "train"),
+            *(*words, *TWO, "trainer.max_epochs=1", "--train", str(odd), "model.train_ds.batch_size=1"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("run folder") == 1
+    assert done.stderr.count("1 clip comes twice in an epoch") == 1, done.stderr
+    assert "best validation WER" in done.stdout
+
+
+def test_a_signal_to_the_first_process_stops_both_with_a_checkpoint(words: list[str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "quran_asr", "train", *words, *TWO, "trainer.max_epochs=10000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    until = time.monotonic() + 180
+    while not any(path.stat().st_size for path in tmp_path.glob("quickstart/*/metrics.jsonl")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert time.monotonic() - began < 20
+    assert "go on with: quran-asr train --resume" in said
+    assert list(tmp_path.glob("quickstart/*/checkpoints/last.ckpt"))
+
+
+def test_several_machines_need_a_launcher(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "quran_asr", "train", *words, "trainer.num_nodes=2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "torchrun or srun" in done.stderr
