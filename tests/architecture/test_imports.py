@@ -71,7 +71,9 @@ TABLE = {
         "numpy torch lightning nemo omegaconf sentencepiece onnx soundfile sherpa_onnx",
     ),
     "cli": room(
-        "text corpus decoding runtime evaluation config experiments training export benchmark", "click", "rich"
+        "text corpus decoding runtime evaluation config experiments training export benchmark",
+        "click",
+        "rich",
     ),
     "__main__": room("cli", ground=False),
     DOOR: room("text corpus decoding runtime evaluation config experiments training"),

@@ -26,9 +26,9 @@ from quran_asr.locks import locked
 from quran_asr.records import Segment
 from quran_asr.runtime.bundle import (
     DESCRIPTION,
+    ENCODER,
     JOINT,
     PREDICTION,
-    TOKENIZER,
     TRAINING_DATA,
     VOCABULARY,
     Bundle,
@@ -135,7 +135,7 @@ def _int8_lines(cost: dict[str, object] | None) -> list[str]:
     return lines
 
 
-WRITTEN = {DESCRIPTION, TOKENIZER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, "sherpa"}
+WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, "sherpa"}
 """What may stand in a folder that a new bundle replaces."""
 
 
@@ -244,7 +244,7 @@ def to_int8(bundle: Bundle, folder: Path) -> Bundle:
     """Write the bundle again into an empty folder, with an encoder of 8-bit integers."""
     for name in (PREDICTION, JOINT, VOCABULARY):
         copy_model(bundle.folder / name, folder / name)
-    quantize(bundle.folder / TOKENIZER, folder / TOKENIZER)
+    quantize(bundle.folder / ENCODER, folder / ENCODER)
     smaller = replace(bundle, folder=folder, precision="int8")
     write_description(smaller)
     return smaller
@@ -325,7 +325,7 @@ def _replace_by_int8(bundle: Bundle, clips: Sequence[Segment]) -> tuple[Bundle, 
     smaller = bundle.folder / "int8"
     smaller.mkdir()
     cost = cost_of_int8(bundle, to_int8(bundle, smaller), clips)
-    (smaller / TOKENIZER).replace(bundle.folder / TOKENIZER)
+    (smaller / ENCODER).replace(bundle.folder / ENCODER)
     shutil.rmtree(smaller)
     return replace(bundle, precision="int8"), cost
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import full_disk_named
-from quran_asr.runtime.bundle import JOINT, PREDICTION, TOKENIZER, Shape
+from quran_asr.runtime.bundle import ENCODER, JOINT, PREDICTION, Shape
 from quran_asr.runtime.sessions import UNKNOWN
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
 
@@ -409,7 +409,7 @@ def write_graphs(model: EncDecHybridRNNTCTCBPEModel, shape: Shape, folder: Path)
             "joint_encoded": {0: "batch", 1: "frames"},
             "ctc": {0: "batch", 1: "frames"},
         },
-        folder / TOKENIZER,
+        folder / ENCODER,
     )
     state = torch.zeros(shape.prediction_layers, 2, shape.prediction_width)
     middle = {1: "batch"}

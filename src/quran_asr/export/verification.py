@@ -15,7 +15,7 @@ from quran_asr.decoding.options import Decoding
 from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.scoring import score_clips
 from quran_asr.records import SAMPLE_RATE, Counts, Emissions, Segment
-from quran_asr.runtime.bundle import TOKENIZER, Bundle, read_bundle
+from quran_asr.runtime.bundle import ENCODER, Bundle, read_bundle
 from quran_asr.runtime.recognizer import Recognizer
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, look_aheads, set_look_ahead
 
@@ -94,7 +94,7 @@ def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> di
         float(np.abs(whole.emissions([one]).log_probs - small.emissions([one]).log_probs).max(initial=0.0))
         for one in first
     ]
-    sizes = [(bundle.folder / TOKENIZER).stat().st_size for bundle in (exact, smaller)]
+    sizes = [(bundle.folder / ENCODER).stat().st_size for bundle in (exact, smaller)]
     result: dict[str, Any] = {
         "clips": len(hypotheses),
         "size_ratio": round(sizes[1] / sizes[0], 4),

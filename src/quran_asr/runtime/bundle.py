@@ -25,10 +25,10 @@ from quran_asr.text.spelling import SPELLINGS
 FORMAT = 1
 """Version of the layout. A reader refuses what is newer than itself."""
 DESCRIPTION = "bundle.json"
-TOKENIZER, PREDICTION, JOINT, VOCABULARY = "encoder.onnx", "prediction.onnx", "joint.onnx", "vocabulary.txt"
+ENCODER, PREDICTION, JOINT, VOCABULARY = "encoder.onnx", "prediction.onnx", "joint.onnx", "vocabulary.txt"
 TRAINING_DATA = "training_data.json"
 """What the model was trained on; not every bundle has it."""
-NEEDED = (TOKENIZER, PREDICTION, JOINT, VOCABULARY)
+NEEDED = (ENCODER, PREDICTION, JOINT, VOCABULARY)
 AGAIN = "export the model again, or copy the whole folder again"
 MOST_CACHED = 1 << 26
 """Numbers that a stream may keep of the encoder; a model of 114M parameters keeps 1 << 20."""

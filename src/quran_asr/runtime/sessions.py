@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from quran_asr.errors import QuranAsrError
-from quran_asr.runtime.bundle import AGAIN, JOINT, PREDICTION, TOKENIZER, VOCABULARY, Bundle
+from quran_asr.runtime.bundle import AGAIN, ENCODER, JOINT, PREDICTION, VOCABULARY, Bundle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,7 +95,7 @@ class Sessions:
             QuranAsrError: ONNX Runtime cannot load a graph, or its inputs are not those that are needed.
         """
         self.bundle = bundle
-        self.encoder = _load(bundle.folder / TOKENIZER, threads)
+        self.encoder = _load(bundle.folder / ENCODER, threads)
         self.prediction = _load(bundle.folder / PREDICTION, 1)
         self.joint = _load(bundle.folder / JOINT, 1)
         shape = bundle.shape
@@ -259,19 +259,19 @@ def run_once(sessions: Sessions) -> None:
     state = np.zeros((shape.prediction_layers, 1, shape.prediction_width), np.float32)
     blank = np.array([bundle.vocabulary.blank], np.int64)
 
-    heard, _ = _asked(sessions, TOKENIZER, lambda: sessions.encode(silence, [None], chunk, [sessions.start]))
+    heard, _ = _asked(sessions, ENCODER, lambda: sessions.encode(silence, [None], chunk, [sessions.start]))
     predicted, _ = _asked(sessions, PREDICTION, lambda: sessions.predict(blank, (state, state)))
-    _check(sessions, TOKENIZER, heard[0].joint, (chunk, shape.joint_width))
+    _check(sessions, ENCODER, heard[0].joint, (chunk, shape.joint_width))
     _check(sessions, PREDICTION, predicted, (1, shape.joint_width))
     joined = _asked(sessions, JOINT, lambda: sessions.join(heard[0].joint[:1], predicted))
-    for name, scores in ((TOKENIZER, heard[0].ctc), (JOINT, joined)):
+    for name, scores in ((ENCODER, heard[0].ctc), (JOINT, joined)):
         if scores.ndim == 2 and scores.shape[1] != classes:
             raise QuranAsrError(
                 f"has {classes - 1:,} pieces, and {name} is made for {scores.shape[1] - 1:,}",
                 where=str(bundle.folder / VOCABULARY),
                 remedy=AGAIN,
             )
-    _check(sessions, TOKENIZER, heard[0].ctc, (chunk, classes))
+    _check(sessions, ENCODER, heard[0].ctc, (chunk, classes))
     _check(sessions, JOINT, joined, (1, classes))
 
 

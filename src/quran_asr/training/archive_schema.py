@@ -234,7 +234,7 @@ SPEC_AUGMENT = Section(
     target="SpectrogramAugmentation",
     optional=True,
 )
-TOKENIZER = Section(
+ENCODER = Section(
     {
         "feat_in": Number(1, 512, whole=True),
         "feat_out": Number(-1, 16_384, whole=True),
@@ -435,7 +435,7 @@ COMMON: dict[str, Check] = {
     "tokenizer": TOKENIZER,
     "preprocessor": PREPROCESSOR,
     "spec_augment": SPEC_AUGMENT,
-    "encoder": TOKENIZER,
+    "encoder": ENCODER,
     **dict.fromkeys(
         "target nemo_version labels train_ds validation_ds test_ds optim interctc variational_noise".split(),
         DROPPED,
