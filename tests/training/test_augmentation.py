@@ -10,22 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from quran_asr.audio import CODECS, Codec, through
 from quran_asr.config.recipe import RecipeError, load_recipe
 from quran_asr.config.schema import Augment
-from quran_asr.training.data.augmentation import (
-    CODECS,
-    Codec,
-    augment,
-    draw_timing,
+from quran_asr.corpus.effects import (
+    decaying_response,
     equalize,
-    impulse_responses,
     in_room,
     low_pass,
-    through,
     with_noise,
-    without_changes,
     without_silence,
 )
+from quran_asr.training.data.augmentation import augment, draw_timing, impulse_responses, without_changes
 
 Sound = NDArray[np.float32]
 
@@ -268,3 +264,13 @@ def test_before_the_changes_begin_every_clip_has_the_middle_level_and_nothing_el
         assert level_db(clip) == pytest.approx(sum(compact.level_db or ()) / 2, abs=0.01)
         assert np.allclose(clip / np.abs(clip).max(), voice() / np.abs(voice()).max(), atol=1e-5)
     assert without_changes(asked(gain_db=9.0)) == asked()
+
+
+def test_an_even_decay_takes_the_time_that_was_asked_and_keeps_the_energy() -> None:
+    for seconds in (0.3, 0.8):
+        response = decaying_response(seconds, 0.0)
+        assert float(np.square(response).sum()) == pytest.approx(1.0, rel=1e-4)
+        assert seconds_of_decay(response[100:]) == pytest.approx(seconds, rel=0.1)
+        assert decibels(abs(response[0]) / float(np.sqrt(np.square(response[1:]).sum()))) == pytest.approx(
+            0.0, abs=0.1
+        )

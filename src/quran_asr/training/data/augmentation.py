@@ -7,17 +7,26 @@ SpecAugment's masks are NeMo's and stand in the recipe under `model.spec_augment
 
 from __future__ import annotations
 
-import io
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 
 from quran_asr import audio
 from quran_asr.config.schema import Augment
+from quran_asr.corpus.effects import (
+    BANDS_HZ,
+    at_level,
+    equalize,
+    in_room,
+    low_pass,
+    overdriven,
+    with_noise,
+    with_silence,
+    without_silence,
+)
 from quran_asr.records import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -26,66 +35,6 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
     FloatArray = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """A way to store sound, in libsndfile's names."""
-
-    format: str
-    subtype: str
-    rate: int
-    """Hertz at which it is stored."""
-    compression: float | None = None
-    """0 to 1, where the codec can be asked; 1 is smallest."""
-    delay: int = 0
-    """Samples that come before the sound when it is decoded."""
-
-
-CODECS = (
-    Codec("MP3", "MPEG_LAYER_III", SAMPLE_RATE, 0.9, 1105),  # constant, 24 kbit/s
-    Codec("OGG", "VORBIS", SAMPLE_RATE, 1.0),
-    Codec("WAV", "GSM610", 8000),  # mobile telephony, 13 kbit/s
-)
-"""Opus is not among them: its encoder takes four to twelve times as long as these."""
-
-
-def through(codec: Codec, samples: Samples) -> Samples:
-    """What is left of a clip.
-
-    Args:
-        codec: one of `CODECS`.
-        samples: float32 [samples]. What comes near full scale is made softer for the codec, and loud again.
-
-    Returns:
-        float32, as long as the clip and in time with it; nothing and what is no number come back as they are.
-    """
-    if not len(samples) or not np.isfinite(samples).all():  # LAME would end the process
-        return samples
-    stored = samples
-    if codec.rate != SAMPLE_RATE:
-        stored = audio.resample(samples, SAMPLE_RATE, codec.rate)
-    # After resampling, which overshoots: beyond full scale 16 bits wrap around.
-    peak = np.float32(max(1.0, 1.05 * float(np.abs(stored).max(initial=0.0))))
-    stored = stored / peak
-    file = io.BytesIO()
-    soundfile.write(
-        file,
-        stored,
-        codec.rate,
-        codec.subtype,
-        format=codec.format,
-        compression_level=codec.compression,
-        bitrate_mode="CONSTANT" if codec.format == "MP3" else None,
-    )
-    file.seek(0)
-    decoded, _ = soundfile.read(file, dtype="float32")
-    if codec.rate != SAMPLE_RATE:
-        decoded = audio.resample(decoded, codec.rate)
-    whole = np.zeros(len(samples), np.float32)
-    decoded = decoded[codec.delay : codec.delay + len(samples)]
-    whole[: len(decoded)] = decoded * peak
-    return whole
 
 
 ROOMS = 64
@@ -140,18 +89,8 @@ def impulse_responses(seconds: tuple[float, float], seed: int, count: int = ROOM
     return tuple(responses)
 
 
-def in_room(samples: Samples, response: Samples) -> Samples:
-    """A clip as it sounds in a room, float32 and as long as it was: the echo of its end is not waited for."""
-    from scipy.signal import oaconvolve
-
-    echoing: Samples = oaconvolve(samples, response)[: len(samples)].astype(np.float32)
-    return echoing
-
-
 _OVERDRIVE_DB = (6.0, 18.0)
 """By how much an overdriven microphone cuts the peaks of a clip."""
-_BANDS_HZ = SAMPLE_RATE / 2 / 2.0 ** np.arange(7, -1, -1)
-"""An octave apart, 62.5 Hz to 8 kHz: where the tone is bent."""
 
 
 def without_changes(settings: Augment) -> Augment:
@@ -231,10 +170,10 @@ def augment(
     if settings.lowpass_probability > drawn.random():
         samples = low_pass(samples, drawn.uniform(*settings.lowpass_hz))
     if settings.equalizer_db:
-        bent = [drawn.uniform(-settings.equalizer_db, settings.equalizer_db) for _ in _BANDS_HZ]
+        bent = [drawn.uniform(-settings.equalizer_db, settings.equalizer_db) for _ in BANDS_HZ]
         samples = equalize(samples, bent)
     if settings.codec_probability > drawn.random():
-        samples = through(drawn.choice(CODECS), samples)
+        samples = audio.through(drawn.choice(audio.CODECS), samples)
     if settings.gain_db:
         samples = samples * np.float32(10 ** (drawn.uniform(-settings.gain_db, settings.gain_db) / 20))
     if settings.level_db is not None:
@@ -242,107 +181,3 @@ def augment(
     if settings.clip_probability > drawn.random():
         samples = overdriven(samples, drawn.uniform(*_OVERDRIVE_DB))
     return samples
-
-
-def without_silence(samples: Samples) -> Samples:
-    """A clip from 20 ms before it first reaches 2 % of its peak to 20 ms after it last does."""
-    loudness = np.abs(samples)
-    voiced = np.flatnonzero(loudness >= 0.02 * loudness.max(initial=0.0))
-    if not len(voiced):
-        return samples
-    margin = SAMPLE_RATE // 50
-    return samples[max(0, voiced[0] - margin) : voiced[-1] + margin]
-
-
-def with_silence(samples: Samples, before: float, after: float, drawn: random.Random) -> Samples:
-    """A clip with seconds of silence before and behind it.
-
-    Half of the silences are digital zeros, the others steady noise 30 to 70 dB below the clip: room tone.
-    """
-    parts = []
-    for seconds in (before, after):
-        length = round(seconds * SAMPLE_RATE)
-        silence = np.zeros(length, np.float32)
-        if length and drawn.random() < 0.5:
-            level = np.sqrt(_power(samples)) * 10 ** (-drawn.uniform(30, 70) / 20)
-            silence = coloured_noise(length, drawn) * np.float32(level)
-        parts.append(silence)
-    return np.concatenate([parts[0], samples, parts[1]])
-
-
-def at_level(samples: Samples, level_db: float) -> Samples:
-    """A clip brought to a level, RMS in dB below full scale; peaks may pass 1."""
-    power = _power(samples)
-    if power <= 0:
-        return samples
-    return samples * np.float32(10 ** (level_db / 20) / np.sqrt(power))
-
-
-def overdriven(samples: Samples, decibels: float) -> Samples:
-    """A clip of which the peaks are cut off so many dB below the highest; as loud at the peak as before."""
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak <= 0:
-        return samples
-    most = peak * 10 ** (-decibels / 20)
-    clipped: Samples = np.clip(samples, -most, most) * np.float32(peak / most)
-    return clipped
-
-
-def low_pass(samples: Samples, cutoff_hz: float) -> Samples:
-    """What a recording of that bandwidth keeps: the spectrum falls to nothing within 300 Hz.
-
-    Published recitations end anywhere between 3.5 and 8 kHz; a model that has heard one bandwidth only
-    learns the channel with the voice.
-    """
-    if cutoff_hz >= SAMPLE_RATE / 2:
-        return samples
-    return _filtered(samples, lambda hertz: np.clip((cutoff_hz + 150 - hertz) / 300, 0, 1))
-
-
-def equalize(samples: Samples, decibels: Sequence[float]) -> Samples:
-    """Another tone: the gains of eight octaves (62.5 Hz to 8 kHz), with straight lines between in dB."""
-
-    def gain_at(hertz: FloatArray) -> FloatArray:
-        octaves = np.log2(np.maximum(hertz, _BANDS_HZ[0]))
-        gains: FloatArray = np.interp(octaves, np.log2(_BANDS_HZ), decibels)
-        return np.float64(10) ** (gains / 20)
-
-    return _filtered(samples, gain_at)
-
-
-def with_noise(samples: Samples, snr_db: float, drawn: random.Random) -> Samples:
-    """Steady noise beneath a clip: its power falls by 0 (white) to 6 dB (brown) an octave.
-
-    Args:
-        samples: float32 [samples].
-        snr_db: power of the clip over that of the noise.
-        drawn: draws colour and noise.
-    """
-    level = np.sqrt(_power(samples)) * 10 ** (-snr_db / 20)
-    return samples + coloured_noise(len(samples), drawn) * np.float32(level)
-
-
-def coloured_noise(length: int, drawn: random.Random) -> Samples:
-    """Steady noise of power 1 that falls by 0 (white) to 6 dB (brown) an octave; float32 [length]."""
-    white = np.random.default_rng(drawn.getrandbits(64)).standard_normal(length, dtype=np.float32)
-    slope = drawn.uniform(0.0, 1.0)
-    noise = _filtered(white, lambda hertz: np.maximum(hertz, 20.0) ** -slope)
-    return noise / np.float32(np.sqrt(max(_power(noise), 1e-20)))
-
-
-def _power(samples: Samples) -> float:
-    return float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
-
-
-def _filtered(samples: Samples, gain_at: Callable[[FloatArray], FloatArray]) -> Samples:
-    """A filter without delay, as its gain at each frequency in hertz."""
-    from scipy import fft
-
-    if not len(samples):
-        return samples
-    size = fft.next_fast_len(
-        len(samples), real=True
-    )  # lengths with large prime factors take four times as long
-    gains = gain_at(np.fft.rfftfreq(size, 1 / SAMPLE_RATE)).astype(np.float32)
-    filtered: Samples = fft.irfft(fft.rfft(samples, size) * gains, size)[: len(samples)]
-    return filtered
