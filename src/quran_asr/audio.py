@@ -10,17 +10,18 @@ import io
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from quran_asr.containers import LinkFile, links
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import write_atomically
 from quran_asr.records import SAMPLE_RATE
@@ -38,6 +39,10 @@ _TAIL_SECONDS = 0.2
 
 _LONGEST_PACKET_SECONDS = 0.12
 """Of Opus (RFC 6716)."""
+
+_MP3_WARM_UP_SECONDS = 0.6
+"""An MP3 frame may need what up to 511 bytes of earlier frames hold: after a seek, 0.3 s of a recording of
+24 kbit/s came out wrong (libsndfile 1.2.2)."""
 
 _LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000
 """Hertz. Others come from damaged headers; resampling from 1 Hz would fill the memory."""
@@ -241,7 +246,7 @@ def as_opus(samples: Samples, kilobits: int, rate: int = SAMPLE_RATE) -> bytes:
 
 
 def _mono_blocks(
-    sound: soundfile.SoundFile,
+    sound: Sound,
     start: int,
     frames: int,
     at_once: int,
@@ -253,7 +258,10 @@ def _mono_blocks(
     gives wrong samples when a read goes on inside the last packet of an Opus file.
     """
     remainder = round(_LONGEST_PACKET_SECONDS * sound.samplerate)
-    sound.seek(start)
+    warm_up = min(start, round(_MP3_WARM_UP_SECONDS * sound.samplerate)) if sound.format == "MP3" else 0
+    sound.seek(start - warm_up)
+    if warm_up:
+        sound.read(warm_up, dtype="float32")
     while frames > 0:
         wanted = at_once if frames - at_once > remainder else frames
         block = sound.read(wanted, dtype="float32", always_2d=True)
@@ -272,7 +280,7 @@ def _joined(blocks: list[Samples]) -> Samples:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+def _opened(path: Path) -> Iterator[Sound]:
     """A sound file that has samples, opened by descriptor: libsndfile then cannot go by the name."""
     try:
         if not path.is_file():
@@ -281,10 +289,10 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
         with path.open("rb", buffering=0) as file:
             _refuse_what_is_no_sound(path, file)
             file.seek(0)
-            with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            with _decoder(path, file) as sound:
                 if not _LOWEST_RATE <= sound.samplerate <= _HIGHEST_RATE:
                     raise QuranAsrError(f"damaged: its rate would be {sound.samplerate} Hz", where=str(path))
-                if sound.format == "OGG":
+                if sound.format == "OGG" and isinstance(sound, soundfile.SoundFile):
                     _refuse_lost_pages(path, file, sound)
                 if sound.frames <= 0:
                     raise QuranAsrError("no samples in it (empty or truncated)", where=str(path))
@@ -300,6 +308,85 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
             raise QuranAsrError("not a sound file that can be read, or damaged", where=str(path)) from None
         raise QuranAsrError(f"damaged or truncated (decoder: {reason})", where=str(path)) from None
 
+
+@contextmanager
+def _decoder(path: Path, file: io.FileIO) -> Iterator[Sound]:
+    """A decoder of a file, or of its streams one after another where its header does not tell of them."""
+    chain = links(path)
+    if not chain:
+        with _Forward(file.fileno(), closefd=False) as sound:
+            yield sound
+        return
+    with ExitStack() as opened:
+        parts = []
+        for link in chain:
+            stream = opened.enter_context(closing(LinkFile(path, link)))
+            parts.append(opened.enter_context(_Forward(stream)))
+        yield _Chain(path, parts)
+
+
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound file that goes on reading where it is.
+
+    `soundfile` seeks to that place after every read of a file that can seek, and an MP3 decoder then lacks
+    what the frames before left for the next one: a click at the end of every block.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Chain:
+    """Sound files one after another as one: what is read of a `soundfile.SoundFile`."""
+
+    def __init__(self, path: Path, parts: Sequence[soundfile.SoundFile]) -> None:
+        first = parts[0]
+        if len({(part.samplerate, part.channels) for part in parts}) > 1:
+            raise QuranAsrError(
+                f"{len(parts)} recordings one after another, of other rates or channels",
+                where=str(path),
+                remedy="convert it: ffmpeg -i FILE FILE.flac",
+            )
+        self.samplerate, self.channels, self.format = first.samplerate, first.channels, first.format
+        self.subtype = first.subtype
+        self.frames: int = sum(part.frames for part in parts)
+        self._parts = parts
+        self._at = 0
+        """The part that is read."""
+        self._left = parts[0].frames
+        """Frames of it that are still to come."""
+
+    def seek(self, frame: int) -> None:
+        self._at = 0
+        while frame >= self._parts[self._at].frames and self._at + 1 < len(self._parts):
+            frame -= self._parts[self._at].frames
+            self._at += 1
+        part = self._parts[self._at]
+        part.seek(min(frame, part.frames))
+        self._left = part.frames - min(frame, part.frames)
+
+    def read(self, frames: int, dtype: str, always_2d: bool = False) -> NDArray[np.float32]:
+        """Up to so many frames from the place on, float32 [frames, channels]; of one channel [frames]."""
+        found = [np.zeros((0, self.channels), np.float32)]
+        while frames > 0:
+            if not self._left:
+                if self._at + 1 == len(self._parts):
+                    break
+                self._at += 1
+                self._parts[self._at].seek(0)
+                self._left = self._parts[self._at].frames
+            wanted = min(frames, self._left)
+            block = self._parts[self._at].read(wanted, dtype=dtype, always_2d=True)
+            found.append(block)
+            frames -= len(block)
+            self._left -= len(block)
+            if len(block) < wanted:
+                break
+        joined = np.concatenate(found)
+        return joined if always_2d or self.channels > 1 else joined[:, 0]
+
+
+Sound: TypeAlias = "soundfile.SoundFile | _Chain"
 
 _NOT_SOUND = (
     (b"PK\x03\x04", "a zip archive, not sound", "unpack it"),
@@ -389,7 +476,7 @@ def _refuse_damaged_pages(path: Path) -> None:
         start = end
 
 
-def _format(sound: soundfile.SoundFile) -> str:
+def _format(sound: Sound) -> str:
     codec = sound.subtype if sound.format == "OGG" else sound.format
     return str(codec).lower().removesuffix("ex")  # WAVEX is a wav with a longer header
 

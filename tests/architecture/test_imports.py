@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "quran_asr"
 
-GROUND = frozenset({"errors", "records", "files", "locks", "audio", "tarfiles"})
+GROUND = frozenset({"errors", "records", "files", "locks", "audio", "containers", "mp3", "tarfiles"})
 DOOR = "quran_asr"
 """The package's own `__init__`."""
 
@@ -44,7 +44,9 @@ TABLE = {
     "files": room("errors records", ground=False),
     "tarfiles": room("errors", ground=False),
     "locks": room("errors files", ground=False),
-    "audio": room("errors records files", "numpy soundfile soxr", ground=False),
+    "mp3": room(ground=False),
+    "containers": room("mp3", ground=False),
+    "audio": room("errors records files containers", "numpy soundfile soxr", ground=False),
     "text": room(),
     "corpus": room("text", "numpy", "espeakng_loader"),
     "decoding": room("text", "numpy"),
