@@ -16,7 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "quran_asr"
 
-GROUND = frozenset({"errors", "records", "files", "locks", "audio", "containers", "mp3", "tarfiles"})
+GROUND = frozenset(
+    {"errors", "records", "files", "locks", "audio", "containers", "mp3", "level_meter", "tarfiles"}
+)
 DOOR = "quran_asr"
 """The package's own `__init__`."""
 
@@ -45,6 +47,7 @@ TABLE = {
     "tarfiles": room("errors", ground=False),
     "locks": room("errors files", ground=False),
     "mp3": room(ground=False),
+    "level_meter": room("errors", "numpy", ground=False),
     "containers": room("mp3", ground=False),
     "audio": room("errors records files containers", "numpy soundfile soxr", ground=False),
     "text": room(),
