@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from quran_asr.training.metrics import Progress, Watcher
 
 
-def echo(message: object = "", *, err: bool = False, nl: bool = True) -> None:
+def echo(
+    message: object = "", *, err: bool = False, nl: bool = True, label: str = "", colour: str | None = None
+) -> None:
     """Print a line on stdout or stderr. Names and words come from anywhere: none of them moves a cursor.
 
-    Everything that a command prints goes through here, or through `printable`.
+    Everything that a command prints goes through here, or through `printable`. `label` comes before the
+    message, in a colour where the terminal has any.
     """
-    click.echo(printable(str(message)), err=err, nl=nl)
+    styled = click.style(printable(label), fg=colour) if label else ""
+    click.echo(styled + printable(str(message)), err=err, nl=nl)
 
 
 def print_error(error: object) -> None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from quran_asr.cli.output import echo, print_finding, print_findings, progress_bar
 from quran_asr.errors import Finding, QuranAsrError, counted
 
@@ -346,7 +344,7 @@ def show_line(line: Line, echo: Callable[[str], None]) -> None:
     """One line of `check`; colour on a terminal, and never needed."""
     colours = {"pass": "green", "note": "blue", "warning": "yellow", "failure": "red", "skipped": "cyan"}
     colour = colours[line.status]
-    echo(f"{click.style(f'{line.status:8}', fg=colour)} {line.code:16} {line.message}")
+    echo(f" {line.code:16} {line.message}", label=f"{line.status:8}", colour=colour)
     if line.remedy:
         echo(f"{'':25} hint: {line.remedy}")
 
