@@ -118,7 +118,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(new_run: RunFolder, segment
         child = in_a_child(lambda: go_on(new_run, segments))
         if kills % 4 == 3:  # while a checkpoint is being written
             until = time.monotonic() + 30
-            while time.monotonic() < until and not list(new_run.checkpoints.glob(".last-*")):
+            while time.monotonic() < until and not list(new_run.checkpoints.glob(".quran-asr-*")):
                 pass
             finished = ended(child, 0.0)
         else:
