@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 
@@ -296,7 +295,7 @@ def test_what_a_plan_notes_is_shown_as_a_note_with_its_hint(capsys: pytest.Captu
 
     note = of_finding(Finding("note", "few-steps", "trainer.max_epochs", "few", "trainer.max_epochs=9"))
     for line in run([Check("recipe", lambda: note)], lambda line: None):
-        show_line(line, click.echo)
+        show_line(line)
     assert capsys.readouterr().out.split() == [
         *("note", "few-steps", "trainer.max_epochs:", "few", "hint:", "trainer.max_epochs=9")
     ]

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from quran_asr.cli.options import need
-from quran_asr.cli.output import echo
 
 
 @click.command(
@@ -82,7 +81,7 @@ def check(
             sample=None if sample == "all" else int(sample),
             tolerated=(TOO_LITTLE,) if allow_partial else (),
         )
-        lines = checking.run(preflight.checks(), lambda line: None if as_json else show_line(line, echo))
+        lines = checking.run(preflight.checks(), lambda line: None if as_json else show_line(line))
     if as_json:
         print_json(checking.as_json(name, lines))
     return int(checking.has_failed(lines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -340,7 +340,7 @@ def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> No
     echo(f"overfit gate passed: {outcome.message}", err=True)
 
 
-def show_line(line: Line, echo: Callable[[str], None]) -> None:
+def show_line(line: Line) -> None:
     """One line of `check`; colour on a terminal, and never needed."""
     colours = {"pass": "green", "note": "blue", "warning": "yellow", "failure": "red", "skipped": "cyan"}
     colour = colours[line.status]
