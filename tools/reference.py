@@ -1,4 +1,4 @@
-"""Write docs/reference.md: every command, every recipe key, the environment and the exit codes.
+"""Write docs/reference/commands.md: every command, every recipe key, the environment and the exit codes.
 
     python tools/reference.py            write it
     python tools/reference.py --check    exit 1 when it is stale, write nothing
@@ -31,7 +31,7 @@ from quran_asr.config.schema import Range, Recipe
 from quran_asr.config.validation import alternatives, hints, record_of
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "docs" / "reference.md"
+TARGET = ROOT / "docs" / "reference" / "commands.md"
 
 HEAD = """# Reference
 
