@@ -22,7 +22,8 @@ from quran_asr.text.spelling import SPELLINGS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "quran_asr"
-CONCEPTS = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "explanation" / "text.md").read_text(encoding="utf-8")
 FORMATS = (ROOT / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 WORDS = "الله الصمد"
@@ -37,11 +38,11 @@ def section(heading: str) -> set[str]:
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_the_verse_is_shown_in_each_spelling(spelling: str) -> None:
-    assert f"| `{spelling}` | {load_quran(spelling).verse(VerseRef(2, 21))} |" in CONCEPTS
+    assert f"| `{spelling}` | {load_quran(spelling).verse(VerseRef(2, 21))} |" in TEXT
 
 
 def test_the_tree_names_every_file_of_every_room_once() -> None:
-    tree = CONCEPTS.partition("## The house")[2].partition("\n## ")[0]
+    tree = ARCHITECTURE.partition("## Layout")[2].partition("\n## ")[0]
     files = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "cli" and path.name[:2] != "__"]
     assert sorted(re.findall(r"`(\w+\.py)`", tree)) == sorted(path.name for path in files)
 
