@@ -271,7 +271,7 @@ def test_a_manifest_that_is_none_exits_2(capfd, tmp_path):
 @pytest.mark.data
 @pytest.mark.slow
 def test_faults_planted_in_real_recitations_are_found(recordings, tmp_path):
-    """350 clips of one reciter; the figures over all reciters stand in docs/results/accuracy.md."""
+    """350 clips of one reciter; the figures over all reciters stand in docs/results/audit.md."""
     lines = [
         line
         for line in read_lines(recordings / "recitations" / "index.jsonl")
