@@ -34,7 +34,7 @@ def test_transcribe_export_and_listen(quickstart, tmp_path: Path) -> None:
         env={**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stderr
     assert "001007.flac\t" in done.stdout
