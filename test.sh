@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ./test.sh                         every check: lint, types, the core install alone, Python 3.12, all tests
+# ./test.sh                         every check: lint, types, the core install alone on each Python, all tests
 # ./test.sh --fast                  lint, types, core when it changed, the quick tests: under 2 minutes
 # ./test.sh [--fast] ARGUMENTS...   only the tests that these pytest arguments choose
 #
@@ -44,12 +44,15 @@ test_core_everywhere() {
     test_core "" "core alone" tests/architecture/test_core.py
   else
     test_core "" "core alone, with the tests of its rooms" tests/architecture/test_core.py "${core_tests[@]}"
-    if tools/environment.sh find 3.12 >/dev/null; then
-      test_core 3.12 "core alone on Python 3.12" tests/architecture/test_core.py
-      check "the lock on Python 3.12" lock_resolves .venv-core-3.12
-    else
-      printf '%-44s left out: there is no Python 3.12 here\n' "core alone on Python 3.12"
-    fi
+    local version
+    for version in 3.12 3.13 3.14; do
+      if tools/environment.sh find "$version" >/dev/null; then
+        test_core "$version" "core alone on Python $version" tests/architecture/test_core.py
+        check "the lock on Python $version" lock_resolves ".venv-core-$version"
+      else
+        printf '%-44s left out: there is no Python %s here\n' "core alone on Python $version" "$version"
+      fi
+    done
   fi
   printf '%s' "$contents" >.venv-core/tested
 }

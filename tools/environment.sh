@@ -20,6 +20,8 @@ core_download=40 core_disk=150
 triton_download=190 triton_disk=1100
 triton_version=3.7.1 # for the tests of the kernels alone; torch for CUDA brings its own
 
+pythons=(3.11 3.12 3.13 3.14) # those for which every locked package has a wheel
+
 unset PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0 PYTHONNOUSERSITE=1
 
@@ -33,7 +35,7 @@ fail() {
 find_python() { # a shim may be on PATH with nothing behind it, so every candidate is run
   local version candidate found
   for version in "$@"; do
-    for candidate in "python$version" "$(pyenv_python "$version")" python3 python; do
+    for candidate in "python$version" "$(pyenv_python "$version")" "$(uv_python "$version")" python3 python; do
       [ -n "$candidate" ] || continue
       found=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
       if [ "$found" = "$version" ]; then
@@ -52,6 +54,17 @@ pyenv_python() {
   printf '%s/bin/python\n' "$(pyenv prefix "$release")"
 }
 
+uv_python() {
+  command -v uv >/dev/null || return 0
+  uv python find --no-python-downloads "$1" 2>/dev/null || return 0
+}
+
+other_python() { # what there is instead, for the message
+  local found
+  found=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return 0
+  printf ' (python3 is %s)' "$found"
+}
+
 need_space() { # need_space MB: what lies in the environment already counts as free, for it is replaced
   local free have=0
   free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024) }')
@@ -67,7 +80,7 @@ make_venv() { # make_venv VERSION...: keeps one that works, so that an interrupt
     return 0
   fi
   python=$(find_python "$@") ||
-    fail "no Python $(printf '%s or ' "$@" | sed 's/ or $//') on PATH; install one (Debian, Ubuntu: apt install python3 python3-venv) and run this again"
+    fail "no Python $(printf '%s, ' "$@" | sed 's/, $//; s/, \([^,]*\)$/ or \1/') on PATH$(other_python); install one (Debian, Ubuntu: apt install python3 python3-venv; where that is another version: uv python install 3.13, or pyenv install 3.13) and run this again"
   "$python" -c 'import venv, ensurepip' 2>/dev/null ||
     fail "$python has no venv module: install it (Debian, Ubuntu: apt install python3-venv) and run this again"
   say "making $venv with $python"
@@ -141,7 +154,7 @@ train() {
   wanted=$(stamp requirements/build.txt requirements/lock.txt requirements/torch.txt pyproject.toml)
   ! is_ready "$wanted" || return 0
   need_space $((packages_disk + torch_cpu_disk))
-  make_venv 3.11 3.12
+  make_venv "${pythons[@]}"
   rm -f "$venv/stamp"
   pip_install 2 --require-hashes --no-deps -r requirements/build.txt
   choose_torch
@@ -165,7 +178,7 @@ core() {
   wanted=$(stamp requirements/build.txt requirements/core.txt)
   if ! is_ready "$wanted"; then
     need_space $core_disk
-    if [ -n "$1" ]; then make_venv "$1"; else make_venv 3.11 3.12; fi
+    if [ -n "$1" ]; then make_venv "$1"; else make_venv "${pythons[@]}"; fi
     rm -f "$venv/stamp"
     say "installing into $PWD/$venv, once: about $core_download MB to download, $core_disk MB on disk"
     pip_install 2 --require-hashes --no-deps -r requirements/build.txt
@@ -188,7 +201,7 @@ triton() { # beside .venv, not in it: a CPU has no use for it but this
   wanted="$triton_version $(stamp .venv/stamp)"
   ! is_ready "$wanted" || return 0
   need_space $triton_disk
-  make_venv 3.11 3.12
+  make_venv "${pythons[@]}"
   rm -f "$venv/stamp"
   say "installing Triton $triton_version into $PWD/$venv, once: about $triton_download MB, on disk $triton_disk MB"
   pip_install 1 --no-deps "triton==$triton_version"

@@ -1,4 +1,4 @@
-"""Write docs/reference.md: every command, every recipe key, the environment and the exit codes.
+"""Write docs/reference/commands.md: every command, every recipe key, the environment and the exit codes.
 
     python tools/reference.py            write it
     python tools/reference.py --check    exit 1 when it is stale, write nothing
@@ -31,7 +31,7 @@ from quran_asr.config.schema import Range, Recipe
 from quran_asr.config.validation import alternatives, hints, record_of
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "docs" / "reference.md"
+TARGET = ROOT / "docs" / "reference" / "commands.md"
 
 HEAD = """# Reference
 
@@ -39,11 +39,10 @@ Made from the code by `python tools/reference.py`. Do not edit it: a test compar
 """
 
 EXIT_CODES = {
-    0: "All went well. Notes and warnings may have been said.",
-    1: "The command worked and its answer is bad: a finding of severity `error`, no usable recording, no "
-    "verse near the words.",
-    2: "Wrong use or wrong input. What is wrong, where, and what to do is said on stderr.",
-    143: "Ended by SIGTERM, and nothing temporary is left. A training ends with 130.",
+    0: "Success. Notes and warnings may have been printed.",
+    1: "A negative finding: a finding of severity `error`, no usable recording, no verse near the words.",
+    2: "Wrong use or input. stderr has what is wrong, where, and what to do.",
+    143: "Terminated by SIGTERM, without temporary files. A training ends with 130.",
     130: "Interrupted by Ctrl-C, a training also by SIGTERM. It leaves a run that `train --resume RUN` "
     "continues.",
 }

@@ -9,8 +9,10 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import wave
 from pathlib import Path
 
@@ -25,8 +27,11 @@ MEGABYTES = 200
 
 def quran_asr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The installed command, away from the checkout."""
-    command = Path(sys.executable).parent / "quran-asr"
-    return subprocess.run([str(command), *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+    command = shutil.which("quran-asr", path=sysconfig.get_path("scripts"))
+    assert command is not None
+    return subprocess.run(
+        [command, *arguments], cwd=cwd, capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
 
 
 def closure(name: str, seen: dict[str, importlib.metadata.Distribution]) -> None:

@@ -1,4 +1,4 @@
-"""What docs/guide.md says that `plan` computes is what it computes."""
+"""What docs/guides/full-size-training.md says that `plan` computes is what it computes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quran_asr.experiments.planning.plan import Plan, plan
 from quran_asr.experiments.planning.timing import Given, Target
 from quran_asr.experiments.planning.workload import Workload
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "full-size-training.md").read_text(encoding="utf-8")
 CLIPS = 67_399
 
 

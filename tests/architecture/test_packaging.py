@@ -1,4 +1,4 @@
-"""The wheel: all that the package reads at run time is inside, and nothing else."""
+"""Wheel and sdist: all that the package reads at run time is inside, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,17 +21,26 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Built in a copy, where no earlier build lies about."""
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is packed, without what an earlier build left."""
     copy = tmp_path_factory.mktemp("package")
     for name in ("pyproject.toml", "README.md", "LICENSE", "THIRD_PARTY_NOTICES.md"):
         shutil.copy(ROOT / name, copy)
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
-    build = [sys.executable, *"-m pip wheel --quiet --no-deps --no-build-isolation -w out .".split()]
-    done = subprocess.run(build, cwd=copy, capture_output=True, text=True, timeout=300)
+    return copy
+
+
+def build_wheel(source: Path, to: Path) -> zipfile.ZipFile:
+    build = [sys.executable, *"-m pip wheel --quiet --no-deps --no-build-isolation -w".split(), to, source]
+    done = subprocess.run(build, cwd=to.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    (made,) = (copy / "out").glob("*.whl")
+    (made,) = to.glob("*.whl")
     return zipfile.ZipFile(made)
+
+
+@pytest.fixture(scope="module")
+def wheel(copy: Path) -> zipfile.ZipFile:
+    return build_wheel(copy, copy / "out")
 
 
 def kept(folder: Path) -> set[str]:
@@ -48,6 +57,17 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
     assert packed == kept(SOURCE)
     assert {"quran_asr/py.typed", "quran_asr/recipes/base.yaml"} <= packed
     assert "quran_asr/text/data/quran-uthmani.xml" in packed
+
+
+def test_the_sdist_makes_the_same_wheel(copy: Path, wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    script = "import setuptools.build_meta as backend, sys; print(backend.build_sdist(sys.argv[1]))"
+    build = [sys.executable, "-c", script, str(tmp_path / "sdist")]
+    (tmp_path / "sdist").mkdir()
+    done = subprocess.run(build, cwd=copy, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tmp_path / "sdist").iterdir()
+    assert archive.name == f"quran_asr-{__version__}.tar.gz"
+    assert build_wheel(archive, tmp_path / "wheel").namelist() == wheel.namelist()
 
 
 def test_every_command_of_the_table_is_inside(wheel: zipfile.ZipFile) -> None:

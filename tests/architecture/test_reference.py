@@ -1,4 +1,4 @@
-"""docs/reference.md is what tools/reference.py makes of the code now, and leaves nothing out."""
+"""docs/reference/commands.md is what tools/reference.py makes of the code now, and leaves nothing out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from quran_asr.config.validation import known_keys, record_of
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
 
 
 def load_tool() -> ModuleType:
@@ -76,7 +76,7 @@ def test_variables_are_listed_where_code_reads_them_only(tmp_path: Path) -> None
 def test_the_check_tells_a_stale_page_and_leaves_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = tmp_path / "docs" / "reference.md"
+    page = tmp_path / "docs" / "reference" / "commands.md"
     assert tool.main(["--check"], page) == 1
     assert tool.main([], page) == 0
     assert tool.main(["--check"], page) == 0

@@ -70,14 +70,28 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.parametrize("script", ["quickstart.sh", "test.sh"])
 def test_without_python(checkout: Path, script: str) -> None:
-    assert "no Python 3.11 or 3.12 on PATH" in said(run(checkout, script))
+    line = said(run(checkout, script))
+    assert "no Python 3.11, 3.12, 3.13 or 3.14 on PATH;" in line
+    assert "apt install python3 python3-venv" in line
     assert not (checkout / ".venv").exists()
 
 
 def test_a_python_that_is_too_old_or_only_a_shim_does_not_count(checkout: Path) -> None:
     stub(checkout, "python3.11", "echo 'pyenv: python3.11: command not found' >&2; exit 127")
     stub(checkout, "python3", "echo 3.9")
-    assert "no Python 3.11 or 3.12 on PATH" in said(run(checkout, "quickstart.sh"))
+    line = said(run(checkout, "quickstart.sh"))
+    assert "no Python 3.11, 3.12, 3.13 or 3.14 on PATH (python3 is 3.9);" in line
+    assert "uv python install 3.13" in line
+
+
+def test_a_python_that_uv_installed_counts(checkout: Path) -> None:
+    """uv keeps its Pythons away from the PATH."""
+    real_python(checkout, "python-of-uv")
+    place = checkout.parent / "bin" / "python-of-uv"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub(checkout, "uv", f'[ "$4" = {version} ] && echo {place}')
+    done = run(checkout, "tools/environment.sh", "find", version)
+    assert (done.returncode, done.stdout.strip()) == (0, str(place))
 
 
 def test_a_python_of_another_name_counts(checkout: Path) -> None:

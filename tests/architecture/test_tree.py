@@ -125,3 +125,26 @@ def test_the_locks_hold_every_dependency_that_the_package_names() -> None:
     assert names(project["dependencies"] + extras["test"]) <= set(pins("core.txt"))
     wanted = [one for extra in ("train", "plot", "speak", "test", "dev") for one in extras[extra]]
     assert names(project["dependencies"] + wanted) <= set(pins("lock.txt"))
+
+
+def test_the_same_pythons_are_named_everywhere() -> None:
+    """The classifiers, the scripts, the hosted checks and the README."""
+    import tomllib
+
+    import yaml
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = [one.rpartition(" :: ")[2] for one in project["classifiers"] if " :: 3." in one]
+    scripts = (ROOT / "tools" / "environment.sh").read_text("utf-8")
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))["jobs"]
+    assert re.findall(r"^pythons=\((.*)\)", scripts, re.MULTILINE) == [" ".join(named)]
+    assert jobs["core"]["strategy"]["matrix"]["python"] == named
+    assert len(jobs["core"]["strategy"]["matrix"]["os"]) == 3
+    assert project["requires-python"] == f">={named[0]}"
+    assert f"Python {named[0]} to {named[-1]}" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_every_script_of_the_hosted_checks_exists() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    for path in re.findall(r"(?<![\w/.])((?:tools|tests|requirements|\.ci)/[\w./]+\w)", text):
+        assert (ROOT / path).exists(), path

@@ -214,8 +214,8 @@ def test_a_trial_that_failed_late_is_told_and_the_others_count(
 
 
 def described(heading: str) -> set[str]:
-    """Everything in backticks and quotes under a heading of docs/formats.md, and what lies below it."""
-    formats = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    """Everything in backticks and quotes under a heading of formats.md, and what lies below it."""
+    formats = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
     text = formats.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return set(re.findall(r'[`"]([\w.%]+)[`"]', text))
 

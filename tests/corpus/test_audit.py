@@ -232,7 +232,8 @@ def test_json_has_all_and_a_second_audit_measures_nothing_again(capfd, small, tm
 
 
 def test_every_key_and_reason_is_described(capfd, small, tmp_path):
-    text = (ROOT / "docs" / "formats.md").read_text("utf-8").partition("## Audit")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "reference" / "formats.md").read_text("utf-8")
+    text = page.partition("## Audit")[2].partition("\n## ")[0]
     described = set(re.findall(r'[`"]([\w.-]+)[`"]', text))
     _, out, _ = run(capfd, small, "--to", tmp_path / "out", "--json")
     said = json.loads(out)
@@ -270,7 +271,7 @@ def test_a_manifest_that_is_none_exits_2(capfd, tmp_path):
 @pytest.mark.data
 @pytest.mark.slow
 def test_faults_planted_in_real_recitations_are_found(recordings, tmp_path):
-    """350 clips of one reciter; the figures over all reciters stand in docs/results.md."""
+    """350 clips of one reciter; the figures over all reciters stand in docs/results/audit.md."""
     lines = [
         line
         for line in read_lines(recordings / "recitations" / "index.jsonl")

@@ -69,7 +69,7 @@ def test_a_run_that_really_learned_alarms_at_no_time(until: int) -> None:
 
 
 def test_a_run_of_hours_is_well_and_its_gap_is_named() -> None:
-    """The laptop run of docs/results.md: training clips at 0.04, others at 0.32 and falling."""
+    """The laptop run of docs/results/accuracy.md: training clips at 0.04, others at 0.32 and falling."""
     curves = read_curves(RECORDED / "laptop.csv")
     assert codes(curves, "error") == set()
     assert codes(curves, "warning") == {"generalization-gap"}
@@ -82,7 +82,7 @@ def test_measured_starts_are_told_apart() -> None:
     assert codes(read_curves(RECORDED / "plateau-kept.csv")) == {"stalled-start"}
 
 
-# Made: a few seeds here, a hundred others in docs/results.md (`python tools/diagnostics_study.py`)
+# Synthetic: a few seeds here, a hundred in docs/results/diagnostics.md (`python tools/diagnostics_study.py`)
 
 
 @pytest.mark.parametrize("kind", HEALTHY)

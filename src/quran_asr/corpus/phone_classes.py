@@ -35,7 +35,7 @@ Sounds = tuple[float, ...]
 """How many of each of `KINDS`."""
 
 SECONDS: Sounds = (0.24, 0.21, 0.30, 0.16, 1.24, 1.90, 0.16, 0.16, 0.69, 0.03, 0.93, 0.31, 0.85)
-"""What each of `KINDS` adds to a verse, in seconds: the mean of fits to four reciters (docs/results.md).
+"""What each of `KINDS` adds to a verse, in seconds: mean of fits to four reciters (docs/results/audit.md).
 Reciters differ mostly by one factor, so this is where a fit begins, and all of it where clips are few."""
 
 _LETTERS = "\u0621-\u063a\u0641-\u064a\u0671"

@@ -52,7 +52,7 @@ def read_curves(path: Path) -> Curves:
 
     Args:
         path: a run folder or its `metrics.jsonl`; a folder with TensorBoard event files, or one such file;
-            a CSV file (docs/formats.md says which columns).
+            a CSV file (docs/reference/formats.md says which columns).
 
     Raises:
         QuranAsrError: nothing there that holds curves, or it cannot be read.

@@ -1,4 +1,4 @@
-"""Faster training on a CPU without changing a value or a saved model; see docs/performance.md."""
+"""Faster training on a CPU without changing a value or a saved model; see docs/results/performance.md."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def joined(devices: int, nodes: int, accelerator: str) -> Iterator[Ranks]:
             raise QuranAsrError(
                 f"{nodes} machines need a launcher that starts a process on each",
                 where="trainer.num_nodes",
-                remedy="start it with torchrun or srun (docs/training.md has both), or set it to 1",
+                remedy="start it with torchrun or srun (docs/guides/train.md has both), or set it to 1",
             )
         if local == 1:
             yield Ranks()

@@ -5,7 +5,7 @@ Error rates fall like a power of the steps above a floor, w(s) = c + a (s - s0)^
 height are a line, fitted by least squares under the noise of counts (variance in proportion to w). Each fit
 speaks with the root of its likelihood, and the interval is that of the mixture: wide where the data do not
 tell the shapes apart. The root and `SPREAD` were chosen on made curves so that 90 % intervals hold some 90 %
-of what came (docs/results.md has it on others).
+of what came (docs/results/diagnostics.md has it on others).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 What is counted is what PyTorch keeps for the backward pass of NeMo 3.0's modules, read off their saved
 tensors (`torch.autograd.graph.saved_tensors_hooks`), and what our transducer loss works in. Predicted and
-measured peaks on a CPU stand in docs/results.md; on a GPU none was measured. Not counted: what libraries take
-for themselves (a CUDA context, workspaces), fragmentation, and validation.
+measured peaks on a CPU: docs/results/performance.md; on a GPU none was measured. Not counted: what libraries
+take for themselves (a CUDA context, workspaces), fragmentation, and validation.
 
 With B clips of T encoder frames, L layers of width d, h heads, a feed-forward expansion e, bytes are
 

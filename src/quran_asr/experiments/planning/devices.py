@@ -1,6 +1,6 @@
 """Known devices, and the measured speed of this one.
 
-`$QURAN_ASR_CACHE/calibration/<device>.json`, see docs/formats.md.
+`$QURAN_ASR_CACHE/calibration/<device>.json`, see docs/reference/formats.md.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ DEVICES = (
     _gpu("V100 16GB", 16, 125.0, _V100, bf16=False),
     _gpu("V100 32GB", 32, 125.0, _V100, bf16=False),
     _gpu("T4", 16, 65.0, "NVIDIA T4 data sheet (fp16)", bf16=False),
-    Device("CPU core", None, False, 0.0, "docs/results.md: one core of an AMD EPYC, 15 to 37 GFLOP/s", 20e9),
+    Device("CPU core", None, False, 0.0, "one core of an AMD EPYC, 11 to 43 GFLOP/s: docs/results/", 20e9),
 )
 """Where a name has several memories, the smaller comes first and is meant by the short name."""
 

@@ -70,7 +70,7 @@ def render_report(
         raise QuranAsrError(
             "has none of the series that are drawn",
             where=", ".join(training.source for training in curves),
-            remedy="losses, error rates, learning rate, gradient norm, step times: see docs/formats.md",
+            remedy="plot draws losses, WER, rates, gradient norms, step times: docs/reference/formats.md",
         )
     parts = [
         *sections,
