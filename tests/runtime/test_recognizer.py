@@ -65,7 +65,7 @@ def test_a_model_that_is_no_bundle_is_exported_for_streaming(
     run = quickstart.figures["run"]
     done = quran_asr("evaluate", run, one, "--streaming", "--to", tmp_path / "report", "--json")
     assert done.code == 0, done.err
-    assert "is no bundle: it is exported first" in done.err
+    assert "is not a bundle: it is exported to a temporary one" in done.err
     report = json.loads(done.out)
     assert report["model"] == str(run) and report["streaming"] is True
     assert "unknown" not in report["cells"]  # its training data are those of the run
