@@ -98,7 +98,7 @@ def overdriven(samples: Samples, decibels: float) -> Samples:
 def low_pass(samples: Samples, cutoff_hz: float) -> Samples:
     """What a recording of that bandwidth keeps: the spectrum falls to nothing within 300 Hz.
 
-    Published recitations end anywhere between 3.5 and 8 kHz; a model that has heard one bandwidth only
+    Published recitations end anywhere between 3.5 and 8 kHz; a model trained on one bandwidth only
     learns the channel with the voice.
     """
     if cutoff_hz >= SAMPLE_RATE / 2:

@@ -133,7 +133,7 @@ def keep_freed_memory() -> bool:
     a quarter of a step's time with small models. What the process holds at its height hardly changes.
 
     Returns:
-        Whether it could be told: False where there is no glibc, which changes nothing else.
+        Whether it took effect: False where there is no glibc, which changes nothing else.
     """
     if not sys.platform.startswith("linux"):
         return False
