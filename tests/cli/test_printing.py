@@ -83,7 +83,7 @@ def test_words_on_a_terminal_bring_no_escapes_of_their_own() -> None:
         ["plan", "\x9b2J.yaml"],
         ["plan", "small", "trainer.\x9b2J=1"],
         ["text", "show", "2:255", "\x9b2J"],
-        ["evaluate", "none\x9b2J.nemo", "none\x9b2J.jsonl"],
+        ["evaluate", "none\x9b2J.jsonl", "--model", "none\x9b2J.nemo"],
         ["corpus", "scan", "none\x9b2J", "--to", "all.jsonl"],
     ],
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quran_asr.cli.models import look_through, refuse_bundle
+from quran_asr.cli.models import checkpoint_of, refuse_bad_archive
 from quran_asr.cli.options import FiniteRange, need
 from quran_asr.cli.output import echo, print_json, print_table
 from quran_asr.errors import QuranAsrError

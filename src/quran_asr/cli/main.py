@@ -42,7 +42,7 @@ COMMANDS = {
     "compare": ("quran_asr.cli.compare:compare", "Set recipes, runs or reports against each other."),
     "sweep": ("quran_asr.cli.sweep:sweep", "Hyperparameter search."),
     "evaluate": ("quran_asr.cli.evaluate:evaluate", "Compute WER and CER of a model on a manifest."),
-    "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
+    "transcribe": ("quran_asr.cli.transcribe:transcribe", "Write down what is recited in sound files."),
     "export": ("quran_asr.cli.export:export", "Make a model a bundle that needs neither torch nor NeMo."),
     "listen": ("quran_asr.cli.listen:listen", "Print words while they are recited: a file or a microphone."),
     "benchmark": (
