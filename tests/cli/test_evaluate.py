@@ -99,7 +99,9 @@ def test_without_a_model_the_one_in_the_package_is_used(
     assert asked == [folder / "default"]
 
 
-@pytest.mark.parametrize("command", ["evaluate test.jsonl --model model.nemo", "transcribe 112001.wav --model model.nemo"])
+@pytest.mark.parametrize(
+    "command", ["evaluate test.jsonl --model model.nemo", "transcribe 112001.wav --model model.nemo"]
+)
 def test_without_the_training_packages_it_says_what_to_install(folder: Path, command: str) -> None:
     code = (
         "import sys, importlib.util as u; find = u.find_spec; "

@@ -48,7 +48,15 @@ def test_no_training_text_needs_an_unknown_token(quickstart) -> None:
 def test_evaluate_gives_the_promised_report(quickstart, quran_asr, tmp_path: Path) -> None:
     manifest = next(quickstart.folder.glob("corpus/held_out-*/manifest.jsonl"))
     done = quran_asr(
-        "evaluate", manifest, "--model", quickstart.figures["run"], "--decoder", "ctc", "--json", "--to", tmp_path
+        "evaluate",
+        manifest,
+        "--model",
+        quickstart.figures["run"],
+        "--decoder",
+        "ctc",
+        "--json",
+        "--to",
+        tmp_path,
     )
     assert done.code == 0, done.err
     report = json.loads(done.out)

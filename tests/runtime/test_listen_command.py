@@ -50,7 +50,9 @@ def test_a_file_gives_the_words_that_transcribe_gives(small_bundle, recording, c
     code, out, err = run(capfd, recording, "--model", small_bundle, "--look-ahead", "80", "--pause", "0")
     assert (code, out) == (0, said.text + "\n")
     assert err.startswith("6.0 s of audio, ")
-    code, out, _ = run(capfd, recording, "--model", small_bundle, "--look-ahead", "80", "--pause", "0", "--json")
+    code, out, _ = run(
+        capfd, recording, "--model", small_bundle, "--look-ahead", "80", "--pause", "0", "--json"
+    )
     results = [json.loads(line) for line in out.splitlines()]
     assert [word["text"] for one in results for word in one["committed"]] == said.text.split()
     times = [one["time"] for one in results]
@@ -89,9 +91,15 @@ def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
         ("- --rate 0 --model {bundle}", "--rate"),
         ("a.wav --rate 8000 --model {bundle}", "`--rate` applies to a pipe, and the input is a file"),
         ("a.wav --device 1 --model {bundle}", "`--device` applies to a microphone, and the input is a file"),
-        ("a.wav --stall 3 --model {bundle}", "`--stall` applies to a microphone or a pipe, and the input is a file"),
+        (
+            "a.wav --stall 3 --model {bundle}",
+            "`--stall` applies to a microphone or a pipe, and the input is a file",
+        ),
         ("- --real-time --model {bundle}", "`--real-time` applies to a file, and the input is a pipe"),
-        ("--microphone --rate 8000 --model {bundle}", "`--rate` applies to a pipe, and the input is a microphone"),
+        (
+            "--microphone --rate 8000 --model {bundle}",
+            "`--rate` applies to a pipe, and the input is a microphone",
+        ),
         ("a.wav --model .", ".: neither a bundle nor a run: it has no bundle.json"),
         ("a.wav --model a.wav", "a.wav: neither a .nemo nor a .ckpt"),
     ],
@@ -108,7 +116,9 @@ def test_wrong_use_is_said_in_a_line(words, said, small_bundle, recording, capfd
 
 def piped_into(small_bundle: Path, *words: str) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    return subprocess.Popen([*COMMAND, "-", "--model", str(small_bundle), *words], stdin=pipe, stdout=pipe, stderr=pipe)
+    return subprocess.Popen(
+        [*COMMAND, "-", "--model", str(small_bundle), *words], stdin=pipe, stdout=pipe, stderr=pipe
+    )
 
 
 def test_a_pipe_that_stalls_and_one_that_brings_a_file_are_errors(small_bundle, voice, recording) -> None:

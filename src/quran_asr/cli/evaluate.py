@@ -283,4 +283,3 @@ def _refuse_a_file(folder: Path | None) -> None:
                 remedy = "name a folder with --to; it is created if needed"
                 raise QuranAsrError(what, where=str(place), remedy=remedy)
             return
-

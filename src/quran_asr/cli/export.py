@@ -15,7 +15,14 @@ from quran_asr.cli.output import echo, print_json, print_table
 
 @click.command(epilog="Example: quran-asr export nemo_experiments/laptop/2026-01-31_12-00-00 --to bundle")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="Folder of the bundle.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Folder of the bundle.",
+)
 @click.option(
     "--int8", is_flag=True, help="Quantize the encoder's weights to 8 bits, and report what it costs."
 )

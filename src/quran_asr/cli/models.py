@@ -232,8 +232,8 @@ def low_rate_notes(rates: Mapping[str, int]) -> list[Finding]:
             "note",
             "low-rate",
             where,
-            f"{stored}: it contains nothing above {rate // 2:,} Hz, and a model trained at {SAMPLE_RATE:,} Hz "
-            "may recognize it less well",
+            f"{stored}: it contains nothing above {rate // 2:,} Hz, and a model trained at "
+            f"{SAMPLE_RATE:,} Hz may recognize it less well",
             f"use a recording of {SAMPLE_RATE:,} Hz or more; resampling this one adds nothing",
         )
     ]
