@@ -113,7 +113,7 @@ def test_without_the_training_packages_it_says_what_to_install(folder: Path, com
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: this command needs torch, which the core install leaves out\n"
+        "error: this command needs torch, which the core install does not include\n"
         "hint: pip install 'quran-asr[train]'\n"
     )
 
@@ -140,7 +140,7 @@ def test_a_stream_without_a_bundle_names_the_checkpoint_and_what_exports_it(
     assert (code, out) == (2, "")
     assert err == (
         f"error: {checkpoint}: is not a bundle, and to export it this command needs torch, "
-        "which the core install leaves out\n"
+        "which the core install does not include\n"
         f"hint: pip install 'quran-asr[train]', or where that is installed: quran-asr export {checkpoint} "
         "--to FOLDER\n"
     )

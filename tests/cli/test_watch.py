@@ -46,7 +46,7 @@ def test_a_bad_run_exits_1_with_evidence_cause_and_remedy(capsys: pytest.Capture
     assert watch(str(RECORDED / "plateau-kept.csv")) == 1
     said = capsys.readouterr().out
     assert "error [stalled-start]" in said
-    assert "seen in: ctc_per_token 4.5 at step 300" in said
+    assert "evidence: ctc_per_token 4.5 at step 300" in said
     assert "cause: " in said and "hint: " in said
 
 
@@ -95,7 +95,7 @@ def test_where_only_epochs_are_known_they_are_named(
     assert watch(str(path)) == 1
     said = capsys.readouterr().out
     assert said.startswith("stuck: epoch 31, WER 1.000")
-    assert "seen in: wer 1 at epoch 1, wer 1 at epoch 31" in said
+    assert "evidence: wer 1 at epoch 1, wer 1 at epoch 31" in said
     assert "step " not in said
 
 

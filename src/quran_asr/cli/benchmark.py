@@ -58,7 +58,7 @@ def benchmark() -> None:
     type=int,
     multiple=True,
     metavar="MS",
-    help="Measure only at this look-ahead. May be repeated. Default: all of the model.",
+    help="Measure only at this look-ahead. May be repeated. Default: all that the model has.",
 )
 @click.option(
     "--rounds",

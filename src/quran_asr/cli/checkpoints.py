@@ -29,7 +29,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def checkpoints() -> None:
     """List, average, prune or export the checkpoints of a run.
 
-    RUN is a run folder, or `last`. A training may be running meanwhile.
+    RUN is a run folder, or `last`. A training may be running at the same time.
     """
 
 
