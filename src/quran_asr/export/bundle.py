@@ -72,7 +72,7 @@ def model_card(bundle: Bundle) -> str:
         *_check_lines(figures.get("check")),
         *_int8_lines(figures.get("int8")),
         "",
-        "How well it hears unknown reciters is told by `quran-asr evaluate FOLDER MANIFEST`; it was not",
+        "How well it hears unknown reciters is told by `quran-asr evaluate MANIFEST --model FOLDER`; it was not",
         "measured here.",
         "",
         "## Use",
