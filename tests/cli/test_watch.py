@@ -128,8 +128,8 @@ def test_following_tells_what_is_new_once_and_ends_with_the_run(tmp_path: Path) 
     assert process.returncode == 0, told
     assert "the run is over: step 1,500 of 1,500" in told
     assert "Traceback" not in told
-    assert told.index("the run went back to step 700") > told.index("step 900")
-    assert told.split("went back")[0].count("[wer-falls]") == 1
+    assert told.index("the run was rewound to step 700") > told.index("step 900")
+    assert told.split("was rewound")[0].count("[wer-falls]") == 1
 
 
 def test_ctrl_c_ends_following_with_130(tmp_path: Path) -> None:
