@@ -39,10 +39,10 @@ Made from the code by `python tools/reference.py`. Do not edit it: a test compar
 """
 
 EXIT_CODES = {
-    0: "All went well. Notes and warnings may have been said.",
+    0: "Success. Notes and warnings may have been printed.",
     1: "The command worked and its answer is bad: a finding of severity `error`, no usable recording, no "
     "verse near the words.",
-    2: "Wrong use or wrong input. What is wrong, where, and what to do is said on stderr.",
+    2: "Wrong use or wrong input. What is wrong, where, and what to do is printed on stderr.",
     143: "Ended by SIGTERM, and nothing temporary is left. A training ends with 130.",
     130: "Interrupted by Ctrl-C, a training also by SIGTERM. It leaves a run that `train --resume RUN` "
     "continues.",
@@ -163,9 +163,9 @@ def _takes(option: click.Option) -> str:
 
 
 def _exit_codes() -> Iterator[str]:
-    said = {int(code) for code in re.findall(r"\b\d+\b", program.__doc__ or "")}
-    if said != set(EXIT_CODES):
-        raise SystemExit(f"error: cli/main.py names the exit codes {sorted(said)}: mend EXIT_CODES here")
+    named = {int(code) for code in re.findall(r"\b\d+\b", program.__doc__ or "")}
+    if named != set(EXIT_CODES):
+        raise SystemExit(f"error: cli/main.py names the exit codes {sorted(named)}: fix EXIT_CODES here")
     yield "## Exit codes"
     yield _table(("code", "meaning"), [(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 

@@ -94,7 +94,7 @@ def messages(file: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-@pytest.mark.parametrize("folder", ["cli", "benchmark"])
+@pytest.mark.parametrize("folder", ["cli", "benchmark", "evaluation", "decoding", "text"])
 def test_messages_use_the_terms_of_the_field(folder: str) -> None:
     found = [
         f"{file.name}:{line}: {wrong}"

@@ -63,7 +63,7 @@ def test_clips_that_cannot_be_heard_are_a_finding_and_the_report_is_of_the_other
         Path(f"{name}.wav").write_bytes(b"")
     code, out, err = run(capfd, "evaluate", clips, "--model", small_bundle, "--to", "r", "--json")
     assert code == 1
-    assert "error [unreadable-clips] m.jsonl:2: 2 of 3 clips could not be heard and are in no count" in err
+    assert "error [unreadable-clips] m.jsonl:2: 2 of 3 clips could not be read and are excluded" in err
     assert err.count("unreadable-clips") == 1 and "an empty file" in err
     written = json.loads(Path("r/report.json").read_text(encoding="utf-8"))
     assert written == json.loads(out)
