@@ -1,4 +1,4 @@
-"""How delays of words are counted, and what the table of `benchmark listening` shows."""
+"""How delays of words are counted, and what the table of `benchmark runtime` shows."""
 
 from __future__ import annotations
 

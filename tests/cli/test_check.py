@@ -161,7 +161,7 @@ def test_a_text_under_a_checkpoints_name_is_no_checkpoint(command: Command, tmp_
     pytest.importorskip("torch")
     (tmp_path / "text.ckpt").write_text("hello\n")
     code, _, err = command("train", "small", "exp_manager.resume_from_checkpoint=text.ckpt")
-    assert (code, "is no checkpoint" in err) == (2, True)
+    assert (code, "is not a checkpoint" in err) == (2, True)
 
 
 def test_a_start_that_is_not_there_is_told_before_the_data_are_read(command: Command, tmp_path: Path) -> None:

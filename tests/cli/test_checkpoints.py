@@ -46,23 +46,23 @@ def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, st
 
 def test_the_best_is_a_path_for_scripts(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     best = run.checkpoints / "laptop--val_wer=0.2500-epoch=2.ckpt"
-    assert command(capsys, run.path, "--best") == (0, f"{best}\n", "")
-    code, out, _ = command(capsys, "last", "--best", "--json")
+    assert command(capsys, "list", run.path, "--best") == (0, f"{best}\n", "")
+    code, out, _ = command(capsys, "list", "last", "--best", "--json")
     assert (code, json.loads(out)) == (0, {"checkpoint": str(best), "nemo": None})
     best.write_bytes(best.read_bytes()[:300])
-    code, out, err = command(capsys, run.path, "--best")
+    code, out, err = command(capsys, "list", run.path, "--best")
     assert (code, Path(out.strip()).name) == (0, "laptop--val_wer=0.3000-epoch=1.ckpt")
     assert "warning [broken-checkpoint]" in err and best.name in err
 
 
 def test_deleting_is_listed_and_asked_for(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     before = names(run)
-    code, out, err = command(capsys, run.path, "--keep", 2)  # the tests have no terminal
+    code, out, err = command(capsys, "prune", run.path, "--keep", 2)  # the tests have no terminal
     assert (code, out, names(run)) == (2, "", before)
     assert "to delete  laptop--val_wer=0.4000-epoch=0.ckpt  0.5 MB" in err
     assert "2 files would be deleted" in err and "--yes" in err
 
-    code, out, _ = command(capsys, run.path, "--keep", 2, "--yes")
+    code, out, _ = command(capsys, "prune", run.path, "--keep", 2, "--yes")
     assert code == 0
     assert names(run) == [
         "laptop--val_wer=0.2500-epoch=2.ckpt",
@@ -70,14 +70,14 @@ def test_deleting_is_listed_and_asked_for(run: RunFolder, capsys: pytest.Capture
         "last.ckpt",
     ]
     assert out == "deleted 2 files, 0.5 MB freed\n", "of two, one has a second name that stays"
-    assert command(capsys, run.path, "--keep", 2, "--yes")[:2] == (0, "nothing to delete\n")
+    assert command(capsys, "prune", run.path, "--keep", 2, "--yes")[:2] == (0, "nothing to delete\n")
 
 
 @pytest.mark.parametrize(("answer", "left"), [(b"n\n", 5), (b"y\n", 2)])
 def test_on_a_terminal_it_waits_for_the_answer(run: RunFolder, answer: bytes, left: int) -> None:
     master, slave = os.openpty()
     os.write(master, answer)
-    words = [sys.executable, "-m", "quran_asr", "checkpoints", str(run.path), "--keep", "1"]
+    words = [sys.executable, "-m", "quran_asr", "checkpoints", "prune", str(run.path), "--keep", "1"]
     done = subprocess.run(words, stdin=slave, capture_output=True, text=True, timeout=60)
     os.close(master)
     os.close(slave)
@@ -89,22 +89,22 @@ def test_on_a_terminal_it_waits_for_the_answer(run: RunFolder, answer: bytes, le
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--best", "--keep", "3"], "--best and --keep are different tasks"),
-        (["--validation", "x.jsonl"], "--validation belongs to --average"),
-        (["--keep", "3", "--to", "x.nemo"], "--to belongs to --average and --export"),
-        (["--yes"], "--yes belongs to --keep"),
-        (["--export", "--to", "x.pt"], "ends in .nemo"),
-        (["--average", "1"], "1 is not in the range x>=2"),
-        (["--average", "9"], "has 4 whole checkpoints"),
-        (["--average", "2"], "--validation MANIFEST"),
-        (["--average", "2", "--validation", "none.jsonl"], "none.jsonl"),
-        (["--keep", "0"], "0 is not in the range x>=1"),
+        (["prune"], "Missing option '--keep'"),
+        (["export", "--to", "x.pt"], "must end in .nemo"),
+        (["average", "--to", "x.pt"], "must end in .nemo"),
+        (["average", "--count", "2", "--to", "there.nemo"], "there.nemo: already exists"),
+        (["average", "--count", "1"], "1 is not in the range x>=2"),
+        (["average", "--count", "9"], "has 4 whole checkpoints"),
+        (["average", "--count", "2"], "--validation MANIFEST"),
+        (["average", "--count", "2", "--validation", "none.jsonl"], "none.jsonl"),
+        (["prune", "--keep", "0"], "0 is not in the range x>=1"),
     ],
 )
 def test_wrong_use_is_one_line(
     run: RunFolder, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
-    code, out, err = command(capsys, run.path, *words)
+    Path("there.nemo").touch()
+    code, out, err = command(capsys, words[0], run.path, *words[1:])
     assert (code, out) == (2, "")
     assert said in err
 
@@ -112,12 +112,12 @@ def test_wrong_use_is_one_line(
 def test_a_run_without_checkpoints_lists_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = create_run(tmp_path, "laptop")
     run.write_recipe(load_recipe("laptop"))
-    code, out, err = command(capsys, run.path)
+    code, out, err = command(capsys, "list", run.path)
     assert (code, out) == (0, "")
     assert "no checkpoint yet" in err
-    for task in (["--best"], ["--export"], ["--average", "2"]):
-        assert command(capsys, run.path, *task)[0] == 2
-    assert command(capsys, tmp_path / "nothing")[0] == 2
+    for task in (["list", "--best"], ["export"], ["average"]):
+        assert command(capsys, task[0], run.path, *task[1:])[0] == 2
+    assert command(capsys, "list", tmp_path / "nothing")[0] == 2
 
 
 def test_listing_is_light(run: RunFolder) -> None:
@@ -129,8 +129,8 @@ def test_listing_is_light(run: RunFolder) -> None:
         "    print({'torch', 'numpy', 'nemo', 'lightning'} & set(sys.modules), file=sys.stderr)\n"
         "    print(spent.ru_utime + spent.ru_stime, file=sys.stderr)"
     )
-    for task in ([], ["--json"], ["--best"], ["--keep", "9"]):
-        words = [sys.executable, "-c", code, "checkpoints", str(run.path), *task]
+    for task in (["list"], ["list", "--json"], ["list", "--best"], ["prune", "--keep", "9"]):
+        words = [sys.executable, "-c", code, "checkpoints", task[0], str(run.path), *task[1:]]
         seconds = []
         for _ in range(3):  # the first may have to compile
             done = subprocess.run(words, capture_output=True, text=True, timeout=60)

@@ -35,7 +35,7 @@ from quran_asr.experiments.comparison.variants import make_variants
 from quran_asr.experiments.run_folder import RunFolder, create_run, runs_below
 from quran_asr.records import Segment, VerseRef
 
-COMMAND = [sys.executable, "-m", "quran_asr", "compare"]
+COMMAND = [sys.executable, "-m", "quran_asr", "compare", "recipes"]
 TINY = (
     *("model.encoder.n_layers=1", "model.encoder.d_model=32", "model.encoder.n_heads=2"),
     *("model.encoder.subsampling_conv_channels=8", "model.decoder.prednet.pred_hidden=16"),
@@ -176,7 +176,7 @@ def test_manifests_are_looked_at_before_budgets(
         (("--train", "m.jsonl"), "no manifest is named with --validation"),
         (("--train", "m.jsonl", "--validation", "m.jsonl"), "trainer.max_steps"),
     ):
-        assert compare(*unlike, *data) == 2
+        assert compare("recipes", *unlike, *data) == 2
         assert message in capsys.readouterr().err
 
 
@@ -184,7 +184,7 @@ def test_a_trial_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.Captu
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
     data = ["--train", str(manifest), "--validation", str(manifest), "--to", str(tmp_path / "to")]
-    assert compare("quickstart", "quickstart model.optim.lr=0.01", *data) == 2
+    assert compare("recipes", "quickstart", "quickstart model.optim.lr=0.01", *data) == 2
     message = capsys.readouterr().err
     assert "the trial `quickstart, seed 0` ended with code" in message and "log.txt" in message
     assert message.splitlines()[-1].startswith("hint: give the same command again")
@@ -206,11 +206,11 @@ def test_a_trial_that_failed_late_is_told_and_the_others_count(
             (run.checkpoints / "last.ckpt").write_bytes(b"torn")  # it was validated, and cannot go on
         else:
             write_outcome(trial.folder, {"state": "done", "code": 0, "message": ""})
-    assert compare("--to", str(tmp_path / "to"), "--json") == 1
+    assert compare("recipes", "--to", str(tmp_path / "to"), "--json") == 1
     out, message = capsys.readouterr()
     assert [variant["seeds"] for variant in json.loads(out)["variants"]] == [[0, 1], [0]]
     assert "error [trial-failed] quickstart model.optim.lr=0.01, seed 1: error: " in message
-    assert "the same command tries it again" in message
+    assert "the same command runs it again" in message
 
 
 def described(heading: str) -> set[str]:
@@ -230,7 +230,11 @@ def test_every_key_that_is_said_is_described(tmp_path: Path, capsys: pytest.Capt
     runs = [a_run(tmp_path, 0), a_run(tmp_path, 1, "model.optim.lr=0.01", slope=0.8)]
     reports = [a_report(tmp_path / name, [SAID, heard]) for name, heard in (("a", "قل"), ("b", SAID))]
     from_report = set(make_report(scored([SAID]), Setting("m", "ctc", 0, "letters", "simple")).to_json())
-    for words in ([str(run.path) for run in runs], [str(one) for one in reports], ["--all", str(tmp_path)]):
+    for words in (
+        ["runs", *(str(run.path) for run in runs)],
+        ["reports", *(str(one) for one in reports)],
+        ["list", str(tmp_path)],
+    ):
         assert compare(*words, "--json") == 0
         found = keys_of(json.loads(capsys.readouterr().out)) - from_report
         assert len(found) > 5 and found - described("Comparison") == set()
@@ -243,30 +247,30 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
     data = ["--train", str(manifest), "--validation", str(manifest)]
-    for words in (runs, ["quickstart", "quickstart model.optim.lr=0.01", *data]):
+    for words in (["runs", *runs], ["recipes", "quickstart", "quickstart model.optim.lr=0.01", *data]):
         assert compare(*words, "--to", str(tmp_path / "to")) == 2
         assert "is not empty, and no comparison" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["notes.txt"]
     for _ in range(2):  # its own folder is taken again
-        assert compare(*runs, "--to", str(tmp_path / "own")) == 0
+        assert compare("runs", *runs, "--to", str(tmp_path / "own")) == 0
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--study", "augmentation"], "asks about recordings of yours"),
-        (["--study", "augmentation", "--train", "t.jsonl"], "asks about recordings of yours"),
+        (["--study", "augmentation"], "needs recordings of your own"),
+        (["--study", "augmentation", "--train", "t.jsonl"], "needs recordings of your own"),
         (["--study", "augmentation", "--train", "t.jsonl", "--validation", "v.jsonl"], "t.jsonl"),
-        (["--study", "pretraining", "--train", "t.jsonl"], "data of its own"),
-        (["--study", "augmentation", "laptop"], "data of its own"),
-        (["--study", "augmentation", "--anyway"], "data of its own"),
+        (["--study", "pretraining", "--train", "t.jsonl"], "its own recipes and data"),
+        (["--study", "augmentation", "laptop"], "its own recipes and data"),
+        (["--study", "augmentation", "--anyway"], "its own recipes and data"),
     ],
 )
 def test_a_study_has_its_data_or_takes_yours(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert compare(*words) == 2
+    assert compare("recipes", *words) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.yaml"))
 
@@ -279,7 +283,7 @@ def test_what_the_sides_of_a_study_differ_in_is_not_overridden(tmp_path: Path) -
 
 
 def test_an_unknown_study_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare("--study", "sleep") == 2
+    assert compare("recipes", "--study", "sleep") == 2
     assert "pretraining, initialization" in capsys.readouterr().err
 
 
@@ -295,7 +299,7 @@ def test_runs_are_compared_and_seeds_are_taken_together(
         a_run(tmp_path, 2, "model.optim.lr=0.01", slope=0.90),
         a_run(tmp_path, 3, "model.optim.lr=0.01", "quran.seed=1", slope=0.92),
     ]
-    assert compare(*(str(run.path) for run in runs), "--json", "--to", str(tmp_path / "out")) == 0
+    assert compare("runs", *(str(run.path) for run in runs), "--json", "--to", str(tmp_path / "out")) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["kind"] == "runs" and [variant["seeds"] for variant in told["variants"]] == [[0, 1], [0, 1]]
     assert told["variants"][0]["wer"]["100%"]["mean"] == pytest.approx(0.49)
@@ -305,7 +309,7 @@ def test_runs_are_compared_and_seeds_are_taken_together(
     assert times["seeds"] == pytest.approx([0.90 / 0.50, 0.92 / 0.52], abs=1e-5)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Against quickstart/2026-01-01_00-00-00" in page and "data:image/png" in page
-    assert compare(*(str(run.path) for run in runs)) == 0
+    assert compare("runs", *(str(run.path) for run in runs)) == 0
     assert "times fewer" in capsys.readouterr().out
 
 
@@ -327,9 +331,9 @@ def test_unlike_runs_are_refused_unless_they_are_wanted(
     second = a_run(
         tmp_path, 1, "model.optim.lr=0.01", *other.get("overrides", ()), data=other.get("data", "aaaa")
     )
-    assert compare(str(first.path), str(second.path)) == 2
+    assert compare("runs", str(first.path), str(second.path)) == 2
     assert message in capsys.readouterr().err
-    assert compare(str(first.path), str(second.path), "--anyway") == 0
+    assert compare("runs", str(first.path), str(second.path), "--anyway") == 0
 
 
 def test_runs_that_heard_other_clips_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,7 +343,7 @@ def test_runs_that_heard_other_clips_are_refused(tmp_path: Path, capsys: pytest.
             run.path, make_report(scored(heard), Setting("m", "ctc", 0, "letters", "simple")), scored(heard)
         )
     (runs[0].path / "report.json").unlink()
-    assert compare(str(runs[0].path), str(runs[1].path)) == 2
+    assert compare("runs", str(runs[0].path), str(runs[1].path)) == 2
     assert "has other validation clips" in capsys.readouterr().err
 
 
@@ -351,13 +355,13 @@ def test_reports_are_set_beside_each_other_clip_by_clip(
 ) -> None:
     worse = a_report(tmp_path / "a", ["قل هو الله", "قل", SAID, "قل هو"])
     better = a_report(tmp_path / "b", [SAID, "قل هو", SAID, "قل هو الله"])
-    assert compare(str(worse), str(better / "report.json"), "--json") == 0
+    assert compare("reports", str(worse), str(better / "report.json"), "--json") == 0
     told = json.loads(capsys.readouterr().out)
     beside = told["variants"][1]["against_first"]
     assert (beside["clips"], beside["wer"]) == (4, [6 / 16, 3 / 16])
     assert (beside["difference"], beside["ratio"]) == (-3 / 16, 0.5)
     assert beside["difference_interval"][1] <= 0
-    assert compare(str(worse), str(better)) == 0
+    assert compare("reports", str(worse), str(better)) == 0
     assert "x 0.50" in capsys.readouterr().out
 
 
@@ -378,9 +382,9 @@ def test_unlike_reports_are_refused_unless_they_are_wanted(
     message: str,
 ) -> None:
     first, second = a_report(tmp_path / "a", [SAID]), a_report(tmp_path / "b", heard, **setting)
-    assert compare(str(first), str(second)) == 2
+    assert compare("reports", str(first), str(second)) == 2
     assert message in capsys.readouterr().err
-    assert compare(str(first), str(second), "--anyway") == 0
+    assert compare("reports", str(first), str(second), "--anyway") == 0
     assert message in capsys.readouterr().err  # and it is still said
 
 
@@ -400,7 +404,7 @@ def test_a_report_with_a_wrong_value_is_named_with_its_key(
 ) -> None:
     first, second = (a_report(tmp_path / name, [SAID]) / "report.json" for name in "ab")
     second.write_text(json.dumps({**json.loads(second.read_text(encoding="utf-8")), key: value}))
-    assert compare(str(first), str(second)) == 2
+    assert compare("reports", str(first), str(second)) == 2
     out, message = capsys.readouterr()
     assert out == "" and f"{second}: `{key}` is not " in message
 
@@ -408,7 +412,7 @@ def test_a_report_with_a_wrong_value_is_named_with_its_key(
 def test_another_look_ahead_is_compared_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = (a_report(tmp_path / str(ms), [SAID, "قل"], look_ahead_ms=ms) for ms in (0, 1040))
     (second / "transcripts.jsonl").unlink()
-    assert compare(str(first), str(second)) == 0
+    assert compare("reports", str(first), str(second)) == 0
     message = capsys.readouterr().err
     assert "look_ahead_ms 0 and 1040" in message and "transcripts.jsonl is not beside" in message
 
@@ -416,15 +420,16 @@ def test_another_look_ahead_is_compared_and_said(tmp_path: Path, capsys: pytest.
 def test_kinds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, report = a_run(tmp_path, 0), a_report(tmp_path / "r", [SAID])
     for words, message in (
-        ([str(run.path), str(report)], "they cannot be compared"),
-        (["quickstart", str(report)], "is a recipe and"),
-        ([str(run.path), str(run.path)], "is named twice"),
-        ([str(run.path)], "nothing to compare with"),
-        ([str(report)], "nothing to compare with"),
-        ([str(run.path), str(run.path), "--seeds", "2"], "compared as they are"),
-        ([str(tmp_path), str(run.path)], "--all"),
-        ([], "nothing to compare with"),
-        (["--to", str(tmp_path / "none")], "holds no comparison"),
+        (["recipes", str(run.path), str(report)], "is a run, not a recipe"),
+        (["recipes", "quickstart", str(report)], "is a report, not a recipe"),
+        (["runs", str(run.path), str(run.path)], "is named twice"),
+        (["runs", str(run.path)], "nothing to compare with"),
+        (["reports", str(report)], "nothing to compare with"),
+        (["runs", str(report), str(run.path)], str(report)),
+        (["reports", str(run.path), str(report)], "no report.json here"),
+        (["recipes", str(tmp_path)], "compare list"),
+        (["recipes"], "nothing to compare with"),
+        (["recipes", "--to", str(tmp_path / "none")], "holds no comparison"),
     ):
         assert compare(*words) == 2
         assert message in capsys.readouterr().err, words
@@ -442,7 +447,7 @@ def test_fifty_runs_are_listed_at_once_and_without_torch(tmp_path: Path) -> None
         "try: main(json.loads(sys.argv[1]))\n"
         "finally: print(json.dumps([time.process_time() - begun, sorted(sys.modules)]), file=sys.stderr)"
     )
-    words = [sys.executable, "-c", code, json.dumps(["compare", "--all", str(tmp_path), "--json"])]
+    words = [sys.executable, "-c", code, json.dumps(["compare", "list", str(tmp_path), "--json"])]
     fastest = 9.0
     for _ in range(3):
         done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ})
@@ -457,8 +462,8 @@ def test_fifty_runs_are_listed_at_once_and_without_torch(tmp_path: Path) -> None
 def test_the_table_of_all_runs_numbers_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_run(tmp_path, 0)
     a_run(tmp_path, 1, "quran.initialization=nemo", slope=0.75)
-    assert compare("--all", str(tmp_path)) == 0
+    assert compare("list", str(tmp_path)) == 0
     _, first, second = capsys.readouterr().out.splitlines()
     assert first.split()[:2] == ["1", "quickstart/2026-01-01_00-00-00"] and "and" in first
-    assert second.endswith("1        quran.initialization: data -> nemo") and " 0.2500 " in second
-    assert compare("--all", str(tmp_path), "quickstart") == 2
+    assert re.search(r" 1 +quran\.initialization: data -> nemo$", second) and " 0.2500 " in second
+    assert compare("list", str(tmp_path), "quickstart") == 2

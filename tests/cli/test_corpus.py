@@ -132,7 +132,7 @@ def test_split_writes_both_sides_and_says_what_they_share(capfd, recorded, tmp_p
     )
     assert code == 0
     assert out.splitlines() == [
-        "split       clips  hours  reciters  texts  reciter seen  words seen",
+        "split       clips  hours  reciters  texts  reciter seen  text seen",
         "train           3    0.0         1      3  -             -",
         "validation      3    0.0         1      3  0.0%          100.0%",
     ]
@@ -167,11 +167,11 @@ def test_split_of_a_torn_manifest_is_one_line(capfd, recorded, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_speak_prints_the_manifest_that_it_wrote(capfd, tmp_path):
+def test_synthesize_prints_the_manifest_that_it_wrote(capfd, tmp_path):
     pytest.importorskip("espeakng_loader", reason="needs the extra `speak`")
     code, out, err = run(
         capfd,
-        "speak",
+        "synthesize",
         "112:1-2",
         "1:1",
         "--voices",
@@ -185,16 +185,16 @@ def test_speak_prints_the_manifest_that_it_wrote(capfd, tmp_path):
     assert len(read_manifest(tmp_path / "spoken" / "manifest.jsonl", "letters")) == 12
     code, out, err = run(capfd, "scan", tmp_path / "spoken", "--to", tmp_path / "again.jsonl", "--json")
     assert json.loads(out)["clips"] == 6  # its layout is one that scan knows
-    code, out, err = run(capfd, "speak", "112:1", "--to", tmp_path / "spoken")
+    code, out, err = run(capfd, "synthesize", "112:1", "--to", tmp_path / "spoken")
     assert code == 0 and "12 lines of an earlier corpus, now replaced" in err
     for wrong in (["115"], ["112", "--voices", "ar+nobody"], ["112", "--voices", ","]):
-        code, out, err = run(capfd, "speak", *wrong, "--to", tmp_path / "wrong")
+        code, out, err = run(capfd, "synthesize", *wrong, "--to", tmp_path / "wrong")
         assert (code, out) == (2, "")
         assert err.startswith("error: ")
     assert not (tmp_path / "wrong").exists()
 
 
-@pytest.mark.parametrize("command", [[], ["scan"], ["split"], ["speak"]])
+@pytest.mark.parametrize("command", [[], ["scan"], ["split"], ["synthesize"]])
 def test_help_starts_at_once_without_numpy_and_ends_with_an_example(command):
     code = (
         "import sys; from quran_asr.cli.main import main\n"

@@ -44,17 +44,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("evaluate none.nemo test.jsonl", "none.nemo: no such model"),
-        ("evaluate model.nemo none.jsonl", "none.jsonl: no such manifest"),
-        ("evaluate model.nemo torn.jsonl", "torn.jsonl:2: a torn line"),
-        ("evaluate model.nemo test.jsonl --decoder beam", "'beam' is not one of 'transducer', 'ctc'"),
-        ("evaluate model.nemo test.jsonl --look-ahead -1", "-1 is not in the range"),
-        ("evaluate model.nemo", "Missing argument 'MANIFEST'"),
-        ("transcribe none.nemo 112001.wav", "none.nemo: no such model"),
-        ("transcribe model.nemo none.wav", "none.wav"),
-        ("transcribe model.nemo page.mp3", "page.mp3"),
-        ("transcribe model.nemo .", "this is a folder"),
-        ("transcribe model.nemo", "Missing argument 'FILE...'"),
+        ("evaluate test.jsonl --model none.nemo", "none.nemo: no such model"),
+        ("evaluate none.jsonl --model model.nemo", "none.jsonl: no such manifest"),
+        ("evaluate torn.jsonl --model model.nemo", "torn.jsonl:2: a torn line"),
+        ("evaluate test.jsonl --model model.nemo --decoder beam", "'beam' is not one of 'transducer', 'ctc'"),
+        ("evaluate test.jsonl --model model.nemo --look-ahead -1", "-1 is not in the range"),
+        ("evaluate --model model.nemo", "Missing argument 'MANIFEST'"),
+        ("transcribe 112001.wav --model none.nemo", "none.nemo: no such model"),
+        ("transcribe none.wav --model model.nemo", "none.wav"),
+        ("transcribe page.mp3 --model model.nemo", "page.mp3"),
+        ("transcribe . --model model.nemo", "this is a folder"),
+        ("transcribe model.nemo 112001.wav", "name the model with --model model.nemo"),
+        ("listen run", "name the model with --model run"),
+        ("transcribe --model model.nemo", "Missing argument 'FILE...'"),
     ],
 )
 def test_wrong_use_ends_at_once_with_what_is_wrong(
@@ -64,6 +66,8 @@ def test_wrong_use_ends_at_once_with_what_is_wrong(
         (folder / "test.jsonl").read_text() + '{"audio_filepath": "112', "utf-8"
     )
     (folder / "page.mp3").write_text("<!DOCTYPE html><html>not found</html>")
+    (folder / "run").mkdir()
+    (folder / "run" / "recipe.yaml").write_text("{}")
     code, out, err = run(capsys, *arguments.split())
     assert (code, out) == (2, "")
     assert said in err
@@ -71,7 +75,33 @@ def test_wrong_use_ends_at_once_with_what_is_wrong(
     assert "torch" not in err
 
 
-@pytest.mark.parametrize("command", ["evaluate model.nemo test.jsonl", "transcribe model.nemo 112001.wav"])
+@pytest.mark.parametrize("command", ["evaluate test.jsonl", "transcribe 112001.wav", "listen 112001.wav"])
+def test_without_a_model_the_one_in_the_package_is_used(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    asked: list[Path] = []
+
+    def loaded(model: Path, **_: object) -> None:
+        asked.append(Path(model))
+        raise QuranAsrError("found")
+
+    monkeypatch.setattr("quran_asr.runtime.recognizer.load", loaded)
+    monkeypatch.setattr("quran_asr.runtime.bundle.DEFAULT_MODEL", folder / "default")
+    code, out, err = run(capsys, *command.split())
+    assert (code, out, asked) == (2, "", [])
+    assert err == (
+        "error: this installation contains no default model\n"
+        "hint: name one with --model: a bundle, a .nemo, a .ckpt or a run folder\n"
+    )
+    (folder / "default").mkdir()
+    (folder / "default" / "bundle.json").write_text("{}")
+    assert run(capsys, *command.split())[0] == 2
+    assert asked == [folder / "default"]
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate test.jsonl --model model.nemo", "transcribe 112001.wav --model model.nemo"]
+)
 def test_without_the_training_packages_it_says_what_to_install(folder: Path, command: str) -> None:
     code = (
         "import sys, importlib.util as u; find = u.find_spec; "
@@ -83,7 +113,7 @@ def test_without_the_training_packages_it_says_what_to_install(folder: Path, com
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: this command needs torch, which the core install leaves out\n"
+        "error: this command needs torch, which the core install does not include\n"
         "hint: pip install 'quran-asr[train]'\n"
     )
 
@@ -105,17 +135,17 @@ def test_a_stream_without_a_bundle_names_the_checkpoint_and_what_exports_it(
     monkeypatch.setattr(
         "quran_asr.cli.options.find_spec", lambda name: None if name == "torch" else found(name)
     )
-    code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
+    code, out, err = run(capsys, "evaluate", "test.jsonl", "--model", "run", "--streaming")
     checkpoint = "run/checkpoints/small--val_wer=0.2500-step=20.ckpt"
     assert (code, out) == (2, "")
     assert err == (
-        f"error: {checkpoint}: is no bundle; without one this command needs torch, "
-        "which the core install leaves out\n"
+        f"error: {checkpoint}: is not a bundle, and to export it this command needs torch, "
+        "which the core install does not include\n"
         f"hint: pip install 'quran-asr[train]', or where that is installed: quran-asr export {checkpoint} "
         "--to FOLDER\n"
     )
     next((trained / "checkpoints").iterdir()).unlink()
-    code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
+    code, out, err = run(capsys, "evaluate", "test.jsonl", "--model", "run", "--streaming")
     assert (code, out) == (2, "") and err.startswith("error: run: the run has no checkpoint yet\n")
 
 
@@ -125,11 +155,11 @@ def test_what_goes_wrong_with_a_bundle_that_is_made_for_once_is_said_of_the_chec
 ) -> None:
     pytest.importorskip("nemo", reason="a bundle is made with the training packages")
     checkpoint = "run/checkpoints/small--val_wer=0.2500-step=20.ckpt"
-    code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
+    code, out, err = run(capsys, "evaluate", "test.jsonl", "--model", "run", "--streaming")
     assert (code, out) == (2, "")
     said = f"{checkpoint} is not a bundle: it is exported to a temporary one; to keep one: "
     assert f"{said}quran-asr export {checkpoint} --to FOLDER\n" in err
-    assert f"error: {checkpoint}: no bundle can be made of it: " in err
+    assert f"error: {checkpoint}: cannot be exported to a bundle: " in err
 
     def made(model: Path, folder: Path, on_step: object) -> None:
         folder.mkdir()
@@ -139,7 +169,7 @@ def test_what_goes_wrong_with_a_bundle_that_is_made_for_once_is_said_of_the_chec
 
     monkeypatch.setattr("quran_asr.export.bundle.export", made)
     monkeypatch.setattr("quran_asr.runtime.recognizer.load", loaded)
-    code, out, err = run(capsys, "evaluate", "run", "test.jsonl", "--streaming")
+    code, out, err = run(capsys, "evaluate", "test.jsonl", "--model", "run", "--streaming")
     assert (code, out) == (2, "")
     assert err.endswith(f"error: {checkpoint}: no look-ahead of 90 ms\nhint: it has: 80 ms\n")
 
@@ -148,7 +178,7 @@ def test_a_bad_file_among_good_ones_is_named_even_when_no_model_can_be_loaded(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "empty.wav").touch()
-    code, out, err = run(capsys, "transcribe", "model.nemo", "empty.wav", "gone.wav")
+    code, out, err = run(capsys, "transcribe", "empty.wav", "gone.wav", "--model", "model.nemo")
     assert (code, out) == (2, "")
     assert "empty.wav" in err and "gone.wav" in err and "2 of 2 files could not be transcribed" in err
 
@@ -178,18 +208,18 @@ def test_a_report_on_the_screen_has_rates_in_percent_and_says_what_went_wrong(
     assert rows["all"][:3] == ["5", "16", "18.75"]  # 3 errors in 4 + 2 + 4 + 4 + 2 words
     assert rows["reciter husary"][:3] == ["3", "10", "10.00"]
     assert rows["seen_reciter/seen_text"][:4] == ["1", "4", "0.00", "-"]
-    assert "3 word errors: 1 of spelling (the letters agree), 2 of hearing" in out
-    assert "0 clips lost" in out and "1 unreadable" in out
+    assert "3 word errors: 2 recognition errors, 1 spelling-only (the letters agree)" in out
+    assert "0 clips mostly deleted" in out and "1 unreadable" in out
     assert "clips within 2 reciters" in out and "--trained-on" not in out
     worst = out[out.index("afasy.mp3 at 0 s 112:1") :].splitlines()
     assert worst[1] == "  2 errors in 4 words"
-    assert worst[2] == f"  said:  {quran.verse(VerseRef(112, 1))}"
+    assert worst[2] == f"  reference:  {quran.verse(VerseRef(112, 1))}"
     words = quran.verse(VerseRef(112, 1)).split()
     assert [line.split() for line in worst[4:6]] == [
-        ["added", "بَلْ"],
-        ["instead", "of", words[2], "heard", words[2].replace("\u064f", "\u0650")],
+        ["insertion", "بَلْ"],
+        ["substitution", words[2], "->", words[2].replace("\u064f", "\u0650")],
     ]
-    assert "left out  " + quran.verse(VerseRef(112, 2)).split()[1] in out
+    assert "    deletion      " + quran.verse(VerseRef(112, 2)).split()[1] in out
 
 
 def test_unknown_training_is_said_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,7 +260,7 @@ class _Hears:
 def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
     monkeypatch.setattr("quran_asr.cli.evaluate.load", lambda *_: _Hears())
     with pytest.raises(SystemExit) as end:
-        main(["evaluate", "model.nemo", "test.jsonl", "--to", "out", *more])
+        main(["evaluate", "test.jsonl", "--model", "model.nemo", "--to", "out", *more])
     return int(end.value.code or 0)
 
 
@@ -267,7 +297,7 @@ def test_half_a_character_in_a_manifest_is_refused_before_the_model_is_loaded(
 ) -> None:
     text = '{"audio_filepath": "112001.wav", "duration": 1.0, "verses": ["112:1"], "reciter": "\\ud800"}\n'
     (folder / "test.jsonl").write_text(text)
-    code, out, err = run(capsys, "evaluate", "model.nemo", "test.jsonl")
+    code, out, err = run(capsys, "evaluate", "test.jsonl", "--model", "model.nemo")
     assert (code, out) == (2, "")
     assert err.startswith("error: test.jsonl:1: ")
     assert "half a character" in err

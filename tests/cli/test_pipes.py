@@ -62,7 +62,7 @@ def test_ctrl_c_while_packages_are_imported_is_quiet(
     """
     (tmp_path / f"{package}.py").write_text(way)
     done = subprocess.run(
-        [sys.executable, *begin, "listen", str(tmp_path), "a.wav"],
+        [sys.executable, *begin, "listen", "a.wav", "--model", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,

@@ -168,7 +168,7 @@ def test_a_manifest_of_clips_that_are_all_too_long_exits_1(
         (("transfer", "--clips", "5", "--hours", "0"), "--hours"),
         (("transfer", "--device", "abacus"), "no figures of a device `abacus`"),
         (("transfer", "--clips", "9" * 21, "--hours", "1"), "1<=x<=100000000"),
-        (("transfer", "--clips", "5"), "--clips and --hours belong together"),
+        (("transfer", "--clips", "5"), "--clips and --hours are given together"),
         (("transfer", "--train", "m", "--clips", "5", "--hours", "1"), "leave out --clips and --hours"),
         (("transfer", "--train", "no/such.jsonl"), "no/such.jsonl"),
         (("transfer", "--train", "torn.jsonl"), "torn.jsonl:2"),

@@ -117,7 +117,7 @@ def test_a_ckpt_is_resumed_and_overrides_beside_it_win_and_are_listed(place: Pat
     assert done.returncode == 0, done.stderr
     assert f"override trainer.max_steps: {before} -> {before + 2}" in done.stderr
     assert "override model.optim.lr: 0.001 -> 0.0005" in done.stderr
-    assert "going on after step" in done.stderr
+    assert "resuming after step" in done.stderr
     assert steps(run) == list(range(1, before + 3))
     assert load_recipe(run.recipe).model.optim.lr == 5e-4
     assert load_recipe(run.path / f"recipe-to-step-{before}.yaml").model.optim.lr == 1e-3
@@ -182,7 +182,7 @@ def test_a_run_without_a_checkpoint_begins_again_in_its_folder(place: Path, tmp_
         path.unlink()
     done = train(place, "--resume", str(run.path))
     assert done.returncode == 0, done.stderr
-    assert "it begins again, in the same folder" in done.stderr
+    assert "it starts over, in the same folder" in done.stderr
     assert steps(run) == [1, 2]
 
 

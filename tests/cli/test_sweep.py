@@ -78,7 +78,7 @@ def test_a_sweep_of_real_trainings_is_stopped_and_goes_on(tmp_path: Path) -> Non
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "the same command continues" in said
     with pytest.raises(ProcessLookupError):
         os.kill(int((first / "process").read_text()), 0)
 

@@ -78,7 +78,7 @@ def test_find_near_says_so_and_shows_the_words(capsys):
     code, out, err = run(capsys, "find", "الرحمان علي العرش استوي")
     place, verse, words = out.splitlines()[0].split("\t")
     assert code == 0 and place == "20:5" and words in verse
-    assert "nearest" in err
+    assert "closest" in err
 
 
 def test_find_nothing_exits_1(capsys):

@@ -46,7 +46,7 @@ def test_a_bad_run_exits_1_with_evidence_cause_and_remedy(capsys: pytest.Capture
     assert watch(str(RECORDED / "plateau-kept.csv")) == 1
     said = capsys.readouterr().out
     assert "error [stalled-start]" in said
-    assert "seen in: ctc_per_token 4.5 at step 300" in said
+    assert "evidence: ctc_per_token 4.5 at step 300" in said
     assert "cause: " in said and "hint: " in said
 
 
@@ -95,7 +95,7 @@ def test_where_only_epochs_are_known_they_are_named(
     assert watch(str(path)) == 1
     said = capsys.readouterr().out
     assert said.startswith("stuck: epoch 31, WER 1.000")
-    assert "seen in: wer 1 at epoch 1, wer 1 at epoch 31" in said
+    assert "evidence: wer 1 at epoch 1, wer 1 at epoch 31" in said
     assert "step " not in said
 
 
@@ -128,8 +128,8 @@ def test_following_tells_what_is_new_once_and_ends_with_the_run(tmp_path: Path) 
     assert process.returncode == 0, told
     assert "the run is over: step 1,500 of 1,500" in told
     assert "Traceback" not in told
-    assert told.index("the run went back to step 700") > told.index("step 900")
-    assert told.split("went back")[0].count("[wer-falls]") == 1
+    assert told.index("the run was rewound to step 700") > told.index("step 900")
+    assert told.split("was rewound")[0].count("[wer-falls]") == 1
 
 
 def test_ctrl_c_ends_following_with_130(tmp_path: Path) -> None:

@@ -136,9 +136,9 @@ def test_clips_that_cannot_be_heard_are_listed_and_in_no_count() -> None:
     assert (listed["audio_filepath"], listed["reason"]) == ("husary/112:2.wav", "the file is empty")
     (finding,) = unreadable_findings(report)
     assert finding.severity == "error"
-    assert finding.message == "1 of 3 clips could not be heard and is in no count: the file is empty"
+    assert finding.message == "1 of 3 clips could not be read and is excluded: the file is empty"
     assert "112:2.wav" in finding.where  # its line, where the manifest is there
-    with pytest.raises(QuranAsrError, match="not one of 1 clips can be heard; the first: the file is empty"):
+    with pytest.raises(QuranAsrError, match="none of 1 clip can be read; the first: the file is empty"):
         evaluate(SEGMENTS[1:2], says(broken), SETTING)
     with pytest.raises(QuranAsrError, match="no clip"):
         evaluate([], says(), SETTING)

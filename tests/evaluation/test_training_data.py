@@ -124,11 +124,11 @@ def test_the_file_says_what_was_trained_on(tmp_path: Path) -> None:
 def test_what_does_not_say_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="no such file"):
         TrainingData.read(tmp_path / "training_data.json")
-    with pytest.raises(QuranAsrError, match="so it is no run"):
+    with pytest.raises(QuranAsrError, match="so it is not a run"):
         find_training_data(tmp_path, "letters")
     with pytest.raises(QuranAsrError, match="no such manifest"):
         find_training_data(tmp_path / "train.jsonl", "letters")
     for text in ("{", "[]", "{}", '{"manifests": [], "reciters": [], "verses": ["x"], "texts": []}', "3"):
         (tmp_path / "training_data.json").write_text(text)
-        with pytest.raises(QuranAsrError, match="does not say what a model was trained on"):
+        with pytest.raises(QuranAsrError, match="does not record the training data of a model"):
             find_training_data(tmp_path, "letters")

@@ -51,11 +51,17 @@ GOOD = {"audio_filepath": "a.flac", "offset": 0, "duration": 1, "reference": "ق
         (GOOD | {"reference": 3}, "`reference` is missing or no text"),
         (GOOD | {"hypothesis": None}, "`hypothesis` is missing or no text"),
         (GOOD | {"hypothesis": "a " * (MOST_WORDS + 1)}, "more than 10,000 words"),
-        (GOOD | {"verses": "1:1"}, "`verses` is no list"),
+        (GOOD | {"verses": "1:1"}, "`verses` is not a list"),
         (GOOD | {"verses": ["one"]}, "`one` is not a verse"),
-        (GOOD | {"offset": -1}, "`offset` is no number of seconds"),
-        (json.dumps(GOOD).replace('"duration": 1', '"duration": NaN'), "`duration` is no number of seconds"),
-        (json.dumps(GOOD).replace('"duration": 1', f'"duration": 1{"0" * 400}'), "`duration` is no number"),
+        (GOOD | {"offset": -1}, "`offset` is not a number of seconds"),
+        (
+            json.dumps(GOOD).replace('"duration": 1', '"duration": NaN'),
+            "`duration` is not a number of seconds",
+        ),
+        (
+            json.dumps(GOOD).replace('"duration": 1', f'"duration": 1{"0" * 400}'),
+            "`duration` is not a number",
+        ),
     ],
 )
 def test_a_line_that_is_wrong_is_named(tmp_path: Path, line: object, what: str) -> None:

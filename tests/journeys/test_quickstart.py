@@ -48,7 +48,15 @@ def test_no_training_text_needs_an_unknown_token(quickstart) -> None:
 def test_evaluate_gives_the_promised_report(quickstart, quran_asr, tmp_path: Path) -> None:
     manifest = next(quickstart.folder.glob("corpus/held_out-*/manifest.jsonl"))
     done = quran_asr(
-        "evaluate", quickstart.figures["run"], manifest, "--decoder", "ctc", "--json", "--to", tmp_path
+        "evaluate",
+        manifest,
+        "--model",
+        quickstart.figures["run"],
+        "--decoder",
+        "ctc",
+        "--json",
+        "--to",
+        tmp_path,
     )
     assert done.code == 0, done.err
     report = json.loads(done.out)
@@ -70,7 +78,7 @@ def test_evaluate_gives_the_promised_report(quickstart, quran_asr, tmp_path: Pat
 
 def test_a_look_ahead_that_is_not_there_names_those_that_are(quickstart, quran_asr) -> None:
     clip = next(quickstart.folder.glob("corpus/held_out-*/*/112001.flac"))
-    done = quran_asr("transcribe", quickstart.figures["model"], clip, "--look-ahead", 200)
+    done = quran_asr("transcribe", clip, "--model", quickstart.figures["model"], "--look-ahead", 200)
     assert done.code == 2
     assert "1040 ms, 480 ms, 80 ms, 0 ms" in done.err
     assert "Traceback" not in done.err
@@ -88,7 +96,7 @@ def test_transcribe_hears_files_of_other_formats_and_rates(quickstart, quran_asr
     loud = soxr.resample(samples, rate, 44_100)
     stereo = tmp_path / "stereo.mp3"
     soundfile.write(stereo, np.stack([loud, loud], axis=1), 44_100)
-    done = quran_asr("transcribe", quickstart.figures["model"], clip, stereo, "--json")
+    done = quran_asr("transcribe", "--model", quickstart.figures["model"], clip, stereo, "--json")
     assert done.code == 0, done.err
     answers = json.loads(done.out)
     said = load_quran("letters").text([ref for ref in load_quran("letters").refs if str(ref) == "112:1"])
@@ -102,7 +110,7 @@ def test_transcribe_hears_files_of_other_formats_and_rates(quickstart, quran_asr
 def test_a_file_that_is_no_audio_is_one_line(quickstart, quran_asr, tmp_path: Path) -> None:
     page = tmp_path / "112001.mp3"
     page.write_text("<!DOCTYPE html><html><body>404</body></html>")
-    done = quran_asr("transcribe", quickstart.figures["model"], page)
+    done = quran_asr("transcribe", page, "--model", quickstart.figures["model"])
     assert done.code == 2
     assert "112001.mp3" in done.err
     assert "Traceback" not in done.err

@@ -44,13 +44,15 @@ def test_from_a_folder_of_recordings_to_words(quran_asr, recordings: Path, tmp_p
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 10))
     assert [row["step"] for row in rows if row["split"] == "validation"] == [3, 6, 9], "none is made twice"
 
-    evaluated = quran_asr("evaluate", ended["run"], validation, "--json", "--to", tmp_path / "evaluation")
+    evaluated = quran_asr(
+        *("evaluate", validation, "--model", ended["run"], "--json", "--to", tmp_path / "evaluation")
+    )
     assert evaluated.code == 0, evaluated.err
     report = json.loads(evaluated.out)
     assert report["clips"] == len(validation.read_text().splitlines())
     assert set(report["cells"]) == {"seen_reciter/unseen_text"}
 
-    heard = quran_asr("transcribe", ended["run"], next(reciter.glob("112*.opus")))
+    heard = quran_asr("transcribe", next(reciter.glob("112*.opus")), "--model", ended["run"])
     assert heard.code == 0, heard.err
     assert heard.out.count("\t") == 1
 

@@ -35,20 +35,23 @@ def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, st
 
 
 def test_sound_of_a_low_rate_is_heard_with_one_note(small_bundle, clips, capfd) -> None:
-    lacks = "8,000 Hz: nothing above 4,000 Hz is in it, and a model trained at 16,000 Hz may hear it worse"
+    lacks = (
+        "8,000 Hz: it contains nothing above 4,000 Hz, "
+        "and a model trained at 16,000 Hz may recognize it less well"
+    )
     for command in ("transcribe", "listen"):
-        assert "low-rate" not in run(capfd, command, small_bundle, "a.wav")[2]
-        code, out, err = run(capfd, command, small_bundle, "b.wav")
+        assert "low-rate" not in run(capfd, command, "a.wav", "--model", small_bundle)[2]
+        code, out, err = run(capfd, command, "b.wav", "--model", small_bundle)
         assert code == 0 and out
         assert f"note [low-rate] b.wav: stored at {lacks}\n" in err and err.count("note [") == 1
-    code, _, err = run(capfd, "transcribe", small_bundle, "a.wav", "b.wav", "c.wav")
+    code, _, err = run(capfd, "transcribe", "--model", small_bundle, "a.wav", "b.wav", "c.wav")
     assert code == 0 and err.count("note [") == 1
     assert "note [low-rate] 2 of 3 recordings are stored at less than 16,000 Hz, the first b.wav at " in err
 
 
 @pytest.mark.parametrize("way", [(), ("--streaming",)], ids=["whole", "streaming"])
 def test_a_manifest_with_sound_of_a_low_rate_is_noted_once(way, small_bundle, clips, capfd) -> None:
-    code, out, err = run(capfd, "evaluate", small_bundle, clips, *way, "--to", "r", "--json")
+    code, out, err = run(capfd, "evaluate", clips, "--model", small_bundle, *way, "--to", "r", "--json")
     assert code == 0 and json.loads(out)["clips"] == 3
     assert err.count("note [low-rate]") == 1 and "2 of 3 recordings" in err
 
@@ -58,9 +61,9 @@ def test_clips_that_cannot_be_heard_are_a_finding_and_the_report_is_of_the_other
 ) -> None:
     for name in ("b", "c"):
         Path(f"{name}.wav").write_bytes(b"")
-    code, out, err = run(capfd, "evaluate", small_bundle, clips, "--to", "r", "--json")
+    code, out, err = run(capfd, "evaluate", clips, "--model", small_bundle, "--to", "r", "--json")
     assert code == 1
-    assert "error [unreadable-clips] m.jsonl:2: 2 of 3 clips could not be heard and are in no count" in err
+    assert "error [unreadable-clips] m.jsonl:2: 2 of 3 clips could not be read and are excluded" in err
     assert err.count("unreadable-clips") == 1 and "an empty file" in err
     written = json.loads(Path("r/report.json").read_text(encoding="utf-8"))
     assert written == json.loads(out)
@@ -73,10 +76,10 @@ def test_a_report_is_not_written_where_a_file_is(place: str, clips, capfd) -> No
     """Said before the model is looked at, which here is none."""
     Path("file").write_text("mine")
     Path("model.nemo").write_bytes(b"not opened")
-    code, out, err = run(capfd, "evaluate", "model.nemo", clips, "--to", place)
+    code, out, err = run(capfd, "evaluate", clips, "--model", "model.nemo", "--to", place)
     assert (code, out) == (2, "")
     assert err == (
-        "error: file: a file, and reports are written into a folder\n"
-        "hint: name a folder with --to; it is made if it is not there\n"
+        "error: file: is a file, and reports are written to a folder\n"
+        "hint: name a folder with --to; it is created if needed\n"
     )
     assert Path("file").read_text() == "mine"

@@ -178,7 +178,9 @@ def test_what_somebody_writes_beside_the_model_does_not_matter(copy: Path) -> No
     assert quran_asr.load(copy).bundle == read_bundle(copy)
 
 
-@pytest.mark.parametrize("command", ["transcribe {bundle} a.wav --json", "evaluate {bundle} m.jsonl --json"])
+@pytest.mark.parametrize(
+    "command", ["transcribe a.wav --model {bundle} --json", "evaluate m.jsonl --model {bundle} --json"]
+)
 def test_a_bundle_is_heard_without_torch(
     command: str, small_bundle: Path, voice: Any, tmp_path: Path
 ) -> None:

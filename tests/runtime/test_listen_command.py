@@ -47,10 +47,12 @@ def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, st
 
 def test_a_file_gives_the_words_that_transcribe_gives(small_bundle, recording, capfd) -> None:
     said = quran_asr.load(small_bundle, look_ahead_ms=80).recognize(recording)
-    code, out, err = run(capfd, small_bundle, recording, "--look-ahead", "80", "--pause", "0")
+    code, out, err = run(capfd, recording, "--model", small_bundle, "--look-ahead", "80", "--pause", "0")
     assert (code, out) == (0, said.text + "\n")
-    assert err.startswith("6.0 s of sound, ")
-    code, out, _ = run(capfd, small_bundle, recording, "--look-ahead", "80", "--pause", "0", "--json")
+    assert err.startswith("6.0 s of audio, ")
+    code, out, _ = run(
+        capfd, recording, "--model", small_bundle, "--look-ahead", "80", "--pause", "0", "--json"
+    )
     results = [json.loads(line) for line in out.splitlines()]
     assert [word["text"] for one in results for word in one["committed"]] == said.text.split()
     times = [one["time"] for one in results]
@@ -62,7 +64,7 @@ def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
     for rate in (16_000, 8_000):
         whole = np.rint(audio.resample(voice, 16_000, rate) * 32_767).astype(np.int16)
         heard = subprocess.run(
-            [*COMMAND, str(small_bundle), "-", "--rate", str(rate)],
+            [*COMMAND, "-", "--model", str(small_bundle), "--rate", str(rate)],
             input=whole.tobytes() + b"\1",  # half a sample at the end is no sample
             capture_output=True,
             timeout=60,
@@ -75,25 +77,31 @@ def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("none a.wav", "none: no such model"),
-        ("{bundle}", "name a FILE or give --microphone"),
-        ("{bundle} a.wav --microphone", "name a FILE or give --microphone"),
-        ("{bundle} none.wav", "none.wav: no such file"),
-        ("{bundle} page.mp3", "page.mp3: a web page, not sound"),
-        ("{bundle} .", "this is a folder"),
-        ("{bundle} a.wav --look-ahead 90", "no look-ahead of 90 ms"),
-        ("{bundle} a.wav --decoder beam", "'beam' is not one of"),
-        ("{bundle} a.wav --pause -1", "-1"),
-        ("{bundle} broken.flac", "broken.flac: "),
-        ("{bundle} a.wav --pause 1e300", "--pause"),
-        ("{bundle} - --rate 0", "--rate"),
-        ("{bundle} a.wav --rate 8000", "`--rate` is for a pipe, and a file is to be heard"),
-        ("{bundle} a.wav --device 1", "`--device` is for a microphone, and a file"),
-        ("{bundle} a.wav --stall 3", "`--stall` is for a microphone or a pipe, and a file"),
-        ("{bundle} - --real-time", "`--real-time` is for a file, and a pipe"),
-        ("{bundle} --microphone --rate 8000", "`--rate` is for a pipe, and a microphone"),
-        (". a.wav", ".: neither a bundle nor a run: it has no bundle.json"),
-        ("a.wav a.wav", "a.wav: neither a .nemo nor a .ckpt"),
+        ("a.wav --model none", "none: no such model"),
+        ("--model {bundle}", "give either a FILE or --microphone"),
+        ("a.wav --microphone --model {bundle}", "give either a FILE or --microphone"),
+        ("none.wav --model {bundle}", "none.wav: no such file"),
+        ("page.mp3 --model {bundle}", "page.mp3: a web page, not sound"),
+        (". --model {bundle}", "this is a folder"),
+        ("a.wav --look-ahead 90 --model {bundle}", "no look-ahead of 90 ms"),
+        ("a.wav --decoder beam --model {bundle}", "'beam' is not one of"),
+        ("a.wav --pause -1 --model {bundle}", "-1"),
+        ("broken.flac --model {bundle}", "broken.flac: "),
+        ("a.wav --pause 1e300 --model {bundle}", "--pause"),
+        ("- --rate 0 --model {bundle}", "--rate"),
+        ("a.wav --rate 8000 --model {bundle}", "`--rate` applies to a pipe, and the input is a file"),
+        ("a.wav --device 1 --model {bundle}", "`--device` applies to a microphone, and the input is a file"),
+        (
+            "a.wav --stall 3 --model {bundle}",
+            "`--stall` applies to a microphone or a pipe, and the input is a file",
+        ),
+        ("- --real-time --model {bundle}", "`--real-time` applies to a file, and the input is a pipe"),
+        (
+            "--microphone --rate 8000 --model {bundle}",
+            "`--rate` applies to a pipe, and the input is a microphone",
+        ),
+        ("a.wav --model .", ".: neither a bundle nor a run: it has no bundle.json"),
+        ("a.wav --model a.wav", "a.wav: neither a .nemo nor a .ckpt"),
     ],
 )
 def test_wrong_use_is_said_in_a_line(words, said, small_bundle, recording, capfd, monkeypatch) -> None:
@@ -108,7 +116,9 @@ def test_wrong_use_is_said_in_a_line(words, said, small_bundle, recording, capfd
 
 def piped_into(small_bundle: Path, *words: str) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    return subprocess.Popen([*COMMAND, str(small_bundle), "-", *words], stdin=pipe, stdout=pipe, stderr=pipe)
+    return subprocess.Popen(
+        [*COMMAND, "-", "--model", str(small_bundle), *words], stdin=pipe, stdout=pipe, stderr=pipe
+    )
 
 
 def test_a_pipe_that_stalls_and_one_that_brings_a_file_are_errors(small_bundle, voice, recording) -> None:
@@ -192,7 +202,7 @@ def test_a_microphone_without_its_library_is_said_before_the_model_is_loaded(
 
     monkeypatch.setattr(audio_input, "load_backend", missing)
     monkeypatch.setattr("quran_asr.runtime.recognizer.load", loaded)
-    code, out, err = run(capfd, small_bundle, "--microphone")
+    code, out, err = run(capfd, "--model", small_bundle, "--microphone")
     assert (code, out) == (2, "") and err == "error: the PortAudio library is not installed\n"
 
 
@@ -231,7 +241,7 @@ def test_ctrl_c_ends_a_file_with_its_words_so_far(small_bundle, voice, tmp_path)
     process = subprocess.Popen(
         [
             *COMMAND,
-            str(small_bundle),
+            *("--model", str(small_bundle)),
             str(tmp_path / "long.wav"),
             "--real-time",
             "--json",
@@ -251,7 +261,7 @@ def test_ctrl_c_ends_a_file_with_its_words_so_far(small_bundle, voice, tmp_path)
     assert process.returncode == 130, err
     last = json.loads(out.splitlines()[-1])
     assert last["committed"] and not last["partial"]
-    assert b"of sound" in err and b"Traceback" not in err
+    assert b"of audio" in err and b"Traceback" not in err
 
 
 class Microphone:
@@ -303,12 +313,12 @@ def test_a_microphone_is_heard_until_ctrl_c(fake, small_bundle, voice, capfd) ->
 
     fake(press)
     before = signal.getsignal(signal.SIGINT)
-    code, out, err = run(capfd, small_bundle, "--microphone", "--look-ahead", "80")
+    code, out, err = run(capfd, "--model", small_bundle, "--microphone", "--look-ahead", "80")
     assert code == 0, err
     expected = quran_asr.load(small_bundle, look_ahead_ms=80, pause_seconds=1.0).recognize(voice)
     half = out.split()[: len(out.split()) // 2]  # where it was cut off, words differ
     assert half and half == expected.text.split()[: len(half)]
-    assert err.startswith("listening; Ctrl-C ends it\n") and " s of sound, " in err
+    assert err.startswith("listening; Ctrl-C ends it\n") and " s of audio, " in err
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -323,7 +333,7 @@ def test_a_microphone_that_goes_or_stalls_is_an_error_after_its_words(
     then, said, fake, small_bundle, capfd
 ) -> None:
     fake(then)
-    code, out, err = run(capfd, small_bundle, "--microphone", "--stall", "0.4", "--json")
+    code, out, err = run(capfd, "--model", small_bundle, "--microphone", "--stall", "0.4", "--json")
     assert code == 2
     assert said in err
     assert json.loads(out.splitlines()[0])
@@ -335,7 +345,7 @@ def test_on_a_terminal_words_are_rewritten_in_place(small_bundle, recording) -> 
 
     main_end, other = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, str(small_bundle), str(recording), "--look-ahead", "0"],
+        [*COMMAND, str(recording), "--model", str(small_bundle), "--look-ahead", "0"],
         stdout=other,
         stderr=subprocess.PIPE,
         env={**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "4000"},

@@ -42,7 +42,9 @@ def test_a_stream_is_scored_as_the_whole_file(
     some = every(6, spoken, tmp_path)
     reports = {}
     for way in ((), ("--streaming",)):
-        done = quran_asr("evaluate", bundle, some, *way, "--look-ahead", 80, "--to", tmp_path / "r", "--json")
+        done = quran_asr(
+            *("evaluate", some, "--model", bundle, *way, "--look-ahead", 80, "--to", tmp_path / "r", "--json")
+        )
         assert done.code == 0, done.err
         reports[bool(way)] = json.loads(done.out)
     whole, streamed = reports[False], reports[True]
@@ -63,7 +65,7 @@ def test_a_model_that_is_no_bundle_is_exported_for_streaming(
 ) -> None:
     one = every(1_000, spoken, tmp_path)
     run = quickstart.figures["run"]
-    done = quran_asr("evaluate", run, one, "--streaming", "--to", tmp_path / "report", "--json")
+    done = quran_asr("evaluate", one, "--model", run, "--streaming", "--to", tmp_path / "report", "--json")
     assert done.code == 0, done.err
     assert "is not a bundle: it is exported to a temporary one" in done.err
     report = json.loads(done.out)

@@ -142,7 +142,10 @@ def test_what_is_refused_is_refused_before_nemo_is_imported(
     changed: Callable[[Change], Path], segments: list[Segment], tmp_path: Path
 ) -> None:
     path = changed(lambda config: config["encoder"].update(_target_="os.system"))
-    for words in (("transcribe", path, segments[0].audio), ("export", path, "--to", tmp_path / "bundle")):
+    for words in (
+        ("transcribe", segments[0].audio, "--model", path),
+        ("export", path, "--to", tmp_path / "bundle"),
+    ):
         done = subprocess.run(
             [sys.executable, "-X", "importtime", "-m", "quran_asr", *map(str, words)],
             capture_output=True,

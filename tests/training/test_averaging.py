@@ -170,7 +170,7 @@ def test_a_mean_that_hears_better_is_kept_and_is_the_runs_best_from_then_on(
     good = best_weights(run)
     apart = only(run, away(good, 1.0), away(good, -1.0))
     worse = [words_of(path, clips_of(run)) for path in apart]
-    code, out, _ = command(capsys, run.path, "--average", 2, "--json")
+    code, out, _ = command(capsys, "average", run.path, "--count", 2, "--json")
     found = json.loads(out)
     assert code == 0
     kept = Path(found["written"])
@@ -192,9 +192,9 @@ def test_a_mean_that_hears_better_is_kept_and_is_the_runs_best_from_then_on(
     done = subprocess.run([sys.executable, "-c", ONE_LINER], capture_output=True, text=True, check=True)
     assert tmp_path / done.stdout.strip() == kept
 
-    code, out, _ = command(capsys, run.path)
+    code, out, _ = command(capsys, "list", run.path)
     assert "best; mean of 2 checkpoints" in out.splitlines()[1]
-    code, out, _ = command(capsys, run.path, "--average", 2)  # once more: equal to what is there
+    code, out, _ = command(capsys, "average", run.path, "--count", 2)  # once more: equal to what is there
     assert code == 0
     assert "equal: the average is not kept" in out
     assert kept.is_file()
@@ -204,7 +204,7 @@ def test_a_mean_that_hears_worse_is_not_kept(run: RunFolder, capsys: pytest.Capt
     good = best_weights(run)
     only(run, good, away(good, 2.0))
     before = sorted(run.checkpoints.iterdir())
-    code, out, _ = command(capsys, run.path, "--average", 2)
+    code, out, _ = command(capsys, "average", run.path, "--count", 2)
     assert code == 0
     assert "not better: the average is not kept" in out
     assert sorted(run.checkpoints.iterdir()) == before
@@ -217,7 +217,7 @@ def test_an_average_measured_on_other_clips_is_not_ranked_among_the_runs_models(
     (first, _) = only(run, away(good, 1.0), away(good, -1.0))
     first.rename(first.with_name("x--val_wer=0.0010-epoch=7.ckpt"))  # on the run's own clips it was good
     same = load_recipe(run.recipe).model.validation_ds.manifests[0]
-    code, out, _ = command(capsys, run.path, "--average", 2, "--validation", same, "--json")
+    code, out, _ = command(capsys, "average", run.path, "--count", 2, "--validation", same, "--json")
     found = json.loads(out)
     assert (code, found["kept"], found["ranked"]) == (0, True, False)
     assert Path(found["written"]).parent == run.path
@@ -245,19 +245,19 @@ def test_the_best_is_exported_once_and_restores_in_nemo_alone(
     assert best is not None
     for path in run.checkpoints.glob("*.nemo"):
         path.unlink()
-    code, out, _ = command(capsys, run.path, "--export")
+    code, out, _ = command(capsys, "export", run.path)
     assert (code, "written from" in out) == (0, True)
     nemo = run.best_nemo()
     assert nemo is not None and nemo.stem == best.stem.split("-epoch")[0]
     written = nemo.stat().st_mtime_ns
-    code, out, _ = command(capsys, run.path, "--export")
-    assert (code, "is there already" in out, nemo.stat().st_mtime_ns) == (0, True, written)
+    code, out, _ = command(capsys, "export", run.path)
+    assert (code, "already exists" in out, nemo.stat().st_mtime_ns) == (0, True, written)
 
     nemo.write_bytes(nemo.read_bytes()[:-100_000])  # a torn one is written again
-    code, out, err = command(capsys, run.path, "--export", "--to", tmp_path / "mine.nemo")
+    code, out, err = command(capsys, "export", run.path, "--to", tmp_path / "mine.nemo")
     assert (code, "written from" in out, "broken-checkpoint" in err) == (0, True, True)
-    code, out, _ = command(capsys, run.path, "--export", "--to", tmp_path / "mine.nemo")
-    assert (code, "is there already" in out) == (0, True)
+    code, out, _ = command(capsys, "export", run.path, "--to", tmp_path / "mine.nemo")
+    assert (code, "already exists" in out) == (0, True)
 
     script = f"""
 import sys
@@ -319,7 +319,7 @@ def test_checkpoints_that_cannot_be_averaged_are_refused_in_one_line(
 def test_the_list_says_what_the_checkpoints_themselves_say(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, out, _ = command(capsys, run.path, "--json")
+    _, out, _ = command(capsys, "list", run.path, "--json")
     listed = [one for one in json.loads(out)["checkpoints"] if not one["nemo"]]
     assert len(listed) == 4
     for one in listed:

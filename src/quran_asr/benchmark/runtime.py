@@ -1,18 +1,14 @@
 """Inference speed and latency of the same weights in ONNX Runtime, NeMo and sherpa-onnx.
 
-Each side is a process of its own (`listening_side.py`), asked in turn, round by round; medians are taken.
+Each runs in a process of its own (`worker.py`) and is called in turn, round by round; medians are taken.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,12 +19,12 @@ from typing import Any
 from quran_asr import audio
 from quran_asr.benchmark.runtime_models import Models
 from quran_asr.benchmark.runtime_tables import spread, word_delays
-from quran_asr.errors import QuranAsrError
+from quran_asr.benchmark.worker import Worker, started
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runtime.recognizer import Recognizer
 
 NARROW = 480
-"""Milliseconds of look-ahead at which memory and many streams are measured, where the model has it."""
+"""Look-ahead in milliseconds at which memory and many streams are measured, if the model has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +35,18 @@ class Task:
     files: tuple[str, ...]
     """Recordings as 16 kHz wav files."""
     seconds: float
-    """Of all of them."""
+    """Total length."""
     trained: bool
-    """Whether the weights are those of a training."""
+    """Whether the weights were trained."""
     recited: bool
-    """Whether the recordings are of recitation; without that or without a training there is no latency."""
+    """Whether the recordings are recitation; latency is measured only on these, with a trained model."""
     look_aheads_ms: tuple[int, ...]
     rounds: int
     minutes: float
-    """Of one stream during which memory is watched; 0 leaves that out."""
+    """Length of the stream whose memory is measured; 0 leaves that out."""
     threads: int
     most_streams: int
-    """To try; 0 leaves that out."""
+    """Most streams to try; 0 leaves that out."""
 
     @property
     def narrow(self) -> int:
@@ -58,7 +54,7 @@ class Task:
         return NARROW if NARROW in known else known[0]
 
     def chunk(self, look_ahead_ms: int) -> float:
-        """Seconds of sound that are encoded at once."""
+        """Seconds of audio that are encoded at once."""
         return look_ahead_ms / 1000 + self.models.bundle.frame_seconds
 
 
@@ -66,50 +62,51 @@ Say = Callable[[str], None]
 
 
 def compare(task: Task, say: Say, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Measure all sides.
+    """Measure all recognizers.
 
     Args:
         task: what to measure.
         say: called with what is measured next.
-        keep: called with the figures so far, whenever there are many more.
+        keep: called with the figures so far, at each stage.
 
     Raises:
-        QuranAsrError: what a side said when it failed.
+        QuranAsrError: a worker failed.
     """
     with ExitStack() as processes:
-        asks: dict[str, _Asker] = {}
+        workers: dict[str, Worker] = {}
         figures: dict[str, dict[str, Any]] = {}
         document = {**_about(task), "workers": figures}
-        for name, (module, setup) in _sides(task).items():
-            say(f"{name}: from nothing to the words of a file")
+        for name, (module, setup) in _setups(task).items():
+            say(f"{name}: cold start to the words of a file")
             began = time.perf_counter()
-            asks[name] = processes.enter_context(_started(name, module, setup, task.threads))
-            asks[name]("whole", files=[_about_five_seconds(task.files)])
-            wall, cpu = time.perf_counter() - began, asks[name].cpu
+            loader = f"{__package__}.{module}:load"
+            workers[name] = processes.enter_context(started(name, loader, setup, task.threads))
+            workers[name]("whole", files=[_about_five_seconds(task.files)])
+            wall, cpu = time.perf_counter() - began, workers[name].cpu_seconds
             figures[name] = {
                 "cold_start": {"wall_seconds": wall, "cpu_seconds": cpu},
-                "memory": {"loaded_bytes": asks[name]("memory")["used"]},
+                "memory": {"loaded_bytes": workers[name]("memory")["used"]},
             }
-        _speed(task, asks, figures, say)
+        _speed(task, workers, figures, say)
         keep(document)
         if task.trained and task.recited:
-            _latency(task, asks, figures, say)
+            _latency(task, workers, figures, say)
             keep(document)
-        for name, ask in asks.items():
+        for name, worker in workers.items():
             memory = figures[name]["memory"]
-            memory["peak_bytes"] = ask("memory")["peak"]
+            memory["peak_bytes"] = worker("memory")["peak"]
             if task.minutes:
                 say(f"{name}: memory over {task.minutes:g} minutes")
-                used = ask("long", files=list(task.files), look_ahead_ms=task.narrow, minutes=task.minutes)
+                used = worker("long", files=list(task.files), look_ahead_ms=task.narrow, minutes=task.minutes)
                 memory |= {"by_minute_bytes": used, "growth_bytes": used[-1] - used[0]}
             if task.most_streams:
-                figures[name]["streams"] = _most_streams(task, name, ask, say)
+                figures[name]["streams"] = _most_streams(task, name, worker, say)
             keep(document)
     return document
 
 
 def write_clips(segments: Sequence[Segment], seconds: float, folder: Path) -> tuple[tuple[str, ...], float]:
-    """The first recordings up to so many seconds as wav files, and how long they are in all."""
+    """The first recordings up to so many seconds as wav files, and their total length."""
     files: list[str] = []
     total = 0.0
     for segment in segments:
@@ -122,9 +119,9 @@ def write_clips(segments: Sequence[Segment], seconds: float, folder: Path) -> tu
     return tuple(files), total
 
 
-def _sides(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
+def _setups(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
     models, threads = task.models, task.threads
-    workers: dict[str, tuple[str, dict[str, Any]]] = {
+    setups: dict[str, tuple[str, dict[str, Any]]] = {
         "ours": ("worker_ours", {"folder": str(models.bundle.folder)}),
         "ours int8": ("worker_ours", {"folder": str(models.int8.folder)}),
         "nemo": ("worker_nemo", {"model": str(models.archive)}),
@@ -133,24 +130,24 @@ def _sides(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
         if folders:
             paths = {str(ms): str(folder) for ms, folder in folders.items()}
             tails = {str(ms): seconds for ms, seconds in models.tails.items()}
-            workers[name] = ("worker_sherpa", {"folders": paths, "tails": tails})
-    return {name: (module, {**setup, "threads": threads}) for name, (module, setup) in workers.items()}
+            setups[name] = ("worker_sherpa", {"folders": paths, "tails": tails})
+    return {name: (module, {**setup, "threads": threads}) for name, (module, setup) in setups.items()}
 
 
-def _speed(task: Task, asks: Mapping[str, _Asker], figures: dict[str, dict[str, Any]], say: Say) -> None:
+def _speed(task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[str, Any]], say: Say) -> None:
     """Real-time factors, whole and per look-ahead: a round to warm up, then rounds that count."""
     files = list(task.files)
     jobs: list[tuple[str, dict[str, Any]]] = [("whole", {"files": files})]
     jobs += [("stream", {"files": files, "look_ahead_ms": ms}) for ms in task.look_aheads_ms]
     for do, arguments in jobs:
-        told = f"at {arguments['look_ahead_ms']} ms" if do == "stream" else "files"
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in asks}
-        for ask in asks.values():
-            ask(do, **{**arguments, "files": files[:1]})
+        way = f"at {arguments['look_ahead_ms']} ms" if do == "stream" else "files"
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+        for worker in workers.values():
+            worker(do, **{**arguments, "files": files[:1]})
         for number in range(task.rounds):
-            for name, ask in asks.items():
-                say(f"{name}: {do} {told}, round {number + 1} of {task.rounds}")
-                found[name].append(ask(do, **arguments))
+            for name, worker in workers.items():
+                say(f"{name}: {do} {way}, round {number + 1} of {task.rounds}")
+                found[name].append(worker(do, **arguments))
         for name, runs in found.items():
             row = {
                 f"rtf_{clock}": statistics.median(run[clock] for run in runs) / task.seconds
@@ -166,16 +163,16 @@ def _speed(task: Task, asks: Mapping[str, _Asker], figures: dict[str, dict[str, 
                 streaming[str(arguments["look_ahead_ms"])] = row
 
 
-def _latency(task: Task, asks: Mapping[str, _Asker], figures: dict[str, dict[str, Any]], say: Say) -> None:
+def _latency(task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[str, Any]], say: Say) -> None:
     recognizer = Recognizer(task.models.bundle, threads=task.threads)
-    heard = [recognizer.recognize(file).words for file in task.files]
+    references = [recognizer.recognize(file).words for file in task.files]
     for ms in task.look_aheads_ms:
-        for name, ask in asks.items():
+        for name, worker in workers.items():
             say(f"{name}: latency at {ms} ms")
-            clips = ask("results", files=list(task.files), look_ahead_ms=ms)
+            clips = worker("results", files=list(task.files), look_ahead_ms=ms)
             shown: list[float] = []
             committed: list[float] = []
-            for words, changes in zip(heard, clips, strict=True):
+            for words, changes in zip(references, clips, strict=True):
                 ends = [(word.text, word.end) for word in words]
                 delays = word_delays(ends, changes)
                 shown += [delay for delay, _ in delays]
@@ -186,15 +183,15 @@ def _latency(task: Task, asks: Mapping[str, _Asker], figures: dict[str, dict[str
             }
 
 
-def _most_streams(task: Task, name: str, ask: _Asker, say: Say) -> dict[str, Any]:
-    """The most streams that one process on one core takes a chunk further in less than a chunk's time."""
+def _most_streams(task: Task, name: str, worker: Worker, say: Say) -> dict[str, Any]:
+    """The most streams that one process advances by a chunk in less than the duration of the chunk."""
     ms, chunk = task.narrow, task.chunk(task.narrow)
     steps: dict[int, float] = {}
 
     def in_time(count: int) -> bool:
         say(f"{name}: {count} streams at {ms} ms")
         arguments = {"files": list(task.files), "look_ahead_ms": ms, "count": count, "chunk": chunk}
-        found = ask("streams", **arguments, steps=task.rounds + 2)
+        found = worker("streams", **arguments, steps=task.rounds + 2)
         steps[count] = found["cpu"] / task.threads
         return steps[count] <= chunk
 
@@ -235,38 +232,3 @@ def _about(task: Task) -> dict[str, Any]:
 
 def _about_five_seconds(files: Sequence[str]) -> str:
     return min(files, key=lambda file: abs(Path(file).stat().st_size - 5 * 32_000))
-
-
-class _Asker:
-    """Sends a command to a side and waits for its answer."""
-
-    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
-        self.name, self.process = name, process
-        self.cpu = 0.0
-        """Seconds that the process has used."""
-
-    def __call__(self, do: str, **arguments: Any) -> Any:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            self.process.stdin.flush()
-        line = self.process.stdout.readline() or '{"error": "its process ended"}'
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise QuranAsrError(f"{self.name} failed in `{do}`: {answer['error']}")
-        self.cpu = answer["cpu"]
-        return answer["answer"]
-
-
-@contextlib.contextmanager
-def _started(name: str, module: str, setup: Mapping[str, Any], threads: int) -> Iterator[_Asker]:
-    """A side's process."""
-    command = [sys.executable, "-m", f"{__package__}.{module}", json.dumps(setup)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            yield _Asker(name, process)
-        finally:
-            process.kill()

@@ -25,12 +25,12 @@ from quran_asr.training.tokenizer import train_tokenizer
 from quran_asr.training.trainer import quiet
 
 TOKEN_SHARE = 0.04
-"""Share of frames in which a model with random weights begins to speak: a token or more, as in speech."""
+"""Share of frames in which a model with random weights emits a token or more, as on speech."""
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Where each side finds the same weights."""
+    """Where each runtime finds the same weights."""
 
     bundle: Bundle
     int8: Bundle
@@ -38,7 +38,7 @@ class Models:
     sherpa: Mapping[int, Path]
     """By look-ahead in milliseconds; empty where sherpa-onnx is not installed."""
     stock: Mapping[int, Path]
-    """NeMo's own export, made for sherpa-onnx as its scripts make it."""
+    """NeMo's own export, adapted for sherpa-onnx as its scripts do."""
     tails: Mapping[int, float]
     """Seconds of silence that sherpa-onnx needs at the end of a recording."""
     parameters: int
@@ -47,16 +47,16 @@ class Models:
 def prepare(
     model: EncDecHybridRNNTCTCBPEModel, source: Path, folder: Path, milliseconds: Sequence[int] | None
 ) -> Models:
-    """Write a model for all sides.
+    """Write a model in the format of each runtime.
 
     Args:
         model: in evaluation mode, on the CPU.
         source: the file it came from.
         folder: where to write.
-        milliseconds: the look-aheads that are wanted; None takes all.
+        milliseconds: look-aheads to export; None takes all.
 
     Raises:
-        QuranAsrError: no streaming model, or a look-ahead that it lacks.
+        QuranAsrError: not a streaming model, or without one of the look-aheads.
     """
     refuse_other_look_aheads(milliseconds or (), tuple(look_aheads(model)), str(source))
     shape = model_shape(model, str(source))
@@ -101,8 +101,8 @@ def load(path: Path) -> tuple[EncDecHybridRNNTCTCBPEModel, Path]:
 def made_up(recipe: str, overrides: Sequence[str], folder: Path) -> tuple[EncDecHybridRNNTCTCBPEModel, Path]:
     """A model of a recipe's size with random weights, and the archive it was written to.
 
-    What it says means nothing, but it says it about as often as a trained one: the blank's bias is set so
-    that on noise one frame in 25 begins to speak.
+    Its words mean nothing, but it emits about as many as a trained one: the bias of the blank is set so that
+    on noise one frame in 25 emits tokens.
     """
     chosen = load_recipe(recipe, tuple(overrides))
     tokenizer = train_tokenizer(
@@ -110,14 +110,14 @@ def made_up(recipe: str, overrides: Sequence[str], folder: Path) -> tuple[EncDec
     ).folder
     torch.manual_seed(0)
     model = build_model(chosen, tokenizer).eval()
-    _speak_now_and_then(model)
+    _emit_now_and_then(model)
     path = folder / "model.nemo"
     model.save_to(str(path))
     return model, path
 
 
 @torch.inference_mode()
-def _speak_now_and_then(model: EncDecHybridRNNTCTCBPEModel) -> None:
+def _emit_now_and_then(model: EncDecHybridRNNTCTCBPEModel) -> None:
     noise = np.random.default_rng(0).normal(0.0, 0.05, 20 * SAMPLE_RATE).astype(np.float32)
     features, lengths = model.preprocessor(
         input_signal=torch.from_numpy(noise)[None], length=torch.tensor([len(noise)])
@@ -147,7 +147,7 @@ def write_stock(model: EncDecHybridRNNTCTCBPEModel, shape: Shape, folder: Path, 
         model.encoder.export(str(folder / "encoder.onnx"))
         model.decoder.export(str(folder / "decoder.onnx"))
         model.joint.export(str(folder / "joiner.onnx"))
-    told = {
+    metadata = {
         "model_type": "EncDecHybridRNNTCTCBPEModel",
         "version": 1,
         "vocab_size": model.tokenizer.vocab_size,
@@ -166,6 +166,6 @@ def write_stock(model: EncDecHybridRNNTCTCBPEModel, shape: Shape, folder: Path, 
     }
     graph = onnx.load(str(folder / "encoder.onnx"))
     del graph.metadata_props[:]
-    for key, value in told.items():
+    for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=str(value))
     onnx.save(graph, str(folder / "encoder.onnx"))

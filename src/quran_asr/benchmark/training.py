@@ -1,15 +1,12 @@
 """Training speed of stock NeMo and of this package, in turn, on the same weights and batches.
 
-Each side is a process of its own (`benchmark_side.py`), so that neither's memory, threads or settings touch
-the other's. They are asked in turn, round by round, and medians are taken: what else the machine does meets
-both.
+Each runs in a process of its own (`worker.py`), so that neither's memory, threads or settings touch the
+other's. They are called in turn, round by round, and medians are taken: other load on the machine meets both.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -22,7 +19,8 @@ import torch
 
 from quran_asr.benchmark.clips import Clips, chosen_clips, in_batches, made_clips
 from quran_asr.benchmark.training_tables import SIDES, Measured, Preset, StepTime, ratios
-from quran_asr.benchmark.training_worker import Setup, serve
+from quran_asr.benchmark.training_worker import Setup
+from quran_asr.benchmark.worker import Worker, started
 from quran_asr.config.architecture import of_recipe
 from quran_asr.config.recipe import load_recipe
 from quran_asr.config.schema import Recipe
@@ -51,7 +49,7 @@ class Task:
     clips: int
     seconds: tuple[float, float]
     manifests: tuple[str, ...]
-    """Clips are taken from these; without any they are made."""
+    """Clips are drawn from these; without any they are synthetic."""
     rounds: int
     steps: int
     """In a round."""
@@ -91,14 +89,14 @@ OnResult = Callable[[dict[str, Any]], None]
 def compare(
     task: Task, say: Callable[[str], None], on_result: OnResult, *, alone: bool = True
 ) -> dict[str, Any]:
-    """Measure both sides of a preset.
+    """Measure stock NeMo and ours on a preset.
 
     Args:
         say: called with what is measured next.
-        alone: also time joint and loss alone, and a validation of ours.
+        alone: also time joint and loss alone, and one of our validations.
 
     Raises:
-        QuranAsrError: clips that cannot be had, or a side that failed.
+        QuranAsrError: there are no clips, or a worker failed.
     """
     with prepared(task) as (clips, tokenizer):
         about = _about(task, clips, tokenizer)
@@ -110,40 +108,40 @@ def compare(
             return {**about, **figures, "ratio": ratios(figures["stock"], figures["ours"])}
 
         with ExitStack() as processes:
-            sides = {}
+            workers = {}
             for side in SIDES:
                 say(f"starting {side}")
-                sides[side] = processes.enter_context(started(task, side, clips, tokenizer.folder))
-            about |= _same(sides, task)
+                workers[side] = processes.enter_context(_worker(task, side, clips, tokenizer.folder))
+            about |= _same(workers, task)
             for number in range(task.rounds):
                 for side in SIDES:
                     say(f"{side}: round {number + 1} of {task.rounds}, {task.steps} steps")
-                    measured[side].steps += sides[side]("steps", task.steps)
+                    measured[side].steps += workers[side]("steps", task.steps)
                     on_result(result())
             for number in range(task.rounds if alone else 0):
                 for side in SIDES:
                     say(f"{side}: joint and loss alone, {number + 1} of {task.rounds}")
-                    measured[side].losses.append(sides[side]("loss"))
+                    measured[side].losses.append(workers[side]("loss"))
                     on_result(result())
             if alone:
                 say("ours: a validation")
-                about["validation_seconds_per_hour"] = sides["ours"]("validation")
+                about["validation_seconds_per_hour"] = workers["ours"]("validation")
             for side in SIDES:
                 say(f"{side}: memory of the loss")
-                measured[side].loss_peak_bytes, measured[side].peak_bytes = sides[side]("memory")
+                measured[side].loss_peak_bytes, measured[side].peak_bytes = workers[side]("memory")
             on_result(result())
         return result()
 
 
 def available(device: str) -> str:
-    """`cpu` or `cuda`, of `auto`, `cpu` and `cuda`.
+    """The device of `auto`, `cpu` or `cuda`: `cpu` or `cuda`.
 
     Raises:
-        QuranAsrError: a GPU is asked for, and torch sees none.
+        QuranAsrError: a GPU is requested, and torch finds none.
     """
     gpu = torch.cuda.is_available()
     if device == "cuda" and not gpu:
-        raise QuranAsrError("no CUDA device here", where="--device cuda", remedy="use auto or cpu")
+        raise QuranAsrError("no CUDA device was found", where="--device cuda", remedy="use auto or cpu")
     return ("cuda" if gpu else "cpu") if device == "auto" else device
 
 
@@ -158,20 +156,20 @@ def grown(task: Task) -> Iterator[tuple[str, Task]]:
 
 
 def calibration(task: Task, figures: dict[str, Any]) -> Calibration:
-    """What `plan` is to know of this device: our side's training."""
+    """What `plan` uses of this device: the speed of our training."""
     batch, step = figures["batch"]["audio_seconds"], figures["ours"]["step_seconds"]
     validation = figures["validation_seconds_per_hour"]
     return measured_by(task.recipe, figures["device"], batch, step, validation, figures["date"][:10])
 
 
 def precisions(task: Task, say: Callable[[str], None], steps: int = AFTER_STEPS) -> dict[str, Any]:
-    """Ours in float32 and in bf16 from the same weights: time of a step, loss after the same steps."""
+    """Our training in float32 and in bf16 from the same weights: time of a step, loss after equal steps."""
     found: dict[str, Any] = {}
     with prepared(task) as (clips, tokenizer):
         for name, precision in (("fp32", 32), ("bf16", "bf16-mixed")):
             say(f"ours in {name}: {steps} steps")
-            with started(task, "ours", clips, tokenizer.folder) as ask:
-                timed: list[StepTime] = ask("steps", steps, precision)
+            with _worker(task, "ours", clips, tokenizer.folder) as worker:
+                timed: list[StepTime] = worker("steps", steps, precision)
             last, times = timed[-LAST_LOSSES:], sorted(step.seconds for step in timed)
             found[name] = {
                 "step_seconds": times[len(times) // 2],
@@ -183,7 +181,7 @@ def precisions(task: Task, say: Callable[[str], None], steps: int = AFTER_STEPS)
 
 @contextlib.contextmanager
 def prepared(task: Task) -> Iterator[tuple[Clips, Tokenizer]]:
-    """Tokenizer and clips in a folder that is gone afterwards: a batch to warm up, and one for each step."""
+    """Tokenizer and clips in a temporary folder: a batch to warm up, and one for each step."""
     recipe = task.recipe
     with tempfile.TemporaryDirectory(prefix="quran-asr-benchmark-") as made:
         folder = Path(made)
@@ -197,16 +195,10 @@ def prepared(task: Task) -> Iterator[tuple[Clips, Tokenizer]]:
         yield in_batches(segments, task.clips, folder), tokenizer
 
 
-Ask = Callable[..., Any]
-
-
-@contextlib.contextmanager
-def started(task: Task, side: str, clips: Clips, tokenizer: Path) -> Iterator[Ask]:
-    """A side's process; the callable sends a command and waits for the answer.
-
-    Raises:
-        QuranAsrError: what the side said when it failed.
-    """
+def _worker(
+    task: Task, side: str, clips: Clips, tokenizer: Path
+) -> contextlib.AbstractContextManager[Worker]:
+    """The process of stock NeMo or of ours."""
     setup = Setup(
         side,
         task.preset.recipe,
@@ -217,50 +209,7 @@ def started(task: Task, side: str, clips: Clips, tokenizer: Path) -> Iterator[As
         task.device,
         task.threads,
     )
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    with _environment(task.threads):
-        process = spawn.Process(target=serve, args=(setup, theirs), daemon=False)
-        process.start()
-    theirs.close()
-
-    def answer() -> Any:
-        try:
-            fine, value = ours.recv()
-        except EOFError:
-            fine, value = False, "its process ended"
-        if not fine:
-            raise QuranAsrError(f"{side} failed: {value}", where=task.preset.about)
-        return value
-
-    def ask(*command: Any) -> Any:
-        ours.send(command)
-        return answer()
-
-    try:
-        answer()
-        yield ask
-        ours.send(None)
-        process.join(timeout=60)
-    finally:
-        ours.close()
-        if process.is_alive():
-            process.terminate()
-        process.join()
-
-
-@contextlib.contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """What a side inherits: its threads, before any library has counted the cores."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+    return started(side, f"{__package__}.training_worker:load", setup, task.threads)
 
 
 def _about(task: Task, clips: Clips, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -284,16 +233,16 @@ def _about(task: Task, clips: Clips, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _same(sides: dict[str, Ask], task: Task) -> dict[str, Any]:
-    """What both sides say of their model and first batch.
+def _same(workers: dict[str, Worker], task: Task) -> dict[str, Any]:
+    """What both report of their model and first batch.
 
     Raises:
-        QuranAsrError: they differ, and a comparison would mean nothing.
+        QuranAsrError: they differ, so that a comparison would be meaningless.
     """
-    described = {name: ask("describe") for name, ask in sides.items()}
+    described = {name: worker("describe") for name, worker in workers.items()}
     if described["stock"] != described["ours"]:
         raise QuranAsrError(
-            f"the sides do not train the same: {described['stock']} and {described['ours']}",
+            f"stock NeMo and ours do not train the same: {described['stock']} and {described['ours']}",
             where=task.preset.about,
         )
     ours = described["ours"]

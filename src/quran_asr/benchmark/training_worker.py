@@ -7,15 +7,12 @@ Lightning's `Trainer.fit`.
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +171,7 @@ def talkative(module: TrainingModule, batches: list[Batch]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a side is told when its process starts."""
+    """What a worker is started with."""
 
     side: str
     recipe: str
@@ -188,25 +185,15 @@ class Setup:
     threads: int
 
 
-def serve(setup: Setup, connection: Connection) -> None:
-    """Answer commands until None comes: (name of a method of `Side`, its arguments) -> (fine, answer)."""
-    os.dup2(2, 1)  # stdout belongs to the command; what libraries print goes to stderr
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; it ends this one
-    try:
-        with quiet():
-            side = TrainingWorker(setup)
-            connection.send((True, None))
-            while (command := connection.recv()) is not None:
-                name, *arguments = command
-                connection.send((True, getattr(side, name)(*arguments)))
-    except (EOFError, BrokenPipeError):
-        return
-    except Exception as error:  # said by the process that asked
-        connection.send((False, f"{type(error).__name__}: {error}"))
+@contextmanager
+def load(setup: Setup) -> Iterator[TrainingWorker]:
+    """For `benchmark.worker`."""
+    with quiet():
+        yield TrainingWorker(setup)
 
 
 class TrainingWorker:
-    """A model of one side and what can be measured of it."""
+    """Stock NeMo's model or ours, and what is measured of it."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -235,7 +222,7 @@ class TrainingWorker:
             self.module = module
 
     def describe(self) -> dict[str, Any]:
-        """The model, and the first batch's shapes: both sides have to say the same."""
+        """The model, and the shapes of the first batch: both workers must report the same."""
         encoder, _, frames, targets, labels = self._loss_inputs()
         weights = sum(float(p.detach().double().abs().sum()) for p in self.model.parameters())
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU core"
@@ -265,7 +252,7 @@ class TrainingWorker:
         return clock.steps
 
     def loss(self) -> LossTime:
-        """Joint and loss once, forward and backward, after once that does not count."""
+        """Joint and loss once, forward and backward, after one warm-up."""
         inputs = self._loss_inputs()
         logits = self._logits(*inputs).requires_grad_()
         works: tuple[Callable[[], None], ...] = (
@@ -280,12 +267,12 @@ class TrainingWorker:
         return LossTime(*(self._timed(work) for work in works))
 
     def validation(self) -> float:
-        """Our side's: seconds of validation for an hour of audio."""
+        """Of ours: seconds of validation per hour of audio."""
         assert isinstance(self.module, TrainingModule)
         return validation_seconds_per_hour(self.module.to(self.device), self.device)
 
     def memory(self) -> tuple[int | None, int]:
-        """Bytes at the height of joint and loss, and of all training so far."""
+        """Peak bytes of joint and loss, and of all training so far."""
         inputs = self._loss_inputs()
         self._joint_loss(*inputs)
         return peak_bytes(lambda: self._joint_loss(*inputs), self.device), self._peak
@@ -298,7 +285,7 @@ class TrainingWorker:
     def _fit(self, steps: int, clock: Clock, precision: str | int) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        random.seed(self.recipe.quran.seed)  # the look-aheads of both sides
+        random.seed(self.recipe.quran.seed)  # the same look-aheads in both
         if self.setup.side == "stock":
             trainer = lightning.Trainer(
                 accelerator="gpu" if self.device.type == "cuda" else "cpu",

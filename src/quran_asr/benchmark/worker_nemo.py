@@ -1,12 +1,13 @@
 """The NeMo worker of the runtime benchmark: `transcribe`, and cache-aware streaming.
 
-Streaming follows NeMo's example `speech_to_text_cache_aware_streaming_infer.py`: all sound goes into a
-`CacheAwareStreamingAudioBuffer`, which gives the features chunk by chunk to `conformer_stream_step`.
+Streaming follows NeMo's example `speech_to_text_cache_aware_streaming_infer.py`: all audio goes into a
+`CacheAwareStreamingAudioBuffer`, which passes the features chunk by chunk to `conformer_stream_step`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
 from omegaconf import open_dict
 
-from quran_asr.benchmark.runtime_worker import Shown, serve
+from quran_asr.benchmark.runtime_worker import RuntimeWorker, Shown
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.training.model import look_aheads, set_look_ahead
 from quran_asr.training.recognizer import restore
@@ -68,10 +69,12 @@ class NeMo:
                 drop_extra_pre_encoded=0 if first else model.encoder.streaming_cfg.drop_extra_pre_encoded,
                 return_transcription=True,
             )
-            # The last feature frame stands in the middle of its window.
+            # The last feature frame is centred in its window.
             needed = (buffer.buffer_idx - 1) * preprocessor.window_stride + preprocessor.window_size / 2
             yield Shown(min(needed, len(sounds[0]) / SAMPLE_RATE), [text.text for text in texts])
 
 
-if __name__ == "__main__":
-    serve(NeMo)
+@contextmanager
+def load(setup: dict[str, Any]) -> Iterator[RuntimeWorker]:
+    """For `benchmark.worker`."""
+    yield RuntimeWorker(NeMo(setup))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quran_asr.benchmark.runtime_worker import Shown, serve
+from quran_asr.benchmark.runtime_worker import RuntimeWorker, Shown
 from quran_asr.decoding.options import Decoding
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.runtime.bundle import read_bundle
@@ -47,5 +48,7 @@ class Ours:
             )
 
 
-if __name__ == "__main__":
-    serve(Ours)
+@contextmanager
+def load(setup: dict[str, Any]) -> Iterator[RuntimeWorker]:
+    """For `benchmark.worker`."""
+    yield RuntimeWorker(Ours(setup))

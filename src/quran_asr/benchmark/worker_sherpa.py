@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import sherpa_onnx
 
 from quran_asr import audio
-from quran_asr.benchmark.runtime_worker import Shown, serve
+from quran_asr.benchmark.runtime_worker import RuntimeWorker, Shown
 from quran_asr.records import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -65,5 +66,7 @@ class Sherpa:
         return self.loaded[1]
 
 
-if __name__ == "__main__":
-    serve(Sherpa)
+@contextmanager
+def load(setup: dict[str, Any]) -> Iterator[RuntimeWorker]:
+    """For `benchmark.worker`."""
+    yield RuntimeWorker(Sherpa(setup))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quran_asr.cli.models import look_through, refuse_bundle
+from quran_asr.cli.models import checkpoint_of, refuse_bad_archive
 from quran_asr.cli.options import FiniteRange, need
 from quran_asr.cli.output import echo, print_json, print_table
 from quran_asr.errors import QuranAsrError
@@ -19,22 +19,38 @@ if TYPE_CHECKING:
     from quran_asr.benchmark.training import Task
 
 
-@click.command(epilog="Example: quran-asr benchmark listening --preset quickstart --rounds 1 --minutes 1")
-@click.argument("words", nargs=-1, metavar="[MODEL] [KEY=VALUE]...")
-@click.option("--preset", help="30M, 114M or quickstart: a model of this size with random weights.")
+@click.group(epilog="Example: quran-asr benchmark training --preset cpu --rounds 1")
+def benchmark() -> None:
+    """Measure speed and memory on this machine, compared with NeMo and sherpa-onnx."""
+
+
+@benchmark.command(epilog="Example: quran-asr benchmark runtime --preset quickstart --rounds 1 --minutes 1")
+@click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="A .nemo, a .ckpt in its run, or a run folder (its best checkpoint).",
+)
+@click.option(
+    "--preset",
+    metavar="NAME",
+    help="Instead of a model: random weights in the size of 30M, 114M or quickstart.",
+)
 @click.option(
     "--clips",
     "manifest",
     type=click.Path(path_type=Path),
     metavar="MANIFEST",
-    help="Recordings to hear; default: made-up sound, on which no latency is measured.",
+    help="Clips to recognize. Default: synthetic audio, on which latency is not measured.",
 )
 @click.option(
     "--seconds",
     type=FiniteRange(min=1),
     default=60.0,
     show_default=True,
-    help="Sound that is heard in a round.",
+    metavar="SECONDS",
+    help="Audio that is recognized in a round.",
 )
 @click.option(
     "--look-ahead",
@@ -42,17 +58,22 @@ if TYPE_CHECKING:
     type=int,
     multiple=True,
     metavar="MS",
-    help="Only at this look-ahead; may be repeated. Default: all that the model has.",
+    help="Measure only at this look-ahead. May be repeated. Default: all that the model has.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Each side once a round."
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Rounds; each runtime is measured once in each.",
 )
 @click.option(
     "--minutes",
     type=FiniteRange(min=0),
     default=10.0,
     show_default=True,
-    help="Length of the stream whose memory is watched; 0: leave it out.",
+    metavar="MINUTES",
+    help="Length of the stream whose memory growth is measured; 0: not measured.",
 )
 @click.option(
     "--streams",
@@ -60,20 +81,28 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=512,
     show_default=True,
-    help="Most streams at once to try; 0: do not ask how many are held in real time.",
+    metavar="N",
+    help="Most simultaneous streams to try; 0: capacity is not measured.",
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each side's computing."
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Threads of each runtime.",
 )
 @click.option(
     "--to",
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write the JSON here, as it comes.",
+    metavar="FILE",
+    help="Also write the JSON to this file, after each stage.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def listening(
+def runtime(
     words: tuple[str, ...],
+    model: Path | None,
     preset: str | None,
     manifest: Path | None,
     seconds: float,
@@ -87,30 +116,31 @@ def listening(
 ) -> int:
     """Compare inference speed with NeMo and sherpa-onnx: same weights, same recordings, one thread.
 
-    MODEL is a .nemo file, a .ckpt file of a run or a run folder. How fast it hears depends on its size and on
-    how much it says, not on what, so a preset with random weights tells it too; KEY=VALUE changes the preset.
+    Speed depends on the size of the model and on how many words it emits, not on which, so a preset with
+    random weights will do. KEY=VALUE overrides the recipe of the preset.
     """
     from quran_asr.benchmark.runtime_tables import PRESETS, look_aheads_of, refuse_other_look_aheads, table
 
-    overrides = tuple(word for word in words if "=" in word or word.startswith("~"))
-    models = [Path(word) for word in words if word not in overrides]
-    if len(models) + (preset is not None) != 1:
-        raise QuranAsrError("name one model", remedy="give a .nemo, a .ckpt, a run folder, or --preset 30M")
-    if preset is not None and preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise QuranAsrError(f"no preset `{preset}`", where="--preset", remedy=f"use {known}")
-    if models and overrides:
-        raise QuranAsrError(f"`{overrides[0]}` changes a preset, not a trained model")
-    if preset is not None:
+    if (model is None) == (preset is None):
+        raise QuranAsrError("give either --model or --preset")
+    if wrong := [word for word in words if "=" not in word and not word.startswith("~")]:
+        raise QuranAsrError(f"`{wrong[0]}` is not an override", remedy="write KEY=VALUE, --model or --preset")
+    if model is not None:
+        if words:
+            raise QuranAsrError(f"`{words[0]}` overrides a preset, not a trained model")
+        checkpoint = checkpoint_of(model)
+        need("train")
+        refuse_bad_archive(checkpoint)
+    else:
+        if preset not in PRESETS:
+            raise QuranAsrError(
+                f"no preset `{preset}`", where="--preset", remedy=f"choose one of {', '.join(PRESETS)}"
+            )
         from quran_asr.config.recipe import load_recipe
 
-        recipe = load_recipe(PRESETS[preset], overrides)
+        recipe = load_recipe(PRESETS[preset], words)
         refuse_other_look_aheads(look_aheads, look_aheads_of(recipe), f"--preset {preset}")
-    else:
-        refuse_bundle(models[0])
-    need("train")
-    if models:
-        look_through(models[0])
+        need("train")
     from quran_asr.benchmark.clips import made_clips
     from quran_asr.benchmark.runtime import Task, compare, write_clips
     from quran_asr.benchmark.runtime_models import load, made_up, prepare
@@ -119,12 +149,12 @@ def listening(
 
     with tempfile.TemporaryDirectory(prefix="quran-asr-benchmark-") as made:
         folder = Path(made)
-        _say_listening("preparing the model for all sides")
-        if preset is None:
-            model, source = load(models[0])
+        _say("preparing the model for all runtimes")
+        if preset is not None:
+            network, source = made_up(PRESETS[preset], words, folder)
         else:
-            model, source = made_up(PRESETS[preset], overrides, folder)
-        prepared = prepare(model, source, folder, look_aheads or None)
+            network, source = load(checkpoint)
+        prepared = prepare(network, source, folder, look_aheads or None)
         sounds = folder / "sounds"
         sounds.mkdir()
         spelling = prepared.bundle.spelling
@@ -133,7 +163,7 @@ def listening(
         else:
             clips = read_manifest(manifest, spelling)
         if not clips:
-            raise QuranAsrError("no clip in the manifest", where=str(manifest))
+            raise QuranAsrError("the manifest has no clips", where=str(manifest))
         files, length = write_clips(clips, seconds, sounds)
         task = Task(
             models=prepared,
@@ -147,7 +177,7 @@ def listening(
             threads=threads,
             most_streams=most_streams,
         )
-        del model
+        del network
         origin = {"preset": preset, "clips_from": None if manifest is None else str(manifest)}
 
         def keep(document: dict[str, Any]) -> None:
@@ -155,7 +185,7 @@ def listening(
                 text = json.dumps({**origin, **document}, ensure_ascii=False, indent=2) + "\n"
                 write_atomically(file, text.encode())
 
-        figures = {**origin, **compare(task, _say_listening, keep)}
+        figures = {**origin, **compare(task, _say, keep)}
     if as_json:
         print_json(figures)
     else:
@@ -167,53 +197,52 @@ def listening(
     return 0
 
 
-def _say_listening(line: str) -> None:
-    echo(line, err=True)
-
-
-@click.group(epilog="Example: quran-asr benchmark training --preset cpu --rounds 1")
-def benchmark() -> None:
-    """Measure speed and memory on this machine."""
-
-
-benchmark.add_command(listening)
-
-
 @benchmark.command(epilog="Example: quran-asr benchmark training --preset cpu --rounds 1 --json")
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--preset",
     "presets",
     multiple=True,
-    help="cpu, large, small or quickstart; may be repeated. Default: cpu, or large on a GPU.",
+    metavar="NAME",
+    help="cpu, large, small or quickstart. May be repeated. Default: cpu, or large on a GPU.",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="auto takes a GPU where there is one.",
+    help="Device; auto uses a GPU if there is one.",
 )
 @click.option(
     "--train",
     "manifests",
     multiple=True,
     type=click.Path(),
-    help="Take the clips from this manifest instead of making some; may be repeated.",
+    metavar="MANIFEST",
+    help="Clips to train on. May be repeated. Default: synthetic audio.",
 )
-@click.option("--clips", type=click.IntRange(min=1), help="Clips a batch; the preset's number if not given.")
+@click.option("--clips", type=click.IntRange(min=1), help="Clips in a batch. Default: that of the preset.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Each side once a round."
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Rounds; each is measured once in each.",
 )
 @click.option(
-    "--steps", type=click.IntRange(min=1), help="Steps a round beside one to warm up; 2, on a GPU 20."
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Steps in a round, after one to warm up. Default: 2, on a GPU 20.",
 )
-@click.option("--growth", is_flag=True, help="Also 2 and 4 times as many clips, and as long ones.")
+@click.option(
+    "--growth", is_flag=True, help="Also measure 2 and 4 times as many clips, and 2 and 4 times as long ones."
+)
 @click.option(
     "--to",
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the JSON is written as it comes; default: in the cache folder, under benchmarks/.",
+    metavar="FILE",
+    help="File for the JSON, written after each stage. Default: in the cache folder, under benchmarks/.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def training(
@@ -228,22 +257,24 @@ def training(
     file: Path | None,
     as_json: bool,
 ) -> int:
-    """Train by stock NeMo and by us in turn: same weights, same clips, one thread on a CPU.
+    """Compare training speed with stock NeMo: same weights, same clips, one thread on a CPU.
 
-    What it measures of our side is kept for `quran-asr plan`. Overrides hold for every preset. Ctrl-C keeps
-    what was measured.
+    The measured speed is stored for `quran-asr plan`. Overrides apply to all presets. Ctrl-C keeps what was
+    measured.
     """
     need("train")
     from quran_asr.benchmark.training_tables import PRESETS
     from quran_asr.config.recipe import load_recipe
 
     if unknown := [name for name in presets if name not in PRESETS]:
-        raise QuranAsrError(f"no preset `{unknown[0]}`", where="--preset", remedy=f"use {', '.join(PRESETS)}")
+        raise QuranAsrError(
+            f"no preset `{unknown[0]}`", where="--preset", remedy=f"choose one of {', '.join(PRESETS)}"
+        )
     if wrong := [word for word in words if "=" not in word and not word.startswith("~")]:
         raise QuranAsrError(
-            f"`{wrong[0]}` is no override", remedy="write KEY=VALUE; models are chosen with --preset"
+            f"`{wrong[0]}` is not an override", remedy="write KEY=VALUE; models are chosen with --preset"
         )
-    for name in presets or ("cpu",):  # a wrong override is said before anything starts
+    for name in presets or ("cpu",):  # a wrong override is reported before anything starts
         load_recipe(PRESETS[name].recipe, (*PRESETS[name].overrides, *words))
 
     from quran_asr.benchmark.training import Task, available
@@ -268,7 +299,7 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
     document: dict[str, Any] = {}
 
     def keep(name: str, figures: dict[str, Any]) -> None:
-        """The first preset's figures stand at the top, those of the others under `more`."""
+        """The figures of the first preset are at the top, those of the others under `more`."""
         target = document if name == first else document.setdefault("more", {}).setdefault(name, {})
         target.update({"preset": name, **figures})
         document.setdefault("more", {})
@@ -277,7 +308,7 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
     try:
         for name, task in tasks.items():
             measured = compare(task, _say, partial(keep, name))
-            _say(f"kept for `plan`: {write_calibration(calibration(task, measured))}")
+            _say(f"stored for `plan`: {write_calibration(calibration(task, measured))}")
             if growth:
                 rows = [{"times": "1x", **measured}]
                 for times, larger in grown(task):

@@ -16,26 +16,38 @@ from quran_asr.cli.options import need
 )
 @click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
 @click.option(
-    "--train", "training", multiple=True, type=click.Path(), help="Manifest to train on; may be repeated."
+    "--train",
+    "training",
+    multiple=True,
+    type=click.Path(),
+    metavar="MANIFEST",
+    help="Training manifest. May be repeated.",
 )
-@click.option("--validation", multiple=True, type=click.Path(), help="Manifest to choose checkpoints by.")
+@click.option(
+    "--validation",
+    multiple=True,
+    type=click.Path(),
+    metavar="MANIFEST",
+    help="Validation manifest. May be repeated.",
+)
 @click.option(
     "--sample",
     default="50",
     show_default=True,
     metavar="N|all",
-    help="Clips of each manifest whose audio is decoded.",
+    help="Number of clips of each manifest to decode.",
 )
 @click.option(
     "--gate-steps",
     type=click.IntRange(min=0),
-    help="Steps in which a few clips must be learned by heart; 0 leaves it out. Default: the recipe's; else "
-    "300, but none for a large model on a CPU.",
+    metavar="N",
+    help="Steps of the overfit gate, in which the model must memorize a few clips; 0 skips it. Default: the "
+    "recipe's, else 300, but none for a large model on a CPU.",
 )
 @click.option(
     "--allow-partial",
     is_flag=True,
-    help="Pass even if less than 90 % of the encoder comes from the pretrained model.",
+    help="Pass even if less than 90 % of the encoder is loaded from the pretrained model.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: recipe, checks, passed.")
 def check(
@@ -47,10 +59,10 @@ def check(
     allow_partial: bool,
     as_json: bool,
 ) -> int:
-    """Look before training: machine, data, leakage, tokens, weights, memory, and whether it can learn at all.
+    """Check machine, data, leakage, tokens, weights, memory, and whether the model can overfit a few clips.
 
-    RECIPE is a name of `quran-asr recipe list` or a file; default: transfer. Each line passes, warns or fails
-    and says what to do. Exit code 1 if one fails. Nothing is written; a pretrained model is downloaded.
+    RECIPE is a name of `quran-asr recipe list` or a file; default: transfer. Each check passes, warns or
+    fails, with a remedy. Exits 1 if one fails. Writes nothing; a pretrained model is downloaded.
     """
     need("train")
     from quran_asr.cli.output import print_json, progress_bar
@@ -61,7 +73,7 @@ def check(
     from quran_asr.experiments.planning.starting_point import TOO_LITTLE
 
     if sample != "all" and not (sample.isdecimal() and int(sample) > 0):
-        raise QuranAsrError(f"no number of clips: `{sample}`", where="--sample", remedy="50, or all")
+        raise QuranAsrError(f"`{sample}` is not a number of clips", where="--sample", remedy="50, or all")
     name, overrides = split_words(words, default="transfer")
     for key, manifests in (("train_ds", training), ("validation_ds", validation)):
         if manifests:
@@ -69,7 +81,7 @@ def check(
     recipe = load(name, overrides)
     for option, ds in (("--train", recipe.model.train_ds), ("--validation", recipe.model.validation_ds)):
         if not ds.manifests:
-            raise QuranAsrError(f"no manifest to check: give one with {option} FILE")
+            raise QuranAsrError(f"no manifest to check: give one with {option} MANIFEST")
     keep_tokens = recipe.exp_manager.resume_from_checkpoint is not None
     start_options = StartOptions(allow_partial, keep_tokens, quiet=True)  # the line `start` names it
     recipe = start_from_checkpoint(recipe)

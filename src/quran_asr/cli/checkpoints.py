@@ -21,89 +21,229 @@ if TYPE_CHECKING:
     from quran_asr.training.averaging import Averaging, MeasuredModel
 
 
-@click.command(epilog="Example: quran-asr checkpoints last --average 5")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--best", is_flag=True, help="Print the path of the best .ckpt alone.")
+_run = click.argument("run", type=click.Path(path_type=Path))
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(epilog="Example: quran-asr checkpoints list last")
+def checkpoints() -> None:
+    """List, average, prune or export the checkpoints of a run.
+
+    RUN is a run folder, or `last`. A training may be running at the same time.
+    """
+
+
+@checkpoints.command(
+    "list",
+    short_help="List checkpoints by WER.",
+    epilog="Example: quran-asr checkpoints list last",
+)
+@_run
+@click.option("--best", is_flag=True, help="Print only the path of the best .ckpt.")
+@_as_json
+def list_checkpoints(run: Path, best: bool, as_json: bool) -> int:
+    """List the checkpoints of RUN by validation WER. RUN is a run folder, or `last`."""
+    folder, saved = _opened(run)
+    return print_best(folder, saved, as_json) if best else print_list(folder, saved, as_json)
+
+
+@checkpoints.command(
+    short_help="Average the best checkpoints; kept only if the WER is lower.",
+    epilog="Example: quran-asr checkpoints average last --count 5",
+)
+@_run
 @click.option(
-    "--average",
-    "average_count",
+    "--count",
     type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
     metavar="K",
-    help="Average the K best .ckpt, measure it, and keep it as .nemo only if its WER is lower.",
+    help="Number of checkpoints to average, the best by validation WER.",
 )
-@click.option(
-    "--keep",
-    type=click.IntRange(min=1),
-    metavar="K",
-    help="Delete all but the K best .ckpt, last.ckpt and the best .nemo.",
-)
-@click.option("--export", "exporting", is_flag=True, help="Have the best model as a stock .nemo.")
 @click.option(
     "--validation",
     multiple=True,
     type=click.Path(),
-    help="Manifest for --average; default: the run's own. May be repeated.",
+    metavar="MANIFEST",
+    help="Clips to measure on. Default: the validation manifests of the run. May be repeated.",
 )
 @click.option(
     "--to",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="The .nemo that --average or --export writes.",
+    help="The .nemo to write. Default: beside the checkpoints.",
 )
-@click.option("--yes", is_flag=True, help="--keep does not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def checkpoints(
-    run: Path,
-    best: bool,
-    average_count: int | None,
-    keep: int | None,
-    exporting: bool,
-    validation: tuple[str, ...],
-    to: Path | None,
-    yes: bool,
-    as_json: bool,
-) -> int:
-    """List what RUN has kept, by WER; or do one thing with it.
+@_as_json
+def average(run: Path, count: int, validation: tuple[str, ...], to: Path | None, as_json: bool) -> int:
+    """Average the K best checkpoints of RUN, measure the average, and keep it only if its WER is lower.
 
-    RUN is a run folder, or `last`. A training may go on meanwhile.
+    RUN is a run folder, or `last`. Exits 0 whether or not the average is kept.
     """
+    from quran_asr.experiments.checkpoints import averageable, best_of
+
+    _refuse_other_suffix(to)
+    if to is not None and to.exists():
+        raise QuranAsrError("already exists", where=str(to), remedy="name another file, or delete it")
+    folder, saved = _opened(run)
+    usable = averageable(saved)
+    best = best_of(saved)
+    if len(usable) < count or best is None:
+        raise QuranAsrError(
+            f"has {counted(len(usable), 'whole checkpoint')} with a WER in the name, fewer than {count}",
+            where=str(folder.path),
+            remedy=f"--count {len(usable)}"
+            if len(usable) > 1
+            else "train on: each validation writes a checkpoint",
+        )
+    need("train")
+    segments = validation_clips(folder, validation)
+    echo(
+        f"averaging {count} checkpoints; then recognizing {len(segments):,} clips with {best.path.name} and "
+        "with the average",
+        err=True,
+    )
+    from quran_asr.training.averaging import keep_if_better, mean_weights
+
+    averaged = [one.path for one in usable[:count]]
+    with progress_bar("averaging", "files") as on_progress:
+        weights = mean_weights(averaged, on_progress)
+    with progress_bar("recognizing", "clips") as on_progress:
+        found = keep_if_better(
+            folder,
+            weights,
+            averaged,
+            best.path,
+            segments,
+            own_clips=not validation,
+            to=to,
+            on_progress=on_progress,
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_averaging(found)
+    return 0
+
+
+@checkpoints.command(
+    short_help="Delete all but the best checkpoints.",
+    epilog="Example: quran-asr checkpoints prune last --keep 3",
+)
+@_run
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    required=True,
+    metavar="K",
+    help="Number of .ckpt files to keep, the best by validation WER.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@_as_json
+def prune(run: Path, keep: int, yes: bool, as_json: bool) -> int:
+    """Delete all checkpoints of RUN but the K best, last.ckpt and the best .nemo, after asking.
+
+    RUN is a run folder, or `last`.
+    """
+    from quran_asr.experiments.checkpoints import freed
+    from quran_asr.experiments.checkpoints import prune as choose
+
+    folder, saved = _opened(run)
+    pruning = choose(saved, keep)
+    for one in pruning.foreign:
+        echo(f"{one.path.name} is kept: its name contains no WER", err=True)
+    for one in pruning.dropped:
+        echo(f"{'deleting' if yes else 'to delete'}  {one.path.name}  {one.size / 1e6:,.1f} MB", err=True)
+    deleted: list[Saved] = []
+    if pruning.dropped:
+        if not yes:
+            if not sys.stdin.isatty():
+                raise QuranAsrError(
+                    f"{len(pruning.dropped)} files would be deleted, and there is no terminal to ask on",
+                    where=str(folder.checkpoints),
+                    remedy="confirm with --yes",
+                )
+            if not click.confirm(f"delete {_files(pruning.dropped)}?", err=True):
+                echo("nothing was deleted", err=True)
+                return 0
+        for one in pruning.dropped:
+            try:
+                one.path.unlink()
+                deleted.append(one)
+            except FileNotFoundError:
+                echo(f"{one.path.name} no longer exists", err=True)
+    if as_json:
+        print_json(
+            {
+                "kept": [str(one.path) for one in pruning.kept],
+                "deleted": [str(one.path) for one in deleted],
+                "freed_bytes": freed(deleted),
+            }
+        )
+    elif deleted:
+        echo(f"deleted {_files(deleted)}, {freed(deleted) / 1e6:,.1f} MB freed")
+    else:
+        echo("nothing to delete")
+    return 0
+
+
+@checkpoints.command(
+    short_help="Write the best model as a stock .nemo.",
+    epilog="Example: quran-asr checkpoints export last --to quran.nemo",
+)
+@_run
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The .nemo to write. Default: beside the checkpoints.",
+)
+@_as_json
+def export(run: Path, to: Path | None, as_json: bool) -> int:
+    """Write the best model of RUN as a stock .nemo, unless it already exists.
+
+    RUN is a run folder, or `last`.
+    """
+    from quran_asr.experiments.checkpoints import best_of, copy_model
+
+    _refuse_other_suffix(to)
+    folder, saved = _opened(run)
+    best = best_of(saved)
+    if best is None:
+        raise _no_checkpoint(folder)
+    target = to or (best.path if best.is_nemo else _nemo_name(best))
+    if best.is_nemo:
+        wrote = target != best.path and copy_model(best.path, target)
+    else:
+        wrote = _export_checkpoint(best.path, target, fresh=to is None)
+    if as_json:
+        print_json({"model": str(best.path), "file": str(target), "written": wrote})
+    elif wrote:
+        echo(f"{target}: written from {best.path.name}")
+    else:
+        echo(f"{target}: already exists, the best model of the run")
+    return 0
+
+
+def _opened(run: Path) -> tuple[RunFolder, list[Saved]]:
+    """The run and its checkpoints; broken ones are reported."""
     from quran_asr.experiments.checkpoints import saved_in
     from quran_asr.experiments.run_folder import open_run
 
-    asked = {"--best": best, "--average": average_count, "--keep": keep, "--export": exporting}
-    _refuse_wrong_use([option for option, value in asked.items() if value], validation, to, yes)
     folder = open_run(run)
     saved = saved_in(folder)
-    print_findings([_torn(one) for one in saved if one.torn is not None])
-    if best:
-        return print_best(folder, saved, as_json)
-    if average_count is not None:
-        return average(folder, saved, average_count, validation, to, as_json)
-    if keep is not None:
-        return thin_out(folder, saved, keep, yes, as_json)
-    if exporting:
-        return export(folder, saved, to, as_json)
-    return print_list(folder, saved, as_json)
+    print_findings(
+        [
+            Finding("warning", "broken-checkpoint", str(one.path), f"{one.torn}; it is ignored", "")
+            for one in saved
+            if one.torn is not None
+        ]
+    )
+    return folder, saved
 
 
-def _refuse_wrong_use(asked: list[str], validation: tuple[str, ...], to: Path | None, yes: bool) -> None:
-    if len(asked) > 1:
-        raise QuranAsrError(f"{' and '.join(asked)} are different tasks", remedy="give one of them")
-    for given, option, tasks in (
-        (validation, "--validation", ("--average",)),
-        (to, "--to", ("--average", "--export")),
-        (yes, "--yes", ("--keep",)),
-    ):
-        if given and (not asked or asked[0] not in tasks):
-            raise QuranAsrError(f"{option} belongs to {' and '.join(tasks)}", remedy=f"leave out {option}")
+def _refuse_other_suffix(to: Path | None) -> None:
     if to is not None and to.suffix != ".nemo":
-        raise QuranAsrError("a model's archive ends in .nemo", where=str(to))
-    if to is not None and to.exists() and asked == ["--average"]:
-        raise QuranAsrError("is there already", where=str(to), remedy="name another file, or remove it")
-
-
-def _torn(one: Saved) -> Finding:
-    return Finding("warning", "broken-checkpoint", str(one.path), f"{one.torn}; it is passed over", "")
+        raise QuranAsrError("the file name must end in .nemo", where=str(to))
 
 
 def print_list(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
@@ -137,7 +277,7 @@ def print_list(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
         )
         return 0
     if not saved:
-        echo("no checkpoint yet: a training writes one at each validation", err=True)
+        echo("no checkpoint yet: each validation writes one", err=True)
         return 0
     header = ("file", "epoch", "step", "WER %", "CTC WER %", "CER %", "MB", "written", "")
     print_table(header, [_row(one, "; ".join(notes[one.path])) for one in saved])
@@ -178,61 +318,10 @@ def print_best(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
 
 def _no_checkpoint(run: RunFolder) -> QuranAsrError:
     return QuranAsrError(
-        "has no whole checkpoint with a rate in its name",
+        "has no whole checkpoint with a WER in its name",
         where=str(run.path),
-        remedy="a training writes one at each validation",
+        remedy="each validation of a training writes one",
     )
-
-
-def average(
-    run: RunFolder,
-    saved: Sequence[Saved],
-    count: int,
-    validation: tuple[str, ...],
-    to: Path | None,
-    as_json: bool,
-) -> int:
-    """Average the best checkpoints and say whether that helped; 0 either way."""
-    from quran_asr.experiments.checkpoints import averageable, best_of
-
-    usable = averageable(saved)
-    best = best_of(saved)
-    if len(usable) < count or best is None:
-        raise QuranAsrError(
-            f"has {counted(len(usable), 'whole checkpoint')} with a rate in the name: too few for {count}",
-            where=str(run.path),
-            remedy=f"--average {len(usable)}"
-            if len(usable) > 1
-            else "train on: one comes at each validation",
-        )
-    need("train")
-    segments = validation_clips(run, validation)
-    echo(
-        f"averaging {count} checkpoints, then hearing {len(segments):,} clips with {best.path.name} and with "
-        "the average",
-        err=True,
-    )
-    from quran_asr.training.averaging import keep_if_better, mean_weights
-
-    averaged = [one.path for one in usable[:count]]
-    with progress_bar("averaging", "files") as on_progress:
-        weights = mean_weights(averaged, on_progress)
-    with progress_bar("hearing", "clips") as on_progress:
-        found = keep_if_better(
-            run,
-            weights,
-            averaged,
-            best.path,
-            segments,
-            own_clips=not validation,
-            to=to,
-            on_progress=on_progress,
-        )
-    if as_json:
-        print_json(found.to_json())
-    else:
-        print_averaging(found)
-    return 0
 
 
 def validation_clips(run: RunFolder, manifests: tuple[str, ...]) -> list[Segment]:
@@ -259,7 +348,7 @@ def validation_clips(run: RunFolder, manifests: tuple[str, ...]) -> list[Segment
         raise QuranAsrError(
             f"the run's validation manifest cannot be used: {error.what}",
             where=error.where,
-            remedy="name it where it is now: --validation MANIFEST",
+            remedy="give its present place: --validation MANIFEST",
         ) from error
     chosen = select(segments, shortest=recipe.model.train_ds.min_duration, longest=ds.max_duration)
     print_findings(
@@ -281,102 +370,39 @@ def print_averaging(found: Averaging) -> None:
             f"{100 * words.rate:.2f}",
         )  # fmt: skip
 
-    header = ("", "clips", "words", "substituted", "added", "left out", "WER %")
+    header = ("", "clips", "words", "substitutions", "insertions", "deletions", "WER %")
     print_table(
         header,
         [row(found.best.model.name, found.best), row(f"average of {len(found.averaged)}", found.average)],
     )
-    interval = "no interval from so few clips"
+    interval = "too few clips for an interval"
     if found.interval is not None:
         interval = f"{100 * found.interval[0]:+.2f} to {100 * found.interval[1]:+.2f}"
     echo()
     echo(f"average minus best: {100 * found.difference:+.2f} points ({interval})")
-    echo(f"interval: {found.interval_method}; the same clips drawn for both")
+    echo(f"interval: {found.interval_method}; both models are resampled on the same clips")
     if found.within_noise:
         echo("the difference is within the noise of these clips")
     if found.written is None:
         how = "equal" if found.difference == 0 else "not better"
-        echo(f"{how}: the average is not kept, {found.best.model} stays the best")
+        echo(f"{how}: the average is not kept, {found.best.model} remains the best")
     elif found.ranked:
-        echo(f"better: kept as {found.written}, the run's best model now")
+        echo(f"better: kept as {found.written}, now the best model of the run")
     else:
         echo(f"better: kept as {found.written}")
-
-
-def thin_out(run: RunFolder, saved: Sequence[Saved], keep: int, yes: bool, as_json: bool) -> int:
-    """Delete all but the best, after asking."""
-    from quran_asr.experiments.checkpoints import freed, prune
-
-    pruning = prune(saved, keep)
-    for one in pruning.foreign:
-        echo(f"{one.path.name} stays: its name says no rate", err=True)
-    for one in pruning.dropped:
-        echo(f"{'deleting' if yes else 'to delete'}  {one.path.name}  {one.size / 1e6:,.1f} MB", err=True)
-    deleted: list[Saved] = []
-    if pruning.dropped:
-        if not yes:
-            if not sys.stdin.isatty():
-                raise QuranAsrError(
-                    f"{len(pruning.dropped)} files would be deleted, and nobody is here to ask",
-                    where=str(run.checkpoints),
-                    remedy="say it with --yes",
-                )
-            if not click.confirm(f"delete {_files(pruning.dropped)}?", err=True):
-                echo("nothing was deleted", err=True)
-                return 0
-        for one in pruning.dropped:
-            try:
-                one.path.unlink()
-                deleted.append(one)
-            except FileNotFoundError:
-                echo(f"{one.path.name} was gone already", err=True)
-    if as_json:
-        print_json(
-            {
-                "kept": [str(one.path) for one in pruning.kept],
-                "deleted": [str(one.path) for one in deleted],
-                "freed_bytes": freed(deleted),
-            }
-        )
-    elif deleted:
-        echo(f"deleted {_files(deleted)}, {freed(deleted) / 1e6:,.1f} MB freed")
-    else:
-        echo("nothing to delete")
-    return 0
 
 
 def _files(saved: Sequence[Saved]) -> str:
     return "1 file" if len(saved) == 1 else f"{len(saved)} files"
 
 
-def export(run: RunFolder, saved: Sequence[Saved], to: Path | None, as_json: bool) -> int:
-    """Have the run's best model as a `.nemo`, written once."""
-    from quran_asr.experiments.checkpoints import best_of, copy_model
-
-    best = best_of(saved)
-    if best is None:
-        raise _no_checkpoint(run)
-    target = to or (best.path if best.is_nemo else _nemo_name(best))
-    if best.is_nemo:
-        wrote = target != best.path and copy_model(best.path, target)
-    else:
-        wrote = _export_checkpoint(best.path, target, fresh=to is None)
-    if as_json:
-        print_json({"model": str(best.path), "file": str(target), "written": wrote})
-    elif wrote:
-        echo(f"{target}: written from {best.path.name}")
-    else:
-        echo(f"{target}: is there already, the best model of the run")
-    return 0
-
-
 def _export_checkpoint(checkpoint: Path, target: Path, *, fresh: bool) -> bool:
-    """Build the model and write it; False where it is there already.
+    """Build the model and write it; False if the target already holds it.
 
     Args:
         checkpoint: a `.ckpt` of the run.
         target: the `.nemo`.
-        fresh: what stands there is known to be no whole archive, and may be replaced.
+        fresh: whatever exists at the target is known not to be a whole archive, and may be replaced.
     """
     need("train")
     echo(f"building the model of {checkpoint.name}", err=True)
@@ -387,7 +413,7 @@ def _export_checkpoint(checkpoint: Path, target: Path, *, fresh: bool) -> bool:
         if same_model(target, checkpoint):
             return False
         raise QuranAsrError(
-            "is there already and holds another model", where=str(target), remedy="name another, or remove it"
+            "already exists and is another model", where=str(target), remedy="name another file, or delete it"
         )
     write(checkpoint, target)
     return True

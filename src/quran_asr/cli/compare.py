@@ -1,4 +1,4 @@
-"""`quran-asr compare`: compare recipes, runs or reports; list all runs of a folder."""
+"""`quran-asr compare`: compare recipes, runs or reports; list the runs of a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,18 +22,410 @@ if TYPE_CHECKING:
     from quran_asr.experiments.run_folder import RunFolder
 
 SHOWN_CHANGES = 3
-"""Of a run in the table of all runs; --json has them all."""
+"""Changes of a run in the table of all runs; --json has them all."""
+
+
+_decoder = click.option(
+    "--decoder",
+    type=click.Choice(["transducer", "ctc"]),
+    default="transducer",
+    show_default=True,
+    help="Decoder whose error rates are compared.",
+)
+_anyway = click.option("--anyway", is_flag=True, help="Compare even if data or settings differ.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(epilog="Example: quran-asr compare runs nemo_experiments/small/* --to comparison")
+def compare() -> None:
+    """Compare recipes, runs or reports with the first of them; list the runs of a folder."""
+
+
+# Recipes
+
+
+@compare.command(
+    short_help="Train recipes on the same data and seeds, and compare them.",
+    epilog="Example: quran-asr compare recipes scratch transfer --train data/train.jsonl "
+    "--validation data/validation.jsonl trainer.max_epochs=100 --to comparison",
+)
+@click.argument("words", nargs=-1, metavar="[RECIPE]... [KEY=VALUE]...")
+@click.option(
+    "--train", "training", multiple=True, metavar="MANIFEST", help="Training manifest of all recipes."
+)
+@click.option("--validation", multiple=True, metavar="MANIFEST", help="Validation manifest of all recipes.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 31),
+    help="Number of trainings of each recipe, with consecutive seeds. Default: 3 (--study augmentation: 2).",
+)
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder for trials and results. An interrupted comparison in it is continued; RECIPE may then be "
+    "left out.",
+)
+@click.option(
+    "--study",
+    metavar="NAME",
+    help="A shipped experiment: pretraining, initialization or augmentation.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials that run in parallel."
+)
+@_decoder
+@_anyway
+@click.option("--allow-partial", is_flag=True, help="Same as in `train`.")
+@_as_json
+def recipes(
+    words: tuple[str, ...],
+    training: tuple[str, ...],
+    validation: tuple[str, ...],
+    seeds: int | None,
+    folder: Path | None,
+    study: str | None,
+    jobs: int,
+    decoder: str,
+    anyway: bool,
+    allow_partial: bool,
+    as_json: bool,
+) -> int:
+    """Train recipes on the same data with the same seeds, and compare their error rates.
+
+    A RECIPE with overrides of its own is one quoted word: "scratch quran.initialization=nemo"; other
+    overrides apply to all. Each trial is a process of its own. If the command is stopped or killed, the same
+    command continues: finished trials are read, interrupted ones are resumed. The table shows the word error
+    rate at 10, 50 and 100 % of the budget, how much sooner each recipe reaches the error rate that both
+    reach, and how much lower it ends.
+    """
+    from quran_asr.cli.output import progress_bar
+    from quran_asr.experiments.comparison.trials import Conditions
+    from quran_asr.experiments.comparison.variants import split_variants
+
+    named, shared = split_variants(words)
+    _refuse_results([one[0] for one in named])
+    for key, manifests in (("train_ds", training), ("validation_ds", validation)):
+        if manifests:
+            shared.append(f"model.{key}.manifest_filepath={json.dumps(manifests)}")
+    conditions = Conditions(jobs, allow_partial, _report, progress_bar)
+    if study is not None:
+        question, place = _study(study, named, shared, seeds, folder, anyway, conditions)
+    else:
+        question, place = _question(named, shared, seeds, folder, anyway)
+    trials, failed = _train(question, place, conditions)
+    return _print_trials(question, trials, failed, place, decoder, as_json)
+
+
+def _refuse_results(names: Sequence[str]) -> None:
+    """A run or a report where a recipe is expected is compared by another command."""
+    from quran_asr.config.recipe import SHIPPED
+    from quran_asr.experiments.comparison.reports import find_report
+
+    for name in names:
+        place = Path(name)
+        if name in SHIPPED or not place.is_dir():
+            continue
+        if (place / "recipe.yaml").is_file() or (place / "metrics.jsonl").is_file():
+            raise QuranAsrError("is a run, not a recipe", where=name, remedy="quran-asr compare runs RUN RUN")
+        if find_report(name) is not None:
+            raise QuranAsrError(
+                "is a report, not a recipe", where=name, remedy="quran-asr compare reports REPORT REPORT"
+            )
+        raise QuranAsrError(
+            "is a folder, not a recipe",
+            where=name,
+            remedy=f"a comparison continues with --to {name}; `quran-asr compare list {name}` lists the runs "
+            "in a folder",
+        )
+
+
+_MANIFESTS = ("model.train_ds.manifest_filepath=", "model.validation_ds.manifest_filepath=")
+
+
+def _study(
+    name: str,
+    named: Sequence[Sequence[str]],
+    shared: Sequence[str],
+    seeds: int | None,
+    folder: Path | None,
+    anyway: bool,
+    conditions: Conditions,
+) -> tuple[Question, Path]:
+    """The question of a shipped experiment; pretrains where it asks for that."""
+    from quran_asr.cli.options import need
+    from quran_asr.experiments.comparison.studies import STUDIES, prepare
+    from quran_asr.experiments.comparison.trials import INDEX, Question, keep_question
+    from quran_asr.files import refuse_foreign
+
+    if name not in STUDIES:
+        raise QuranAsrError(f"no study `{name}`", where="--study", remedy=f"one of {', '.join(STUDIES)}")
+    given = [word for word in shared if word.startswith(_MANIFESTS)]
+    asked = STUDIES[name]
+    if named or (asked.parts and given) or anyway:
+        raise QuranAsrError(
+            "a study has its own recipes and data",
+            remedy="leave out RECIPE, --train, --validation and --anyway",
+        )
+    if not asked.parts and len(given) < len(_MANIFESTS):
+        raise QuranAsrError(
+            f"the study `{name}` needs recordings of your own",
+            remedy="give manifests with --train (some reciters) and --validation (others)",
+        )
+    need("train", *(["speak"] if asked.parts else []))
+    place = folder or Path("comparisons") / f"study-{name}"
+    refuse_foreign(place, (INDEX, "corpus"), "comparison")
+    question = Question(tuple(prepare(asked, place, shared, conditions)), seeds or asked.seeds)
+    keep_question(place, question)
+    return question, place
+
+
+def _question(
+    named: Sequence[Sequence[str]],
+    shared: Sequence[str],
+    seeds: int | None,
+    folder: Path | None,
+    anyway: bool,
+) -> tuple[Question, Path]:
+    """What is compared, and the folder where it is kept."""
+    from quran_asr.experiments.comparison.trials import INDEX, Question, keep_question, read_question
+    from quran_asr.experiments.comparison.variants import make_variants
+    from quran_asr.files import refuse_foreign
+
+    if folder is not None:
+        refuse_foreign(folder, (INDEX, "recipes"), "comparison")
+    if not named and folder is not None and not shared:
+        before = read_question(folder)
+        question = Question(before.variants, seeds or before.seeds)
+    else:
+        question = Question(tuple(make_variants(named, shared, anyway=anyway)), seeds or 3)
+    place = folder or Path("comparisons") / "--".join(variant.slug for variant in question.variants)[:120]
+    refuse_foreign(place, (INDEX, "recipes"), "comparison")
+    keep_question(place, question)
+    return question, place
+
+
+def _train(question: Question, folder: Path, conditions: Conditions) -> tuple[list[Trial], list[Trial]]:
+    """Run the trials that have not finished; returns all trials, and those that failed."""
+    from quran_asr.cli.options import need
+    from quran_asr.experiments.comparison.trials import run_trials, trials_of
+
+    trials = trials_of(folder, question)
+    if not all(trial.done for trial in trials):
+        need("train")
+    return trials, run_trials(folder, trials, conditions)
+
+
+def _print_trials(
+    question: Question,
+    trials: Sequence[Trial],
+    failed: Sequence[Trial],
+    folder: Path,
+    decoder: str,
+    as_json: bool,
+) -> int:
+    """Print the comparison of the trials that finished."""
+    from quran_asr.cli.output import print_findings
+    from quran_asr.experiments.comparison.results import VariantCurves
+    from quran_asr.experiments.comparison.variants import differences
+    from quran_asr.experiments.curve_files import read_curves
+
+    variants, runs = [], {}
+    for variant in question.variants:
+        ended = [
+            (t.seed, run) for t in trials if t.variant == variant and t.done and (run := t.run()) is not None
+        ]
+        if not ended:
+            raise QuranAsrError(f"no trial of `{variant.name}` has finished", where=str(folder))
+        runs[variant.name] = [run for _, run in ended]
+        curves = tuple(read_curves(run.path) for run in runs[variant.name])
+        variants.append(VariantCurves(variant.name, curves, tuple(seed for seed, _ in ended)))
+    first = question.variants[0].recipe
+    differs = {
+        variant.name: [str(change) for change in differences(first, variant.recipe)]
+        for variant in question.variants
+    }
+    _print_comparison(variants, runs, differs, decoder, folder, {"kind": "recipes"}, as_json)
+    return print_findings(_failures(failed))
+
+
+def _failures(trials: Sequence[Trial]) -> list[Finding]:
+    return [
+        Finding(
+            "error",
+            "trial-failed",
+            trial.name,
+            f"{(trial.outcome() or {}).get('message', '')}; it is excluded from all figures",
+            f"its log is {trial.log}; the same command runs it again",
+        )
+        for trial in trials
+    ]
+
+
+# Runs
+
+
+@compare.command(
+    short_help="Compare finished runs.",
+    epilog="Example: quran-asr compare runs nemo_experiments/small/* --to comparison",
+)
+@click.argument("words", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder for the table as JSON, a plot and an HTML report.",
+)
+@_decoder
+@_anyway
+@_as_json
+def runs(words: tuple[str, ...], folder: Path | None, decoder: str, anyway: bool, as_json: bool) -> int:
+    """Compare run folders; runs whose recipes differ only in the seed form one variant.
+
+    Runs on other data, validation clips or budgets are rejected.
+    """
+    from quran_asr.experiments.comparison import finished_runs
+    from quran_asr.experiments.comparison.trials import INDEX
+    from quran_asr.experiments.run_folder import open_run
+    from quran_asr.files import refuse_foreign
+
+    if folder is not None:
+        refuse_foreign(folder, (INDEX, "result-transducer.json", "result-ctc.json"), "comparison")
+    finished = finished_runs.read_runs([open_run(word) for word in words])
+    if len(finished) < 2:
+        raise QuranAsrError("there is nothing to compare with", remedy="name at least two runs")
+    if not anyway:
+        finished_runs.refuse_unlike(finished)
+    groups = finished_runs.variants_of(finished)
+    first = groups[0][1][0].recipe
+    differs = {
+        variant.name: [str(change) for change in finished_runs.parting(first, group[0].recipe)]
+        for variant, group in groups
+    }
+    folders = {variant.name: [run.folder for run in group] for variant, group in groups}
+    variants = [variant for variant, _ in groups]
+    _print_comparison(variants, folders, differs, decoder, folder, {"kind": "runs"}, as_json)
+    return 0
+
+
+# Reports
+
+
+@compare.command(
+    short_help="Compare reports of `evaluate`, clip by clip.",
+    epilog="Example: quran-asr compare reports evaluations/small evaluations/large",
+)
+@click.argument("words", nargs=-1, required=True, metavar="REPORT...")
+@_anyway
+@_as_json
+def reports(words: tuple[str, ...], anyway: bool, as_json: bool) -> int:
+    """Compare reports of `evaluate` with the first, by a paired bootstrap over the clips of both.
+
+    REPORT is a report.json or its folder, with the transcripts.jsonl beside it. Reports of other clips,
+    decoders or spellings are rejected.
+    """
+    from quran_asr.cli.output import print_findings, print_json
+    from quran_asr.experiments.comparison import reports as compare_reports
+
+    found = []
+    for word in words:
+        path = compare_reports.find_report(word)
+        if path is None:
+            raise QuranAsrError("no report.json here", where=word, remedy="quran-asr evaluate writes one")
+        found.append(compare_reports.read_report(path))
+    if len(found) < 2:
+        raise QuranAsrError("there is nothing to compare with", remedy="name at least two reports")
+    notes = compare_reports.refuse_unlike(found, anyway=anyway)
+    besides = compare_reports.beside_first(found)
+    if as_json:
+        print_json(compare_reports.as_json(found, besides))
+    else:
+        print_reports(found, besides)
+    return print_findings(notes)
+
+
+# All runs
+
+
+@compare.command(
+    "list",
+    short_help="List the runs of a folder, with what each changed.",
+    epilog="Example: quran-asr compare list nemo_experiments",
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@_as_json
+def list_runs(folder: Path, as_json: bool) -> int:
+    """List all runs below FOLDER, each with its changes from the most similar earlier run."""
+    from quran_asr.cli.output import findings_as_json, print_findings, print_json
+    from quran_asr.experiments.comparison.registry import read_registry
+
+    entries, findings = read_registry(folder)
+    if as_json:
+        print_json({"runs": [entry.to_json() for entry in entries], "findings": findings_as_json(findings)})
+    else:
+        print_registry(entries)
+    return print_findings(findings)
+
+
+# What is printed of recipes and runs
+
+
+def _print_comparison(
+    variants: Sequence[VariantCurves],
+    runs: Mapping[str, Sequence[RunFolder]],
+    differs: Mapping[str, Sequence[str]],
+    decoder: str,
+    folder: Path | None,
+    head: Mapping[str, Any],
+    as_json: bool,
+) -> None:
+    """Print a comparison, and write its files if a folder is given."""
+    from importlib.util import find_spec
+
+    from quran_asr.cli.output import print_json
+    from quran_asr.experiments.comparison.finished_runs import best_beside
+    from quran_asr.experiments.comparison.results import compare as set_against
+    from quran_asr.files import write_atomically
+
+    comparison = set_against(variants, decoder)
+    besides: dict[str, Beside] = {}
+    if decoder == "transducer":  # whose words are in the transcripts of the best validation
+        for variant in variants[1:]:
+            beside = best_beside(runs[variants[0].name], runs[variant.name])
+            if beside is not None:
+                besides[variant.name] = beside
+    document = {**head, **comparison.to_json()}
+    for variant in document["variants"]:
+        variant["differs_from_first"] = list(differs[variant["name"]])
+        clips = besides.get(variant["name"])
+        variant["best_clips_against_first"] = None if clips is None else clips.to_json()
+    tables = tables_of(comparison, besides, differs)
+    if folder is not None:
+        text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        write_atomically(folder / f"result-{decoder}.json", text.encode())
+        if find_spec("matplotlib") is not None:
+            from quran_asr.experiments.comparison.plot import draw_comparison
+
+            _report(f"plot and report: {', '.join(map(str, draw_comparison(comparison, folder, tables)))}")
+        else:
+            _report("no plot: it needs matplotlib, pip install 'quran-asr[plot]'")
+    if as_json:
+        print_json(document)
+    else:
+        print_tables(tables)
 
 
 def tables_of(
     comparison: Comparison, besides: Mapping[str, Beside], differs: Mapping[str, Sequence[str]]
 ) -> list[Table]:
-    """The error rates of all sides, each beside the first, and in which keys they differ.
+    """The error rates of all variants, each compared with the first, and the keys in which they differ.
 
     Args:
         comparison: of recipes or of runs.
-        besides: by name of the side, its best validations beside the first's, clip by clip.
-        differs: by name of the side, the changes against the first.
+        besides: by name of the variant, its best validations compared with the first's, clip by clip.
+        differs: by name of the variant, the changes from the first.
     """
     from quran_asr.experiments.plots.html_page import Table
 
@@ -50,8 +442,8 @@ def tables_of(
             )
             for result in comparison.results
         ),
-        f"100 % are {comparison.budget:,.0f} {unit}s. In brackets 95 % over seeds (Student's t); ~ stands "
-        "between two validations.",
+        f"100 % is {comparison.budget:,.0f} {unit}s. In brackets 95 % over seeds (Student's t); ~ is "
+        "interpolated between two validations.",
     )
     first = comparison.results[0].variant.name
     against = Table(
@@ -67,8 +459,8 @@ def tables_of(
             for result in comparison.results
             if result.against is not None
         ),
-        "Equal WER: the one that both reach, mean over seeds. Error rates as parts of the first side's: "
-        "under 1 is better."
+        "Equal WER: the lowest that both reach, mean over seeds. Error rates are relative to the first: "
+        "below 1 is better."
         + (" The best WER's interval is over seeds and clips." if besides else "")
         + "".join(
             f" {result.variant.name} and {first}: {result.against.note}; no times are given."
@@ -85,7 +477,7 @@ def tables_of(
 
 
 def print_tables(tables: Sequence[Table]) -> None:
-    """All of them on stdout, an empty line between; what they mean on stderr."""
+    """All tables on stdout, an empty line between; their notes on stderr."""
     for number, table in enumerate(tables):
         if number:
             echo()
@@ -96,7 +488,7 @@ def print_tables(tables: Sequence[Table]) -> None:
 
 
 def print_reports(reports: Sequence[Told], besides: Sequence[Beside | None]) -> None:
-    """A line for each report, and each later one beside the first."""
+    """One line for each report; each later one is compared with the first."""
     rows = []
     for told, beside in zip(reports, [None, *besides], strict=True):
         values = told.values
@@ -114,19 +506,19 @@ def print_reports(reports: Sequence[Told], besides: Sequence[Beside | None]) -> 
             line.append("x " + _interval(found.ratio, found.ratio_interval, ".2f"))
             line.append(f"{beside.clips} of {max(beside.of_clips)}")
         rows.append(line)
-    header = ("report", "clips", "WER", "CER", "against the first", "as a part of it", "clips of both")
+    header = ("report", "clips", "WER", "CER", "difference from the first", "ratio", "common clips")
     print_table(header, rows)
     if any(besides):
-        echo("95 %; differences by a paired bootstrap over the clips of both", err=True)
+        echo("95 %; differences by a paired bootstrap over the common clips", err=True)
     if not all(besides):
         echo(
-            "transcripts.jsonl is not beside every report: those are not set beside the first clip by clip",
+            "transcripts.jsonl is not beside every report: those without it are not compared clip by clip",
             err=True,
         )
 
 
 def print_registry(entries: Sequence[Entry]) -> None:
-    """A line for each run; what it changed against the earlier run that is nearest."""
+    """One line for each run, with its changes from the most similar earlier run."""
     numbers = {entry.path: str(number) for number, entry in enumerate(entries, start=1)}
     rows = []
     for entry in entries:
@@ -141,10 +533,10 @@ def print_registry(entries: Sequence[Entry]) -> None:
                 "-" if entry.best_wer is None else f"{entry.best_wer:.4f}",
                 entry.version or "-",
                 numbers.get(entry.against, entry.against),
-                (shown or "nothing") + (f"; and {more} more" if more > 0 else ""),
+                (shown or "none") + (f"; and {more} more" if more > 0 else ""),
             )
         )
-    print_table(("run", "name", "data", "steps", "best WER", "version", "against", "changes"), rows)
+    print_table(("run", "name", "data", "steps", "best WER", "version", "compared with", "changes"), rows)
 
 
 def _sooner(against: Against, unit: str) -> tuple[str, str, str]:
@@ -174,7 +566,7 @@ def _between(mean: Mean, form: str) -> str:
 
 
 def _interval(value: object, interval: object, form: str = ".4f") -> str:
-    """`0.1234 [0.1000, 0.1500]`; what stands in a report is not trusted to be numbers."""
+    """`0.1234 [0.1000, 0.1500]`; values in a report are not trusted to be numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-"
     bounds = interval if isinstance(interval, list | tuple) and len(interval) == 2 else ()
@@ -184,366 +576,5 @@ def _interval(value: object, interval: object, form: str = ".4f") -> str:
     return f"{value:{form}} [{low}, {high}]"
 
 
-Kind = Literal["recipe", "run", "report"]
-
-
-@click.command(
-    epilog="Example: quran-asr compare scratch transfer --train data/train.jsonl "
-    "--validation data/validation.jsonl trainer.max_epochs=100 --to comparison"
-)
-@click.argument("words", nargs=-1, metavar="[RECIPE|RUN|REPORT]... [KEY=VALUE]...")
-@click.option("--train", "training", multiple=True, metavar="MANIFEST", help="Trained on by all recipes.")
-@click.option("--validation", multiple=True, metavar="MANIFEST", help="What all recipes are validated on.")
-@click.option(
-    "--seeds",
-    type=click.IntRange(1, 31),
-    help="Trainings of each recipe, with as many seeds in a row; 3 if not given (--study augmentation: 2).",
-)
-@click.option(
-    "--to",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Where trials and results go. The same folder again goes on, and needs no RECIPE then.",
-)
-@click.option(
-    "--study",
-    metavar="NAME",
-    help="A shipped experiment: pretraining, initialization or augmentation.",
-)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at a time.")
-@click.option(
-    "--decoder",
-    type=click.Choice(["transducer", "ctc"]),
-    default="transducer",
-    show_default=True,
-    help="Whose error rate is compared.",
-)
-@click.option(
-    "--all",
-    "registry",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="A table of all runs below this folder instead.",
-)
-@click.option("--anyway", is_flag=True, help="Compare even if data or settings differ.")
-@click.option("--allow-partial", is_flag=True, help="Same as in `train`.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compare(
-    words: tuple[str, ...],
-    training: tuple[str, ...],
-    validation: tuple[str, ...],
-    seeds: int | None,
-    folder: Path | None,
-    study: str | None,
-    jobs: int,
-    decoder: str,
-    registry: Path | None,
-    anyway: bool,
-    allow_partial: bool,
-    as_json: bool,
-) -> int:
-    """Set recipes, runs or reports against the first of them.
-
-    RECIPES are trained on the same data with the same seeds, each trial a process of its own. A recipe with
-    overrides of its own is one word: "scratch quran.initialization=nemo"; other overrides are for all. When
-    the command is stopped or killed, the same command goes on: finished trials are read, those under way
-    are resumed. The table has the word error rate at 10, 50 and 100 % of the budget, how much sooner each
-    comes to the error rate that both reach, and how much lower it ends.
-
-    RUNS are run folders; those whose recipes differ in the seed alone are taken together. REPORTS are those
-    of `evaluate`, with the transcripts beside them. Incompatible runs are rejected.
-    """
-    if registry is not None:
-        if words or study or training or validation or seeds or folder or allow_partial or anyway:
-            raise QuranAsrError("--all lists the runs of a folder", remedy="leave the other words out")
-        return _list_all(registry, as_json)
-    from quran_asr.experiments.comparison.variants import split_variants
-
-    named, shared = split_variants(words)
-    kind = _kind(named)
-    if kind != "recipe" and (shared or training or validation or seeds or study):
-        raise QuranAsrError(
-            f"{kind}s are compared as they are", remedy="leave out overrides, --train, --seeds and the like"
-        )
-    if kind == "report":
-        if folder is not None:
-            raise QuranAsrError("reports leave no files", where="--to", remedy="leave it out")
-        return _compare_reports([one[0] for one in named], anyway, as_json)
-    if kind == "run":
-        return _compare_runs([one[0] for one in named], folder, decoder, anyway, as_json)
-    for key, manifests in (("train_ds", training), ("validation_ds", validation)):
-        if manifests:
-            shared.append(f"model.{key}.manifest_filepath={json.dumps(manifests)}")
-    from quran_asr.cli.output import progress_bar
-    from quran_asr.experiments.comparison.trials import Conditions
-
-    conditions = Conditions(jobs, allow_partial, _say, progress_bar)
-    if study is not None:
-        question, place = _study(study, named, shared, seeds, folder, anyway, conditions)
-    else:
-        question, place = _question(named, shared, seeds, folder, anyway)
-    trials, failed = _train(question, place, conditions)
-    return _tell_trials(question, trials, failed, place, decoder, as_json)
-
-
-def _kind(named: Sequence[Sequence[str]]) -> Kind:
-    """What the words name, all of them the same."""
-    from quran_asr.config.recipe import SHIPPED
-    from quran_asr.experiments.comparison.reports import find_report
-
-    def kind_of(word: str) -> Kind:
-        place = Path(word)
-        if word in SHIPPED:
-            return "recipe"
-        if word == "last" or (place / "recipe.yaml").is_file() or (place / "metrics.jsonl").is_file():
-            return "run"
-        if find_report(word) is not None:
-            return "report"
-        if place.is_dir():
-            raise QuranAsrError(
-                "is neither a run nor holds a report",
-                where=word,
-                remedy=f"a comparison goes on with `quran-asr compare --to {word}`; all runs below a folder "
-                f"are listed by `quran-asr compare --all {word}`",
-            )
-        return "recipe"
-
-    kinds = [(words[0], kind_of(words[0])) for words in named]
-    for word, kind in kinds:
-        if kind != kinds[0][1]:
-            raise QuranAsrError(
-                f"`{kinds[0][0]}` is a {kinds[0][1]} and `{word}` a {kind}: they cannot be compared"
-            )
-    return kinds[0][1] if kinds else "recipe"
-
-
-# Recipes
-
-_MANIFESTS = ("model.train_ds.manifest_filepath=", "model.validation_ds.manifest_filepath=")
-
-
-def _study(
-    name: str,
-    named: Sequence[Sequence[str]],
-    shared: Sequence[str],
-    seeds: int | None,
-    folder: Path | None,
-    anyway: bool,
-    conditions: Conditions,
-) -> tuple[Question, Path]:
-    """A shipped experiment, up to its question."""
-    from quran_asr.cli.options import need
-    from quran_asr.experiments.comparison.studies import STUDIES, prepare
-    from quran_asr.experiments.comparison.trials import INDEX, Question, keep_question
-    from quran_asr.files import refuse_foreign
-
-    if name not in STUDIES:
-        raise QuranAsrError(f"no study `{name}`", where="--study", remedy=f"one of {', '.join(STUDIES)}")
-    given = [word for word in shared if word.startswith(_MANIFESTS)]
-    asked = STUDIES[name]
-    if named or (asked.parts and given) or anyway:
-        raise QuranAsrError("a study has recipes and data of its own", remedy="leave the others out")
-    if not asked.parts and len(given) < len(_MANIFESTS):
-        raise QuranAsrError(
-            f"the study `{name}` asks about recordings of yours",
-            remedy="give manifests with --train (some reciters) and --validation (others)",
-        )
-    need("train", *(["speak"] if asked.parts else []))
-    place = folder or Path("comparisons") / f"study-{name}"
-    refuse_foreign(place, (INDEX, "corpus"), "comparison")
-    question = Question(tuple(prepare(asked, place, shared, conditions)), seeds or asked.seeds)
-    keep_question(place, question)
-    return question, place
-
-
-def _question(
-    named: Sequence[Sequence[str]],
-    shared: Sequence[str],
-    seeds: int | None,
-    folder: Path | None,
-    anyway: bool,
-) -> tuple[Question, Path]:
-    """What is asked, and the folder where it is kept."""
-    from quran_asr.experiments.comparison.trials import INDEX, Question, keep_question, read_question
-    from quran_asr.experiments.comparison.variants import make_variants
-    from quran_asr.files import refuse_foreign
-
-    if folder is not None:
-        refuse_foreign(folder, (INDEX, "recipes"), "comparison")
-    if not named and folder is not None and not shared:
-        before = read_question(folder)
-        question = Question(before.variants, seeds or before.seeds)
-    else:
-        question = Question(tuple(make_variants(named, shared, anyway=anyway)), seeds or 3)
-    place = folder or Path("comparisons") / "--".join(variant.slug for variant in question.variants)[:120]
-    refuse_foreign(place, (INDEX, "recipes"), "comparison")
-    keep_question(place, question)
-    return question, place
-
-
-def _train(question: Question, folder: Path, conditions: Conditions) -> tuple[list[Trial], list[Trial]]:
-    """Train what is not trained yet; all trials, and those that failed."""
-    from quran_asr.cli.options import need
-    from quran_asr.experiments.comparison.trials import run_trials, trials_of
-
-    trials = trials_of(folder, question)
-    if not all(trial.done for trial in trials):
-        need("train")
-    return trials, run_trials(folder, trials, conditions)
-
-
-def _tell_trials(
-    question: Question,
-    trials: Sequence[Trial],
-    failed: Sequence[Trial],
-    folder: Path,
-    decoder: str,
-    as_json: bool,
-) -> int:
-    """The figures of the trials that were trained to their end."""
-    from quran_asr.cli.output import print_findings
-    from quran_asr.experiments.comparison.results import VariantCurves
-    from quran_asr.experiments.comparison.variants import differences
-    from quran_asr.experiments.curve_files import read_curves
-
-    variants, runs = [], {}
-    for variant in question.variants:
-        ended = [
-            (t.seed, run) for t in trials if t.variant == variant and t.done and (run := t.run()) is not None
-        ]
-        if not ended:
-            raise QuranAsrError(f"no trial of `{variant.name}` was trained to its end", where=str(folder))
-        runs[variant.name] = [run for _, run in ended]
-        curves = tuple(read_curves(run.path) for run in runs[variant.name])
-        variants.append(VariantCurves(variant.name, curves, tuple(seed for seed, _ in ended)))
-    first = question.variants[0].recipe
-    differs = {
-        variant.name: [str(change) for change in differences(first, variant.recipe)]
-        for variant in question.variants
-    }
-    _tell(variants, runs, differs, decoder, folder, {"kind": "recipes"}, as_json)
-    return print_findings(_failures(failed))
-
-
-def _failures(trials: Sequence[Trial]) -> list[Finding]:
-    return [
-        Finding(
-            "error",
-            "trial-failed",
-            trial.name,
-            f"{(trial.outcome() or {}).get('message', '')}; it is in no figure",
-            f"its log is {trial.log}; the same command tries it again",
-        )
-        for trial in trials
-    ]
-
-
-# Runs, and what is told of recipes and runs
-
-
-def _compare_runs(
-    words: Sequence[str], folder: Path | None, decoder: str, anyway: bool, as_json: bool
-) -> int:
-    from quran_asr.experiments.comparison import finished_runs
-    from quran_asr.experiments.comparison.trials import INDEX
-    from quran_asr.experiments.run_folder import open_run
-    from quran_asr.files import refuse_foreign
-
-    if folder is not None:
-        refuse_foreign(folder, (INDEX, "result-transducer.json", "result-ctc.json"), "comparison")
-    runs = finished_runs.read_runs([open_run(word) for word in words])
-    if len(runs) < 2:
-        raise QuranAsrError("there is nothing to compare with", remedy="name two runs, or more")
-    if not anyway:
-        finished_runs.refuse_unlike(runs)
-    groups = finished_runs.variants_of(runs)
-    first = groups[0][1][0].recipe
-    differs = {
-        variant.name: [str(change) for change in finished_runs.parting(first, group[0].recipe)]
-        for variant, group in groups
-    }
-    folders = {variant.name: [run.folder for run in group] for variant, group in groups}
-    _tell([variant for variant, _ in groups], folders, differs, decoder, folder, {"kind": "runs"}, as_json)
-    return 0
-
-
-def _tell(
-    variants: Sequence[VariantCurves],
-    runs: Mapping[str, Sequence[RunFolder]],
-    differs: Mapping[str, Sequence[str]],
-    decoder: str,
-    folder: Path | None,
-    head: Mapping[str, Any],
-    as_json: bool,
-) -> None:
-    """Print a comparison, and leave its files in the folder if there is one."""
-    from importlib.util import find_spec
-
-    from quran_asr.cli.output import print_json
-    from quran_asr.experiments.comparison.finished_runs import best_beside
-    from quran_asr.experiments.comparison.results import compare as set_against
-    from quran_asr.files import write_atomically
-
-    comparison = set_against(variants, decoder)
-    besides: dict[str, Beside] = {}
-    if decoder == "transducer":  # whose words stand in the transcripts of the best validation
-        for variant in variants[1:]:
-            beside = best_beside(runs[variants[0].name], runs[variant.name])
-            if beside is not None:
-                besides[variant.name] = beside
-    document = {**head, **comparison.to_json()}
-    for variant in document["variants"]:
-        variant["differs_from_first"] = list(differs[variant["name"]])
-        clips = besides.get(variant["name"])
-        variant["best_clips_against_first"] = None if clips is None else clips.to_json()
-    tables = tables_of(comparison, besides, differs)
-    if folder is not None:
-        text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-        write_atomically(folder / f"result-{decoder}.json", text.encode())
-        if find_spec("matplotlib") is not None:
-            from quran_asr.experiments.comparison.plot import draw_comparison
-
-            _say(f"picture and page: {', '.join(map(str, draw_comparison(comparison, folder, tables)))}")
-        else:
-            _say("no picture: it needs matplotlib, pip install 'quran-asr[plot]'")
-    if as_json:
-        print_json(document)
-    else:
-        print_tables(tables)
-
-
-# Reports, and all runs
-
-
-def _compare_reports(words: Sequence[str], anyway: bool, as_json: bool) -> int:
-    from quran_asr.cli.output import print_findings, print_json
-    from quran_asr.experiments.comparison import reports as compare_reports
-
-    found = [compare_reports.find_report(word) for word in words]
-    reports = [compare_reports.read_report(path) for path in found if path is not None]
-    if len(reports) < 2:
-        raise QuranAsrError("there is nothing to compare with", remedy="name two reports, or more")
-    notes = compare_reports.refuse_unlike(reports, anyway=anyway)
-    besides = compare_reports.beside_first(reports)
-    if as_json:
-        print_json(compare_reports.as_json(reports, besides))
-    else:
-        print_reports(reports, besides)
-    return print_findings(notes)
-
-
-def _list_all(folder: Path, as_json: bool) -> int:
-    from quran_asr.cli.output import findings_as_json, print_findings, print_json
-    from quran_asr.experiments.comparison.registry import read_registry
-
-    entries, findings = read_registry(folder)
-    if as_json:
-        print_json({"runs": [entry.to_json() for entry in entries], "findings": findings_as_json(findings)})
-    else:
-        print_registry(entries)
-    return print_findings(findings)
-
-
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     echo(line, err=True)

@@ -17,20 +17,19 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    short_help="Measure and judge every clip: sound, pace, text, copies.",
+    short_help="Check every clip: signal, speech rate, text, duplicates.",
     epilog="Example: quran-asr corpus audit data/all.jsonl --to data/audited",
 )
 @click.argument("manifest")
-@click.option(
-    "--to", "folder", metavar="FOLDER", help="Where the results go. Default: the folder of the manifest."
-)
+@click.option("--to", "folder", metavar="FOLDER", help="Output folder. Default: the folder of the manifest.")
 @click.option(
     "--too-slow",
     default=4.0,
     show_default=True,
     type=FiniteRange(1.0, 50.0),
     metavar="DEVIATIONS",
-    help="Reject clips that last so many of the reciter's deviations longer than their words take.",
+    help="Reject clips longer than the duration model of the reciter expects, by this many standard "
+    "deviations.",
 )
 @click.option(
     "--too-fast",
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     show_default=True,
     type=FiniteRange(1.0, 50.0),
     metavar="DEVIATIONS",
-    help="The same of clips that are shorter.",
+    help="The same for clips that are shorter.",
 )
 @click.option(
     "--clipping",
@@ -54,11 +53,15 @@ if TYPE_CHECKING:
     show_default=True,
     type=FiniteRange(0.0, 1.0),
     metavar="SHARE",
-    help="Reject clips of which more than this share is silent.",
+    help="Reject clips with more than this share of silence.",
 )
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes. Default: one for each processor.")
-@click.option("--no-audio", is_flag=True, help="A page without players: recordings may not be passed on.")
-@click.option("--no-cache", is_flag=True, help="Measure again what an earlier audit has measured.")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
+)
+@click.option(
+    "--no-audio", is_flag=True, help="A page without audio, if the recordings may not be passed on."
+)
+@click.option("--no-cache", is_flag=True, help="Ignore the measurements of earlier audits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def audit(
     manifest: str,
@@ -72,12 +75,12 @@ def audit(
     no_cache: bool,
     as_json: bool,
 ) -> int:
-    """Measure and judge every clip of MANIFEST. No model is needed, and nothing in it is changed.
+    """Check every clip of MANIFEST, without a model; MANIFEST itself is not changed.
 
-    Each clip is decoded; level, clipping, silence, noise, bandwidth and its edges are measured; its length is
-    compared with what its words take this reciter; copies are found; its text is compared with its verses.
-    Writes clean.jsonl, rejects.jsonl (with the reasons), audit.jsonl (all measurements) and audit.html.
-    Exits 1 on errors: clips that do not decode, copies with other words, shifted numbering, wrong text.
+    Decodes each clip; measures level, clipping, silence, noise, bandwidth and edges; compares its duration
+    with the speech rate of the reciter, and its text with its verses; finds duplicates. Writes clean.jsonl,
+    rejects.jsonl (with reasons), audit.jsonl (all measurements) and audit.html. Exits 1 on errors: clips that
+    cannot be decoded, duplicates with different words, shifted verse numbers, wrong text.
     """
     from dataclasses import replace
     from pathlib import Path
@@ -151,12 +154,12 @@ def _print_tables(report: AuditReport) -> None:
     if report.reasons:
         echo()
         print_table(
-            ("reason", "clips", "verdict", "meaning"),
+            ("reason", "clips", "action", "meaning"),
             [(code, n, REASONS[code].action, REASONS[code].meaning) for code, n in report.reasons.items()],
         )
     clean, rejects = report.clean, report.rejects
     speed = report.effort.times_real_time
-    how = f"measured at {speed:.0f} times real time a core" if speed else "all from the cache"
+    how = f"measured at {speed:.0f} times real time per core" if speed else "all from the cache"
     echo(
         f"\nkept {counted(len(clean), 'clip')}, {_hours(clean):.2f} hours; rejected {len(rejects):,}, "
         f"{_hours(rejects):.2f} hours; {how}"
@@ -237,7 +240,7 @@ _LONGEST_NAMED = 5
 
 @click.group(epilog="Example: quran-asr corpus scan recordings --to data/all.jsonl")
 def corpus() -> None:
-    """Make manifests: from recordings, from a synthetic voice, into training and validation sets."""
+    """Scan, audit, split or synthesize recordings: everything that makes manifests."""
 
 
 @corpus.command(
@@ -252,24 +255,22 @@ def corpus() -> None:
     show_default=True,
     type=FiniteRange(min=0.0, min_open=True, max=86_400.0),
     metavar="SECONDS",
-    help="Count, name and weigh the clips over this length. They stay in the manifest.",
+    help="Report clips over this length. They stay in the manifest.",
 )
-@click.option(
-    "--decode", is_flag=True, help="Decode every file to its end: finds damage inside, takes longer."
-)
+@click.option("--decode", is_flag=True, help="Decode every file to its end: slower, finds damage inside.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: bool, as_json: bool) -> int:
     """Find the recordings in FOLDER... and write a manifest.
 
-    The layout is that of everyayah.com: RECITER/SSSAAA.mp3 (or wav, flac, ogg, opus), where 002255 is verse
-    2:255. A FOLDER may be one reciter's or hold many. The basmala (SSS000, bismillah) and the isti'adha
-    (audhubillah) are kept as what they are. What cannot be used is listed with its reason, here and in
-    MANIFEST.meta.json. Exits 1 when nothing can be used; then nothing is written.
+    Expects the layout of everyayah.com: RECITER/SSSAAA.mp3 (or wav, flac, ogg, opus), where 002255 is verse
+    2:255. A FOLDER may contain one reciter or many. Files of the basmala (SSS000, bismillah) and the
+    isti'adha (audhubillah) are recognized as such. Unusable files are listed with the reason, here and in
+    MANIFEST.meta.json. Exits 1 if no file is usable; then nothing is written.
     """
     from quran_asr.corpus.scan import LAYOUT, NO_VERSE
     from quran_asr.corpus.scan import scan as scan_folders
 
-    with progress_bar("looking at recordings", "files") as on_progress:
+    with progress_bar("scanning", "files") as on_progress:
         report = scan_folders(
             folders, manifest, max_duration=max_duration, decode=decode, on_progress=on_progress
         )
@@ -356,7 +357,7 @@ def _scan_as_json(report: ScanReport, manifest: str) -> dict[str, object]:
 
 
 @corpus.command(
-    short_help="Divide a manifest into training and validation, without leaks.",
+    short_help="Split a manifest into training and validation without leakage.",
     epilog="Example: quran-asr corpus split data/all.jsonl --by verse --to data",
 )
 @click.argument("manifest")
@@ -364,25 +365,29 @@ def _scan_as_json(report: ScanReport, manifest: str) -> dict[str, object]:
     "--by",
     required=True,
     type=click.Choice(["reciter", "verse"]),
-    help="What is held out whole: reciters (how well are unseen voices heard?) or verses (unseen words?).",
+    help="What is held out as a whole: reciters (to measure on unseen voices) or verses (on unseen text).",
 )
-@click.option("--to", "folder", required=True, metavar="FOLDER", help="Where train.jsonl and the others go.")
+@click.option(
+    "--to", "folder", required=True, metavar="FOLDER", help="Folder for train.jsonl and the others."
+)
 @click.option(
     "--hold-out",
     multiple=True,
     metavar="NAME",
-    help="A reciter, or verses such as 112 or 2:255-257, for validation; may be given again. Default: drawn.",
+    help="A reciter, or verses such as 112 or 2:255-257, for validation. May be repeated. Default: random.",
 )
-@click.option("--test", is_flag=True, help="Also make test.jsonl, drawn as --share says.")
-@click.option("--test-on", multiple=True, metavar="NAME", help="The same as --hold-out, for test.jsonl.")
+@click.option("--test", is_flag=True, help="Also write test.jsonl, a random split of size --share.")
+@click.option(
+    "--test-on", multiple=True, metavar="NAME", help="Same as --hold-out, for test.jsonl. May be repeated."
+)
 @click.option(
     "--share",
     default=0.05,
     show_default=True,
     type=FiniteRange(0.0, 1.0, min_open=True, max_open=True),
-    help="Share of the hours that each drawn set gets; a reciter or a verse is never cut, so it can be more.",
+    help="Share of the hours in each random split; it may be larger, since reciters and verses stay whole.",
 )
-@click.option("--seed", default=0, show_default=True, help="Another seed draws others.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random splits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def split(
     manifest: str,
@@ -395,10 +400,10 @@ def split(
     seed: int,
     as_json: bool,
 ) -> int:
-    """Divide MANIFEST into FOLDER/train.jsonl and FOLDER/validation.jsonl without leaks.
+    """Split MANIFEST into FOLDER/train.jsonl and FOLDER/validation.jsonl without leakage.
 
-    Verses of the same wording (55:13 and its 30 twins) count as one. The table says what the sides still
-    share: with --by reciter the words are seen in training, with --by verse the voices are.
+    Verses of the same wording (55:13 and its 30 repetitions) count as one. The table shows what the splits
+    still share: with --by reciter the text is seen in training, with --by verse the reciters are.
     """
     from quran_asr.corpus.split import split as split_manifest
 
@@ -407,42 +412,42 @@ def split(
     if as_json:
         splits = {
             name: {
-                "manifest": str(side.manifest),
-                "clips": side.clips,
-                "hours": side.hours,
-                "reciters": list(side.reciters),
-                "texts": side.texts,
-                "seen_reciters": side.seen_reciters,
-                "seen_texts": side.seen_texts,
+                "manifest": str(part.manifest),
+                "clips": part.clips,
+                "hours": part.hours,
+                "reciters": list(part.reciters),
+                "texts": part.texts,
+                "seen_reciters": part.seen_reciters,
+                "seen_texts": part.seen_texts,
             }
-            for name, side in report.splits.items()
+            for name, part in report.splits.items()
         }
         print_json({"by": report.by, "seed": report.seed, "splits": splits})
         return 0
     print_table(
-        ("split", "clips", "hours", "reciters", "texts", "reciter seen", "words seen"),
+        ("split", "clips", "hours", "reciters", "texts", "reciter seen", "text seen"),
         [
             (
                 name,
-                side.clips,
-                round(side.hours, 2),
-                len(side.reciters),
-                side.texts,
+                part.clips,
+                round(part.hours, 2),
+                len(part.reciters),
+                part.texts,
                 *(
                     "-" if name == "train" else f"{seen:.1%}"
-                    for seen in (side.seen_reciters, side.seen_texts)
+                    for seen in (part.seen_reciters, part.seen_texts)
                 ),
             )
-            for name, side in report.splits.items()
+            for name, part in report.splits.items()
         ],
     )
-    echo("seen: share of the clips whose reciter, or words, are in training too", err=True)
-    for name, side in report.splits.items():
+    echo("seen: share of the clips whose reciter, or text, is also in training", err=True)
+    for name, part in report.splits.items():
         if name != "train" and by == "reciter":
-            echo(f"{name}: {', '.join(side.reciters)}", err=True)
-        echo(f"wrote {side.manifest}", err=True)
+            echo(f"{name}: {', '.join(part.reciters)}", err=True)
+        echo(f"wrote {part.manifest}", err=True)
     for stale in report.stale:
-        message = "it is of an earlier split and may share clips with the new training set"
+        message = "it belongs to an earlier split and may share clips with the new training set"
         print_findings(
             [Finding("warning", "stale-manifest", str(stale), message, "delete it, or split with --test")]
         )
@@ -450,26 +455,32 @@ def split(
 
 
 @corpus.command(
-    short_help="Have verses spoken by synthetic voices.",
-    epilog="Example: quran-asr corpus speak 1 112 --voices ar,ar+f2 --to spoken",
+    short_help="Synthesize verses with eSpeak NG.",
+    epilog="Example: quran-asr corpus synthesize 1 112 --voices ar,ar+f2 --to synthetic",
 )
 @click.argument("references", nargs=-1, required=True, metavar="REF...")
-@click.option("--to", "folder", required=True, metavar="FOLDER", help="Where sound and manifest.jsonl go.")
 @click.option(
-    "--voices", default="ar", show_default=True, metavar="VOICE,...", help="ar, ar+f2, ar+Andy, ..."
+    "--to", "folder", required=True, metavar="FOLDER", help="Folder for the audio and manifest.jsonl."
+)
+@click.option(
+    "--voices",
+    default="ar",
+    show_default=True,
+    metavar="VOICE,...",
+    help="Voices of eSpeak NG: ar, ar+f2, ar+Andy, ...",
 )
 @click.option(
     "--fragments",
     default=0,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Also so many pieces of one to four words out of each clip.",
+    help="Also cut this many fragments of one to four words out of each clip.",
 )
-@click.option("--seed", default=0, show_default=True, help="Draws rate and pitch of each clip.")
-def speak(references: tuple[str, ...], folder: str, voices: str, fragments: int, seed: int) -> int:
-    """Have the verses REF... (2:255, 2:255-257, or 112 for a whole surah) spoken by a synthetic voice.
+@click.option("--seed", default=0, show_default=True, help="Seed of the rate and pitch of each clip.")
+def synthesize(references: tuple[str, ...], folder: str, voices: str, fragments: int, seed: int) -> int:
+    """Synthesize the verses REF... (2:255, 2:255-257, or 112 for a whole surah) with eSpeak NG.
 
-    This is for trying things out: eSpeak's voices do not recite. Prints the path of the manifest.
+    For trying things out: synthetic voices do not recite. Prints the path of the manifest.
     """
     from pathlib import Path
 
@@ -482,7 +493,7 @@ def speak(references: tuple[str, ...], folder: str, voices: str, fragments: int,
     if before.is_file():
         lines = sum(1 for line in before.read_bytes().splitlines() if line.strip())
         echo(f"{before}: {counted(lines, 'line')} of an earlier corpus, now replaced", err=True)
-    with progress_bar("speaking", "clips") as on_progress:
+    with progress_bar("synthesizing", "clips") as on_progress:
         manifest = synthesize_corpus(
             refs, names, folder, seed, fragments_per_verse=fragments, on_progress=on_progress
         )

@@ -1,60 +1,70 @@
-"""`quran-asr evaluate` and `quran-asr transcribe`."""
+"""`quran-asr evaluate`: error rates of a model on a manifest."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.models import as_bundle, decoder_option, load, look_ahead_option, low_rate_notes, rates_of
-from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar, word_json
+from quran_asr.cli.models import (
+    as_bundle,
+    decoder_option,
+    load,
+    look_ahead_option,
+    low_rate_notes,
+    model_option,
+    named_or_default,
+    rates_of,
+)
+from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.cli.models import Recognizer
     from quran_asr.evaluation.report import Group, Report, Steadiness
-    from quran_asr.records import Segment
+    from quran_asr.evaluation.training_data import TrainingData
     from quran_asr.runtime.recognizer import Replay
 
 SHOWN_WORST = 3
-"""Of the worst clips in the report, so many are shown on the screen."""
+"""Of the worst clips in the report, how many are shown on the screen."""
 
 SHOWN_EDITS = 10
-"""Of each, so many wrong words."""
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+"""Of each, how many wrong words."""
 
 
 @click.command(
-    epilog="Example: quran-asr evaluate nemo_experiments/laptop/2026-01-31_12-00-00 data/test.jsonl"
+    epilog="Example: quran-asr evaluate data/test.jsonl --model nemo_experiments/laptop/2026-01-31_12-00-00"
 )
-@click.argument("model", type=click.Path(path_type=Path))
 @click.argument("manifest", type=click.Path(path_type=Path))
+@model_option
 @decoder_option
 @look_ahead_option
 @click.option(
     "--streaming",
     is_flag=True,
-    help="Hear each clip as a stream, in pieces of the look-ahead, as it is deployed.",
+    help="Recognize each clip as a stream, in chunks of the look-ahead, as in live use.",
 )
 @click.option(
     "--trained-on",
     type=click.Path(path_type=Path),
     metavar="MANIFEST|RUN",
-    help="What the model was trained on, where the model does not say it itself.",
+    help="Training data of the model, if the model does not record them itself.",
 )
 @click.option(
     "--to",
     "folder",
     type=click.Path(path_type=Path),
-    help="Folder for report.json and transcripts.jsonl; default: under `evaluations` in the run folder, "
-    "or here if the model is in no run.",
+    metavar="FOLDER",
+    help="Folder for report.json and transcripts.jsonl. Default: `evaluations` in the run folder, or in the "
+    "working folder if the model is not in a run.",
 )
-@_as_json
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(
-    model: Path,
     manifest: Path,
+    model: Path | None,
     decoder: str,
     look_ahead_ms: int | None,
     streaming: bool,
@@ -62,76 +72,43 @@ def evaluate(
     folder: Path | None,
     as_json: bool,
 ) -> int:
-    """Compute WER and CER of MODEL on MANIFEST.
+    """Compute WER and CER of a model on MANIFEST.
 
-    MODEL is a .nemo file, a .ckpt file of a run, a run folder (its best checkpoint), or a bundle. --streaming
-    scores what a listener gets live, and says which clips differ from the whole file and how often a word
-    that was already shown changed; what is no bundle is exported for it first. Clips that cannot be heard are
-    in no count, and then the exit code is 1.
+    Reports error rates with 95 % intervals, by reciter, clip length, and whether reciter and text were in the
+    training data. --streaming also reports which clips differ from whole-file recognition and how often
+    words on the screen were revised; models other than bundles are first exported to a temporary bundle.
+    Unreadable clips are excluded; then the exit code is 1.
     """
-    from quran_asr.corpus.manifest import read_lines
-
-    _refuse_a_file(folder)
-    read_lines(manifest)  # a bad line is said now, not after the model has been loaded
-    if not streaming:
-        recognizer = load(model, decoder, look_ahead_ms)
-        return _evaluate(recognizer, None, manifest, trained_on, folder, as_json)
-    with as_bundle(model) as bundle:
-        from quran_asr.runtime.recognizer import Replay
-        from quran_asr.runtime.recognizer import load as load_bundle
-
-        model_file = load_bundle(bundle, decoder=decoder, look_ahead_ms=look_ahead_ms)
-        if bundle != model:
-            model_file.name, model_file.training_data = _origin(model)
-        return _evaluate(model_file, Replay(model_file), manifest, trained_on, folder, as_json)
-
-
-def _evaluate(
-    recognizer: Recognizer,
-    replay: Replay | None,
-    manifest: Path,
-    trained_on: Path | None,
-    folder: Path | None,
-    as_json: bool,
-) -> int:
-    """Hear, print and write; with a replay it is the one that hears."""
     from dataclasses import replace
 
-    from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.corpus.manifest import read_lines, read_manifest
     from quran_asr.evaluation.evaluate import evaluate as measure
     from quran_asr.evaluation.evaluate import unreadable_findings, write_report
-    from quran_asr.evaluation.report import Setting, Steadiness
-    from quran_asr.evaluation.training_data import TrainingData, find_training_data
+    from quran_asr.evaluation.report import Setting
 
-    segments = read_manifest(manifest, recognizer.spelling)
-    training = None
-    if trained_on is not None:
-        training = find_training_data(trained_on, recognizer.spelling)
-    elif recognizer.training_data is not None:
-        training = TrainingData.read(recognizer.training_data)
-    setting = Setting(
-        model=recognizer.name,
-        decoder=recognizer.decoder,
-        look_ahead_ms=recognizer.look_ahead_ms,
-        spelling=recognizer.spelling,
-        edition=recognizer.edition,
-        manifest=str(manifest),
-        streaming=replay is not None,
-    )
-    folder = folder or _default_folder(recognizer, manifest, streaming=replay is not None)
-    folder.mkdir(parents=True, exist_ok=True)  # fails now rather than when everything has been heard
-
-    print_findings(low_rate_notes(rates_of(segments)))
-    hear = recognizer.recognize_clips if replay is None else replay.recognize_clips
-    with progress_bar("hearing", "clips") as on_progress:
-        report, clips = measure(segments, hear, setting, training, on_progress)
+    _refuse_a_file(folder)
+    read_lines(manifest)  # a bad line is reported now, not after the model has been loaded
+    with _recognizer(named_or_default(model), decoder, look_ahead_ms, streaming) as (recognizer, replay):
+        segments = read_manifest(manifest, recognizer.spelling)
+        training = _training_data(recognizer, trained_on)
+        setting = Setting(
+            model=recognizer.name,
+            decoder=recognizer.decoder,
+            look_ahead_ms=recognizer.look_ahead_ms,
+            spelling=recognizer.spelling,
+            edition=recognizer.edition,
+            manifest=str(manifest),
+            streaming=streaming,
+        )
+        folder = folder or _default_folder(recognizer, manifest, streaming)
+        folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the recognition
+        print_findings(low_rate_notes(rates_of(segments)))
+        recognize = recognizer.recognize_clips if replay is None else replay.recognize_clips
+        with progress_bar("recognizing", "clips") as on_progress:
+            report, clips = measure(segments, recognize, setting, training, on_progress)
     if replay is not None:
-        seen = replay.revisions
-        steadiness = Steadiness(len(replay.differing), seen.words, seen.grown, seen.replaced)
-        report = replace(report, steadiness=steadiness)
-        for segment in replay.differing:
-            echo(f"{segment.audio} at {segment.offset:g} s: other words than from the whole file", err=True)
-    write_report(folder, report, clips)  # before anything is printed: hearing takes the time
+        report = replace(report, steadiness=_steadiness(replay))
+    write_report(folder, report, clips)  # before anything is printed: recognition takes the time
     code = print_findings(unreadable_findings(report))
     if as_json:
         print_json(report.to_json())
@@ -141,56 +118,43 @@ def _evaluate(
     return code
 
 
-@click.command(epilog="Example: quran-asr transcribe model.nemo recitation.mp3 --json")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@decoder_option
-@look_ahead_option
-@_as_json
-def transcribe(
-    model: Path, files: tuple[Path, ...], decoder: str, look_ahead_ms: int | None, as_json: bool
-) -> int:
-    """Write down what is recited in sound files: a line for each, file, tab, words.
+@contextmanager
+def _recognizer(
+    model: Path, decoder: str, look_ahead_ms: int | None, streaming: bool
+) -> Iterator[tuple[Recognizer, Replay | None]]:
+    """The recognizer, and for an evaluation of streaming what feeds it the clips as streams."""
+    if not streaming:
+        yield load(model, decoder, look_ahead_ms), None
+        return
+    with as_bundle(model) as bundle:
+        from quran_asr.runtime.recognizer import Replay
+        from quran_asr.runtime.recognizer import load as load_bundle
 
-    MODEL is a .nemo file, a .ckpt file of a run, a run folder (its best checkpoint), or a bundle. --json
-    gives the times of the words too. A file that cannot be heard is named, and the others are still
-    transcribed.
-    """
-    from dataclasses import replace
+        recognizer = load_bundle(bundle, decoder=decoder, look_ahead_ms=look_ahead_ms)
+        if bundle != model:
+            recognizer.name, recognizer.training_data = _origin(model)
+        yield recognizer, Replay(recognizer)
 
-    segments, rates, errors = _as_segments(files)
-    answers = []
-    if segments:
-        recognizer = load(model, decoder, look_ahead_ms)
-        print_findings(low_rate_notes(rates))
-        with progress_bar("hearing", "files") as on_progress:
-            transcribed = list(recognizer.recognize_clips(segments, on_progress))
-        for segment, answer in zip(segments, transcribed, strict=True):
-            if isinstance(answer, QuranAsrError):
-                errors.append(answer)
-            else:
-                answers.append((segment, replace(answer, text=" ".join(answer.text.split()))))
-    if len(files) == 1 and errors:
-        raise errors[0]
-    if as_json:
-        print_json(
-            [
-                {
-                    "audio_filepath": segment.audio,
-                    "text": answer.text,
-                    "words": [word_json(word) for word in answer.words],
-                }
-                for segment, answer in answers
-            ]
-        )
-    else:
-        for segment, answer in answers:
-            echo(f"{segment.audio}\t{answer.text}")
-    for error in errors:
-        echo(f"error: {error}", err=True)
-    if errors:
-        raise QuranAsrError(f"{len(errors)} of {len(files)} files could not be transcribed")
-    return 0
+
+def _training_data(recognizer: Recognizer, trained_on: Path | None) -> TrainingData | None:
+    """What the model was trained on; None if that is unknown."""
+    from quran_asr.evaluation.training_data import TrainingData, find_training_data
+
+    if trained_on is not None:
+        return find_training_data(trained_on, recognizer.spelling)
+    if recognizer.training_data is not None:
+        return TrainingData.read(recognizer.training_data)
+    return None
+
+
+def _steadiness(replay: Replay) -> Steadiness:
+    """How streaming differed from whole-file recognition; the clips that differ are listed on stderr."""
+    from quran_asr.evaluation.report import Steadiness
+
+    for segment in replay.differing:
+        echo(f"{segment.audio} at {segment.offset:g} s: words differ from whole-file recognition", err=True)
+    revisions = replay.revisions
+    return Steadiness(len(replay.differing), revisions.words, revisions.grown, revisions.replaced)
 
 
 def print_report(report: Report) -> None:
@@ -198,7 +162,7 @@ def print_report(report: Report) -> None:
     setting, whole = report.setting, report.whole
     ahead = "whole recording" if setting.look_ahead_ms is None else f"look-ahead {setting.look_ahead_ms} ms"
     echo(f"model     {setting.model}")
-    echo(f"heard by  {setting.decoder}, {ahead}{', as a stream' if setting.streaming else ''}")
+    echo(f"decoder   {setting.decoder}, {ahead}{', streaming' if setting.streaming else ''}")
     echo(f"spelling  {setting.spelling} ({setting.edition} edition)")
     echo(f"clips     {whole.clips:,} of {setting.manifest}, {whole.hours:.2f} h")
     echo()
@@ -212,46 +176,41 @@ def print_report(report: Report) -> None:
     echo()
     errors = whole.spelled.words.errors
     echo(
-        f"{errors:,} word errors: {report.spelling_only_errors:,} of spelling (the letters agree), "
-        f"{report.recognition_errors:,} of hearing"
+        f"{errors:,} word errors: {report.recognition_errors:,} recognition errors, "
+        f"{report.spelling_only_errors:,} spelling-only (the letters agree)"
     )
     echo(
-        f"{report.mostly_deleted:,} clips lost (less than half of the words heard), "
-        f"{report.looping_clips:,} looping (a repetition that was not said), "
+        f"{report.mostly_deleted:,} clips mostly deleted (under half of the words recognized), "
+        f"{report.looping_clips:,} looping (a repetition that is not in the reference), "
         f"{len(report.unreadable):,} unreadable"
     )
     if report.steadiness is not None:
         print_steadiness(report.steadiness)
     echo(f"intervals: {report.interval_method}")
     if "unknown" in report.cells:
-        echo("which reciters and texts the model knew is unknown: name its training with --trained-on")
+        echo("the training data of the model are unknown: name them with --trained-on")
     for clip in report.worst[:SHOWN_WORST]:
         segment, score = clip.segment, clip.score
         echo()
         where = " ".join(str(verse) for verse in segment.verses)
         echo(f"{segment.audio} at {segment.offset:g} s {where}".rstrip())
         echo(f"  {score.words.errors} errors in {score.words.reference_length} words")
-        echo(f"  said:  {score.reference}")
-        echo(f"  heard: {score.hypothesis}")
+        echo(f"  reference:  {score.reference}")
+        echo(f"  hypothesis: {score.hypothesis}")
         wrong = [edit for edit in score.edits() if edit.kind != "hit"]
         for edit in wrong[:SHOWN_EDITS]:
-            if edit.kind == "substitution":
-                echo(f"    instead of  {edit.reference}  heard  {edit.hypothesis}")
-            else:
-                echo(
-                    f"    {'added' if edit.kind == 'insertion' else 'left out'}  "
-                    f"{edit.hypothesis or edit.reference}"
-                )
+            words = " -> ".join(word for word in (edit.reference, edit.hypothesis) if word)
+            echo(f"    {edit.kind:<12}  {words}")
         if len(wrong) > SHOWN_EDITS:
             echo(f"    and {len(wrong) - SHOWN_EDITS} more")
 
 
 def print_steadiness(steadiness: Steadiness) -> None:
-    """What a listener saw of a stream, in two lines."""
-    echo(f"{steadiness.differing_clips:,} clips with other words than from the whole file")
+    """How often streaming revised what was on the screen, in two lines."""
+    echo(f"{steadiness.differing_clips:,} clips whose words differ from whole-file recognition")
     echo(
-        f"{steadiness.words:,} words shown: {steadiness.grown:,} times one grew while it was said, "
-        f"{steadiness.replaced:,} times one became another or went"
+        f"{steadiness.words:,} words shown: {steadiness.grown:,} times one was extended, "
+        f"{steadiness.replaced:,} times one was replaced or removed"
     )
 
 
@@ -276,7 +235,7 @@ def _cells(group: Group) -> tuple[object, ...]:
 
 
 def _origin(model: Path) -> tuple[str, Path | None]:
-    """The name of the model that a bundle was made from, and what it was trained on."""
+    """The name of the model that a bundle was exported from, and its training data."""
     from quran_asr.evaluation.training_data import FILE_NAME
 
     run = model if model.is_dir() else model.parent.parent
@@ -286,7 +245,7 @@ def _origin(model: Path) -> tuple[str, Path | None]:
 
 def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> Path:
     model = Path(recognizer.name)
-    place = Path("evaluations")  # of a bundle too: its folder is an export's alone
+    place = Path("evaluations")  # for a bundle too: its folder belongs to the export alone
     known = recognizer.training_data
     if known is not None and (known.parent / "recipe.yaml").is_file():
         place = known.parent / place
@@ -295,14 +254,13 @@ def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> 
     way = "--streaming" if streaming else ""
     folder = place / name / f"{manifest.stem}--{recognizer.decoder}{ahead}{way}"
     number = 2
-    while _of_something_else(folder, recognizer.name, manifest):  # never over another one's report
+    while _of_something_else(folder, recognizer.name, manifest):  # another report is never overwritten
         folder = folder.with_name(f"{manifest.stem}--{recognizer.decoder}{ahead}{way}--{number}")
         number += 1
     return folder
 
 
 def _of_something_else(folder: Path, model: str, manifest: Path) -> bool:
-
     from quran_asr.evaluation.evaluate import REPORT_NAME
     from quran_asr.files import parse_json
 
@@ -317,31 +275,11 @@ def _of_something_else(folder: Path, model: str, manifest: Path) -> bool:
 
 
 def _refuse_a_file(folder: Path | None) -> None:
-    """A folder that cannot be made is said now, not after the model has been loaded."""
+    """A folder that cannot be made is reported now, not after the model has been loaded."""
     for place in () if folder is None else (folder, *folder.parents):
         if place.exists():
             if not place.is_dir():
-                what = "a file, and reports are written into a folder"
-                remedy = "name a folder with --to; it is made if it is not there"
+                what = "is a file, and reports are written to a folder"
+                remedy = "name a folder with --to; it is created if needed"
                 raise QuranAsrError(what, where=str(place), remedy=remedy)
             return
-
-
-def _as_segments(files: tuple[Path, ...]) -> tuple[list[Segment], dict[str, int], list[QuranAsrError]]:
-    """Whole files as segments, their rates in hertz as stored, and what is wrong with the others."""
-    from quran_asr.audio import probe
-    from quran_asr.records import Segment
-
-    segments: list[Segment] = []
-    rates: dict[str, int] = {}
-    errors: list[QuranAsrError] = []
-    for file in files:
-        try:
-            if file.is_dir():
-                raise QuranAsrError("this is a folder", where=str(file), remedy=f"name files: {file}/*.mp3")
-            info = probe(file)
-            segments.append(Segment(str(file), 0.0, info.seconds, (), "", ""))
-            rates[str(file)] = info.rate
-        except QuranAsrError as error:
-            errors.append(error)
-    return segments, rates, errors

@@ -1,4 +1,4 @@
-"""`quran-asr export`."""
+"""`quran-asr export`: a trained model as a bundle for inference without torch."""
 
 from __future__ import annotations
 
@@ -8,38 +8,42 @@ from typing import Any
 
 import click
 
-from quran_asr.cli.models import look_through, refuse_bundle
+from quran_asr.cli.models import checkpoint_of, refuse_bad_archive
 from quran_asr.cli.options import need
 from quran_asr.cli.output import echo, print_json, print_table
-from quran_asr.errors import QuranAsrError
 
 
 @click.command(epilog="Example: quran-asr export nemo_experiments/laptop/2026-01-31_12-00-00 --to bundle")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
 @click.option(
-    "--int8", is_flag=True, help="Keep the encoder's matrices as 8-bit integers, and say what it costs."
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Folder of the bundle.",
 )
-@click.option("--sherpa", is_flag=True, help="Add a folder for sherpa-onnx for each look-ahead.")
+@click.option(
+    "--int8", is_flag=True, help="Quantize the encoder's weights to 8 bits, and report what it costs."
+)
+@click.option("--sherpa", is_flag=True, help="Also write a folder for sherpa-onnx, for each look-ahead.")
 @click.option(
     "--clips",
     "manifest",
     type=click.Path(path_type=Path),
     metavar="MANIFEST",
-    help="Recordings to prove the bundle with; default: the run's validation manifest, else made-up sound.",
+    help="Clips to verify the bundle with. Default: the run's validation manifest, else synthetic audio.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path | None, as_json: bool) -> int:
-    """Make MODEL a bundle: a folder for inference without torch and NeMo.
+    """Export MODEL to a bundle: a folder for inference without torch and NeMo.
 
-    MODEL is a .nemo file, a .ckpt file of a run, or a run folder (its best checkpoint). The bundle is written
-    when it says what the model says: whole and in pieces, for each look-ahead.
+    MODEL is a .nemo, a .ckpt in its run, or a run folder (its best checkpoint). The bundle is written only if
+    it gives the same words as the model, on whole files and in chunks, at each look-ahead.
     """
-    if not model.exists():
-        raise QuranAsrError("no such model", where=str(model), remedy="give a .nemo, a .ckpt or a run folder")
-    refuse_bundle(model)
+    checkpoint = checkpoint_of(model)
     need("train")
-    look_through(model)
+    refuse_bad_archive(checkpoint)
     from quran_asr.export.bundle import export as write
 
     bundle = write(
@@ -63,8 +67,8 @@ def _print(folder: Path, figures: Mapping[str, Any]) -> None:
         (f"{ms} ms", f"{row['largest_difference']:.1e}", f"{row['same_words']} of {row['compared']}")
         for ms, row in check["look_aheads"].items()
     ]
-    way = "whole and in pieces" + (", before it became 8-bit" if figures.get("int8") else "")
-    echo(f"beside the model on {check['clips']} clips ({check['source']}), {way}:")
+    way = "whole and in chunks" + (", before quantization" if figures.get("int8") else "")
+    echo(f"compared with the model on {check['clips']} clips ({check['source']}), {way}:")
     print_table(("look-ahead", "largest difference", "same words"), rows)
     cost = figures.get("int8")
     if cost:
@@ -72,10 +76,10 @@ def _print(folder: Path, figures: Mapping[str, Any]) -> None:
         if cost["wer"] is not None:
             words = f"WER {cost['wer_float']:.4f} before, {cost['wer']:.4f} after"
         else:
-            words = f"{100 * cost['changed']:.2f} % of the words changed"
+            words = f"{100 * cost['changed']:.2f} % of the words differ"
         echo(f"8-bit: {size}; {words} ({cost['clips']} clips)")
         echo(
-            f"       log-probabilities differ by up to {cost['largest_difference']:.2g}; whole and in pieces "
+            f"       log-probabilities differ by up to {cost['largest_difference']:.2g}; whole and in chunks "
             f"{cost['pieces_same']} of {cost['pieces']} clips have the same words"
         )
-    echo(f"{folder}: the bundle; quran-asr listen, transcribe and evaluate take it")
+    echo(f"{folder}: the bundle, for --model of transcribe, listen and evaluate")

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option, low_rate_notes
+from quran_asr.cli.models import (
+    as_bundle,
+    decoder_option,
+    look_ahead_option,
+    low_rate_notes,
+    model_option,
+    named_or_default,
+    refuse_model,
+)
 from quran_asr.cli.options import FiniteRange
 from quran_asr.cli.output import Json, Lines, Screen, View, echo, print_findings
 from quran_asr.errors import QuranAsrError
@@ -34,14 +42,14 @@ APPLIES = {
     "stall_seconds": ("--stall", ("a microphone", "a pipe")),
     "real_time": ("--real-time", ("a file",)),
 }
-"""Parameter -> how it is written, and what it is for."""
+"""Parameter -> its option, and the kinds of input it applies to."""
 
 
-@click.command(epilog="Example: quran-asr listen bundle recitation.mp3 --look-ahead 480")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.command(epilog="Example: quran-asr listen recitation.mp3 --look-ahead 480")
 @click.argument("file", required=False, metavar="[FILE]")
-@click.option("--microphone", is_flag=True, help="Listen to the microphone until Ctrl-C.")
-@click.option("--device", metavar="NAME", help="Which microphone: its number or a part of its name.")
+@model_option
+@click.option("--microphone", is_flag=True, help="Transcribe the microphone until Ctrl-C.")
+@click.option("--device", metavar="NAME", help="Microphone: its number or a part of its name.")
 @decoder_option
 @look_ahead_option
 @click.option(
@@ -51,9 +59,9 @@ APPLIES = {
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="A silence of so long ends an utterance; 0: none does.",
+    help="A pause of this length ends an utterance; 0: no pause does.",
 )
-@click.option("--real-time", is_flag=True, help="Hear a file no faster than it was recited.")
+@click.option("--real-time", is_flag=True, help="Read a file no faster than it was recorded.")
 @click.option(
     "--rate",
     type=click.IntRange(8_000, 192_000),
@@ -69,12 +77,12 @@ APPLIES = {
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="A microphone or pipe that gives nothing for so long is an error.",
+    help="Fail after so long without audio from a microphone or pipe.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def listen(
-    model: Path,
     file: str | None,
+    model: Path | None,
     microphone: bool,
     device: str | None,
     decoder: str,
@@ -85,19 +93,19 @@ def listen(
     stall_seconds: float,
     as_json: bool,
 ) -> int:
-    """Print the words of FILE, of a microphone or of a pipe as they are recited.
+    """Transcribe FILE, a microphone or a pipe live, word by word.
 
-    MODEL is a bundle; another model is exported to a temporary bundle. On a terminal certain words are plain,
-    and those that may still change are dim. Elsewhere each word is printed when it is certain, a line an
-    utterance. FILE - is a pipe of 16-bit mono samples. Ctrl-C ends with the words so far: exit 130, or 0 for
-    a microphone, which has no other end.
+    On a terminal final words are plain and words that may still change are dim. Elsewhere each word is
+    printed when it is final, one line for each utterance. FILE - reads 16-bit mono PCM from a pipe. Models
+    other than bundles are first exported to a temporary bundle. Ctrl-C prints the words so far and exits with
+    130, or with 0 for a microphone.
     """
     if microphone == (file is not None):
-        raise QuranAsrError("name a FILE or give --microphone, one of them")
+        raise QuranAsrError("give either a FILE or --microphone")
     _refuse_what_does_not_apply("a microphone" if microphone else "a pipe" if file == PIPE else "a file")
     source = None if microphone or file == PIPE else _existing(str(file))
     backend = _backend() if microphone else None
-    with as_bundle(model) as bundle:
+    with as_bundle(named_or_default(model)) as bundle:
         from quran_asr.runtime.recognizer import load
 
         recognizer = load(
@@ -121,7 +129,7 @@ def listen(
 def _listen(
     recognizer: Recognizer, pieces: Iterator[NDArray[Any]], rate: int, where: str, view: View
 ) -> bool:
-    """Show all that is heard; True if Ctrl-C ended it. What was certain stays shown whatever happens."""
+    """Show the words; True if Ctrl-C ended the stream. Final words stay on the screen whatever happens."""
     stream = recognizer.stream(where=where)
     seconds, begun = 0.0, time.monotonic()
     with Interruption() as interruption:
@@ -133,12 +141,12 @@ def _listen(
         finally:
             view.end()
     took = time.monotonic() - begun
-    echo(f"{seconds:.1f} s of sound, {len(stream.words):,} words, in {took:.1f} s", err=True)
+    echo(f"{seconds:.1f} s of audio, {len(stream.words):,} words, in {took:.1f} s", err=True)
     return interruption.asked
 
 
 class Interruption:
-    """Ctrl-C is taken between two pieces, so that it tears nothing; a second one does not wait."""
+    """Ctrl-C takes effect between two chunks, so that it tears nothing; a second one does not wait."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -171,7 +179,7 @@ class Interruption:
 
 
 def _of_file(recognizer: Recognizer, path: Path, real_time: bool) -> Iterator[Samples]:
-    """In pieces of what the encoder takes at once."""
+    """Chunks of the size that the encoder takes at once."""
     from quran_asr.runtime.audio_input import blocks_of_file
 
     rate = recognizer.bundle.features.sample_rate
@@ -184,14 +192,14 @@ def _of_file(recognizer: Recognizer, path: Path, real_time: bool) -> Iterator[Sa
 
 
 def _backend() -> Backend:
-    """Looked for now and not when the model has been loaded."""
+    """A missing library is reported now, not after the model has been loaded."""
     from quran_asr.runtime.audio_input import load_backend
 
     return load_backend()
 
 
 def _of_microphone(backend: Backend, device: str | None, stall_seconds: float) -> Iterator[Samples]:
-    """It is told that it listens when the first sound has come."""
+    """Chunks of the microphone; a line says that it listens once the first audio has arrived."""
     from quran_asr.runtime.audio_input import microphone
 
     chosen = int(device) if device is not None and device.isdigit() else device
@@ -210,25 +218,26 @@ def _of_pipe(stall_seconds: float) -> Iterator[NDArray[Any]]:
 
     if sys.stdin is None or sys.stdin.isatty():
         raise QuranAsrError(
-            "no sound is piped into this command",
-            remedy="ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | quran-asr listen MODEL -",
+            "no audio is piped into this command",
+            remedy="ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | quran-asr listen -",
         )
     return piped(sys.stdin.fileno(), stall_seconds=stall_seconds)
 
 
 def _refuse_what_does_not_apply(source: str) -> None:
-    """An option that would be passed over is a misunderstanding."""
+    """An option that would be ignored is a misunderstanding."""
     context = click.get_current_context()
     for name, (option, places) in APPLIES.items():
         if source not in places and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise QuranAsrError(f"`{option}` is for {' or '.join(places)}, and {source} is to be heard")
+            raise QuranAsrError(f"`{option}` applies to {' or '.join(places)}, and the input is {source}")
 
 
 def _existing(file: str) -> Path:
-    """Looked at now and not when the model has been loaded."""
+    """An unreadable file is reported now, not after the model has been loaded."""
     from quran_asr.audio import probe
 
     path = Path(file)
+    refuse_model(path)
     if path.is_dir():
         raise QuranAsrError("this is a folder", where=file, remedy="name a file in it")
     print_findings(low_rate_notes({file: probe(path).rate}))

@@ -1,7 +1,7 @@
 """The command `quran-asr`: finds the command, runs it, and turns errors into one line.
 
-Command modules are imported when they are asked for, so that `--help` starts at once; only their
-functions import rooms that need numpy or torch.
+Command modules are imported when they are needed, so that `--help` starts at once; only their functions
+import packages that need numpy or torch.
 """
 
 from __future__ import annotations
@@ -21,36 +21,40 @@ from quran_asr.cli.interrupt import TerminatedError, clean_up_when_terminated, e
 from quran_asr.cli.output import echo, print_error
 from quran_asr.errors import QuranAsrError
 
-COMMANDS = {
-    "quickstart": (
-        "quran_asr.cli.quickstart:quickstart",
-        "The whole path in small, in some minutes on a CPU.",
-    ),
-    "text": ("quran_asr.cli.text:text", "Show, find and split the words of the Quran."),
-    "corpus": ("quran_asr.cli.corpus:corpus", "Make manifests: scan recordings, split, or speak verses."),
-    "recipe": ("quran_asr.cli.recipe:recipe", "List, show and begin recipes: the settings of a training."),
-    "plan": ("quran_asr.cli.plan:plan", "What a training will be: steps, batch, rate, parameters."),
-    "check": ("quran_asr.cli.check:check", "Look before training: data, machine, memory, can it learn."),
-    "tokenizer": ("quran_asr.cli.train:tokenizer", "Make a recipe's tokenizer from the whole Quran."),
-    "train": ("quran_asr.cli.train:train", "Train a recognizer, or go on with a run."),
-    "watch": ("quran_asr.cli.watch:watch", "What the curves of a run say: signs, causes, remedies."),
-    "plot": ("quran_asr.cli.plot:plot", "Draw the curves of runs: a picture and a page."),
-    "checkpoints": (
-        "quran_asr.cli.checkpoints:checkpoints",
-        "List a run's checkpoints by WER; average, thin out, export.",
-    ),
-    "compare": ("quran_asr.cli.compare:compare", "Set recipes, runs or reports against each other."),
-    "sweep": ("quran_asr.cli.sweep:sweep", "Hyperparameter search."),
-    "evaluate": ("quran_asr.cli.evaluate:evaluate", "Compute WER and CER of a model on a manifest."),
-    "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
-    "export": ("quran_asr.cli.export:export", "Make a model a bundle that needs neither torch nor NeMo."),
-    "listen": ("quran_asr.cli.listen:listen", "Print words while they are recited: a file or a microphone."),
-    "benchmark": (
-        "quran_asr.cli.benchmark:benchmark",
-        "How fast this machine trains and hears, beside stock NeMo.",
-    ),
+SECTIONS = {
+    "Use a model": {
+        "transcribe": ("quran_asr.cli.transcribe:transcribe", "Transcribe audio files."),
+        "listen": ("quran_asr.cli.listen:listen", "Transcribe a file, a microphone or a pipe live."),
+        "export": ("quran_asr.cli.export:export", "Export a model to a bundle that needs no torch."),
+    },
+    "Prepare data": {
+        "text": ("quran_asr.cli.text:text", "Show and search the text of the Quran."),
+        "corpus": ("quran_asr.cli.corpus:corpus", "Scan, audit, split or synthesize recordings."),
+    },
+    "Train": {
+        "quickstart": ("quran_asr.cli.quickstart:quickstart", "Train and evaluate a small model in minutes."),
+        "recipe": ("quran_asr.cli.recipe:recipe", "List, show or create training recipes."),
+        "plan": ("quran_asr.cli.plan:plan", "Show steps, batch size, memory and time of a training."),
+        "check": ("quran_asr.cli.check:check", "Check machine, data and recipe before a training."),
+        "tokenizer": ("quran_asr.cli.train:tokenizer", "Train the tokenizer of a recipe."),
+        "train": ("quran_asr.cli.train:train", "Train a model, or resume a run."),
+        "sweep": ("quran_asr.cli.sweep:sweep", "Hyperparameter search."),
+    },
+    "Inspect": {
+        "evaluate": ("quran_asr.cli.evaluate:evaluate", "Compute WER and CER of a model on a manifest."),
+        "watch": ("quran_asr.cli.watch:watch", "Diagnose a training by its curves."),
+        "plot": ("quran_asr.cli.plot:plot", "Plot the curves of runs."),
+        "checkpoints": (
+            "quran_asr.cli.checkpoints:checkpoints",
+            "List, average, prune or export checkpoints.",
+        ),
+        "compare": ("quran_asr.cli.compare:compare", "Compare recipes, runs or reports."),
+        "benchmark": ("quran_asr.cli.benchmark:benchmark", "Measure the speed of training and inference."),
+    },
 }
-"""Name -> (place of the click command, its line in `--help`), in the order of a journey."""
+"""What commands are for -> name -> (place of the click command, its line in `--help`)."""
+
+COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
 class LazyGroup(click.Group):
@@ -67,8 +71,9 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, line) for name, (_, line) in section.items()], col_max=14)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -86,16 +91,16 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Example: quran-asr text show 2:255",
+    epilog="Example: quran-asr transcribe recitation.mp3",
 )
 @click.version_option(__version__, prog_name="quran-asr")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """From recordings of Quran recitation to a trained, measured recognizer."""
+    """Recognize Quran recitation; train, diagnose and compare models for it."""
 
 
 def _run(args: list[str]) -> object:
-    """What the command returned. Not through click's own `main`, which exits 1 on a closed pipe."""
+    """Run a command and return its result; click's own `main` would exit with 1 on a closed pipe."""
     try:
         with cli.make_context("quran-asr", args) as context:
             return cli.invoke(context)
@@ -104,9 +109,9 @@ def _run(args: list[str]) -> object:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 fine, 1 a negative finding, 2 wrong use or input, 130 interrupted.
+    """Run one command and exit: 0 success, 1 a negative finding, 2 wrong use or input, 130 interrupted.
 
-    SIGTERM ends it with 143 after it has cleaned up.
+    SIGTERM ends it with 143 after cleaning up.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     clean_up_when_terminated()
@@ -122,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def errors_in_one_line(*, debug: bool) -> Iterator[None]:
-    """Print what ends a command in one line, and exit with the code that belongs to it."""
+    """Print an error that ends a command in one line, and exit with its code."""
     try:
         yield
     except (KeyboardInterrupt, ImportError, click.Abort) as error:
@@ -146,7 +151,7 @@ def errors_in_one_line(*, debug: bool) -> Iterator[None]:
         if debug:
             raise
         name = error.object[max(0, error.start - 40) : error.end + 40]
-        print_error(QuranAsrError(f"a name that is not UTF-8 text: `{name}`", remedy="rename it"))
+        print_error(QuranAsrError(f"a name that is not UTF-8: `{name}`", remedy="rename it"))
         sys.exit(2)
     except BrokenPipeError:  # `quran-asr ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""MODEL arguments: a `.nemo`, a `.ckpt`, a run folder or a bundle, each loaded as a recognizer."""
+"""The option --model: a bundle, a `.nemo`, a `.ckpt` or a run folder, loaded as a recognizer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from quran_asr.records import Segment, Transcript
 
 DECODERS = ("transducer", "ctc", "ctc-beam")
-KINDS = "give a .nemo, a .ckpt, a run folder or a bundle"
+KINDS = "name a bundle, a .nemo, a .ckpt or a run folder"
 
+model_option = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="A bundle, a .nemo, a .ckpt in its run, or a run folder (its best checkpoint). "
+    "Default: the model in the package.",
+)
 decoder_option = click.option(
     "--decoder",
     type=click.Choice(DECODERS),
@@ -32,12 +39,12 @@ look_ahead_option = click.option(
     "look_ahead_ms",
     type=click.IntRange(min=0),
     metavar="MS",
-    help="Milliseconds that the model may look ahead; default: its widest.",
+    help="Look-ahead of the encoder in milliseconds. Default: the widest of the model.",
 )
 
 
 class Recognizer(Protocol):
-    """What a measurement asks of a recognizer, with torch or without."""
+    """What an evaluation needs of a recognizer, with torch or without."""
 
     name: str
     decoder: str
@@ -53,31 +60,56 @@ class Recognizer(Protocol):
     ) -> Iterator[Transcript | QuranAsrError]: ...
 
 
+def named_or_default(model: Path | None) -> Path:
+    """The model of the option, or the one in the package.
+
+    Raises:
+        QuranAsrError: the named model does not exist, or none is named and the package contains none.
+    """
+    if model is None:
+        from quran_asr.runtime.bundle import default_model
+
+        return default_model()
+    if not model.exists():
+        raise QuranAsrError("no such model", where=str(model), remedy=KINDS)
+    return model
+
+
 def is_bundle(model: Path) -> bool:
-    """Whether it is meant as one; what is wrong with it, reading it will tell."""
+    """Whether the folder is meant as a bundle; reading it finds out what is wrong with it."""
     return any((model / name).is_file() for name in ("bundle.json", "encoder.onnx"))
 
 
-def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
-    """A recognizer of whole recordings; torch is imported for what is no bundle only.
+def refuse_model(path: Path) -> None:
+    """Refuse a model where a recording is expected.
 
     Raises:
-        QuranAsrError: nothing loadable there, or it lacks what is asked for.
+        QuranAsrError: it is one; the hint shows the option.
     """
-    _refuse_nothing(model)
+    if path.suffix in (".nemo", ".ckpt") or is_bundle(path) or (path / "recipe.yaml").is_file():
+        what = "this is a model, not a recording"
+        raise QuranAsrError(what, where=str(path), remedy=f"name the model with --model {path}")
+
+
+def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
+    """A recognizer of whole recordings; torch is imported only for models that are not bundles.
+
+    Raises:
+        QuranAsrError: the model cannot be loaded, or lacks the decoder or the look-ahead.
+    """
     if is_bundle(model):
         from quran_asr.runtime.recognizer import load as load_bundle
 
         return load_bundle(model, decoder=decoder, look_ahead_ms=look_ahead_ms)
-    refuse_what_is_no_model(model)
+    checkpoint = checkpoint_of(model)
     if decoder == "ctc-beam":
         raise QuranAsrError(
-            "only a bundle is heard with ctc-beam",
+            "the decoder ctc-beam needs a bundle",
             where=str(model),
             remedy=f"`quran-asr export {model} --to FOLDER` makes one",
         )
     need("train")
-    look_through(model)
+    refuse_bad_archive(checkpoint)
     from quran_asr.training.recognizer import load_recognizer
 
     return load_recognizer(model, decoder, look_ahead_ms)
@@ -85,30 +117,26 @@ def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
 
 @contextmanager
 def as_bundle(model: Path) -> Iterator[Path]:
-    """The bundle itself, or one that is made of the model for as long as it is needed.
+    """The bundle itself, or a temporary one that is exported from the model.
 
     Raises:
-        QuranAsrError: nothing loadable there, or nothing that streams; what goes wrong with a bundle that is
-            made for once is said of its checkpoint.
+        QuranAsrError: the model cannot be loaded or cannot stream. Errors about a temporary bundle name the
+            checkpoint that it was exported from.
     """
-    _refuse_nothing(model)
     if is_bundle(model):
         yield model
         return
-    refuse_what_is_no_model(model)
-    from quran_asr.experiments.run_folder import open_run
-
-    checkpoint = open_run(model).model_file() if model.is_dir() else model
+    checkpoint = checkpoint_of(model)
     command = f"quran-asr export {shlex.quote(str(checkpoint))} --to FOLDER"
     try:
         need("train")
     except QuranAsrError as error:
         raise QuranAsrError(
-            f"is no bundle; without one {error.what}",
+            f"is not a bundle, and to export it {error.what}",
             where=str(checkpoint),
             remedy=f"{error.remedy}, or where that is installed: {command}",
         ) from None
-    look_through(checkpoint)
+    refuse_bad_archive(checkpoint)
     import tempfile
 
     from quran_asr.export.bundle import export
@@ -119,7 +147,7 @@ def as_bundle(model: Path) -> Iterator[Path]:
         try:
             export(checkpoint, bundle, on_step=lambda step: echo(f"{step} ...", err=True))
         except QuranAsrError as error:
-            what = f"no bundle can be made of it: {error.what}"
+            what = f"cannot be exported to a bundle: {error.what}"
             raise QuranAsrError(what, where=str(checkpoint), remedy=error.remedy or command) from error
         try:
             yield bundle
@@ -129,53 +157,49 @@ def as_bundle(model: Path) -> Iterator[Path]:
             raise QuranAsrError(error.what, where=str(checkpoint), remedy=error.remedy) from None
 
 
-def look_through(model: Path) -> None:
-    """Refuse what no `.nemo` may hold before NeMo is imported, which also takes ten seconds more.
+def checkpoint_of(model: Path) -> Path:
+    """The `.nemo` or `.ckpt` itself, or the best of a run folder; nothing is opened, torch is not needed.
 
     Raises:
-        QuranAsrError: it, or the best one of a run, is refused.
+        QuranAsrError: the path is a bundle, or neither a checkpoint nor a run.
     """
-    from quran_asr.experiments.run_folder import open_run
+    from quran_asr.experiments.run_folder import meant_runs, open_run
 
-    path = open_run(model).model_file() if model.is_dir() else model
-    if path.suffix == ".nemo":
-        from quran_asr.training.nemo_archive import read_archive
-
-        read_archive(path)
-
-
-def _refuse_nothing(model: Path) -> None:
     if not model.exists():
-        raise QuranAsrError("no such model", where=str(model), remedy=KINDS)
-
-
-def refuse_bundle(model: Path) -> None:
-    """Where what a bundle is made from is wanted."""
+        raise QuranAsrError("no such model", where=str(model), remedy="name a .nemo, a .ckpt or a run folder")
     if is_bundle(model):
         raise QuranAsrError(
-            "this is a bundle already",
+            "this is already a bundle",
             where=str(model),
-            remedy="name the .nemo, the .ckpt or the run that it was made from",
+            remedy="name the .nemo, the .ckpt or the run folder that it was exported from",
         )
-
-
-def refuse_what_is_no_model(model: Path) -> None:
-    """What is no bundle must at least look like a run or a checkpoint; torch is not needed to see that."""
-    _refuse_nothing(model)
-    if model.is_dir() and not (model / "recipe.yaml").is_file():
-        from quran_asr.experiments.run_folder import meant_runs
-
-        runs = meant_runs(model)
-        what = "neither a bundle nor a run: it has no bundle.json and no recipe.yaml"
-        raise QuranAsrError(
-            what, where=str(model), remedy=f"did you mean {runs[-1].path}?" if runs else KINDS
-        )
-    if model.is_file() and model.suffix not in (".nemo", ".ckpt"):
+    if model.is_dir():
+        if not (model / "recipe.yaml").is_file():
+            runs = meant_runs(model)
+            what = "neither a bundle nor a run: it has no bundle.json and no recipe.yaml"
+            raise QuranAsrError(
+                what, where=str(model), remedy=f"did you mean {runs[-1].path}?" if runs else KINDS
+            )
+        return open_run(model).model_file()
+    if model.suffix not in (".nemo", ".ckpt"):
         raise QuranAsrError("neither a .nemo nor a .ckpt", where=str(model), remedy=KINDS)
+    return model
+
+
+def refuse_bad_archive(checkpoint: Path) -> None:
+    """Refuse what a `.nemo` may not contain before NeMo is imported, which takes ten seconds more.
+
+    Raises:
+        QuranAsrError: the archive is refused.
+    """
+    if checkpoint.suffix == ".nemo":
+        from quran_asr.training.nemo_archive import read_archive
+
+        read_archive(checkpoint)
 
 
 def rates_of(segments: Sequence[Segment]) -> dict[str, int]:
-    """Recording -> hertz as stored; those that cannot be read are for the hearing to name."""
+    """Recording -> stored sample rate in hertz; unreadable ones are left to recognition to report."""
     from quran_asr.audio import probe
 
     rates: dict[str, int] = {}
@@ -186,10 +210,10 @@ def rates_of(segments: Sequence[Segment]) -> dict[str, int]:
 
 
 def low_rate_notes(rates: Mapping[str, int]) -> list[Finding]:
-    """One note of all recordings that are stored at less than 16 kHz; none if none is.
+    """One note about all recordings that are stored at less than 16 kHz, or none.
 
     Args:
-        rates: recording -> hertz as stored.
+        rates: recording -> stored sample rate in hertz.
     """
     from quran_asr.records import SAMPLE_RATE
 
@@ -208,8 +232,8 @@ def low_rate_notes(rates: Mapping[str, int]) -> list[Finding]:
             "note",
             "low-rate",
             where,
-            f"{stored}: nothing above {rate // 2:,} Hz is in it, and a model trained at {SAMPLE_RATE:,} Hz "
-            "may hear it worse",
-            f"take a recording of {SAMPLE_RATE:,} Hz or more; converting this one adds nothing",
+            f"{stored}: it contains nothing above {rate // 2:,} Hz, and a model trained at "
+            f"{SAMPLE_RATE:,} Hz may recognize it less well",
+            f"use a recording of {SAMPLE_RATE:,} Hz or more; resampling this one adds nothing",
         )
     ]

@@ -12,12 +12,12 @@ from quran_asr.errors import QuranAsrError
 
 
 class FiniteRange(click.FloatRange):
-    """A range that NaN and infinities are outside of: click lets them pass, since no comparison fails."""
+    """A range without NaN and infinities: click accepts them, since no comparison fails."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is no finite number", param, ctx)
+            self.fail(f"{value} is not a finite number", param, ctx)
         return number
 
 
@@ -34,11 +34,11 @@ def need(*extras: str) -> None:
     """Refuse a command whose extras are not installed, without importing them.
 
     Raises:
-        QuranAsrError: a package is missing; it says which, and what to install.
+        QuranAsrError: a package is missing; names it and what to install.
     """
     missing = [name for extra in extras for name in NEEDED[extra] if find_spec(name) is None]
     if missing:
         raise QuranAsrError(
-            f"this command needs {', '.join(missing)}, which the core install leaves out",
+            f"this command needs {', '.join(missing)}, which the core install does not include",
             remedy=f"pip install 'quran-asr[{','.join(extras)}]'",
         )

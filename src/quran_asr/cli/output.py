@@ -126,12 +126,12 @@ def training_line(row: Mapping[str, Any]) -> str:
     transducer = "-" if row["transducer_loss"] is None else f"{row['transducer_loss']:.1f}"
     used = "" if row.get("utilisation") is None else f", {row['utilisation']:.0%} of the GPU's peak"
     clock = (
-        f"{row['audio_hours_per_hour']:,.0f} audio-hours an hour{used}, padding {row['padding_share']:.0%}, "
+        f"{row['audio_hours_per_hour']:,.0f} audio-hours per hour{used}, padding {row['padding_share']:.0%}, "
         f"waiting for data {row['data_wait_share']:.0%}, {row['peak_memory_bytes'] / 1e9:.1f} GB"
     )
     return (
         f"loss {row['loss']:.1f} (transducer {transducer}, CTC {row['ctc_loss']:.1f}, "
-        f"{row['ctc_per_token']:.2f} a token)  rate {row['learning_rate']:.1e}  {clock}"
+        f"{row['ctc_per_token']:.2f} per token)  rate {row['learning_rate']:.1e}  {clock}"
     )
 
 
@@ -213,10 +213,10 @@ class View(Protocol):
     """Shows a stream to someone."""
 
     def show(self, result: StreamingResult, seconds: float) -> None:
-        """What came of the sound up to so many seconds."""
+        """The result of the audio up to so many seconds."""
 
     def end(self) -> None:
-        """The stream has ended; everything was shown."""
+        """The stream has ended; everything has been shown."""
 
 
 def word_json(word: TimedWord) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def word_json(word: TimedWord) -> dict[str, Any]:
 
 
 class Lines:
-    """For files and pipes: a line an utterance, each word written when it is certain."""
+    """For files and pipes: one line for each utterance, each word written when it is final."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -253,7 +253,7 @@ class Lines:
 
 
 class Screen:
-    """For a terminal: certain words plain, those that may change dim, rewritten in place.
+    """For a terminal: final words plain, those that may change dim, rewritten in place.
 
     The order of letters is the terminal's: words are written as they follow each other, from right to left
     where it can. A line that is full is left, so that rewriting never reaches over more than one.

@@ -24,18 +24,20 @@ MOST_CLIPS = 100_000_000
     epilog="Example: quran-asr plan transfer --clips 67399 --hours 56 --devices 2 --device rtx3090"
 )
 @click.argument("words", metavar="[RECIPE] [KEY=VALUE]...", nargs=-1)
-@click.option("--train", "training", multiple=True, metavar="MANIFEST", help="Plan for the clips of this.")
-@click.option("--validation", multiple=True, metavar="MANIFEST", help="What every validation hears.")
-@click.option("--clips", type=click.IntRange(1, MOST_CLIPS), help="Plan for this many clips.")
-@click.option("--hours", type=POSITIVE, help="Hours of audio in the clips.")
 @click.option(
-    "--devices", type=click.IntRange(min=1), help="GPUs to plan for; the recipe's number if not given."
+    "--train",
+    "training",
+    multiple=True,
+    metavar="MANIFEST",
+    help="Plan for the clips of this manifest. May be repeated.",
 )
-@click.option("--device", metavar="NAME", help="What they are, e.g. 'RTX 3090', A100 or CPU.")
-@click.option("--batch-seconds", type=POSITIVE, help="Seconds that a batch takes on each, as you measured.")
-@click.option(
-    "--validation-seconds", type=POSITIVE, help="Seconds that one validation takes, as you measured."
-)
+@click.option("--validation", multiple=True, metavar="MANIFEST", help="Validation manifest. May be repeated.")
+@click.option("--clips", type=click.IntRange(1, MOST_CLIPS), help="Number of clips, instead of a manifest.")
+@click.option("--hours", type=POSITIVE, help="Hours of audio in these clips.")
+@click.option("--devices", type=click.IntRange(min=1), help="Number of GPUs. Default: that of the recipe.")
+@click.option("--device", metavar="NAME", help="Type of device, e.g. 'RTX 3090', A100 or CPU.")
+@click.option("--batch-seconds", type=POSITIVE, help="Measured seconds of a batch on one device.")
+@click.option("--validation-seconds", type=POSITIVE, help="Measured seconds of a validation.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     words: tuple[str, ...],
@@ -49,10 +51,10 @@ def plan(
     validation_seconds: float | None,
     as_json: bool,
 ) -> int:
-    """Show what a recipe will do: steps, peak learning rate, parameters, memory, time, disk.
+    """Show steps, peak learning rate, parameters, memory, time and disk space of a training.
 
-    RECIPE is a shipped name or a file; default: transfer. What looks wrong is said on stderr, with the
-    override that mends it.
+    RECIPE is a shipped name or a file; default: transfer. Problems are reported on stderr, each with the
+    override that fixes it.
     """
     from quran_asr.cli.output import findings_as_json, print_findings, print_json, print_table
     from quran_asr.config.overrides import split_words
@@ -65,10 +67,10 @@ def plan(
 
     if training and (clips is not None or hours is not None):
         raise QuranAsrError(
-            "--train counts the clips and hours itself", remedy="leave out --clips and --hours"
+            "--train and --clips, --hours exclude each other", remedy="leave out --clips and --hours"
         )
     if (clips is None) != (hours is None):
-        raise QuranAsrError("--clips and --hours belong together", remedy="give both, or --train MANIFEST")
+        raise QuranAsrError("--clips and --hours are given together", remedy="give both, or --train MANIFEST")
     name, overrides = split_words(words, default="transfer")
     try:
         recipe = load_recipe(name, overrides)
@@ -155,7 +157,7 @@ def _lines(planned: Plan) -> list[tuple[str, str | None]]:
         ("warm-up", None if planned.warmup_epochs is None else f"{planned.warmup_epochs:g} epochs"),
         ("peak learning rate", None if rate is None else f"{rate:.2e} at step {planned.peak_step:,}"),
         ("parameters", f"{planned.parameters / 1e6:,.2f} M"),
-        ("memory of a step", f"{_gigabytes(memory.total)}, about, for {planned.memory_batch}"),
+        ("memory of a step", f"about {_gigabytes(memory.total)} for {planned.memory_batch}"),
         ("  weights", _gigabytes(memory.weights)),
         ("  gradients", _gigabytes(memory.gradients)),
         ("  optimizer", _gigabytes(memory.optimizer)),
@@ -169,7 +171,7 @@ def _lines(planned: Plan) -> list[tuple[str, str | None]]:
         ),
         ("time of an epoch", _duration(planned.epoch_seconds)),
         ("time of a validation", _validation_time(planned)),
-        ("time in all", _total_time(planned)),
+        ("total time", _total_time(planned)),
         ("checkpoint", _gigabytes(planned.checkpoint_bytes)),
         ("disk", _gigabytes(planned.disk_bytes)),
         *(

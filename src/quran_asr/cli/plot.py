@@ -1,4 +1,4 @@
-"""`quran-asr plot`: curves of runs as pictures and an HTML page."""
+"""`quran-asr plot`: curves of runs as figures and an HTML page."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from quran_asr.cli.output import echo
     "--out",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Where to write; the folder of the first run if not given.",
+    help="Output folder. Default: the folder of the first run.",
 )
 @click.option(
     "--transcripts",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Show the worst clips of this transcripts.jsonl, which `evaluate` makes, instead of those of the "
-    "best validation. May be given several times.",
+    help="Show the worst clips of this transcripts.jsonl of `evaluate` instead of those of the best "
+    "validation. May be repeated.",
 )
-@click.option("--no-audio", is_flag=True, help="Leave the recordings of the worst clips out of the page.")
-@click.option("--json", "as_json", is_flag=True, help="Print the names of the files as JSON.")
+@click.option("--no-audio", is_flag=True, help="Do not include the audio of the worst clips in the page.")
+@click.option("--json", "as_json", is_flag=True, help="Print the file names as JSON.")
 def plot(
     runs: tuple[str, ...], out: Path | None, transcripts: tuple[Path, ...], no_audio: bool, as_json: bool
 ) -> int:
-    """Draw the curves of runs: PNG files, and report.html, which holds all of it and needs nothing else.
+    """Plot the curves of runs: PNG files, and report.html, a self-contained page.
 
-    RUN is the folder of a run, `last` for the last one under nemo_experiments, which is also drawn if none
-    is named, the folder or file of the TensorBoard events of any NeMo run, or a CSV. Several are laid over
-    each other. The page has the losses, word error rates, learning rate, gradient norm and throughput, the
-    signs that `watch` sees, and the clips that were heard worst, with their sound.
+    RUN is a run folder, `last` for the latest one under nemo_experiments (the default), a folder or file of
+    TensorBoard events of any NeMo run, or a CSV. Several runs share the axes. The page shows losses, word
+    error rates, learning rate, gradient norm and throughput, the diagnostics of `watch`, and the worst clips
+    with their audio.
     """
     from quran_asr.cli.output import print_json, progress_bar
     from quran_asr.experiments.curve_files import read_curves
@@ -45,7 +45,7 @@ def plot(
     places = [open_run(run).path if run == "last" else Path(run) for run in runs or ("last",)]
     curves = [read_curves(place) for place in places]
     beside = places[0] if places[0].is_dir() else places[0].parent
-    with progress_bar("drawing", "pictures") as on_progress:
+    with progress_bar("plotting", "figures") as on_progress:
         written = render_report(
             curves,
             out or beside,

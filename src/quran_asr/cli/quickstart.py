@@ -32,7 +32,7 @@ HELD_OUT_VOICES = ("ar+f3", "ar+Alex")
 VALIDATION_VOICE = "ar+m7"
 """Chooses the checkpoint, so it counts neither as training nor as held out."""
 UNSEEN_VERSES = ("99:1", "99:2", "99:3", "100:1", "100:2", "102:1", "102:2", "101:6", "97:1", "97:3")
-"""Short verses of other surahs, spoken by the held-out voices: text that was never trained on."""
+"""Short verses of other surahs by the held-out voices: text that is not in the training data."""
 STUCK_CHECKED_AT, STUCK_AT = 300, 0.96
 """Step, and the share of the tokens' entropy that CTC must be under by then, or training begins again."""
 ATTEMPTS = 3
@@ -46,15 +46,16 @@ ATTEMPTS = 3
     default="quickstart",
     show_default=True,
     type=click.Path(path_type=Path),
-    help="Folder for the corpus and the run; a corpus that is there already is used again.",
+    metavar="FOLDER",
+    help="Folder for the corpus and the run; an existing corpus is reused.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of corpus, model and training.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -> int:
-    """Speak a corpus, train on it, measure, transcribe: the real path with nothing stubbed.
+    """Synthesize a corpus, train on it, evaluate, transcribe: the real path, nothing stubbed.
 
-    Verses of surahs 1 and 103-114 by eSpeak NG voices; about five minutes on one core. What it shows is
-    known verses by new voices: a model of this size and time does not learn to hear other text.
+    Verses of surahs 1 and 103-114 by eSpeak NG voices; about five minutes on one core. The result shows
+    unseen voices on seen verses: a model this small does not generalize to unseen text.
     """
     need("train", "plot", "speak")
     from quran_asr.config.overrides import split_words
@@ -64,9 +65,9 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
 
     name, overrides = split_words(words, default="quickstart")
     if name != "quickstart":
-        raise QuranAsrError("quickstart has a recipe of its own", remedy=f"try `quran-asr train {name}`")
+        raise QuranAsrError("quickstart has its own recipe", remedy=f"try `quran-asr train {name}`")
     began = time.perf_counter()
-    manifests = speak_everything(folder / "corpus", seed)
+    manifests = synthesize_corpora(folder / "corpus", seed)
     places = {
         "exp_manager.exp_dir": folder / "nemo_experiments",
         "model.train_ds.manifest_filepath": manifests["training"],
@@ -88,19 +89,19 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
         return report_end(ended, as_json)
     reports = measure(ended.run, segments, spelling)
     shown = max(segments["held_out"][:7], key=lambda segment: segment.duration)  # of the Fatiha
-    heard = _transcribe_one(ended.run, shown)
-    picture, page = _draw(ended.run, reports, shown, heard)
+    hypothesis = _transcribe_one(ended.run, shown)
+    picture, page = _draw(ended.run, reports, shown, hypothesis)
     if as_json:
         print_json(_figures(ended, reports, time.perf_counter() - began, page))
     else:
         print_table(*_table(reports))
-        echo(f"\n{shown.audio}\n  said   {shown.text}\n  heard  {heard}\n")
+        echo(f"\n{shown.audio}\n  reference   {shown.text}\n  hypothesis  {hypothesis}\n")
         echo(f"model   {ended.run.model_file()}\ncurves  {picture}\nreport  {page}")
     return 0
 
 
-def speak_everything(folder: Path, seed: int) -> dict[str, Path]:
-    """Manifests of the four parts of the corpus; spoken once, found again the next time."""
+def synthesize_corpora(folder: Path, seed: int) -> dict[str, Path]:
+    """Manifests of the four parts of the corpus; synthesized once, reused the next time."""
     from quran_asr.corpus.synthesis import VOICES, synthesize_corpus
     from quran_asr.records import VerseRef
     from quran_asr.text.quran import load_quran
@@ -120,7 +121,7 @@ def speak_everything(folder: Path, seed: int) -> dict[str, Path]:
         manifests[part] = place / "manifest.jsonl"
         if manifests[part].exists():
             continue
-        with progress_bar(f"speaking ({part})", "clips") as show:
+        with progress_bar(f"synthesizing ({part})", "clips") as show:
             synthesize_corpus(refs, voices, place, seed, fragments_per_verse=fragments, on_progress=show)
     return manifests
 
@@ -167,7 +168,7 @@ def _train(recipe: Recipe, run: RunFolder, segments: dict[str, list[Segment]]) -
                 )
         except _StuckError as stuck:
             seed = recipe.quran.seed + 1
-            _say(f"{stuck}: starting again with seed {seed}")
+            _say(f"{stuck}: starting over with seed {seed}")
             recipe = replace(recipe, quran=replace(recipe.quran, seed=seed))
             run = create_run(recipe.exp_manager.exp_dir, recipe.name)
             run.write_recipe(recipe)
@@ -200,7 +201,7 @@ def _transcribe_one(run: RunFolder, segment: Segment) -> str:
 
 
 def _draw(
-    run: RunFolder, reports: dict[tuple[str, str, int], Report], shown: Segment, heard: str
+    run: RunFolder, reports: dict[tuple[str, str, int], Report], shown: Segment, hypothesis: str
 ) -> tuple[Path, Path]:
     from quran_asr.experiments.curve_files import read_curves
     from quran_asr.experiments.plots.html_page import Example, Table
@@ -211,10 +212,10 @@ def _draw(
         "Word error rates",
         tuple(header),
         tuple(tuple(str(cell) for cell in row) for row in rows),
-        "Two voices that were never trained on. Seen text: verses that other voices recited in training. "
-        "Unseen text: verses that nobody recited; a model of this size and time does not learn to hear them.",
+        "Two voices that are not in the training data. Seen text: verses that other voices recite there. "
+        "Unseen text: verses that no voice recites there; a model this small does not generalize to them.",
     )
-    sections = (table, Example("One recording", shown.text, heard))
+    sections = (table, Example("One recording", shown.text, hypothesis))
     written = render_report([read_curves(run.path)], run.path / "report", sections=sections)
     return written.pictures[0], written.page
 

@@ -1,4 +1,4 @@
-"""`quran-asr recipe`: list the shipped recipes, show one resolved, begin one of your own."""
+"""`quran-asr recipe`: list the shipped recipes, show one resolved, create one of your own."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from quran_asr.cli.output import echo
 
 @click.group(epilog="Example: quran-asr recipe show transfer")
 def recipe() -> None:
-    """List, show and begin recipes: the settings of a training."""
+    """List, show or create recipes: the settings of a training."""
 
 
 @recipe.command("list", epilog="Example: quran-asr recipe list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_recipes(as_json: bool) -> int:
-    """The shipped recipes, with what each is for and its parameters."""
+    """List the shipped recipes, with their parameter counts."""
     from quran_asr.cli.output import print_json, print_table
     from quran_asr.config.architecture import count_parameters
     from quran_asr.config.recipe import SHIPPED, load_recipe
@@ -29,7 +29,7 @@ def list_recipes(as_json: bool) -> int:
         print_json([{"name": name, "parameters": count, "summary": line} for name, count, line in rows])
     else:
         table = [(name, f"{count / 1e6:6.1f} M", line) for name, count, line in rows]
-        print_table(("recipe", "parameters", "what it does"), table)
+        print_table(("recipe", "parameters", "summary"), table)
     return 0
 
 
@@ -37,7 +37,7 @@ def list_recipes(as_json: bool) -> int:
 @click.argument("words", metavar="RECIPE [KEY=VALUE]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: name, recipe, origin.")
 def show(words: tuple[str, ...], as_json: bool) -> int:
-    """A recipe as it would run, every value with the line that it comes from."""
+    """Show a recipe as it would run, each value with the line that sets it."""
     from quran_asr.cli.output import print_json
     from quran_asr.config.overrides import split_words
     from quran_asr.config.recipe import as_plain, as_yaml, resolve
@@ -54,13 +54,13 @@ def show(words: tuple[str, ...], as_json: bool) -> int:
 @recipe.command("new", epilog="Example: quran-asr recipe new mine.yaml --base small trainer.max_epochs=60")
 @click.argument("file", metavar="FILE")
 @click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--base", default="transfer", show_default=True, metavar="RECIPE", help="What to begin from.")
+@click.option("--base", default="transfer", show_default=True, metavar="RECIPE", help="Recipe to start from.")
 def new(file: str, words: tuple[str, ...], base: str) -> int:
-    """Write a commented recipe of your own that differs from another in the values you give."""
+    """Write a commented recipe that differs from another in the given values."""
     from pathlib import Path
 
     from quran_asr.config.recipe_template import write_starter
 
     write_starter(Path(file), base, words)
-    echo(f"wrote {file}; see it whole with: quran-asr recipe show {file}", err=True)
+    echo(f"wrote {file}; show all values with: quran-asr recipe show {file}", err=True)
     return 0

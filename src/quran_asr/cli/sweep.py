@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from quran_asr.experiments.sweep.space import Value
 
 DEFAULT_TRIALS = 20
-SAID_EVERY = 60.0
-"""Seconds between lines on how far the trial at hand is."""
+REPORT_SECONDS = 60.0
+"""Seconds between lines on the progress of a trial."""
 
 
 @click.command(
@@ -32,26 +32,37 @@ SAID_EVERY = 60.0
 )
 @click.argument("words", nargs=-1, metavar="[RECIPE] KEY=V1,V2,... [KEY=LOW..HIGH]... [KEY=VALUE]...")
 @click.option(
-    "--train", "training", multiple=True, type=click.Path(), help="Manifest to train on; may be repeated."
+    "--train",
+    "training",
+    multiple=True,
+    type=click.Path(),
+    metavar="MANIFEST",
+    help="Training manifest. May be repeated.",
 )
-@click.option("--validation", multiple=True, type=click.Path(), help="Manifest whose WER decides.")
+@click.option(
+    "--validation",
+    multiple=True,
+    type=click.Path(),
+    metavar="MANIFEST",
+    help="Validation manifest; its WER ranks the trials. May be repeated.",
+)
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
     default=DEFAULT_TRIALS,
     show_default=True,
     metavar="N",
-    help="Trainings to make. Up to so many combinations of listed values are all made; more, and ranges, "
+    help="Number of trials. Up to this many combinations of listed values are all tried; more, and ranges, "
     "are sampled.",
 )
 @click.option(
     "--to",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where trials and result lie; default: sweeps/RECIPE. The same command goes on there.",
+    help="Folder for trials and results. Default: sweeps/RECIPE. The same command continues there.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Sampling seed.")
-@click.option("--no-prune", is_flag=True, help="Train every trial to its end, hopeless ones too.")
+@click.option("--no-prune", is_flag=True, help="Train every trial to its end, even hopeless ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sweep(
     words: tuple[str, ...],
@@ -63,13 +74,12 @@ def sweep(
     no_prune: bool,
     as_json: bool,
 ) -> int:
-    """Train RECIPE with other values of some keys, and say which hears best.
+    """Search hyperparameters: train RECIPE with different values of some keys, and rank the trials by WER.
 
-    KEY=V1,V2,V3 lists values, KEY=LOW..HIGH is a range (KEY=LOW..HIGH:log one of orders of magnitude), and
-    KEY=VALUE holds for all trials. Commas in brackets belong to one value:
-    quran.augment.speed=[1.0],[0.9,1.1] lists two lists; put a text with a comma into quotes. Each trial is a
-    training of its own with the same seed. A trial worse than the median of the others at the same step is
-    ended. Ctrl-C stops; the same command goes on.
+    KEY=V1,V2,V3 lists values, KEY=LOW..HIGH is a range (KEY=LOW..HIGH:log a logarithmic one), and KEY=VALUE
+    applies to all trials. Commas in brackets belong to one value: quran.augment.speed=[1.0],[0.9,1.1] lists
+    two lists; quote a string with a comma. Each trial is a training of its own with the same seed. A trial
+    worse than the median of the others at the same step is stopped. After Ctrl-C the same command continues.
 
     The guide's experiments:
 
@@ -84,12 +94,12 @@ def sweep(
 
     asked = _asked(words, training, validation, trials, seed, not no_prune)
     folder = to or Path("sweeps") / Path(asked.recipe).stem
-    _say_what_comes(asked, folder)
+    _announce(asked, folder)
     with _stopped_alike(), _shown(folder) as (on_trial, on_wait):
         try:
             run_sweep(asked, folder, on_trial, print_finding, on_wait)
         except KeyboardInterrupt:
-            echo(f"stopped; the same command goes on in {folder}", err=True)
+            echo(f"stopped; the same command continues in {folder}", err=True)
             raise
     result = result_of(asked, folder)
     write_result(result, asked, folder)
@@ -108,7 +118,7 @@ def _asked(
     seed: int,
     prune: bool,
 ) -> Sweep:
-    """The sweep, once everything that can be known of it beforehand is right."""
+    """The sweep, after everything that can be checked beforehand."""
     import json
 
     from quran_asr.cli.training_setup import describe_data, select_clips
@@ -135,7 +145,7 @@ def _asked(
     return Sweep(recipe_name, fixed, axes, trials, seed, prune, plan(recipe, work).optimizer_steps)
 
 
-def _say_what_comes(asked: Sweep, folder: Path) -> None:
+def _announce(asked: Sweep, folder: Path) -> None:
     from quran_asr.cli.output import print_finding
     from quran_asr.config.recipe import load_recipe
     from quran_asr.errors import Finding, counted
@@ -149,7 +159,7 @@ def _say_what_comes(asked: Sweep, folder: Path) -> None:
                 "note",
                 "unlike-validations",
                 "trainer.check_val_every_n_epoch",
-                "auto validates by the clock: trials are measured at different steps, and few end early",
+                "auto validates by the clock: trials are measured at different steps, and few are pruned",
                 "trainer.check_val_every_n_epoch=1",
             )
         )
@@ -180,26 +190,26 @@ def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
     from quran_asr.experiments.sweep.trial import last_error_lines
 
     terminal = sys.stderr.isatty()
-    said_at, said_before = time.monotonic(), ""
+    reported_at, reported = time.monotonic(), ""
     with progress_bar("trials", "trials") as bar:
 
         def show(done: int, trials: int, number: int, values: Mapping[str, Value], wer: float | None) -> None:
-            nonlocal said_at
+            nonlocal reported_at
             bar(done, trials)
             if wer is None or not terminal:
-                said_at = time.monotonic()
+                reported_at = time.monotonic()
                 log = log_of(folder, number)
-                message = f"begins, log {log}" if wer is None else f"validation WER {wer:.4f}"
+                message = f"started, log {log}" if wer is None else f"validation WER {wer:.4f}"
                 echo(f"trial {number} ({done} of {trials} done): {_as_words(values)}: {message}", err=True)
 
         def wait(number: int) -> None:
-            nonlocal said_at, said_before
-            if time.monotonic() - said_at < SAID_EVERY:
+            nonlocal reported_at, reported
+            if time.monotonic() - reported_at < REPORT_SECONDS:
                 return
-            said_at = time.monotonic()
+            reported_at = time.monotonic()
             line = last_error_lines(log_of(folder, number))
-            if line and line != said_before:
-                said_before = line
+            if line and line != reported:
+                reported = line
                 echo(f"trial {number}: {line}", err=True)
 
         yield show, wait
@@ -218,17 +228,17 @@ def print_result(result: Result) -> None:
     from quran_asr.cli.output import print_table
 
     if not result.rows:
-        echo("no trial was made", err=True)
+        echo("there was no trial", err=True)
         return
     keys = list(result.rows[0].values)
     header = ("trial", *_names(keys), "WER %", "95 %", "minus best", "95 %", "steps", "minutes", "")
     print_table(header, [_line(row, keys) for row in result.rows])
-    echo(f"intervals: {result.interval_method}; differences over the same clips, drawn in pairs")
+    echo(f"intervals: {result.interval_method}; differences by a paired bootstrap over the same clips")
     echo("importance of the keys: " + _importance(result))
     if result.best_recipe is not None:
         echo(f"best recipe: {result.best_recipe}")
     else:
-        echo("no trial was trained to its end: there is no best recipe")
+        echo("no trial has finished: there is no best recipe")
 
 
 def _names(keys: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from quran_asr.cli.output import echo, print_json
 
 @click.group(epilog="Example: quran-asr text show 2:255 --spelling letters")
 def text() -> None:
-    """Show, find and split the words of the Quran."""
+    """Show and search the text of the Quran, in three spellings."""
 
 
 @text.command(epilog="Example: quran-asr text show 112 --spelling letters")
@@ -19,12 +19,15 @@ def text() -> None:
     default="diacritized",
     show_default=True,
     metavar="SPELLING",
-    help="uthmani (as in the mushaf), diacritized (today's spelling with all vowels) or letters (without).",
+    help="uthmani (as in the mushaf), diacritized (modern spelling with all vowels) or letters (without).",
 )
-@click.option("--basmala", is_flag=True, help="Also show the basmala that is written before verse 1.")
+@click.option("--basmala", is_flag=True, help="Also show the basmala before verse 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(reference: str, spelling: str, basmala: bool, as_json: bool) -> int:
-    """Show the verses REF (2:255, 2:255-257, or 112 for a whole surah), one a line: place, tab, words."""
+    """Show the verses REF (2:255, 2:255-257, or 112 for a whole surah).
+
+    Prints one line for each verse: its number, a tab, its words.
+    """
     from quran_asr.text.passages import parse_range
     from quran_asr.text.quran import load_quran
 
@@ -39,7 +42,7 @@ def show(reference: str, spelling: str, basmala: bool, as_json: bool) -> int:
         return 0
     for row in rows:
         echo(f"{row['verse']}\t{row['text']}")
-    _say_source(quran.edition_name)
+    _print_source(quran.edition_name)
     return 0
 
 
@@ -47,10 +50,10 @@ def show(reference: str, spelling: str, basmala: bool, as_json: bool) -> int:
 @click.argument("words", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def find(words: tuple[str, ...], as_json: bool) -> int:
-    """Find the verses in which WORDS stand together, in whatever spelling they are typed.
+    """Find the verses that contain WORDS as a phrase, in any spelling.
 
-    One verse a line: place, tab, verse. Where no verse has them all together, the nearest verses are shown,
-    and in a third column the words they have. Exits 1 when there is nothing near.
+    Prints one line for each verse: its number, a tab, the verse. If no verse contains the phrase, the closest
+    verses are shown, with the matching words in a third column. Exits 1 if there is none.
     """
     from quran_asr.text.passages import find as find_words
     from quran_asr.text.quran import load_quran
@@ -65,16 +68,16 @@ def find(words: tuple[str, ...], as_json: bool) -> int:
         print_json({"words": " ".join(words), "exact": exact, **_source(quran.edition_name), "matches": rows})
         return int(not matches)
     if not matches:
-        echo("no verse has these words, or most of them in this order", err=True)
+        echo("no verse contains these words, or most of them in this order", err=True)
         return 1
     if not exact:
-        echo("no verse has these words together; the nearest verses, and the words they have:", err=True)
+        echo("no verse contains this phrase; the closest verses, and their matching words:", err=True)
     for match in matches:
-        heard = "" if exact else f"\t{' '.join(match.words)}"
-        echo(f"{match.ref}\t{match.text}{heard}")
+        matching = "" if exact else f"\t{' '.join(match.words)}"
+        echo(f"{match.ref}\t{match.text}{matching}")
     if exact:
         echo(f"{len(matches)} verse{'s' * (len(matches) > 1)}", err=True)
-    _say_source(quran.edition_name)
+    _print_source(quran.edition_name)
     return 0
 
 
@@ -84,8 +87,8 @@ def find(words: tuple[str, ...], as_json: bool) -> int:
 def words(reference: str, as_json: bool) -> int:
     """Show each word of the verses REF in all spellings.
 
-    One word of the mushaf a line, with tabs between: verse and word number, uthmani, diacritized, letters.
-    The diacritized spelling writes some of them as two or three words.
+    Prints one line for each word of the mushaf, separated by tabs: verse and word number, uthmani,
+    diacritized, letters. The diacritized spelling writes some of them as two or three words.
     """
     from quran_asr.text.passages import parse_range, word_map
 
@@ -105,18 +108,18 @@ def words(reference: str, as_json: bool) -> int:
         return 0
     for row in rows:
         echo(f"{row['verse']}:{row['word']}\t{row['uthmani']}\t{row['diacritized']}\t{row['letters']}")
-    _say_source("uthmani", "simple")
+    _print_source("uthmani", "simple")
     return 0
 
 
 def _source(edition: str) -> dict[str, str]:
-    """What Tanzil's terms ask for wherever the text is shown: the source and a link to it."""
+    """What Tanzil's terms require wherever the text is shown: the source and a link to it."""
     from quran_asr.text.editions import LINK, TITLES
 
     return {"edition": edition, "source": TITLES[edition], "link": LINK}
 
 
-def _say_source(*editions: str) -> None:
+def _print_source(*editions: str) -> None:
     for edition in editions:
         source = _source(edition)
         echo(f"Text: {source['source']}, {source['link']}", err=True)

@@ -78,7 +78,7 @@ def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | Non
             raise QuranAsrError(
                 "the run has no validated checkpoint",
                 where=str(folder),
-                remedy="go on from its last: --resume",
+                remedy="resume from its last: --resume",
             )
     elif checkpoint is None:
         checkpoint = run.last_checkpoint()
@@ -88,7 +88,7 @@ def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | Non
         raise QuranAsrError(
             f"the run has made {counted(made, 'step')} already",
             where=f"trainer.max_steps={limit}",
-            remedy=f"a number over {made}",
+            remedy=f"give a number above {made}",
         )
     for change in changed:
         echo(f"override {change}", err=True)
@@ -118,8 +118,10 @@ def has_ended(resumed: Resumption, as_json: bool) -> bool:
     if not any(row["step"] == made for row in validations) or _average_is_due(resumed, made):
         return False
     echo(
-        f"the run has made its {counted(made, 'step')} already; to go on, give trainer.max_steps=N with more"
-        + (" (and trainer.max_epochs=N, which ends it too)" if resumed.recipe.trainer.max_epochs > 0 else ""),
+        f"the run has made its {counted(made, 'step')} already; to continue, raise trainer.max_steps=N"
+        + (
+            " (and trainer.max_epochs=N, which also ends it)" if resumed.recipe.trainer.max_epochs > 0 else ""
+        ),
         err=True,
     )
     if as_json:
@@ -167,7 +169,7 @@ def go_on_from(resumed: Resumption, ranks: int) -> Recipe:
     run, recipe = resumed.run, resumed.recipe
     step = 0
     if resumed.checkpoint is None:
-        echo("the run has no checkpoint yet: it begins again, in the same folder", err=True)
+        echo("the run has no checkpoint yet: it starts over, in the same folder", err=True)
         run.rewind_metrics(0, validated=False)
     else:
         facts = checkpoint_facts(resumed.checkpoint)
@@ -178,7 +180,7 @@ def go_on_from(resumed: Resumption, ranks: int) -> Recipe:
                 recipe = keep_effective_batch(recipe, facts.ranks, ranks)
             print_finding(other_processes(facts.ranks, ranks, facts.effective_batch, recipe))
         run.rewind_metrics(step, validated=facts.validated)
-        echo(f"going on after step {step:,} from {resumed.checkpoint}", err=True)
+        echo(f"resuming after step {step:,} from {resumed.checkpoint}", err=True)
     run.replace_recipe(recipe, step)
     return recipe
 
@@ -206,10 +208,10 @@ def other_processes(before: int, now: int, effective_batch: int, recipe: Recipe)
         "note",
         "other-processes",
         "trainer.devices",
-        f"the run had {_processes(before)} and has {_processes(now)} now: its effective batch of "
+        f"the run had {_processes(before)} and now has {_processes(now)}: its effective batch of "
         f"{effective_batch} {keeps} (trainer.accumulate_grad_batches={accumulation} "
-        f"model.train_ds.batch_size={clips}), every clip still comes once in the epoch; the order of the "
-        "clips and what is drawn (dropout, masks, look-aheads) are no longer those of an undisturbed run",
+        f"model.train_ds.batch_size={clips}), and each epoch still contains every clip once; the order of "
+        "the clips and random draws (dropout, masks, look-aheads) differ from an uninterrupted run",
         "",
     )
 
@@ -223,31 +225,45 @@ def _processes(number: int) -> str:
 )
 @click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
 @click.option(
-    "--train", "training", multiple=True, type=click.Path(), help="Manifest to train on; may be repeated."
+    "--train",
+    "training",
+    multiple=True,
+    type=click.Path(),
+    metavar="MANIFEST",
+    help="Training manifest. May be repeated.",
 )
-@click.option("--validation", multiple=True, type=click.Path(), help="Manifest to choose checkpoints by.")
 @click.option(
-    "--resume", type=click.Path(path_type=Path), help="Go on with this run folder (no RECIPE then)."
+    "--validation",
+    multiple=True,
+    type=click.Path(),
+    metavar="MANIFEST",
+    help="Validation manifest; its WER chooses checkpoints. May be repeated.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Resume this run from its last checkpoint (without RECIPE).",
 )
 @click.option(
     "--resume-best",
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Like --resume, from the checkpoint with the lowest val_wer.",
+    help="Resume from the checkpoint with the lowest validation WER.",
 )
 @click.option(
     "--allow-partial",
     is_flag=True,
-    help="Start even if less than 90 % of the encoder comes from the pretrained model.",
+    help="Start even if less than 90 % of the encoder is loaded from the pretrained model.",
 )
 @click.option(
     "--fit-memory",
     is_flag=True,
-    help="Try which batches fit, and take the largest; the effective batch stays, by accumulation.",
+    help="Find the largest batch that fits in memory; accumulation keeps the effective batch size.",
 )
-@click.option("--no-preflight", is_flag=True, help="Begin without the checks of `quran-asr check`.")
-@click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON.")
+@click.option("--no-preflight", is_flag=True, help="Skip the checks of `quran-asr check`.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def train(
     words: tuple[str, ...],
     training: tuple[str, ...],
@@ -259,10 +275,10 @@ def train(
     no_preflight: bool,
     as_json: bool,
 ) -> int:
-    """Train a recognizer. RECIPE is a name of `quran-asr recipe list` or a file; default: transfer.
+    """Train a model. RECIPE is a name of `quran-asr recipe list` or a file; default: transfer.
 
-    Ctrl-C ends the training after the current step and leaves a run that --resume continues. Several GPUs
-    (trainer.devices) are used by as many processes; torchrun and srun start them on several machines.
+    Ctrl-C stops after the current step; --resume continues the run. Each GPU (trainer.devices) gets a
+    process; torchrun and srun start them on several machines.
     """
     need("train")
     from quran_asr.config.overrides import split_words
@@ -297,7 +313,7 @@ def what_goes_on(
     folder = resume if not resume_best else Path(resume_best)
     if folder is not None:
         if name:
-            raise QuranAsrError("--resume takes the run's own recipe", remedy=f"leave out `{name}`")
+            raise QuranAsrError("--resume uses the recipe of the run", remedy=f"leave out `{name}`")
         return resumption(folder, overrides, checkpoint=None, best=resume_best is not None)
     if resume_best is not None:
         raise QuranAsrError("--resume-best needs a run", remedy="quran-asr train --resume-best RUN")
@@ -308,9 +324,9 @@ def what_goes_on(
     if not checkpoint.is_file():
         raise QuranAsrError("no such checkpoint", where=given)
     if not zipfile.is_zipfile(checkpoint):
-        raise QuranAsrError("is no checkpoint, or was cut off", where=given, remedy="name a whole .ckpt")
+        raise QuranAsrError("is not a checkpoint, or is truncated", where=given, remedy="name a whole .ckpt")
     if name:
-        echo(f"the run of {given} goes on with its own recipe, not `{name}`", err=True)
+        echo(f"the run of {given} is resumed with its own recipe, not `{name}`", err=True)
     run = checkpoint.absolute().parent.parent
     return resumption(run, overrides, checkpoint=checkpoint, best=False)
 
@@ -440,9 +456,11 @@ def silent_follower() -> Iterator[None]:
 
 @click.command(epilog="Example: quran-asr tokenizer transfer --to tokenizers/diacritized-1024")
 @click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
-@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option(
+    "--to", "folder", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Output folder."
+)
 def tokenizer(words: tuple[str, ...], folder: Path) -> int:
-    """Make a recipe's BPE tokenizer from all 6,236 verses, and prove that it loses none."""
+    """Train the BPE tokenizer of a recipe on all 6,236 verses, and verify that it reproduces each."""
     need("train")
     from quran_asr.config.overrides import split_words
     from quran_asr.config.recipe import load_recipe
@@ -453,12 +471,12 @@ def tokenizer(words: tuple[str, ...], folder: Path) -> int:
     from quran_asr.training.tokenizer import train_tokenizer
 
     made = train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, folder)
-    echo(f"{folder}: {made.size} tokens, spelling {recipe.quran.spelling}, no verse lost")
+    echo(f"{folder}: {made.size} tokens, spelling {recipe.quran.spelling}, every verse reproduced")
     return 0
 
 
 def report_end(ended: Trained, as_json: bool) -> int:
-    """Say how a training ended; 130 where it was interrupted, 1 where a sign of `quran.stop_on` ended it."""
+    """Report how a training ended; 130 if interrupted, 1 if a diagnosis of `quran.stop_on` ended it."""
     from quran_asr.experiments.run_folder import average_of, rate_of
 
     best = ended.run.best_nemo()
@@ -476,20 +494,22 @@ def report_end(ended: Trained, as_json: bool) -> int:
         )
     elif ended.stopped_by is not None:
         echo(
-            f"stopped after {ended.steps:,} steps by `{ended.stopped_by.code}` (quran.stop_on); look at it "
-            f"with: quran-asr watch {ended.run.path}; go on with: quran-asr train --resume {ended.run.path}",
+            f"stopped after {ended.steps:,} steps by `{ended.stopped_by.code}` (quran.stop_on); diagnose it "
+            f"with: quran-asr watch {ended.run.path}; "
+            f"continue with: quran-asr train --resume {ended.run.path}",
             err=True,
         )
     elif ended.interrupted:
         echo(
-            f"interrupted after {ended.steps:,} steps; go on with: quran-asr train --resume {ended.run.path}",
+            f"interrupted after {ended.steps:,} steps; "
+            f"continue with: quran-asr train --resume {ended.run.path}",
             err=True,
         )
     else:
         echo(f"{ended.steps:,} steps in {ended.seconds / 60:.1f} minutes", err=True)
         if best is None or ended.best_wer is None:
             echo(
-                "no validation was made, so there is no best model: validate more often with "
+                "there was no validation, so there is no best model: validate more often with "
                 "trainer.val_check_interval, or train longer",
                 err=True,
             )

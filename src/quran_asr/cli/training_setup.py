@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StartOptions:
-    """How a training is to be begun."""
+    """How a training is started."""
 
     allow_partial: bool
     """Little of the encoder may come from the pretrained model."""
@@ -59,8 +59,8 @@ def start_from_checkpoint(recipe: Recipe) -> Recipe:
             "neither a .nemo nor a .ckpt", where=f"exp_manager.resume_from_checkpoint={given}", remedy=""
         )
     echo(
-        f"a .nemo holds no optimizer: a new run starts from the weights of {given}, with a new optimizer and "
-        "schedule (its run goes on where it was with `--resume RUN`)",
+        f"a .nemo contains no optimizer state: a new run starts from the weights of {given}, with a new "
+        "optimizer and schedule (`--resume RUN` would continue its run)",
         err=True,
     )
     exp_manager = replace(recipe.exp_manager, resume_from_checkpoint=None)
@@ -116,7 +116,7 @@ def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
             raise QuranAsrError(
                 f"no {what} manifest",
                 where=f"model.{key}.manifest_filepath",
-                remedy=f"give one with {option} FILE (`quran-asr corpus scan` makes one from recordings)",
+                remedy=f"give one with {option} MANIFEST (`quran-asr corpus scan` makes one from recordings)",
             )
         segments = []
         for manifest in ds.manifests:
@@ -155,7 +155,7 @@ TRAIN_SAMPLE = 20
 
 
 class TorchChecks:
-    """The checks of the room `train` (see `runs.check.TorchChecks`)."""
+    """The checks that need torch (see `experiments.checks.preflight`)."""
 
     def __init__(
         self, recipe: Recipe, start_options: StartOptions, folder: Path, gate_steps: int | None
@@ -234,8 +234,8 @@ class TorchChecks:
             return skipped("--gate-steps 0")
         if not steps and device.type == "cpu" and parameters > GATED_ON_A_CPU:
             return skipped(
-                f"{parameters / 1e6:.1f} M parameters would learn by heart for many minutes on a CPU",
-                f"--gate-steps {GATE_STEPS} does it all the same",
+                f"{parameters / 1e6:.1f} M parameters would take many minutes on a CPU",
+                f"--gate-steps {GATE_STEPS} runs it anyway",
             )
         tokenizer = Tokenizer(self.folder / "tokenizer")
         clips = gate_clips(self.recipe, tokenizer, training)

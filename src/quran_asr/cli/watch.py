@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: quran-asr watch last")
 @click.argument("run")
-@click.option("--follow", is_flag=True, help="Go on reading, and say what is new, until the run is over.")
-@click.option("--every", default=10.0, type=FiniteRange(0.1, 86_400.0), help="Seconds between looks.  [10]")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON; with --follow a line at each change.")
+@click.option("--follow", is_flag=True, help="Keep watching and report what is new until the run ends.")
+@click.option(
+    "--every",
+    default=10.0,
+    type=FiniteRange(0.1, 86_400.0),
+    show_default=True,
+    metavar="SECONDS",
+    help="Interval of --follow.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --follow one line at each change.")
 def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
-    """Say how a training goes: good signs and bad ones, each with evidence, cause and remedy.
+    """Diagnose a training by its curves: each diagnosis with evidence, cause and remedy; then a forecast.
 
     RUN is a run folder, `last`, a folder or file of TensorBoard events of any NeMo run, or a CSV. Exits 1
-    if there is a sign of severity error.
+    if a diagnosis has severity error.
     """
     from quran_asr.experiments.curve_files import read_curves
     from quran_asr.experiments.diagnostics.forecast import forecast
@@ -52,7 +59,7 @@ def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
 
 
 def _follow(path: Path, every: float, as_json: bool) -> int:
-    """Look again and again; end when the run is over."""
+    """Read the curves at intervals until the run ends."""
     import json
 
     from quran_asr.errors import QuranAsrError
@@ -65,7 +72,7 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
     while True:
         try:
             curves = read_curves(path)
-        except QuranAsrError as error:  # taken away, or just being replaced: say so and look again
+        except QuranAsrError as error:  # deleted, or just being replaced
             echo(f"warning: {error}", err=True)
             time.sleep(every)
             continue
@@ -78,7 +85,7 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
         ahead = forecast(curves, diagnostics)
         if now != seen:
             if seen and now[0] < seen[0]:
-                echo(f"the run went back to step {now[0]:,}", err=True)
+                echo(f"the run was rewound to step {now[0]:,}", err=True)
                 shown_codes = set()
             seen = now
             if as_json:
@@ -119,7 +126,7 @@ def _over(curves: Curves, diagnostics: tuple[Diagnosis, ...]) -> str:
 
 
 def _progress(curves: Curves) -> str:
-    """Where the run stands, in one line."""
+    """The progress of the run in one line."""
     from quran_asr.experiments.diagnostics.forecast import planned_end
 
     end = planned_end(curves)
@@ -138,7 +145,7 @@ def _progress(curves: Curves) -> str:
         if points:
             value = points[-1].value
             shown = (
-                "no number"
+                "not a number"
                 if value is None
                 else f"{value:.3f}"
                 if series is curves.validation
@@ -164,13 +171,13 @@ def _counted_in(curves: Curves) -> str:
 
 
 def _paragraph(diagnosis: Diagnosis, unit: str) -> str:
-    """A sign as a person reads it."""
+    """A diagnosis for a person to read."""
     lines = [f"{diagnosis.severity} [{diagnosis.code}] {diagnosis.message}"]
     if diagnosis.severity != "good":
         measured = ", ".join(
             f"{e.series.partition('.')[2]} {_value(e.value)} at {unit} {e.step:,}" for e in diagnosis.evidence
         )
-        lines += [f"  seen in: {measured}"] if measured else []
+        lines += [f"  evidence: {measured}"] if measured else []
     lines += [f"  cause: {diagnosis.cause}"] if diagnosis.cause else []
     lines += [f"  hint: {diagnosis.remedy}"] if diagnosis.remedy else []
     return "\n".join(lines)
@@ -178,12 +185,12 @@ def _paragraph(diagnosis: Diagnosis, unit: str) -> str:
 
 def _ahead(ahead: Forecast, unit: str) -> str:
     if not ahead.expected:
-        return f"outlook: {ahead.reason}"
+        return f"forecast: {ahead.reason}"
     parts = [
         f"WER {e.wer:.3f} ({e.low:.3f} to {e.high:.3f}) at {unit} {e.step:,} ({e.label})"
         for e in ahead.expected
     ]
-    return f"outlook, going on like this, with 90 % intervals: {'; '.join(parts)}"
+    return f"forecast at the present course, with 90 % intervals: {'; '.join(parts)}"
 
 
 def _as_json(curves: Curves, diagnostics: tuple[Diagnosis, ...], ahead: Forecast) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def method(reciters: Sequence[str]) -> str:
     names = "1 reciter" if distinct == 1 else f"{distinct} reciters"
     return (
         f"95 %, bootstrap over clips within {names}, {DRAWS} draws: "
-        "too few reciters to say how far other reciters would differ"
+        "too few reciters to estimate how much other reciters would differ"
     )
 
 

@@ -16,8 +16,8 @@ from quran_asr.files import write_atomically
 from quran_asr.records import Segment, Transcript
 
 Recognize = Callable[[Sequence[Segment]], Iterable[Transcript | QuranAsrError]]
-"""Hears clips, batched as it likes, and gives one answer a clip in the order of the clips; an error in place
-of a transcript where a clip cannot be heard."""
+"""Recognizes clips, in batches of its choice, and gives one answer for each, in their order; an error instead
+of a transcript if a clip cannot be read."""
 
 REPORT_NAME = "report.json"
 
@@ -29,25 +29,25 @@ def evaluate(
     training: TrainingData | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Report, list[ScoredClip]]:
-    """Hear the clips and score what was heard.
+    """Recognize the clips and score the hypotheses.
 
     Args:
-        segments: the clips with what is said in them.
-        recognize: what hears them.
+        segments: the clips with their references.
+        recognize: the recognizer.
         setting: what is measured, for the report; its spelling is the one that is counted in.
         training: what the model was trained on; None when nobody knows.
-        on_progress: called with (clips heard, all clips).
+        on_progress: called with (clips done, all clips).
 
     Returns:
-        The report and every clip that was heard, in order. Clips that cannot be heard are listed in
-        `report.unreadable` and are in no count.
+        The report and every scored clip, in order. Unreadable clips are listed in `report.unreadable` and
+        excluded from all counts.
 
     Raises:
-        QuranAsrError: there is no clip, or not one of them can be heard.
+        QuranAsrError: there is no clip, or none of them can be read.
         ValueError: `recognize` gave more or fewer answers than clips.
     """
     if not segments:
-        raise QuranAsrError("there is no clip to hear", where=setting.manifest)
+        raise QuranAsrError("there are no clips", where=setting.manifest)
     transcribed: list[tuple[Segment, str]] = []
     unreadable: list[Unreadable] = []
     for done, (segment, answer) in enumerate(zip(segments, recognize(segments), strict=True), start=1):
@@ -60,7 +60,7 @@ def evaluate(
     if not transcribed:
         first = unreadable[0]
         raise QuranAsrError(
-            f"not one of {len(segments)} clips can be heard; the first: {first.reason}",
+            f"none of {counted(len(segments), 'clip')} can be read; the first: {first.reason}",
             where=first.segment.audio,
         )
     scores = score_clips(
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def unreadable_findings(report: Report) -> list[Finding]:
-    """One error that counts the clips that could not be heard and names the first; none if all could.
+    """One error that counts the unreadable clips and names the first; none if all could be read.
 
     It is named by its line where the manifest can be read, else by its recording.
     """
@@ -82,21 +82,21 @@ def unreadable_findings(report: Report) -> list[Finding]:
     first, manifest = report.unreadable[0], report.setting.manifest
     where = find_line([manifest], first.segment) if Path(manifest).is_file() else first.segment.place
     left_out = len(report.unreadable)
-    verb = "is in no count:" if left_out == 1 else "are in no count; the first:"
+    verb = "is excluded:" if left_out == 1 else "are excluded; the first:"
     return [
         Finding(
             severity="error",
             code="unreadable-clips",
             where=where,
-            message=f"{left_out:,} of {counted(report.whole.clips + left_out, 'clip')} could not be heard "
+            message=f"{left_out:,} of {counted(report.whole.clips + left_out, 'clip')} could not be read "
             f"and {verb} {first.reason}",
-            remedy=f"mend or leave out what {REPORT_NAME} lists under `unreadable`",
+            remedy=f"fix or remove what {REPORT_NAME} lists under `unreadable`",
         )
     ]
 
 
 def write_report(folder: Path, report: Report, clips: Sequence[ScoredClip]) -> None:
-    """Write `report.json` and, beside it, `transcripts.jsonl` with a line for each clip heard; atomically."""
+    """Write `report.json` and `transcripts.jsonl`, which has a line for each scored clip; atomically."""
     summary = json.dumps(report.to_json(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     write_transcripts(folder / TRANSCRIPTS_NAME, clips)
     # A file name that is not UTF-8 is written as JSON writes it: nothing that was measured is lost for it.

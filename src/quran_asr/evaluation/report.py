@@ -69,7 +69,7 @@ class ScoredClip:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A clip that could not be heard, so that it is in no count."""
+    """A clip that could not be read, so that it is excluded from all counts."""
 
     segment: Segment
     reason: str
@@ -189,7 +189,7 @@ def make_report(
     Args:
         clips: all clips that were heard.
         training: what the model was trained on; None when nobody knows.
-        unreadable: clips that could not be heard: listed, in no count.
+        unreadable: clips that could not be read: listed, not counted.
     """
     cell = cells([clip.segment for clip in clips], training)
     by_errors = sorted(clips, key=lambda clip: (-clip.score.words.errors, clip.score.words.reference_length))

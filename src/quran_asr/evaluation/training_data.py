@@ -87,7 +87,7 @@ class TrainingData:
             raise QuranAsrError("there is no such file", where=str(path)) from error
         except (ValueError, KeyError, TypeError, AttributeError, QuranAsrError) as error:
             raise QuranAsrError(
-                "this does not say what a model was trained on",
+                "this does not record the training data of a model",
                 where=str(path),
                 remedy="name the manifest that was trained on instead: `--trained-on train.jsonl`",
             ) from error
@@ -102,7 +102,7 @@ def find_training_data(place: Path, spelling: str) -> TrainingData:
     if place.is_dir():
         if not (place / FILE_NAME).exists():
             raise QuranAsrError(
-                f"this folder has no {FILE_NAME}, so it is no run",
+                f"this folder has no {FILE_NAME}, so it is not a run",
                 where=str(place),
                 remedy="name a run folder or the manifest that was trained on",
             )

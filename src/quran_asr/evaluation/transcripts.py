@@ -94,7 +94,7 @@ def _clip(values: Any) -> tuple[Segment, str]:
     audio, reference, transcribed = (str(text) for text in texts)
     verses = values.get("verses") or []
     if not isinstance(verses, list) or not all(isinstance(verse, str) for verse in verses):
-        raise QuranAsrError("`verses` is no list of verses")
+        raise QuranAsrError("`verses` is not a list of verses")
     reciter = values.get("reciter") or ""
     segment = Segment(
         audio=audio,
@@ -111,5 +111,5 @@ def _seconds(values: dict[str, Any], key: str) -> float:
     value = values.get(key, 0)
     # false for NaN too
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_SECONDS:
-        raise QuranAsrError(f"`{key}` is no number of seconds")
+        raise QuranAsrError(f"`{key}` is not a number of seconds")
     return float(value)

@@ -119,7 +119,7 @@ def source_of(nemo: Saved, saved: Sequence[Saved]) -> Saved | None:
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What `--keep` would do."""
+    """What `checkpoints prune` would do."""
 
     kept: tuple[Saved, ...]
     dropped: tuple[Saved, ...]

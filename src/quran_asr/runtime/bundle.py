@@ -30,6 +30,8 @@ TRAINING_DATA = "training_data.json"
 """What the model was trained on; not every bundle has it."""
 NEEDED = (ENCODER, PREDICTION, JOINT, VOCABULARY)
 AGAIN = "export the model again, or copy the whole folder again"
+DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "default"
+"""Package data: the bundle that commands use when no model is named."""
 MOST_CACHED = 1 << 26
 """Numbers that a stream may keep of the encoder; a model of 114M parameters keeps 1 << 20."""
 
@@ -120,6 +122,20 @@ class Bundle:
 
 def is_bundle(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
+
+
+def default_model() -> Path:
+    """The folder of the bundle that ships in the package.
+
+    Raises:
+        QuranAsrError: this installation has none.
+    """
+    if not is_bundle(DEFAULT_MODEL):
+        raise QuranAsrError(
+            "this installation contains no default model",
+            remedy="name one with --model: a bundle, a .nemo, a .ckpt or a run folder",
+        )
+    return DEFAULT_MODEL
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -149,7 +149,7 @@ def read_report(path: Path) -> Told:
         raise QuranAsrError("is not JSON", where=str(path)) from None
     if not isinstance(values, dict) or not {"wer", "model", *LIKE} <= values.keys():
         raise QuranAsrError(
-            "is not a report", where=str(path), remedy="`quran-asr evaluate MODEL MANIFEST` makes one"
+            "is not a report", where=str(path), remedy="`quran-asr evaluate MANIFEST --model MODEL` makes one"
         )
     for key, (kind, fits) in _KINDS.items():
         if key in values and not fits(values[key]):

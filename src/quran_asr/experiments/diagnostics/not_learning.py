@@ -257,7 +257,7 @@ def _nothing_loaded(curves: Curves) -> Found | None:
 def _wrong_text(curves: Curves) -> Found | None:
     train, letters = last(curves, "train_wer"), last(curves, "cer")
     remedy = (
-        "compare text and sound of some clips of both manifests (`quran-asr evaluate RUN MANIFEST` "
+        "compare text and sound of some clips of both manifests (`quran-asr evaluate MANIFEST --model RUN` "
         "shows what was said and heard); check `quran.spelling` and `model.tokenizer.dir`"
     )
     if train is not None and train < 0.5:

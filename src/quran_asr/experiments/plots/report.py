@@ -186,7 +186,7 @@ def _worst(
     if not places:
         missing = (
             "<p>No transcripts are at hand. A run of quran-asr leaves those of its best validation; others "
-            "come from <code>quran-asr evaluate MODEL MANIFEST</code>, and "
+            "come from <code>quran-asr evaluate MANIFEST --model MODEL</code>, and "
             "<code>quran-asr plot --transcripts FILE</code> shows them.</p>"
         )
         return Part("Worst clips", missing)

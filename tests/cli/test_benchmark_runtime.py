@@ -1,4 +1,4 @@
-"""`quran-asr benchmark listening`: a tiny model through the whole comparison, and what it refuses."""
+"""`quran-asr benchmark runtime`: a tiny model through the whole comparison, and what it refuses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_all_sides_of_a_tiny_model(tmp_path: Path, capfd: pytest.CaptureFixture[
     pytest.importorskip("sherpa_onnx", reason="needs sherpa-onnx")
     few = ("--seconds", "4", "--rounds", "1", "--minutes", "0.1", "--look-ahead", "480", "--streams", "2")
     written = tmp_path / "figures.json"
-    command = ("benchmark", "listening", "--preset", "quickstart", *few, "--to", str(written), "--json")
+    command = ("benchmark", "runtime", "--preset", "quickstart", *few, "--to", str(written), "--json")
     assert run(*command, *TINY) == 0
     out, err = capfd.readouterr()
     figures = json.loads(out)
@@ -63,26 +63,29 @@ def test_all_sides_of_a_tiny_model(tmp_path: Path, capfd: pytest.CaptureFixture[
 
 
 def test_what_it_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run("benchmark", "listening") == 2
-    assert run("benchmark", "listening", "--preset", "60M") == 2
-    assert run("benchmark", "listening", str(tmp_path), "--preset", "30M") == 2
-    assert run("benchmark", "listening", str(tmp_path), "model.encoder.n_layers=1") == 2
+    assert run("benchmark", "runtime") == 2
+    assert run("benchmark", "runtime", "--preset", "60M") == 2
+    assert run("benchmark", "runtime", "--model", str(tmp_path), "--preset", "30M") == 2
+    assert run("benchmark", "runtime", "--model", str(tmp_path), "model.encoder.n_layers=1") == 2
     errors = capsys.readouterr().err
-    assert "name one model" in errors
+    assert "give either --model or --preset" in errors
     assert "no preset `60M`" in errors
-    assert "changes a preset" in errors
+    assert "overrides a preset" in errors
 
 
 def test_what_it_refuses_of_a_model_before_anything_is_written(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert run("benchmark", "listening", "--preset", "30M", "--look-ahead", "77") == 2
+    assert run("benchmark", "runtime", "--preset", "30M", "--look-ahead", "77") == 2
     assert (
         capsys.readouterr().err == "error: --preset 30M: the model has no look-ahead of 77 ms\n"
         "hint: it has: 1040 ms, 480 ms, 80 ms, 0 ms\n"
     )
     (tmp_path / "bundle.json").write_text("{}")
-    for command in (("benchmark", "listening", str(tmp_path)), ("export", str(tmp_path), "--to", "b2")):
+    for command in (
+        ("benchmark", "runtime", "--model", str(tmp_path)),
+        ("export", str(tmp_path), "--to", "b2"),
+    ):
         assert run(*command) == 2
         said = capsys.readouterr().err
-        assert "this is a bundle already" in said and "that it was made from" in said
+        assert "this is already a bundle" in said and "that it was exported from" in said
