@@ -44,6 +44,8 @@ COMMANDS = {
     "evaluate": ("quran_asr.cli.evaluate:evaluate", "Compute WER and CER of a model on a manifest."),
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
     "export": ("quran_asr.cli.export:export", "Make a model a bundle that needs neither torch nor NeMo."),
+    "identify": ("quran_asr.cli.identify:identify", "Find the verses that recordings hold."),
+    "align": ("quran_asr.cli.align:align", "Find when each word is recited; subtitles and verse clips."),
     "listen": ("quran_asr.cli.listen:listen", "Print words while they are recited: a file or a microphone."),
     "benchmark": (
         "quran_asr.cli.benchmark:benchmark",

@@ -122,6 +122,23 @@ def is_bundle(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
 
 
+def default_model() -> Path:
+    """The bundle that comes with the package: the folder `models`, or one in it.
+
+    Raises:
+        QuranAsrError: this installation has none.
+    """
+    models = Path(__file__).parents[1] / "models"
+    inside = sorted(models.iterdir()) if models.is_dir() else []
+    for folder in (models, *inside):
+        if is_bundle(folder):
+            return folder
+    raise QuranAsrError(
+        "this installation of quran-asr has no model",
+        remedy="name one with --model (in Python: model=); `quran-asr export` makes a bundle",
+    )
+
+
 def read_bundle(folder: Path) -> Bundle:
     """Read and check a bundle: every file that is needed is there, whole and unchanged.
 
