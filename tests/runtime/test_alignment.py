@@ -17,13 +17,16 @@ from hypothesis import strategies as st
 
 import quran_asr
 from quran_asr import audio
-from quran_asr.decoding.graph import Graph, Kind, build_graph
+from quran_asr.decoding.graph import FORMULAS, Graph, Kind, build_graph
 from quran_asr.decoding.path import Alignment
 from quran_asr.errors import QuranAsrError
+from quran_asr.records import VerseRef
 from quran_asr.runtime import bundle as bundles
-from quran_asr.runtime.alignment import START_SHIFT, AlignedRecording, align_scores
+from quran_asr.runtime.alignment import START_SHIFT, AlignedRecording, align_scores, in_spelling
 from quran_asr.runtime.alignment_formats import FORMATS
 from quran_asr.runtime.verse_clips import cut_verses, quietest
+from quran_asr.text.passages import parse_range
+from quran_asr.text.spelling import spell
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 from spoken import FRAME, QURAN, TOKENIZER, Speech, formula, verse
@@ -141,6 +144,26 @@ def test_subtitles_have_the_words_and_end_verses_with_their_place(recording: Ali
     lines = re.findall(r"--> .*\n(.*)\n", written)
     assert re.sub(r" \(\d+:\d+\)", "", " ".join(lines)) == " ".join(word.text for word in recording.words)
     assert FORMATS["webvtt"].write(recording).startswith("WEBVTT\n\n00:00:0")
+
+
+def test_words_in_the_spelling_of_the_mushaf() -> None:
+    """2:21 begins with two words that the mushaf joins, 2:20 has as many in both editions."""
+    graph = build_graph(QURAN, TOKENIZER, parse_range("2:20-21"))
+    said = Speech().say(verse("2:20")).pause(0.5).say(verse("2:21")).pause(0.5).say(verse("2:21")[:5])
+    scores = said.pause(0.5).say(formula(Kind.SADAQA)).log_probs()
+    found = as_recording(align_scores(graph, [scores], FRAME, follow_place=False), len(scores) * FRAME)
+    for spelling in ("uthmani", "diacritized"):
+        quran = quran_asr.load_quran(spelling)
+        first, second, again, closing = in_spelling(found, spelling).segments
+        assert " ".join(word.text for word in first.words) == quran.verse(VerseRef(2, 20))
+        assert " ".join(word.text for word in second.words) == quran.verse(VerseRef(2, 21))
+        assert [word.index for word in second.words] == list(range(len(second.words)))
+        assert (second.start, second.end) == (found.segments[1].start, found.segments[1].end)
+        assert again.kind == "repeat" and again.words[0].text == second.words[0].text
+        assert [word.text for word in closing.words] == spell(FORMULAS[Kind.SADAQA], spelling).split()
+    assert in_spelling(found, "letters") is found
+    with pytest.raises(QuranAsrError, match="uthmani cannot"):
+        in_spelling(in_spelling(found, "uthmani"), "letters")
 
 
 def test_labels_and_rows(recording: AlignedRecording) -> None:

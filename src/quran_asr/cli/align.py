@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quran_asr.records import VerseRef
     from quran_asr.runtime.alignment import AlignedRecording
 
+SPELLINGS = ("uthmani", "diacritized", "letters")
 FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
 
 
@@ -32,6 +33,11 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
     "--model",
     type=click.Path(path_type=Path),
     help="Bundle, .nemo, .ckpt or run folder; default: the model of the package.",
+)
+@click.option(
+    "--spelling",
+    type=click.Choice(SPELLINGS),
+    help="Of the words, in all outputs; default: the model's. uthmani is the spelling of the mushaf.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each recording.")
 @click.option(
@@ -60,6 +66,7 @@ def align(
     recordings: tuple[Path, ...],
     verses: str | None,
     model: Path | None,
+    spelling: str | None,
     as_json: bool,
     formats: tuple[str, ...],
     folder: Path,
@@ -80,6 +87,7 @@ def align(
     cut: set[VerseRef] = set()
     with as_bundle(model or default_model()) as bundle:
         from quran_asr.runtime.alignment import align as find
+        from quran_asr.runtime.alignment import in_spelling
         from quran_asr.runtime.recognizer import load
 
         recognizer = load(bundle, decoder="ctc")
@@ -87,6 +95,7 @@ def align(
             for done, path in enumerate(recordings, start=1):
                 try:
                     found = find(path, passage, recognizer)
+                    found = in_spelling(found, spelling or found.spelling)
                 except QuranAsrError as error:
                     failures.append(error)
                     continue

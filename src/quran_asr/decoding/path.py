@@ -75,7 +75,7 @@ class Clock:
     offset: float = 0.0
     """Seconds of frame 0."""
     start_shift: float = 0.0
-    """Seconds from the first frame of a word's first token to where the word is taken to begin."""
+    """Seconds from the first frame of the first sound of a word to where the word is taken to begin."""
     end_shift: float = 0.0
     """Seconds from the end of the last frame of its last token to where the word is taken to end."""
 
@@ -132,11 +132,10 @@ def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Sai
             if last <= furthest:
                 kind = "repeat"
             furthest = max(furthest, last)
-        begin, end = visit.tokens[0][0], visit.tokens[-1][1]
-        start = max(0.0, clock.seconds(begin) + clock.start_shift)
-        until = clock.seconds(end) + clock.end_shift
+        start = max(0.0, clock.seconds(_first_frame(graph, visit)) + clock.start_shift)
+        until = clock.seconds(visit.tokens[-1][1]) + clock.end_shift
         if number + 1 < len(words):
-            until = min(until, clock.seconds(words[number + 1].tokens[0][0]) + clock.start_shift)
+            until = min(until, clock.seconds(_first_frame(graph, words[number + 1])) + clock.start_shift)
         verse = int(graph.verse[node])
         word = TimedWord(
             graph.texts[node],
@@ -147,6 +146,12 @@ def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Sai
             index=int(graph.index[node]),
         )
         yield _Said(node, word, kind, entry, visit.loss, len(visit.tokens))
+
+
+def _first_frame(graph: Graph, visit: Visit) -> int:
+    """Where the first sound of a word is recognized. A bare word start may come long before, in a breath."""
+    silent = graph.tokens[graph.first[visit.word]] == graph.word_start
+    return visit.tokens[1 if silent and len(visit.tokens) > 1 else 0][0]
 
 
 def text_places(graph: Graph) -> NDArray[np.int64]:
