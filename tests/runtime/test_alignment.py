@@ -76,6 +76,19 @@ def test_words_are_where_they_were_said_however_the_scores_are_cut(
         assert align_scores(last_part, pieces, FRAME, follow_place=follow_place) == whole
 
 
+@pytest.mark.parametrize("follow_place", [False, True])
+def test_two_doubtful_tokens_in_silence_are_not_a_verse(follow_place: bool) -> None:
+    """68:1 begins with one letter; here other tokens are likelier."""
+    graph = build_graph(QURAN, TOKENIZER, [ref for ref in QURAN.refs if ref.surah >= 68])
+    letter = Speech(sharpness=8).pause(2).say(verse("68:1")[:1]).pause(3).log_probs()
+    other = Speech(sharpness=8).pause(2).babble(0.32).pause(3).log_probs()
+    mixed = np.logaddexp(letter + np.log(0.4), other + np.log(0.6))
+    assert align_scores(graph, [mixed], FRAME, follow_place=follow_place) == Alignment((), ())
+    said = Speech(sharpness=8).pause(2).say(verse("68:1")).pause(3).log_probs()
+    (segment,) = align_scores(graph, [said], FRAME, follow_place=follow_place).segments
+    assert [str(one) for one in segment.verses] == ["68:1"]
+
+
 def test_the_json_of_an_alignment(recording: AlignedRecording) -> None:
     written = json.loads(json.dumps(recording.to_json(), allow_nan=False))
     assert list(written) == ["audio_filepath", "model", "segments", "unaligned"]
