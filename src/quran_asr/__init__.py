@@ -11,6 +11,10 @@ for samples in microphone:                             # float32 or int16, any r
     moment = stream.accept(samples)
     print(moment.committed, moment.partial)
 print(stream.finish().committed)
+
+print(quran_asr.identify("recitation.mp3", "bundle").verses)
+for segment in quran_asr.align("surah36.mp3", "36", "bundle").segments:
+    print(segment.verses, segment.start, segment.end)
 ```
 
 Importing the package imports none of its parts and changes nothing in the program that does so: what is asked
@@ -23,12 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quran_asr.errors import QuranAsrError
+    from quran_asr.runtime.alignment import align, identify
     from quran_asr.runtime.recognizer import Recognizer, load
     from quran_asr.text.quran import Quran, load_quran
 
 __version__ = "0.1.0"
 
-__all__ = ["Quran", "QuranAsrError", "Recognizer", "__version__", "load", "load_quran"]
+__all__ = ["Quran", "QuranAsrError", "Recognizer", "__version__", "align", "identify", "load", "load_quran"]
 
 
 def __getattr__(name: str) -> Any:
@@ -36,6 +41,10 @@ def __getattr__(name: str) -> Any:
         from quran_asr.runtime import recognizer
 
         return getattr(recognizer, name)
+    if name in ("align", "identify"):
+        from quran_asr.runtime import alignment
+
+        return getattr(alignment, name)
     if name == "QuranAsrError":
         from quran_asr.errors import QuranAsrError
 

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quran_asr.cli.models import DECODERS
 from quran_asr.cli.output import DIM, PLAIN, REWRITE, Json, Lines, Screen, columns
-from quran_asr.decoding import options
 from quran_asr.decoding.partial import StreamingResult
 from quran_asr.records import TimedWord
 
@@ -102,7 +100,3 @@ def test_programs_get_a_line_for_each_change_with_times() -> None:
     assert told == "قل هو الله أحد الله الصمد".split()
     assert lines[0]["partial"] == [{"text": "قل", "start": 0.5, "end": 1.0, "confidence": 0.75}]
     assert [line["utterance_ends"] for line in lines] == [[], [], [3], [], [1]]
-
-
-def test_the_decoders_that_can_be_asked_for_are_those_there_are() -> None:
-    assert DECODERS == options.DECODERS

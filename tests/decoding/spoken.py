@@ -35,11 +35,11 @@ class Speech:
         self._labels: list[int] = []
         self._sharpness, self._noise, self._seed = sharpness, noise, seed
         self.starts: list[float] = []
-        """Seconds at which each word begins."""
+        """Seconds at which the first letter of each word is said, behind the bare word start."""
 
     def say(self, words: Sequence[str]) -> Speech:
         for word in words:
-            self.starts.append(len(self._labels) * FRAME)
+            self.starts.append((len(self._labels) + 2) * FRAME)
             for token in TOKENIZER.encode(word):
                 self._labels += [token, BLANK]
         return self

@@ -81,13 +81,15 @@ def test_the_first_words_come_within_a_second(small_bundle: Path, voice: np.ndar
 
 
 def test_the_names_of_the_front_door() -> None:
-    from quran_asr.runtime import recognizer
+    from quran_asr.runtime import alignment, recognizer
     from quran_asr.text import quran
 
     assert quran_asr.Recognizer is recognizer.Recognizer
     assert quran_asr.load is recognizer.load
     assert isinstance(quran_asr.load_quran("letters"), quran_asr.Quran)
     assert quran_asr.load_quran is quran.load_quran
+    assert quran_asr.align is alignment.align
+    assert quran_asr.identify is alignment.identify
     assert set(quran_asr.__all__) <= set(dir(quran_asr))
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         quran_asr.lod  # noqa: B018

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,11 @@ import pytest
 
 import quran_asr
 from quran_asr import audio
+from quran_asr.decoding.decoder import Model, Piece, SearchResult
+from quran_asr.decoding.options import DECODERS, Decoding
+from quran_asr.decoding.partial import NOTHING
 from quran_asr.errors import QuranAsrError
+from quran_asr.records import Hypothesis
 from quran_asr.runtime.recognizer import Recognizer, results
 
 
@@ -196,3 +201,29 @@ def test_a_caller_may_use_its_buffer_again(recognizer, voice) -> None:
         stream.accept(buffer)
     stream.finish()
     assert stream.transcript.text == recognizer.recognize(voice[: start + 320]).text
+
+
+class FirstBest:
+    """A decoder of this file: the first token of every piece that is not blank."""
+
+    def __init__(self, decoding: Decoding, model: Model) -> None:
+        self.blank, self.start = model.blank, 0
+
+    def step(self, pieces: Sequence[Piece], states: Sequence[int]) -> list[SearchResult]:
+        results = []
+        for piece, frame in zip(pieces, states, strict=True):
+            best = piece.ctc.argmax(axis=1).tolist()
+            found = [(token, frame + i) for i, token in enumerate(best) if token != self.blank][:1]
+            tokens, frames = tuple(token for token, _ in found), tuple(frame for _, frame in found)
+            results.append(SearchResult(Hypothesis(tokens, frames, 0.0), state=frame + len(best)))
+        return results
+
+    def draft(self, state: int) -> Hypothesis:
+        return NOTHING
+
+
+def test_a_new_decoder_is_a_class_and_a_line_in_the_table(small_bundle: Path, voice, monkeypatch) -> None:
+    monkeypatch.setitem(DECODERS, "first-best", f"{__name__}:FirstBest")
+    recognizer = quran_asr.load(small_bundle, decoder="first-best", look_ahead_ms=80)
+    assert recognizer.recognize(voice).text
+    assert recognizer.decoder == "first-best"

@@ -24,6 +24,8 @@ from quran_asr.errors import QuranAsrError
 SECTIONS = {
     "Use a model": {
         "transcribe": ("quran_asr.cli.transcribe:transcribe", "Transcribe audio files."),
+        "identify": ("quran_asr.cli.identify:identify", "Find the verses that recordings hold."),
+        "align": ("quran_asr.cli.align:align", "Find when each word is recited; subtitles and verse clips."),
         "listen": ("quran_asr.cli.listen:listen", "Transcribe a file, a microphone or a pipe live."),
         "export": ("quran_asr.cli.export:export", "Export a model to a bundle that needs no torch."),
     },

@@ -12,12 +12,12 @@ import click
 
 from quran_asr.cli.options import need
 from quran_asr.cli.output import echo
+from quran_asr.decoding.options import DECODERS
 from quran_asr.errors import Finding, QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.records import Segment, Transcript
 
-DECODERS = ("transducer", "ctc", "ctc-beam")
 KINDS = "name a bundle, a .nemo, a .ckpt or a run folder"
 
 model_option = click.option(

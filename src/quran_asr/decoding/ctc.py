@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quran_asr.decoding.decoder import Model, Piece, SearchResult, patience_of
 from quran_asr.decoding.endpoint import Pause
+from quran_asr.decoding.options import Decoding
+from quran_asr.decoding.partial import NOTHING
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
@@ -99,3 +103,22 @@ def check_scores(log_probs: NDArray[np.float32]) -> None:
         frame = int(bad.argmax())
         holds = "NaN" if np.isnan(peaks[frame]) else "no probability at all"
         raise QuranAsrError(f"the CTC scores of frame {frame} hold {holds}")
+
+
+class CtcDecoder:
+    """The best path of each stream; see `decoder.Decoder`."""
+
+    def __init__(self, decoding: Decoding, model: Model) -> None:
+        self._patience = patience_of(decoding, model)
+        self.start = PathState()
+
+    def step(self, pieces: Sequence[Piece], states: Sequence[PathState]) -> list[SearchResult]:
+        results = []
+        for piece, state in zip(pieces, states, strict=True):
+            pause = None if self._patience is None else Pause(self._patience, piece.may_end)
+            tokens, ends, after = greedy_piece(piece.ctc, state, pause)
+            results.append(SearchResult(tokens, ends=ends, state=after))
+        return results
+
+    def draft(self, state: PathState) -> Hypothesis:
+        return NOTHING

@@ -7,13 +7,16 @@ language model). What all beams share is given out and forgotten, so the memory 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quran_asr.decoding.ctc import check_scores
+from quran_asr.decoding.decoder import Model, Piece, SearchResult, patience_of
 from quran_asr.decoding.endpoint import Pause
+from quran_asr.decoding.options import Decoding
 from quran_asr.records import Hypothesis
 
 Doubles = NDArray[np.float64]
@@ -234,3 +237,28 @@ def _give_out_shared(state: BeamState) -> tuple[BeamState, Candidate]:
         best.log_probs[:shared],
     )
     return replace(state, candidates=rest, shared=given.tokens[-1]), given
+
+
+class CtcBeamDecoder:
+    """Prefix beam search of each stream; see `decoder.Decoder`."""
+
+    def __init__(self, decoding: Decoding, model: Model) -> None:
+        self._decoding = decoding
+        self._patience = patience_of(decoding, model)
+        self.start = BeamState()
+
+    def step(self, pieces: Sequence[Piece], states: Sequence[BeamState]) -> list[SearchResult]:
+        results = []
+        for piece, state in zip(pieces, states, strict=True):
+            tokens, ends, after = beam_piece(
+                piece.ctc,
+                state,
+                beam=self._decoding.beam,
+                least_probability=self._decoding.least_probability,
+                pause=None if self._patience is None else Pause(self._patience, piece.may_end),
+            )
+            results.append(SearchResult(tokens, after.best, ends, after))
+        return results
+
+    def draft(self, state: BeamState) -> Hypothesis:
+        return state.best

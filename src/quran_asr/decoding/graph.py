@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quran_asr.decoding.tokenization import Tokenizer
+from quran_asr.decoding.vocabulary import WORD_START
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import Quran
@@ -142,6 +143,8 @@ class Graph:
     costs: Costs
     formulas: int = 0
     """Words of the formulas outside the text; they come first."""
+    word_start: int = -1
+    """The vocabulary's bare word start, a token without sound; -1: it has none."""
 
     @property
     def words(self) -> int:
@@ -188,6 +191,7 @@ def window(graph: Graph, low: int, high: int) -> Graph:
         refs=graph.refs,
         costs=graph.costs,
         formulas=graph.formulas,
+        word_start=graph.word_start,
     )
 
 
@@ -333,6 +337,7 @@ class _Builder:
 
     def graph(self, refs: tuple[VerseRef, ...], formulas: int) -> Graph:
         first = np.array(self.first, np.intp)
+        pieces = self.tokenizer.vocabulary.pieces
         return Graph(
             tokens=np.array(self.tokens, np.intp),
             first=first,
@@ -350,6 +355,7 @@ class _Builder:
             refs=refs,
             costs=self.costs,
             formulas=formulas,
+            word_start=pieces.index(WORD_START) if WORD_START in pieces else -1,
         )
 
 

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 from quran_asr.errors import QuranAsrError
 
-DECODERS = ("transducer", "ctc", "ctc-beam")
-"""Greedy search over the transducer, the best path of CTC, prefix beam search over CTC."""
+DECODERS = {
+    "transducer": "quran_asr.decoding.transducer:TransducerDecoder",
+    "ctc": "quran_asr.decoding.ctc:CtcDecoder",
+    "ctc-beam": "quran_asr.decoding.ctc_beam:CtcBeamDecoder",
+}
+"""Name -> class (see `decoder.Decoder`): greedy search over the transducer, the best path of CTC, prefix beam
+search over CTC. Imported when one is chosen."""
 
 LONGEST_PAUSE = 3600
 """Seconds. Nobody pauses for so long inside an utterance; None is there for who wants no end."""
@@ -22,7 +27,7 @@ class Decoding:
     """
 
     decoder: str = "transducer"
-    """One of DECODERS."""
+    """A key of DECODERS."""
     max_symbols: int | None = None
     """Most tokens that the transducer may say in one frame; None takes the model's (`greedy.max_symbols`)."""
     beam: int = 8

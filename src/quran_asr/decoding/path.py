@@ -21,6 +21,9 @@ Entry = Literal["start", "next", "back", "skip", "jump"]
 
 MERGED_SECONDS = 1.0
 """Stretches of other speech that are closer are given as one."""
+LEAST_GAIN = 5.0
+"""Nats by which words without a jump between them must be better than other speech, as in `identify`: one
+short word in noise is not a place in the Quran."""
 LEAST_TOKENS = 3
 """Fewer tokens than this are noise, not speech."""
 
@@ -75,7 +78,7 @@ class Clock:
     offset: float = 0.0
     """Seconds of frame 0."""
     start_shift: float = 0.0
-    """Seconds from the first frame of a word's first token to where the word is taken to begin."""
+    """Seconds from the first frame of the first sound of a word to where the word is taken to begin."""
     end_shift: float = 0.0
     """Seconds from the end of the last frame of its last token to where the word is taken to end."""
 
@@ -87,6 +90,7 @@ class Clock:
 class _Said:
     """A word of a path, and how it follows the one before."""
 
+    visit: Visit
     node: int
     word: TimedWord
     kind: SegmentKind
@@ -104,16 +108,20 @@ def align_path(graph: Graph, visits: Iterable[Visit], clock: Clock) -> Alignment
         clock: of the recording.
     """
     path = tuple(visits)
+    words = list(_words(graph, path, clock))
+    doubtful = _doubtful(graph, words)
     segments: list[AlignedSegment] = []
     open_segment: list[_Said] = []
-    for said in _words(graph, path, clock):
+    for said in words:
+        if said.visit in doubtful:
+            continue
         if open_segment and not _continues(graph, open_segment[-1], said):
             segments.append(_segment(graph, open_segment))
             open_segment = []
         open_segment.append(said)
     if open_segment:
         segments.append(_segment(graph, open_segment))
-    return Alignment(tuple(segments), tuple(_other_speech(path, clock)))
+    return Alignment(tuple(segments), tuple(_other_speech(path, doubtful, clock)))
 
 
 def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Said]:
@@ -132,11 +140,10 @@ def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Sai
             if last <= furthest:
                 kind = "repeat"
             furthest = max(furthest, last)
-        begin, end = visit.tokens[0][0], visit.tokens[-1][1]
-        start = max(0.0, clock.seconds(begin) + clock.start_shift)
-        until = clock.seconds(end) + clock.end_shift
+        start = max(0.0, clock.seconds(_first_frame(graph, visit)) + clock.start_shift)
+        until = clock.seconds(visit.tokens[-1][1]) + clock.end_shift
         if number + 1 < len(words):
-            until = min(until, clock.seconds(words[number + 1].tokens[0][0]) + clock.start_shift)
+            until = min(until, clock.seconds(_first_frame(graph, words[number + 1])) + clock.start_shift)
         verse = int(graph.verse[node])
         word = TimedWord(
             graph.texts[node],
@@ -146,7 +153,13 @@ def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Sai
             verse=graph.refs[verse] if kind in ("verse", "repeat") else None,
             index=int(graph.index[node]),
         )
-        yield _Said(node, word, kind, entry, visit.loss, len(visit.tokens))
+        yield _Said(visit, node, word, kind, entry, visit.loss, len(visit.tokens))
+
+
+def _first_frame(graph: Graph, visit: Visit) -> int:
+    """Where the first sound of a word is recognized. A bare word start may come long before, in a breath."""
+    silent = graph.tokens[graph.first[visit.word]] == graph.word_start
+    return visit.tokens[1 if silent and len(visit.tokens) > 1 else 0][0]
 
 
 def text_places(graph: Graph) -> NDArray[np.int64]:
@@ -183,10 +196,25 @@ def _segment(graph: Graph, said: list[_Said]) -> AlignedSegment:
     return AlignedSegment(verses, tuple(one.word for one in said), first.kind, first.entry, -loss)
 
 
-def _other_speech(path: tuple[Visit, ...], clock: Clock) -> Iterator[Unaligned]:
+def _doubtful(graph: Graph, words: list[_Said]) -> set[Visit]:
+    """Words that other speech explains nearly as well, with all that follow them without a jump."""
+    places: list[list[_Said]] = []
+    for said in words:
+        if not places or said.entry in ("start", "jump"):
+            places.append([])
+        places[-1].append(said)
+    return {
+        said.visit
+        for place in places
+        if sum(graph.costs.garbage_token * one.tokens - one.loss for one in place) < LEAST_GAIN
+        for said in place
+    }
+
+
+def _other_speech(path: tuple[Visit, ...], doubtful: set[Visit], clock: Clock) -> Iterator[Unaligned]:
     stretches: list[tuple[int, int, int]] = []
     for visit in path:
-        if visit.word == HUB and visit.tokens:
+        if (visit.word == HUB or visit in doubtful) and visit.tokens:
             stretches.append((visit.tokens[0][0], visit.tokens[-1][1], len(visit.tokens)))
         elif visit.garbage is not None:
             stretches.append((visit.garbage, visit.end, LEAST_TOKENS))

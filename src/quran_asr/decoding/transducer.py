@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from quran_asr.decoding.decoder import Model, Piece, SearchResult, patience_of
+from quran_asr.decoding.options import Decoding
+from quran_asr.decoding.partial import NOTHING
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
@@ -298,3 +301,37 @@ def _bounds(
         inside = np.minimum(earliest, width - 1)
         earliest = np.where(earliest < width, next_allowed[np.arange(len(last)), inside], FAR)
     return np.where(last == -FAR, FAR, earliest + 1)
+
+
+class TransducerDecoder:
+    """Greedy search of all streams in one batch; see `decoder.Decoder`."""
+
+    def __init__(self, decoding: Decoding, model: Model) -> None:
+        self._model = model
+        self._patience = patience_of(decoding, model)
+        self._max_symbols = decoding.max_symbols or model.max_symbols
+        empty = np.zeros((model.prediction_layers, 1, model.prediction_width), np.float32)
+        self.start = start(model.predict, (empty, empty), model.blank)
+
+    def step(self, pieces: Sequence[Piece], states: Sequence[SearchState]) -> list[SearchResult]:
+        lengths = [len(piece.joint) for piece in pieces]
+        encoded = np.zeros((len(pieces), max(lengths), pieces[0].joint.shape[1]), np.float32)
+        allowed = np.zeros(encoded.shape[:2], np.bool_)
+        for row, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
+            encoded[row, :length] = piece.joint
+            if piece.may_end is not None:
+                allowed[row, :length] = piece.may_end
+        end = None if self._patience is None else UtteranceEnd(self._patience, self.start, allowed)
+        steps = greedy(
+            encoded,
+            lengths,
+            states,
+            self._model.predict,
+            self._model.join,
+            max_symbols=self._max_symbols,
+            utterance_end=end,
+        )
+        return [SearchResult(step.found, ends=step.ends, state=step.state) for step in steps]
+
+    def draft(self, state: SearchState) -> Hypothesis:
+        return NOTHING

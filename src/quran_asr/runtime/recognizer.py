@@ -16,9 +16,8 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import TRAINING_DATA, Bundle, read_bundle
-from quran_asr.runtime.decoder import Piece, Search, SearchResult
-from quran_asr.runtime.sessions import Encoded, Sessions, run_once
-from quran_asr.runtime.stream import Stream
+from quran_asr.runtime.engine import Engine
+from quran_asr.runtime.stream import StreamState
 from quran_asr.text.spelling import edition_of
 
 if TYPE_CHECKING:
@@ -29,6 +28,45 @@ if TYPE_CHECKING:
 FILE_SECONDS = 60.0
 """Of a file, so much is in memory at once."""
 MOST_THREADS = 1024
+
+
+class Stream(StreamState):
+    """A recording that is recognized while it arrives. Made by `Recognizer.stream`."""
+
+    def __init__(self, engine: Engine, chunk: int, where: str = "") -> None:
+        super().__init__(engine.bundle, chunk, engine.sessions.start, engine.decoder.start, where)
+        self.engine = engine
+
+    def accept(self, samples: NDArray[Any], rate: int = SAMPLE_RATE) -> StreamingResult:
+        """Recognize more of the recording: the words that are certain now, and those that may change.
+
+        Args:
+            samples: any number of them: int16, or float in about [-1, 1]; [samples] or [samples, channels].
+            rate: hertz, the same for the whole stream; converted while it comes.
+
+        Raises:
+            QuranAsrError: a sample is NaN or far too large, the rate changes, the model gives scores that are
+                no numbers, or the stream has ended. The stream is then over; what was committed stays in
+                `words`.
+        """
+        self.push(samples, rate)
+        (result,) = self.engine.advance([self])
+        return self._unless_failed(result)
+
+    def finish(self) -> StreamingResult:
+        """The recording has ended: everything not yet committed is now.
+
+        Raises:
+            QuranAsrError: the stream failed, now or before.
+        """
+        self.end()
+        (result,) = self.engine.advance([self])
+        return self._unless_failed(result)
+
+    def _unless_failed(self, result: StreamingResult) -> StreamingResult:
+        if self.error is not None:
+            raise self.error
+        return result
 
 
 class Recognizer:
@@ -45,9 +83,7 @@ class Recognizer:
         self.bundle = bundle
         self.decoding = decoding or Decoding(pause_seconds=None)
         self._look_ahead = bundle.look_ahead(look_ahead_ms)
-        self.sessions = Sessions(bundle, threads or 0)
-        run_once(self.sessions)
-        self._search = Search(self.sessions, self.decoding)
+        self.engine = Engine(bundle, self.decoding, threads or 0)
         # What an evaluation writes into its report
         self.name = str(bundle.folder)
         self.decoder = self.decoding.decoder
@@ -73,11 +109,15 @@ class Recognizer:
         if isinstance(sound, str | Path):
             stream = self.stream(where=str(sound))
             for piece in blocks_of_file(sound, FILE_SECONDS):
-                stream.accept(piece)
+                stream.push(piece)
+                self.engine.advance([stream])
         else:
             stream = self.stream(where=where)
             stream.push(sound, rate)
-        stream.finish()
+        stream.end()
+        self.engine.advance([stream])
+        if stream.error is not None:
+            raise stream.error
         return stream.transcript
 
     def recognize_clips(
@@ -93,25 +133,14 @@ class Recognizer:
             if on_progress is not None:
                 on_progress(done, len(segments))
 
-    def emissions(self, pieces: Iterable[Samples]) -> Emissions:
+    def emissions(self, pieces: Iterable[Samples], where: str = "") -> Emissions:
         """The CTC scores of a recording that comes in pieces: float32 samples at 16 kHz."""
-        stream = self.stream()
-        width = len(self.bundle.vocabulary) + 1
-        scores = [np.zeros((0, width), np.float32)]
+        nothing = np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)
+        return Emissions(np.concatenate([nothing, *self.scores(pieces, where)]), self.bundle.frame_seconds)
 
-        def encode() -> None:
-            while frames := stream.ready():
-                features = stream.take(frames)[None]
-                scores.extend(one.ctc for one in self._encode([stream], features) if one is not None)
-
-        for piece in pieces:
-            stream.push(piece)
-            encode()
-        stream.end()
-        encode()
-        if stream.error is not None:
-            raise stream.error
-        return Emissions(np.concatenate(scores), self.bundle.frame_seconds)
+    def scores(self, pieces: Iterable[Samples], where: str = "") -> Iterator[NDArray[np.float32]]:
+        """The same as `emissions`, [n, vocabulary + 1] at a time, as soon as they are there."""
+        return self.engine.emissions(self.stream(where=where), pieces)
 
     def stream(self, look_ahead_ms: int | None = None, where: str = "") -> Stream:
         """A new recording that will come piece by piece.
@@ -121,116 +150,25 @@ class Recognizer:
             where: named in errors.
         """
         ahead = self._look_ahead if look_ahead_ms is None else self.bundle.look_ahead(look_ahead_ms)
-        return Stream(self, ahead + 1, self._search.start, where)
+        return Stream(self.engine, ahead + 1, where)
 
     def advance(self, streams: Sequence[Stream]) -> list[StreamingResult]:
-        """Hear what waits in each of several streams; pieces of one size are encoded together.
+        """Recognize what waits in each of several streams, see `Engine.advance`.
 
-        A stream that fails gets its `error` and an empty moment, and its neighbours go on as if alone.
-
-        Returns:
-            Of each stream, in their order, what became certain and what may change.
+        Raises:
+            QuranAsrError: a stream is named twice, or belongs to another recognizer.
         """
         if len({id(stream) for stream in streams}) < len(streams):
             raise QuranAsrError("a stream is named twice: its pieces follow each other")
-        if any(stream.recognizer is not self for stream in streams):
+        if any(stream.engine is not self.engine for stream in streams):
             raise QuranAsrError("a stream of another recognizer", remedy="let that one advance it")
-        results = [StreamingResult((), ()) for _ in streams]
-        moved: set[int] = set()
-        while True:
-            groups: dict[tuple[int, int], list[int]] = {}  # (chunk, frames) -> streams
-            for i, stream in enumerate(streams):
-                if frames := stream.ready():
-                    groups.setdefault((stream.chunk, frames), []).append(i)
-            if not groups:
-                break
-            for (_, frames), members in groups.items():
-                for i, found in zip(members, self._step([streams[i] for i in members], frames), strict=True):
-                    self._show(results, i, streams[i], found)
-                    moved.add(i)
-        for i, stream in enumerate(streams):
-            if i not in moved and stream.error is None:
-                if (shown := stream.wait()) is not None:
-                    results[i] = shown
-                else:
-                    self._show(results, i, stream, self._search.waiting(stream.search))
-        return results
+        return self.engine.advance(streams)
 
     @property
     def chunk_samples(self) -> int:
         """Samples at 16 kHz that the encoder takes at once: 80 ms and the look-ahead."""
         bundle = self.bundle
         return (self._look_ahead + 1) * bundle.shape.subsampling * bundle.features.hop
-
-    def _show(
-        self, results: list[StreamingResult], i: int, stream: Stream, found: SearchResult | None
-    ) -> None:
-        if found is not None:
-            result = stream.put(found)
-            before = results[i].committed
-            ends = tuple(len(before) + end for end in result.ends)
-            results[i] = StreamingResult(before + result.committed, result.partial, results[i].ends + ends)
-
-    def _step(self, streams: Sequence[Stream], frames: int) -> list[SearchResult | None]:
-        """One piece of each; None for a stream that failed."""
-        features = np.stack([stream.take(frames) for stream in streams])
-        encoded = self._encode(streams, features)
-        answers: list[SearchResult | None] = [None] * len(streams)
-        alive: list[int] = []
-        pieces: list[Piece] = []
-        for i, (stream, own, one) in enumerate(zip(streams, features, encoded, strict=True)):
-            if one is not None:
-                allowed = stream.may_end(own)[: len(one.ctc)] if self._search.ends_utterances else None
-                alive.append(i)
-                pieces.append(Piece(one, allowed))
-        for i, found in zip(alive, self._find([streams[i] for i in alive], pieces), strict=True):
-            answers[i] = found
-        return answers
-
-    def _encode(self, streams: Sequence[Stream], pieces: NDArray[np.float32]) -> list[Encoded | None]:
-        encoded, following = self.sessions.encode(
-            pieces,
-            [stream.total for stream in streams],
-            streams[0].chunk,
-            [stream.encoder for stream in streams],
-        )
-        if all(np.isfinite(one.joint).all() and not np.isnan(one.ctc).any() for one in encoded):
-            for stream, state in zip(streams, following, strict=True):
-                stream.encoder = state
-            return [*encoded]
-        if len(streams) == 1:
-            streams[0].error = _no_numbers(streams[0], "encoder")
-            return [None]
-        # each alone: an 8-bit graph scales a batch as one, so one stream's NaN is in its neighbours too
-        return [
-            one
-            for stream, piece in zip(streams, pieces, strict=True)
-            for one in self._encode([stream], piece[None])
-        ]
-
-    def _find(self, streams: Sequence[Stream], pieces: Sequence[Piece]) -> list[SearchResult | None]:
-        """What the search finds; where it fails for one stream, each is searched alone."""
-        try:
-            found = self._search.step(pieces, [stream.search for stream in streams])
-        except QuranAsrError as error:
-            if len(streams) > 1:
-                each = zip(streams, pieces, strict=True)
-                return [one for stream, piece in each for one in self._find([stream], [piece])]
-            streams[0].error = _no_numbers(streams[0], error.what)
-            return [None]
-        for stream, one in zip(streams, found, strict=True):
-            assert one.state is not None
-            stream.search = one.state
-        return [*found]
-
-
-def _no_numbers(stream: Stream, who: str) -> QuranAsrError:
-    seconds = stream.encoder.frames * stream.recognizer.bundle.frame_seconds
-    return QuranAsrError(
-        f"from about {seconds:.1f} s on the model's scores are no numbers ({who})",
-        where=stream.where,
-        remedy="begin a new stream; if it happens again, export the model again",
-    )
 
 
 def _is_whole(value: object) -> bool:

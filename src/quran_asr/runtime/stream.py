@@ -1,14 +1,13 @@
-"""One recording, recognized while it arrives.
+"""One recording that goes on: what waits for the encoder, and where encoder, decoder and words stand.
 
-Sound becomes features as soon as it can, features wait until the encoder can take a piece, scores become
-tokens and words. What these parts keep are values; a stream holds the latest of each, so nothing of what was
-heard before is kept but words. The recognizer moves streams on, many at once where there are many.
+Audio becomes features as soon as it can, features wait until the encoder can take a piece, scores become
+tokens and words. The parts are values and a stream holds the latest of each, so nothing that came before is
+kept but words. `engine.Engine` moves streams on, many at once where there are many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,82 +17,55 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Transcript
 from quran_asr.runtime.features import FeatureSettings, MelState
 from quran_asr.runtime.resampling import Resampler
-from quran_asr.runtime.sessions import HISTORY, EncoderState, Sessions, encoder_frames
+from quran_asr.runtime.sessions import HISTORY, EncoderState, encoder_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quran_asr.decoding.decoder import SearchResult
     from quran_asr.records import TimedWord
     from quran_asr.runtime.bundle import Bundle
-    from quran_asr.runtime.decoder import SearchResult, SearchState
 
     Float32 = NDArray[np.float32]
 
 
-class StreamDriver(Protocol):
-    """What a stream asks of the recognizer that made it."""
+class StreamState:
+    """A recording that goes on. Not to be used from two threads at once."""
 
-    bundle: Bundle
-    sessions: Sessions
-
-    def advance(self, streams: Sequence[Stream]) -> list[StreamingResult]: ...
-
-
-class Stream:
-    """A recording that goes on. Made by `Recognizer.stream`; not to be used from two threads at once."""
-
-    def __init__(self, recognizer: StreamDriver, chunk: int, search: SearchState, where: str = "") -> None:
-        self.recognizer = recognizer
+    def __init__(
+        self, bundle: Bundle, chunk: int, encoder: EncoderState, search: Any, where: str = ""
+    ) -> None:
+        """
+        Args:
+            bundle: of the model.
+            chunk: look-ahead in frames + 1: the fewest frames that are encoded at once.
+            encoder: before the first frame.
+            search: the decoder's state before the first frame.
+            where: the recording is from, named in errors.
+        """
+        self.bundle = bundle
         self.chunk = chunk
-        """Look-ahead in frames + 1: the fewest frames that are encoded at once."""
         self.where = where
-        """Named in errors."""
         self.words: list[TimedWord] = []
         """The committed ones. They never change."""
         self.error: QuranAsrError | None = None
         """Why the stream ended before its recording did."""
-        self.encoder: EncoderState = recognizer.sessions.start
+        self.encoder = encoder
         self.search = search
         self._open = OpenWords()
-        self._features = FeatureQueue(recognizer.bundle.features)
+        self._features = FeatureQueue(bundle.features)
         self._loudness = Loudness()
         self._resampler: Resampler | None = None
         self._ended = False
         self._shown = StreamingResult((), ())
-
-    def accept(self, samples: NDArray[Any], rate: int = SAMPLE_RATE) -> StreamingResult:
-        """Hear more of the recording: the words that are certain now, and those that may change.
-
-        Args:
-            samples: any number of them: int16, or float in about [-1, 1]; [samples] or [samples, channels].
-            rate: hertz, the same for the whole stream; converted while it comes.
-
-        Raises:
-            QuranAsrError: a sample is NaN or far too large, the rate changes, the model gives scores that are
-                no numbers, or the stream has ended. The stream is then over; what was committed stays in
-                `words`.
-        """
-        self.push(samples, rate)
-        return self._advance()
-
-    def finish(self) -> StreamingResult:
-        """The recording has ended: everything not yet committed is now.
-
-        Raises:
-            QuranAsrError: the stream failed, now or before.
-        """
-        self.end()
-        return self._advance()
 
     @property
     def transcript(self) -> Transcript:
         """What is committed so far."""
         return Transcript(" ".join(word.text for word in self.words), tuple(self.words))
 
-    # For a recognizer that moves many streams at once
-
     def push(self, samples: NDArray[Any], rate: int = SAMPLE_RATE) -> None:
-        """Take samples without hearing them yet; `Recognizer.advance` does. Errors as `accept`."""
+        """Take samples; they wait until the stream is advanced. Arguments and errors as `Stream.accept`."""
         if self.error is not None:
             raise self.error
         if self._ended:
@@ -126,7 +98,7 @@ class Stream:
         """Frames that the encoder can take now, a multiple of the chunk; 0 if it must wait for more sound."""
         if self.error is not None:
             return 0
-        most = self.recognizer.bundle.shape.left_frames // self.chunk * self.chunk
+        most = self.bundle.shape.left_frames // self.chunk * self.chunk
         total = self.total
         if total is None:
             waiting = self._features.frames // self.chunk * self.chunk
@@ -147,19 +119,18 @@ class Stream:
 
     def may_end(self, piece: Float32) -> NDArray[np.bool_]:
         """After which frames of a piece the sound allows an utterance to end: bool [frames]."""
-        loud = levels(piece[7:], self.recognizer.bundle.shape.subsampling)  # frame j ends with feature 8j
-        allowed, self._loudness = may_end(loud, self._loudness, self.recognizer.bundle.frame_seconds)
+        loud = levels(piece[7:], self.bundle.shape.subsampling)  # frame j ends with feature 8j
+        allowed, self._loudness = may_end(loud, self._loudness, self.bundle.frame_seconds)
         return allowed
 
     def put(self, found: SearchResult) -> StreamingResult:
         """Add what the search found in a piece (nothing, at the end of an empty recording)."""
         final = self._ended and not self.ready()
-        bundle = self.recognizer.bundle
         result, self._open = add_tokens(
             self._open,
             found.tokens,
-            bundle.vocabulary,
-            bundle.frame_seconds,
+            self.bundle.vocabulary,
+            self.bundle.frame_seconds,
             draft=found.draft,
             ends=found.ends,
             final=final,
@@ -171,12 +142,6 @@ class Stream:
     def wait(self) -> StreamingResult | None:
         """What may still change, where no piece came; None at the end, when it is to be committed."""
         return None if self._ended else self._shown
-
-    def _advance(self) -> StreamingResult:
-        result = self.recognizer.advance([self])[0]
-        if self.error is not None:
-            raise self.error
-        return result
 
 
 class FeatureQueue:

@@ -1,0 +1,167 @@
+"""`quran-asr align`: word and verse times of recordings, subtitles and verse clips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quran_asr.cli.models import as_bundle, model_option, named_or_default, refuse_model
+from quran_asr.cli.output import echo, print_error, print_table, progress_bar
+from quran_asr.errors import QuranAsrError
+
+if TYPE_CHECKING:
+    from quran_asr.records import VerseRef
+    from quran_asr.runtime.alignment import AlignedRecording
+
+SPELLINGS = ("uthmani", "diacritized", "letters")
+FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
+
+
+@click.command(epilog="Example: quran-asr align 036.mp3 --verses 36 --format srt --clips clips/reciter")
+@click.argument(
+    "recordings", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORDING..."
+)
+@click.option(
+    "--verses",
+    metavar="RANGE",
+    help="What the recordings hold: 36, 2:1-141 or 2:255; default: searched in the whole Quran.",
+)
+@model_option
+@click.option(
+    "--spelling",
+    type=click.Choice(SPELLINGS),
+    help="Of the words, in all outputs; default: the model's. uthmani is the spelling of the mushaf.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each recording.")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(FORMATS),
+    help="Write such a file for each recording, named as the recording. May be given several times.",
+)
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=".",
+    show_default=True,
+    help="Folder for the files of --format.",
+)
+@click.option(
+    "--clips",
+    "clips_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Cut the verses into clips in FOLDER, named as EveryAyah names them (002255.flac is 2:255).",
+)
+def align(
+    recordings: tuple[Path, ...],
+    verses: str | None,
+    model: Path | None,
+    spelling: str | None,
+    as_json: bool,
+    formats: tuple[str, ...],
+    folder: Path,
+    clips_folder: Path | None,
+) -> int:
+    """Find when each word of each RECORDING is recited.
+
+    Prints a table of verses, formulas (basmala, isti'adha, amin), repeats and speech that is not Quran;
+    --json has the words too. Repeated, missing and reordered verses are found as they are recited. Recordings
+    may be hours long. Exit code 1 where no verse is found in a recording.
+    """
+    from quran_asr.text.passages import parse_range
+
+    passage = None if verses is None else parse_range(verses)
+    _refuse_equal_names(recordings if formats else ())
+    for path in recordings:
+        refuse_model(path)
+    nothing, failures = 0, list[QuranAsrError]()
+    cut: set[VerseRef] = set()
+    with as_bundle(named_or_default(model)) as bundle:
+        from quran_asr.runtime.alignment import align as find
+        from quran_asr.runtime.alignment import in_spelling
+        from quran_asr.runtime.recognizer import load
+
+        recognizer = load(bundle, decoder="ctc")
+        with progress_bar("aligning", "recordings") as on_progress:
+            for done, path in enumerate(recordings, start=1):
+                try:
+                    found = find(path, passage, recognizer)
+                    found = in_spelling(found, spelling or found.spelling)
+                except QuranAsrError as error:
+                    failures.append(error)
+                    continue
+                nothing += not any(segment.verses for segment in found.segments)
+                if as_json:
+                    echo(json.dumps(found.to_json(), ensure_ascii=False))
+                else:
+                    _print(found)
+                _write_files(found, formats, folder)
+                if clips_folder is not None:
+                    _write_clips(found, clips_folder, cut)
+                on_progress(done, len(recordings))
+    if len(recordings) == 1 and failures:
+        raise failures[0]
+    for failure in failures:
+        print_error(failure)
+    if failures:
+        raise QuranAsrError(f"{len(failures)} of {len(recordings)} recordings could not be aligned")
+    return int(nothing > 0)
+
+
+def _refuse_equal_names(recordings: tuple[Path, ...]) -> None:
+    """Their files would overwrite each other."""
+    stems = [path.stem for path in recordings]
+    for path in recordings:
+        if stems.count(path.stem) > 1:
+            raise QuranAsrError(
+                f"several recordings are named {path.stem}",
+                where=str(path),
+                remedy="align them one by one, with another --to for each",
+            )
+
+
+def _print(found: AlignedRecording) -> None:
+    from quran_asr.runtime.alignment_formats import label
+
+    echo(found.audio)
+    rows: list[tuple[float, float, str, object, object]] = [
+        (segment.start, segment.end, label(segment), len(segment.words), segment.score)
+        for segment in found.segments
+    ]
+    rows += [(one.start, one.end, "not recognized as Quran", "", "") for one in found.unaligned]
+    print_table(
+        ("start", "end", "", "words", "score"),
+        [
+            (f"{start:.2f}", f"{end:.2f}", name, words, "" if score == "" else f"{score:.2f}")
+            for start, end, name, words, score in sorted(rows, key=lambda row: row[:2])
+        ],
+    )
+
+
+def _write_files(found: AlignedRecording, formats: tuple[str, ...], folder: Path) -> None:
+    from quran_asr.files import write_atomically
+    from quran_asr.runtime.alignment_formats import FORMATS as WRITERS
+
+    for name in formats:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{Path(found.audio).stem}{WRITERS[name].suffix}"
+        write_atomically(path, WRITERS[name].write(found).encode())
+        echo(str(path), err=True)
+
+
+def _write_clips(found: AlignedRecording, folder: Path, cut: set[VerseRef]) -> None:
+    """Clips of the verses that no recording before had."""
+    from quran_asr.runtime.verse_clips import cut_verses
+
+    result = cut_verses(found, folder, cut)
+    cut.update(clip.verse for clip in result.clips)
+    echo(f"{folder}: {len(result.clips):,} clips of {found.audio}", err=True)
+    if result.incomplete:
+        names = " ".join(map(str, result.incomplete))
+        echo(f"not cut, since the reciter went back or left words out: {names}", err=True)

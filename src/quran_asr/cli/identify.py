@@ -1,0 +1,70 @@
+"""`quran-asr identify`: which verses recordings hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quran_asr.cli.models import as_bundle, model_option, named_or_default, refuse_model
+from quran_asr.cli.output import echo, print_error, progress_bar
+from quran_asr.errors import QuranAsrError
+
+if TYPE_CHECKING:
+    from quran_asr.runtime.alignment import IdentifiedRecording
+
+ALTERNATIVES = 2
+"""So many other places are printed; --json has more."""
+
+
+@click.command(epilog="Example: quran-asr identify recitation.mp3 --model bundle")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@model_option
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each file.")
+def identify(files: tuple[Path, ...], model: Path | None, as_json: bool) -> int:
+    """Find the verses that each FILE holds.
+
+    Prints a line for each file: file, tab, verses, tab, how sure that is. The margin is in nats: by so much
+    the next best place in the Quran fits worse. Exit code 1 where nothing in the Quran fits a file.
+    """
+    for file in files:
+        refuse_model(file)
+    nothing, failures = 0, list[QuranAsrError]()
+    with as_bundle(named_or_default(model)) as bundle:
+        from quran_asr.runtime.alignment import identify as find
+        from quran_asr.runtime.recognizer import load
+
+        recognizer = load(bundle, decoder="ctc")
+        with progress_bar("identifying", "files") as on_progress:
+            for done, file in enumerate(files, start=1):
+                try:
+                    found = find(file, recognizer)
+                except QuranAsrError as error:
+                    failures.append(error)
+                else:
+                    nothing += not found.verses
+                    echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else _line(found))
+                on_progress(done, len(files))
+    if len(files) == 1 and failures:
+        raise failures[0]
+    for failure in failures:
+        print_error(failure)
+    if failures:
+        raise QuranAsrError(f"{len(failures)} of {len(files)} files could not be identified")
+    return int(nothing > 0)
+
+
+def _line(found: IdentifiedRecording) -> str:
+    place = found.place
+    if not place.verses:
+        return f"{found.audio}\t-\tnothing in the Quran fits"
+    notes = [f"margin {place.margin:.1f}"]
+    if place.equal:
+        same = (" ".join(map(str, other.verses)) for other in place.equal)
+        notes.append(f"same words: {', '.join(same)}")
+    elif place.alternatives:
+        others = (" ".join(map(str, other.verses)) for other in place.alternatives[:ALTERNATIVES])
+        notes.append(f"next best: {', '.join(others)}")
+    return f"{found.audio}\t{' '.join(map(str, place.verses))}\t{'; '.join(notes)}"

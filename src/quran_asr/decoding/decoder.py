@@ -1,0 +1,98 @@
+"""What the decoders have in common: encoder scores in, tokens out, piece by piece of several streams at once.
+
+A decoder is one class in the file of its algorithm and one line in `options.DECODERS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from quran_asr.decoding.endpoint import frames_of
+from quran_asr.decoding.options import DECODERS, Decoding
+from quran_asr.decoding.partial import NOTHING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from quran_asr.records import Hypothesis
+
+    Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a decoder may ask of a model besides the scores of its encoder."""
+
+    predict: Callable[[NDArray[np.int64], tuple[Float32, ...]], tuple[Float32, tuple[Float32, ...]]]
+    """The prediction network: tokens [B], state -> predicted [B, joint width], next state."""
+    join: Callable[[Float32, Float32], Float32]
+    """The joint network: encoded and predicted, [N, joint width] each -> log-probabilities
+    [N, vocabulary + 1], natural log, blank last."""
+    prediction_layers: int
+    prediction_width: int
+    """The state of the prediction network: two arrays [layers, B, width]."""
+    blank: int
+    max_symbols: int
+    """Tokens that one frame may give."""
+    frame_seconds: float
+    """Seconds of audio behind one encoder frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What the encoder gives for n frames of one stream."""
+
+    joint: Float32
+    """[n, joint width]: the joint network's encoder side."""
+    ctc: Float32
+    """[n, vocabulary + 1] log-probabilities, natural log, blank last."""
+    may_end: NDArray[np.bool_] | None = None
+    """[n]: does the signal level allow an utterance to end after this frame? None: utterances do not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a piece brought to one stream."""
+
+    tokens: Hypothesis = NOTHING
+    """New tokens, which stay."""
+    draft: Hypothesis = NOTHING
+    """All tokens after them that may still change."""
+    ends: tuple[int, ...] = ()
+    """Frames at which an utterance was over."""
+    state: Any = None
+    """The decoder's state after the piece; None where nothing was searched."""
+
+
+class Decoder(Protocol):
+    """A search that goes on from piece to piece. It keeps nothing of the streams: their states are values."""
+
+    start: Any
+    """State of a stream before its first frame."""
+
+    def step(self, pieces: Sequence[Piece], states: Sequence[Any]) -> list[SearchResult]:
+        """Search a piece of each of several streams.
+
+        Raises:
+            QuranAsrError: a score is NaN; all states stay good.
+        """
+
+    def draft(self, state: Any) -> Hypothesis:
+        """The tokens of a state that may still change."""
+
+
+def build_decoder(decoding: Decoding, model: Model) -> Decoder:
+    """The decoder that the options name, for a model."""
+    module, _, name = DECODERS[decoding.decoder].partition(":")
+    decoder: Decoder = getattr(importlib.import_module(module), name)(decoding, model)
+    return decoder
+
+
+def patience_of(decoding: Decoding, model: Model) -> int | None:
+    """Frames without a token after which an utterance is over; None: utterances do not end."""
+    seconds = decoding.pause_seconds
+    return None if seconds is None else frames_of(seconds, model.frame_seconds)

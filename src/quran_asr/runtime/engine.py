@@ -1,0 +1,164 @@
+"""The networks and the decoder of a bundle: audio that waits in streams becomes words, of many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quran_asr.decoding.decoder import Model, Piece, SearchResult, build_decoder
+from quran_asr.decoding.partial import StreamingResult
+from quran_asr.errors import QuranAsrError
+from quran_asr.runtime.sessions import Encoded, Sessions, run_once
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quran_asr.decoding.options import Decoding
+    from quran_asr.records import Samples
+    from quran_asr.runtime.bundle import Bundle
+    from quran_asr.runtime.stream import StreamState
+
+    Float32 = NDArray[np.float32]
+
+
+class Engine:
+    """Loaded networks with one decoder. It keeps nothing of the streams, so threads may share it."""
+
+    def __init__(self, bundle: Bundle, decoding: Decoding, threads: int = 0) -> None:
+        """Arguments and errors as `Sessions`."""
+        self.bundle = bundle
+        self.sessions = Sessions(bundle, threads)
+        run_once(self.sessions)
+        model = Model(
+            predict=self.sessions.predict,
+            join=self.sessions.join,
+            prediction_layers=bundle.shape.prediction_layers,
+            prediction_width=bundle.shape.prediction_width,
+            blank=bundle.vocabulary.blank,
+            max_symbols=bundle.shape.max_symbols,
+            frame_seconds=bundle.frame_seconds,
+        )
+        self.decoder = build_decoder(decoding, model)
+        self._utterances_end = decoding.pause_seconds is not None
+
+    def advance(self, streams: Sequence[StreamState]) -> list[StreamingResult]:
+        """Recognize what waits in each of several streams; pieces of one size are encoded together.
+
+        A stream that fails gets its `error` and an empty result, and its neighbours go on as if alone.
+
+        Returns:
+            Of each stream, in their order, what became certain and what may change.
+        """
+        results = [StreamingResult((), ()) for _ in streams]
+        moved: set[int] = set()
+        while groups := _groups(streams):
+            for members, frames in groups:
+                chosen = [streams[i] for i in members]
+                features = np.stack([stream.take(frames) for stream in chosen])
+                encoded = self._encode(chosen, features)
+                pieces = [self._piece(*each) for each in zip(chosen, features, encoded, strict=True)]
+                for i, found in zip(members, self._search(chosen, pieces), strict=True):
+                    moved.add(i)
+                    if found is not None:
+                        results[i] = _joined(results[i], streams[i].put(found))
+        for i, stream in enumerate(streams):
+            if i not in moved and stream.error is None:
+                draft = self.decoder.draft(stream.search)
+                results[i] = stream.wait() or stream.put(SearchResult(draft=draft))
+        return results
+
+    def emissions(self, stream: StreamState, pieces: Iterable[Samples]) -> Iterator[Float32]:
+        """The CTC scores of a recording that comes in pieces, as soon as they are there.
+
+        Args:
+            stream: a new one.
+            pieces: float32 [samples] at 16 kHz.
+
+        Yields:
+            Log-probabilities [n, vocabulary + 1], blank last.
+
+        Raises:
+            QuranAsrError: a sample is NaN or far too large, or the model's scores are NaN.
+        """
+        for piece in chain(pieces, (None,)):
+            if piece is None:
+                stream.end()
+            else:
+                stream.push(piece)
+            while frames := stream.ready():
+                (encoded,) = self._encode([stream], stream.take(frames)[None])
+                if encoded is not None:
+                    yield encoded.ctc
+        if stream.error is not None:
+            raise stream.error
+
+    def _encode(self, streams: Sequence[StreamState], features: Float32) -> list[Encoded | None]:
+        """Features [streams, frames, mels] of one piece each; None for a stream whose scores are NaN."""
+        encoded, following = self.sessions.encode(
+            features,
+            [stream.total for stream in streams],
+            streams[0].chunk,
+            [stream.encoder for stream in streams],
+        )
+        if all(np.isfinite(one.joint).all() and not np.isnan(one.ctc).any() for one in encoded):
+            for stream, state in zip(streams, following, strict=True):
+                stream.encoder = state
+            return [*encoded]
+        if len(streams) == 1:
+            streams[0].error = _not_a_number(streams[0], "encoder")
+            return [None]
+        # each alone: an 8-bit graph scales a batch as one, so one stream's NaN is in its neighbours too
+        each = zip(streams, features, strict=True)
+        return [one for stream, piece in each for one in self._encode([stream], piece[None])]
+
+    def _piece(self, stream: StreamState, features: Float32, encoded: Encoded | None) -> Piece | None:
+        if encoded is None:
+            return None
+        may_end = stream.may_end(features)[: len(encoded.ctc)] if self._utterances_end else None
+        return Piece(encoded.joint, encoded.ctc, may_end)
+
+    def _search(
+        self, streams: Sequence[StreamState], pieces: Sequence[Piece | None]
+    ) -> list[SearchResult | None]:
+        """One piece each; None for a stream without one, or whose scores are NaN."""
+        alive = [(stream, piece) for stream, piece in zip(streams, pieces, strict=True) if piece is not None]
+        if not alive:
+            return [None] * len(streams)
+        try:
+            found = self.decoder.step([piece for _, piece in alive], [stream.search for stream, _ in alive])
+        except QuranAsrError as error:
+            if len(streams) == 1:
+                streams[0].error = _not_a_number(streams[0], error.what)
+                return [None]
+            each = zip(streams, pieces, strict=True)
+            return [one for stream, piece in each for one in self._search([stream], [piece])]
+        for (stream, _), one in zip(alive, found, strict=True):
+            stream.search = one.state
+        answers = iter(found)
+        return [None if piece is None else next(answers) for piece in pieces]
+
+
+def _groups(streams: Sequence[StreamState]) -> list[tuple[list[int], int]]:
+    """Places of the streams that can be encoded together, and how many frames of each."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, stream in enumerate(streams):
+        if frames := stream.ready():
+            groups.setdefault((stream.chunk, frames), []).append(i)
+    return [(members, frames) for (_, frames), members in groups.items()]
+
+
+def _joined(before: StreamingResult, new: StreamingResult) -> StreamingResult:
+    ends = tuple(len(before.committed) + end for end in new.ends)
+    return StreamingResult(before.committed + new.committed, new.partial, before.ends + ends)
+
+
+def _not_a_number(stream: StreamState, who: str) -> QuranAsrError:
+    seconds = stream.encoder.frames * stream.bundle.frame_seconds
+    return QuranAsrError(
+        f"from about {seconds:.1f} s on the model's scores are no numbers ({who})",
+        where=stream.where,
+        remedy="begin a new stream; if it happens again, export the model again",
+    )

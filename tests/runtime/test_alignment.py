@@ -1,0 +1,289 @@
+"""Recordings against the Quran: the API, the files that other programs open, and verse clips."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import quran_asr
+from quran_asr import audio
+from quran_asr.decoding.graph import FORMULAS, Graph, Kind, build_graph
+from quran_asr.decoding.path import Alignment
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import VerseRef
+from quran_asr.runtime import bundle as bundles
+from quran_asr.runtime.alignment import START_SHIFT, AlignedRecording, align_scores, in_spelling
+from quran_asr.runtime.alignment_formats import FORMATS
+from quran_asr.runtime.verse_clips import cut_verses, quietest
+from quran_asr.text.passages import parse_range
+from quran_asr.text.spelling import spell
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
+from spoken import FRAME, QURAN, TOKENIZER, Speech, formula, verse
+
+
+@pytest.fixture(scope="module")
+def last_part() -> Graph:
+    """Surahs 78 to 114."""
+    return build_graph(QURAN, TOKENIZER, [ref for ref in QURAN.refs if ref.surah >= 78])
+
+
+@pytest.fixture(scope="module")
+def speech() -> Speech:
+    """Basmala, 97:1-3 with the end of 97:3 again, other speech, 97:4-5."""
+    said = Speech().pause(0.5).say(formula(Kind.BASMALA)).pause(0.5)
+    said.say(verse("97:1")).pause(0.4).say(verse("97:2")).pause(0.4).say(verse("97:3"))
+    said.pause(0.6).say(verse("97:3")[3:]).pause(0.4).babble(5)
+    return said.pause(0.5).say(verse("97:4")).pause(0.4).say(verse("97:5")).pause(1)
+
+
+@pytest.fixture(scope="module")
+def recording(last_part: Graph, speech: Speech) -> AlignedRecording:
+    scores = speech.log_probs()
+    return as_recording(align_scores(last_part, [scores], FRAME, follow_place=False), len(scores) * FRAME)
+
+
+def as_recording(alignment: Alignment, seconds: float) -> AlignedRecording:
+    return AlignedRecording("097.mp3", "spoken", "letters", seconds, alignment.segments, alignment.unaligned)
+
+
+@pytest.mark.parametrize("follow_place", [False, True])
+def test_words_are_where_they_were_said_however_the_scores_are_cut(
+    follow_place: bool, last_part: Graph, speech: Speech
+) -> None:
+    scores = speech.log_probs()
+    whole = align_scores(last_part, [scores], FRAME, follow_place=follow_place)
+    starts = [word.start for segment in whole.segments for word in segment.words]
+    assert starts == pytest.approx([start + START_SHIFT for start in speech.starts], abs=FRAME + 1e-6)
+    assert [segment.kind for segment in whole.segments] == [
+        "basmala",
+        *3 * ["verse"],
+        "repeat",
+        *2 * ["verse"],
+    ]
+    for size in (1, 7, 100):
+        pieces = np.split(scores, range(size, len(scores), size))
+        assert align_scores(last_part, pieces, FRAME, follow_place=follow_place) == whole
+
+
+@pytest.mark.parametrize("follow_place", [False, True])
+def test_two_doubtful_tokens_in_silence_are_not_a_verse(follow_place: bool) -> None:
+    """68:1 begins with one letter; here other tokens are likelier."""
+    graph = build_graph(QURAN, TOKENIZER, [ref for ref in QURAN.refs if ref.surah >= 68])
+    letter = Speech(sharpness=8).pause(2).say(verse("68:1")[:1]).pause(3).log_probs()
+    other = Speech(sharpness=8).pause(2).babble(0.32).pause(3).log_probs()
+    mixed = np.logaddexp(letter + np.log(0.4), other + np.log(0.6))
+    assert align_scores(graph, [mixed], FRAME, follow_place=follow_place) == Alignment((), ())
+    said = Speech(sharpness=8).pause(2).say(verse("68:1")).pause(3).log_probs()
+    (segment,) = align_scores(graph, [said], FRAME, follow_place=follow_place).segments
+    assert [str(one) for one in segment.verses] == ["68:1"]
+
+
+def test_the_json_of_an_alignment(recording: AlignedRecording) -> None:
+    written = json.loads(json.dumps(recording.to_json(), allow_nan=False))
+    assert list(written) == ["audio_filepath", "model", "segments", "unaligned"]
+    assert written["audio_filepath"] == "097.mp3" and written["model"] == "spoken"
+    first, second, *_, last = written["segments"]
+    assert (first["kind"], first["verses"], first["words"][0]["verse"]) == ("basmala", [], None)
+    assert set(second) == {"verses", "words", "start", "end", "kind", "score"}
+    assert set(second["words"][0]) == {"word", "verse", "index", "start", "end", "confidence"}
+    assert second["verses"] == ["97:1"] and [word["index"] for word in second["words"]] == list(range(5))
+    assert " ".join(word["word"] for word in last["words"]) == " ".join(verse("97:5"))
+    (other,) = written["unaligned"]
+    assert set(other) == {"start", "end", "reason"}
+
+
+def test_formulas_at_the_end_are_other_in_json(last_part: Graph) -> None:
+    said = Speech().say(verse("112:4")).pause(0.4).say(formula(Kind.SADAQA)).pause(0.5)
+    found = as_recording(align_scores(last_part, [said.log_probs()], FRAME, follow_place=False), 9.0)
+    assert [segment["kind"] for segment in found.to_json()["segments"]] == ["verse", "other"]
+
+
+def intervals(written: str) -> list[list[tuple[float, float, str]]]:
+    """The tiers of a TextGrid."""
+    pattern = re.compile(r'intervals \[\d+\]:\s+xmin = (\S+)\s+xmax = (\S+)\s+text = "((?:[^"]|"")*)"')
+    return [
+        [(float(start), float(end), text) for start, end, text in pattern.findall(tier)]
+        for tier in written.split("IntervalTier")[1:]
+    ]
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.sampled_from(["97:1", "97:2", "98:1", "112:1", "babble", "pause"]), min_size=1, max_size=6)
+)
+def test_tiers_cover_the_recording_and_subtitles_follow_each_other(
+    last_part: Graph, parts: list[str]
+) -> None:
+    said = Speech().pause(0.3)
+    for part in parts:
+        if part == "babble":
+            said.babble(3)
+        elif part == "pause":
+            said.pause(1)
+        else:
+            said.say(verse(part))
+    scores = said.log_probs()
+    found = as_recording(
+        align_scores(last_part, [scores], FRAME, follow_place=False), max(1, len(scores)) * FRAME
+    )
+    for tier in intervals(FORMATS["textgrid"].write(found)):
+        assert tier[0][0] == 0 and tier[-1][1] == pytest.approx(found.seconds, abs=1e-3)
+        assert all(one[1] == other[0] for one, other in pairwise(tier))
+        assert all(start < end for start, end, _ in tier)
+    words = [text for *_, text in intervals(FORMATS["textgrid"].write(found))[1] if text]
+    assert words == [word.text for word in found.words]
+    for name in ("srt", "webvtt"):
+        times = re.findall(r"(\d\d):(\d\d):(\d\d)[,.](\d\d\d)(?: |\n)", FORMATS[name].write(found))
+        seconds = [int(h) * 3600 + int(m) * 60 + int(s) + int(ms) / 1000 for h, m, s, ms in times]
+        assert seconds == sorted(seconds)
+
+
+def test_subtitles_have_the_words_and_end_verses_with_their_place(recording: AlignedRecording) -> None:
+    written = FORMATS["srt"].write(recording)
+    numbers = re.findall(r"^(\d+)\n\d\d:", written, re.MULTILINE)
+    assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
+    assert re.findall(r"\((\d+:\d+)\)", written) == [f"97:{ayah}" for ayah in range(1, 6)]
+    lines = re.findall(r"--> .*\n(.*)\n", written)
+    assert re.sub(r" \(\d+:\d+\)", "", " ".join(lines)) == " ".join(word.text for word in recording.words)
+    assert FORMATS["webvtt"].write(recording).startswith("WEBVTT\n\n00:00:0")
+
+
+def test_words_in_the_spelling_of_the_mushaf() -> None:
+    """2:21 begins with two words that the mushaf joins, 2:20 has as many in both editions."""
+    graph = build_graph(QURAN, TOKENIZER, parse_range("2:20-21"))
+    said = Speech().say(verse("2:20")).pause(0.5).say(verse("2:21")).pause(0.5).say(verse("2:21")[:5])
+    scores = said.pause(0.5).say(formula(Kind.SADAQA)).log_probs()
+    found = as_recording(align_scores(graph, [scores], FRAME, follow_place=False), len(scores) * FRAME)
+    for spelling in ("uthmani", "diacritized"):
+        quran = quran_asr.load_quran(spelling)
+        first, second, again, closing = in_spelling(found, spelling).segments
+        assert " ".join(word.text for word in first.words) == quran.verse(VerseRef(2, 20))
+        assert " ".join(word.text for word in second.words) == quran.verse(VerseRef(2, 21))
+        assert [word.index for word in second.words] == list(range(len(second.words)))
+        assert (second.start, second.end) == (found.segments[1].start, found.segments[1].end)
+        assert again.kind == "repeat" and again.words[0].text == second.words[0].text
+        assert [word.text for word in closing.words] == spell(FORMULAS[Kind.SADAQA], spelling).split()
+    assert in_spelling(found, "letters") is found
+    with pytest.raises(QuranAsrError, match="uthmani cannot"):
+        in_spelling(in_spelling(found, "uthmani"), "letters")
+
+
+def test_labels_and_rows(recording: AlignedRecording) -> None:
+    labels = [line.split("\t") for line in FORMATS["audacity"].write(recording).splitlines()]
+    assert [text for *_, text in labels] == "basmala|97:1|97:2|97:3|97:3 again|?|97:4|97:5".split("|")
+    rows = list(csv.DictReader(FORMATS["csv"].write(recording).splitlines()))
+    assert [row["word"] for row in rows] == [word.text for word in recording.words]
+    assert [row["kind"] for row in rows if row["verse"] == "97:3"] == 6 * ["verse"] + 3 * ["repeat"]
+
+
+def test_clips_of_complete_verses_are_cut_in_the_pauses(
+    recording: AlignedRecording, speech: Speech, tmp_path: Path
+) -> None:
+    """The sound is loud wherever a word is said."""
+    samples = np.full(round(recording.seconds * 16_000), 1e-4, np.float32)
+    for word in recording.words:
+        samples[round((word.start - START_SHIFT) * 16_000) : round((word.end + 0.05) * 16_000)] = 0.3
+    audio.write(tmp_path / "097.flac", samples)
+    found = AlignedRecording(
+        str(tmp_path / "097.flac"),
+        "spoken",
+        "letters",
+        recording.seconds,
+        recording.segments,
+        recording.unaligned,
+    )
+    done = cut_verses(found, tmp_path / "clips" / "reciter")
+    assert [clip.path.name for clip in done.clips] == [f"09700{ayah}.flac" for ayah in range(1, 6)]
+    assert done.incomplete == ()
+    for clip in done.clips:
+        sound = audio.read(clip.path)
+        assert len(sound) / 16_000 == pytest.approx(clip.end - clip.start, abs=1e-3)
+        assert np.abs(sound[:160]).max() < 1e-3 and np.abs(sound[-160:]).max() < 1e-3
+        (segment,) = [one for one in found.segments if one.verses == (clip.verse,) and one.kind == "verse"]
+        assert clip.start < segment.start - START_SHIFT and clip.end > segment.end
+    others = cut_verses(found, tmp_path / "more", skip=[clip.verse for clip in done.clips[1:]])
+    assert [str(clip.verse) for clip in others.clips] == ["97:1"]
+
+
+def test_a_verse_that_is_never_recited_in_one_go_is_not_cut(last_part: Graph, tmp_path: Path) -> None:
+    words = verse("98:5")
+    said = Speech().say(words[:11]).pause(0.6).say(words[7:]).pause(0.5)
+    scores = said.log_probs()
+    found = as_recording(align_scores(last_part, [scores], FRAME, follow_place=False), len(scores) * FRAME)
+    done = cut_verses(found, tmp_path / "clips")
+    assert done.clips == () and [str(one) for one in done.incomplete] == ["98:5"]
+
+
+def test_the_quietest_point() -> None:
+    samples = np.full(16_000, 0.5, np.float32)
+    samples[8_000:8_800] = 0.01
+    assert 0.5 <= quietest(samples, 0.1, 0.9) <= 0.55
+    assert 0.1 <= quietest(samples, 0.1, 0.105) <= 0.105
+
+
+def test_without_a_model_in_the_package_one_must_be_named(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bundles, "DEFAULT_MODEL", tmp_path / "default")
+    with pytest.raises(QuranAsrError, match="no default model") as refused:
+        quran_asr.identify("recitation.mp3")
+    assert "--model" in refused.value.remedy
+    (tmp_path / "models" / "standard").mkdir(parents=True)
+    (tmp_path / "models" / "standard" / "bundle.json").write_text("{}")
+    assert bundles.default_model() == tmp_path / "models" / "standard"
+
+
+def test_the_commands_print_json_and_name_what_cannot_be_read(
+    small_bundle: Path, voice: np.ndarray, quran_asr: Any, tmp_path: Path
+) -> None:
+    """With random weights nothing is found, or anything; each file has its line."""
+    audio.write(tmp_path / "a.wav", voice)
+    (tmp_path / "b.wav").write_bytes(b"")
+    for command, key in (("identify", "hypothesis"), ("align", "segments")):
+        done = quran_asr(command, tmp_path / "a.wav", "--model", small_bundle, "--json")
+        assert done.code in (0, 1), done.err
+        (line,) = done.out.splitlines()
+        assert json.loads(line)["audio_filepath"] == str(tmp_path / "a.wav") and key in json.loads(line)
+        done = quran_asr(command, tmp_path / "b.wav", tmp_path / "a.wav", "--model", small_bundle)
+        assert done.code == 2 and "b.wav: an empty file" in done.err and str(tmp_path / "a.wav") in done.out
+
+
+@pytest.fixture(scope="module")
+def interim(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("nemo", reason="a bundle is made with the training packages")
+    from quran_asr.export.bundle import export
+
+    folder = tmp_path_factory.mktemp("interim") / "bundle"
+    export(recordings / "models" / "interim.nemo", folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_real_recordings(interim: Path, recordings: Path) -> None:
+    recognizer = quran_asr.load(interim, decoder="ctc")
+    found = quran_asr.identify(recordings / "eval" / "verses-44" / "002255.opus", recognizer)
+    assert [str(one) for one in found.verses] == ["2:255"]
+    surah = recordings / "alignment" / "nabil-al-rifai" / "097.opus"
+    for verses in ("97", None):
+        aligned = quran_asr.align(surah, verses, recognizer)
+        starts = {
+            str(one.verses[0]): one.start
+            for one in aligned.segments
+            if one.kind == "verse" and one.words[0].index == 0
+        }
+        for line in (recordings / "alignment" / "times.jsonl").read_text("utf-8").splitlines():
+            times = json.loads(line)
+            if times["audio_filepath"] == "nabil-al-rifai/097.opus":
+                for known in times["verses"]:
+                    if "speech_start" in known:
+                        assert starts[known["verse"]] == pytest.approx(known["speech_start"], abs=0.5)
