@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,9 @@ from quran_asr.experiments.comparison.studies import PRETRAINED, STUDIES
 from quran_asr.experiments.comparison.trials import (
     Question,
     keep_question,
-    last_error,
     last_row,
     read_question,
     trials_of,
-    write_outcome,
 )
 from quran_asr.experiments.comparison.variants import (
     Variant,
@@ -28,6 +27,7 @@ from quran_asr.experiments.comparison.variants import (
     with_cadence,
 )
 from quran_asr.experiments.run_folder import create_run
+from quran_asr.experiments.trials import last_error
 
 
 def manifest(folder: Path, name: str) -> str:
@@ -220,12 +220,15 @@ def test_a_manifest_is_needed(tmp_path: Path) -> None:
 def test_a_trial_knows_how_it_ended(tmp_path: Path, data: list[str]) -> None:
     made_variants = make_variants([["quickstart"], ["quickstart", "quran.initialization=nemo"]], data)
     trial = trials_of(tmp_path, Question(tuple(made_variants), 1))[0]
-    assert trial.outcome() is None and not trial.done
-    write_outcome(trial.folder, {"state": "failed", "code": 2, "message": "error: only NaN"})
-    assert trial.outcome() is not None and not trial.done
-    write_outcome(trial.folder, {"state": "done", "code": 0, "message": ""})
+    assert trial.result() is None and not trial.done
+    trial.folder.mkdir(parents=True)
+    ended = trial.folder / "ended.json"
+    for interrupted, stopped_by in ((True, None), (False, "diverged")):
+        ended.write_text(json.dumps({"interrupted": interrupted, "stopped_by": stopped_by}), encoding="utf-8")
+        assert trial.result() is not None and not trial.done
+    ended.write_text('{"interrupted": false, "stopped_by": null}', encoding="utf-8")
     assert trial.done
-    (trial.folder / "trial.json").write_text('{"state": "do', encoding="utf-8")
+    ended.write_text('{"interrupted": fal', encoding="utf-8")
     assert not trial.done  # torn: it is asked again
 
 
@@ -234,8 +237,8 @@ def test_the_end_of_growing_files_is_read(tmp_path: Path) -> None:
     assert last_row(metrics) is None
     metrics.write_text('{"step": 1}\n{"step": 2}\n{"ste', encoding="utf-8")
     assert last_row(metrics) == {"step": 2}
-    log = tmp_path / "log.txt"
+    log = tmp_path / "train.log"
     log.write_text("step 1\nerror: no such file\nhint: look\n", encoding="utf-8")
-    assert last_error(log) == "error: no such file"
+    assert last_error(log) == "no such file"
     log.write_text("\n", encoding="utf-8")
-    assert last_error(log) == "it said nothing"
+    assert last_error(log) == "no message"

@@ -427,12 +427,14 @@ def _tell_trials(
 
 
 def _failures(trials: Sequence[Trial]) -> list[Finding]:
+    from quran_asr.experiments.trials import last_error
+
     return [
         Finding(
             "error",
             "trial-failed",
             trial.name,
-            f"{(trial.outcome() or {}).get('message', '')}; it is in no figure",
+            f"{last_error(trial.log)}; it is in no figure",
             f"its log is {trial.log}; the same command tries it again",
         )
         for trial in trials
@@ -445,22 +447,22 @@ def _failures(trials: Sequence[Trial]) -> list[Finding]:
 def _compare_runs(
     words: Sequence[str], folder: Path | None, decoder: str, anyway: bool, as_json: bool
 ) -> int:
-    from quran_asr.experiments.comparison import finished_runs
+    from quran_asr.experiments.comparison import variants
     from quran_asr.experiments.comparison.trials import INDEX
     from quran_asr.experiments.run_folder import open_run
     from quran_asr.files import refuse_foreign
 
     if folder is not None:
         refuse_foreign(folder, (INDEX, "result-transducer.json", "result-ctc.json"), "comparison")
-    runs = finished_runs.read_runs([open_run(word) for word in words])
+    runs = variants.read_runs([open_run(word) for word in words])
     if len(runs) < 2:
         raise QuranAsrError("there is nothing to compare with", remedy="name two runs, or more")
     if not anyway:
-        finished_runs.refuse_unlike(runs)
-    groups = finished_runs.variants_of(runs)
+        variants.refuse_unlike_runs(runs)
+    groups = variants.variants_of(runs)
     first = groups[0][1][0].recipe
     differs = {
-        variant.name: [str(change) for change in finished_runs.parting(first, group[0].recipe)]
+        variant.name: [str(change) for change in variants.parting(first, group[0].recipe)]
         for variant, group in groups
     }
     folders = {variant.name: [run.folder for run in group] for variant, group in groups}
@@ -481,8 +483,8 @@ def _tell(
     from importlib.util import find_spec
 
     from quran_asr.cli.output import print_json
-    from quran_asr.experiments.comparison.finished_runs import best_beside
     from quran_asr.experiments.comparison.results import compare as set_against
+    from quran_asr.experiments.comparison.variants import best_beside
     from quran_asr.files import write_atomically
 
     comparison = set_against(variants, decoder)

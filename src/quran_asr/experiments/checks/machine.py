@@ -21,7 +21,6 @@ MOST_OF_MEMORY = 0.5
 BATCHES_AHEAD = 2
 """Batches that each worker of a loader keeps ready (torch's default)."""
 SHARED_MEMORY = Path("/dev/shm")
-_LOADED = ("train_ds", "validation_ds")
 
 
 def disk_space(recipe: Recipe) -> Outcome:

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,21 +62,8 @@ class Entry:
     version: str | None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "run": self.path,
-            "name": self.name,
-            "began": self.began,
-            "against": self.against,
-            "changes": list(self.changes),
-            "start": self.start,
-            "data": list(self.data),
-            "hours": self.hours,
-            "seed": self.seed,
-            "steps": self.steps,
-            "best_wer": self.best_wer,
-            "best_step": self.best_step,
-            "version": self.version,
-        }
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return {"run": values.pop("path"), **values}
 
 
 def read_registry(folder: Path) -> tuple[list[Entry], list[Finding]]:

@@ -155,7 +155,7 @@ def prepare(study: Study, folder: Path, overrides: Sequence[str], conditions: Co
         recipe, *own = asked.words
         data = _data(manifests, asked.train, asked.validation)
         variant = Variant("pretraining", load_recipe(recipe, [*own, *shared, *data]))
-        trial = Trial(variant, variant.recipe.quran.seed, folder / "pretraining")
+        trial = Trial(folder / "pretraining", variant, variant.recipe.quran.seed)
         if run_trials(folder, [trial], conditions):
             raise QuranAsrError("the pretraining failed", where=str(trial.log))
         found = trial.run()

@@ -16,7 +16,7 @@ from quran_asr.evaluation.confidence import Interval, intervals, method
 from quran_asr.evaluation.transcripts import TranscribedClip, read_transcripts
 from quran_asr.experiments.sweep.search import Sweep, open_study, trial_folder
 from quran_asr.experiments.sweep.space import Value, words_of
-from quran_asr.experiments.sweep.trial import run_of
+from quran_asr.experiments.trials import Trial
 from quran_asr.files import write_atomically
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _state(trial: optuna.trial.FrozenTrial) -> str:
 
 def _heard(folder: Path, number: int) -> tuple[TranscribedClip, ...]:
     """What the best model of a trial heard in its validation; nothing where none was made."""
-    run = run_of(trial_folder(folder, number))
+    run = Trial(trial_folder(folder, number)).run()
     if run is None or not run.transcripts.is_file():
         return ()
     return tuple(read_transcripts(run.transcripts))
@@ -141,7 +141,7 @@ def _row(
     heard: Mapping[int, Sequence[TranscribedClip]],
     best: optuna.trial.FrozenTrial | None,
 ) -> Row:
-    run = run_of(trial_folder(folder, trial.number))
+    run = Trial(trial_folder(folder, trial.number)).run()
     rows = run.read_metrics() if run is not None else []
     rates = [row["wer"] for row in rows if row["split"] == "validation" and row["wer"] is not None]
     clips = heard[trial.number]

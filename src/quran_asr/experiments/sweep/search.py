@@ -18,8 +18,8 @@ from quran_asr.config.recipe import as_yaml, load_recipe
 from quran_asr.config.recipe_changes import changes
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.experiments.sweep.space import Axis, Listed, Value, combinations, grid, words_of
-from quran_asr.experiments.sweep.trial import Ended, locked, run_trial
-from quran_asr.files import named_errors, parse_json, refuse_foreign, write_atomically
+from quran_asr.experiments.trials import Ended, Trial, run_trials, working_in
+from quran_asr.files import parse_json, refuse_foreign, write_atomically
 
 if TYPE_CHECKING:
     import optuna
@@ -79,9 +79,8 @@ def run_sweep(
         QuranAsrError: the folder holds another sweep, another call works there, or no trial begins.
         KeyboardInterrupt: asked to stop; the trial at hand is resumed by the next call.
     """
-    refuse_foreign(folder, ("sweep.json", "sweep-recipe.yaml", "study.journal", "lock"), "sweep")
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock"), named_errors(folder):
+    refuse_foreign(folder, ("sweep.json", "sweep-recipe.yaml", "study.journal", ".lock"), "sweep")
+    with working_in(folder):
         settle(sweep, folder)
         _mend_journal(folder / "study.journal")
         study = open_study(sweep, folder)
@@ -98,7 +97,7 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 def log_of(folder: Path, number: int) -> Path:
     """What the training of a trial says."""
-    return trial_folder(folder, number) / "train.log"
+    return Trial(trial_folder(folder, number)).log
 
 
 # What was asked
@@ -277,7 +276,7 @@ def _make(
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
     reported = set(study.trials[trial.number].intermediate_values)
 
-    def diagnose(step: int, wer: float) -> bool:
+    def judge(step: int, wer: float) -> bool:
         if step not in reported:
             trial.report(wer, step)
             reported.add(step)
@@ -291,39 +290,46 @@ def _make(
         *words_of(values),
         f"exp_manager.exp_dir={json.dumps(str(place))}",
     ]
+    ends: list[Ended] = []
     try:
         load_recipe(words[0], words[1:])
-        ended = run_trial(place, words, diagnose, lambda: on_wait(trial.number))
+        run_trials(
+            [Trial(place)],
+            lambda _: words,
+            lambda _, ended: ends.append(ended),
+            judge=judge,
+            on_look=lambda _: on_wait(trial.number),
+        )
     except QuranAsrError as error:
-        ended = Ended(2, None, None, error.what)
-    return _tell(study, trial, place, ended, say)
+        ends = [Ended(2, None, None, error.what)]
+    return _tell(study, trial, Trial(place).log, ends[0], say)
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, place: Path, ended: Ended, say: Say) -> bool:
+def _tell(study: optuna.Study, trial: optuna.Trial, log: Path, ended: Ended, say: Say) -> bool:
     from optuna.trial import TrialState
 
-    where, reported = str(place / "train.log"), ended.reported or {}
+    where, result = str(log), ended.result or {}
     if ended.pruned_at is not None:
         trial.set_user_attr("pruned_at", ended.pruned_at)
         study.tell(trial, state=TrialState.PRUNED)
         return True
-    if reported.get("interrupted"):
+    if result.get("interrupted"):
         raise QuranAsrError(
             f"trial {trial.number} was ended by somebody else", where=where, remedy="the same command goes on"
         )
-    if ended.finished and reported.get("val_wer") is not None:
-        study.tell(trial, reported["val_wer"])
+    if ended.code == 0 and result.get("val_wer") is not None:
+        study.tell(trial, result["val_wer"])
         return True
-    if reported.get("stopped_by"):  # what it was worth until then tells the sampler something
-        trial.set_user_attr("stopped_by", reported["stopped_by"])
+    if result.get("stopped_by"):  # what it was worth until then tells the sampler something
+        trial.set_user_attr("stopped_by", result["stopped_by"])
         study.tell(trial, state=TrialState.PRUNED)
         return True
-    complaint = ended.complaint or "it made no validation"
-    trial.set_user_attr("failed", complaint)
+    error = ended.error or "it made no validation"
+    trial.set_user_attr("failed", error)
     study.tell(trial, state=TrialState.FAIL)
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         raise QuranAsrError(
-            f"the first trial failed: {complaint}", where=where, remedy="mend that; the same command goes on"
+            f"the first trial failed: {error}", where=where, remedy="mend that; the same command goes on"
         )
-    say(Finding("warning", "failed-trial", where, f"trial {trial.number} failed: {complaint}", ""))
+    say(Finding("warning", "failed-trial", where, f"trial {trial.number} failed: {error}", ""))
     return False
