@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -78,8 +79,6 @@ class Ended:
 
 
 TrialT = TypeVar("TrialT", bound=Trial)
-Judge = Callable[[int, float], bool]
-"""Called with (step, WER) of each validation of a trial, in order; True prunes the trial."""
 
 
 @contextmanager
@@ -107,7 +106,7 @@ def run_trials(
     end: Callable[[TrialT, Ended], None],
     *,
     jobs: int = 1,
-    judge: Judge | None = None,
+    judge: Callable[[TrialT, int, float], bool] | None = None,
     on_look: Callable[[Iterable[TrialT]], None] = lambda running: None,
     on_stop: Callable[[], None] = lambda: None,
     environment: Mapping[str, str] | None = None,
@@ -120,7 +119,8 @@ def run_trials(
             is no run to resume.
         end: called with each trial that has ended; what it raises stops the others.
         jobs: trials at the same time.
-        judge: sees every validation once, those of earlier calls too.
+        judge: called with (trial, step, WER) of every validation once, in order, those of earlier calls too;
+            True prunes the trial.
         on_look: called with the trials under way, several times a second.
         on_stop: called before running trials are asked to end because of an interrupt.
         environment: of the trainings; None for that of this process.
@@ -137,7 +137,8 @@ def run_trials(
         while left or running:
             while left and len(running) < jobs:
                 trial = left.pop(0)
-                running[trial] = _Training(trial, begin(trial), judge, environment)
+                see = None if judge is None else partial(judge, trial)
+                running[trial] = _Training(trial, begin(trial), see, environment)
             for trial, training in list(running.items()):
                 ended = training.look()
                 if ended is not None:
@@ -157,7 +158,11 @@ class _Training:
     """A trial under way. It has no process where an earlier call left nothing to train."""
 
     def __init__(
-        self, trial: Trial, words: Sequence[str], judge: Judge | None, environment: Mapping[str, str] | None
+        self,
+        trial: Trial,
+        words: Sequence[str],
+        judge: Callable[[int, float], bool] | None,
+        environment: Mapping[str, str] | None,
     ) -> None:
         trial.folder.mkdir(parents=True, exist_ok=True)
         _end_orphan(trial.folder)

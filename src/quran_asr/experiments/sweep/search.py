@@ -81,13 +81,14 @@ def run_sweep(
     """
     refuse_foreign(folder, ("sweep.json", "sweep-recipe.yaml", "study.journal", ".lock"), "sweep")
     with working_in(folder):
-        settle(sweep, folder)
+        _keep_request(sweep, folder)
         _mend_journal(folder / "study.journal")
         study = open_study(sweep, folder)
         _enqueue(sweep, study)
         failed = 0
         while (trial := _next(sweep, study, failed)) is not None:
-            failed += not _make(sweep, folder, study, trial, on_trial, say, on_wait)
+            ended = _train(sweep, folder, study, trial, on_trial, on_wait)
+            failed += not _record(study, trial, ended, str(log_of(folder, trial.number)), say)
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -103,7 +104,7 @@ def log_of(folder: Path, number: int) -> Path:
 # What was asked
 
 
-def settle(sweep: Sweep, folder: Path) -> None:
+def _keep_request(sweep: Sweep, folder: Path) -> None:
     """Keep what is asked beside the trials, or find that it is what they were made for.
 
     Raises:
@@ -259,16 +260,15 @@ def _next(sweep: Sweep, study: optuna.Study, failed: int) -> optuna.Trial | None
 # A trial
 
 
-def _make(
+def _train(
     sweep: Sweep,
     folder: Path,
     study: optuna.Study,
     trial: optuna.Trial,
     on_trial: OnTrial,
-    say: Say,
     on_wait: OnWait,
-) -> bool:
-    """Train one trial to its end, and write that into the journal; False where it failed."""
+) -> Ended:
+    """Train one trial until it ends or is pruned."""
     from optuna.trial import TrialState
 
     values = dict(trial.params)
@@ -276,7 +276,7 @@ def _make(
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
     reported = set(study.trials[trial.number].intermediate_values)
 
-    def judge(step: int, wer: float) -> bool:
+    def judge(_: Trial, step: int, wer: float) -> bool:
         if step not in reported:
             trial.report(wer, step)
             reported.add(step)
@@ -301,21 +301,22 @@ def _make(
             on_look=lambda _: on_wait(trial.number),
         )
     except QuranAsrError as error:
-        ends = [Ended(2, None, None, error.what)]
-    return _tell(study, trial, Trial(place).log, ends[0], say)
+        return Ended(2, None, None, error.what)
+    return ends[0]
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, log: Path, ended: Ended, say: Say) -> bool:
+def _record(study: optuna.Study, trial: optuna.Trial, ended: Ended, log: str, say: Say) -> bool:
+    """Write the end of a trial into the journal; False where it failed."""
     from optuna.trial import TrialState
 
-    where, result = str(log), ended.result or {}
+    result = ended.result or {}
     if ended.pruned_at is not None:
         trial.set_user_attr("pruned_at", ended.pruned_at)
         study.tell(trial, state=TrialState.PRUNED)
         return True
     if result.get("interrupted"):
         raise QuranAsrError(
-            f"trial {trial.number} was ended by somebody else", where=where, remedy="the same command goes on"
+            f"trial {trial.number} was ended by somebody else", where=log, remedy="the same command goes on"
         )
     if ended.code == 0 and result.get("val_wer") is not None:
         study.tell(trial, result["val_wer"])
@@ -329,7 +330,7 @@ def _tell(study: optuna.Study, trial: optuna.Trial, log: Path, ended: Ended, say
     study.tell(trial, state=TrialState.FAIL)
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         raise QuranAsrError(
-            f"the first trial failed: {error}", where=where, remedy="mend that; the same command goes on"
+            f"the first trial failed: {error}", where=log, remedy="mend that; the same command goes on"
         )
-    say(Finding("warning", "failed-trial", where, f"trial {trial.number} failed: {error}", ""))
+    say(Finding("warning", "failed-trial", log, f"trial {trial.number} failed: {error}", ""))
     return False
