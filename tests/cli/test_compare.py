@@ -274,7 +274,7 @@ def test_a_study_has_its_data_or_takes_yours(
 def test_what_the_sides_of_a_study_differ_in_is_not_overridden(tmp_path: Path) -> None:
     study = Study(variants=(("quickstart",), ("quickstart", "quran.augment.gain_db=6")), shared=())
     for word in ("quran.augment.gain_db=5", "~quran.augment", "quran.augment={gain_db: 1}"):
-        with pytest.raises(QuranAsrError, match="the sides of this study differ in"):
+        with pytest.raises(QuranAsrError, match="the variants of this study differ in"):
             prepare(study, tmp_path, [word], Conditions())
 
 

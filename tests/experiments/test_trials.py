@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,9 +16,20 @@ import pytest
 from quran_asr import locks
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments import trials
+from quran_asr.experiments.comparison import trials as comparison
+from quran_asr.experiments.comparison.variants import make_variants
 from quran_asr.experiments.trials import Ended, Trial, run_trials
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
+COMPARE = """
+import sys
+from pathlib import Path
+from quran_asr.experiments import trials
+from quran_asr.experiments.comparison.trials import Conditions, read_question, run_trials, trials_of
+trials.TRAIN = (sys.executable, sys.argv[1])
+folder = Path(sys.argv[2])
+run_trials(folder, trials_of(folder, read_question(folder)), Conditions())
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +101,42 @@ def test_an_orphan_that_may_be_another_program_is_named_not_ended(
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_killed_comparison_is_resumed_where_its_training_got_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training outlives the comparison: the next call ends it first, and then goes on with its run."""
+    monkeypatch.setenv("STAND_IN_SECONDS", "4")  # the orphan would train for another 16 s
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"audio_filepath": "a.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
+    data = [f"model.{key}.manifest_filepath={manifest}" for key in ("train_ds", "validation_ds")]
+    folder = tmp_path / "comparison"
+    variants = make_variants([["quickstart"], ["quickstart", "model.optim.lr=0.01"]], data)
+    question = comparison.Question(tuple(variants), 1)
+    comparison.keep_question(folder, question)
+    first, second = comparison.trials_of(folder, question)
+    parent = subprocess.Popen([sys.executable, "-c", COMPARE, str(STAND_IN), str(folder)])
+    try:
+        until = time.monotonic() + 120
+        while (run := first.run()) is None or not run.read_metrics():
+            assert parent.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    orphan = json.loads((first.folder / "process").read_text())["pid"]
+    os.kill(orphan, 0)  # it lives
+    monkeypatch.setenv("STAND_IN_SECONDS", "0.02")
+    said: list[str] = []
+    assert comparison.run_trials(folder, [first, second], comparison.Conditions(say=said.append)) == []
+    assert said[0].startswith("quickstart, seed 0: goes on")
+    with pytest.raises(ProcessLookupError):
+        os.kill(orphan, 0)
+    assert first.run() == run, "no second one was begun"
+    for trial in (first, second):
+        ended = trial.run()
+        assert ended is not None and [row["step"] for row in ended.read_metrics()] == [1, 2, 3, 4, 5]
+    said.clear()
+    assert comparison.run_trials(folder, [first, second], comparison.Conditions(say=said.append)) == []
+    assert said == [f"2 of 2 trials found in {folder}"]

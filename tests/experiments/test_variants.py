@@ -133,7 +133,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, data: list[str]) -> N
         (tmp_path / place).mkdir()
         text = f"base: quickstart\nmodel: {{optim: {{lr: {rate}}}}}\n"
         (tmp_path / place / "mine.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(QuranAsrError, match="two sides are called `mine`"):
+    with pytest.raises(QuranAsrError, match="two variants are called `mine`"):
         make_variants([[str(tmp_path / place / "mine.yaml")] for place in "ab"], data)
 
 
@@ -179,7 +179,7 @@ def test_a_folder_keeps_its_question_and_takes_more_seeds(tmp_path: Path, data: 
     names = [(trial.variant.name, trial.seed) for trial in trials_of(tmp_path, read_question(tmp_path))]
     assert len(names) == 6 and names[:2] == [
         (variant.name, 0) for variant in made_variants
-    ]  # all sides before the next seed
+    ]  # all variants before the next seed
 
 
 def test_a_folder_of_other_trials_is_refused(tmp_path: Path, data: list[str]) -> None:

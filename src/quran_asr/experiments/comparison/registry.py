@@ -27,7 +27,7 @@ NOT_COMPARED = (
     *("base", "name", "exp_manager.exp_dir"),
     *("model.train_ds.manifest_filepath", "model.validation_ds.manifest_filepath"),
 )
-"""Keys that say where a run lies or what is told by its data."""
+"""Keys that say where a run lies or follows from its data."""
 BASE = "base"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')

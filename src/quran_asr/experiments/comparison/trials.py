@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +122,7 @@ def read_question(folder: Path) -> Question:
 
 
 def trials_of(folder: Path, question: Question) -> list[Trial]:
-    """All trials: the first seed of every arm, then the second, so that a stopped comparison says most."""
+    """All trials, the first seed of every variant first: a stopped comparison has most to compare."""
     return [
         Trial(folder / "trials" / variant.slug / f"seed-{seed}", variant, seed)
         for number in range(question.seeds)
@@ -160,15 +160,16 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
         ]
 
     with working_in(folder), conditions.progress("trials", "") as show:
-        for trial in left:  # one that a diagnosis had stopped is tried again
-            (trial.folder / "ended.json").unlink(missing_ok=True)
+        for trial in left:
+            if (trial.result() or {}).get("stopped_by"):  # by a diagnosis: it is tried again
+                (trial.folder / "ended.json").unlink()
         clock = _Clock(trials, conditions.say, show)
         runner.run_trials(
             left,
             begin,
             lambda trial, ended: _report(trial, ended, conditions.say),
             jobs=conditions.jobs,
-            on_look=clock.tick,
+            on_look=lambda _: clock.tick(),
             on_stop=lambda: conditions.say(
                 "stopping: each trial in progress writes a checkpoint; the same command goes on"
             ),
@@ -210,38 +211,34 @@ class _Clock:
     ) -> None:
         self._trials, self._say, self._show = trials, say, show
         self._began = self._said = time.monotonic()
-        self._done = {trial: self._size(trial) if trial.done else self._made(trial) for trial in trials}
-        self._first = sum(self._done.values())
-        self._total = sum(self._size(trial) for trial in trials)
+        self._first, self._total = self._made(), sum(map(_size, trials))
 
-    def tick(self, running: Iterable[Trial]) -> None:
-        for trial in self._trials:
-            if trial in running:
-                self._done[trial] = self._made(trial)
-            elif trial.done:
-                self._done[trial] = self._size(trial)
-        done, now = sum(self._done.values()), time.monotonic()
-        self._show(done, self._total)
-        if now - self._said < SAID_EVERY or done - self._first < self._total / 100:
+    def tick(self) -> None:
+        made, now = self._made(), time.monotonic()
+        self._show(made, self._total)
+        if now - self._said < SAID_EVERY or made - self._first < self._total / 100:
             return  # of the first steps no time can be foretold
         self._said = now
-        minutes = (self._total - done) * (now - self._began) / (done - self._first) / 60
-        self._say(f"{done / self._total:.0%} of all trials, about {minutes:,.0f} minutes left")
+        minutes = (self._total - made) * (now - self._began) / (made - self._first) / 60
+        self._say(f"{made / self._total:.0%} of all trials, about {minutes:,.0f} minutes left")
 
-    @staticmethod
-    def _size(trial: Trial) -> int:
-        """What a trial's budget counts: optimizer steps, or thousandths of an epoch."""
-        limit = trial.variant.recipe.trainer
-        return limit.max_steps if limit.max_steps > 0 else 1000 * max(1, limit.max_epochs)
+    def _made(self) -> int:
+        return sum(_size(trial) if trial.done else _made(trial) for trial in self._trials)
 
-    def _made(self, trial: Trial) -> int:
-        run = trial.run()
-        row = None if run is None else last_row(run.metrics)
-        if row is None:
-            return 0
-        steps = trial.variant.recipe.trainer.max_steps > 0
-        made = row.get("step", 0) if steps else 1000 * row.get("epoch", 0)
-        return min(self._size(trial), int(made))
+
+def _size(trial: Trial) -> int:
+    """What a trial's budget counts: optimizer steps, or thousandths of an epoch."""
+    limit = trial.variant.recipe.trainer
+    return limit.max_steps if limit.max_steps > 0 else 1000 * max(1, limit.max_epochs)
+
+
+def _made(trial: Trial) -> int:
+    run = trial.run()
+    row = None if run is None else last_row(run.metrics)
+    if row is None:
+        return 0
+    made = row.get("step", 0) if trial.variant.recipe.trainer.max_steps > 0 else 1000 * row.get("epoch", 0)
+    return min(_size(trial), int(made))
 
 
 def last_row(metrics: Path) -> dict[str, Any] | None:
@@ -273,12 +270,12 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _begun(folder: Path, slug: str) -> bool:
-    """Whether a trial of this side has begun."""
+    """Whether a trial of this variant has begun."""
     return any(folder.glob(f"trials/{slug}/seed-*/*/*/recipe.yaml"))
 
 
 def _as_file(recipe: Recipe) -> str:
-    return "# One side of a comparison, resolved.\nbase: base\n" + as_yaml(recipe)
+    return "# One variant of a comparison, resolved.\nbase: base\n" + as_yaml(recipe)
 
 
 def _sha256(path: str) -> str:

@@ -44,7 +44,7 @@ _ALIKE = (
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One side of a comparison."""
+    """One variant of a comparison."""
 
     name: str
     """As it was asked for: the recipe, and its own overrides after it."""
@@ -118,7 +118,7 @@ def make_variants(
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
         variants.append(Variant(" ".join([name, *own]), loaded))
     for manifest in dict.fromkeys(path for variant in variants for path in manifests_of(variant.recipe)):
-        read_clips(manifest)  # what is missing or broken is said before what is unlike
+        read_clips(manifest)  # what is missing or broken comes before what is unlike
     refuse_unlike(variants, anyway=anyway)
     return variants
 
@@ -140,7 +140,7 @@ def refuse_unlike(variants: Sequence[Variant], *, anyway: bool) -> None:
                 raise QuranAsrError(f"`{earlier.name}` and `{variant.name}` would be the same training twice")
             if earlier.slug == variant.slug:
                 raise QuranAsrError(
-                    f"two sides are called `{variant.name}`", remedy="give a file another name"
+                    f"two variants are called `{variant.name}`", remedy="give a file another name"
                 )
         if first.recipe.quran.seed != variant.recipe.quran.seed:
             raise QuranAsrError(
@@ -173,7 +173,7 @@ def manifests_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def differences(first: Recipe, other: Recipe) -> list[Change]:
-    """The keys in which two arms differ, but for where their runs are kept."""
+    """The keys in which two variants differ, but for where their runs are kept."""
     return [change for change in changes(first, other) if change.key not in ("name", "exp_manager.exp_dir")]
 
 
@@ -239,7 +239,7 @@ def seeded(recipe: Recipe, seed: int, exp_dir: Path) -> Recipe:
 # Finished runs: those that differ only in the seed are one variant
 
 _NO_DIFFERENCE = ("quran.seed", "model.train_ds.manifest_filepath", "model.validation_ds.manifest_filepath")
-"""Keys that do not part sides: data are compared by what they hold."""
+"""Keys that make no other variant: data are compared by what they hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +286,7 @@ def refuse_unlike_runs(runs: Sequence[Trained]) -> None:
 
 
 def variants_of(runs: Sequence[Trained]) -> list[tuple[VariantCurves, list[Trained]]]:
-    """The sides in the order in which they are named, each with its runs.
+    """The variants in the order in which they are named, each with its runs.
 
     Raises:
         QuranAsrError: there is but one, or a seed comes twice in one.
@@ -314,12 +314,12 @@ def variants_of(runs: Sequence[Trained]) -> list[tuple[VariantCurves, list[Train
 
 
 def parting(first: Recipe, other: Recipe) -> list[Change]:
-    """The changes that make another side of a run."""
+    """The changes that make a run another variant."""
     return [change for change in differences(first, other) if change.key not in _NO_DIFFERENCE]
 
 
 def best_beside(first: Sequence[RunFolder], second: Sequence[RunFolder]) -> Beside | None:
-    """The best validations of two sides clip by clip; None where a run left no transcripts, or others."""
+    """The best validations of two variants clip by clip; None where a run left no transcripts, or others."""
     variants = [_transcripts(first), _transcripts(second)]
     if variants[0] is None or variants[1] is None:
         return None

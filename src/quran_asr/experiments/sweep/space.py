@@ -29,7 +29,7 @@ OWN = {
     "exp_manager.resume_from_checkpoint": "trials begin anew; vary init_from_pretrained_model",
     "quran.spelling": "word error rates in different spellings do not compare",
     "model.train_ds.min_duration": "it changes the clips of validation too: rates would not compare",
-    "model.validation_ds": "every trial has to hear the same clips",
+    "model.validation_ds": "every trial needs the same clips",
 }
 """Keys, and sections, that no sweep can vary."""
 
