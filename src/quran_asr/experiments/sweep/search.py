@@ -24,8 +24,6 @@ from quran_asr.files import parse_json, refuse_foreign, write_atomically
 if TYPE_CHECKING:
     import optuna
 
-    from quran_asr.config.schema import Recipe
-
 FIRST_UNPRUNED = 3
 """Trials that are left to their end whatever they do: there is no median before."""
 UNPRUNED_SHARE = 0.25
@@ -123,24 +121,18 @@ def _keep_request(sweep: Sweep, folder: Path) -> None:
             before = parse_json(place.read_text(encoding="utf-8"))
         except ValueError:
             raise QuranAsrError("is not JSON", where=str(place)) from None
-        _refuse_another(folder, before, asked, load_recipe(kept), recipe)
+        recipe_then = load_recipe(kept)
+        what = [f"`{key}` is another" for key in ("recipe", "keys", "seed") if before.get(key) != asked[key]]
+        what += map(str, changes(recipe_then, recipe))
+        if what or recipe_then != recipe:
+            why = "; ".join(what[:3]) or "its recipe is another"
+            raise QuranAsrError(
+                f"holds another sweep: {why}", where=str(folder), remedy="another --to FOLDER"
+            )
     text = "# The recipe that all trials have in common.\nbase: base\n" + as_yaml(recipe)
     write_atomically(kept, text.encode())
     asked |= {"trials": sweep.trials, "prune": sweep.prune}
     write_atomically(place, (json.dumps(asked, ensure_ascii=False, indent=2) + "\n").encode())
-
-
-def _refuse_another(
-    folder: Path, before: Mapping[str, Any], asked: Mapping[str, Any], recipe_then: Recipe, recipe: Recipe
-) -> None:
-    what = [f"`{name}` is another" for name in ("recipe", "keys", "seed") if before.get(name) != asked[name]]
-    what += [str(change) for change in changes(recipe_then, recipe)]
-    if recipe_then != recipe and not what:
-        what = ["its recipe is another"]
-    if what:
-        raise QuranAsrError(
-            f"holds another sweep: {'; '.join(what[:3])}", where=str(folder), remedy="another --to FOLDER"
-        )
 
 
 def _axis_as_json(axis: Axis) -> dict[str, Any]:
