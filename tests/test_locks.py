@@ -15,7 +15,7 @@ import pytest
 
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import started
-from quran_asr.locks import locked
+from quran_asr.locks import locked, name_process, named_process
 
 HOLD = """
 import pathlib, sys, time
@@ -133,3 +133,19 @@ def test_waiting_ends(tmp_path: Path) -> None:
     assert 0.3 <= time.monotonic() - began < 5
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_a_process_is_named_for_as_long_as_it_lives(tmp_path: Path) -> None:
+    place = tmp_path / "process"
+    assert named_process(place) is None
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    name_process(place, process.pid)
+    assert named_process(place) == (process.pid, started(process.pid) is not None)
+    there = json.loads(place.read_text())
+    for other in ({"host": "elsewhere"}, {"started": "1"}):  # another machine's, or its number given again
+        place.write_text(json.dumps(there | other))
+        assert named_process(place) is None
+    name_process(place, process.pid)
+    process.kill()
+    process.wait()
+    assert named_process(place) is None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quran_asr.errors import QuranAsrError
-from quran_asr.files import is_alive, named_errors, started, unfinished_path
+from quran_asr.files import is_alive, named_errors, started, unfinished_path, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,28 @@ def locked(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
     finally:
         if _read_or_none(path) == _as_text(ours):  # else somebody removed it, and another has it now
             path.unlink(missing_ok=True)
+
+
+def name_process(path: Path, pid: int) -> None:
+    """Write down a process of this machine, as a lock file names its holder.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_atomically(path, _as_text(_Holder(pid, socket.gethostname(), started(pid))).encode())
+
+
+def named_process(path: Path) -> tuple[int, bool] | None:
+    """The process that `name_process` wrote down: its number, and whether it is surely that process.
+
+    It is not sure where the system does not say when a process began, as numbers are used again. None where
+    the process has ended, or belongs to another machine.
+    """
+    text = _read_or_none(path)
+    holder = None if text is None else _as_holder(text)
+    if holder is None or holder.host != socket.gethostname() or _is_gone(holder):
+        return None
+    return holder.pid, holder.started is not None
 
 
 def _take(path: Path, ours: _Holder) -> bool:

@@ -29,7 +29,6 @@ from quran_asr.experiments.comparison.trials import (
     Question,
     keep_question,
     trials_of,
-    write_outcome,
 )
 from quran_asr.experiments.comparison.variants import make_variants
 from quran_asr.experiments.run_folder import RunFolder, create_run, runs_below
@@ -117,7 +116,7 @@ def test_a_killed_comparison_goes_on_and_loses_nothing(spoken: Path, tmp_path: P
         time.sleep(0.05)
     begun.send_signal(signal.SIGKILL)
     begun.wait()
-    assert not (first / "trial.json").exists()
+    assert not (first / "ended.json").read_text()
     made = len(runs[0].read_metrics())
 
     done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
@@ -186,7 +185,7 @@ def test_a_trial_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.Captu
     data = ["--train", str(manifest), "--validation", str(manifest), "--to", str(tmp_path / "to")]
     assert compare("recipes", "quickstart", "quickstart model.optim.lr=0.01", *data) == 2
     message = capsys.readouterr().err
-    assert "the trial `quickstart, seed 0` ended with code" in message and "log.txt" in message
+    assert "the trial `quickstart, seed 0` ended with code" in message and "train.log" in message
     assert message.splitlines()[-1].startswith("hint: give the same command again")
 
 
@@ -205,11 +204,12 @@ def test_a_trial_that_failed_late_is_told_and_the_others_count(
         if (trial.variant, trial.seed) == (question.variants[1], 1):
             (run.checkpoints / "last.ckpt").write_bytes(b"torn")  # it was validated, and cannot go on
         else:
-            write_outcome(trial.folder, {"state": "done", "code": 0, "message": ""})
+            (trial.folder / "ended.json").write_text('{"interrupted": false, "stopped_by": null}')
     assert compare("recipes", "--to", str(tmp_path / "to"), "--json") == 1
     out, message = capsys.readouterr()
     assert [variant["seeds"] for variant in json.loads(out)["variants"]] == [[0, 1], [0]]
-    assert "error [trial-failed] quickstart model.optim.lr=0.01, seed 1: error: " in message
+    assert "error [trial-failed] quickstart model.optim.lr=0.01, seed 1: " in message
+    assert "m.jsonl:1: no recording `none.flac`; it is excluded from all figures" in message
     assert "the same command runs it again" in message
 
 
@@ -278,7 +278,7 @@ def test_a_study_has_its_data_or_takes_yours(
 def test_what_the_sides_of_a_study_differ_in_is_not_overridden(tmp_path: Path) -> None:
     study = Study(variants=(("quickstart",), ("quickstart", "quran.augment.gain_db=6")), shared=())
     for word in ("quran.augment.gain_db=5", "~quran.augment", "quran.augment={gain_db: 1}"):
-        with pytest.raises(QuranAsrError, match="the sides of this study differ in"):
+        with pytest.raises(QuranAsrError, match="the variants of this study differ in"):
             prepare(study, tmp_path, [word], Conditions())
 
 

@@ -80,7 +80,7 @@ def test_a_sweep_of_real_trainings_is_stopped_and_goes_on(tmp_path: Path) -> Non
     assert process.returncode == 130, said
     assert "the same command continues" in said
     with pytest.raises(ProcessLookupError):
-        os.kill(int((first / "process").read_text()), 0)
+        os.kill(json.loads((first / "process").read_text())["pid"], 0)
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,9 @@ from quran_asr.experiments.comparison.studies import PRETRAINED, STUDIES
 from quran_asr.experiments.comparison.trials import (
     Question,
     keep_question,
-    last_error,
     last_row,
     read_question,
     trials_of,
-    write_outcome,
 )
 from quran_asr.experiments.comparison.variants import (
     Variant,
@@ -28,6 +27,7 @@ from quran_asr.experiments.comparison.variants import (
     with_cadence,
 )
 from quran_asr.experiments.run_folder import create_run
+from quran_asr.experiments.trials import last_error
 
 
 def manifest(folder: Path, name: str) -> str:
@@ -133,7 +133,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, data: list[str]) -> N
         (tmp_path / place).mkdir()
         text = f"base: quickstart\nmodel: {{optim: {{lr: {rate}}}}}\n"
         (tmp_path / place / "mine.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(QuranAsrError, match="two sides are called `mine`"):
+    with pytest.raises(QuranAsrError, match="two variants are called `mine`"):
         make_variants([[str(tmp_path / place / "mine.yaml")] for place in "ab"], data)
 
 
@@ -179,7 +179,7 @@ def test_a_folder_keeps_its_question_and_takes_more_seeds(tmp_path: Path, data: 
     names = [(trial.variant.name, trial.seed) for trial in trials_of(tmp_path, read_question(tmp_path))]
     assert len(names) == 6 and names[:2] == [
         (variant.name, 0) for variant in made_variants
-    ]  # all sides before the next seed
+    ]  # all variants before the next seed
 
 
 def test_a_folder_of_other_trials_is_refused(tmp_path: Path, data: list[str]) -> None:
@@ -220,12 +220,15 @@ def test_a_manifest_is_needed(tmp_path: Path) -> None:
 def test_a_trial_knows_how_it_ended(tmp_path: Path, data: list[str]) -> None:
     made_variants = make_variants([["quickstart"], ["quickstart", "quran.initialization=nemo"]], data)
     trial = trials_of(tmp_path, Question(tuple(made_variants), 1))[0]
-    assert trial.outcome() is None and not trial.done
-    write_outcome(trial.folder, {"state": "failed", "code": 2, "message": "error: only NaN"})
-    assert trial.outcome() is not None and not trial.done
-    write_outcome(trial.folder, {"state": "done", "code": 0, "message": ""})
+    assert trial.result() is None and not trial.done
+    trial.folder.mkdir(parents=True)
+    ended = trial.folder / "ended.json"
+    for interrupted, stopped_by in ((True, None), (False, "diverged")):
+        ended.write_text(json.dumps({"interrupted": interrupted, "stopped_by": stopped_by}), encoding="utf-8")
+        assert trial.result() is not None and not trial.done
+    ended.write_text('{"interrupted": false, "stopped_by": null}', encoding="utf-8")
     assert trial.done
-    (trial.folder / "trial.json").write_text('{"state": "do', encoding="utf-8")
+    ended.write_text('{"interrupted": fal', encoding="utf-8")
     assert not trial.done  # torn: it is asked again
 
 
@@ -234,8 +237,8 @@ def test_the_end_of_growing_files_is_read(tmp_path: Path) -> None:
     assert last_row(metrics) is None
     metrics.write_text('{"step": 1}\n{"step": 2}\n{"ste', encoding="utf-8")
     assert last_row(metrics) == {"step": 2}
-    log = tmp_path / "log.txt"
+    log = tmp_path / "train.log"
     log.write_text("step 1\nerror: no such file\nhint: look\n", encoding="utf-8")
-    assert last_error(log) == "error: no such file"
+    assert last_error(log) == "no such file"
     log.write_text("\n", encoding="utf-8")
-    assert last_error(log) == "it said nothing"
+    assert last_error(log) == "no message"

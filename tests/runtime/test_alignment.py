@@ -237,9 +237,9 @@ def test_without_a_model_in_the_package_one_must_be_named(monkeypatch, tmp_path:
     with pytest.raises(QuranAsrError, match="no default model") as refused:
         quran_asr.identify("recitation.mp3")
     assert "--model" in refused.value.remedy
-    (tmp_path / "models" / "standard").mkdir(parents=True)
-    (tmp_path / "models" / "standard" / "bundle.json").write_text("{}")
-    assert bundles.default_model() == tmp_path / "models" / "standard"
+    (tmp_path / "default").mkdir()
+    (tmp_path / "default" / "bundle.json").write_text("{}")
+    assert bundles.default_model() == tmp_path / "default"
 
 
 def test_the_commands_print_json_and_name_what_cannot_be_read(

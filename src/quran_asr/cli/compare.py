@@ -251,12 +251,14 @@ def _print_trials(
 
 
 def _failures(trials: Sequence[Trial]) -> list[Finding]:
+    from quran_asr.experiments.trials import last_error
+
     return [
         Finding(
             "error",
             "trial-failed",
             trial.name,
-            f"{(trial.outcome() or {}).get('message', '')}; it is excluded from all figures",
+            f"{last_error(trial.log)}; it is excluded from all figures",
             f"its log is {trial.log}; the same command runs it again",
         )
         for trial in trials
@@ -286,22 +288,22 @@ def runs(words: tuple[str, ...], folder: Path | None, decoder: str, anyway: bool
 
     Runs on other data, validation clips or budgets are rejected.
     """
-    from quran_asr.experiments.comparison import finished_runs
+    from quran_asr.experiments.comparison import variants as grouping
     from quran_asr.experiments.comparison.trials import INDEX
     from quran_asr.experiments.run_folder import open_run
     from quran_asr.files import refuse_foreign
 
     if folder is not None:
         refuse_foreign(folder, (INDEX, "result-transducer.json", "result-ctc.json"), "comparison")
-    finished = finished_runs.read_runs([open_run(word) for word in words])
+    finished = grouping.read_runs([open_run(word) for word in words])
     if len(finished) < 2:
         raise QuranAsrError("there is nothing to compare with", remedy="name at least two runs")
     if not anyway:
-        finished_runs.refuse_unlike(finished)
-    groups = finished_runs.variants_of(finished)
+        grouping.refuse_unlike_runs(finished)
+    groups = grouping.variants_of(finished)
     first = groups[0][1][0].recipe
     differs = {
-        variant.name: [str(change) for change in finished_runs.parting(first, group[0].recipe)]
+        variant.name: [str(change) for change in grouping.parting(first, group[0].recipe)]
         for variant, group in groups
     }
     folders = {variant.name: [run.folder for run in group] for variant, group in groups}
@@ -385,8 +387,8 @@ def _print_comparison(
     from importlib.util import find_spec
 
     from quran_asr.cli.output import print_json
-    from quran_asr.experiments.comparison.finished_runs import best_beside
     from quran_asr.experiments.comparison.results import compare as set_against
+    from quran_asr.experiments.comparison.variants import best_beside
     from quran_asr.files import write_atomically
 
     comparison = set_against(variants, decoder)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -95,7 +93,7 @@ def sweep(
     asked = _asked(words, training, validation, trials, seed, not no_prune)
     folder = to or Path("sweeps") / Path(asked.recipe).stem
     _announce(asked, folder)
-    with _stopped_alike(), _shown(folder) as (on_trial, on_wait):
+    with _shown(folder) as (on_trial, on_wait):
         try:
             run_sweep(asked, folder, on_trial, print_finding, on_wait)
         except KeyboardInterrupt:
@@ -166,20 +164,6 @@ def _announce(asked: Sweep, folder: Path) -> None:
 
 
 @contextmanager
-def _stopped_alike() -> Iterator[None]:
-    """SIGTERM stops as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
     """Lines on each trial, where its log is and what that says now and then; a bar on a terminal.
 
@@ -187,7 +171,7 @@ def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
     """
     from quran_asr.cli.output import progress_bar
     from quran_asr.experiments.sweep.search import log_of
-    from quran_asr.experiments.sweep.trial import last_error_lines
+    from quran_asr.experiments.trials import last_line
 
     terminal = sys.stderr.isatty()
     reported_at, reported = time.monotonic(), ""
@@ -207,7 +191,7 @@ def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
             if time.monotonic() - reported_at < REPORT_SECONDS:
                 return
             reported_at = time.monotonic()
-            line = last_error_lines(log_of(folder, number))
+            line = last_line(log_of(folder, number))
             if line and line != reported:
                 reported = line
                 echo(f"trial {number}: {line}", err=True)

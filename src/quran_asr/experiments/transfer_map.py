@@ -34,6 +34,27 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 """What a batch norm counts while it trains: it goes along, but is no parameter."""
 
 LAYERS_LEFT_OUT = "layers-left-out"
+_FACTS = (
+    ("mel-bins", "mel bins", "features"),
+    ("window", "window and stride in seconds", "window"),
+    ("subsampling", "subsampling factor", "subsampling"),
+    ("channels", "subsampling channels", "channels"),
+    ("causal-downsampling", "causal subsampling", "causal_downsampling"),
+    ("causal-convolution", "causal convolutions", "causal_convolution"),
+    ("attention", "attention", "attention"),
+    ("layers", "layers", "n_layers"),
+    ("width", "d_model", "d_model"),
+    ("heads", "attention heads", "n_heads"),
+    ("feed-forward", "feed-forward expansion", "ff_expansion"),
+    ("kernel", "convolution kernel", "kernel"),
+    ("xscaling", "scaled input (xscaling)", "xscaling"),
+    ("use-bias", "biases (use_bias)", "use_bias"),
+    ("position-biases", "biases of position per layer (untie_biases)", "untie_biases"),
+    ("prediction-network", "prediction network", "pred_hidden"),
+    ("prediction-layers", "prediction network's layers", "pred_layers"),
+    ("joint", "joint", "joint_hidden"),
+)
+"""What two models may differ in: code, name, attribute of `Architecture`."""
 
 Outcome = Literal["copied", "salvaged", "fresh", "mismatched"]
 How = Literal["whole", "bins", "blank", "level", "none"]
@@ -249,7 +270,12 @@ def _differences(source: ModelLayout, target: ModelLayout, same_tokens: bool) ->
             f"its features are normalised `{theirs.normalize}`, ours `{ours.normalize}` (a stream has no "
             "whole recording to normalise by)",
         )
-    for code, what, there, here in _facts(theirs, ours):
+    if theirs.n_layers >= ours.n_layers:  # more are told by themselves
+        told.add("layers")
+    if theirs.kind == "ctc":  # it has neither
+        told |= {"prediction-network", "prediction-layers", "joint"}
+    for code, what, attribute in _FACTS:
+        there, here = getattr(theirs, attribute), getattr(ours, attribute)
         if there != here and code not in told:
             yield note(code, f"{what}: {there} there, {here} here")
     if not same_tokens:
@@ -257,32 +283,6 @@ def _differences(source: ModelLayout, target: ModelLayout, same_tokens: bool) ->
             "vocabulary",
             f"{theirs.tokens} other tokens: embedding, joint output and CTC head start fresh, blank apart",
         )
-
-
-def _facts(theirs: Architecture, ours: Architecture) -> Iterator[tuple[str, str, object, object]]:
-    """Code, what it is, there, here."""
-    yield "mel-bins", "mel bins", theirs.features, ours.features
-    yield "window", "window and stride in seconds", theirs.window, ours.window
-    yield "subsampling", "subsampling factor", theirs.subsampling, ours.subsampling
-    yield "channels", "subsampling channels", theirs.channels, ours.channels
-    causal = theirs.causal_downsampling, ours.causal_downsampling
-    yield "causal-downsampling", "causal subsampling", *causal
-    yield "causal-convolution", "causal convolutions", theirs.causal_convolution, ours.causal_convolution
-    yield "attention", "attention", theirs.attention, ours.attention
-    if theirs.n_layers < ours.n_layers:  # more are told by themselves
-        yield "layers", "layers", theirs.n_layers, ours.n_layers
-    yield "width", "d_model", theirs.d_model, ours.d_model
-    yield "heads", "attention heads", theirs.n_heads, ours.n_heads
-    yield "feed-forward", "feed-forward expansion", theirs.ff_expansion, ours.ff_expansion
-    yield "kernel", "convolution kernel", theirs.kernel, ours.kernel
-    yield "xscaling", "scaled input (xscaling)", theirs.xscaling, ours.xscaling
-    yield "use-bias", "biases (use_bias)", theirs.use_bias, ours.use_bias
-    untied = theirs.untie_biases, ours.untie_biases
-    yield "position-biases", "biases of position per layer (untie_biases)", *untied
-    if theirs.kind != "ctc":  # a CTC model has neither
-        yield "prediction-network", "prediction network", theirs.pred_hidden, ours.pred_hidden
-        yield "prediction-layers", "prediction network's layers", theirs.pred_layers, ours.pred_layers
-        yield "joint", "joint", theirs.joint_hidden, ours.joint_hidden
 
 
 def _role(name: str, architecture: Architecture) -> str:

@@ -193,14 +193,14 @@ class Tokens(Protocol):
 
 def round_trip(recipe: Recipe, tokens: Tokens, data: Data) -> list[Outcome]:
     """Every verse of the Quran and every text of both manifests, encoded and decoded again."""
-    quran = load_quran(recipe.quran.spelling)
+    quran, remedy = load_quran(recipe.quran.spelling), _other_tokenizer(recipe.model.tokenizer.dir)
     verses = [quran.verse(ref) for ref in quran.refs]
     texts = {segment.text for _, side in data.splits for segment in side}
     lost_verses = [text for text in verses if not _survives(text, tokens)]
     outcomes = []
     if lost_verses:
         message = f"{some_of(len(lost_verses), len(verses))} verses do not survive the tokenizer"
-        outcomes.append(failure(f"{message}, the first: {lost_verses[0]}", _other_tokenizer(recipe)))
+        outcomes.append(failure(f"{message}, the first: {lost_verses[0]}", remedy))
     # Characters that it lacks are told by a check of their own
     lost = [t for t in texts if tokens.unknown not in tokens.encode(t) and not _survives(t, tokens)]
     if lost:
@@ -208,7 +208,7 @@ def round_trip(recipe: Recipe, tokens: Tokens, data: Data) -> list[Outcome]:
             _manifests(recipe), next(s for _, side in data.splits for s in side if s.text in lost)
         )
         message = f"{some_of(len(lost), len(texts))} texts do not survive the tokenizer, the first in {where}"
-        outcomes.append(failure(message, _other_tokenizer(recipe)))
+        outcomes.append(failure(message, remedy))
     if not outcomes:
         message = f"{len(verses):,} verses and {len(texts):,} texts survive {tokens.size:,} tokens"
         outcomes.append(passed(message))
@@ -236,7 +236,8 @@ def known_characters(recipe: Recipe, tokens: Tokens, data: Data) -> Outcome:
     return failure(
         f"{counted(len(clips), 'clip')} with characters that the tokenizer does not know: {shown}; the "
         f"first in {find_line(_manifests(recipe), clips[0])}",
-        f"is the text in the spelling `{recipe.quran.spelling}`? Mend it, or {_other_tokenizer(recipe)}",
+        f"is the text in the spelling `{recipe.quran.spelling}`? Mend it, or "
+        + _other_tokenizer(recipe.model.tokenizer.dir),
     )
 
 
@@ -290,7 +291,7 @@ def _manifests(recipe: Recipe) -> tuple[str, ...]:
     return recipe.model.train_ds.manifests + recipe.model.validation_ds.manifests
 
 
-def _other_tokenizer(recipe: Recipe) -> str:
-    if recipe.model.tokenizer.dir is None:
+def _other_tokenizer(folder: str | None) -> str:
+    if folder is None:
         return "this should not happen with a tokenizer of our own making"
     return "use a tokenizer of this program: model.tokenizer.dir=null"

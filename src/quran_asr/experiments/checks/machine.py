@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from quran_asr.config.architecture import count_parameters
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Recipe, TrainData
 from quran_asr.experiments.checks.data import Data
 from quran_asr.experiments.checks.outcome import Outcome, failure, of_finding, passed, warning
 from quran_asr.experiments.run_folder import checkpoint_bytes, lacking_space
@@ -21,7 +21,6 @@ MOST_OF_MEMORY = 0.5
 BATCHES_AHEAD = 2
 """Batches that each worker of a loader keeps ready (torch's default)."""
 SHARED_MEMORY = Path("/dev/shm")
-_LOADED = ("train_ds", "validation_ds")
 
 
 def disk_space(recipe: Recipe) -> Outcome:
@@ -65,8 +64,8 @@ def machine(recipe: Recipe, data: Data) -> list[Outcome]:
             )
         )
     if workers:
-        outcomes += _shared_memory(recipe, workers)
-    outcomes += _cache(recipe, data)
+        outcomes += _shared_memory(recipe.model.train_ds, workers)
+    outcomes += _cache(recipe.quran.audio_cache_gb, audio_budget(recipe), data)
     if not outcomes:
         memory = "" if free is None else f", {_bytes(free)} of memory free"
         return [passed(f"Python {platform.python_version()}, {cores} cores for {workers} workers{memory}")]
@@ -103,11 +102,10 @@ def _forks() -> bool:
     return method == "fork"
 
 
-def _shared_memory(recipe: Recipe, workers: int) -> list[Outcome]:
+def _shared_memory(train: TrainData, workers: int) -> list[Outcome]:
     """Workers hand batches over in shared memory, of which containers have 64 MB unless they are told."""
     if not SHARED_MEMORY.is_dir():
         return []
-    train = recipe.model.train_ds
     seconds = max(train.batch_duration or train.batch_size * train.max_duration, train.max_duration)
     needed = round(4 * SAMPLE_RATE * seconds) * BATCHES_AHEAD * max(1, workers)
     free = shutil.disk_usage(SHARED_MEMORY).free
@@ -128,15 +126,14 @@ def audio_budget(recipe: Recipe) -> int:
     return asked if free is None else min(asked, round(MOST_OF_MEMORY * free / 1.25))
 
 
-def _cache(recipe: Recipe, data: Data) -> list[Outcome]:
+def _cache(asked_gb: float, budget: int, data: Data) -> list[Outcome]:
     """Whether decoded audio stays in memory: 16 bits a sample of training, 32 of validation."""
-    budget = audio_budget(recipe)
     training, _ = (sum(segment.duration for segment in side) for _, side in data.splits)
     needed = 2 * SAMPLE_RATE * training
     if needed <= budget:
         return []
     free = available_memory()
-    lacking = free is not None and budget < recipe.quran.audio_cache_gb * 1e9
+    lacking = free is not None and budget < asked_gb * 1e9
     return [
         warning(
             f"{_bytes(budget)} of the {_bytes(needed)} of training audio stay decoded in memory; the rest is "

@@ -20,7 +20,7 @@ PICTURE, PAGE = "wer.png", "report.html"
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A side ready to be drawn."""
+    """A variant ready to be drawn."""
 
     name: str
     seeds: tuple[Line, ...]

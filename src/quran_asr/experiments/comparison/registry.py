@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ NOT_COMPARED = (
     *("base", "name", "exp_manager.exp_dir"),
     *("model.train_ds.manifest_filepath", "model.validation_ds.manifest_filepath"),
 )
-"""Keys that say where a run lies or what is told by its data."""
+"""Keys that say where a run lies or follows from its data."""
 BASE = "base"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -62,21 +62,8 @@ class Entry:
     version: str | None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "run": self.path,
-            "name": self.name,
-            "began": self.began,
-            "against": self.against,
-            "changes": list(self.changes),
-            "start": self.start,
-            "data": list(self.data),
-            "hours": self.hours,
-            "seed": self.seed,
-            "steps": self.steps,
-            "best_wer": self.best_wer,
-            "best_step": self.best_step,
-            "version": self.version,
-        }
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return {"run": values.pop("path"), **values}
 
 
 def read_registry(folder: Path) -> tuple[list[Entry], list[Finding]]:

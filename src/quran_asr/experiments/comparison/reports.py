@@ -15,16 +15,16 @@ from quran_asr.experiments.curves import number
 from quran_asr.files import parse_json
 
 Key = tuple[str, float, float, str]
-"""What makes a clip the same: file name with its folder, offset and duration in seconds, what was said."""
+"""What makes a clip the same: file name with its folder, offset and duration in seconds, reference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """The word errors of two sides on the clips that both heard."""
+    """The word errors of two variants on the clips of both."""
 
     clips: int
     of_clips: tuple[int, int]
-    """How many each heard."""
+    """Clips of each."""
     difference: Difference
 
     def to_json(self) -> dict[str, Any]:
@@ -56,18 +56,18 @@ def clips_of(transcripts: Path) -> dict[Key, TranscribedClip]:
 def set_beside(
     first: Sequence[dict[Key, TranscribedClip]], second: Sequence[dict[Key, TranscribedClip]]
 ) -> Beside | None:
-    """Set two sides beside each other, each of one or several trainings.
+    """Set two variants beside each other, each of one or several trainings.
 
     Returns:
-        None where no clip with words in it was heard by all.
+        None where no clip with words in it is in all.
     """
-    both = [key for key in first[0] if all(key in heard for heard in (*first, *second))]
+    both = [key for key in first[0] if all(key in clips for clips in (*first, *second))]
     if not any(first[0][key].words.reference_length for key in both):
         return None
     import numpy as np
 
     errors = [
-        np.array([[heard[key].words.errors for key in both] for heard in variant], np.int64)
+        np.array([[clips[key].words.errors for key in both] for clips in variant], np.int64)
         for variant in (first, second)
     ]
     reference_lengths = np.array([first[0][key].words.reference_length for key in both], np.int64)
@@ -83,7 +83,7 @@ def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
 LIKE = ("spelling", "edition", "decoder")
 """Keys in which reports must agree, or other things are counted."""
 NOTED = ("look_ahead_ms", "streaming")
-"""Keys whose difference may be what is asked for; it is said."""
+"""Keys whose difference may be what is asked for; it is reported."""
 
 
 def _is_count(value: Any) -> bool:

@@ -21,46 +21,15 @@ SHARES = (0.1, 0.5, 1.0)
 """Of the budget, at which error rates are compared."""
 EXACT = 0.005
 """A validation within this share of the budget counts as measured there."""
-DEAF = 0.95
-"""A model whose error rate is not below this has not learned to hear: when it came there says nothing."""
+NOT_LEARNED = 0.95
+"""A model whose error rate is not below this has not learned: when it came there says nothing."""
 DECODERS = {"transducer": "wer", "ctc": "ctc_wer"}
 
 _STUDENT = (
-    *(
-        12.706,
-        4.303,
-        3.182,
-        2.776,
-        2.571,
-        2.447,
-        2.365,
-        2.306,
-        2.262,
-        2.228,
-        2.201,
-        2.179,
-        2.160,
-        2.145,
-        2.131,
-    ),
-    *(
-        2.120,
-        2.110,
-        2.101,
-        2.093,
-        2.086,
-        2.080,
-        2.074,
-        2.069,
-        2.064,
-        2.060,
-        2.056,
-        2.052,
-        2.048,
-        2.045,
-        2.042,
-    ),
-)
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
 """Student's t at 0.975 for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook, table 1.3.6.7.2)."""
 
 Interval = tuple[float, float]
@@ -97,7 +66,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """The error rate of a side at one share of the budget."""
+    """The error rate of a variant at one share of the budget."""
 
     share: float
     mean: Mean | None
@@ -124,7 +93,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """A side beside the first one."""
+    """A variant compared with the first."""
 
     end: Mean
     """Its error rate at the end of the budget over the first's; under 1 is better."""
@@ -133,20 +102,20 @@ class Against:
     equal_wer: tuple[float, ...]
     """For each seed the rate that both reach: the higher of the two at the end."""
     first: tuple[Reached, ...]
-    """When the first side came to it, each seed."""
+    """When the first variant came to it, each seed."""
     other: tuple[Reached, ...]
     highest_of_lower: float
     """Of each seed's two rates at the end the lower one; the highest of these."""
     times_fewer: Mean
-    """How many times fewer steps (epochs) this side needs for it; under 1 it needs more."""
+    """How many times fewer steps (epochs) this variant needs for it; under 1 it needs more."""
 
     @property
     def note(self) -> str | None:
-        """Why it is not said how much sooner this side hears; None where it is."""
-        if max(self.equal_wer) < DEAF:
+        """Why no times are given; None where they are."""
+        if max(self.equal_wer) < NOT_LEARNED:
             return None
-        who = "neither side has" if self.highest_of_lower >= DEAF else "one of the sides has not"
-        return f"{who} learned to hear (WER >= {DEAF})"
+        who = "neither variant has" if self.highest_of_lower >= NOT_LEARNED else "one of the variants has not"
+        return f"{who} learned (WER >= {NOT_LEARNED})"
 
     @property
     def bound(self) -> bool:
@@ -168,7 +137,7 @@ class Against:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The figures of one side."""
+    """The figures of one variant."""
 
     variant: VariantCurves
     rates: tuple[Rate, ...]
@@ -176,7 +145,7 @@ class Result:
     best: Mean
     """The lowest validation within the budget."""
     against: Against | None
-    """None for the first side."""
+    """None for the first variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +184,10 @@ class Comparison:
 
 
 def compare(variants: Sequence[VariantCurves], decoder: str = "transducer") -> Comparison:
-    """Set sides against the first of them.
+    """Compare variants with the first of them.
 
     Args:
-        sides: at least two, each with at least one training that was validated.
+        variants: at least two, each with at least one training that was validated.
         decoder: whose error rate, a key of `DECODERS`.
 
     Raises:

@@ -25,7 +25,7 @@ PRETRAINED = "{pretrained}"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A corpus to be spoken."""
+    """A corpus to be synthesized."""
 
     voices: tuple[str, ...]
     seed: int
@@ -35,7 +35,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """A training whose model sides may start from."""
+    """A training whose model the variants may start from."""
 
     words: tuple[str, ...]
     """The recipe and its overrides."""
@@ -58,7 +58,7 @@ class Study:
     """Names of parts."""
     validation: str = ""
     names: tuple[str, ...] = ()
-    """Of the sides; empty: their words."""
+    """Of the variants; empty: their words."""
     seeds: int = 3
     pretraining: Pretraining | None = None
     verses: tuple[VerseRef, ...] = ()
@@ -111,7 +111,7 @@ STUDIES: Mapping[str, Study] = {
         validation="held-out",
         shared=("quran.overfit_gate_steps=0", "trainer.max_steps=2000"),
     ),
-    # What carries a model to reciters whom it never heard? Train on some, validate on others.
+    # What carries a model to reciters it never saw? Train on some, validate on others.
     "augmentation": Study(
         names=("none", "channel", "channel-and-room", "windows"),
         variants=(
@@ -131,7 +131,7 @@ STUDIES: Mapping[str, Study] = {
 
 
 def prepare(study: Study, folder: Path, overrides: Sequence[str], conditions: Conditions) -> list[Variant]:
-    """Speak the corpus and pretrain, as far as that has not been done, and load the sides.
+    """Synthesize the corpus and pretrain, as far as that has not been done, and load the variants.
 
     Args:
         study: the experiment.
@@ -140,14 +140,16 @@ def prepare(study: Study, folder: Path, overrides: Sequence[str], conditions: Co
         conditions: how the pretraining is run.
 
     Raises:
-        QuranAsrError: the pretraining failed, or an override is wrong, or of what the sides differ in.
+        QuranAsrError: the pretraining failed, or an override is wrong, or of what the variants differ in.
     """
     asked_for = {parse_override(word).key for word in overrides}
     differing = {parse_override(word).key for _, *words in study.variants for word in words}
     for key in sorted(asked_for):
         if any(key == one or key.startswith(f"{one}.") or one.startswith(f"{key}.") for one in differing):
-            raise QuranAsrError("is what the sides of this study differ in", where=key, remedy="leave it out")
-    manifests = {name: _speak(study, name, folder / "corpus" / name, conditions) for name in study.parts}
+            raise QuranAsrError(
+                "is what the variants of this study differ in", where=key, remedy="leave it out"
+            )
+    manifests = {name: _synthesize(study, name, folder / "corpus" / name, conditions) for name in study.parts}
     shared = [*study.shared, *overrides]
     run = ""
     if study.pretraining is not None:
@@ -155,7 +157,7 @@ def prepare(study: Study, folder: Path, overrides: Sequence[str], conditions: Co
         recipe, *own = asked.words
         data = _data(manifests, asked.train, asked.validation)
         variant = Variant("pretraining", load_recipe(recipe, [*own, *shared, *data]))
-        trial = Trial(variant, variant.recipe.quran.seed, folder / "pretraining")
+        trial = Trial(folder / "pretraining", variant, variant.recipe.quran.seed)
         if run_trials(folder, [trial], conditions):
             raise QuranAsrError("the pretraining failed", where=str(trial.log))
         found = trial.run()
@@ -167,15 +169,15 @@ def prepare(study: Study, folder: Path, overrides: Sequence[str], conditions: Co
     return [Variant(name, variant.recipe) for name, variant in zip(names, made_variants, strict=True)]
 
 
-def _speak(study: Study, name: str, folder: Path, conditions: Conditions) -> Path:
+def _synthesize(study: Study, name: str, folder: Path, conditions: Conditions) -> Path:
     part, manifest = study.parts[name], folder / "manifest.jsonl"
     if manifest.is_file():
         return manifest.absolute()
     verses = study.verses or tuple(
         ref for ref in load_quran("letters").refs if ref.surah == 1 or ref.surah >= 103
     )
-    with conditions.progress(f"speaking ({name})", "clips") as show:
-        spoken = synthesize_corpus(
+    with conditions.progress(f"synthesizing ({name})", "clips") as show:
+        made = synthesize_corpus(
             verses,
             part.voices,
             folder,
@@ -183,7 +185,7 @@ def _speak(study: Study, name: str, folder: Path, conditions: Conditions) -> Pat
             fragments_per_verse=part.fragments,
             on_progress=show,
         )
-    return spoken.absolute()
+    return made.absolute()
 
 
 def _data(manifests: Mapping[str, Path], train: str, validation: str) -> list[str]:

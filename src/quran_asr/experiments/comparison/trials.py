@@ -1,15 +1,12 @@
-"""The trainings of a comparison: one process and one folder each, so that a killed comparison resumes."""
+"""The trials of a comparison: one for each variant and seed; its folder keeps what is compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +17,13 @@ from quran_asr.config.recipe import as_yaml, load_recipe
 from quran_asr.config.recipe_changes import changes
 from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError, counted
+from quran_asr.experiments import trials as runner
 from quran_asr.experiments.comparison.variants import Variant, manifests_of, seeded
-from quran_asr.experiments.run_folder import RunFolder, runs_below
-from quran_asr.experiments.subprocesses import StopAskedError, alone, asked_to_stop, start
-from quran_asr.files import named_errors, parse_json, write_atomically
+from quran_asr.experiments.trials import Ended, last_error, last_lines, working_in
+from quran_asr.files import parse_json, write_atomically
 
 INDEX = "comparison.json"
 FORMAT = 1
-GRACE_SECONDS = 120.0
-"""A training that is asked to stop ends after its step, or its validation, and writes a checkpoint."""
 SAID_EVERY = 60.0
 """Seconds between lines on how far it is, where stderr is no terminal."""
 
@@ -44,42 +39,15 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One training."""
+class Trial(runner.Trial):
+    """The training of one variant with one seed."""
 
     variant: Variant
     seed: int
-    folder: Path
 
     @property
     def name(self) -> str:
         return f"{self.variant.name}, seed {self.seed}"
-
-    @property
-    def recipe(self) -> Path:
-        return self.folder / "recipe-of-trial.yaml"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
-
-    def run(self) -> RunFolder | None:
-        """The run that was begun last, if one was."""
-        found = runs_below(self.folder) if self.folder.is_dir() else []
-        return found[-1] if found else None
-
-    def outcome(self) -> dict[str, Any] | None:
-        """How it ended: `{"state": "done" | "failed", "code", "said"}`; None while it has not."""
-        try:
-            recorded = parse_json((self.folder / "trial.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-        return recorded if isinstance(recorded, dict) else None
-
-    @property
-    def done(self) -> bool:
-        recorded = self.outcome()
-        return recorded is not None and recorded.get("state") == "done"
 
 
 Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
@@ -154,22 +122,19 @@ def read_question(folder: Path) -> Question:
 
 
 def trials_of(folder: Path, question: Question) -> list[Trial]:
-    """All trials: the first seed of every arm, then the second, so that a stopped comparison says most."""
+    """All trials, the first seed of every variant first: a stopped comparison has most to compare."""
     return [
-        Trial(
-            variant,
-            variant.recipe.quran.seed + number,
-            folder / "trials" / variant.slug / f"seed-{variant.recipe.quran.seed + number}",
-        )
+        Trial(folder / "trials" / variant.slug / f"seed-{seed}", variant, seed)
         for number in range(question.seeds)
         for variant in question.variants
+        for seed in (variant.recipe.quran.seed + number,)
     ]
 
 
 def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) -> list[Trial]:
     """Train what is not trained yet; a trial that was cut off goes on from its last checkpoint.
 
-    A trial whose training failed after it had been validated is kept as failed, and the others go on.
+    The others go on where a trial fails after it has been validated.
 
     Returns:
         The trials that failed.
@@ -181,147 +146,106 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
     left = [trial for trial in trials if not trial.done]
     if len(left) < len(trials):
         conditions.say(f"{len(trials) - len(left)} of {counted(len(trials), 'trial')} found in {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    clock = _Clock(trials, conditions)
-    running: dict[Trial, subprocess.Popen[bytes]] = {}
-    with alone(folder), named_errors(folder), asked_to_stop(), conditions.progress("trials", "") as show:
-        try:
-            while left or running:
-                while left and len(running) < conditions.jobs:
-                    trial = left.pop(0)
-                    running[trial] = _begin(trial, conditions)
-                for trial, process in list(running.items()):
-                    if process.poll() is not None:
-                        del running[trial]
-                        _end(trial, process.returncode, conditions)
-                clock.tick(running, show)
-                time.sleep(0.3)
-        except StopAskedError:
-            conditions.say("stopping: each trial in progress writes a checkpoint; the same command goes on")
-            raise KeyboardInterrupt from None
-        finally:
-            _stop(list(running.values()))
+
+    def begin(trial: Trial) -> list[str]:
+        conditions.say(f"{trial.name}: {'begins' if trial.run() is None else 'goes on'}, log {trial.log}")
+        recipe = trial.folder / "recipe-of-trial.yaml"
+        text = _as_file(seeded(trial.variant.recipe, trial.seed, trial.folder.absolute()))
+        write_atomically(recipe, text.encode())
+        is_first = trial.seed == trial.variant.recipe.quran.seed  # its preflight holds for the other seeds
+        return [
+            str(recipe),
+            *(["--allow-partial"] if conditions.allow_partial else []),
+            *([] if is_first else ["--no-preflight"]),
+        ]
+
+    with working_in(folder), conditions.progress("trials", "") as show:
+        for trial in left:
+            if (trial.result() or {}).get("stopped_by"):  # by a diagnosis: it is tried again
+                (trial.folder / "ended.json").unlink()
+        clock = _Clock(trials, conditions.say, show)
+        runner.run_trials(
+            left,
+            begin,
+            lambda trial, ended: _report(trial, ended, conditions.say),
+            jobs=conditions.jobs,
+            on_look=lambda _: clock.tick(),
+            on_stop=lambda: conditions.say(
+                "stopping: each trial in progress writes a checkpoint; the same command goes on"
+            ),
+            environment={"OMP_NUM_THREADS": "1", **os.environ},
+        )
     return [trial for trial in trials if not trial.done]
 
 
-def _begin(trial: Trial, conditions: Conditions) -> subprocess.Popen[bytes]:
-    run = trial.run()
-    words = [sys.executable, "-m", "quran_asr", "train"]
-    trial.folder.mkdir(parents=True, exist_ok=True)
-    if run is not None:
-        words += ["--resume", str(run.path)]
-    else:
-        text = _as_file(seeded(trial.variant.recipe, trial.seed, trial.folder.absolute()))
-        write_atomically(trial.recipe, text.encode())
-        words.append(str(trial.recipe))
-        words += ["--allow-partial"] if conditions.allow_partial else []
-        first = trial.seed == trial.variant.recipe.quran.seed
-        words += [] if first else ["--no-preflight"]  # what was looked at for the first seed holds for all
-    conditions.say(f"{trial.name}: {'begins' if run is None else 'goes on'}, log {trial.log}")
-    return start(words, trial.log, one_thread())
+def _report(trial: Trial, ended: Ended, say: Callable[[str], None]) -> None:
+    """Say how a trial ended.
 
-
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """As Ctrl-C would, all at once; without asking those that have not ended after the grace."""
-    for process in processes:
-        process.send_signal(signal.SIGINT)
-    until = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def one_thread() -> Mapping[str, str]:
-    """The environment of a trial: one thread, unless the caller's environment says otherwise."""
-    return {"OMP_NUM_THREADS": "1", **os.environ}
-
-
-def _end(trial: Trial, code: int, conditions: Conditions) -> None:
+    Raises:
+        QuranAsrError: it was killed, interrupted, or failed before its first validation.
+    """
     run = trial.run()
     rows = run.read_metrics() if run is not None else []
     rates = [row["wer"] for row in rows if row["split"] == "validation" and row.get("wer") is not None]
-    if code == 0:
-        write_outcome(trial.folder, {"state": "done", "code": 0, "message": ""})
+    steps = rows[-1]["step"] if rows else 0
+    if ended.code == 0:
         best = f"best validation WER {min(rates):.3f}" if rates else "no validation was made"
-        conditions.say(f"{trial.name}: done after {rows[-1]['step'] if rows else 0:,} steps, {best}")
+        say(f"{trial.name}: done after {steps:,} steps, {best}")
         return
-    message = last_error(trial.log)
-    if code < 0 or code == 130 or not rates:
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    message = ended.error or last_error(trial.log)
+    if ended.code < 0 or ended.code == 130 or not rates:
+        how = f"was ended by signal {-ended.code}" if ended.code < 0 else f"ended with code {ended.code}"
         raise QuranAsrError(
             f"the trial `{trial.name}` {how}: {message}",
             where=str(trial.log),
             remedy="give the same command again when that is mended: no finished trial is lost",
         )
-    write_outcome(trial.folder, {"state": "failed", "code": code, "message": message})
-    conditions.say(f"{trial.name}: failed after {rows[-1]['step']:,} steps: {message}")
-
-
-def write_outcome(folder: Path, recorded: Mapping[str, Any]) -> None:
-    write_atomically(folder / "trial.json", (json.dumps(recorded, ensure_ascii=False) + "\n").encode())
-
-
-def last_error(log: Path) -> str:
-    """The line that says why a process ended: the last that begins with `error`, else its last."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    lines = [line for line in lines if line]
-    errors = [line for line in lines if line.startswith("error")]
-    return (errors or lines or ["it said nothing"])[-1][:300]
+    say(f"{trial.name}: failed after {steps:,} steps: {message}")
 
 
 class _Clock:
     """How far all trials are, and when they will be done."""
 
-    def __init__(self, trials: Sequence[Trial], conditions: Conditions) -> None:
-        self._trials, self._conditions = trials, conditions
-        self._began = self._said = time.monotonic()
-        self._done = {trial: self._size(trial) if trial.done else self._made(trial) for trial in trials}
-        self._first = sum(self._done.values())
-        self._total = sum(self._size(trial) for trial in trials)
-
-    def tick(
-        self, running: Mapping[Trial, subprocess.Popen[bytes]], show: Callable[[int, int], None]
+    def __init__(
+        self, trials: Sequence[Trial], say: Callable[[str], None], show: Callable[[int, int], None]
     ) -> None:
-        for trial in self._trials:
-            if trial in running:
-                self._done[trial] = self._made(trial)
-            elif trial.done:
-                self._done[trial] = self._size(trial)
-        done, now = sum(self._done.values()), time.monotonic()
-        show(done, self._total)
-        if now - self._said < SAID_EVERY or done - self._first < self._total / 100:
+        self._trials, self._say, self._show = trials, say, show
+        self._began = self._said = time.monotonic()
+        self._first, self._total = self._made(), sum(map(_size, trials))
+
+    def tick(self) -> None:
+        made, now = self._made(), time.monotonic()
+        self._show(made, self._total)
+        if now - self._said < SAID_EVERY or made - self._first < self._total / 100:
             return  # of the first steps no time can be foretold
         self._said = now
-        minutes = (self._total - done) * (now - self._began) / (done - self._first) / 60
-        self._conditions.say(f"{done / self._total:.0%} of all trials, about {minutes:,.0f} minutes left")
+        minutes = (self._total - made) * (now - self._began) / (made - self._first) / 60
+        self._say(f"{made / self._total:.0%} of all trials, about {minutes:,.0f} minutes left")
 
-    @staticmethod
-    def _size(trial: Trial) -> int:
-        """What a trial's budget counts: optimizer steps, or thousandths of an epoch."""
-        limit = trial.variant.recipe.trainer
-        return limit.max_steps if limit.max_steps > 0 else 1000 * max(1, limit.max_epochs)
+    def _made(self) -> int:
+        return sum(_size(trial) if trial.done else _made(trial) for trial in self._trials)
 
-    def _made(self, trial: Trial) -> int:
-        run = trial.run()
-        row = None if run is None else last_row(run.metrics)
-        if row is None:
-            return 0
-        steps = trial.variant.recipe.trainer.max_steps > 0
-        made = row.get("step", 0) if steps else 1000 * row.get("epoch", 0)
-        return min(self._size(trial), int(made))
+
+def _size(trial: Trial) -> int:
+    """What a trial's budget counts: optimizer steps, or thousandths of an epoch."""
+    limit = trial.variant.recipe.trainer
+    return limit.max_steps if limit.max_steps > 0 else 1000 * max(1, limit.max_epochs)
+
+
+def _made(trial: Trial) -> int:
+    run = trial.run()
+    row = None if run is None else last_row(run.metrics)
+    if row is None:
+        return 0
+    made = row.get("step", 0) if trial.variant.recipe.trainer.max_steps > 0 else 1000 * row.get("epoch", 0)
+    return min(_size(trial), int(made))
 
 
 def last_row(metrics: Path) -> dict[str, Any] | None:
     """The last whole line of a `metrics.jsonl` that may be growing; reads its end alone."""
     try:
-        with metrics.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-            lines = file.read().split(b"\n")[:-1]
-        row = parse_json(lines[-1])
-    except (OSError, ValueError, IndexError):
+        row = parse_json(last_lines(metrics)[-1])
+    except (ValueError, IndexError):
         return None
     return row if isinstance(row, dict) else None
 
@@ -346,12 +270,12 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _begun(folder: Path, slug: str) -> bool:
-    """Whether a trial of this side has begun."""
+    """Whether a trial of this variant has begun."""
     return any(folder.glob(f"trials/{slug}/seed-*/*/*/recipe.yaml"))
 
 
 def _as_file(recipe: Recipe) -> str:
-    return "# One side of a comparison, resolved.\nbase: base\n" + as_yaml(recipe)
+    return "# One variant of a comparison, resolved.\nbase: base\n" + as_yaml(recipe)
 
 
 def _sha256(path: str) -> str:

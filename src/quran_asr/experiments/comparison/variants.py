@@ -1,31 +1,50 @@
-"""The variants of a comparison: recipes with their own changes, on the same data and seeds."""
+"""The variants of a comparison: recipes to train on the same data and seeds, or runs that are finished."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from quran_asr.config.overrides import parse_override
 from quran_asr.config.recipe import load_recipe
 from quran_asr.config.recipe_changes import Change, changes
-from quran_asr.config.schema import ExpManager, Quran, Recipe
+from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError
+from quran_asr.experiments.comparison.reports import Beside, Key, clips_of, set_beside
+from quran_asr.experiments.comparison.results import VariantCurves
+from quran_asr.experiments.curve_files import read_curves
+from quran_asr.experiments.curves import Curves
 from quran_asr.experiments.planning.workload import read_clips
+from quran_asr.experiments.run_folder import RunFolder
+from quran_asr.files import parse_json
 
 CADENCE = ("trainer.val_check_interval", "trainer.check_val_every_n_epoch")
 """Keys that say when it is validated; a comparison sets them unless they are given."""
 VALIDATIONS = (20, 10, 30, 40)
 """Wished for in the whole budget; each number has validations at 10, 50 and 100 % of it."""
 
+_BUDGET = "a share of one budget is not one of the other"
+_ALIKE = (
+    ("trainer.max_steps", _BUDGET, "give all the same, trainer.max_steps=N"),
+    ("trainer.max_epochs", _BUDGET, "give all the same, trainer.max_epochs=N"),
+    ("quran.spelling", "other words are counted", "give all the same, quran.spelling=letters"),
+    ("model.train_ds.manifest_filepath", "it is not the same data", "name it for all with --train"),
+    ("model.validation_ds.manifest_filepath", "it is not the same data", "name it for all with --validation"),
+    ("model.validation_ds.max_duration", "it is not the same data", "give all the same"),
+)  # fmt: skip
+"""Keys in which recipes must agree, why, and how it is mended."""
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One side of a comparison."""
+    """One variant of a comparison."""
 
     name: str
     """As it was asked for: the recipe, and its own overrides after it."""
@@ -99,7 +118,7 @@ def make_variants(
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
         variants.append(Variant(" ".join([name, *own]), loaded))
     for manifest in dict.fromkeys(path for variant in variants for path in manifests_of(variant.recipe)):
-        read_clips(manifest)  # what is missing or broken is said before what is unlike
+        read_clips(manifest)  # what is missing or broken comes before what is unlike
     refuse_unlike(variants, anyway=anyway)
     return variants
 
@@ -121,7 +140,7 @@ def refuse_unlike(variants: Sequence[Variant], *, anyway: bool) -> None:
                 raise QuranAsrError(f"`{earlier.name}` and `{variant.name}` would be the same training twice")
             if earlier.slug == variant.slug:
                 raise QuranAsrError(
-                    f"two sides are called `{variant.name}`", remedy="give a file another name"
+                    f"two variants are called `{variant.name}`", remedy="give a file another name"
                 )
         if first.recipe.quran.seed != variant.recipe.quran.seed:
             raise QuranAsrError(
@@ -131,8 +150,8 @@ def refuse_unlike(variants: Sequence[Variant], *, anyway: bool) -> None:
             )
         if anyway:
             continue
-        for what, key, mend in _likenesses():
-            ours, theirs = _value(first.recipe, key), _value(variant.recipe, key)
+        for key, what, mend in _ALIKE:
+            ours, theirs = map(attrgetter(key), (first.recipe, variant.recipe))
             if ours != theirs:
                 raise QuranAsrError(
                     f"`{first.name}` has {ours} and `{variant.name}` {theirs}: {what}",
@@ -154,7 +173,7 @@ def manifests_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def differences(first: Recipe, other: Recipe) -> list[Change]:
-    """The keys in which two arms differ, but for where their runs are kept."""
+    """The keys in which two variants differ, but for where their runs are kept."""
     return [change for change in changes(first, other) if change.key not in ("name", "exp_manager.exp_dir")]
 
 
@@ -187,25 +206,6 @@ def with_cadence(recipe: Recipe) -> Recipe:
     )
 
 
-def _likenesses() -> Iterator[tuple[str, str, str]]:
-    """(why it matters, the key, how it is mended)"""
-    budget = "a share of one budget is not one of the other"
-    yield budget, "trainer.max_steps", "give all the same, trainer.max_steps=N"
-    yield budget, "trainer.max_epochs", "give all the same, trainer.max_epochs=N"
-    yield "other words are counted", "quran.spelling", "give all the same, quran.spelling=letters"
-    data = "it is not the same data"
-    yield data, "model.train_ds.manifest_filepath", "name it for all with --train"
-    yield data, "model.validation_ds.manifest_filepath", "name it for all with --validation"
-    yield data, "model.validation_ds.max_duration", "give all the same"
-
-
-def _value(recipe: Recipe, key: str) -> object:
-    value: object = recipe
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
 def _absolute(recipe: Recipe) -> Recipe:
     """With manifests and a start that are found from every folder."""
     model = recipe.model
@@ -229,6 +229,122 @@ def _absolute(recipe: Recipe) -> Recipe:
 
 def seeded(recipe: Recipe, seed: int, exp_dir: Path) -> Recipe:
     """The recipe of one trial."""
-    quran: Quran = replace(recipe.quran, seed=seed)
-    place: ExpManager = replace(recipe.exp_manager, exp_dir=str(exp_dir))
-    return replace(recipe, quran=quran, exp_manager=place)
+    return replace(
+        recipe,
+        quran=replace(recipe.quran, seed=seed),
+        exp_manager=replace(recipe.exp_manager, exp_dir=str(exp_dir)),
+    )
+
+
+# Finished runs: those that differ only in the seed are one variant
+
+_NO_DIFFERENCE = ("quran.seed", "model.train_ds.manifest_filepath", "model.validation_ds.manifest_filepath")
+"""Keys that make no other variant: data are compared by what they hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A run that is compared."""
+
+    folder: RunFolder
+    recipe: Recipe
+    curves: Curves
+
+
+def read_runs(folders: Sequence[RunFolder]) -> list[Trained]:
+    """Read recipes and curves.
+
+    Raises:
+        QuranAsrError: a recipe or the metrics cannot be read, or a run is named twice.
+    """
+    places = [run.path.resolve() for run in folders]
+    for place, run in enumerate(folders):
+        if run.path.resolve() in places[:place]:
+            raise QuranAsrError("is named twice", where=str(run.path))
+    return [Trained(run, load_recipe(run.recipe), read_curves(run.path)) for run in folders]
+
+
+def refuse_unlike_runs(runs: Sequence[Trained]) -> None:
+    """Stop where the runs learned from other data, were validated on other clips, or count other words.
+
+    Raises:
+        QuranAsrError: one of these.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        for what, ours, theirs in (
+            ("training data", _training(first), _training(other)),
+            ("spelling", first.recipe.quran.spelling, other.recipe.quran.spelling),
+            ("validation clips", *_validation(first, other)),
+        ):
+            if ours != theirs:
+                raise QuranAsrError(
+                    f"has other {what} than {first.folder.path}",
+                    where=str(other.folder.path),
+                    remedy="compare them --anyway",
+                )
+
+
+def variants_of(runs: Sequence[Trained]) -> list[tuple[VariantCurves, list[Trained]]]:
+    """The variants in the order in which they are named, each with its runs.
+
+    Raises:
+        QuranAsrError: there is but one, or a seed comes twice in one.
+    """
+    groups: list[list[Trained]] = []
+    for run in runs:
+        home = next((group for group in groups if not parting(group[0].recipe, run.recipe)), None)
+        if home is None:
+            groups.append([run])
+        else:
+            home.append(run)
+    variants = []
+    for group in groups:
+        seeds = tuple(run.recipe.quran.seed for run in group)
+        if len(set(seeds)) < len(seeds):
+            raise QuranAsrError("two runs of one recipe have the same seed", where=str(group[-1].folder.path))
+        names = [other[0].folder.name for other in groups]
+        name = group[0].folder.name
+        if names.count(name) > 1:  # begun in the same second, or a copy
+            name = str(group[0].folder.path)
+        variants.append((VariantCurves(name, tuple(run.curves for run in group), seeds), group))
+    if len(variants) < 2:
+        raise QuranAsrError("the runs differ in the seed alone", remedy="name runs of two recipes")
+    return variants
+
+
+def parting(first: Recipe, other: Recipe) -> list[Change]:
+    """The changes that make a run another variant."""
+    return [change for change in differences(first, other) if change.key not in _NO_DIFFERENCE]
+
+
+def best_beside(first: Sequence[RunFolder], second: Sequence[RunFolder]) -> Beside | None:
+    """The best validations of two variants clip by clip; None where a run left no transcripts, or others."""
+    variants = [_transcripts(first), _transcripts(second)]
+    if variants[0] is None or variants[1] is None:
+        return None
+    return set_beside(variants[0], variants[1])
+
+
+def _transcripts(runs: Sequence[RunFolder]) -> list[dict[Key, Any]] | None:
+    places = [run.transcripts for run in runs]
+    return [clips_of(place) for place in places] if all(map(Path.is_file, places)) else None
+
+
+def _training(run: Trained) -> Any:
+    """Hashes of the manifests; where there are none (an older run), their paths."""
+    try:
+        recorded = parse_json((run.folder.path / "training_data.json").read_text(encoding="utf-8"))
+        hashes = sorted(manifest["sha256"] for manifest in recorded["manifests"])
+    except (OSError, ValueError, KeyError, TypeError):
+        hashes = []
+    return hashes or list(run.recipe.model.train_ds.manifests)
+
+
+def _validation(first: Trained, other: Trained) -> tuple[Any, Any]:
+    """Their clips where both left transcripts, else the manifests of their recipes."""
+    if first.folder.transcripts.is_file() and other.folder.transcripts.is_file():
+        ours, theirs = (clips_of(run.folder.transcripts) for run in (first, other))
+        if first.recipe.quran.spelling == other.recipe.quran.spelling:
+            return ours.keys(), theirs.keys()
+    return first.recipe.model.validation_ds.manifests, other.recipe.model.validation_ds.manifests

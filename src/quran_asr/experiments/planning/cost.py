@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 
 from quran_asr.config.architecture import Architecture, count_parameters, of_recipe
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Encoder, Recipe
 from quran_asr.experiments.planning.workload import WORDS_A_SECOND, expected_tokens
 
 # Counted are the products of the model as NeMo computes it for a clip without padding, two operations for
@@ -179,21 +179,22 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     arising = 0 if accumulates else 1
     positions = 4 * (2 * encoder.pos_emb_max_len - 1) * encoder.d_model
     half = 0 if cpu or not mixed else 2 * parameters  # the weights as autocast converts them
-    frame = recipe.model.preprocessor.window_stride * recipe.model.encoder.subsampling_factor
+    features = model.preprocessor.features
+    frame = model.preprocessor.window_stride * encoder.subsampling_factor
     frames = batch.seconds / frame + 1
     token_count = batch.tokens
     if token_count is None:
         token_count = expected_tokens(recipe, WORDS_A_SECOND * batch.seconds)
     activations = batch.clips * (
-        _layers(recipe, frames, kept)
-        + _subsampling_values(recipe, frames, kept)
+        _layers(encoder, frames, kept, checkpointing=recipe.quran.activation_checkpointing)
+        + _subsampling_values(encoder, features, frames, kept)
         + _decoders(recipe, frames, token_count)
     )
     last = 0.0
     if recipe.quran.activation_checkpointing:  # then the height is at the end of the backward pass: all
         # gradients are there, what the subsampling has kept, and two gradients of its first stage
-        stage, _ = _stages(recipe, frames)[0]
-        last = batch.clips * (_subsampling_values(recipe, frames, kept) + 2 * stage * kept.value)
+        stage, _ = _stages(encoder, features, frames)[0]
+        last = batch.clips * (_subsampling_values(encoder, features, frames, kept) + 2 * stage * kept.value)
     weights, moments = 4 * parameters + positions, 8 * parameters
     kept_back, joint = (
         round(activations + half),
@@ -212,9 +213,8 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     )
 
 
-def _layers(recipe: Recipe, frames: float, kept: _Kept) -> float:
+def _layers(encoder: Encoder, frames: float, kept: _Kept, *, checkpointing: bool) -> float:
     """Of one clip. Read off `ConformerLayer`, relative positions, layer norm in the convolution module."""
-    encoder = recipe.model.encoder
     hidden = 1 if encoder.dropout else 0
     wide = 2 * encoder.ff_expansion_factor
     a = 6 * kept.norm  # inputs of five norms and of the convolution's
@@ -227,25 +227,23 @@ def _layers(recipe: Recipe, frames: float, kept: _Kept) -> float:
     if not encoder.dropout_att:
         squares = kept.norm + (kept.value if kept.value != kept.norm else 0)
     per_layer = frames * encoder.d_model * (a + wide * f) + encoder.n_heads * frames**2 * squares
-    if recipe.quran.activation_checkpointing:  # each layer's input, and one layer that is run again
+    if checkpointing:  # each layer's input, and one layer that is run again
         return encoder.n_layers * frames * encoder.d_model * kept.norm + per_layer
     return encoder.n_layers * per_layer
 
 
-def _subsampling_values(recipe: Recipe, frames: float, kept: _Kept) -> float:
+def _subsampling_values(encoder: Encoder, features: int, frames: float, kept: _Kept) -> float:
     """Of one clip: ReLU's output and its padded copy at each stage, and what the pointwise layer reads."""
-    encoder, features = recipe.model.encoder, recipe.model.preprocessor.features
     values = (frames * encoder.subsampling_factor + 3) * (features + 3)
-    stages = _stages(recipe, frames)
+    stages = _stages(encoder, features, frames)
     for stage, (area, padded) in enumerate(stages):
         values += area * (1 if stage == 0 else 2) + (padded if stage < len(stages) - 1 else area)
     return values * kept.value
 
 
-def _stages(recipe: Recipe, frames: float) -> list[tuple[float, float]]:
+def _stages(encoder: Encoder, features: int, frames: float) -> list[tuple[float, float]]:
     """Values of one clip at each stage of the subsampling, as they are and padded."""
-    encoder = recipe.model.encoder
-    length, bins = frames * encoder.subsampling_factor, recipe.model.preprocessor.features
+    length, bins = frames * encoder.subsampling_factor, features
     found = []
     for _ in range(int(math.log2(encoder.subsampling_factor))):
         length, bins = length / 2, bins // 2 + 1

@@ -6,13 +6,13 @@ Nothing here needs torch, a GPU or the audio itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from quran_asr.config.architecture import count_parameters
 from quran_asr.config.schedule import peak
-from quran_asr.config.schema import Recipe, TrainData
+from quran_asr.config.schema import Recipe, TrainData, Trainer
 from quran_asr.errors import Finding
 from quran_asr.experiments.planning.cost import Batch, Memory, step_memory
 from quran_asr.experiments.planning.recipe_findings import (
@@ -102,11 +102,14 @@ def plan(
     """
     devices = devices or recipe.trainer.devices
     trainer = recipe.trainer
-    batches = _batches(recipe, work, devices) if work is not None else None
+    batches = _batches(recipe.model.train_ds, work, devices * trainer.num_nodes) if work is not None else None
     steps_per_epoch = math.ceil(batches / trainer.accumulate_grad_batches) if batches is not None else None
-    steps = _total_steps(recipe, steps_per_epoch)
+    steps = _total_steps(trainer, steps_per_epoch)
     epochs = steps / steps_per_epoch if steps and steps_per_epoch else None
-    peak_step, peak_rate = _peak(recipe, steps)
+    warmup = recipe.model.optim.sched.warmup_steps
+    # Without a number of steps, the peak of a training longer than its warm-up.
+    total = 4 * warmup + 4 if steps is None else steps
+    peak_step, peak_rate = peak(recipe.model.optim, recipe.model.encoder.d_model, total)
     parameters = count_parameters(recipe.model, recipe.quran.vocabulary_size)
     effective = _effective_batch(recipe, work, batches, devices)
     weighed, which = _largest_batch(recipe, work)
@@ -116,7 +119,7 @@ def plan(
     if work is not None and batches:
         audio = work.hours * 3600 / batches / (devices * trainer.num_nodes)
     times, unused = timing(recipe, work, audio, target, given, validation_hours)
-    validations = _validations(recipe, batches, epochs, times)
+    validations = _validations(trainer, batches, epochs, times)
     findings = [
         *start_findings(recipe, parameters, steps, steps_per_epoch, effective),
         *rate_findings(recipe, peak_rate, steps),
@@ -139,7 +142,7 @@ def plan(
         optimizer_steps_per_epoch=steps_per_epoch,
         optimizer_steps=steps,
         epochs=round(epochs, 2) if epochs else None,
-        warmup_epochs=_warmup_epochs(recipe, steps_per_epoch),
+        warmup_epochs=round(warmup / steps_per_epoch, 2) if steps_per_epoch else None,
         peak_learning_rate=peak_rate,
         peak_step=peak_step,
         parameters=parameters,
@@ -167,9 +170,8 @@ def as_json(planned: Plan) -> dict[str, Any]:
 # Batches and steps
 
 
-def _batches(recipe: Recipe, work: Workload, devices: int) -> int:
-    """Batches on each device in an epoch in which every clip comes once."""
-    data, workers = recipe.model.train_ds, devices * recipe.trainer.num_nodes
+def _batches(data: TrainData, work: Workload, workers: int) -> int:
+    """Batches on each of so many devices in an epoch in which every clip comes once."""
     if data.batch_duration is None:
         return math.ceil(math.ceil(work.clips / workers) / data.batch_size)
     if work.durations is not None:
@@ -194,22 +196,13 @@ def _clips_by_seconds(data: TrainData, seconds: float) -> float:
     return min(data.batch_size, max(1.0, data.batch_duration / max(seconds, data.min_duration, 0.01)))
 
 
-def _total_steps(recipe: Recipe, steps_per_epoch: int | None) -> int | None:
-    limits = []
-    if recipe.trainer.max_steps > 0:
-        limits.append(recipe.trainer.max_steps)
-    if recipe.trainer.max_epochs > 0 and steps_per_epoch is not None:
-        limits.append(recipe.trainer.max_epochs * steps_per_epoch)
-    elif recipe.trainer.max_epochs > 0:
-        return None
-    return min(limits) if limits else None
-
-
-def _peak(recipe: Recipe, steps: int | None) -> tuple[int | None, float | None]:
-    """Where the rate is highest; without a number of steps, for a training longer than its warm-up."""
-    sched = recipe.model.optim.sched
-    total = 4 * sched.warmup_steps + 4 if steps is None else steps
-    return peak(recipe.model.optim, recipe.model.encoder.d_model, total)
+def _total_steps(trainer: Trainer, steps_per_epoch: int | None) -> int | None:
+    limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if trainer.max_epochs > 0:
+        if steps_per_epoch is None:
+            return None
+        limits.append(trainer.max_epochs * steps_per_epoch)
+    return min(limits, default=None)
 
 
 def _effective_batch(recipe: Recipe, work: Workload | None, batches: int | None, devices: int) -> int:
@@ -218,10 +211,6 @@ def _effective_batch(recipe: Recipe, work: Workload | None, batches: int | None,
     if data.batch_duration is not None and work is not None and batches:
         return max(1, round(work.clips / batches * trainer.accumulate_grad_batches))
     return data.batch_size * joined
-
-
-def _warmup_epochs(recipe: Recipe, steps_per_epoch: int | None) -> float | None:
-    return round(recipe.model.optim.sched.warmup_steps / steps_per_epoch, 2) if steps_per_epoch else None
 
 
 # Memory
@@ -250,10 +239,9 @@ def _largest_batch(recipe: Recipe, work: Workload | None) -> tuple[Batch, str]:
 # Time
 
 
-def _validations(recipe: Recipe, batches: int | None, epochs: float | None, times: Timing) -> int | None:
+def _validations(trainer: Trainer, batches: int | None, epochs: float | None, times: Timing) -> int | None:
     if not batches or epochs is None:
         return None
-    trainer = recipe.trainer
     if trainer.check_val_every_n_epoch is None:
         return math.floor(epochs * batches / trainer.val_check_interval)
     share = isinstance(trainer.val_check_interval, float)
@@ -341,76 +329,54 @@ def guide_notes(asked: str, recipe: Recipe, planned: Plan) -> list[Finding]:
     Args:
         asked: the recipe as it was named.
     """
-    notes = []
-    if asked in RECIPES:
-        notes += _rate(asked)
-    if planned.clips == CLIPS:
-        notes += [
-            *_warmup(asked, recipe, planned),
-            *_batch_notes(planned),
-            *_steps(asked, recipe, planned),
-            *_hours(planned),
-            *_time(planned),
-        ]
-    return [Finding("note", code, where, message, "") for code, where, message in notes]
+    return [
+        Finding("note", code, where, message, "") for code, where, message in _notes(asked, recipe, planned)
+    ]
 
 
-def _rate(asked: str) -> list[tuple[str, str, str]]:
-    if asked == "before":
-        return []
-    message = (
-        "the guide gives the rate as 1.5 and as 2.0, the warm-up as 3,000 and as 5,000 steps: at d_model 512 "
-        "they peak at 1.21e-03 and 1.25e-03, hardly apart"
-    )
-    return [("guide-rate", "model.optim.lr", message)]
-
-
-def _warmup(asked: str, recipe: Recipe, planned: Plan) -> list[tuple[str, str, str]]:
+def _notes(asked: str, recipe: Recipe, planned: Plan) -> Iterator[tuple[str, str, str]]:
+    """Code, key and message of each."""
+    if asked == "transfer":
+        yield (
+            "guide-rate",
+            "model.optim.lr",
+            "the guide gives the rate as 1.5 and as 2.0, the warm-up as 3,000 and as 5,000 steps: at d_model "
+            "512 they peak at 1.21e-03 and 1.25e-03, hardly apart",
+        )
+    if planned.clips != CLIPS:
+        return
     per_epoch, batches = planned.optimizer_steps_per_epoch, planned.batches_per_epoch
-    if asked not in RECIPES or not per_epoch or not batches or per_epoch == batches:
-        return []
-    warmup = recipe.model.optim.sched.warmup_steps
-    message = (
-        f"a warm-up of {warmup:,} steps is {warmup / batches:.1f} epochs of batches, as the guide counts, "
-        f"and {warmup / per_epoch:.1f} epochs of optimizer steps, which is what counts"
-    )
-    return [("guide-warmup", "model.optim.sched.warmup_steps", message)]
-
-
-def _batch_notes(planned: Plan) -> list[tuple[str, str, str]]:
-    if planned.batches_per_epoch != BATCHES:
-        return []
-    message = (
-        "the guide has 1,053 batches an epoch: 67,399 / 64 = 1,053.1, and the last, smaller one counts too"
-    )
-    return [("guide-batches", "model.train_ds.batch_size", message)]
-
-
-def _steps(asked: str, recipe: Recipe, planned: Plan) -> list[tuple[str, str, str]]:
-    steps = planned.optimizer_steps
-    where = "trainer.accumulate_grad_batches"
+    if asked in RECIPES and per_epoch and batches and per_epoch != batches:
+        warmup = recipe.model.optim.sched.warmup_steps
+        yield (
+            "guide-warmup",
+            "model.optim.sched.warmup_steps",
+            f"a warm-up of {warmup:,} steps is {warmup / batches:.1f} epochs of batches, as the guide "
+            f"counts, and {warmup / per_epoch:.1f} epochs of optimizer steps, which is what counts",
+        )
+    if batches == BATCHES:
+        message = (
+            "the guide has 1,053 batches an epoch: 67,399 / 64 = 1,053.1, and the last, smaller one counts"
+        )
+        yield "guide-batches", "model.train_ds.batch_size", f"{message} too"
+    steps, accumulation = planned.optimizer_steps, recipe.trainer.accumulate_grad_batches
     if asked == "before" and planned.epochs == 10 and steps:
         message = f"the guide counts 10,530 updates in 10 epochs; batches of 16 x 2 clips make it {steps:,}"
-        return [("guide-steps", where, message)]
-    if planned.batches_per_epoch != BATCHES or planned.epochs != EPOCHS or not steps:
-        return []
-    message = (
-        "the guide's 105,300 updates in 100 epochs are batches; with accumulation "
-        f"{recipe.trainer.accumulate_grad_batches} they are {steps:,} optimizer steps"
-    )
-    return [("guide-steps", where, message)]
-
-
-def _hours(planned: Plan) -> list[tuple[str, str, str]]:
-    if planned.hours is None or planned.hours > 100:
-        return []
-    mean, hours = planned.hours * 3600 / CLIPS, planned.hours
-    message = f"the guide calls its {CLIPS:,} clips about 200 h; at {mean:.1f} s each they are {hours:.0f} h"
-    return [("guide-hours", "", message)]
-
-
-def _time(planned: Plan) -> list[tuple[str, str, str]]:
-    if planned.total_seconds is None or planned.epochs != EPOCHS or planned.validation_seconds is None:
-        return []
-    hours = planned.total_seconds / 3600
-    return [("guide-time", "", f"the guide says 15 + 2 = 17 hours; this plan comes to {hours:.1f}")]
+        yield "guide-steps", "trainer.accumulate_grad_batches", message
+    elif batches == BATCHES and planned.epochs == EPOCHS and steps:
+        message = "the guide's 105,300 updates in 100 epochs are batches; with accumulation "
+        message += f"{accumulation} they are {steps:,} optimizer steps"
+        yield "guide-steps", "trainer.accumulate_grad_batches", message
+    if planned.hours is not None and planned.hours <= 100:
+        mean, hours = planned.hours * 3600 / CLIPS, planned.hours
+        message = (
+            f"the guide calls its {CLIPS:,} clips about 200 h; at {mean:.1f} s each they are {hours:.0f} h"
+        )
+        yield "guide-hours", "", message
+    if (
+        planned.total_seconds is not None
+        and planned.epochs == EPOCHS
+        and planned.validation_seconds is not None
+    ):
+        hours = planned.total_seconds / 3600
+        yield "guide-time", "", f"the guide says 15 + 2 = 17 hours; this plan comes to {hours:.1f}"

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Recipe, SpecAugment, TrainData
 from quran_asr.errors import Finding, Severity
 from quran_asr.experiments.planning.cost import Batch, step_memory
 from quran_asr.experiments.planning.starting_point import BIG
@@ -267,18 +267,17 @@ def data_findings(recipe: Recipe, work: Workload | None, parameters: int) -> lis
     if work is None:
         return []
     return [
-        *_left_out(recipe, work),
-        *_masks(recipe, work),
-        *_characters(recipe, work),
+        *_left_out(recipe.model.train_ds, work),
+        *_masks(recipe.model.spec_augment, work),
+        *_characters(recipe.quran.spelling, work),
         *_vocabulary(recipe, work),
         *_fresh_decoders(recipe, work, parameters),
     ]
 
 
-def _left_out(recipe: Recipe, work: Workload) -> list[Finding]:
+def _left_out(data: TrainData, work: Workload) -> list[Finding]:
     if not work.left_out_clips:
         return []
-    data = recipe.model.train_ds
     share = work.left_out_hours / (work.hours + work.left_out_hours)
     mend = "cut long recordings at verses"
     if work.longest is not None and data.max_duration < min(work.longest, LONGEST_LIMIT):
@@ -298,8 +297,8 @@ def _left_out(recipe: Recipe, work: Workload) -> list[Finding]:
     ]
 
 
-def _masks(recipe: Recipe, work: Workload) -> list[Finding]:
-    masks, width = recipe.model.spec_augment.time_masks, recipe.model.spec_augment.time_width
+def _masks(augment: SpecAugment, work: Workload) -> list[Finding]:
+    masks, width = augment.time_masks, augment.time_width
     if masks <= FEW_MASKS or not width or not work.clips:
         return []
     middle = statistics.median(work.durations) if work.durations else work.mean_seconds
@@ -319,16 +318,16 @@ def _masks(recipe: Recipe, work: Workload) -> list[Finding]:
     ]
 
 
-def _characters(recipe: Recipe, work: Workload) -> list[Finding]:
+def _characters(spelling: str, work: Workload) -> list[Finding]:
     if not work.unknown_characters:
         return []
-    names = " ".join(f"U+{ord(diagnosis):04X}" for diagnosis in work.unknown_characters[:8])
+    names = " ".join(f"U+{ord(letter):04X}" for letter in work.unknown_characters[:8])
     return [
         Finding(
             "error",
             "unknown-characters",
             "quran.spelling",
-            f"the clips' text has signs that the Quran in the spelling `{recipe.quran.spelling}` has not, so "
+            f"the clips' text has signs that the Quran in the spelling `{spelling}` has not, so "
             f"no token stands for them: {names}",
             "quran.spelling=letters; or name `verses` in the manifest, whose text is then the edition's",
         )

@@ -150,14 +150,13 @@ def start_findings(
         start = _arrival_findings(recipe)
     else:
         start = _random_start(recipe) if parameters >= BIG else []
-    start = [*start, *_never_unfrozen(recipe, steps)]
+    start = [*start, *_never_unfrozen(recipe.quran.unfreeze_after, steps)]
     if parameters >= BIG:
         return [*start, *_too_few_steps(recipe, steps, steps_per_epoch, effective_batch)]
     return [*start, *_too_few_steps_of_small(recipe, steps)]
 
 
-def _never_unfrozen(recipe: Recipe, steps: int | None) -> list[Finding]:
-    frozen = recipe.quran.unfreeze_after
+def _never_unfrozen(frozen: int, steps: int | None) -> list[Finding]:
     if steps is None or not 0 < steps <= frozen:
         return []
     message = f"what is copied from the start stands still for {frozen:,} of {steps:,} steps: for ever"

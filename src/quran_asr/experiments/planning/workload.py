@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Recipe, TrainData
 from quran_asr.corpus.manifest import LONGEST_SECONDS, parse_lines
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.training_clips import with_windows
@@ -104,7 +104,7 @@ def weigh(durations: Sequence[float], recipe: Recipe, texts: Sequence[str] | Non
     Args:
         texts: of the same clips, in the recipe's spelling; None where they are not known.
     """
-    admitted = [_admits(recipe, seconds) for seconds in durations]
+    admitted = [_admits(recipe.model.train_ds, seconds) for seconds in durations]
     kept = tuple(seconds for seconds, taken in zip(durations, admitted, strict=True) if taken)
     words = None
     if texts is not None and all(texts):
@@ -139,7 +139,7 @@ def weigh_manifests(manifests: Sequence[str], recipe: Recipe) -> Workload:
 
 def weigh_segments(segments: Sequence[Segment], recipe: Recipe) -> Workload:
     """The workload of these clips, and of the windows that the recipe makes of those it keeps."""
-    kept = [segment for segment in segments if _admits(recipe, segment.duration)]
+    kept = [segment for segment in segments if _admits(recipe.model.train_ds, segment.duration)]
     every = [*segments, *with_windows(kept, recipe)[len(kept) :]]
     return weigh([one.duration for one in every], recipe, [one.text for one in every])
 
@@ -173,8 +173,8 @@ def _verses(values: dict[str, Any]) -> tuple[str, ...]:
     return tuple(verses)
 
 
-def _admits(recipe: Recipe, seconds: float) -> bool:
-    return recipe.model.train_ds.min_duration <= seconds <= recipe.model.train_ds.max_duration
+def _admits(data: TrainData, seconds: float) -> bool:
+    return data.min_duration <= seconds <= data.max_duration
 
 
 def _refs(clip: ManifestClip) -> tuple[VerseRef, ...]:

@@ -16,14 +16,14 @@ from quran_asr.evaluation.confidence import Interval, intervals, method
 from quran_asr.evaluation.transcripts import TranscribedClip, read_transcripts
 from quran_asr.experiments.sweep.search import Sweep, open_study, trial_folder
 from quran_asr.experiments.sweep.space import Value, words_of
-from quran_asr.experiments.sweep.trial import run_of
+from quran_asr.experiments.trials import Trial
 from quran_asr.files import write_atomically
 
 if TYPE_CHECKING:
     import optuna
 
 TRIALS_A_KEY = 4
-"""Finished trials for each key under which nothing is said of importance."""
+"""Finished trials for each key under which no importance is given."""
 
 _MANIFESTS = ("model.train_ds.manifest_filepath", "model.validation_ds.manifest_filepath")
 
@@ -43,7 +43,7 @@ class Row:
     minus_best: float | None
     """Its WER minus the best trial's."""
     minus_best_interval: Interval | None
-    """95 %, both having heard the same clips, which are drawn in pairs."""
+    """95 %, over the same clips, drawn in pairs."""
     steps: int | None
     seconds: float | None
     run: str | None
@@ -58,7 +58,7 @@ class Result:
     rows: tuple[Row, ...]
     """The finished ones first, by WER; then the others by number."""
     importance: dict[str, float] | None
-    """Share of the variance of WER that a key explains; None where that cannot be said."""
+    """Share of the variance of WER that a key explains; None where it is not known."""
     importance_note: str
     """How it was reckoned, or why not."""
     interval_method: str
@@ -97,11 +97,11 @@ def result_of(sweep: Sweep, folder: Path) -> Result:
         trials,
         key=lambda t: (states[t.number] != "finished", t.value if t.value is not None else 0.0, t.number),
     )
-    heard = {t.number: _heard(folder, t.number) for t in order}
+    clips_of = {t.number: _transcripts(folder, t.number) for t in order}
     best = order[0] if order and states[order[0].number] == "finished" else None
-    rows = tuple(_row(folder, trial, states[trial.number], heard, best) for trial in order)
+    rows = tuple(_row(folder, trial, states[trial.number], clips_of, best) for trial in order)
     importance, note = _importance(sweep, study)
-    some = next((clips for clips in heard.values() if clips), ())
+    some = next((clips for clips in clips_of.values() if clips), ())
     return Result(
         rows,
         importance,
@@ -126,9 +126,9 @@ def _state(trial: optuna.trial.FrozenTrial) -> str:
     return named.get(trial.state, "unfinished")
 
 
-def _heard(folder: Path, number: int) -> tuple[TranscribedClip, ...]:
-    """What the best model of a trial heard in its validation; nothing where none was made."""
-    run = run_of(trial_folder(folder, number))
+def _transcripts(folder: Path, number: int) -> tuple[TranscribedClip, ...]:
+    """The transcripts of the best validation of a trial; none where it made none."""
+    run = Trial(trial_folder(folder, number)).run()
     if run is None or not run.transcripts.is_file():
         return ()
     return tuple(read_transcripts(run.transcripts))
@@ -138,16 +138,16 @@ def _row(
     folder: Path,
     trial: optuna.trial.FrozenTrial,
     state: str,
-    heard: Mapping[int, Sequence[TranscribedClip]],
+    clips_of: Mapping[int, Sequence[TranscribedClip]],
     best: optuna.trial.FrozenTrial | None,
 ) -> Row:
-    run = run_of(trial_folder(folder, trial.number))
+    run = Trial(trial_folder(folder, trial.number)).run()
     rows = run.read_metrics() if run is not None else []
     rates = [row["wer"] for row in rows if row["split"] == "validation" and row["wer"] is not None]
-    clips = heard[trial.number]
+    clips = clips_of[trial.number]
     difference = spread = None
     if best is not None and best is not trial and state == "finished":
-        difference, spread = trial.value - best.value, _paired_interval(clips, heard[best.number])
+        difference, spread = trial.value - best.value, _paired_interval(clips, clips_of[best.number])
     note = trial.user_attrs.get("failed") or trial.user_attrs.get("stopped_by") or ""
     if state == "pruned":
         note = f"at step {trial.user_attrs.get('pruned_at', '?')}"
@@ -167,7 +167,7 @@ def _row(
 
 
 def _interval(errors: Sequence[int], clips: Sequence[TranscribedClip]) -> Interval | None:
-    """Of errors over words said, by clip; see `measure.interval`."""
+    """Of errors over reference words, by clip; see `confidence.intervals`."""
     import numpy as np
 
     if not clips:
@@ -178,7 +178,7 @@ def _interval(errors: Sequence[int], clips: Sequence[TranscribedClip]) -> Interv
 
 
 def _paired_interval(clips: Sequence[TranscribedClip], best: Sequence[TranscribedClip]) -> Interval | None:
-    """Of WER minus the best's; None where they did not hear the same clips."""
+    """Of WER minus the best's; None where the clips differ."""
     if [clip.segment for clip in clips] != [clip.segment for clip in best]:
         return None
     return _interval([a.words.errors - b.words.errors for a, b in zip(clips, best, strict=True)], clips)
@@ -195,14 +195,14 @@ def _importance(sweep: Sweep, study: optuna.Study) -> tuple[dict[str, float] | N
     wanted = TRIALS_A_KEY * len(sweep.axes)
     if len(finished) < wanted:
         so_far = f"{counted(len(finished), 'finished trial')} for {len(sweep.axes)} keys"
-        return None, f"not said: {so_far}, and {wanted} are wanted"
+        return None, f"unknown: {so_far}, and {wanted} are wanted"
     if len({trial.value for trial in finished}) == 1:
-        return None, "not said: all finished trials have the same WER"
+        return None, "unknown: all finished trials have the same WER"
     try:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=sweep.seed)
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except ImportError:
-        return None, "not said: Optuna's fANOVA needs scikit-learn (pip install scikit-learn)"
+        return None, "unknown: Optuna's fANOVA needs scikit-learn (pip install scikit-learn)"
     return dict(found), f"fANOVA over {len(finished)} finished trials"
 
 

@@ -18,13 +18,11 @@ from quran_asr.config.recipe import as_yaml, load_recipe
 from quran_asr.config.recipe_changes import changes
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.experiments.sweep.space import Axis, Listed, Value, combinations, grid, words_of
-from quran_asr.experiments.sweep.trial import Ended, locked, run_trial
-from quran_asr.files import named_errors, parse_json, refuse_foreign, write_atomically
+from quran_asr.experiments.trials import Ended, Trial, run_trials, working_in
+from quran_asr.files import parse_json, refuse_foreign, write_atomically
 
 if TYPE_CHECKING:
     import optuna
-
-    from quran_asr.config.schema import Recipe
 
 FIRST_UNPRUNED = 3
 """Trials that are left to their end whatever they do: there is no median before."""
@@ -79,16 +77,16 @@ def run_sweep(
         QuranAsrError: the folder holds another sweep, another call works there, or no trial begins.
         KeyboardInterrupt: asked to stop; the trial at hand is resumed by the next call.
     """
-    refuse_foreign(folder, ("sweep.json", "sweep-recipe.yaml", "study.journal", "lock"), "sweep")
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock"), named_errors(folder):
-        settle(sweep, folder)
+    refuse_foreign(folder, ("sweep.json", "sweep-recipe.yaml", "study.journal", ".lock"), "sweep")
+    with working_in(folder):
+        _keep_request(sweep, folder)
         _mend_journal(folder / "study.journal")
         study = open_study(sweep, folder)
         _enqueue(sweep, study)
         failed = 0
         while (trial := _next(sweep, study, failed)) is not None:
-            failed += not _make(sweep, folder, study, trial, on_trial, say, on_wait)
+            ended = _train(sweep, folder, study, trial, on_trial, on_wait)
+            failed += not _record(study, trial, ended, str(log_of(folder, trial.number)), say)
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -98,13 +96,13 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 def log_of(folder: Path, number: int) -> Path:
     """What the training of a trial says."""
-    return trial_folder(folder, number) / "train.log"
+    return Trial(trial_folder(folder, number)).log
 
 
 # What was asked
 
 
-def settle(sweep: Sweep, folder: Path) -> None:
+def _keep_request(sweep: Sweep, folder: Path) -> None:
     """Keep what is asked beside the trials, or find that it is what they were made for.
 
     Raises:
@@ -123,24 +121,18 @@ def settle(sweep: Sweep, folder: Path) -> None:
             before = parse_json(place.read_text(encoding="utf-8"))
         except ValueError:
             raise QuranAsrError("is not JSON", where=str(place)) from None
-        _refuse_another(folder, before, asked, load_recipe(kept), recipe)
+        recipe_then = load_recipe(kept)
+        what = [f"`{key}` is another" for key in ("recipe", "keys", "seed") if before.get(key) != asked[key]]
+        what += map(str, changes(recipe_then, recipe))
+        if what or recipe_then != recipe:
+            why = "; ".join(what[:3]) or "its recipe is another"
+            raise QuranAsrError(
+                f"holds another sweep: {why}", where=str(folder), remedy="another --to FOLDER"
+            )
     text = "# The recipe that all trials have in common.\nbase: base\n" + as_yaml(recipe)
     write_atomically(kept, text.encode())
     asked |= {"trials": sweep.trials, "prune": sweep.prune}
     write_atomically(place, (json.dumps(asked, ensure_ascii=False, indent=2) + "\n").encode())
-
-
-def _refuse_another(
-    folder: Path, before: Mapping[str, Any], asked: Mapping[str, Any], recipe_then: Recipe, recipe: Recipe
-) -> None:
-    what = [f"`{name}` is another" for name in ("recipe", "keys", "seed") if before.get(name) != asked[name]]
-    what += [str(change) for change in changes(recipe_then, recipe)]
-    if recipe_then != recipe and not what:
-        what = ["its recipe is another"]
-    if what:
-        raise QuranAsrError(
-            f"holds another sweep: {'; '.join(what[:3])}", where=str(folder), remedy="another --to FOLDER"
-        )
 
 
 def _axis_as_json(axis: Axis) -> dict[str, Any]:
@@ -260,16 +252,15 @@ def _next(sweep: Sweep, study: optuna.Study, failed: int) -> optuna.Trial | None
 # A trial
 
 
-def _make(
+def _train(
     sweep: Sweep,
     folder: Path,
     study: optuna.Study,
     trial: optuna.Trial,
     on_trial: OnTrial,
-    say: Say,
     on_wait: OnWait,
-) -> bool:
-    """Train one trial to its end, and write that into the journal; False where it failed."""
+) -> Ended:
+    """Train one trial until it ends or is pruned."""
     from optuna.trial import TrialState
 
     values = dict(trial.params)
@@ -277,7 +268,7 @@ def _make(
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
     reported = set(study.trials[trial.number].intermediate_values)
 
-    def diagnose(step: int, wer: float) -> bool:
+    def judge(_: Trial, step: int, wer: float) -> bool:
         if step not in reported:
             trial.report(wer, step)
             reported.add(step)
@@ -291,39 +282,47 @@ def _make(
         *words_of(values),
         f"exp_manager.exp_dir={json.dumps(str(place))}",
     ]
+    ends: list[Ended] = []
     try:
         load_recipe(words[0], words[1:])
-        ended = run_trial(place, words, diagnose, lambda: on_wait(trial.number))
+        run_trials(
+            [Trial(place)],
+            lambda _: words,
+            lambda _, ended: ends.append(ended),
+            judge=judge,
+            on_look=lambda _: on_wait(trial.number),
+        )
     except QuranAsrError as error:
-        ended = Ended(2, None, None, error.what)
-    return _tell(study, trial, place, ended, say)
+        return Ended(2, None, None, error.what)
+    return ends[0]
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, place: Path, ended: Ended, say: Say) -> bool:
+def _record(study: optuna.Study, trial: optuna.Trial, ended: Ended, log: str, say: Say) -> bool:
+    """Write the end of a trial into the journal; False where it failed."""
     from optuna.trial import TrialState
 
-    where, reported = str(place / "train.log"), ended.reported or {}
+    result = ended.result or {}
     if ended.pruned_at is not None:
         trial.set_user_attr("pruned_at", ended.pruned_at)
         study.tell(trial, state=TrialState.PRUNED)
         return True
-    if reported.get("interrupted"):
+    if result.get("interrupted"):
         raise QuranAsrError(
-            f"trial {trial.number} was ended by somebody else", where=where, remedy="the same command goes on"
+            f"trial {trial.number} was ended by somebody else", where=log, remedy="the same command goes on"
         )
-    if ended.finished and reported.get("val_wer") is not None:
-        study.tell(trial, reported["val_wer"])
+    if ended.code == 0 and result.get("val_wer") is not None:
+        study.tell(trial, result["val_wer"])
         return True
-    if reported.get("stopped_by"):  # what it was worth until then tells the sampler something
-        trial.set_user_attr("stopped_by", reported["stopped_by"])
+    if result.get("stopped_by"):  # what it was worth until then tells the sampler something
+        trial.set_user_attr("stopped_by", result["stopped_by"])
         study.tell(trial, state=TrialState.PRUNED)
         return True
-    complaint = ended.complaint or "it made no validation"
-    trial.set_user_attr("failed", complaint)
+    error = ended.error or "it made no validation"
+    trial.set_user_attr("failed", error)
     study.tell(trial, state=TrialState.FAIL)
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         raise QuranAsrError(
-            f"the first trial failed: {complaint}", where=where, remedy="mend that; the same command goes on"
+            f"the first trial failed: {error}", where=log, remedy="mend that; the same command goes on"
         )
-    say(Finding("warning", "failed-trial", where, f"trial {trial.number} failed: {complaint}", ""))
+    say(Finding("warning", "failed-trial", log, f"trial {trial.number} failed: {error}", ""))
     return False

@@ -29,7 +29,7 @@ OWN = {
     "exp_manager.resume_from_checkpoint": "trials begin anew; vary init_from_pretrained_model",
     "quran.spelling": "word error rates in different spellings do not compare",
     "model.train_ds.min_duration": "it changes the clips of validation too: rates would not compare",
-    "model.validation_ds": "every trial has to hear the same clips",
+    "model.validation_ds": "every trial needs the same clips",
 }
 """Keys, and sections, that no sweep can vary."""
 
@@ -141,7 +141,7 @@ def split_values(text: str) -> list[str]:
 def _between(key: str, low: str, high: str, log: str | None) -> Between:
     where = f"{key}={low}..{high}{log or ''}"
     if key not in known_keys():
-        parse_and_refuse(f"{key}={low}")
+        load_recipe("base", [f"{key}={low}"])  # raises, with the nearest key
     kinds = set(_plain_kinds(known_keys()[key]))
     whole = int in kinds and all(re.fullmatch(r"[+-]?\d+", end) for end in (low, high))
     if not whole and float not in kinds:
@@ -155,15 +155,6 @@ def _between(key: str, low: str, high: str, log: str | None) -> Between:
     return Between(key, bottom, top, bool(log), whole)
 
 
-def parse_and_refuse(word: str) -> None:
-    """Raise what the recipe loader says of an override that is wrong.
-
-    Raises:
-        QuranAsrError: always, for a key that nobody knows.
-    """
-    load_recipe("base", [word])
-
-
 def _plain_kinds(kind: Any) -> Iterator[type]:
     for part in alternatives(kind):
         bare = get_args(part)[0] if get_origin(part) is Annotated else part
@@ -171,14 +162,9 @@ def _plain_kinds(kind: Any) -> Iterator[type]:
             yield bare
 
 
-def word_of(key: str, value: Value) -> str:
-    """The override that gives a key one of its values."""
-    return f"{key}={value if isinstance(value, str) else as_scalar(value)}"
-
-
 def words_of(values: Mapping[str, Value]) -> list[str]:
     """The overrides of one trial."""
-    return [word_of(key, value) for key, value in values.items()]
+    return [f"{key}={value if isinstance(value, str) else as_scalar(value)}" for key, value in values.items()]
 
 
 def combinations(axes: Sequence[Axis]) -> int | None:
