@@ -20,7 +20,7 @@ from quran_asr.experiments.curves import (
     training_loss,
     values,
 )
-from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, shown
+from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, rule, shown
 
 LEAST_LINES = 20
 """Lines of training before which nothing is said of its loss."""
@@ -34,6 +34,17 @@ NOT_A_NUMBER = 3
 """Lines with NaN, or with batches skipped for it, that are too many."""
 
 
+@rule(
+    "divergence",
+    explains=(
+        "overfitting",
+        "stalled-start",
+        "stuck-wer",
+        "stuck-blank-collapse",
+        "stuck-token-loops",
+        "plateau",
+    ),
+)
 def divergence(curves: Curves) -> Iterator[Diagnosis]:
     """The training loss has risen for good, or swings: what was learned is lost again and again."""
     name, points = training_loss(curves)
@@ -155,6 +166,7 @@ def rate_to_try(curves: Curves, healthy: int) -> Rate:
     return Rate(peak, setting, remedy)
 
 
+@rule("not-a-number")
 def not_a_number(curves: Curves) -> Iterator[Diagnosis]:
     """Losses, gradients or validations that are no number, or batches skipped because theirs were none."""
     lost: list[tuple[str, Point]] = [

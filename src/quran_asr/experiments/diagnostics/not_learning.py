@@ -15,7 +15,7 @@ from quran_asr.experiments.curves import (
     training_loss,
     values,
 )
-from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, shown
+from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, rule, shown
 from quran_asr.experiments.diagnostics.forecast import is_over
 
 STALL_CHECKED_FROM = 300
@@ -30,6 +30,7 @@ _SPAN = 100
 """Steps over which a loss is averaged: single batches swing by more than 5 %."""
 
 
+@rule("stalled-start")
 def stalled_start(curves: Curves) -> Iterator[Diagnosis]:
     """The CTC loss at step 1,000 is not 5 % below its value at step 300, and still on its plateau.
 
@@ -96,6 +97,14 @@ LOOPING = 0.3
 """Share of repeated words."""
 
 
+@rule(
+    "stuck-nothing-loaded",
+    "stuck-wrong-text",
+    "stuck-token-loops",
+    "stuck-blank-collapse",
+    "stuck-wer",
+    "ended-at-wer-1",
+)
 def stuck(curves: Curves) -> Iterator[Diagnosis]:
     """The WER has never left 1: an error if it should have by now, a note if the run ended before."""
     rates = finite(curves.validation.get("wer", ()))
@@ -158,6 +167,7 @@ def _ended(rates: Sequence[Point]) -> Diagnosis:
     )
 
 
+@rule("stuck-learned-by-heart", explains=("drifting-apart", "plateau"))
 def learned_by_heart(curves: Curves) -> Iterator[Diagnosis]:
     """The transducer says texts that it knows, not what it hears: loss low, WER high, CTC far better."""
     rates, ctc = (finite(curves.validation.get(key, ())) for key in ("wer", "ctc_wer"))

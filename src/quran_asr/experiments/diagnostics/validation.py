@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from quran_asr.experiments.curves import Curves, Point, finite, level, lowest_level, noise, values
-from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, shown
+from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, rule, shown
 from quran_asr.experiments.diagnostics.learning_rate import rate_to_try
 from quran_asr.experiments.diagnostics.not_learning import STUCK
 
@@ -16,6 +16,7 @@ GOOD = 0.15
 """A WER at which standing still is an end, not a problem."""
 
 
+@rule("overfitting", explains=("generalization-gap", "plateau"))
 def overfitting(curves: Curves) -> Iterator[Diagnosis]:
     """The validation WER rises while training clips are heard far better, or their loss still falls."""
     rates = finite(curves.validation.get("wer", ()))
@@ -43,6 +44,7 @@ def overfitting(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("late-collapse", explains=("overfitting", "plateau"))
 def late_collapse(curves: Curves) -> Iterator[Diagnosis]:
     """A WER that was good has broken down, on training clips too."""
     rates = finite(curves.validation.get("wer", ()))
@@ -69,6 +71,7 @@ def late_collapse(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("plateau", "settled")
 def plateau(curves: Curves) -> Iterator[Diagnosis]:
     """The second half of the validations has brought nothing."""
     rates = finite(curves.validation.get("wer", ()))
@@ -98,6 +101,7 @@ def plateau(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("generalization-gap")
 def generalization_gap(curves: Curves) -> Iterator[Diagnosis]:
     """Training clips are heard far better than others, though the validation WER does not rise."""
     rates, train = (finite(curves.validation.get(key, ())) for key in ("wer", "train_wer"))
@@ -118,6 +122,7 @@ def generalization_gap(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("drifting-apart")
 def drifting_apart(curves: Curves) -> Iterator[Diagnosis]:
     """The WERs of transducer and CTC lie further and further apart."""
     other = {point.step: point.value for point in finite(curves.validation.get("ctc_wer", ()))}
