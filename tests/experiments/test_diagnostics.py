@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from quran_asr.config.recipe import load_recipe
 from quran_asr.config.schedule import peak
+from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.curve_files import read_curves
 from quran_asr.experiments.curves import Curves, curves_of_rows
 from quran_asr.experiments.diagnostics import diagnosis, rules
@@ -24,6 +26,8 @@ from quran_asr.experiments.diagnostics.forecast import forecast
 from quran_asr.experiments.diagnostics.learning_rate import rate_to_try
 from quran_asr.experiments.diagnostics.rules import diagnose
 from quran_asr.experiments.planning.plan import plan
+from quran_asr.experiments.run_folder import create_run
+from quran_asr.training.diagnostics import DiagnosticsCallback
 
 RECORDED = Path(__file__).parent / "curves"
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -395,3 +399,10 @@ def test_a_code_that_no_diagnostic_has_is_an_error_of_the_plan() -> None:
     (finding,) = [f for f in plan(recipe, None).findings if f.code == "unknown-diagnostic"]
     assert (finding.severity, finding.where) == ("error", "quran.stop_on")
     assert "overfiting" in finding.message and "`overfitting`" in finding.remedy
+
+
+def test_a_training_refuses_a_code_that_no_diagnostic_has(tmp_path: Path) -> None:
+    recipe = load_recipe("quickstart", ["quran.stop_on=[overfiting]"])
+    run = create_run(tmp_path, "quickstart", datetime(2026, 11, 24))
+    with pytest.raises(QuranAsrError, match="`overfiting` is not a diagnostic"):
+        DiagnosticsCallback(run, recipe, [], lambda finding: None)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from quran_asr.cli.main import main
 from quran_asr.errors import QuranAsrError
@@ -267,3 +269,42 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str, text:
         read_curves(tmp_path / name)
     assert refused.value.remedy or "measurements" in refused.value.what
     assert str(tmp_path / name) in str(refused.value)
+
+
+FRAGMENTS = (
+    "Epoch 1, batch 50, loss[loss=0.5, over 3.00 frames. ], tot_loss[loss=1.2.3, ], lr: 3.00e-03.",
+    "Epoch 1, validation: loss=",
+    "Epoch 3, global step 9: 'val_wer' reached 0.5.",
+    "2epoch results: [train] loss=3,",
+    " total_count=9, [valid] wer=nan",
+    "{'loss': 2.8}",
+    "step,val_wer",
+    "|Step|Wer|",
+    "Step\tWer",
+    '{"log_history": [',
+    '{"step": 1e400, "loss": 3}',
+    ",",
+    "\n",
+    "|",
+    '"',
+    "99999999999999999999",
+    "nan",
+    "-1",
+    "0.5",
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=5)), max_size=12),
+    st.sampled_from(["x.csv", "x.log", "x.json"]),
+)
+def test_any_text_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str], name: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_text("".join(parts), encoding="utf-8", errors="ignore")
+    try:
+        diagnose(read_curves(path))
+    except QuranAsrError as error:
+        assert error.what and "\n" not in error.what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import re
 from bisect import bisect_right
@@ -320,7 +321,7 @@ def _cells(text: str) -> Iterator[list[str]]:
     delimiter = delimiter_of(next((line for line in lines if line.strip()), ""))
     if delimiter == "|":
         return (cells for _, cells in cells_of(lines, delimiter))
-    return csv.reader(lines, delimiter=delimiter)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
 
 
 def _cell(cell: str, where: str) -> float | None:

@@ -127,7 +127,7 @@ def read_trainer_state(path: Path) -> Log:
     """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise QuranAsrError(
             f"not readable JSON ({error})", where=str(path), remedy="if it is just being written, try again"
         ) from None
@@ -166,11 +166,15 @@ READABLE = (
     "logs of NeMo, icefall and ESPnet 2 are read"
 )
 
-_LIGHTNING = re.compile(r"Epoch (\d+), global step (\d+): '([\w/-]+)' reached ([\d.eE+-]+|nan|inf)")
-_ICEFALL = re.compile(r"Epoch (\d+), batch (\d+), .*?(?:tot_loss|loss)\[([^\]]*)\](?:.*?\blr: ([\d.eE+-]+))?")
-_ICEFALL_VALIDATION = re.compile(r"Epoch (\d+), validation: (.*)")
-_ESPNET = re.compile(r"(\d+)epoch results: (.*)")
-_PAIR = re.compile(r"([\w./-]+)\s*=\s*(-?[\d.]+(?:[eE][+-]?\d+)?|nan|inf)")
+_WHOLE = r"(\d{1,15})"
+_NUMBER = r"(-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?|nan|inf)"
+_LIGHTNING = re.compile(rf"Epoch {_WHOLE}, global step {_WHOLE}: '([\w/-]+)' reached {_NUMBER}")
+_ICEFALL = re.compile(rf"Epoch {_WHOLE}, batch {_WHOLE}, loss\[([^\]]*)\]")
+_ICEFALL_TOTAL = re.compile(r"tot_loss\[([^\]]*)\]")
+_ICEFALL_RATE = re.compile(rf"\blr: {_NUMBER}")
+_ICEFALL_VALIDATION = re.compile(rf"Epoch {_WHOLE}, validation: (.*)")
+_ESPNET = re.compile(rf"{_WHOLE}epoch results: (.*)")
+_PAIR = re.compile(rf"([\w./-]+)\s*=\s*{_NUMBER}")
 
 
 def _lightning(toolkit: str, text: str) -> Log:
@@ -188,18 +192,16 @@ def _icefall(toolkit: str, text: str) -> Log:
     rows: list[Row] = []
     done, epoch, batch, interval = 0, 0, 0, 0
     for line in text.splitlines():
-        trained = _ICEFALL.search(line)
-        validated = _ICEFALL_VALIDATION.search(line)
+        trained, validated = _ICEFALL.search(line), _ICEFALL_VALIDATION.search(line)
         if trained:
             now, at = int(trained.group(1)), int(trained.group(2))
-            totals = re.search(r"tot_loss\[([^\]]*)\]", line)
             if now != epoch:
                 done, epoch, batch = (done + batch + interval if epoch else 0), now, at
-            interval = max(interval, at - batch)
-            batch = at
-            values = _pairs((totals or trained).group(1 if totals else 3))
-            if trained.group(4):
-                values["lr"] = float(trained.group(4))
+            interval, batch = max(interval, at - batch), at
+            total, rate = _ICEFALL_TOTAL.search(line), _ICEFALL_RATE.search(line)
+            values = _pairs(total.group(1) if total else trained.group(3))
+            if rate:
+                values["lr"] = float(rate.group(1))
             rows.append(Row(done + at + 1, float(now), values))
         elif validated and rows:
             values = {f"val_{key}": value for key, value in _pairs(validated.group(2)).items()}
@@ -214,7 +216,7 @@ def _espnet(toolkit: str, text: str) -> Log:
     for epoch, rest in _ESPNET.findall(text):
         parts = dict(re.findall(r"\[(\w+)\](.*?)(?=, \[\w+\]|$)", rest))
         train, valid = _pairs(parts.get("train", "")), _pairs(parts.get("valid", ""))
-        count = re.search(r"total_count=(\d+)", parts.get("train", ""))
+        count = re.search(rf"total_count={_WHOLE}", parts.get("train", ""))
         step = int(count.group(1)) if count else None
         train = {f"train_{key}": value for key, value in train.items() if key not in RATES}
         rows.append(Row(step, float(epoch), train))
@@ -266,7 +268,12 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 def _float(value: Any) -> float | None:
     """NaN stays: it was measured."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 # Tables
