@@ -22,7 +22,7 @@ MOST_ERRORS = {"curriculum": 1}
 """Healthy trainings of 25 that may be given an error: one falls by 4.8 % to step 1,000, and learns later."""
 MOST_WARNINGS = {"noisy NeMo run": 5, "pretrained": 2, "few lines": 3, "long flat tail": 1, "curriculum": 25}
 """Healthy trainings of 25 that may be given a warning. `curriculum` ends with a real gap."""
-MOST_MISSES = {"overfitting": 10, "heads drift apart": 4}
+MOST_MISSES = {"overfitting": 10, "heads drift apart": 4, "plateau": 2}
 """Sick trainings of 25 that may be missed: overfitting below the noise of its validations."""
 FORECAST_HOLDS = 0.8
 """Share of the 90 % intervals that must hold what came."""
