@@ -68,7 +68,7 @@ def test_json_has_every_key_that_is_promised(tmp_path: Path, capsys: pytest.Capt
     lines(run, 10, 1000, 0.8)
     assert watch(str(run.path), "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert set(told) == {"run", "steps", "epochs", "diagnostics", "forecast"}
+    assert set(told) == {"run", "unit", "steps", "epochs", "diagnostics", "forecast"}
     assert (told["run"], told["steps"], told["epochs"]) == (str(run.path), 1000, 2)
     for diagnosis in told["diagnostics"]:
         assert set(diagnosis) == {"code", "severity", "message", "evidence", "cause", "remedy", "step"}

@@ -146,7 +146,7 @@ def test_csv_with_a_split_column_and_one_saved_from_tensorboard(tmp_path: Path) 
     [
         ("", "is empty"),
         ("a,b\n1,2\n", "no column `step`"),
-        ("step,val_wer\n1,often\n", "`often` is no number"),
+        ("step,val_wer\n1,often\n", "`often` is not a number"),
         ("step,val_wer\n,0.5\n", "has no step"),
         ("step,val_wer\n", "holds no numbers"),
     ],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ from hypothesis import strategies as st
 
 from quran_asr.config.recipe import load_recipe
 from quran_asr.config.schedule import peak
+from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.curve_files import read_curves
 from quran_asr.experiments.curves import Curves, curves_of_rows
+from quran_asr.experiments.diagnostics import diagnosis, rules
 from quran_asr.experiments.diagnostics.diagnosis import Diagnosis
 from quran_asr.experiments.diagnostics.forecast import forecast
 from quran_asr.experiments.diagnostics.learning_rate import rate_to_try
 from quran_asr.experiments.diagnostics.rules import diagnose
+from quran_asr.experiments.planning.plan import plan
+from quran_asr.experiments.run_folder import create_run
+from quran_asr.training.diagnostics import DiagnosticsCallback
 
 RECORDED = Path(__file__).parent / "curves"
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -366,3 +372,37 @@ def test_no_curve_breaks_a_rule(data: st.DataObject) -> None:
     ahead = forecast(curves, ())
     assert ahead.reason or all(0 <= e.low <= e.wer <= e.high for e in ahead.expected)
     json.dumps([asdict(diagnosis) for diagnosis in diagnostics], allow_nan=False)
+
+
+# A rule is one function
+
+
+def test_a_rule_is_one_decorated_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "RULES", rules.RULES.copy())
+    monkeypatch.setattr(rules, "RULES", diagnosis.RULES)
+
+    @diagnosis.rule("too-quick", explains=("settled",))
+    def too_quick(curves: Curves) -> Iterator[Diagnosis]:
+        yield Diagnosis("too-quick", "warning", "learned in no time", (), "", "", 1)
+
+    rates = [0.5, 0.2, 0.1] + [0.05, 0.052, 0.048, 0.051, 0.05, 0.049] * 8
+    assert codes(validations(wer=rates), "good", "warning") == {"too-quick"}
+
+
+def test_every_code_is_declared() -> None:
+    for kind in (*HEALTHY, *SICK):
+        assert {diagnosis.code for diagnosis in diagnose(made(kind, 1).curves())} <= rules.CODES
+
+
+def test_a_code_that_no_diagnostic_has_is_an_error_of_the_plan() -> None:
+    recipe = load_recipe("quickstart", ["quran.stop_on=[divergence,overfiting]"])
+    (finding,) = [f for f in plan(recipe, None).findings if f.code == "unknown-diagnostic"]
+    assert (finding.severity, finding.where) == ("error", "quran.stop_on")
+    assert "overfiting" in finding.message and "`overfitting`" in finding.remedy
+
+
+def test_a_training_refuses_a_code_that_no_diagnostic_has(tmp_path: Path) -> None:
+    recipe = load_recipe("quickstart", ["quran.stop_on=[overfiting]"])
+    run = create_run(tmp_path, "quickstart", datetime(2026, 11, 24))
+    with pytest.raises(QuranAsrError, match="`overfiting` is not a diagnostic"):
+        DiagnosticsCallback(run, recipe, [], lambda finding: None)

@@ -168,6 +168,20 @@ def test_event_files_and_tables_of_others_are_drawn_too(tmp_path: Path) -> None:
 
 
 @needs_matplotlib
+def test_a_table_of_epochs_is_drawn_over_epochs_and_over_nothing_else(tmp_path: Path) -> None:
+    table = tmp_path / "epochs.csv"
+    rows = [f"{epoch},{60 * epoch},{50 / epoch},1.0\n" for epoch in range(1, 40)]
+    table.write_text("epoch,time,train_loss,val_wer\n" + "".join(rows))
+    text = render_report([read_curves(table)], tmp_path / "out").page.read_text()
+    assert "39 epochs in 39" in text and "<code>stuck-wer</code> at epoch 39" in text
+    assert "39 optimizer steps" not in text and "at optimizer step" not in text and "at step " not in text
+    steps = tmp_path / "steps.csv"
+    steps.write_text("step,val_wer\n" + "".join(f"{step},0.5\n" for step in range(1, 40)))
+    with pytest.raises(QuranAsrError, match="names epochs and no steps"):
+        render_report([read_curves(table), read_curves(steps)], tmp_path / "out")
+
+
+@needs_matplotlib
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_run_that_has_just_begun_can_be_drawn(tmp_path: Path, rows: int) -> None:
     run = a_run(tmp_path, rows=rows)

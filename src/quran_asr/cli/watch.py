@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
     """Diagnose a training by its curves: each diagnosis with evidence, cause and remedy; then a forecast.
 
-    RUN is a run folder, `last`, a folder or file of TensorBoard events of any NeMo run, or a CSV. Exits 1
-    if a diagnosis has severity error.
+    RUN is a run folder, `last`, TensorBoard events, a CSV (Lightning, Weights & Biases, a notebook's
+    table), `trainer_state.json`, or a text log of NeMo, icefall or ESPnet. Exits 1 if there is an error
+    among the diagnoses.
     """
     from quran_asr.experiments.curve_files import read_curves
     from quran_asr.experiments.diagnostics.forecast import forecast
@@ -42,6 +43,8 @@ def watch(run: str, follow: bool, every: float, as_json: bool) -> int:
 
     path = last_run().path if run == "last" else Path(run)
     curves = read_curves(path)
+    for note in curves.notes:
+        echo(f"note: {note}", err=True)
     if follow:
         return _follow(path, every, as_json)
     diagnostics = diagnose(curves)
@@ -198,8 +201,9 @@ def _as_json(curves: Curves, diagnostics: tuple[Diagnosis, ...], ahead: Forecast
 
     return {
         "run": curves.source,
-        "steps": curves.steps,
-        "epochs": curves.epoch,
+        "unit": _counted_in(curves),
+        "steps": None if curves.in_epochs else curves.steps,
+        "epochs": curves.steps if curves.in_epochs and curves.epoch is None else curves.epoch,
         "diagnostics": [asdict(diagnosis) for diagnosis in diagnostics],
         "forecast": {
             "interval": 0.9,

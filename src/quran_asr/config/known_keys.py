@@ -1,13 +1,6 @@
-"""Keys of NeMo and Lightning that this package does not act on, with what to use instead.
-
-`known_keys.json` is made from NeMo's and Lightning's own signatures by `tools/make_known_keys.py`.
-"""
+"""Keys of NeMo and Lightning that this package does not act on, with what to use instead."""
 
 from __future__ import annotations
-
-import json
-from functools import lru_cache
-from pathlib import Path
 
 INSTEAD = {
     "init_from_nemo_model": "`init_from_pretrained_model` takes the path of a .nemo file too",
@@ -86,29 +79,17 @@ INSTEAD = {
 }
 """Key -> what to use instead. A key under a named section is answered by the section's line."""
 
-_CLASS = "the classes are chosen by this program; leave it out"
-_PLAIN = "leave it out, or use NeMo's own scripts for it"
-
 
 def instead_of(key: str) -> str | None:
-    """What to use instead of a NeMo key that is refused; None for a key that NeMo does not know either."""
+    """What to use instead of a NeMo key that is refused; None for a key that is not listed here."""
     for section in _upwards(key):
         same_for_training = section.replace("model.validation_ds.", "model.train_ds.")
         advice = INSTEAD.get(section) or INSTEAD.get(same_for_training)
         if advice is not None:
             return advice
     if key.rpartition(".")[2] == "_target_":
-        return _CLASS
-    return _PLAIN if key in nemo_keys() else None
-
-
-@lru_cache(maxsize=1)
-def nemo_keys() -> frozenset[str]:
-    """Every dotted key that NeMo and Lightning know, read when the first unknown key turns up."""
-    data = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-    return frozenset(
-        f"{section}.{name}" if section else name for section, names in data["keys"].items() for name in names
-    )
+        return "the classes are chosen by this program; leave it out"
+    return None
 
 
 def _upwards(key: str) -> list[str]:

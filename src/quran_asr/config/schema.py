@@ -43,26 +43,6 @@ Level = Annotated[float, Range(low=-90, high=0)]
 Decibels = Annotated[float, Range(low=-60, high=120)]
 
 
-DiagnosisCode = Literal[
-    "not-a-number",
-    "stalled-start",
-    "stuck-nothing-loaded",
-    "stuck-wrong-text",
-    "stuck-blank-collapse",
-    "stuck-token-loops",
-    "stuck-learned-by-heart",
-    "stuck-wer",
-    "divergence",
-    "late-collapse",
-    "overfitting",
-    "generalization-gap",
-    "plateau",
-    "clipping",
-    "data-wait",
-    "drifting-apart",
-]
-
-
 @dataclass(frozen=True, slots=True)
 class TrainData:
     """`model.train_ds`"""
@@ -404,8 +384,8 @@ class Quran:
     """Batches in a row with NaN or infinite loss or gradient after which training stops with a diagnosis."""
     overfit_gate_steps: CountInt
     """Steps in which one batch must be learned by heart before training begins; 0 leaves the gate out."""
-    stop_on: tuple[()] | tuple[DiagnosisCode, ...]
-    """Signs of `watch` that end the training, its last checkpoint written, with exit code 1."""
+    stop_on: tuple[()] | tuple[str, ...]
+    """Codes of diagnostics (`watch`) that end the training, its last checkpoint written, with exit code 1."""
     checkpoint_minutes: Positive
     """`last.ckpt` is written at every validation, and between them this often: what a power cut costs."""
     curriculum: Curriculum | None

@@ -1,12 +1,13 @@
-"""Reads curves: a run folder, TensorBoard events of any NeMo run, or a CSV."""
+"""Reads curves: a run folder, TensorBoard events, or a table or log of another toolkit."""
 
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -15,35 +16,26 @@ from quran_asr.config.recipe import load_recipe
 from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.curves import Curves, Point, Series, curves_of_rows, number, values
+from quran_asr.experiments.log_formats import (
+    BOOKKEEPING,
+    READABLE,
+    Log,
+    cells_of,
+    columns_of,
+    delimiter_of,
+    is_a_bound,
+    name_of,
+    read_text,
+    read_trainer_state,
+)
 from quran_asr.experiments.run_folder import RunFolder, meant_runs
 
-TRAINING_TAGS = {
-    "train_loss": "loss",
-    "train_rnnt_loss": "transducer_loss",
-    "train_ctc_loss": "ctc_loss",
-    "lr-AdamW": "learning_rate",
-    "lr": "learning_rate",
-    "grad_norm": "gradient_norm",
-    "train_step_timing in s": "step_seconds",
-}
-"""Tags of NeMo, Lightning and ours -> keys of our train lines."""
-VALIDATION_TAGS = {
-    "val_wer_ctc": "ctc_wer",
-    "training_batch_wer": "train_wer",
-    "train_wer": "train_wer",
-    "wer": "wer",
-    "ctc_wer": "ctc_wer",
-    "cer": "cer",
-    "blank_share": "blank_share",
-    "repeat_share": "repeat_share",
-    "length_ratio": "length_ratio",
-}
-"""Tags -> keys of our validation lines; besides these every `val_KEY` and `validation_KEY` is KEY."""
 _PLACES = frozenset({"step", "epoch", "time", "global_step", "hp_metric"})
-_RATES = frozenset({"wer", "ctc_wer", "wer_ctc", "cer", "train_wer", "training_batch_wer"})
 MOST_RATE = 3.0
 """Median of an error rate, as a fraction, above which it must be percent."""
-_LARGEST_CSV = 200_000_000
+LEAST_PERCENT = 1.3
+"""Lowest error rate of a Hugging Face log from which on it must be percent: no model stays above 130 %."""
+_LARGEST = 200_000_000
 """Bytes."""
 
 
@@ -52,7 +44,8 @@ def read_curves(path: Path) -> Curves:
 
     Args:
         path: a run folder or its `metrics.jsonl`; a folder with TensorBoard event files, or one such file;
-            a CSV file (docs/reference/formats.md says which columns).
+            a folder or file of the Hugging Face Trainer; a table or a text log
+            (docs/reference/formats.md says which).
 
     Raises:
         QuranAsrError: nothing there that holds curves, or it cannot be read.
@@ -62,7 +55,7 @@ def read_curves(path: Path) -> Curves:
             return _of_run(RunFolder(path.parent))
         if "tfevents" in path.name:
             return _of_events(path.parent.name, path, [path])
-        return _of_csv(path)
+        return _of_file(path)
     if not path.is_dir():
         raise QuranAsrError("no such run", where=str(path))
     if (path / "metrics.jsonl").is_file() or (path / "recipe.yaml").is_file():
@@ -72,12 +65,14 @@ def read_curves(path: Path) -> Curves:
         raise QuranAsrError(
             "is not the folder of a run", where=str(path), remedy=f"did you mean {below[-1].path}?"
         )
+    states = [path / "trainer_state.json", *path.glob("checkpoint-*/trainer_state.json")]
+    states = [state for state in states if state.is_file()]
+    if states:
+        return _of_log(read_trainer_state(max(states, key=_saved_at)), path)
     files = _event_files(path)
     if not files:
         raise QuranAsrError(
-            "holds neither `metrics.jsonl` nor TensorBoard events",
-            where=str(path),
-            remedy="name a run folder, an event file or a CSV",
+            "holds neither `metrics.jsonl` nor TensorBoard events", where=str(path), remedy=READABLE
         )
     return _of_events(path.name, path, files)
 
@@ -179,52 +174,131 @@ def _epoch_at(step: int, epochs: Sequence[tuple[int, float]]) -> float | None:
     return epochs[at - 1][1] if at else (epochs[0][1] if epochs else None)
 
 
-# CSV
+# Files of other toolkits
 
 
-def _of_csv(path: Path) -> Curves:
+def _of_file(path: Path) -> Curves:
+    if path.suffix == ".wandb":
+        raise QuranAsrError(
+            "is the binary log of Weights & Biases, which is not read",
+            where=str(path),
+            remedy="export the run's history or a panel as CSV",
+        )
+    if path.stat().st_size > _LARGEST:
+        raise QuranAsrError("is too large for a table or log of curves", where=str(path))
+    if path.suffix == ".json":
+        return _of_log(read_trainer_state(path), path)
     try:
-        if path.stat().st_size > _LARGEST_CSV:
-            raise QuranAsrError("is too large for a CSV of curves", where=str(path))
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header, rows = _table(csv.reader(file), path)
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise QuranAsrError("is neither a CSV in UTF-8 nor an event file", where=str(path)) from None
+    try:
+        log = read_text(text)
+    except QuranAsrError as error:
+        raise QuranAsrError(error.what, where=str(path), remedy=error.remedy) from None
+    return _of_log(log, path) if log is not None else _of_table(path, text)
+
+
+def _saved_at(state: Path) -> tuple[bool, int]:
+    """The newest of a folder: the one beside the model, or that of the last checkpoint."""
+    step = re.fullmatch(r"checkpoint-(\d{1,18})", state.parent.name)
+    return (step is None, int(step.group(1)) if step else 0)
+
+
+def _of_log(log: Log, path: Path) -> Curves:
+    in_epochs = any(row.step is None for row in log.rows)
+    series: dict[str, dict[int, Point]] = {}
+    for row in log.rows:
+        at = int(row.epoch or 0) if row.step is None else row.step
+        for tag, value in row.values.items():
+            series.setdefault(tag, {})[at] = Point(at, number(value), row.epoch, None)
+    if not series:
+        raise QuranAsrError(f"is a log of {log.toolkit} without measurements yet", where=str(path))
+    curves = {tag: tuple(sorted(points.values(), key=_step)) for tag, points in series.items()}
+    return _judged(curves, path, in_epochs=in_epochs, notes=log.notes, percent=log.percent)
+
+
+def _of_table(path: Path, text: str) -> Curves:
+    """A CSV, or a table that was copied from a notebook or a model card."""
+    try:
+        header, rows = _table(_cells(text), path)
     except csv.Error as error:
         raise QuranAsrError(f"not a readable CSV ({error})", where=str(path)) from None
     exported = re.search(r"tag-(.+)\.csv$", path.name)
-    if header == ["wall time", "step", "value"] and exported:  # as TensorBoard's page saves one curve
-        header = ["time", "step", exported.group(1)]
-    if "step" not in header and "epoch" not in header:
-        raise QuranAsrError(
-            "has no column `step` or `epoch`", where=str(path), remedy="the first line names the columns"
-        )
+    if [name.lower() for name in header] == ["wall time", "step", "value"] and exported:
+        header = ["time", "step", exported.group(1)]  # as TensorBoard's page saves one curve
+    try:
+        columns = columns_of(header)
+    except QuranAsrError as error:
+        raise QuranAsrError(error.what, where=str(path), remedy=f"{error.remedy}; {READABLE}") from None
+    places = {columns.step, columns.epoch, columns.time}
+    split = next((at for at, tag in enumerate(columns.tags) if tag.lower() == "split"), None)
     series: dict[str, dict[int, Point]] = {}
     for line, row in rows:
-        cells = dict(zip(header, row, strict=False))
-        step, epoch, time = (_cell(cells.get(key, ""), f"{path}:{line}") for key in ("step", "epoch", "time"))
-        at = step if step is not None else epoch
+        cells = [*row, *[""] * (len(header) - len(row))]
+        step, epoch, time = (
+            None if at is None else _cell(cells[at], f"{path}:{line}")
+            for at in (columns.step, columns.epoch, columns.time)
+        )
+        at = step if columns.step is not None else epoch
         if at is None:
-            raise QuranAsrError("has no step", where=f"{path}:{line}")
-        validated = cells.get("split", "").strip() == "validation"
-        for key, cell in cells.items():
-            if key in _PLACES or key == "split" or not cell.strip():
+            if columns.step is not None and not any(
+                cells[i].strip() for i in range(len(header)) if i not in places
+            ):
                 continue
-            tag = f"val_{key}" if validated and key not in VALIDATION_TAGS else key
+            raise QuranAsrError(
+                "has no step" if columns.step is not None else "has no epoch", where=f"{path}:{line}"
+            )
+        validated = split is not None and cells[split].strip() == "validation"
+        for place, (tag, cell) in enumerate(zip(columns.tags, cells, strict=False)):
+            if place in places or place == split or not cell.strip() or is_a_bound(tag):
+                continue
+            if BOOKKEEPING.fullmatch(tag.lower()) and name_of(tag) is None:
+                continue
+            named = name_of(tag)
+            if validated and named is not None and named.split == "training":
+                tag = f"val_{tag}"
             value = _cell(cell, f"{path}:{line}")
             series.setdefault(tag, {})[int(at)] = Point(int(at), value, epoch, time)
     if not series:
         raise QuranAsrError("holds no numbers", where=str(path))
     curves = {tag: tuple(sorted(points.values(), key=_step)) for tag, points in series.items()}
-    for tag, points in curves.items():
-        _refuse_percent(tag, points, path)
-    return replace(_named(curves, path.stem, path), in_epochs="step" not in header)
+    return _judged(curves, path, in_epochs=columns.step is None, notes=columns.notes, percent=columns.percent)
+
+
+def _judged(
+    series: Mapping[str, Series], path: Path, *, in_epochs: bool, notes: Sequence[str], percent: bool
+) -> Curves:
+    """Curves of a file, with notes on percent and on columns that nothing looks at."""
+    notes, scaled = list(notes), dict(series)
+    for tag, points in series.items():
+        if percent and _is_rate(tag) and _looks_like_percent(points):
+            scaled[tag] = tuple(
+                replace(point, value=None if point.value is None else point.value / 100) for point in points
+            )
+            notes.append(f"`{tag}` is taken for percent, as in the examples of the Hugging Face Trainer")
+        elif not percent:
+            _refuse_percent(tag, points, path)
+    unknown = [tag for tag in scaled if (name := name_of(tag)) is not None and not name.known]
+    if unknown:
+        notes.append(f"columns that no diagnostic knows: {', '.join(f'`{tag}`' for tag in unknown)}")
+    return replace(_named(scaled, path.stem, path), in_epochs=in_epochs, notes=tuple(notes))
+
+
+def _is_rate(tag: str) -> bool:
+    name = name_of(tag)
+    return name is not None and name.split == "validation" and name.key.rpartition("_")[2] in ("wer", "cer")
+
+
+def _looks_like_percent(points: Series) -> bool:
+    rates = values(points)
+    return bool(rates) and (median(rates) > MOST_RATE or min(rates) > LEAST_PERCENT)
 
 
 def _refuse_percent(tag: str, points: Series, path: Path) -> None:
     """A rate of 20.5 is one of percent: models that babble pass 3 errors a word at times, not at most."""
     rates = values(points)
-    if tag.removeprefix("validation_").removeprefix("val_") not in _RATES or not rates:
+    if not _is_rate(tag) or not rates:
         return
     if median(rates) > MOST_RATE:
         raise QuranAsrError(
@@ -240,19 +314,24 @@ def _table(lines: Iterable[list[str]], path: Path) -> tuple[list[str], list[tupl
     ]
     if not numbered:
         raise QuranAsrError("is empty", where=str(path))
-    header = [cell.strip() for cell in numbered[0][1]]
-    return [name.lower() if name.lower() in _PLACES | {"wall time", "value"} else name for name in header], (
-        numbered[1:]
-    )
+    return [cell.strip() for cell in numbered[0][1]], numbered[1:]
+
+
+def _cells(text: str) -> Iterator[list[str]]:
+    lines = text.splitlines()
+    delimiter = delimiter_of(next((line for line in lines if line.strip()), ""))
+    if delimiter == "|":
+        return (cells for _, cells in cells_of(lines, delimiter))
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
 
 
 def _cell(cell: str, where: str) -> float | None:
-    if not cell.strip():
+    if cell.strip() in ("", "No log"):  # the second: a notebook's table before the first loss
         return None
     try:
         return number(float(cell))
     except ValueError:
-        raise QuranAsrError(f"`{cell.strip()[:40]}` is no number", where=where) from None
+        raise QuranAsrError(f"`{cell.strip()[:40]}` is not a number", where=where) from None
 
 
 def _step(point: Point) -> int:
@@ -267,13 +346,8 @@ def _named(series: Mapping[str, Series], name: str, source: Path) -> Curves:
     training: dict[str, Series] = {}
     validation: dict[str, Series] = {}
     for tag, points in series.items():
-        if tag in _PLACES:
-            continue
-        bare = re.fullmatch(r"(?:val|validation)_(.+)", tag)
-        if tag in VALIDATION_TAGS:
-            validation.setdefault(VALIDATION_TAGS[tag], points)
-        elif bare:
-            validation.setdefault(bare.group(1), points)
-        else:
-            training.setdefault(TRAINING_TAGS.get(tag, tag), points)
+        named = name_of(tag)
+        if named is not None and tag not in _PLACES:
+            split = validation if named.split == "validation" else training
+            split.setdefault(named.key, points)
     return Curves(name, str(source), training, validation, None)

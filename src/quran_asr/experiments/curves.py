@@ -49,6 +49,12 @@ class Curves:
     """Share of the encoder's parameters that came from a trained model (`transfer.json`); None: unknown."""
     in_epochs: bool = False
     """Whether the points' steps are epochs, because nothing says the steps."""
+    notes: tuple[str, ...] = ()
+    """What was assumed about a foreign log, and which of its columns no rule knows."""
+
+    def place(self, step: int) -> str:
+        """`step 1,200`, or `epoch 12` where epochs are all that is known."""
+        return f"{'epoch' if self.in_epochs else 'step'} {step:,}"
 
     @property
     def steps(self) -> int:

@@ -9,7 +9,7 @@ from quran_asr.config.schema import Recipe
 from quran_asr.errors import Finding
 from quran_asr.experiments.curves import curves_of_rows
 from quran_asr.experiments.diagnostics.diagnosis import Diagnosis
-from quran_asr.experiments.diagnostics.rules import diagnose
+from quran_asr.experiments.diagnostics.rules import diagnose, unknown_codes
 from quran_asr.experiments.run_folder import RunFolder
 
 LOOK_EVERY = 300
@@ -26,7 +26,13 @@ class DiagnosticsCallback:
         rows: Sequence[Mapping[str, Any]],
         on_finding: Callable[[Finding], None],
     ) -> None:
-        """`rows`: the lines of earlier sessions. A sign that they show does not end this one too."""
+        """`rows`: the lines of earlier sessions. A diagnosis that they show does not end this one too.
+
+        Raises:
+            QuranAsrError: `quran.stop_on` names a code that no diagnostic has.
+        """
+        for error in unknown_codes(recipe.quran.stop_on):
+            raise error
         self.run = run
         self.recipe = recipe
         self.on_finding = on_finding

@@ -20,7 +20,7 @@ from quran_asr.experiments.curves import (
     training_loss,
     values,
 )
-from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, shown
+from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, rule, shown
 
 LEAST_LINES = 20
 """Lines of training before which nothing is said of its loss."""
@@ -34,6 +34,17 @@ NOT_A_NUMBER = 3
 """Lines with NaN, or with batches skipped for it, that are too many."""
 
 
+@rule(
+    "divergence",
+    explains=(
+        "overfitting",
+        "stalled-start",
+        "stuck-wer",
+        "stuck-blank-collapse",
+        "stuck-token-loops",
+        "plateau",
+    ),
+)
 def divergence(curves: Curves) -> Iterator[Diagnosis]:
     """The training loss has risen for good, or swings: what was learned is lost again and again."""
     name, points = training_loss(curves)
@@ -55,7 +66,7 @@ def divergence(curves: Curves) -> Iterator[Diagnosis]:
             last = points[-1]
             yield _too_high(
                 curves,
-                f"{loss} rises: {now:.3g} now, {best:.3g} around step {points[at].step:,}",
+                f"{loss} rises: {now:.3g} now, {best:.3g} around {curves.place(points[at].step)}",
                 shown(name, points[0], points[at], last),
                 points[at].step,
             )
@@ -68,7 +79,7 @@ def divergence(curves: Curves) -> Iterator[Diagnosis]:
         worst = max(stretch, key=lambda point: point.value or 0.0)
         yield _too_high(
             curves,
-            f"{loss} swings between {low:.3g} and {high:.3g} since step {stretch[0].step:,}",
+            f"{loss} swings between {low:.3g} and {high:.3g} since {curves.place(stretch[0].step)}",
             shown(name, points[at], stretch[0], worst, stretch[-1]),
             stretch[0].step,
         )
@@ -137,7 +148,7 @@ def rate_to_try(curves: Curves, healthy: int) -> Rate:
     if not rates:
         return Rate(None, None, f"try half the learning rate; {resume} or start again")
     peak = max(values(borne)) / 2
-    at_step = f"{values(borne)[-1]:.2e} at step {borne[-1].step:,}"
+    at_step = f"{values(borne)[-1]:.2e} at {curves.place(borne[-1].step)}"
     recipe = curves.recipe
     if recipe is None:
         remedy = (
@@ -155,6 +166,7 @@ def rate_to_try(curves: Curves, healthy: int) -> Rate:
     return Rate(peak, setting, remedy)
 
 
+@rule("not-a-number")
 def not_a_number(curves: Curves) -> Iterator[Diagnosis]:
     """Losses, gradients or validations that are no number, or batches skipped because theirs were none."""
     lost: list[tuple[str, Point]] = [
@@ -182,7 +194,7 @@ def not_a_number(curves: Curves) -> Iterator[Diagnosis]:
     yield Diagnosis(
         "not-a-number",
         "error" if repeated else "note",
-        f"loss or gradient was NaN or infinite {count}, first at step {steps[0]:,}",
+        f"loss or gradient was NaN or infinite {count}, first at {curves.place(steps[0])}",
         evidence,
         "the rate is too high, gradients are not clipped, the precision is fp16, or some audio is broken"
         if repeated

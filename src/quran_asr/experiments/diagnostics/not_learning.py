@@ -1,4 +1,4 @@
-"""Word error rates that stay at 1 and starts that stall, told apart by what else was measured."""
+"""Error rates that stay high and starts that stall or fall back, told apart by what else was measured."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from quran_asr.experiments.curves import (
     is_falling,
     last,
     level,
+    lowest_level,
+    noise,
     training_loss,
     values,
 )
-from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, shown
+from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, rule, shown
 from quran_asr.experiments.diagnostics.forecast import is_over
 
 STALL_CHECKED_FROM = 300
@@ -30,6 +32,7 @@ _SPAN = 100
 """Steps over which a loss is averaged: single batches swing by more than 5 %."""
 
 
+@rule("stalled-start", explains=("fell-back",))
 def stalled_start(curves: Curves) -> Iterator[Diagnosis]:
     """The CTC loss at step 1,000 is not 5 % below its value at step 300, and still on its plateau.
 
@@ -63,6 +66,61 @@ def stalled_start(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+FALL_SPAN = 300
+"""Steps over which the CTC loss is averaged to see it fall and rise: half of what a start needs to leave."""
+FALL_SPANS = 5
+"""Spans behind step 300 before which nothing is said."""
+FELL_BACK = 0.4
+"""Share of what the loss had fallen that it must have risen again."""
+FALL_SURE = 2.0
+"""Deviations of a span by which it must have risen."""
+
+
+@rule("fell-back")
+def fell_back(curves: Curves) -> Iterator[Diagnosis]:
+    """The CTC loss had begun to leave its plateau, and has risen back to it before anything was learned."""
+    series = [p for p in finite(curves.training.get("ctc_per_token", ())) if p.step > STALL_CHECKED_FROM]
+    rates = [last(curves, key, 1) for key in ("wer", "ctc_wer")]
+    if curves.in_epochs or any(rate is not None and rate < STUCK for rate in rates):
+        return
+    spans = _spans(series)
+    if len(spans) < FALL_SPANS:
+        return
+    first, now = spans[0], spans[-1]
+    low = min(spans[:-1], key=lambda point: point.value or 0.0)
+    at_first, lowest, risen = (level([point]) for point in (first, low, now))
+    risen = (risen + level([spans[-2]])) / 2
+    fall, rise = at_first - lowest, risen - lowest
+    if lowest < LEARNED or fall < STALL_FALL * at_first or rise < FELL_BACK * fall:
+        return
+    entropy = _mean(curves.training.get("token_entropy", ()), now.step)
+    if rise < FALL_SURE * noise(values(spans)) or (entropy is not None and risen < ON_PLATEAU * entropy):
+        return
+    yield Diagnosis(
+        "fell-back",
+        "error",
+        f"the start has fallen back: the CTC loss fell from {at_first:.2f} to {lowest:.2f} nats a token at "
+        f"step {low.step:,} and is {risen:.2f} again at step {now.step:,}",
+        shown("training.ctc_per_token", first, low, now),
+        "the model had begun to tell recordings apart and says the same for all of them again: longer clips "
+        "came, of which one or two fill a batch, or the learning rate rose too far",
+        "start again with batches of at least 48 s and 6 clips (`model.train_ds.batch_duration`), and with "
+        "long clips late (`model.train_ds.max_duration`, `quran.curriculum`)",
+        low.step,
+    )
+
+
+def _spans(series: Sequence[Point]) -> list[Point]:
+    """Means over `FALL_SPAN` steps, at the last step of each."""
+    spans: dict[int, list[Point]] = {}
+    for point in series:
+        spans.setdefault((point.step - 1) // FALL_SPAN, []).append(point)
+    return [
+        Point(points[-1].step, sum(values(points)) / len(points), points[-1].epoch, points[-1].time)
+        for points in spans.values()
+    ]
+
+
 def _mean(series: Series, step: int) -> float | None:
     """Mean over the `_SPAN` steps that end at `step`; None without a number there."""
     near = [p.value for p in series if step - _SPAN < p.step <= step and p.value is not None]
@@ -71,6 +129,12 @@ def _mean(series: Series, step: int) -> float | None:
 
 STUCK = 0.95
 """A WER that has never been lower is stuck."""
+HARDLY_ANY = 0.8
+"""A WER at which hardly a word is right: to stand still there is a start that failed, not an end."""
+STILL = 0.96
+"""WER now over that of the middle of the training from which on it stands still."""
+LOSSES_APART = 0.1
+"""Transducer loss over CTC loss: of the same texts, a model that hears has them within a factor of 3."""
 LEAST_STEPS = 1000
 LEAST_VALIDATIONS = 4
 EPOCHS_PRETRAINED = 5
@@ -96,10 +160,20 @@ LOOPING = 0.3
 """Share of repeated words."""
 
 
+@rule(
+    "stuck-nothing-loaded",
+    "stuck-wrong-text",
+    "stuck-token-loops",
+    "stuck-blank-collapse",
+    "stuck-ignores-audio",
+    "stuck-wer",
+    "ended-at-wer-1",
+    "not-learning",
+)
 def stuck(curves: Curves) -> Iterator[Diagnosis]:
-    """The WER has never left 1: an error if it should have by now, a note if the run ended before."""
+    """Nothing was ever learned: an error if it should have been by now, a note if the run ended before."""
     rates = finite(curves.validation.get("wer", ()))
-    if not rates or min(values(rates)) < STUCK:
+    if not rates or not (min(values(rates)) >= STUCK or stands_still_high(rates)):
         return
     other = values(finite(curves.validation.get("ctc_wer", ())))
     if other and min(other) < 0.9:  # the CTC head hears: `learned_by_heart` and `drifting_apart` look at that
@@ -107,14 +181,42 @@ def stuck(curves: Curves) -> Iterator[Diagnosis]:
     diagnosis = _error(curves, rates)
     if diagnosis is None and is_over(curves):
         diagnosis = _ended(rates)
+    if diagnosis is None and stands_still_high(rates) and min(values(rates)) < STUCK:
+        diagnosis = None if is_falling(training_loss(curves)[1], 0.03) else _still(curves, rates)
     if diagnosis is not None:
         yield diagnosis
+
+
+def stands_still_high(rates: Sequence[Point]) -> bool:
+    """Whether a WER at which hardly a word is right has not fallen for half of the training."""
+    half = len(rates) // 2
+    if half < LEAST_VALIDATIONS:
+        return False
+    width = max(3, half // 2)
+    before, now = level(rates[half - width // 2 - 1 : half + width // 2]), level(rates[-width:])
+    return now >= HARDLY_ANY and now >= STILL * before and lowest_level(rates, 3)[1] >= HARDLY_ANY
+
+
+def _still(curves: Curves, rates: Sequence[Point]) -> Diagnosis:
+    since = rates[len(rates) // 2].step
+    return Diagnosis(
+        "not-learning",
+        "warning",
+        f"WER stands still at {level(rates[-3:]):.2f} since {curves.place(since)}: hardly a word is right",
+        shown("validation.wer", rates[0], rates[-1]),
+        "nothing has been learned yet: this is not the end of a training but a start that failed, or "
+        "one that is too young to say",
+        "look at the training losses (CTC a token and the transducer's), and go on until ten epochs or 5,000 "
+        "steps; start pretrained (`init_from_pretrained_model`) to be quicker",
+        since,
+    )
 
 
 def _error(curves: Curves, rates: Sequence[Point]) -> Diagnosis | None:
     if len(rates) < LEAST_VALIDATIONS or not _is_late(curves):
         return None
     found = _nothing_loaded(curves) or _wrong_text(curves) or _loops(curves) or _blanks(curves)
+    found = found or _ignores_audio(curves)
     if found is None:
         if _still_learns(curves, rates):
             return None
@@ -132,10 +234,11 @@ def _error(curves: Curves, rates: Sequence[Point]) -> Diagnosis | None:
     place = f"{'epoch' if curves.in_epochs else 'step'} {rates[-1].step:,}"
     epoch = "" if rates[-1].epoch is None or curves.in_epochs else f" (epoch {rates[-1].epoch:.0f})"
     best = min(values(rates))
+    stuck_at = "1" if best >= STUCK else f"{level(rates[-3:]):.2f}"
     return Diagnosis(
         code,
         "error",
-        f"WER is stuck at 1: never below {best:.2f} in {len(rates)} validations to {place}{epoch}",
+        f"WER is stuck at {stuck_at}: never below {best:.2f} in {len(rates)} validations to {place}{epoch}",
         (*shown("validation.wer", rates[0], rates[-1]), *evidence),
         cause,
         remedy,
@@ -158,6 +261,7 @@ def _ended(rates: Sequence[Point]) -> Diagnosis:
     )
 
 
+@rule("stuck-learned-by-heart", explains=("drifting-apart", "plateau"))
 def learned_by_heart(curves: Curves) -> Iterator[Diagnosis]:
     """The transducer says texts that it knows, not what it hears: loss low, WER high, CTC far better."""
     rates, ctc = (finite(curves.validation.get(key, ())) for key in ("wer", "ctc_wer"))
@@ -287,6 +391,30 @@ def _wrong_text(curves: Curves) -> Found | None:
                 remedy,
             )
     return None
+
+
+def _ignores_audio(curves: Curves) -> Found | None:
+    """The transducer's loss is low and CTC's is not: the texts were learned, the audio was not.
+
+    Both are losses of the same texts, so their ratio needs no unit; where nats a token are known, CTC must
+    be on its plateau too.
+    """
+    losses = [finite(curves.training.get(key, ())) for key in ("transducer_loss", "ctc_loss")]
+    if min(map(len, losses)) < 5:
+        return None
+    transducer, ctc = (level(series[-max(5, len(series) // 10) :]) for series in losses)
+    costs = finite(curves.training.get("ctc_per_token", ()))
+    if transducer > LOSSES_APART * ctc or (costs and level(costs[-10:]) < LEARNED):
+        return None
+    return (
+        "stuck-ignores-audio",
+        (*shown("training.transducer_loss", losses[0][-1]), *shown("training.ctc_loss", losses[1][-1])),
+        f"the transducer's training loss is {transducer:.3g} and CTC's {ctc:.3g}: the prediction network has "
+        "learned the training texts by heart, and the encoder hears nothing",
+        "start with CTC alone (`quran.curriculum`) or a larger `model.aux_ctc.ctc_loss_weight`, or "
+        "pretrained (`init_from_pretrained_model`); raise `model.decoder.prednet.dropout`; add texts, "
+        "fragments among them",
+    )
 
 
 def _loops(curves: Curves) -> Found | None:

@@ -16,7 +16,7 @@ from quran_asr.experiments.curves import (
     training_loss,
     values,
 )
-from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, shown
+from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, rule, shown
 
 Band = tuple[int, int, float, float]
 """From epoch, to epoch, lowest WER, highest WER."""
@@ -48,6 +48,7 @@ WAITING = 0.2
 LEAST_LINES = 20
 
 
+@rule("clipping")
 def clipping(curves: Curves) -> Iterator[Diagnosis]:
     """The gradient is cut at every step: the rate, not the gradient, decides how far steps go."""
     clip = 0.0 if curves.recipe is None else curves.recipe.trainer.gradient_clip_val
@@ -65,6 +66,7 @@ def clipping(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("data-wait")
 def data_wait(curves: Curves) -> Iterator[Diagnosis]:
     """Training waits for its batches."""
     shares = finite(curves.training.get("data_wait_share", ()))[-50:]
@@ -85,6 +87,7 @@ def data_wait(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("guides-course", "behind-the-guide")
 def guides_course(curves: Curves) -> Iterator[Diagnosis]:
     """Where the WER stands against the guide's expectation for full-size trainings counted in epochs."""
     recipe, rates = curves.recipe, finite(curves.validation.get("wer", ()))
@@ -118,6 +121,7 @@ def guides_course(curves: Curves) -> Iterator[Diagnosis]:
         )
 
 
+@rule("loss-falls", "both-losses-fall", "wer-falls", "small-gap")
 def good_news(curves: Curves) -> Iterator[Diagnosis]:
     """The guide's good signs: losses and WER fall, and training clips are heard a little better."""
     name, losses = training_loss(curves)

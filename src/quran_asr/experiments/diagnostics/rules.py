@@ -1,62 +1,54 @@
-"""All diagnostic rules, applied one after the other."""
+"""All diagnostic rules, applied one after the other.
+
+A rule is a function with the decorator `rule` in any file of this folder; nothing else names it.
+"""
 
 from __future__ import annotations
 
+import difflib
+import pkgutil
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.curves import Curves
-from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence
-from quran_asr.experiments.diagnostics.learning_rate import divergence, not_a_number
-from quran_asr.experiments.diagnostics.not_learning import learned_by_heart, stalled_start, stuck
-from quran_asr.experiments.diagnostics.progress import clipping, data_wait, good_news, guides_course
-from quran_asr.experiments.diagnostics.validation import (
-    drifting_apart,
-    generalization_gap,
-    late_collapse,
-    overfitting,
-    plateau,
-)
+from quran_asr.experiments.diagnostics.diagnosis import RULES, Diagnosis
 
-__all__ = ["Diagnosis", "Evidence", "diagnose"]
+for _module in sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])):
+    if _module != "rules":
+        import_module(f"{__package__}.{_module}")
 
-RULES = (
-    not_a_number,
-    stalled_start,
-    stuck,
-    learned_by_heart,
-    late_collapse,
-    divergence,
-    overfitting,
-    generalization_gap,
-    plateau,
-    drifting_apart,
-    clipping,
-    data_wait,
-    guides_course,
-    good_news,
-)
+CODES = frozenset(code for rule in RULES for code in rule.codes)
+"""What `quran.stop_on` may name."""
 ORDER = ("error", "warning", "note", "good")
-EXPLAINED_BY = {
-    "late-collapse": {"overfitting", "plateau"},
-    "divergence": {
-        "overfitting",
-        "stalled-start",
-        "stuck-wer",
-        "stuck-blank-collapse",
-        "stuck-token-loops",
-        "plateau",
-    },
-    "overfitting": {"generalization-gap", "plateau"},
-    "stuck-learned-by-heart": {"drifting-apart", "plateau"},
-}
-"""A sign -> signs that it explains, which then go without saying."""
 
 
 def diagnose(curves: Curves) -> tuple[Diagnosis, ...]:
-    """What the curves show; errors first, then warnings, notes and good signs."""
-    found = [diagnosis for rule in RULES for diagnosis in rule(curves)]
-    explained: set[str] = set().union(*(EXPLAINED_BY.get(diagnosis.code, set()) for diagnosis in found))
+    """What the curves show: errors first, then warnings, notes and good news."""
+    found: list[Diagnosis] = []
+    explained: set[str] = set()
+    for rule in RULES:
+        diagnoses = list(rule.judge(curves))
+        found += diagnoses
+        if diagnoses:
+            explained |= rule.explains
     return tuple(
         sorted(
             (diagnosis for diagnosis in found if diagnosis.code not in explained),
             key=lambda diagnosis: ORDER.index(diagnosis.severity),
         )
     )
+
+
+def unknown_codes(codes: Sequence[str]) -> list[QuranAsrError]:
+    """An error for each code that no rule has."""
+    errors = []
+    for code in codes:
+        if code not in CODES:
+            near = difflib.get_close_matches(code, sorted(CODES), n=1, cutoff=0.6)
+            remedy = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(sorted(CODES))}"
+            errors.append(
+                QuranAsrError(f"`{code}` is not a diagnostic", where="quran.stop_on", remedy=remedy)
+            )
+    return errors

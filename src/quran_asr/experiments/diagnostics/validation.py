@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from quran_asr.experiments.curves import Curves, Point, finite, level, lowest_level, noise, values
-from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, shown
+from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, rule, shown
 from quran_asr.experiments.diagnostics.learning_rate import rate_to_try
-from quran_asr.experiments.diagnostics.not_learning import STUCK
+from quran_asr.experiments.diagnostics.not_learning import STUCK, stands_still_high
 
 FAR_BELOW = 0.6
 """Training WER over validation WER from which on a rise is overfitting."""
@@ -16,6 +16,7 @@ GOOD = 0.15
 """A WER at which standing still is an end, not a problem."""
 
 
+@rule("overfitting", explains=("generalization-gap", "plateau"))
 def overfitting(curves: Curves) -> Iterator[Diagnosis]:
     """The validation WER rises while training clips are heard far better, or their loss still falls."""
     rates = finite(curves.validation.get("wer", ()))
@@ -27,13 +28,14 @@ def overfitting(curves: Curves) -> Iterator[Diagnosis]:
     if evidence is None:
         return
     low = min(rates, key=lambda point: point.value or 0.0)
-    epoch = f"step {low.step:,}" if low.epoch is None else f"epoch {low.epoch:.0f} (step {low.step:,})"
+    best_at = f"the best validation was at {curves.place(low.step)}"
+    if low.epoch is not None and not curves.in_epochs:
+        best_at = f"the best epoch was epoch {low.epoch:.0f} ({curves.place(low.step)})"
     yield Diagnosis(
         "overfitting",
         "error",
         f"the model learns its training by heart: validation WER {now:.3f} and rising from "
-        f"{best:.3f}; the best "
-        f"epoch was {epoch}" + evidence[1],
+        f"{best:.3f}; {best_at}{evidence[1]}",
         (*shown("validation.wer", low, *rates[-3:]), *evidence[0]),
         "more epochs than the data can feed: the model fits its training clips better and others worse",
         "use the best checkpoint (it is kept) and stop here; for a better one more recordings and "
@@ -43,6 +45,7 @@ def overfitting(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("late-collapse", explains=("overfitting", "plateau"))
 def late_collapse(curves: Curves) -> Iterator[Diagnosis]:
     """A WER that was good has broken down, on training clips too."""
     rates = finite(curves.validation.get("wer", ()))
@@ -57,11 +60,11 @@ def late_collapse(curves: Curves) -> Iterator[Diagnosis]:
     if train and level(train[-2:]) < 0.5 * now:
         return  # overfitting, however far
     healthy = next(p for p in reversed(rates) if (p.value or 0.0) <= best + 0.25 * (now - best))
-    epoch = "" if low.epoch is None else f", epoch {low.epoch:.0f}"
+    epoch = "" if low.epoch is None or curves.in_epochs else f", epoch {low.epoch:.0f}"
     yield Diagnosis(
         "late-collapse",
         "error",
-        f"the model has collapsed: WER {now:.3f} after {best:.3f} at step {low.step:,}{epoch}",
+        f"the model has collapsed: WER {now:.3f} after {best:.3f} at {curves.place(low.step)}{epoch}",
         shown("validation.wer", low, healthy, *rates[-2:]),
         "a rate that is too high for a model this far, a broken batch, or numbers that overflowed",
         rate_to_try(curves, healthy.step).remedy,
@@ -69,11 +72,12 @@ def late_collapse(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("plateau", "settled")
 def plateau(curves: Curves) -> Iterator[Diagnosis]:
     """The second half of the validations has brought nothing."""
     rates = finite(curves.validation.get("wer", ()))
     half = len(rates) // 2
-    if half < 4 or level(rates[-3:]) >= STUCK:
+    if half < 4 or level(rates[-3:]) >= STUCK or stands_still_high(rates):
         return
     width = max(3, half // 2)
     before, now = level(rates[half - width // 2 - 1 : half + width // 2]), level(rates[-width:])
@@ -82,14 +86,14 @@ def plateau(curves: Curves) -> Iterator[Diagnosis]:
     since = rates[half].step
     if now <= GOOD:
         yield Diagnosis(
-            "settled", "good", f"WER has settled at {now:.3f} since step {since:,}",
+            "settled", "good", f"WER has settled at {now:.3f} since {curves.place(since)}",
             shown("validation.wer", rates[half], rates[-1]), "", "", rates[half].step,
         )  # fmt: skip
         return
     yield Diagnosis(
         "plateau",
         "warning",
-        f"WER stands still at {now:.3f} since step {since:,}",
+        f"WER stands still at {now:.3f} since {curves.place(since)}",
         shown("validation.wer", rates[half], rates[-1]),
         "the rate has fallen too far, the model is too small for more, or the data hold no more",
         "stop here, or go on otherwise: more recordings, the recipe `large`, another CTC weight (0.2 "
@@ -98,6 +102,7 @@ def plateau(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("generalization-gap")
 def generalization_gap(curves: Curves) -> Iterator[Diagnosis]:
     """Training clips are heard far better than others, though the validation WER does not rise."""
     rates, train = (finite(curves.validation.get(key, ())) for key in ("wer", "train_wer"))
@@ -118,6 +123,7 @@ def generalization_gap(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
+@rule("drifting-apart")
 def drifting_apart(curves: Curves) -> Iterator[Diagnosis]:
     """The WERs of transducer and CTC lie further and further apart."""
     other = {point.step: point.value for point in finite(curves.validation.get("ctc_wer", ()))}
@@ -184,9 +190,9 @@ def _learned_by_training(curves: Curves, now: float) -> tuple[tuple[Evidence, ..
             return None
         return shown("validation.train_wer", *train[-2:]), f"; training clips are heard with {known:.3f}"
     losses, heard = finite(curves.training.get("loss", ())), finite(curves.validation.get("loss", ()))
-    if len(losses) < 20 or len(heard) < 6:
+    if min(len(losses), len(heard)) < 6:
         return None
-    tenth = len(losses) // 10
+    tenth = max(1, len(losses) // 10)
     middle = len(losses) // 2
     falls = level(losses[-tenth:]) < 0.95 * level(losses[middle - tenth : middle])
     low, width = lowest_level(heard, 3)[1], 3

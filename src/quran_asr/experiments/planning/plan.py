@@ -21,6 +21,7 @@ from quran_asr.experiments.planning.recipe_findings import (
     memory_findings,
     precision_findings,
     rate_findings,
+    stop_findings,
     warmup_findings,
 )
 from quran_asr.experiments.planning.starting_point import Arrival, arrivals, start_findings
@@ -122,6 +123,7 @@ def plan(
     validations = _validations(trainer, batches, epochs, times)
     findings = [
         *start_findings(recipe, parameters, steps, steps_per_epoch, effective),
+        *stop_findings(recipe),
         *rate_findings(recipe, peak_rate, steps),
         *warmup_findings(recipe, peak_rate, steps, steps_per_epoch, parameters),
         *batch_findings(recipe, effective, parameters, devices),

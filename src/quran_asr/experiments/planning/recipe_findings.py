@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from quran_asr.config.schema import Recipe, SpecAugment, TrainData
 from quran_asr.errors import Finding, Severity
+from quran_asr.experiments.diagnostics.rules import unknown_codes
 from quran_asr.experiments.planning.cost import Batch, step_memory
 from quran_asr.experiments.planning.starting_point import BIG
 from quran_asr.experiments.planning.timing import Target
@@ -31,6 +32,14 @@ LONGEST_WARMUP, LONGEST_WARMUP_OF_SHORT = 0.1, 0.25
 """Share of all steps; the second for small models, whose warm-up counts in steps (240 of 2,000)."""
 RESERVE = 1.5e9
 """Bytes of a GPU that are not ours: a CUDA context, workspaces, fragmentation. Not measured here."""
+
+
+def stop_findings(recipe: Recipe) -> list[Finding]:
+    """Codes in `quran.stop_on` that no diagnostic has."""
+    return [
+        Finding("error", "unknown-diagnostic", "quran.stop_on", error.what, error.remedy)
+        for error in unknown_codes(recipe.quran.stop_on)
+    ]
 
 
 def rate_findings(recipe: Recipe, peak_rate: float | None, steps: int | None) -> list[Finding]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.curves import Curves, Point, Series
 
 MOST_POINTS = 300
@@ -60,11 +61,23 @@ def axes_of(curves: Sequence[Curves]) -> list[Axis]:
     """An axis for each training, all in the same unit.
 
     Epochs where every training has been through one and counts by them; optimizer steps otherwise, so also
-    where a recipe has `trainer.max_steps`.
+    where a recipe has `trainer.max_steps`. Logs that hold nothing but epochs keep them as they count them.
+
+    Raises:
+        QuranAsrError: one training holds nothing but epochs, and another counts by steps.
     """
+    if all(training.in_epochs for training in curves):
+        return [Axis("epoch") for _ in curves]
     knots = [_epochs(training) for training in curves]
     in_steps = any(c.recipe is not None and c.recipe.trainer.max_steps != -1 for c in curves)
     if in_steps or not all(knots):
+        for training in curves:
+            if training.in_epochs:
+                raise QuranAsrError(
+                    "names epochs and no steps: it cannot be laid over trainings that count by steps",
+                    where=training.source,
+                    remedy="draw it by itself, or add its steps",
+                )
         return [Axis("optimizer step") for _ in curves]
     return [Axis("epoch", found) for found in knots]
 

@@ -123,6 +123,8 @@ def _audio_a_second(curves: Curves) -> Series:
 
 def _steps_a_second(curves: Curves) -> Series:
     """By the time of a step, or else by the clock between two points, validations between them included."""
+    if curves.in_epochs:
+        return ()
     timed = curves.training.get("step_seconds", ())
     if timed:
         return tuple(Point(p.step, _share(1.0, p.value), p.epoch, p.time) for p in timed)
@@ -185,7 +187,7 @@ def draw(
         on_progress: called with (pictures drawn, all pictures).
 
     Raises:
-        QuranAsrError: matplotlib is not installed.
+        QuranAsrError: matplotlib is not installed, or trainings in epochs and in steps cannot share an axis.
     """
     axes = axes_of(curves)
     chosen = subjects(curves)

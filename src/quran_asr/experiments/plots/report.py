@@ -75,7 +75,7 @@ def render_report(
     parts = [
         *sections,
         _results(curves, labels),
-        _diagnostics(diagnostics, labels, marks),
+        _diagnostics(curves, diagnostics, labels, marks),
         _curves(pictures),
         clips,
         *_settings(curves, labels),
@@ -117,7 +117,8 @@ def _results(curves: Sequence[Curves], labels: Sequence[str]) -> Table:
                 rows.append((*whose, decoder, f"{best:.4f}", where, f"{numbers[-1][1]:.4f}"))
         seconds = max((s[-1].time or 0.0 for s in _all_series(training) if s), default=0.0)
         took = f" in {_duration(seconds)}" if seconds else ""
-        notes.append(f"{label + ': ' if several else ''}{training.steps:,} optimizer steps{took}.")
+        unit = "epochs" if training.in_epochs else "optimizer steps"
+        notes.append(f"{label + ': ' if several else ''}{training.steps:,} {unit}{took}.")
     notes.append("Word error rates of validations during training." if rows else "No validation so far.")
     header = ("training", "decoder") if several else ("decoder",)
     return Table("Results", (*header, "best", "at", "last") if rows else (), tuple(rows), " ".join(notes))
@@ -135,7 +136,10 @@ def _marks(diagnostics: Sequence[Sequence[Diagnosis]]) -> list[Mark]:
 
 
 def _diagnostics(
-    diagnostics: Sequence[Sequence[Diagnosis]], labels: Sequence[str], marks: Sequence[Mark]
+    curves: Sequence[Curves],
+    diagnostics: Sequence[Sequence[Diagnosis]],
+    labels: Sequence[str],
+    marks: Sequence[Mark],
 ) -> Part:
     number_of = {(mark.run, mark.diagnosis): f"{mark.number}. " for mark in marks}
     body = ['<p class="note">The numbers stand on the curves.</p>'] if marks else []
@@ -143,7 +147,7 @@ def _diagnostics(
         if len(labels) > 1:
             body.append(f"<h3><bdi>{html.escape(labels[run])}</bdi></h3>")
         cards = [
-            _card(diagnosis, number_of.get((run, diagnosis), ""))
+            _card(curves[run], diagnosis, number_of.get((run, diagnosis), ""))
             for diagnosis in found
             if diagnosis.severity != "good"
         ]
@@ -154,9 +158,9 @@ def _diagnostics(
     return Part("Signs", "\n".join(body))
 
 
-def _card(diagnosis: Diagnosis, number: str) -> str:
-    step = "" if diagnosis.step is None else f" at step {diagnosis.step:,}"
-    head = f"<strong>{number}{diagnosis.severity.capitalize()}</strong> <code>{diagnosis.code}</code>{step}"
+def _card(curves: Curves, diagnosis: Diagnosis, number: str) -> str:
+    place = "" if diagnosis.step is None else f" at {curves.place(diagnosis.step)}"
+    head = f"<strong>{number}{diagnosis.severity.capitalize()}</strong> <code>{diagnosis.code}</code>{place}"
     lines = [head, _text(diagnosis.message)]
     lines += [f"Cause: {_text(diagnosis.cause)}"] if diagnosis.cause else []
     lines += [f"What to do: {_text(diagnosis.remedy)}"] if diagnosis.remedy else []

@@ -1,20 +1,12 @@
-"""Write src/quran_asr/config/known_keys.json: every recipe key that NeMo and Lightning know.
+"""Every recipe key that the installed NeMo and Lightning know, from their signatures and dataclasses.
 
-    python tools/make_known_keys.py
-
-The keys are read from the signatures and configuration classes of the installed NeMo and Lightning. Those
-that NeMo reads from a dictionary by name have no signature and stand in READ_BY_NAME.
+Keys that NeMo reads from a dictionary by name have no signature and stand in READ_BY_NAME.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
-from importlib.metadata import version
-from pathlib import Path
-
-TARGET = Path(__file__).parent.parent / "src/quran_asr/config/known_keys.json"
 
 READ_BY_NAME = {
     "": "name model trainer exp_manager init_from_nemo_model init_from_pretrained_model init_from_ptl_ckpt"
@@ -46,8 +38,8 @@ READ_BY_NAME = {
 }
 
 
-def collect() -> dict[str, list[str]]:
-    """Section -> the keys that NeMo or Lightning knows there, sorted."""
+def nemo_keys() -> set[str]:
+    """All of them, dotted."""
     import lightning.pytorch as pl
     from nemo.collections.asr import modules
     from nemo.collections.asr.data.audio_to_text import AudioToBPEDataset
@@ -85,7 +77,11 @@ def collect() -> dict[str, list[str]]:
     found["model.optim.sched"].discard("optimizer")
     for data in ("model.validation_ds", "model.test_ds"):
         found[data] = found["model.train_ds"]
-    return {section: sorted(found[section] - {"kwargs"}) for section in sorted(found)}
+    return {
+        f"{section}.{name}" if section else name
+        for section, names in found.items()
+        for name in names - {"kwargs"}
+    }
 
 
 def _arguments(kind: type) -> set[str]:
@@ -103,17 +99,3 @@ def _arguments(kind: type) -> set[str]:
 
 def _fields(kind: type) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
-
-
-def main() -> None:
-    keys = {
-        "nemo_toolkit": version("nemo_toolkit"),
-        "lightning": version("lightning"),
-        "keys": collect(),
-    }
-    TARGET.write_text(json.dumps(keys, indent=1) + "\n", encoding="utf-8")
-    print(f"{sum(map(len, keys['keys'].values()))} keys -> {TARGET}")
-
-
-if __name__ == "__main__":
-    main()
