@@ -71,6 +71,16 @@ def test_wrong_use_ends_at_once_with_what_is_wrong(
     assert "torch" not in err
 
 
+def test_letters_that_a_reference_lacks_are_reported_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"audio_filepath": "112001.wav", "duration": 1.0, "text": "قل hello"}
+    (folder / "foreign.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    _, out, err = run(capsys, "evaluate", "none.nemo", "foreign.jsonl")
+    assert out == "" and "warning [foreign-letters] foreign.jsonl:1: 1 text has letters" in err
+    assert "left out of the reference: `h` `e` `l` `o`" in err
+
+
 @pytest.mark.parametrize("command", ["evaluate model.nemo test.jsonl", "transcribe model.nemo 112001.wav"])
 def test_without_the_training_packages_it_says_what_to_install(folder: Path, command: str) -> None:
     code = (

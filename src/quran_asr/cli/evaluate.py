@@ -70,9 +70,12 @@ def evaluate(
     in no count, and then the exit code is 1.
     """
     from quran_asr.corpus.manifest import read_lines
+    from quran_asr.corpus.text_check import unknown_characters_of
 
     _refuse_a_file(folder)
     read_lines(manifest)  # a bad line is said now, not after the model has been loaded
+    if foreign := unknown_characters_of([manifest]):
+        print_findings([foreign])
     if not streaming:
         recognizer = load(model, decoder, look_ahead_ms)
         return _evaluate(recognizer, None, manifest, trained_on, folder, as_json)
