@@ -99,6 +99,16 @@ def test_without_a_model_the_one_in_the_package_is_used(
     assert asked == [folder / "default"]
 
 
+def test_letters_that_a_reference_lacks_are_reported_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"audio_filepath": "112001.wav", "duration": 1.0, "text": "قل hello"}
+    (folder / "foreign.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    _, out, err = run(capsys, "evaluate", "foreign.jsonl", "--model", "none.nemo")
+    assert out == "" and "warning [foreign-letters] foreign.jsonl:1: 1 text has letters" in err
+    assert "left out of the reference: `h` `e` `l` `o`" in err
+
+
 @pytest.mark.parametrize(
     "command", ["evaluate test.jsonl --model model.nemo", "transcribe 112001.wav --model model.nemo"]
 )

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from quran_asr.cli.main import main
+from quran_asr.text.spelling import spell
 
 
 def run(capsys, *args: str) -> tuple[int, str, str]:
@@ -57,7 +58,9 @@ def test_show_as_json(capsys):
         (("show", "fatiha"), "names no verses"),
         (("show", "1:1", "--spelling", "plain"), "no spelling `plain`"),
         (("words", "2:9-3"), "ends before it begins"),
-        (("find", "hello"), "no Arabic word"),
+        (("find", "?!"), "no word to look for"),
+        (("find", "2:300"), "surah 2 has 286 verses"),
+        (("find", "al-baqara 300"), "surah 2 has 286 verses"),
     ],
 )
 def test_wrong_use_is_said_in_one_line_and_exits_2(capsys, args, said):
@@ -70,15 +73,28 @@ def test_wrong_use_is_said_in_one_line_and_exits_2(capsys, args, said):
 def test_find_exact(capsys):
     code, out, err = run(capsys, "find", "الحي", "القيوم")
     assert code == 0
-    assert [line.split("\t")[0] for line in out.splitlines()] == ["2:255", "3:2"]
-    assert "2 verses" in err and "tanzil.net" in err
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[0] for row in rows] == ["2:255", "3:2"]
+    assert all(row[2:] == ["exact", spell("الْحَيُّ الْقَيُّومُ", "diacritized")] for row in rows)
+    assert "2 matches" in err and "tanzil.net" in err
 
 
 def test_find_near_says_so_and_shows_the_words(capsys):
-    code, out, err = run(capsys, "find", "الرحمان علي العرش استوي")
-    place, verse, words = out.splitlines()[0].split("\t")
-    assert code == 0 and place == "20:5" and words in verse
+    code, out, err = run(capsys, "find", "الله نور السماوات وما في الأرض كمشكاة فيها مصباح")
+    place, verse, kind, words = out.splitlines()[0].split("\t")
+    assert code == 0 and (place, kind) == ("24:35", "partial")
+    assert spell(words, "letters").startswith("الله نور السماوات") and set(words.split()) < set(verse.split())
     assert "closest" in err
+
+
+def test_find_a_surah_and_a_place_over_a_border(capsys):
+    code, out, _ = run(capsys, "find", "Ya-Sin")
+    assert code == 0 and out.splitlines()[0] == "36:1-83\tسورة يس (Ya-Sin)\tsurah"
+    code, out, _ = run(capsys, "find", "احد الله الصمد")
+    place, verses, kind, words = out.rstrip("\n").split("\t")
+    assert code == 0 and (place, kind) == ("112:1-2", "spelling")
+    assert spell(verses, "letters") == "قل هو الله أحد الله الصمد"
+    assert spell(words, "letters") == "أحد الله الصمد"
 
 
 def test_find_nothing_exits_1(capsys):
@@ -91,8 +107,9 @@ def test_find_nothing_exits_1(capsys):
 def test_find_as_json(capsys):
     code, out, _ = run(capsys, "find", "الله الصمد", "--json")
     found = json.loads(out)
-    assert code == 0 and found["exact"] is True
-    assert found["matches"] == [{"verse": "112:2", "text": "اللَّهُ الصَّمَدُ", "words": ["اللَّهُ", "الصَّمَدُ"]}]
+    verse = spell("اللَّهُ الصَّمَدُ", "diacritized")
+    assert code == 0 and found["query"] == "الله الصمد"
+    assert found["matches"] == [{"verses": ["112:2"], "kind": "exact", "text": verse, "words": verse.split()}]
 
 
 def test_words_side_by_side(capsys):

@@ -124,6 +124,10 @@ def test_a_text_file_becomes_a_model(vocabulary: Vocabulary, tmp_path: Path) -> 
         build_text_model(vocabulary, "letters", text)
     with pytest.raises(QuranAsrError, match="cannot read the text"):
         build_text_model(vocabulary, "letters", tmp_path / "missing.txt")
+    text.write_text("قل هو الله أحد\nقل hello پل\n", encoding="utf-8")
+    with pytest.raises(QuranAsrError, match="letters that the Quran does not have: heloپ") as refused:
+        build_text_model(vocabulary, "letters", text)
+    assert refused.value.where == f"{text}:2"
 
 
 @pytest.mark.parametrize("surahs", [(), range(1, 115), (115,)])

@@ -82,12 +82,15 @@ def evaluate(
     from dataclasses import replace
 
     from quran_asr.corpus.manifest import read_lines, read_manifest
+    from quran_asr.corpus.text_check import unknown_characters_of
     from quran_asr.evaluation.evaluate import evaluate as measure
     from quran_asr.evaluation.evaluate import unreadable_findings, write_report
     from quran_asr.evaluation.report import Setting
 
     _refuse_a_file(folder)
     read_lines(manifest)  # a bad line is reported now, not after the model has been loaded
+    if foreign := unknown_characters_of([manifest]):
+        print_findings([foreign])
     with _recognizer(named_or_default(model), decoder, look_ahead_ms, streaming) as (recognizer, replay):
         segments = read_manifest(manifest, recognizer.spelling)
         training = _training_data(recognizer, trained_on)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from quran_asr.cli.output import echo, print_json
+from quran_asr.errors import counted
 
 
 @click.group(epilog="Example: quran-asr text show 2:255 --spelling letters")
@@ -50,33 +51,41 @@ def show(reference: str, spelling: str, basmala: bool, as_json: bool) -> int:
 @click.argument("words", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def find(words: tuple[str, ...], as_json: bool) -> int:
-    """Find the verses that contain WORDS as a phrase, in any spelling.
+    """Find the verses that contain WORDS, as people type them.
 
-    Prints one line for each verse: its number, a tab, the verse. If no verse contains the phrase, the closest
-    verses are shown, with the matching words in a third column. Exits 1 if there is none.
+    WORDS are Arabic words in any spelling, with or without vowels, hamzas and spaces, also over the border of
+    two verses or with one typo; a transliteration (qul huwa allahu ahad); a reference (2:255, al-baqara 255);
+    or the name of a surah in Arabic or English.
+
+    The best match first, one a line, with tabs between: place, verse, kind of match, the words that match.
+    The kinds are reference, surah, exact, spelling, prefix, transliteration, typo, and partial: only most of
+    the words. Exits 1 if nothing is found.
     """
-    from quran_asr.text.passages import find as find_words
     from quran_asr.text.quran import load_quran
+    from quran_asr.text.search import find as find_words
 
     quran = load_quran()
     matches = find_words(quran, " ".join(words))
-    exact = any(match.exact for match in matches)
     if as_json:
         rows = [
-            {"verse": str(match.ref), "text": match.text, "words": list(match.words)} for match in matches
+            {
+                "verses": [str(ref) for ref in match.refs],
+                "kind": match.kind,
+                "text": match.text,
+                "words": list(match.words),
+            }
+            for match in matches
         ]
-        print_json({"words": " ".join(words), "exact": exact, **_source(quran.edition_name), "matches": rows})
+        print_json({"query": " ".join(words), **_source(quran.edition_name), "matches": rows})
         return int(not matches)
     if not matches:
         echo("no verse contains these words, or most of them in this order", err=True)
         return 1
-    if not exact:
+    if matches[0].kind == "partial":
         echo("no verse contains this phrase; the closest verses, and their matching words:", err=True)
     for match in matches:
-        matching = "" if exact else f"\t{' '.join(match.words)}"
-        echo(f"{match.ref}\t{match.text}{matching}")
-    if exact:
-        echo(f"{len(matches)} verse{'s' * (len(matches) > 1)}", err=True)
+        echo("\t".join([match.place, match.text, match.kind, " ".join(match.words)]).rstrip())
+    echo(counted(len(matches), "match", "matches"), err=True)
     _print_source(quran.edition_name)
     return 0
 

@@ -95,7 +95,7 @@ MOST_SHOWN = 12
 
 
 def unknown_characters_of(manifests: Sequence[str | Path]) -> Finding | None:
-    """A warning where texts as written have letters that training does not see; None where none has.
+    """A warning where texts as written have letters that their references lack; None where none has.
 
     Lines that cannot be used are passed over: they are told by who reads the manifest.
 
@@ -121,6 +121,6 @@ def unknown_characters_of(manifests: Sequence[str | Path]) -> Finding | None:
         "foreign-letters",
         first,
         f"{count:,} {'text has' if count == 1 else 'texts have'} letters that the Quran has not, and "
-        f"that are left out of what is learned: {shown}{more}",
+        f"that are left out of the reference: {shown}{more}",
         "write these words in Arabic letters, or remove the line; whole verses need only `verses`",
     )

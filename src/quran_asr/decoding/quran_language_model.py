@@ -19,7 +19,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.text.editions import SURAHS
 from quran_asr.text.passages import parse_range
 from quran_asr.text.quran import load_quran
-from quran_asr.text.spelling import spell
+from quran_asr.text.spelling import lost_letters, spell
 
 DEFAULT_ORDER = 6
 
@@ -174,6 +174,12 @@ def _sentences(tokenizer: Tokenizer, spelling: str, path: Path) -> list[tuple[in
         raise QuranAsrError("cannot read the text", where=str(path)) from error
     sentences = []
     for number, line in enumerate(lines, start=1):
+        if letters := lost_letters(line):
+            raise QuranAsrError(
+                f"letters that the Quran does not have: {letters}",
+                where=f"{path}:{number}",
+                remedy="write these words in Arabic letters, or remove the line",
+            )
         try:
             tokens = tokenizer.encode(spell(line, spelling))
         except QuranAsrError as error:

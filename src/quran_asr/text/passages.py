@@ -1,17 +1,17 @@
-"""Verse ranges, verses of equal wording, text search, and the word map between the two editions."""
+"""Verse ranges, verses of equal wording, and the word map between the two editions."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import Quran, load_quran
-from quran_asr.text.spelling import MARKS, spell
+from quran_asr.text.spelling import spell
+from quran_asr.text.surah_names import find_surah
 
 # The simple edition parts some words that the mushaf joins (يَـٰٓأَيُّهَا is يَا أَيُّهَا), never the other
 # way round. So each Uthmani word stands against one to three simple words, and a verse with as many words in
@@ -98,23 +98,6 @@ def _unlike(left: str, right: str) -> int:
     return (here - there).total() + (there - here).total()
 
 
-NEAREST = 10
-"""How many verses `find` gives when none has the words exactly."""
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A verse in which words were found."""
-
-    ref: VerseRef
-    text: str
-    """The verse, in the spelling of the Quran that was searched."""
-    words: tuple[str, ...]
-    """Those of its words that were looked for, in the same spelling."""
-    exact: bool
-    """All words stand there, one after the other; otherwise only some do, or others stand between."""
-
-
 def parse_range(written: str) -> tuple[VerseRef, ...]:
     """The verses that `2:255`, `2:255-257` or `112` (a whole surah) name, in order.
 
@@ -139,6 +122,35 @@ def parse_range(written: str) -> tuple[VerseRef, ...]:
     return tuple(VerseRef(begin.surah, ayah) for ayah in range(begin.ayah, end.ayah + 1))
 
 
+_VERSE_WORD = "(?:verses?|ayahs?|ayats?|ayas?|v|ال[آا]ي[ةه]|[آا]ي[ةه]|[آا]يات)"
+_NUMBERS = re.compile(
+    r"(?:s[uo]+ra[ht]?|سور[ةه])?\s*(\d+)(?:\s*[:./,]\s*(\d+)(?:\s*[-–—]\s*(?:(\d+)\s*:\s*)?(\d+))?)?"
+)
+_NAME_AND_NUMBERS = re.compile(
+    rf"(.*?[^\W\d_].*?)[\s,:(\[]*(?:\b{_VERSE_WORD})?[\s.:]*(\d+)(?:\s*[-–—]\s*(\d+))?[\s)\]]*"
+)
+
+
+def read_reference(query: str) -> tuple[VerseRef, ...]:
+    """The verses that `2:255`, `2:255-257`, `112`, `٢:٢٥٥` or `al-baqara 255` names; empty for anything else.
+
+    Raises:
+        QuranAsrError: it is written as a reference, but there is no such verse.
+    """
+    # int() reads the digits of all scripts
+    written = re.sub(r"\d", lambda digit: str(int(digit[0])), query.strip().lower())
+    if numbers := _NUMBERS.fullmatch(written):
+        surah, first, last_surah, last = numbers.groups()
+        if last_surah not in (None, surah):
+            raise QuranAsrError(
+                f"`{query}` names verses of two surahs", remedy="ask for each surah by itself"
+            )
+        return parse_range(surah + f":{first}" * bool(first) + f"-{last}" * bool(last))
+    if (named := _NAME_AND_NUMBERS.fullmatch(written)) and (surah_number := find_surah(named[1])):
+        return parse_range(f"{surah_number}:{named[2]}" + f"-{named[3]}" * bool(named[3]))
+    return ()
+
+
 def twins(quran: Quran, ref: VerseRef) -> tuple[VerseRef, ...]:
     """The other verses that have the same letters; no recording of the verse alone can tell them apart.
 
@@ -155,120 +167,3 @@ def _by_letters(quran: Quran) -> dict[str, list[VerseRef]]:
     for ref, text in quran.verses.items():
         places.setdefault(spell(text, "letters"), []).append(ref)
     return places
-
-
-def find(quran: Quran, words: str) -> tuple[Match, ...]:
-    """Where words stand in the Quran.
-
-    Vowels do not count. The words may be spelt as in the simple edition, as in the mushaf, or as people type:
-    without hamzas, with yeh for alef maksura, with heh for teh marbuta. These ways are tried one after the
-    other, and the first that finds the words standing together gives all verses in which they do. If none
-    does, the `NEAREST` verses with most of the words in their order, more than half of them; there no alef
-    or hamza counts.
-
-    Args:
-        words: one or more Arabic words.
-
-    Returns:
-        In the order of the mushaf; where no verse has them all together, the nearest first. Empty when none
-        is near.
-
-    Raises:
-        QuranAsrError: there is no Arabic letter in `words`.
-    """
-    if not spell(words, "letters"):
-        raise QuranAsrError(f"`{words}` has no Arabic word to look for")
-    return _together(quran, words) or _nearest(quran, words)
-
-
-def _together(quran: Quran, words: str) -> tuple[Match, ...]:
-    """The verses in which the words stand one after the other."""
-    simple, mushaf = load_quran("letters"), load_quran("uthmani")
-    letters, signs = spell(words, "letters"), spell(words, "uthmani")
-    in_mushaf = (mushaf, signs, _MUSHAF_LETTERS)
-    if _ONLY_IN_MUSHAF.isdisjoint(signs):
-        ways = [(simple, letters, _ALL_DIFFER), (simple, letters, _AS_TYPED), in_mushaf]
-    else:  # كتـٰب is no كتب, though they have the same letters
-        ways = [(mushaf, signs, _MUSHAF_LETTERS_AND_ALEF), in_mushaf, (simple, letters, _AS_TYPED)]
-    for edition, wanted, alike in ways:
-        phrase = f" {wanted.translate(alike)} "
-        found = []
-        for ref, verse in edition.verses.items():
-            compared = f" {verse.translate(alike)} "
-            if (place := compared.find(phrase)) >= 0:
-                first = compared.count(" ", 0, place)
-                where = range(first, first + phrase.count(" ") - 1)
-                found.append(Match(ref, quran.verse(ref), _written(quran, edition, ref, where), exact=True))
-        if found:
-            return tuple(found)
-    return ()
-
-
-def _nearest(quran: Quran, words: str) -> tuple[Match, ...]:
-    """The verses that have most of the words in their order."""
-    simple = load_quran("letters")
-    wanted = spell(words, "letters").translate(_CONSONANTS).split()
-    verses = {ref: verse.translate(_CONSONANTS).split(" ") for ref, verse in simple.verses.items()}
-    # What two texts share regardless of order is a bound on what they share in order.
-    bound = {ref: (Counter(wanted) & Counter(verse)).total() for ref, verse in verses.items()}
-    likely = sorted((ref for ref in bound if 2 * bound[ref] > len(wanted)), key=lambda ref: -bound[ref])
-    places = {ref: _common_places(wanted, verses[ref]) for ref in likely[:100]}
-    near = [ref for ref in places if 2 * len(places[ref]) > len(wanted)]
-    near.sort(key=lambda ref: (-len(places[ref]), len(verses[ref]), ref))
-    return tuple(
-        Match(ref, quran.verse(ref), _written(quran, simple, ref, places[ref]), exact=False)
-        for ref in near[:NEAREST]
-    )
-
-
-def _alike(same: dict[str, str], ignored: str = "") -> dict[int, str]:
-    """A table for `str.translate`: characters that count as another one, and characters that do not count."""
-    return {ord(char): other for char, other in [*same.items(), *((char, "") for char in ignored)]}
-
-
-_ALL_DIFFER = _alike({})
-_AS_TYPED = _alike({"آ": "ا", "أ": "ا", "إ": "ا", "ؤ": "و", "ئ": "ي", "ى": "ي", "ة": "ه"})
-_CONSONANTS = _alike({"ؤ": "و", "ئ": "ي", "ى": "ي", "ة": "ه"}, ignored="اآأإء")
-_MUSHAF_LETTERS = _alike({"\u0671": "ا"}, ignored=f"\u0640{MARKS}\u06e5\u06e6")
-_MUSHAF_LETTERS_AND_ALEF = {code: same for code, same in _MUSHAF_LETTERS.items() if code != 0x670}
-_ONLY_IN_MUSHAF = frozenset(
-    "\u0640\u0671\u06dc\u06df\u06e0\u06e2\u06e3\u06e5\u06e6\u06e7\u06e8\u06ea\u06eb\u06ec\u06ed"
-)
-
-
-def _common_places(wanted: list[str], verse: list[str]) -> list[int]:
-    """Places in the verse of the most wanted words that keep their order; others may stand between."""
-    # longest[i][j]: number of words that wanted[i:] and verse[j:] share in order
-    longest = [[0] * (len(verse) + 1) for _ in range(len(wanted) + 1)]
-    for i in reversed(range(len(wanted))):
-        for j in reversed(range(len(verse))):
-            if wanted[i] == verse[j]:
-                longest[i][j] = longest[i + 1][j + 1] + 1
-            else:
-                longest[i][j] = max(longest[i + 1][j], longest[i][j + 1])
-    places, i, j = [], 0, 0
-    while i < len(wanted) and j < len(verse):
-        if wanted[i] == verse[j]:
-            places.append(j)
-            i, j = i + 1, j + 1
-        elif longest[i + 1][j] >= longest[i][j + 1]:
-            i += 1
-        else:
-            j += 1
-    return places
-
-
-def _written(quran: Quran, searched: Quran, ref: VerseRef, places: Iterable[int]) -> tuple[str, ...]:
-    """Words of a verse as `quran` writes them, by their places in the edition that was searched."""
-    if quran.edition_name == searched.edition_name:
-        words = quran.verse(ref).split()
-        return tuple(words[place] for place in places)
-    asked = set(places)
-    found = []
-    for pair in word_map(ref):
-        simple_places = range(pair.simple_index, pair.simple_index + len(pair.simple.split()))
-        if quran.edition_name == "uthmani" and not asked.isdisjoint(simple_places):
-            found.append(pair.uthmani)
-        elif quran.edition_name == "simple" and pair.index in asked:
-            found += spell(pair.simple, quran.spelling).split()
-    return tuple(found)

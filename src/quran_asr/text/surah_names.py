@@ -1,0 +1,206 @@
+"""The names of the surahs in Arabic and in English, as people write them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from quran_asr.text.editions import load_edition
+from quran_asr.text.spelling import spell
+
+_ENGLISH = """
+Al-Fatihah/The Opening
+Al-Baqarah/The Cow
+Ali 'Imran/The Family of Imran/Aal-e-Imran/Al Imran
+An-Nisa/The Women
+Al-Ma'idah/The Table Spread
+Al-An'am/The Cattle
+Al-A'raf/The Heights
+Al-Anfal/The Spoils of War
+At-Tawbah/The Repentance/Bara'ah/Tauba
+Yunus/Jonah
+Hud
+Yusuf/Joseph
+Ar-Ra'd/The Thunder
+Ibrahim/Abraham
+Al-Hijr/The Rocky Tract
+An-Nahl/The Bee
+Al-Isra/The Night Journey/Bani Isra'il
+Al-Kahf/The Cave
+Maryam/Mary
+Ta-Ha
+Al-Anbiya/The Prophets
+Al-Hajj/The Pilgrimage
+Al-Mu'minun/The Believers
+An-Nur/The Light
+Al-Furqan/The Criterion
+Ash-Shu'ara/The Poets
+An-Naml/The Ant/The Ants
+Al-Qasas/The Stories
+Al-'Ankabut/The Spider
+Ar-Rum/The Romans
+Luqman
+As-Sajdah/The Prostration
+Al-Ahzab/The Combined Forces/The Confederates
+Saba/Sheba
+Fatir/The Originator
+Ya-Sin
+As-Saffat/Those Who Set the Ranks
+Sad
+Az-Zumar/The Troops/The Groups
+Ghafir/The Forgiver/Al-Mu'min
+Fussilat/Explained in Detail/Ha-Mim Sajdah
+Ash-Shura/The Consultation
+Az-Zukhruf/The Ornaments of Gold
+Ad-Dukhan/The Smoke
+Al-Jathiyah/The Crouching
+Al-Ahqaf/The Wind-Curved Sandhills/The Dunes
+Muhammad
+Al-Fath/The Victory
+Al-Hujurat/The Rooms/The Chambers
+Qaf
+Adh-Dhariyat/The Winnowing Winds
+At-Tur/The Mount
+An-Najm/The Star
+Al-Qamar/The Moon
+Ar-Rahman/The Beneficent/The Most Merciful
+Al-Waqi'ah/The Inevitable/The Event
+Al-Hadid/The Iron
+Al-Mujadilah/The Pleading Woman
+Al-Hashr/The Exile/The Gathering
+Al-Mumtahanah/She That Is to Be Examined
+As-Saff/The Ranks
+Al-Jumu'ah/Friday/The Congregation
+Al-Munafiqun/The Hypocrites
+At-Taghabun/The Mutual Disillusion
+At-Talaq/The Divorce
+At-Tahrim/The Prohibition
+Al-Mulk/The Sovereignty/The Dominion/Tabarak
+Al-Qalam/The Pen
+Al-Haqqah/The Reality
+Al-Ma'arij/The Ascending Stairways
+Nuh/Noah
+Al-Jinn/The Jinn
+Al-Muzzammil/The Enshrouded One
+Al-Muddaththir/The Cloaked One
+Al-Qiyamah/The Resurrection
+Al-Insan/The Man/Ad-Dahr
+Al-Mursalat/The Emissaries
+An-Naba/The Tidings/The Great News
+An-Nazi'at/Those Who Drag Forth
+'Abasa/He Frowned
+At-Takwir/The Overthrowing
+Al-Infitar/The Cleaving
+Al-Mutaffifin/The Defrauding
+Al-Inshiqaq/The Splitting Open
+Al-Buruj/The Mansions of the Stars/The Constellations
+At-Tariq/The Nightcomer/The Morning Star
+Al-A'la/The Most High
+Al-Ghashiyah/The Overwhelming
+Al-Fajr/The Dawn
+Al-Balad/The City
+Ash-Shams/The Sun
+Al-Layl/The Night
+Ad-Duha/The Morning Hours
+Ash-Sharh/The Relief/Al-Inshirah
+At-Tin/The Fig
+Al-'Alaq/The Clot
+Al-Qadr/The Power
+Al-Bayyinah/The Clear Proof
+Az-Zalzalah/The Earthquake/Az-Zilzal
+Al-'Adiyat/The Courser/The Chargers
+Al-Qari'ah/The Calamity
+At-Takathur/The Rivalry in World Increase
+Al-'Asr/The Declining Day/The Time
+Al-Humazah/The Traducer
+Al-Fil/The Elephant
+Quraysh
+Al-Ma'un/The Small Kindnesses
+Al-Kawthar/The Abundance
+Al-Kafirun/The Disbelievers
+An-Nasr/The Divine Support/The Help
+Al-Masad/The Palm Fiber/Al-Lahab
+Al-Ikhlas/The Sincerity
+Al-Falaq/The Daybreak
+An-Nas/Mankind/The People
+""".strip().splitlines()
+"""One line for each surah: its name in Latin letters, then its meaning and other names."""
+
+_OTHER_ARABIC = {
+    9: "براءة",
+    17: "بني إسرائيل",
+    40: "المؤمن",
+    41: "حم السجدة",
+    67: "تبارك",
+    76: "الدهر",
+    94: "الانشراح",
+    99: "الزلزال",
+    111: "اللهب",
+}
+
+_WORD_SURAH = re.compile(r"^(?:s[uo]+ra[ht]?|سور[ةه])\b\s*", re.IGNORECASE)
+
+
+def surah_name(surah: int) -> str:
+    """The name of a surah in Arabic and in Latin letters: `سورة البقرة (Al-Baqarah)`."""
+    arabic = load_edition("simple").chapter_names[surah - 1]
+    return f"سورة {arabic} ({_ENGLISH[surah - 1].split('/')[0]})"
+
+
+def find_surah(name: str) -> int | None:
+    """The number of the surah that somebody names, in Arabic or in English, with or without the article.
+
+    Vowels may be written in any way (`Yaseen`, `Ya-Sin`), doubled letters once, the teh marbuta with or
+    without h. None when no surah is called so.
+    """
+    bare = _WORD_SURAH.sub("", name.strip())
+    if spell(bare, "letters"):
+        return _names().get(_arabic_key(bare))
+    joined_article = re.sub(r"^a(?:l|([nrstzd])(?=\1)|sh(?=sh))", "", bare.casefold())
+    return _names().get(_latin_key(bare)) or _names().get(_latin_key(joined_article))
+
+
+@lru_cache(maxsize=1)
+def _names() -> dict[str, int]:
+    names: dict[str, int] = {}
+    arabic = load_edition("simple").chapter_names
+    for surah, written in enumerate(_ENGLISH, start=1):
+        names[_arabic_key(arabic[surah - 1])] = surah
+        for name in written.split("/"):
+            names.setdefault(_latin_key(name), surah)
+    for surah, name in _OTHER_ARABIC.items():
+        names.setdefault(_arabic_key(name), surah)
+    names.pop("", None)
+    return names
+
+
+def _arabic_key(name: str) -> str:
+    bare = re.sub("^ال(?! )", "", spell(name, "letters"))
+    return re.sub("[ ءأإآا]", "", bare).translate(str.maketrans("ؤئةى", "ويهي"))
+
+
+def _latin_key(name: str) -> str:
+    """What stays the same however a name is written in Latin letters."""
+    decomposed = unicodedata.normalize("NFKD", re.sub("[’‘'`ʿʾ]", "", name.casefold()))
+    words = re.sub("[^a-z]+", " ", re.sub("[\u0300-\u036f]", "", decomposed)).split()
+    if len(words) > 1 and re.fullmatch("the|a[lnrstzd]|ash|adh|ath", words[0]):
+        words = words[1:]
+    latin = "".join(words)
+    for written, same in _SAME_SOUND:
+        latin = re.sub(written, same, latin)
+    return latin
+
+
+_SAME_SOUND = (
+    ("ee|iy", "i"),
+    ("oo|ou", "u"),
+    ("au", "aw"),
+    ("[ae][iy]", "ay"),
+    ("o", "u"),
+    ("e", "i"),
+    ("q", "k"),
+    ("th|dh|z", "s"),
+    (r"([a-z])\1+", r"\1"),
+    ("[ht]$", ""),
+)
