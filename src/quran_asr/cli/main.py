@@ -45,6 +45,7 @@ COMMANDS = {
     "transcribe": ("quran_asr.cli.evaluate:transcribe", "Write down what is recited in sound files."),
     "export": ("quran_asr.cli.export:export", "Make a model a bundle that needs neither torch nor NeMo."),
     "listen": ("quran_asr.cli.listen:listen", "Print words while they are recited: a file or a microphone."),
+    "serve": ("quran_asr.cli.serve:serve", "Serve a page that follows a reciter, word by word."),
     "benchmark": (
         "quran_asr.cli.benchmark:benchmark",
         "How fast this machine trains and hears, beside stock NeMo.",

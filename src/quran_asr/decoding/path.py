@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -84,15 +85,27 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class PathWord:
     """A word of a path, and how it follows the one before."""
 
     node: int
+    place: int
+    """Number in the text of the graph, see `text_places`; -1 in a formula."""
     word: TimedWord
     kind: SegmentKind
     entry: Entry
     loss: float
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a path has come."""
+
+    last: int = -1
+    """Number of its last word in the text of the graph; -1: none yet."""
+    furthest: int = -1
+    """The greatest number since the last jump."""
 
 
 def align_path(graph: Graph, visits: Iterable[Visit], clock: Clock) -> Alignment:
@@ -105,8 +118,8 @@ def align_path(graph: Graph, visits: Iterable[Visit], clock: Clock) -> Alignment
     """
     path = tuple(visits)
     segments: list[AlignedSegment] = []
-    open_segment: list[_Said] = []
-    for said in _words(graph, path, clock):
+    open_segment: list[PathWord] = []
+    for said in path_words(graph, path, clock)[0]:
         if open_segment and not _continues(graph, open_segment[-1], said):
             segments.append(_segment(graph, open_segment))
             open_segment = []
@@ -116,19 +129,34 @@ def align_path(graph: Graph, visits: Iterable[Visit], clock: Clock) -> Alignment
     return Alignment(tuple(segments), tuple(_other_speech(path, clock)))
 
 
-def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Said]:
+def path_words(
+    graph: Graph, visits: Iterable[Visit], clock: Clock, reached: Reached | None = None
+) -> tuple[tuple[PathWord, ...], Reached]:
+    """The words of a path, or of one more part of it.
+
+    Args:
+        graph: of the search.
+        visits: of the part.
+        clock: of the recording.
+        reached: before the part; None at the beginning of the path.
+
+    Returns:
+        The words, and how far the path has come with them.
+    """
     places = text_places(graph)
-    last = furthest = -1
-    words = [visit for visit in path if visit.word != HUB and visit.tokens]
+    last, furthest = (-1, -1) if reached is None else (reached.last, reached.furthest)
+    words = [visit for visit in visits if visit.word != HUB and visit.tokens]
+    found: list[PathWord] = []
     for number, visit in enumerate(words):
         node = visit.word
+        place = int(places[node])
         kind: SegmentKind = _KINDS[Kind(int(graph.kind[node]))]
         entry: Entry = "next"
         if kind == "verse":
-            entry = _entry(graph, last, int(places[node]))
+            entry = _entry(graph, last, place)
             if entry == "jump" or last < 0:
                 furthest = -1
-            last = int(places[node])
+            last = place
             if last <= furthest:
                 kind = "repeat"
             furthest = max(furthest, last)
@@ -146,9 +174,11 @@ def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Sai
             verse=graph.refs[verse] if kind in ("verse", "repeat") else None,
             index=int(graph.index[node]),
         )
-        yield _Said(node, word, kind, entry, visit.loss, len(visit.tokens))
+        found.append(PathWord(node, place, word, kind, entry, visit.loss, len(visit.tokens)))
+    return tuple(found), Reached(last, furthest)
 
 
+@lru_cache(maxsize=4)
 def text_places(graph: Graph) -> NDArray[np.int64]:
     """[W]: number of each word in the text of the graph; -1 for formulas. Spellings of one word share it."""
     is_text = graph.kind == Kind.VERSE
@@ -169,14 +199,14 @@ def _entry(graph: Graph, last: int, place: int) -> Entry:
     return "skip" if 1 < step <= graph.costs.skip_words + 1 else "jump"
 
 
-def _continues(graph: Graph, before: _Said, said: _Said) -> bool:
+def _continues(graph: Graph, before: PathWord, said: PathWord) -> bool:
     same = before.kind == said.kind and graph.verse[before.node] == graph.verse[said.node]
     if before.kind in ("verse", "repeat"):
         return bool(same) and said.entry == "next"
     return bool(same) and graph.index[said.node] > graph.index[before.node]
 
 
-def _segment(graph: Graph, said: list[_Said]) -> AlignedSegment:
+def _segment(graph: Graph, said: list[PathWord]) -> AlignedSegment:
     first = said[0]
     verses = (first.word.verse,) if first.word.verse is not None else ()
     loss = sum(one.loss for one in said) / sum(one.tokens for one in said)

@@ -96,22 +96,27 @@ class Recognizer:
     def emissions(self, pieces: Iterable[Samples]) -> Emissions:
         """The CTC scores of a recording that comes in pieces: float32 samples at 16 kHz."""
         stream = self.stream()
-        width = len(self.bundle.vocabulary) + 1
-        scores = [np.zeros((0, width), np.float32)]
-
-        def encode() -> None:
-            while frames := stream.ready():
-                features = stream.take(frames)[None]
-                scores.extend(one.ctc for one in self._encode([stream], features) if one is not None)
-
+        scores = [np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)]
         for piece in pieces:
             stream.push(piece)
-            encode()
+            scores.append(self.encode(stream))
         stream.end()
-        encode()
+        scores.append(self.encode(stream))
+        return Emissions(np.concatenate(scores), self.bundle.frame_seconds)
+
+    def encode(self, stream: Stream) -> NDArray[np.float32]:
+        """The CTC scores [n, vocabulary + 1] of what waits in a stream, without decoding it.
+
+        Raises:
+            QuranAsrError: the stream failed, now or before.
+        """
+        scores = [np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)]
+        while frames := stream.ready():
+            features = stream.take(frames)[None]
+            scores.extend(one.ctc for one in self._encode([stream], features) if one is not None)
         if stream.error is not None:
             raise stream.error
-        return Emissions(np.concatenate(scores), self.bundle.frame_seconds)
+        return np.concatenate(scores)
 
     def stream(self, look_ahead_ms: int | None = None, where: str = "") -> Stream:
         """A new recording that will come piece by piece.
