@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -163,3 +164,44 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture
 def tiny(spoken: Path) -> Recipe:
     return load_recipe("quickstart", [*TINY, f"model.train_ds.manifest_filepath={spoken}"])
+
+
+SMALL = (
+    "model.encoder.n_layers=1",
+    "model.encoder.d_model=32",
+    "model.encoder.n_heads=2",
+    "model.encoder.subsampling_conv_channels=8",
+    "model.decoder.prednet.pred_hidden=16",
+    "model.joint.jointnet.joint_hidden=16",
+    "quran.vocabulary_size=48",
+)
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made as every bundle, with random weights: it recognizes nothing, but says much, so changes show."""
+    pytest.importorskip("nemo", reason="a bundle is made with the training packages")
+    import torch
+
+    from quran_asr.config.recipe import load_recipe
+    from quran_asr.export.bundle import export
+    from quran_asr.training.model import build_model
+    from quran_asr.training.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("small")
+    tokenizer = train_tokenizer("letters", 48, folder / "tokenizer")
+    torch.manual_seed(0)
+    model = build_model(load_recipe("quickstart", SMALL), tokenizer.folder)
+    model.save_to(str(folder / "model.nemo"))
+    export(folder / "model.nemo", folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def voice() -> np.ndarray:
+    """Six seconds that come and go like speech, float32 at 16 kHz."""
+    draw = np.random.default_rng(3)
+    seconds = np.arange(96_000) / 16_000
+    loudness = 0.2 * np.abs(np.sin(2 * np.pi * 1.3 * seconds))
+    tone = np.sign(np.sin(2 * np.pi * (110 + 30 * np.sin(seconds)) * seconds))
+    return (loudness * (tone + 0.5 * draw.standard_normal(len(seconds)))).astype(np.float32)

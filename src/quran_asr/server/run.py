@@ -29,6 +29,7 @@ def run(service: Service, listener: socket.socket, certificate: Path | None, key
         ws="websockets-sansio",
         ws_max_size=service.limits.message_bytes,
         ws_max_queue=WAITING_MESSAGES,
+        ws_ping_interval=None,  # a client that has to wait cannot answer; a silent one is ended by `Limits`
         ws_per_message_deflate=False,  # a small message must not become a large one
         limit_concurrency=2 * service.limits.sessions + 100,
         timeout_keep_alive=5,
