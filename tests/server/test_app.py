@@ -25,6 +25,8 @@ from quran_asr.server.tracking import build_text
 from quran_asr.text.quran import load_quran
 
 HOME = "http://127.0.0.1:8765"
+SESSION = "ws://127.0.0.1:8765/session"
+FROM_ELSEWHERE = "ws://192.168.1.5:8765/session"
 START = {"type": "start"}
 
 
@@ -45,10 +47,12 @@ def pcm(voice: np.ndarray, seconds: float) -> bytes:
     return (voice[: round(16_000 * seconds)] * 32_767).astype("<i2").tobytes()
 
 
-def talk(client: TestClient, *messages: dict[str, Any] | bytes, **options: Any) -> list[dict[str, Any]]:
+def talk(
+    client: TestClient, *messages: dict[str, Any] | bytes, address: str = SESSION
+) -> list[dict[str, Any]]:
     """Send all, and hear all until the server closes."""
     answers = []
-    with client.websocket_connect("/session", **options) as socket:
+    with client.websocket_connect(address) as socket:
         for message in messages:
             if isinstance(message, bytes):
                 socket.send_bytes(message)
@@ -139,7 +143,7 @@ def test_what_a_client_does_wrong_is_said_and_ends_its_session(
 
 
 def test_text_that_is_not_json_is_refused(client: TestClient) -> None:
-    with client.websocket_connect("/session") as socket:
+    with client.websocket_connect(SESSION) as socket:
         socket.send_text("[" * 30_000)
         assert json.loads(socket.receive_text())["what"] == "the message is not JSON"
 
@@ -157,13 +161,13 @@ def test_text_that_is_not_json_is_refused(client: TestClient) -> None:
 )
 def test_other_sites_get_nothing(client: TestClient, headers: dict[str, str]) -> None:
     assert client.get("/", headers=headers).status_code == 403
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/session", headers=headers):
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(SESSION, headers=headers):
         pass
 
 
 def test_our_own_page_and_programs_are_answered(client: TestClient) -> None:
     for headers in ({"origin": HOME}, {}, {"host": "localhost:8765", "origin": "http://localhost:8765"}):
-        with client.websocket_connect("/session", headers=headers) as socket:
+        with client.websocket_connect(SESSION, headers=headers) as socket:
             socket.send_text(json.dumps(START))
             assert json.loads(socket.receive_text())["type"] == "ready"
 
@@ -173,16 +177,16 @@ def test_beyond_this_machine_a_token_is_asked_for(service: Service) -> None:
     with TestClient(build_app(service), base_url="http://192.168.1.5:8765") as client:
         assert client.get("/").status_code == 200
         for token in ("", "wrong", "sécret"):
-            error = talk(client, START | {"token": token})[-2]
+            error = talk(client, START | {"token": token}, address=FROM_ELSEWHERE)[-2]
             assert error["what"] == "the token is wrong"
-        with client.websocket_connect("/session") as socket:
+        with client.websocket_connect(FROM_ELSEWHERE) as socket:
             socket.send_text(json.dumps(START | {"token": "secret"}))
             assert json.loads(socket.receive_text())["type"] == "ready"
 
 
 def test_sessions_are_limited_and_given_back(client: TestClient, service: Service) -> None:
     service.limits = Limits(sessions=1)
-    with client.websocket_connect("/session") as first:
+    with client.websocket_connect(SESSION) as first:
         first.send_text(json.dumps(START))
         assert json.loads(first.receive_text())["type"] == "ready"
         *_, error, closed = talk(client, START)
