@@ -172,6 +172,7 @@ class Session {
       }
     } else if (message.type === "position") {
       markPosition(message);
+      if (this.source.seconds) element("progress").value = message.time / this.source.seconds;
       if (message.word) follow(message.word);
     } else if (message.type === "words") {
       for (const word of message.words) {
@@ -268,6 +269,7 @@ async function fromFile(file) {
   return {
     live: false,
     rate: RATE,
+    seconds: decoded.duration,
     async begin(send) {
       const channels = Array.from({ length: decoded.numberOfChannels }, (_, i) => decoded.getChannelData(i));
       const step = RATE / 10;
@@ -275,7 +277,6 @@ async function fromFile(file) {
         const block = channels[0].slice(at, at + step);
         for (const other of channels.slice(1)) other.subarray(at, at + step).forEach((v, i) => (block[i] += v));
         await send(block.map((value) => value / channels.length));
-        element("progress").value = at / decoded.length;
       }
       if (!ended) session?.stop();
     },
@@ -367,7 +368,7 @@ function play(word) {
   if (!recording || !found) return;
   const player = element("player");
   player.currentTime = found.start;
-  player.play();
+  player.play().catch(() => {}); // where the browser forbids it, its own controls are there
 }
 
 function clock(seconds, point) {
