@@ -15,7 +15,7 @@ compile() { # compile OUTPUT ARGUMENTS...
     --custom-compile-command "tools/lock.sh" --output-file "$output" "$@"
 }
 
-everything=(../pyproject.toml --extra train --extra plot --extra speak --extra mic --extra sweep --extra dev --constraints torch.txt)
+everything=(../pyproject.toml --extra train --extra plot --extra speak --extra mic --extra sweep --extra serve --extra media --extra parquet --extra cluster --extra dev --constraints torch.txt)
 left_out=()
 for name in $(uv pip compile --quiet --no-config --universal --python-version 3.11 "${everything[@]}" |
   grep -oE '^(torch|triton|cuda-toolkit|nvidia-[a-z0-9-]+)=' | tr -d '='); do

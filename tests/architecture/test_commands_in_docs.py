@@ -98,7 +98,7 @@ def test_a_command_of_the_docs_parses(example: Example) -> None:
 def test_a_recipe_key_of_the_docs_exists(page: Path) -> None:
     known = known_keys()
     named = re.findall(
-        r"(?<![\w/.])~?((?:model|trainer|exp_manager|quran)\.[a-z_][\w.]*)(?==|`)", page.read_text("utf-8")
+        r"(?<![\w/.-])~?((?:model|trainer|exp_manager|quran)\.[a-z_][\w.]*)(?==|`)", page.read_text("utf-8")
     )
     files = re.compile(r"\.(py|onnx|nemo|jsonl)$")
     assert [key for key in named if key not in known and not files.search(key)] == []

@@ -75,8 +75,9 @@ TABLE = {
         "text corpus decoding runtime evaluation config experiments training export",
         "numpy torch lightning nemo omegaconf sentencepiece onnx soundfile sherpa_onnx",
     ),
+    "server": room("text decoding runtime", "numpy starlette anyio uvicorn"),
     "cli": room(
-        "text corpus decoding runtime evaluation config experiments training export benchmark",
+        "text corpus decoding runtime evaluation config experiments training export benchmark server",
         "click",
         "rich",
     ),

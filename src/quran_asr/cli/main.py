@@ -27,6 +27,7 @@ SECTIONS = {
         "identify": ("quran_asr.cli.identify:identify", "Find the verses that recordings hold."),
         "align": ("quran_asr.cli.align:align", "Find when each word is recited; subtitles and verse clips."),
         "listen": ("quran_asr.cli.listen:listen", "Transcribe a file, a microphone or a pipe live."),
+        "serve": ("quran_asr.cli.serve:serve", "Serve a page that follows a reciter, word by word."),
         "export": ("quran_asr.cli.export:export", "Export a model to a bundle that needs no torch."),
     },
     "Prepare data": {

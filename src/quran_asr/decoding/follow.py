@@ -87,9 +87,21 @@ class FollowState:
         return self.open[-1].after if self.open else self.judged
 
 
-def start_following(graph: Graph) -> FollowState:
-    """The state before the first frame."""
-    return FollowState(start(graph), Place())
+def start_following(graph: Graph, word: int | None = None) -> FollowState:
+    """The state before the first frame.
+
+    Args:
+        graph: of the whole Quran, or of a passage.
+        word: of the graph, near which the recitation is expected to begin; None: anywhere. It may begin
+            elsewhere all the same.
+    """
+    return FollowState(start(graph), Place() if word is None else Place(word, KNOWN_WORDS))
+
+
+def open_path(graph: Graph, state: FollowState) -> tuple[Visit, ...]:
+    """The best path as it is now, after all visits that were given out. It may still change."""
+    searched = tuple(visit for interval in state.open for visit in interval.visits)
+    return (*searched, *finish(graph, state.latest, inside_word=True))
 
 
 def follow(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -87,16 +88,28 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class PathWord:
     """A word of a path, and how it follows the one before."""
 
     visit: Visit
     node: int
+    place: int
+    """Number in the text of the graph, see `text_places`; -1 in a formula."""
     word: TimedWord
     kind: SegmentKind
     entry: Entry
     loss: float
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a path has come."""
+
+    last: int = -1
+    """Number of its last word in the text of the graph; -1: none yet."""
+    furthest: int = -1
+    """The greatest number since the last jump."""
 
 
 def align_path(graph: Graph, visits: Iterable[Visit], clock: Clock) -> Alignment:
@@ -108,35 +121,50 @@ def align_path(graph: Graph, visits: Iterable[Visit], clock: Clock) -> Alignment
         clock: of the recording.
     """
     path = tuple(visits)
-    words = list(_words(graph, path, clock))
+    words, _ = path_words(graph, path, clock)
     doubtful = _doubtful(graph, words)
     segments: list[AlignedSegment] = []
-    open_segment: list[_Said] = []
-    for said in words:
-        if said.visit in doubtful:
+    open_segment: list[PathWord] = []
+    for word in words:
+        if word.visit in doubtful:
             continue
-        if open_segment and not _continues(graph, open_segment[-1], said):
+        if open_segment and not _continues(graph, open_segment[-1], word):
             segments.append(_segment(graph, open_segment))
             open_segment = []
-        open_segment.append(said)
+        open_segment.append(word)
     if open_segment:
         segments.append(_segment(graph, open_segment))
     return Alignment(tuple(segments), tuple(_other_speech(path, doubtful, clock)))
 
 
-def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Said]:
+def path_words(
+    graph: Graph, visits: Iterable[Visit], clock: Clock, reached: Reached | None = None
+) -> tuple[tuple[PathWord, ...], Reached]:
+    """The words of a path, or of one more part of it.
+
+    Args:
+        graph: of the search.
+        visits: of the part.
+        clock: of the recording.
+        reached: before the part; None at the beginning of the path.
+
+    Returns:
+        The words, and how far the path has come with them.
+    """
     places = text_places(graph)
-    last = furthest = -1
-    words = [visit for visit in path if visit.word != HUB and visit.tokens]
+    last, furthest = (-1, -1) if reached is None else (reached.last, reached.furthest)
+    words = [visit for visit in visits if visit.word != HUB and visit.tokens]
+    found: list[PathWord] = []
     for number, visit in enumerate(words):
         node = visit.word
+        place = int(places[node])
         kind: SegmentKind = _KINDS[Kind(int(graph.kind[node]))]
         entry: Entry = "next"
         if kind == "verse":
-            entry = _entry(graph, last, int(places[node]))
+            entry = _entry(graph, last, place)
             if entry == "jump" or last < 0:
                 furthest = -1
-            last = int(places[node])
+            last = place
             if last <= furthest:
                 kind = "repeat"
             furthest = max(furthest, last)
@@ -153,7 +181,8 @@ def _words(graph: Graph, path: tuple[Visit, ...], clock: Clock) -> Iterator[_Sai
             verse=graph.refs[verse] if kind in ("verse", "repeat") else None,
             index=int(graph.index[node]),
         )
-        yield _Said(visit, node, word, kind, entry, visit.loss, len(visit.tokens))
+        found.append(PathWord(visit, node, place, word, kind, entry, visit.loss, len(visit.tokens)))
+    return tuple(found), Reached(last, furthest)
 
 
 def _first_frame(graph: Graph, visit: Visit) -> int:
@@ -162,6 +191,7 @@ def _first_frame(graph: Graph, visit: Visit) -> int:
     return visit.tokens[1 if silent and len(visit.tokens) > 1 else 0][0]
 
 
+@lru_cache(maxsize=4)
 def text_places(graph: Graph) -> NDArray[np.int64]:
     """[W]: number of each word in the text of the graph; -1 for formulas. Spellings of one word share it."""
     is_text = graph.kind == Kind.VERSE
@@ -182,23 +212,23 @@ def _entry(graph: Graph, last: int, place: int) -> Entry:
     return "skip" if 1 < step <= graph.costs.skip_words + 1 else "jump"
 
 
-def _continues(graph: Graph, before: _Said, said: _Said) -> bool:
+def _continues(graph: Graph, before: PathWord, said: PathWord) -> bool:
     same = before.kind == said.kind and graph.verse[before.node] == graph.verse[said.node]
     if before.kind in ("verse", "repeat"):
         return bool(same) and said.entry == "next"
     return bool(same) and graph.index[said.node] > graph.index[before.node]
 
 
-def _segment(graph: Graph, said: list[_Said]) -> AlignedSegment:
+def _segment(graph: Graph, said: list[PathWord]) -> AlignedSegment:
     first = said[0]
     verses = (first.word.verse,) if first.word.verse is not None else ()
     loss = sum(one.loss for one in said) / sum(one.tokens for one in said)
     return AlignedSegment(verses, tuple(one.word for one in said), first.kind, first.entry, -loss)
 
 
-def _doubtful(graph: Graph, words: list[_Said]) -> set[Visit]:
+def _doubtful(graph: Graph, words: Sequence[PathWord]) -> set[Visit]:
     """Words that other speech explains nearly as well, with all that follow them without a jump."""
-    places: list[list[_Said]] = []
+    places: list[list[PathWord]] = []
     for said in words:
         if not places or said.entry in ("start", "jump"):
             places.append([])

@@ -88,12 +88,22 @@ class Engine:
                 stream.end()
             else:
                 stream.push(piece)
-            while frames := stream.ready():
-                (encoded,) = self._encode([stream], stream.take(frames)[None])
-                if encoded is not None:
-                    yield encoded.ctc
+            yield self.encode(stream)
+
+    def encode(self, stream: StreamState) -> Float32:
+        """The CTC scores [n, vocabulary + 1] of what waits in a stream, without decoding it.
+
+        Raises:
+            QuranAsrError: the stream failed, now or before.
+        """
+        scores = [np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)]
+        while frames := stream.ready():
+            (encoded,) = self._encode([stream], stream.take(frames)[None])
+            if encoded is not None:
+                scores.append(encoded.ctc)
         if stream.error is not None:
             raise stream.error
+        return np.concatenate(scores)
 
     def _encode(self, streams: Sequence[StreamState], features: Float32) -> list[Encoded | None]:
         """Features [streams, frames, mels] of one piece each; None for a stream whose scores are NaN."""

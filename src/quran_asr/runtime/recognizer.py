@@ -142,6 +142,10 @@ class Recognizer:
         """The same as `emissions`, [n, vocabulary + 1] at a time, as soon as they are there."""
         return self.engine.emissions(self.stream(where=where), pieces)
 
+    def encode(self, stream: Stream) -> NDArray[np.float32]:
+        """The CTC scores of what waits in a stream, see `Engine.encode`."""
+        return self.engine.encode(stream)
+
     def stream(self, look_ahead_ms: int | None = None, where: str = "") -> Stream:
         """A new recording that will come piece by piece.
 

@@ -65,10 +65,12 @@ ONLY_IN_MUSHAF = frozenset(
 
 @lru_cache(maxsize=len(TABLES) + 2)
 def load_stream(name: str) -> Stream:
-    """One of `TABLES`, or `consonants`: what `transliteration.consonants` makes of the words."""
-    if name in ("consonants", "consonants without tanwin"):
+    """One of `TABLES`, or `pronunciation`: what `transliteration.consonants` makes of the words."""
+    if name in ("pronunciation", "pronunciation without tanwin"):
         edition = "letters"  # word by word the same as `diacritized`
-        spaced = consonants(all_words("diacritized")).replace(TANWIN, TANWIN if name == "consonants" else "")
+        spaced = consonants(all_words("diacritized")).replace(
+            TANWIN, TANWIN if name == "pronunciation" else ""
+        )
     else:
         edition = "uthmani" if name.startswith("mushaf") else "letters"
         spaced = all_words(edition).translate(TABLES[name])

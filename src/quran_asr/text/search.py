@@ -177,7 +177,7 @@ def _with_typo(quran: Quran, name: str, letters: str) -> tuple[Match, ...]:
 
 
 def _find_latin(quran: Quran, query: str, asked: Sequence[Consonant]) -> tuple[Match, ...]:
-    pronounced = load_stream("consonants")
+    pronounced = load_stream("pronunciation")
     pattern = f"{TANWIN}?".join(_pattern(consonant) for consonant in asked) + f"{TANWIN}?"
     required = [consonant.letters for consonant in asked if not consonant.optional]
     if len(required) < SHORTEST_OF_SEVERAL_WORDS:
@@ -190,7 +190,7 @@ def _find_latin(quran: Quran, query: str, asked: Sequence[Consonant]) -> tuple[M
         begins = re.compile(pattern)
         whole = [place for place in places if begins.match(pronounced.text, pronounced.starts[place.first])]
         return _by_likeness(quran, query, whole or places, "transliteration")
-    return _by_likeness(quran, query, typo_places("consonants without tanwin", required), "typo")
+    return _by_likeness(quran, query, typo_places("pronunciation without tanwin", required), "typo")
 
 
 def _pattern(consonant: Consonant) -> str:

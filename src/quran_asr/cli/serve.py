@@ -1,0 +1,131 @@
+"""`quran-asr serve`: a page that follows the reciter, word by word."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from quran_asr.cli.models import as_bundle, look_ahead_option, model_option, named_or_default
+from quran_asr.cli.options import FiniteRange, need
+from quran_asr.cli.output import echo
+from quran_asr.errors import QuranAsrError
+
+USUAL_LOOK_AHEAD = 500
+"""Milliseconds. A model that may look ahead for longer shows a word too late."""
+
+
+@click.command(epilog="Example: quran-asr serve --model bundle --port 8000")
+@model_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8765,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@look_ahead_option
+@click.option(
+    "--allow-network", is_flag=True, help="Serve other machines too; needs --certificate and --key."
+)
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TLS certificate, PEM.",
+)
+@click.option(
+    "--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Key of the certificate, PEM."
+)
+@click.option(
+    "--sessions", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most sessions at once."
+)
+@click.option(
+    "--hours",
+    type=FiniteRange(min=0.01, max=24),
+    default=4.0,
+    show_default=True,
+    help="Longest session.",
+)
+def serve(
+    model: Path | None,
+    host: str,
+    port: int,
+    look_ahead_ms: int | None,
+    allow_network: bool,
+    certificate: Path | None,
+    key: Path | None,
+    sessions: int,
+    hours: float,
+) -> int:
+    """Serve a page that follows a reciter in the Quran, from a microphone or a recording.
+
+    Prints the address to open. Audio goes to this server only and is not stored. Ctrl-C ends it.
+    """
+    if (certificate is None) != (key is None):
+        raise QuranAsrError("`--certificate` and `--key` belong together")
+    beyond = not _is_loopback(host)
+    if beyond and not allow_network:
+        raise QuranAsrError(
+            f"{host} can be reached from other machines",
+            remedy="add --allow-network, --certificate and --key, or leave --host out",
+        )
+    if beyond and certificate is None:
+        raise QuranAsrError(
+            "browsers give the microphone to pages over TLS only, and the audio could be read on the way",
+            remedy="add --certificate and --key",
+        )
+    need("serve")
+    with as_bundle(named_or_default(model)) as bundle, closing(_listening(host, port)) as listener:
+        import secrets
+
+        from quran_asr.decoding.tokenization import Tokenizer
+        from quran_asr.runtime.bundle import read_bundle
+        from quran_asr.runtime.recognizer import load
+        from quran_asr.server.app import Service
+        from quran_asr.server.run import run
+        from quran_asr.server.session import Limits
+        from quran_asr.server.tracking import build_text
+
+        if look_ahead_ms is None:
+            known = read_bundle(bundle).look_aheads_ms
+            look_ahead_ms = max((ms for ms in known if ms <= USUAL_LOOK_AHEAD), default=min(known))
+        recognizer = load(bundle, decoder="ctc", look_ahead_ms=look_ahead_ms, threads=1)
+        service = Service(
+            recognizer,
+            build_text(Tokenizer(recognizer.bundle.vocabulary), recognizer.spelling),
+            Limits(sessions=sessions, seconds=3600 * hours),
+            token=secrets.token_urlsafe(16) if beyond else "",
+        )
+        name = f"[{host}]" if ":" in host else host
+        address = f"http{'s' if certificate else ''}://{name}:{listener.getsockname()[1]}/"
+        echo(f"{address}#{service.token}" if service.token else address)
+        echo("Ctrl-C ends it", err=True)
+        run(service, listener, certificate, key)
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Bound before the model is loaded, so that a port in use is reported at once."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else None
+        raise QuranAsrError(
+            f"cannot listen on port {port}: {what or error}",
+            where=host,
+            remedy="choose another --port (0 takes a free one) or --host",
+        ) from error

@@ -1,0 +1,526 @@
+// The page that follows a reciter. What the server says is in docs/reference/protocol.md.
+
+const RATE = 16000;
+const MOST_BUFFERED = 64000; // bytes that may wait in the browser: 2 s of sound
+const AGAIN_SECONDS = [0.5, 1, 2, 4, 8]; // between attempts to connect again
+
+const TEXTS = {
+  en: {
+    recite: "Recite", stop: "Stop", openFile: "Open a recording", surah: "Surah", verse: "Verse",
+    anywhere: "Find the place by itself", controls: "Controls", summary: "This session", other: "العربية",
+    source: "Text of the Quran:", font: "Font: Amiri Quran,",
+    legendCurrent: "current word", legendPending: "recited, not final yet", legendFinal: "recited",
+    legendRepeated: "repeated", legendSkipped: "skipped",
+    welcome: "Press Recite, or open a recording. The sound goes to this server only and is not stored.",
+    connecting: "Connecting…", searching: "Listening for the place…", following: "Following: {place}",
+    again: "The connection was lost; connecting again…", lost: "The connection was lost.",
+    noMicrophone: "The microphone cannot be used: {why}", noFile: "This file cannot be played: {why}",
+    behind: "The server is {seconds} s behind.", decoding: "Reading the recording…",
+    ended: "Finished.", words: "Words", verses: "Verses", time: "Time", pace: "Words a minute",
+    pauses: "Pauses over 2 s", repeats: "Repeated words", skips: "Skipped words", seconds: "{n} s",
+    limit: "The session reached its longest time.",
+  },
+  ar: {
+    recite: "ابدأ التلاوة", stop: "إيقاف", openFile: "افتح تسجيلًا", surah: "السورة", verse: "الآية",
+    anywhere: "تحديد الموضع تلقائيًا", controls: "أدوات التحكم", summary: "هذه الجلسة", other: "English",
+    source: "نص القرآن:", font: "الخط: أميري قرآن،",
+    legendCurrent: "الكلمة الحالية", legendPending: "تُليت ولم تثبت بعد", legendFinal: "تُليت",
+    legendRepeated: "مكررة", legendSkipped: "متروكة",
+    welcome: "اضغط «ابدأ التلاوة» أو افتح تسجيلًا. لا يُرسل الصوت إلا إلى هذا الخادم ولا يُحفظ.",
+    connecting: "جارٍ الاتصال…", searching: "جارٍ البحث عن الموضع…", following: "الموضع: {place}",
+    again: "انقطع الاتصال؛ جارٍ إعادة الاتصال…", lost: "انقطع الاتصال.",
+    noMicrophone: "تعذر استخدام الميكروفون: {why}", noFile: "تعذر تشغيل هذا الملف: {why}",
+    behind: "الخادم متأخر {seconds} ث.", decoding: "جارٍ قراءة التسجيل…",
+    ended: "انتهت الجلسة.", words: "الكلمات", verses: "الآيات", time: "المدة", pace: "كلمة في الدقيقة",
+    pauses: "وقفات أطول من ثانيتين", repeats: "كلمات مكررة", skips: "كلمات متروكة", seconds: "{n} ث",
+    limit: "بلغت الجلسة أقصى مدة.",
+  },
+};
+
+const element = (id) => document.getElementById(id);
+const say = (key, values = {}) =>
+  Object.entries(values).reduce((text, [name, value]) => text.replace(`{${name}}`, value), TEXTS[language][key]);
+const isArabic = navigator.language.startsWith("ar");
+let language = localStorage.getItem("language") ?? (isArabic ? "ar" : "en");
+
+let surahs = []; // {name, verses}
+let shown = 0; // surah on the page
+const texts = new Map(); // surah -> its text
+let words = []; // final ones, as the server sent them, times from the beginning of the first connection
+let position = { word: null, pending: [] };
+let session = null; // while one is open
+let recording = null; // object URL of a file
+
+// The text
+
+async function load(surah) {
+  if (!texts.has(surah)) {
+    const answer = await fetch(`text/${surah}`);
+    texts.set(surah, await answer.json());
+  }
+  return texts.get(surah);
+}
+
+async function show(surah) {
+  if (surah === shown) return;
+  shown = surah;
+  const text = await load(surah);
+  if (surah !== shown) return; // another one was asked for meanwhile
+  const title = document.createElement("h1");
+  title.textContent = `سورة ${text.name}`;
+  const verses = document.createElement("div");
+  verses.className = "verses";
+  text.verses.forEach((verse, ayah) => {
+    verse.forEach((word, index) => {
+      const span = document.createElement("span");
+      span.className = "word";
+      span.id = `w${surah}:${ayah + 1}:${index}`;
+      span.textContent = word;
+      verses.append(span, " ");
+    });
+    const number = document.createElement("span");
+    number.className = "ayah";
+    number.textContent = `\u06dd${(ayah + 1).toLocaleString("ar-EG", { useGrouping: false })}`;
+    verses.append(number, " ");
+  });
+  const parts = [title];
+  if (text.basmala) {
+    const basmala = document.createElement("p");
+    basmala.className = "basmala";
+    basmala.textContent = text.basmala;
+    parts.push(basmala);
+  }
+  element("text").replaceChildren(...parts, verses);
+  element("surah").value = surah;
+  fillVerses();
+  words.forEach(mark);
+  markPosition(position);
+}
+
+const span = (word) => document.getElementById(`w${word}`);
+
+function mark(word) {
+  const there = word.word && span(word.word);
+  if (there) {
+    there.classList.add("final", "playable");
+    there.classList.remove("skipped");
+    if (word.kind === "repeat") there.classList.add("repeated");
+  }
+  for (const skipped of word.skipped) {
+    const left = span(skipped);
+    if (left && !left.classList.contains("final")) left.classList.add("skipped");
+  }
+}
+
+function markPosition(next) {
+  for (const word of position.pending) span(word)?.classList.remove("pending");
+  document.querySelectorAll("main .current").forEach((one) => {
+    one.classList.remove("current");
+    one.removeAttribute("aria-current");
+  });
+  position = next;
+  for (const word of position.pending) span(word)?.classList.add("pending");
+  const current = position.word && span(position.word);
+  if (!current) return;
+  current.classList.add("current");
+  current.setAttribute("aria-current", "true");
+  const { top, bottom } = current.getBoundingClientRect();
+  const header = document.querySelector("header").offsetHeight;
+  if (top < header + 20 || bottom > innerHeight - 80) current.scrollIntoView({ block: "center" });
+}
+
+// The session
+
+class Session {
+  // source: {rate, begin(send), end()}; `send` takes Float32Array and returns a promise that may wait
+  constructor(source, start) {
+    this.source = source;
+    this.start = start;
+    this.sent = 0; // samples, of all connections
+    this.offset = 0; // seconds before this connection
+    this.attempt = 0;
+    this.stopping = false;
+    this.connect();
+  }
+
+  connect() {
+    const address = new URL("session", location.href);
+    address.protocol = address.protocol.replace("http", "ws");
+    address.hash = "";
+    this.socket = new WebSocket(address);
+    this.ready = false;
+    this.failed = false;
+    this.socket.onopen = () => {
+      const start = { type: "start", rate: this.source.rate, token: location.hash.slice(1) };
+      if (this.start) start.at = this.start;
+      this.socket.send(JSON.stringify(start));
+    };
+    this.socket.onmessage = ({ data }) => this.take(JSON.parse(data));
+    this.socket.onclose = () => this.closed();
+  }
+
+  take(message) {
+    if (session !== this) return; // another one has begun meanwhile
+    if (message.type === "ready") {
+      this.ready = true;
+      this.attempt = 0;
+      this.offset = this.sent / this.source.rate;
+      if (!this.begun) {
+        this.begun = true;
+        tell("searching");
+        Promise.resolve(this.source.begin((samples) => this.send(samples))).catch((error) => fail(error));
+      }
+    } else if (message.type === "position") {
+      markPosition(message);
+      if (this.source.seconds) element("progress").value = message.time / this.source.seconds;
+      if (message.word) follow(message.word);
+    } else if (message.type === "words") {
+      for (const word of message.words) {
+        word.start += this.offset;
+        word.end += this.offset;
+        words.push(word);
+        mark(word);
+      }
+    } else if (message.type === "error") {
+      this.failed = true;
+      tell("", {}, [message.what, message.remedy].filter(Boolean).join(" — "));
+    } else if (message.type === "end") {
+      this.over = true;
+      finish(this.sent / this.source.rate, message.reason);
+    }
+  }
+
+  async send(samples) {
+    const pcm = new Int16Array(samples.length);
+    for (let i = 0; i < samples.length; i++) pcm[i] = Math.max(-1, Math.min(1, samples[i])) * 32767;
+    if (this.source.live) {
+      this.sent += samples.length; // time goes on, whoever hears
+      if (!this.ready || this.socket.readyState !== WebSocket.OPEN) return;
+    } else {
+      while (!this.over && !this.failed && (!this.ready || this.socket.bufferedAmount > MOST_BUFFERED)) await wait(0.05);
+      if (this.over || this.failed) throw new Error("ended");
+      this.sent += samples.length;
+    }
+    this.socket.send(pcm);
+    const behind = this.socket.bufferedAmount / 2 / this.source.rate;
+    if (this.source.live && behind > 2) tell("behind", { seconds: behind.toFixed(0) });
+  }
+
+  stop() {
+    this.stopping = true;
+    this.source.end();
+    if (this.ready && this.socket.readyState === WebSocket.OPEN) this.socket.send('{"type":"stop"}');
+    else this.socket.close();
+  }
+
+  async closed() {
+    this.ready = false;
+    if (this.over || session !== this) return;
+    if (this.failed || this.stopping || !this.source.live || this.attempt >= AGAIN_SECONDS.length) {
+      this.source.end();
+      if (!this.failed) tell("lost", {}, "", true);
+      finish(this.sent / this.source.rate, "");
+      return;
+    }
+    tell("again");
+    const last = words.findLast((word) => word.word);
+    this.start = position.word ?? last?.word ?? this.start;
+    markPosition({ word: null, pending: [] });
+    await wait(AGAIN_SECONDS[this.attempt++]);
+    this.connect();
+  }
+}
+
+const wait = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+async function microphone() {
+  const media = await navigator.mediaDevices.getUserMedia({
+    audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false },
+  });
+  let context = new AudioContext({ sampleRate: RATE });
+  let input;
+  try {
+    input = context.createMediaStreamSource(media);
+  } catch { // Firefox connects a microphone at its own rate only; the server converts it
+    await context.close();
+    context = new AudioContext();
+    input = context.createMediaStreamSource(media);
+  }
+  await context.audioWorklet.addModule("microphone.js");
+  const worklet = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0 });
+  return {
+    live: true,
+    rate: context.sampleRate,
+    begin(send) {
+      worklet.port.onmessage = ({ data }) => send(data);
+      input.connect(worklet);
+    },
+    end() {
+      media.getTracks().forEach((track) => track.stop());
+      context.close();
+    },
+  };
+}
+
+async function fromFile(file) {
+  // An offline context decodes and resamples; its own length does not matter
+  const decoded = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(await file.arrayBuffer());
+  let ended = false;
+  return {
+    live: false,
+    rate: RATE,
+    seconds: decoded.duration,
+    async begin(send) {
+      const channels = Array.from({ length: decoded.numberOfChannels }, (_, i) => decoded.getChannelData(i));
+      const step = RATE / 10;
+      for (let at = 0; at < decoded.length && !ended; at += step) {
+        const block = channels[0].slice(at, at + step);
+        for (const other of channels.slice(1)) other.subarray(at, at + step).forEach((v, i) => (block[i] += v));
+        await send(block.map((value) => value / channels.length));
+      }
+      if (!ended) session?.stop();
+    },
+    end() {
+      ended = true;
+    },
+  };
+}
+
+async function begin(makeSource) {
+  session?.stop();
+  session = null;
+  words = [];
+  shown = 0;
+  position = { word: null, pending: [] };
+  element("summary").hidden = true;
+  const surah = Number(element("surah").value);
+  const at = element("anywhere").checked ? null : `${surah}:${element("verse").value}:0`;
+  await show(surah);
+  tell("connecting");
+  const source = await makeSource();
+  session = new Session(source, at);
+  controls();
+}
+
+async function follow(word) {
+  const [surah, ayah] = word.split(":").map(Number);
+  tell("following", { place: `${surahs[surah - 1].name} ${ayah}` });
+  await show(surah);
+}
+
+function finish(seconds, reason) {
+  session = null;
+  markPosition({ word: null, pending: [] });
+  element("progress").hidden = true;
+  controls();
+  if (reason) tell(reason === "limit" ? "limit" : "ended");
+  summarize(seconds);
+}
+
+// Afterwards
+
+function summarize(seconds) {
+  const recited = words.filter((word) => word.word);
+  const verses = new Set(recited.map((word) => word.word.split(":", 2).join(":")));
+  const pauses = words.filter((word, i) => i && word.start - words[i - 1].end > 2).length;
+  const repeated = recited.filter((word) => word.kind === "repeat");
+  const skipped = recited.flatMap((word) => word.skipped);
+  const spoken = recited.length ? recited.at(-1).end - recited[0].start : 0;
+  const figures = [
+    ["words", recited.length],
+    ["verses", [...verses].slice(0, 3).join(", ") + (verses.size > 3 ? ` … (${verses.size})` : "")],
+    ["time", say("seconds", { n: seconds.toFixed(0) })],
+    ["pace", spoken ? ((60 * recited.length) / spoken).toFixed(0) : "—"],
+    ["pauses", pauses],
+    ["repeats", repeated.length],
+    ["skips", skipped.length],
+  ];
+  element("figures").replaceChildren(
+    ...figures.flatMap(([key, value]) => {
+      const term = document.createElement("dt");
+      const detail = document.createElement("dd");
+      term.textContent = say(key);
+      detail.textContent = value;
+      return [term, detail];
+    }),
+  );
+  element("look-again").replaceChildren(
+    ...[...new Set([...skipped, ...repeated.map((word) => word.word)])].map((word) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.lang = "ar";
+      const [surah, ayah, index] = word.split(":").map(Number);
+      load(surah).then((text) => (button.textContent = text.verses[ayah - 1][index]));
+      button.title = word;
+      button.onclick = async () => {
+        await show(surah);
+        span(word).scrollIntoView({ block: "center" });
+        play(word);
+      };
+      return button;
+    }),
+  );
+  element("summary").hidden = false;
+}
+
+function play(word) {
+  const found = words.find((one) => one.word === word);
+  if (!recording || !found) return;
+  const player = element("player");
+  player.currentTime = found.start;
+  player.play().catch(() => {}); // where the browser forbids it, its own controls are there
+}
+
+function clock(seconds, point) {
+  const ms = Math.round(seconds * 1000);
+  const two = (number) => String(number).padStart(2, "0");
+  const [h, m, s] = [ms / 3600000, (ms / 60000) % 60, (ms / 1000) % 60].map(Math.floor);
+  return `${two(h)}:${two(m)}:${two(s)}${point}${String(ms % 1000).padStart(3, "0")}`;
+}
+
+async function lines() { // verse by verse, as recited
+  const found = [];
+  for (const word of words.filter((one) => one.word)) {
+    const [surah, ayah, index] = word.word.split(":").map(Number);
+    const verse = `${surah}:${ayah}`;
+    if (found.at(-1)?.verse !== verse) found.push({ verse, start: word.start, end: word.end, texts: [] });
+    found.at(-1).texts.push((await load(surah)).verses[ayah - 1][index]);
+    found.at(-1).end = word.end;
+  }
+  return found.map((line) => ({ ...line, text: line.texts.join(" ") }));
+}
+
+const FORMATS = {
+  json: async () => JSON.stringify({ words, verses: await lines() }, null, 1),
+  srt: async () =>
+    (await lines()).map((one, i) => `${i + 1}\n${clock(one.start, ",")} --> ${clock(one.end, ",")}\n${one.text}\n`).join("\n"),
+  vtt: async () =>
+    `WEBVTT\n\n${(await lines()).map((one) => `${clock(one.start, ".")} --> ${clock(one.end, ".")}\n${one.text}\n`).join("\n")}`,
+  TextGrid: async () => {
+    const end = words.at(-1)?.end ?? 0;
+    const filled = []; // a tier has no gaps
+    let at = 0;
+    for (const word of words) {
+      if (word.start > at) filled.push([at, word.start, ""]);
+      if (word.end > Math.max(at, word.start)) filled.push([Math.max(at, word.start), word.end, word.text]);
+      at = Math.max(at, word.end);
+    }
+    const intervals = filled.map(
+      ([from, to, text], i) => `        intervals [${i + 1}]:\n            xmin = ${from}\n            xmax = ${to}\n            text = "${text}"\n`,
+    );
+    return (
+      `File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = ${end}\ntiers? <exists>\nsize = 1\nitem []:\n` +
+      `    item [1]:\n        class = "IntervalTier"\n        name = "words"\n        xmin = 0\n        xmax = ${end}\n` +
+      `        intervals: size = ${intervals.length}\n${intervals.join("")}`
+    );
+  },
+};
+
+// Controls
+
+function tell(key, values = {}, text = "", failed = false) {
+  const status = element("status");
+  status.textContent = text || say(key, values);
+  status.classList.toggle("failed", failed || Boolean(text));
+}
+
+function fail(error) {
+  if (error.message === "ended") return;
+  tell("", {}, error.message);
+}
+
+function controls() {
+  element("microphone").textContent = say(session ? "stop" : "recite");
+  element("microphone").setAttribute("aria-pressed", String(Boolean(session)));
+}
+
+function translate() {
+  document.documentElement.lang = language;
+  document.documentElement.dir = language === "ar" ? "rtl" : "ltr";
+  document.querySelectorAll("[data-text]").forEach((one) => (one.textContent = say(one.dataset.text)));
+  document.querySelectorAll("[data-label]").forEach((one) => one.setAttribute("aria-label", say(one.dataset.label)));
+  element("language").textContent = say("other");
+  element("language").lang = language === "ar" ? "en" : "ar";
+  controls();
+}
+
+function fillVerses() {
+  const count = surahs[Number(element("surah").value) - 1].verses;
+  const options = Array.from({ length: count }, (_, i) => new Option(i + 1, i + 1));
+  element("verse").replaceChildren(...options);
+}
+
+element("microphone").onclick = async () => {
+  if (session) return session.stop();
+  element("player").hidden = true;
+  if (recording) URL.revokeObjectURL(recording);
+  recording = null;
+  try {
+    await begin(microphone);
+  } catch (error) {
+    tell("noMicrophone", { why: error.message }, "", true);
+  }
+};
+
+async function open(file) {
+  if (recording) URL.revokeObjectURL(recording);
+  recording = URL.createObjectURL(file);
+  element("player").src = recording;
+  element("player").hidden = false;
+  element("progress").hidden = false;
+  tell("decoding");
+  try {
+    await begin(() => fromFile(file));
+  } catch (error) {
+    element("progress").hidden = true;
+    tell("noFile", { why: error.message }, "", true);
+  }
+}
+
+element("file").onchange = ({ target }) => {
+  if (target.files.length) open(target.files[0]);
+  target.value = "";
+};
+document.body.ondragover = (event) => event.preventDefault();
+document.body.ondrop = (event) => {
+  event.preventDefault();
+  if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
+};
+element("surah").onchange = ({ target }) => show(Number(target.value));
+element("verse").onchange = ({ target }) => {
+  element("anywhere").checked = false;
+  span(`${element("surah").value}:${target.value}:0`)?.scrollIntoView({ block: "center" });
+};
+element("language").onclick = () => {
+  language = language === "ar" ? "en" : "ar";
+  localStorage.setItem("language", language);
+  translate();
+  if (!session) tell("welcome");
+};
+element("text").onclick = ({ target }) => {
+  if (target.classList.contains("playable")) play(target.id.slice(1));
+};
+element("player").ontimeupdate = () => {
+  if (session) return;
+  const now = element("player").currentTime;
+  const word = words.findLast((one) => one.word && one.start <= now);
+  markPosition({ word: word && now < word.end + 0.5 ? word.word : null, pending: [] });
+  if (word) show(Number(word.word.split(":", 1)[0]));
+};
+document.querySelectorAll("[data-format]").forEach((button) => {
+  button.onclick = async () => {
+    const content = new Blob([await FORMATS[button.dataset.format]()], { type: "text/plain" });
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(content);
+    link.download = `recitation.${button.dataset.format}`;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+});
+
+translate();
+const answer = await fetch("text");
+surahs = (await answer.json()).surahs;
+element("surah").replaceChildren(...surahs.map(({ name }, i) => new Option(`${i + 1} ${name}`, i + 1)));
+tell("welcome");
+await show(1);

@@ -1,0 +1,181 @@
+"""The messages of a session, see docs/reference/protocol.md. Values without sockets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from quran_asr.decoding.path import Entry, SegmentKind
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import SAMPLE_RATE, VerseRef
+
+VERSION = 1
+LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
+"""Hertz."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class WordRef:
+    """A word of the mushaf: `2:255:4` is the fifth word of verse 2:255."""
+
+    verse: VerseRef
+    index: int
+    """Place in the verse's Uthmani words, from 0."""
+
+    def __str__(self) -> str:
+        return f"{self.verse}:{self.index}"
+
+    @classmethod
+    def parse(cls, written: str) -> WordRef:
+        """Read `2:255` (its first word) or `2:255:4`.
+
+        Raises:
+            QuranAsrError: it is neither.
+        """
+        parts = written.split(":")
+        index = parts.pop() if len(parts) == 3 else "0"
+        if not (index.isascii() and index.isdigit() and len(index) < 4):
+            raise QuranAsrError(f"`{written}` is not a word", remedy="write surah:verse:index, as in 2:255:0")
+        return cls(VerseRef.parse(":".join(parts)), int(index))
+
+
+# From the client
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The first message of a session."""
+
+    rate: int = SAMPLE_RATE
+    """Hertz of the PCM that follows."""
+    at: WordRef | None = None
+    """Where the recitation is expected to begin; None: anywhere."""
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The recitation has ended."""
+
+
+def parse(text: str) -> Start | Stop:
+    """Read a text message of a client.
+
+    Raises:
+        QuranAsrError: it is not a message of this protocol.
+    """
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise QuranAsrError("the message is not JSON") from None
+    kind = message.get("type") if isinstance(message, dict) else None
+    if kind == "stop":
+        return Stop()
+    if kind != "start":
+        raise QuranAsrError("the message is neither `start` nor `stop`")
+    rate, at, token = message.get("rate", SAMPLE_RATE), message.get("at"), message.get("token", "")
+    if not isinstance(rate, int) or isinstance(rate, bool) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise QuranAsrError(f"`rate` must be a whole number from {LOWEST_RATE:,} to {HIGHEST_RATE:,}")
+    if at is not None and not isinstance(at, str):
+        raise QuranAsrError("`at` must be a string, as in 2:255:0")
+    if not isinstance(token, str):
+        raise QuranAsrError("`token` must be a string")
+    return Start(rate, None if at is None else WordRef.parse(at), token)
+
+
+# From the server
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The session has begun: PCM may come."""
+
+    type: ClassVar[str] = "ready"
+    version: int
+    model: str
+    look_ahead_ms: int
+    max_seconds: float
+    """The session ends after so much sound."""
+    max_message_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the reciter seems to be. Replaces the position before; each part of it may still change."""
+
+    type: ClassVar[str] = "position"
+    time: float
+    """Seconds of sound so far."""
+    word: WordRef | None
+    """The current word; None: nothing of the Quran is being recited, or the place is not known yet."""
+    pending: tuple[WordRef, ...]
+    """Recited since the last final word, in order, the current word included."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalWord:
+    """A word that was recited. It does not change any more."""
+
+    word: WordRef | None
+    """None: of a formula that is not part of the text."""
+    text: str
+    """In the model's spelling."""
+    start: float
+    """Seconds from the beginning of the session."""
+    end: float
+    confidence: float
+    """0 to 1: geometric mean, over the word's tokens, of their probability relative to the best token."""
+    kind: SegmentKind
+    entry: Entry
+    """How it follows the words before."""
+    skipped: tuple[WordRef, ...] = ()
+    """Words that were left out just before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """More final words. The words of a session are those of all these messages, in order."""
+
+    type: ClassVar[str] = "words"
+    words: tuple[FinalWord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The session has ended: all words are final."""
+
+    type: ClassVar[str] = "end"
+    seconds: float
+    """Of sound."""
+    reason: str
+    """`stop`, or `limit` where the session was longer than allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The session has ended because of an error."""
+
+    type: ClassVar[str] = "error"
+    what: str
+    remedy: str = ""
+
+
+Message = Ready | Position | Words | End | Failure
+
+
+def as_json(message: Message) -> str:
+    """A message as the client gets it."""
+    return json.dumps({"type": message.type} | _plain(message), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, WordRef):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return round(value, 3)
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__ if name != "type"}
+    return value

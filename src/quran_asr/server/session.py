@@ -1,0 +1,89 @@
+"""A session: PCM in, messages out. No socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quran_asr.errors import QuranAsrError
+from quran_asr.runtime.recognizer import Recognizer
+from quran_asr.server.protocol import VERSION, End, Message, Ready, Start
+from quran_asr.server.tracking import Text, finish_tracking, start_tracking, track
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client and all of them together may ask for."""
+
+    sessions: int = 20
+    """At once."""
+    seconds: float = 4 * 3600.0
+    """Of sound in one session."""
+    message_bytes: int = 64 * 1024
+    silence_seconds: float = 30.0
+    """Without a message from a client, or with a message that a client does not take, a session ends."""
+
+
+class Session:
+    """One recitation that is followed. Not to be used from two threads at once."""
+
+    def __init__(self, recognizer: Recognizer, text: Text, start: Start, limits: Limits) -> None:
+        """Raises QuranAsrError: there is no such word to start at."""
+        self._recognizer = recognizer
+        self._text = text
+        self._rate = start.rate
+        self._limits = limits
+        self._samples = 0
+        self._tracking = start_tracking(text, start.at)
+        self._stream = recognizer.stream(where="the session")
+        self.ended = False
+
+    @property
+    def seconds(self) -> float:
+        """Of sound so far."""
+        return self._samples / self._rate
+
+    def ready(self) -> Ready:
+        """The first message."""
+        limits, ahead = self._limits, self._recognizer.look_ahead_ms or 0
+        name = self._recognizer.bundle.name
+        return Ready(VERSION, name, ahead, limits.seconds, limits.message_bytes)
+
+    def accept(self, pcm: bytes) -> tuple[Message, ...]:
+        """Hear more: 16-bit little-endian mono samples.
+
+        Raises:
+            QuranAsrError: half a sample, more than a message may hold, or the session has ended.
+        """
+        if self.ended:
+            raise QuranAsrError("the session has ended", remedy="begin a new one")
+        if len(pcm) > self._limits.message_bytes:
+            raise QuranAsrError(
+                f"a message holds {len(pcm):,} bytes; {self._limits.message_bytes:,} may come"
+            )
+        if len(pcm) % 2:
+            raise QuranAsrError(f"a message of {len(pcm):,} bytes ends inside a 16-bit sample")
+        samples = np.frombuffer(pcm, "<i2").astype(np.int16, copy=False)
+        self._samples += len(samples)
+        self._stream.push(samples, self._rate)
+        messages = self._track()
+        return (*messages, *self._finish("limit")) if self.seconds >= self._limits.seconds else messages
+
+    def finish(self) -> tuple[Message, ...]:
+        """The recitation has ended: the last words, and `End`."""
+        return () if self.ended else self._finish("stop")
+
+    def _finish(self, reason: str) -> tuple[Message, ...]:
+        self.ended = True
+        self._stream.end()
+        messages = self._track()
+        frame_seconds = self._recognizer.bundle.frame_seconds
+        last = finish_tracking(self._text, self._tracking, frame_seconds)
+        return (*messages, *last, End(self.seconds, reason))
+
+    def _track(self) -> tuple[Message, ...]:
+        scores = self._recognizer.encode(self._stream)
+        frame_seconds = self._recognizer.bundle.frame_seconds
+        self._tracking, messages = track(self._text, self._tracking, scores, frame_seconds)
+        return messages

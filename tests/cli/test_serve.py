@@ -1,0 +1,50 @@
+"""`quran-asr serve`: what it refuses before a model is loaded."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from quran_asr.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra were installed: none of its packages is needed for a refusal."""
+    monkeypatch.setattr("quran_asr.cli.serve.need", lambda *extras: None)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    (tmp_path / "bundle.json").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines"),
+        (["--host", "::"], ":: can be reached from other machines"),
+        (["--host", "example.org"], "example.org can be reached from other machines"),
+        (["--host", "0.0.0.0", "--allow-network"], "over TLS only"),
+        (["--certificate", __file__], "`--certificate` and `--key` belong together"),
+        (["--port", "70000"], "70000 is not in the range"),
+        (["--hours", "nan"], "nan"),
+    ],
+)
+def test_it_refuses(words: list[str], said: str, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--model", str(bundle), *words])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_said_at_once(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", "--model", str(bundle), "--port", str(port)])
+    assert ended.value.code == 2
+    assert f"cannot listen on port {port}" in capsys.readouterr().err
