@@ -185,7 +185,7 @@ class TrainingModule(lightning.LightningModule):
         pieces = [model.tokenizer.ids_to_tokens([token])[0] for token in range(model.tokenizer.vocab_size)]
         self._begins_word = [piece.startswith("▁") for piece in pieces]
         self.weight_average = WeightAverage(recipe.quran.weight_average, model.parameters())
-        self.attempt = OomGuard(ranks, limit)
+        self.oom_guard = OomGuard(ranks, limit)
         self.out_of_memory = False
         """The optimizer step at hand cannot be made: a checkpoint is of the one before."""
         self._before_the_step: dict[str, Any] = {}
@@ -264,8 +264,9 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.groups.freeze(self.global_step)
-        self.attempt.begin(batch)
-        self.attempt(lambda: self.gradients.begin(batch_idx % self.recipe.trainer.accumulate_grad_batches))
+        self.oom_guard.begin(batch)
+        with self.oom_guard:
+            self.gradients.begin(batch_idx % self.recipe.trainer.accumulate_grad_batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The weighted loss, mean over clips, or None for a batch without clips. Waits for no device.
@@ -278,7 +279,14 @@ class TrainingModule(lightning.LightningModule):
             self._before_the_step = asdict(self.curriculum)
         step = self.global_step + 1
         weight = self.curriculum.ctc_weight(self.recipe, step, self.total_steps)
-        loss, transducer, each_ctc = self.attempt(lambda: self._weighted(batch, weight))
+        loss = transducer = each_ctc = None
+        with self.oom_guard:
+            self.oom_guard.admit(batch)
+            if batch.indices:
+                transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
+                loss = each_ctc.mean()
+                if transducer is not None:
+                    loss = weight * loss + (1 - weight) * transducer.mean()
         ctc = tokens = 0.0
         if loss is not None and each_ctc is not None:
             finite = self.gradients.finite_loss = torch.isfinite(loss.detach())
@@ -297,25 +305,10 @@ class TrainingModule(lightning.LightningModule):
             loss = 0.0 * torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
         return loss
 
-    def _weighted(self, batch: Batch, weight: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The loss, and both losses of each clip; None for a batch without clips."""
-        self.attempt.admit(batch)
-        if not batch.indices:
-            return None, None, None
-        transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
-        loss = each_ctc.mean()
-        if transducer is not None:
-            loss = weight * loss + (1 - weight) * transducer.mean()
-        return loss, transducer, each_ctc
-
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Gradients, where there is memory for them."""
-        self.attempt(lambda: loss.backward(*args, **kwargs))  # type: ignore[no-untyped-call]
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The first one takes memory for AdamW's moments before it changes a weight."""
-        self.attempt(lambda: make_room_for_moments(self.trainer.optimizers[0]))
-        self.attempt(lambda: super(TrainingModule, self).optimizer_step(*args, **kwargs))
+        with self.oom_guard:
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def losses(
         self, batch: Batch, heard: tuple[Tensor, Tensor] | None = None, *, with_transducer: bool = True
@@ -397,9 +390,13 @@ class TrainingModule(lightning.LightningModule):
         alone = self.ranks.size == 1
         accumulates = self.recipe.trainer.accumulate_grad_batches > 1
         ends = not alone and accumulates and not self._in_window()
-        self.gradients.diagnose(self.ranks.average if ends else None, alone)
+        with self.oom_guard:
+            self.gradients.diagnose(self.ranks.average if ends else None, alone)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The last place where a lack of memory leaves the weights as they are."""
+        with self.oom_guard:
+            make_room_for_moments(optimizer)
         self.gradients.decide(optimizer)
         self.means.add_norm(self.gradients.norm)
         self.means.steps += 1
