@@ -20,7 +20,13 @@ from quran_asr.errors import QuranAsrError
 @click.option(
     "--int8", is_flag=True, help="Keep the encoder's matrices as 8-bit integers, and say what it costs."
 )
-@click.option("--sherpa", is_flag=True, help="Add a folder for sherpa-onnx for each look-ahead.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="Also write for another runtime, a folder for each look-ahead: sherpa (sherpa-onnx).",
+)
 @click.option(
     "--clips",
     "manifest",
@@ -29,7 +35,9 @@ from quran_asr.errors import QuranAsrError
     help="Recordings to prove the bundle with; default: the run's validation manifest, else made-up sound.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path | None, as_json: bool) -> int:
+def export(
+    model: Path, folder: Path, int8: bool, targets: tuple[str, ...], manifest: Path | None, as_json: bool
+) -> int:
     """Make MODEL a bundle: a folder for inference without torch and NeMo.
 
     MODEL is a .nemo file, a .ckpt file of a run, or a run folder (its best checkpoint). The bundle is written
@@ -46,7 +54,7 @@ def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path |
         model,
         folder,
         int8=int8,
-        sherpa=sherpa,
+        targets=targets,
         manifest=manifest,
         on_step=lambda step: echo(f"{step} ...", err=True),
     )
