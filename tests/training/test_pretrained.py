@@ -629,7 +629,9 @@ def test_a_server_that_ignores_the_range_sends_the_file_anew(hub: Hub, place: Pa
 def test_a_damaged_part_is_found_by_the_sha256_and_all_is_got_anew(hub: Hub, place: Path) -> None:
     begin(hub, place)
     part_of(place).write_bytes(OTHER[:100_000])
-    assert find_pretrained(NAME).sha256 == SHA256
+    told: list[int] = []
+    assert find_pretrained(NAME, lambda done, total: told.append(done)).sha256 == SHA256
+    assert told == sorted(told)
     assert [headers.get("range") for headers in hub.file_requests()] == ["bytes=100000-", None]
 
 

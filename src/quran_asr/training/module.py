@@ -213,7 +213,13 @@ class TrainingModule(lightning.LightningModule):
 
     def _longest_clip(self) -> float | None:
         durations = [clip.segment.duration for clip in self.training_clips.clips]
-        return self.curriculum.longest_clip(self.recipe, self.global_step, durations)
+        settings, longest = self.recipe.quran.curriculum, self.recipe.model.train_ds.max_duration
+        return self.curriculum.longest_clip(settings, self.global_step, longest, durations)
+
+    def ctc_weight(self, step: int) -> float:
+        """Weight of the CTC loss in an optimizer step, counted from 1."""
+        last = self.recipe.model.aux_ctc.ctc_loss_weight
+        return self.curriculum.ctc_weight(self.recipe.quran.curriculum, step, self.total_steps, last)
 
     def stage(self, longest: float | None, *, plain: bool = False) -> Stage:
         """An epoch's beginning under the recipe's settings."""
@@ -238,8 +244,7 @@ class TrainingModule(lightning.LightningModule):
         return batch.to(device)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer, schedule = self.groups.optimizer()
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.groups.configure_optimizers()
 
     def on_train_start(self) -> None:
         """What a checkpoint does not decide, and what only now has its place."""
@@ -278,7 +283,7 @@ class TrainingModule(lightning.LightningModule):
         if batch_idx % self.recipe.trainer.accumulate_grad_batches == 0:
             self._before_the_step = asdict(self.curriculum)
         step = self.global_step + 1
-        weight = self.curriculum.ctc_weight(self.recipe, step, self.total_steps)
+        weight = self.ctc_weight(step)
         loss = transducer = each_ctc = None
         with self.oom_guard:
             self.oom_guard.admit(batch)
@@ -300,7 +305,7 @@ class TrainingModule(lightning.LightningModule):
         if self.recipe.quran.curriculum is not None:  # all processes have to decide alike
             ctc, tokens = self.ranks.total([ctc, tokens])
         if tokens:
-            self.curriculum.observe(self.recipe, step, ctc / tokens)
+            self.curriculum.observe(self.recipe.quran.curriculum, step, ctc / tokens)
         if loss is None and self.ranks.size > 1:  # the others wait for this one's gradients: let them be 0
             loss = 0.0 * torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
         return loss

@@ -567,10 +567,18 @@ def _download(
         part.unlink()
         here = 0
     _need_room(path.parent, (listed.bytes or here) - here)
-    sha256 = _fetch(url, part, here, listed, headers, on_progress)
+    highest = 0
+
+    def report(done: int) -> None:
+        nonlocal highest
+        highest = max(highest, done)  # a file that is begun anew does not run backwards
+        if on_progress is not None:
+            on_progress(highest, listed.bytes or 0)
+
+    sha256 = _fetch(url, part, here, listed, headers, report)
     if here and listed.sha256 != sha256:  # the beginning was damaged: all of it is got anew
         part.unlink()
-        sha256 = _fetch(url, part, 0, listed, headers, on_progress)
+        sha256 = _fetch(url, part, 0, listed, headers, report)
     if listed.sha256 not in {None, sha256}:
         part.unlink()
         raise QuranAsrError(
@@ -596,11 +604,11 @@ def _fetch(
     here: int,
     listed: _Listed,
     headers: dict[str, str],
-    on_progress: Progress | None,
+    report: Callable[[int], None],
 ) -> str:
     """Get what is missing of a file behind the bytes that are here. Returns the sha256 of the whole."""
     with _writing(part):
-        file = _Part(part, url, listed.bytes, on_progress)
+        file = _Part(part, url, listed.bytes, report)
     with file:
         try:
             http_get(
@@ -624,11 +632,11 @@ def _fetch(
 class _Part(io.FileIO):
     """A file that grows by what comes, unbuffered: a killed process leaves all of it."""
 
-    def __init__(self, path: Path, url: str, total: int | None, on_progress: Progress | None) -> None:
+    def __init__(self, path: Path, url: str, total: int | None, report: Callable[[int], None]) -> None:
+        """`total`: bytes that it may have; None if unknown. `report`: called with those that it has."""
         super().__init__(path, "ab")
-        self.path, self.url, self.total, self.on_progress = path, url, total, on_progress
-        self.highest = 0
-        self._report()
+        self.path, self.url, self.total, self.report = path, url, total, report
+        report(self.tell())
 
     def write(self, chunk: Any, /) -> int:
         """Append all of it.
@@ -649,13 +657,8 @@ class _Part(io.FileIO):
         with _writing(self.path):
             while rest:
                 rest = rest[super().write(rest) or 0 :]
-        self._report()
+        self.report(self.tell())
         return memoryview(chunk).nbytes
-
-    def _report(self) -> None:
-        self.highest = max(self.highest, self.tell())  # a file that is begun anew does not run backwards
-        if self.on_progress is not None:
-            self.on_progress(self.highest, self.total or 0)
 
 
 class _Silent:
