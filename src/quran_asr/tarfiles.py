@@ -120,6 +120,15 @@ class _Bounded:
             raise _too_much(self._room, self._path)
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as a tar with something in it, plain or gzipped."""
+    try:
+        with open_tar(path) as archive:
+            return archive.file.next() is not None
+    except (QuranAsrError, *TORN):
+        return False
+
+
 def _too_much(room: int, path: Path) -> QuranAsrError:
     return _refused(f"too much in it: it unpacks to more than {room:,} bytes", path)
 

@@ -205,12 +205,12 @@ def test_a_pretrained_start_arrives_whole_or_fails(
 def test_the_heaviest_batch_is_as_full_as_the_recipe_allows() -> None:
     recipe = load_recipe("quickstart", ["model.train_ds.batch_size=4", "model.train_ds.batch_duration=20"])
     seconds, tokens = [2.0, 6.0, 5.0, 6.0, 9.0, 5.5], [500, 10, 10, 11, 5, 12]
-    longest = heaviest(recipe, seconds, tokens)[0]
+    longest = heaviest(recipe.model.train_ds, recipe.quran.augment, seconds, tokens)[0]
     assert longest.seconds == (9.0, 6.0)  # three would be 27 s with padding
     by_clips = load_recipe(
         "quickstart", ["model.train_ds.batch_size=4", "model.train_ds.batch_duration=null"]
     )
-    longest, richest = heaviest(by_clips, seconds, tokens)
+    longest, richest = heaviest(by_clips.model.train_ds, by_clips.quran.augment, seconds, tokens)
     assert longest.seconds == (9.0, 6.0, 6.0, 5.5)
     assert richest.tokens == (500,)  # no other clip of about its length
 

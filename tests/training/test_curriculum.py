@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import groupby, product
 
 import pytest
@@ -39,21 +38,22 @@ def test_ctc_of_one_distribution_for_all_frames_costs_about_the_entropy() -> Non
 def test_ctc_alone_and_short_clips_until_the_plateau_is_left(tiny: Recipe) -> None:
     settings = tiny.quran.curriculum
     assert settings is not None
+    last, most = tiny.model.aux_ctc.ctc_loss_weight, tiny.model.train_ds.max_duration
     course = Curriculum(token_entropy=4.0)
-    course.observe(tiny, 1, 4.0)
-    assert course.ctc_weight(tiny, 2, 1000) == 1.0
-    assert course.longest_seconds(tiny, 2) == settings.first_seconds
+    course.observe(settings, 1, 4.0)
+    assert course.ctc_weight(settings, 2, 1000, last) == 1.0
+    assert course.longest_seconds(settings, 2, most) == settings.first_seconds
     step = 2
     while course.left_at is None:
-        course.observe(tiny, step, 2.0)
+        course.observe(settings, step, 2.0)
         step += 1
     assert course.left_at < settings.latest_step
-    assert course.ctc_weight(tiny, course.left_at, 1000) == settings.ctc_loss_weight
-    assert course.ctc_weight(tiny, 1000, 1000) == pytest.approx(tiny.model.aux_ctc.ctc_loss_weight)
-    longest = course.longest_seconds(tiny, course.left_at + settings.growth_steps // 2)
+    assert course.ctc_weight(settings, course.left_at, 1000, last) == settings.ctc_loss_weight
+    assert course.ctc_weight(settings, 1000, 1000, last) == pytest.approx(last)
+    longest = course.longest_seconds(settings, course.left_at + settings.growth_steps // 2, most)
     assert longest is not None
-    assert settings.first_seconds < longest < tiny.model.train_ds.max_duration
-    assert course.longest_seconds(tiny, course.left_at + settings.growth_steps) is None
+    assert settings.first_seconds < longest < most
+    assert course.longest_seconds(settings, course.left_at + settings.growth_steps, most) is None
 
 
 def test_a_path_begins_with_a_blank_and_its_price_is_kept() -> None:
@@ -90,12 +90,11 @@ def test_a_plateau_that_is_never_left_ends_at_the_latest_step(tiny: Recipe) -> N
     course = Curriculum(token_entropy=4.0)
     for step in range(1, settings.latest_step + 1):
         assert course.left_at is None
-        course.observe(tiny, step, 4.0)
+        course.observe(settings, step, 4.0)
     assert course.left_at == settings.latest_step
 
 
-def test_without_a_curriculum_all_is_as_the_recipe_says(tiny: Recipe) -> None:
-    plain = replace(tiny, quran=replace(tiny.quran, curriculum=None))
+def test_without_a_curriculum_all_is_as_the_recipe_says() -> None:
     course = Curriculum(token_entropy=4.0)
-    assert course.ctc_weight(plain, 1, 1000) == plain.model.aux_ctc.ctc_loss_weight
-    assert course.longest_seconds(plain, 1) is None
+    assert course.ctc_weight(None, 1, 1000, 0.3) == 0.3
+    assert course.longest_seconds(None, 1, 20.0) is None

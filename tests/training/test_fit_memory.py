@@ -50,10 +50,11 @@ def test_a_smaller_batch_keeps_the_effective_batch(
 
 def test_short_clips_are_tried_where_they_make_larger_batches() -> None:
     seconds, tokens = [30.0, 30.0, *[14.0] * 30, *[7.0] * 60], [60, 60, *[40] * 30, *[25] * 60]
-    by_seconds = worst_batches(recipe(64, 1, 60.0), seconds, tokens)
+    data, augment = recipe(64, 1, 60.0).model.train_ds, BASE.quran.augment
+    by_seconds = worst_batches(data, augment, seconds, tokens)
     assert [(len(one), max(one.seconds)) for one in by_seconds] == [(2, 30.0)]
     dense = [60, 60, *[200] * 30, *[25] * 60]
-    by_seconds = worst_batches(recipe(64, 1, 60.0), seconds, dense)
+    by_seconds = worst_batches(data, augment, seconds, dense)
     assert [(len(one), max(one.seconds)) for one in by_seconds] == [(2, 30.0), (4, 14.0)]
 
 

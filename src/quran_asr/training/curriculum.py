@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Curriculum as Settings
 
 SMOOTHING = 0.98
 """Weight of the past in the running mean of the CTC loss: about 50 steps."""
@@ -33,9 +33,8 @@ class Curriculum:
     left_at: int | None = None
     """Optimizer step at which the plateau was left; None before."""
 
-    def observe(self, recipe: Recipe, step: int, ctc_per_token: float) -> None:
+    def observe(self, settings: Settings | None, step: int, ctc_per_token: float) -> None:
         """Take in the CTC loss of one optimizer step and decide whether the plateau is left."""
-        settings = recipe.quran.curriculum
         mean = ctc_per_token if self.ctc_per_token is None else self.ctc_per_token
         self.ctc_per_token = SMOOTHING * mean + (1 - SMOOTHING) * ctc_per_token
         if settings is None or self.left_at is not None:
@@ -43,9 +42,8 @@ class Curriculum:
         if self.ctc_per_token < settings.plateau * self.token_entropy or step >= settings.latest_step:
             self.left_at = step
 
-    def longest_seconds(self, recipe: Recipe, step: int) -> float | None:
-        """Longest clip of an epoch that begins at this step; None: all clips."""
-        settings = recipe.quran.curriculum
+    def longest_seconds(self, settings: Settings | None, step: int, longest: float) -> float | None:
+        """Longest clip of an epoch that begins at this step, at last `longest` seconds; None: all clips."""
         if settings is None:
             return None
         if self.left_at is None:
@@ -53,18 +51,17 @@ class Curriculum:
         grown = (step - self.left_at) / max(1, settings.growth_steps)
         if grown >= 1:
             return None
-        longest = recipe.model.train_ds.max_duration
         return settings.first_seconds + grown * (longest - settings.first_seconds)
 
-    def longest_clip(self, recipe: Recipe, step: int, durations: Sequence[float]) -> float | None:
+    def longest_clip(
+        self, settings: Settings | None, step: int, longest: float, durations: Sequence[float]
+    ) -> float | None:
         """The same, but some of these clips are always admitted: else it would be no training."""
-        longest = self.longest_seconds(recipe, step)
-        return None if longest is None else max(longest, 1.5 * min(durations))
+        admitted = self.longest_seconds(settings, step, longest)
+        return None if admitted is None else max(admitted, 1.5 * min(durations))
 
-    def ctc_weight(self, recipe: Recipe, step: int, total_steps: int | None) -> float:
-        """Weight of the CTC loss; 1.0 means CTC alone."""
-        last = recipe.model.aux_ctc.ctc_loss_weight
-        settings = recipe.quran.curriculum
+    def ctc_weight(self, settings: Settings | None, step: int, total_steps: int | None, last: float) -> float:
+        """Weight of the CTC loss, which ends as `last`; 1.0 means CTC alone."""
         if settings is None:
             return last
         if self.left_at is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Augment, Recipe, TrainData
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.experiments.checks.machine import available_memory
 from quran_asr.experiments.checks.outcome import Outcome, failure, passed, warning
@@ -151,21 +151,23 @@ class Shape:
         return f"{clips} of up to {max(self.seconds):.1f} s and {max(self.tokens)} tokens"
 
 
-def heaviest(recipe: Recipe, seconds: Sequence[float], tokens: Sequence[int]) -> list[Shape]:
+def heaviest(
+    data: TrainData, augment: Augment | None, seconds: Sequence[float], tokens: Sequence[int]
+) -> list[Shape]:
     """The batch with the longest clips that an epoch can have, and the one with the most tokens.
 
     Args:
-        recipe: its `batch_size` and `batch_duration` fill batches.
+        data: its `batch_size` and `batch_duration` fill batches.
+        augment: it may slow clips down.
         seconds: of each training clip.
         tokens: of each training clip.
     """
-    augment = recipe.quran.augment
     slowest = min(augment.speed) if augment is not None else 1.0
     stretched = [length / slowest for length in seconds]
-    by_length = _fill(recipe, stretched, tokens, sorted(range(len(tokens)), key=lambda i: -stretched[i]))
+    by_length = _fill(data, stretched, tokens, sorted(range(len(tokens)), key=lambda i: -stretched[i]))
     richest = max(range(len(tokens)), key=lambda i: tokens[i])
     near = [i for i, length in enumerate(stretched) if 0.8 <= length / stretched[richest] <= 1.25]
-    by_tokens = _fill(recipe, stretched, tokens, sorted(near, key=lambda i: -tokens[i]))
+    by_tokens = _fill(data, stretched, tokens, sorted(near, key=lambda i: -tokens[i]))
     return [by_length, by_tokens] if by_tokens.lattice > 1.05 * by_length.lattice else [by_length]
 
 
@@ -175,7 +177,8 @@ def check_memory(
     """Forward and backward of the heaviest batch on a device, and what would fit if it does not."""
     training = with_windows(training, recipe)
     clips = [Clip(segment, tuple(tokenizer.encode(segment.text))) for segment in training]
-    shapes = heaviest(recipe, [s.duration for s in training], [len(clip.tokens) for clip in clips])
+    seconds, tokens = [s.duration for s in training], [len(clip.tokens) for clip in clips]
+    shapes = heaviest(recipe.model.train_ds, recipe.quran.augment, seconds, tokens)
     few = ClipSet(clips[:1], cache_bytes=0)
     model = build_model(recipe, tokenizer.folder)
     choose_threads(model)
@@ -313,18 +316,17 @@ def _noise(shape: Shape, vocabulary: int) -> Batch:
     )
 
 
-def _fill(recipe: Recipe, seconds: Sequence[float], tokens: Sequence[int], order: Sequence[int]) -> Shape:
-    """A batch of the first clips of an order, as full as the recipe's limits allow."""
-    ds = recipe.model.train_ds
+def _fill(data: TrainData, seconds: Sequence[float], tokens: Sequence[int], order: Sequence[int]) -> Shape:
+    """A batch of the first clips of an order, as full as the limits allow."""
     chosen: list[int] = []
     widest = 0.0
     for i in order:
         wider = max(widest, seconds[i])
-        if chosen and ds.batch_duration is not None and wider * (len(chosen) + 1) > ds.batch_duration:
+        if chosen and data.batch_duration is not None and wider * (len(chosen) + 1) > data.batch_duration:
             continue
         chosen.append(i)
         widest = wider
-        if len(chosen) == ds.batch_size:
+        if len(chosen) == data.batch_size:
             break
     return Shape(tuple(seconds[i] for i in chosen), tuple(tokens[i] for i in chosen))
 
@@ -441,7 +443,7 @@ def _largest_that_fits(
     tried: dict[Shape, int] = {}
 
     def fits(choice: Recipe) -> bool:
-        for shape in worst_batches(choice, seconds, tokens):
+        for shape in worst_batches(choice.model.train_ds, choice.quran.augment, seconds, tokens):
             if shape not in tried:
                 tried[shape], how = trial.needs(shape)
                 on_finding(_note(f"{shape} take {in_words(tried[shape])} ({how})"))
@@ -452,16 +454,19 @@ def _largest_that_fits(
     return bisect_left(choices, True, key=fits), free
 
 
-def worst_batches(recipe: Recipe, seconds: Sequence[float], tokens: Sequence[int]) -> list[Shape]:
+def worst_batches(
+    data: TrainData, augment: Augment | None, seconds: Sequence[float], tokens: Sequence[int]
+) -> list[Shape]:
     """The batches that can take the most memory: of each length, but none that another surpasses in all.
 
     Args:
-        recipe: its limits fill the batches.
+        data: its limits fill the batches.
+        augment: it may slow clips down.
         seconds: of each clip.
         tokens: of each clip.
     """
     worst: list[Shape] = []
-    for shape in _of_each_length(recipe, seconds, tokens):
+    for shape in _of_each_length(data, augment, seconds, tokens):
         if not any(
             one.padded_seconds >= shape.padded_seconds
             and one.lattice >= shape.lattice
@@ -472,11 +477,13 @@ def worst_batches(recipe: Recipe, seconds: Sequence[float], tokens: Sequence[int
     return worst
 
 
-def _of_each_length(recipe: Recipe, seconds: Sequence[float], tokens: Sequence[int]) -> Iterator[Shape]:
+def _of_each_length(
+    data: TrainData, augment: Augment | None, seconds: Sequence[float], tokens: Sequence[int]
+) -> Iterator[Shape]:
     for share in LENGTHS:
         chosen = [i for i, length in enumerate(seconds) if length <= share * max(seconds)]
         if chosen:
-            yield from heaviest(recipe, [seconds[i] for i in chosen], [tokens[i] for i in chosen])
+            yield from heaviest(data, augment, [seconds[i] for i in chosen], [tokens[i] for i in chosen])
 
 
 def _note(message: str) -> Finding:

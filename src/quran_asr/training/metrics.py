@@ -156,7 +156,7 @@ class Metrics(lightning.Callback):
             "ctc_loss": summed["ctc"] / max(1, clips),
             "ctc_per_token": summed["ctc"] / tokens if tokens else math.nan,
             "token_entropy": module.curriculum.token_entropy,
-            "ctc_weight": module.curriculum.ctc_weight(module.recipe, step, module.total_steps),
+            "ctc_weight": module.ctc_weight(step),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "copied_learning_rate": module.groups.copied_rate(step) if module.groups.copied else None,
             "gradient_norm": gradient_norm / steps,

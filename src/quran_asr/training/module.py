@@ -185,7 +185,7 @@ class TrainingModule(lightning.LightningModule):
         pieces = [model.tokenizer.ids_to_tokens([token])[0] for token in range(model.tokenizer.vocab_size)]
         self._begins_word = [piece.startswith("▁") for piece in pieces]
         self.weight_average = WeightAverage(recipe.quran.weight_average, model.parameters())
-        self.attempt = OomGuard(ranks, limit)
+        self.oom_guard = OomGuard(ranks, limit)
         self.out_of_memory = False
         """The optimizer step at hand cannot be made: a checkpoint is of the one before."""
         self._before_the_step: dict[str, Any] = {}
@@ -213,7 +213,13 @@ class TrainingModule(lightning.LightningModule):
 
     def _longest_clip(self) -> float | None:
         durations = [clip.segment.duration for clip in self.training_clips.clips]
-        return self.curriculum.longest_clip(self.recipe, self.global_step, durations)
+        settings, longest = self.recipe.quran.curriculum, self.recipe.model.train_ds.max_duration
+        return self.curriculum.longest_clip(settings, self.global_step, longest, durations)
+
+    def ctc_weight(self, step: int) -> float:
+        """Weight of the CTC loss in an optimizer step, counted from 1."""
+        last = self.recipe.model.aux_ctc.ctc_loss_weight
+        return self.curriculum.ctc_weight(self.recipe.quran.curriculum, step, self.total_steps, last)
 
     def stage(self, longest: float | None, *, plain: bool = False) -> Stage:
         """An epoch's beginning under the recipe's settings."""
@@ -238,8 +244,7 @@ class TrainingModule(lightning.LightningModule):
         return batch.to(device)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer, schedule = self.groups.optimizer()
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.groups.configure_optimizers()
 
     def on_train_start(self) -> None:
         """What a checkpoint does not decide, and what only now has its place."""
@@ -264,8 +269,9 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.groups.freeze(self.global_step)
-        self.attempt.begin(batch)
-        self.attempt(lambda: self.gradients.begin(batch_idx % self.recipe.trainer.accumulate_grad_batches))
+        self.oom_guard.begin(batch)
+        with self.oom_guard:
+            self.gradients.begin(batch_idx % self.recipe.trainer.accumulate_grad_batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The weighted loss, mean over clips, or None for a batch without clips. Waits for no device.
@@ -277,8 +283,15 @@ class TrainingModule(lightning.LightningModule):
         if batch_idx % self.recipe.trainer.accumulate_grad_batches == 0:
             self._before_the_step = asdict(self.curriculum)
         step = self.global_step + 1
-        weight = self.curriculum.ctc_weight(self.recipe, step, self.total_steps)
-        loss, transducer, each_ctc = self.attempt(lambda: self._weighted(batch, weight))
+        weight = self.ctc_weight(step)
+        loss = transducer = each_ctc = None
+        with self.oom_guard:
+            self.oom_guard.admit(batch)
+            if batch.indices:
+                transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
+                loss = each_ctc.mean()
+                if transducer is not None:
+                    loss = weight * loss + (1 - weight) * transducer.mean()
         ctc = tokens = 0.0
         if loss is not None and each_ctc is not None:
             finite = self.gradients.finite_loss = torch.isfinite(loss.detach())
@@ -292,30 +305,15 @@ class TrainingModule(lightning.LightningModule):
         if self.recipe.quran.curriculum is not None:  # all processes have to decide alike
             ctc, tokens = self.ranks.total([ctc, tokens])
         if tokens:
-            self.curriculum.observe(self.recipe, step, ctc / tokens)
+            self.curriculum.observe(self.recipe.quran.curriculum, step, ctc / tokens)
         if loss is None and self.ranks.size > 1:  # the others wait for this one's gradients: let them be 0
             loss = 0.0 * torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum()
         return loss
 
-    def _weighted(self, batch: Batch, weight: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The loss, and both losses of each clip; None for a batch without clips."""
-        self.attempt.admit(batch)
-        if not batch.indices:
-            return None, None, None
-        transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
-        loss = each_ctc.mean()
-        if transducer is not None:
-            loss = weight * loss + (1 - weight) * transducer.mean()
-        return loss, transducer, each_ctc
-
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Gradients, where there is memory for them."""
-        self.attempt(lambda: loss.backward(*args, **kwargs))  # type: ignore[no-untyped-call]
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The first one takes memory for AdamW's moments before it changes a weight."""
-        self.attempt(lambda: make_room_for_moments(self.trainer.optimizers[0]))
-        self.attempt(lambda: super(TrainingModule, self).optimizer_step(*args, **kwargs))
+        with self.oom_guard:
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def losses(
         self, batch: Batch, heard: tuple[Tensor, Tensor] | None = None, *, with_transducer: bool = True
@@ -397,9 +395,13 @@ class TrainingModule(lightning.LightningModule):
         alone = self.ranks.size == 1
         accumulates = self.recipe.trainer.accumulate_grad_batches > 1
         ends = not alone and accumulates and not self._in_window()
-        self.gradients.diagnose(self.ranks.average if ends else None, alone)
+        with self.oom_guard:
+            self.gradients.diagnose(self.ranks.average if ends else None, alone)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The last place where a lack of memory leaves the weights as they are."""
+        with self.oom_guard:
+            make_room_for_moments(optimizer)
         self.gradients.decide(optimizer)
         self.means.add_norm(self.gradients.norm)
         self.means.steps += 1

@@ -11,12 +11,13 @@ follows from recipe and step. So a run that goes on is the one that was stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quran_asr.config.schedule import learning_rate, transferred_share
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Quran, Recipe
 from quran_asr.errors import Finding
 from quran_asr.experiments.run_folder import RunFolder
 
@@ -27,9 +28,9 @@ WHOLE = ("whole", "level", "bins")
 EMBEDDING = "decoder.prediction.embed.weight"
 
 
-def is_staged(recipe: Recipe) -> bool:
+def is_staged(quran: Quran) -> bool:
     """Whether copied tensors are to learn otherwise than fresh ones."""
-    return recipe.quran.copied_rate != 1.0 or recipe.quran.unfreeze_after > 0
+    return quran.copied_rate != 1.0 or quran.unfreeze_after > 0
 
 
 def transferred_names(
@@ -43,7 +44,7 @@ def transferred_names(
     Raises:
         QuranAsrError: the run has no `transfer.json`.
     """
-    if not is_staged(recipe):
+    if not is_staged(recipe.quran):
         return frozenset()
     tensors = run.read_json("transfer.json")["tensors"]
     names = frozenset(str(one["name"]) for one in tensors if one["how"] in WHOLE)
@@ -76,15 +77,16 @@ class ParamGroups:
     def _copied(self, named: Iterable[tuple[str, nn.Parameter]]) -> list[nn.Parameter]:
         return [parameter for name, parameter in named if name in self.copied]
 
-    def optimizer(self) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-        """AdamW and its schedule."""
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW and its schedule, as Lightning takes them."""
         optim = self.recipe.model.optim
         groups = [{"params": group} for group in self.parameters() if group]
         optimizer = torch.optim.AdamW(
             groups, lr=1.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
         )
         rates: list[Callable[[int], float]] = [self.rate, self.copied_rate]
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rates[: len(groups)])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates[: len(groups)])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def rate(self, step: int) -> float:
         """Of fresh tensors, after this many optimizer steps."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from types import TracebackType
 
 import torch
 
@@ -60,8 +61,6 @@ def _with_accumulation(recipe: Recipe, accumulation: int, clips: int) -> Recipe:
     )
 
 
-T = TypeVar("T")
-
 Limit = Callable[[Batch], None]
 """Called with every batch before its forward pass; raises `torch.OutOfMemoryError` if it is too much."""
 
@@ -89,7 +88,13 @@ class DoesNotFit(Exception):  # noqa: N818 - not an error yet: a smaller batch m
 
 @dataclass(slots=True)
 class OomGuard:
-    """Work on training batches for which the memory may not suffice."""
+    """Context of work on training batches for which the memory may not suffice.
+
+    Raises on exit:
+        DoesNotFit: the work was out of memory, and this process trains alone.
+        QuranAsrError: it was, and other processes wait for this one's gradients: in the middle of their
+            exchange nobody can tell them that there are none.
+    """
 
     ranks: Ranks
     limit: Limit | None = None
@@ -100,31 +105,25 @@ class OomGuard:
         """What comes next is done for this batch."""
         self.batch = batch
 
-    def __call__(self, work: Callable[[], T]) -> T:
-        """Do it.
+    def __enter__(self) -> None:
+        pass
 
-        Raises:
-            DoesNotFit: it was out of memory, and this process trains alone.
-            QuranAsrError: it was, and other processes wait for this one's gradients: in the middle of their
-                exchange nobody can tell them that there are none.
-        """
-        why = ""
-        try:
-            return work()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            why = next(iter(str(error).splitlines()), "") or "out of memory"
-        # Outside the handler: the error's frames hold the tensors that are to be freed.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or not is_out_of_memory(error):
+            return
+        traceback.clear_frames(trace)  # they hold the tensors that are to be freed
+        why = next(iter(str(error).splitlines()), "") or "out of memory"
         if self.ranks.size > 1:
             raise QuranAsrError(
                 f"a batch does not fit into memory ({why[:200]})",
                 where="model.train_ds.batch_size",
                 remedy="`quran-asr train --resume RUN --fit-memory` finds one that fits, and goes on",
-            )
+            ) from None
         indices = () if self.batch is None else self.batch.indices
         self.batch = None
-        raise DoesNotFit(indices, why)
+        raise DoesNotFit(indices, why) from None
 
     def admit(self, batch: Batch) -> None:
         """Ask the limit that was given, if one was."""

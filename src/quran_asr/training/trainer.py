@@ -7,8 +7,8 @@ import math
 import platform
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +130,7 @@ def train(
     model = build_model(recipe, run.tokenizer)
     if _device(recipe).type == "cpu":
         suit_cpu(model)
-    engine, instead = ranks.from_first(usable_engine(_device(recipe)) if first else None)
-    if instead:
-        message = f"the transducer loss uses `{engine}`: {instead}"
-        on_finding(Finding("warning", "slower-loss", "", message, ""))
+    engine = choose_engine(_device(recipe), ranks, on_finding)
     if resume is None and first:
         run.write_json("environment.json", environment(ranks, engine))
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
@@ -145,7 +142,7 @@ def train(
     copied = ranks.from_first(transferred_names(recipe, run, on_finding) if first else frozenset())
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
-    while True:
+    while True:  # once, and again with smaller batches after each one that does not fit into memory
         steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
         module = TrainingModule(
             model, recipe, training_set, validation_set, on_finding, ranks, steps, limit, copied
@@ -153,25 +150,59 @@ def train(
         module.engine = engine
         if first and ranks.size > 1:
             tell_repeated(module, on_finding)
-        ended = _fit(module, run, watcher=watcher, resume=resume)
-        if not isinstance(ended, DoesNotFit):
-            if first and recipe.quran.average and not ended.interrupted and ended.stopped_by is None:
-                best = average_at_end(run, validation, ended.steps, ended.best_wer, on_finding)
-                ended = replace(ended, best_wer=best)
-            return replace(ended, seconds=time.perf_counter() - began)
-        step = module.global_step
-        recipe, told = with_smaller_batches(recipe, training_set, ended, step, ranks.size)
+        before = run.read_metrics()
+        diagnostics = DiagnosticsCallback(run, recipe, before, on_finding)
+        checkpoints = Checkpoints(run, recipe, ranks, diagnostics, lowest_wer(before))
+        metrics = Metrics(run, watcher, diagnostics, float(before[-1]["time"]) if before else 0.0)
+        callbacks: list[lightning.Callback] = [metrics, checkpoints]
+        if recipe.trainer.check_val_every_n_epoch == "auto":
+            callbacks.insert(1, ValidationInterval(on_finding))
+        interrupted, failure = False, None
+        with checkpoints.listening(), quiet(), named_errors(run.path):
+            done = max((row["step"] for row in before), default=0)
+            trainer = make_trainer(recipe, run, callbacks, on_finding, ranks, done)
+            try:
+                trainer.fit(module, ckpt_path=None if resume is None else str(resume))
+            except Interrupted:
+                interrupted = diagnostics.stopped_by is None
+            except DoesNotFit as error:  # `last.ckpt` is from the step before
+                failure = DoesNotFit(error.indices, error.why)  # without frames, which hold tensors
+        if failure is None:
+            break
+        step = trainer.global_step
+        recipe, told = with_smaller_batches(recipe, training_set, failure, step, ranks.size)
         on_finding(told)
         if first:
             run.replace_recipe(recipe, step)
         ranks.from_first(None)
         resume = run.last_checkpoint()
-        del module
+        del module, trainer, callbacks, metrics, checkpoints, diagnostics
         model.trainer = None  # Lightning hung it there, and with it the module and AdamW's moments
         model.zero_grad(set_to_none=True)
         give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    best = None if checkpoints.best_wer == math.inf else checkpoints.best_wer
+    stopped_by = diagnostics.stopped_by
+    if first and recipe.quran.average and not interrupted and stopped_by is None:
+        best = average_at_end(run, validation, trainer.global_step, best, on_finding)
+    seconds = time.perf_counter() - began
+    return Trained(run, interrupted, trainer.global_step, seconds, best, stopped_by)
+
+
+def choose_engine(device: torch.device, ranks: Ranks, on_finding: Callable[[Finding], None]) -> str:
+    """The engine of the transducer loss, chosen by the first process; a slow one is reported."""
+    engine, instead = ranks.from_first(usable_engine(device) if ranks.rank == 0 else None)
+    if instead:
+        message = f"the transducer loss uses `{engine}`: {instead}"
+        on_finding(Finding("warning", "slower-loss", "", message, ""))
+    return str(engine)
+
+
+def lowest_wer(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Of the validations among rows of `metrics.jsonl`."""
+    measured = [row["wer"] for row in rows if row["split"] == "validation" and row["wer"] is not None]
+    return min(measured, default=None)
 
 
 def tell_repeated(module: TrainingModule, on_finding: Callable[[Finding], None]) -> None:
@@ -182,34 +213,6 @@ def tell_repeated(module: TrainingModule, on_finding: Callable[[Finding], None])
         clips = "1 clip comes" if twice == 1 else f"{twice} clips come"
         message = f"{clips} twice in an epoch: {stage.ranks} processes are to have equally many batches"
         on_finding(Finding("note", "repeated-clips", "trainer.devices", message, ""))
-
-
-def _fit(
-    module: TrainingModule, run: RunFolder, *, watcher: Watcher, resume: Path | None
-) -> Trained | DoesNotFit:
-    """Train to the end, to an interruption, or to a batch that does not fit; `last.ckpt` is from there."""
-    recipe, ranks, on_finding = module.recipe, module.ranks, module.on_finding
-    began = time.perf_counter()
-    before = run.read_metrics()
-    measured = [row["wer"] for row in before if row["split"] == "validation" and row["wer"] is not None]
-    diagnostics_callback = DiagnosticsCallback(run, recipe, before, on_finding)
-    checkpoints = Checkpoints(run, recipe, ranks, diagnostics_callback, min(measured, default=None))
-    metrics = Metrics(run, watcher, diagnostics_callback, float(before[-1]["time"]) if before else 0.0)
-    interrupted = False
-    with checkpoints.listening(), quiet(), named_errors(run.path):
-        done = max((row["step"] for row in before), default=0)
-        auto = recipe.trainer.check_val_every_n_epoch == "auto"
-        pace = [ValidationInterval(on_finding)] if auto else []
-        trainer = make_trainer(recipe, run, [metrics, *pace, checkpoints], on_finding, ranks, done)
-        try:
-            trainer.fit(module, ckpt_path=None if resume is None else str(resume))
-        except Interrupted:
-            interrupted = diagnostics_callback.stopped_by is None
-        except DoesNotFit as failure:
-            return failure.with_traceback(None)
-    wer = None if checkpoints.best_wer == float("inf") else checkpoints.best_wer
-    seconds = time.perf_counter() - began
-    return Trained(run, interrupted, trainer.global_step, seconds, wer, diagnostics_callback.stopped_by)
 
 
 def total_steps(recipe: Recipe, durations: Sequence[float], ranks: int) -> int | None:

@@ -154,14 +154,10 @@ class Rows:
             hidden *= mask
         return hidden
 
-    def score(self, masks: Masks, scores: Tensor, kept: Tensor | None) -> None:
-        """Write what the engine's `score` says of all cells to `scores` [3, N], logits to `kept` [N, V']."""
-        for block in self.blocks():
-            following = self.following[block]
-            hidden = self._hidden(self._places(block), masks.draw(len(following)))
-            room = None if kept is None else kept[block]
-            logits = torch.addmm(self.layer.bias, hidden, self.layer.weight.t(), out=room)
-            self.engine.score(logits, following, self.layer.blank, scores[:, block])
+    def logits(self, block: slice, masks: Masks, out: Tensor | None) -> Tensor:
+        """Logits [n, V'] of a block of cells, written to `out` where it is given."""
+        hidden = self._hidden(self._places(block), masks.draw(len(self.following[block])))
+        return torch.addmm(self.layer.bias, hidden, self.layer.weight.t(), out=out)
 
     def add_gradients(
         self,

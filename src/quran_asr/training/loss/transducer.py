@@ -259,15 +259,17 @@ class _ReluJointLoss(torch.autograd.Function):
             for tile in options.tiles:
                 rows = _rows(encoder[tile], prediction[tile], layer, targets[tile], lengths[tile], options)
                 scores = encoder.new_empty((3, len(rows.following)), dtype=accumulator(kind))
-                logits = rows.encoder.new_empty((scores.shape[1], len(layer.bias))) if keep else None
-                rows.score(masks, scores, logits)
+                kept = rows.encoder.new_empty((scores.shape[1], len(layer.bias))) if keep else None
+                for block in rows.blocks():
+                    logits = rows.logits(block, masks, None if kept is None else kept[block])
+                    options.engine.score(logits, rows.following[block], layer.blank, scores[:, block])
                 likelihood, blanks, label_arcs = options.engine.sum_paths(
                     scores[0], scores[1], rows.cells, options.gradient
                 )
                 losses.append((-likelihood).to(scores.dtype))
                 if blanks is not None and label_arcs is not None:
                     scores[0], scores[1] = blanks, label_arcs
-                    known += [scores, logits]
+                    known += [scores, kept]
         ctx.lengths, ctx.options, ctx.kind = lengths, options, kind
         ctx.save_for_backward(encoder, prediction, weight, bias, targets, *known)
         return torch.cat(losses)
