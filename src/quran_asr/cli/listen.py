@@ -119,6 +119,7 @@ def listen(
             pause_seconds=pause_seconds or None,
         )
         if source is not None:
+            print_findings(level_notes_of_files([source], NOTED_SECONDS))
             rate = recognizer.bundle.features.sample_rate
             pieces = _of_file(recognizer, source, real_time)
         elif backend is not None:
@@ -244,8 +245,7 @@ def _existing(file: str) -> Path:
     refuse_model(path)
     if path.is_dir():
         raise QuranAsrError("this is a folder", where=file, remedy="name a file in it")
-    notes = low_rate_notes({file: probe(path).rate})
-    print_findings([*notes, *level_notes_of_files([path], NOTED_SECONDS)])
+    print_findings(low_rate_notes({file: probe(path).rate}))
     return path
 
 
