@@ -100,6 +100,13 @@ def test_weaknesses_are_found_where_they_are(segments: list[Segment]) -> None:
     assert late.relative is not None and late.relative > 0 and late.met is False
 
 
+def test_one_recording_of_each_of_few_reciters_has_no_interval(segments: list[Segment]) -> None:
+    """Drawn within each reciter, every draw is the same: an interval of no width would look certain."""
+    rows = named(stress(segments, lambda samples: "", "letters", ("joined",)))
+    assert rows["all of a reciter"].rates.wer_interval is None
+    assert rows["in pairs"].rates.wer_interval is not None
+
+
 def test_the_rows_are_chosen_by_name_and_come_out_the_same_twice(segments: list[Segment]) -> None:
     seen: list[bytes] = []
 
