@@ -18,7 +18,14 @@ import torch
 
 from quran_asr.export.verification import nemo_transcribes
 from quran_asr.training.model import look_aheads, set_look_ahead
-from quran_asr.training.recognizer import OfflineRecognizer, StreamingRecognizer, load_recognizer, windows
+from quran_asr.training.recognizer import (
+    OfflineRecognizer,
+    StreamingRecognizer,
+    load_model,
+    load_recognizer,
+    recognizer_of,
+    windows,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +120,16 @@ def test_a_model_that_needs_whole_recordings_is_heard_in_parts(nemo: Path, long:
     assert isinstance(answer, Transcript)
     assert isinstance(same, Transcript)
     assert answer.text == same.text
+
+
+def test_a_model_whose_features_no_stream_can_make_is_heard_whole(nemo: Path) -> None:
+    model, _ = load_model(nemo)
+    assert isinstance(recognizer_of(model, "ours"), StreamingRecognizer)
+    model.preprocessor.featurizer.preemph = 0.5
+    assert isinstance(recognizer_of(model, "another emphasis"), OfflineRecognizer)
+    model, _ = load_model(nemo)
+    model.cfg.preprocessor.normalize = "per_feature"
+    assert isinstance(recognizer_of(model, "normalized"), OfflineRecognizer)
 
 
 def test_windows_hold_a_bounded_number_of_seconds() -> None:
