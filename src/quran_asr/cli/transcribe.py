@@ -10,6 +10,7 @@ import click
 
 from quran_asr.cli.models import (
     decoder_option,
+    level_notes,
     load,
     look_ahead_option,
     low_rate_notes,
@@ -44,7 +45,7 @@ def transcribe(
     results = []
     if segments:
         recognizer = load(named_or_default(model), decoder, look_ahead_ms)
-        print_findings(low_rate_notes(rates))
+        print_findings([*low_rate_notes(rates), *level_notes(segments)])
         with progress_bar("transcribing", "files") as on_progress:
             answers = list(recognizer.recognize_clips(segments, on_progress))
         for segment, answer in zip(segments, answers, strict=True):

@@ -14,6 +14,13 @@ DECODERS = {
 """Name -> class (see `decoder.Decoder`): greedy search over the transducer, the best path of CTC, prefix beam
 search over CTC. Imported when one is chosen."""
 
+PAUSE_SECONDS = 0.4
+"""So long after its last token an utterance ends unless another pause is asked for.
+
+WER of a model of 1.8M parameters (transducer) on 96 clips of 13 reciters without an end, and with ends after
+0.3, 0.4 and 0.6 s: joined in pairs 0.616, 0.599, 0.599, 0.605; all of a reciter joined 0.658, 0.639, 0.639,
+0.641; alone 0.595, 0.599, 0.599, 0.599. CTC changes by at most 0.002.
+"""
 LONGEST_PAUSE = 3600
 """Seconds. Nobody pauses for so long inside an utterance; None is there for who wants no end."""
 
@@ -35,7 +42,7 @@ class Decoding:
     least_probability: float = 1e-3
     """The beam search passes over tokens less probable than this in a frame, and over texts less probable
     than this share of the best; 0 passes over none."""
-    pause_seconds: float | None = 1.0
+    pause_seconds: float | None = PAUSE_SECONDS
     """An utterance ends so long after its last token, at most LONGEST_PAUSE; None never ends one before the
     sound does."""
 
