@@ -25,6 +25,7 @@ from quran_asr.containers import LinkFile, links
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import write_atomically
 from quran_asr.records import SAMPLE_RATE
+from quran_asr.shards import as_file, member_of, read_member
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
@@ -224,6 +225,20 @@ def as_mp3(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
     return memory.getvalue()
 
 
+def as_flac(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
+    """Mono samples as a FLAC file of 16 bits; scaled down if their peak is above 1.
+
+    Raises:
+        QuranAsrError: the samples are not finite numbers.
+    """
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not math.isfinite(peak):
+        raise QuranAsrError("the samples to write hold NaN or infinite values")
+    memory = io.BytesIO()
+    soundfile.write(memory, samples / max(1.0, peak), rate, format="FLAC", subtype="PCM_16")
+    return memory.getvalue()
+
+
 def as_opus(samples: Samples, kilobits: int, rate: int = SAMPLE_RATE) -> bytes:
     """Mono samples as an Ogg Opus file of about so many kilobits a second.
 
@@ -281,6 +296,13 @@ def _joined(blocks: list[Samples]) -> Samples:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Sound]:
+    """A sound file, or a member of a shard, that has samples."""
+    with as_file(path) as file, _opened_file(file) as sound:
+        yield sound
+
+
+@contextmanager
+def _opened_file(path: Path) -> Iterator[Sound]:
     """A sound file that has samples, opened by descriptor: libsndfile then cannot go by the name."""
     try:
         if not path.is_file():
@@ -463,7 +485,8 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 def _refuse_damaged_pages(path: Path) -> None:
     """Check the checksum of every page of an Ogg file."""
-    content = path.read_bytes()
+    member = member_of(path)
+    content = path.read_bytes() if member is None else read_member(member)
     start = 0
     while (start := content.find(b"OggS", start)) >= 0:
         lengths = content[start + 27 : start + 27 + content[start + 26]]

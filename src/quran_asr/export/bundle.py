@@ -37,6 +37,7 @@ from quran_asr.runtime.bundle import (
     write_description,
 )
 from quran_asr.runtime.features import FeatureSettings
+from quran_asr.shards import is_recording
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
 from quran_asr.training.recognizer import load_model, spelling_of
 
@@ -269,7 +270,7 @@ def _clips(model: EncDecHybridRNNTCTCBPEModel, source: Path, manifest: Path | No
         with suppress(QuranAsrError):  # recordings that have moved since
             for path in load_recipe(str(recipe)).model.validation_ds.manifests:
                 clips += read_manifest(path, spelling)
-    return [clip for clip in clips if Path(clip.audio).is_file()]
+    return [clip for clip in clips if is_recording(clip.audio)]
 
 
 def _describe(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
