@@ -25,7 +25,7 @@ from quran_asr.containers import LinkFile, links
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import write_atomically
 from quran_asr.records import SAMPLE_RATE
-from quran_asr.shards import as_file, member_of, read_member
+from quran_asr.shards import as_file
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
@@ -71,10 +71,10 @@ def probe(path: str | Path) -> AudioInfo:
     Raises:
         QuranAsrError: missing, empty, not audio, truncated, or without samples; it says which.
     """
-    with _opened(Path(path)) as sound:
+    with as_file(Path(path)) as file, _opened(file) as sound:
         rate, frames = sound.samplerate, sound.frames
         if sound.format == "OGG":
-            _refuse_damaged_pages(Path(path))
+            _refuse_damaged_pages(file)
         if sound.format not in ("WAV", "WAVEX", "OGG"):  # of these `_opened` knows it, five times sooner
             tail = min(frames, int(_TAIL_SECONDS * rate) + 1)
             sound.seek(frames - tail)
@@ -113,7 +113,7 @@ def read(
     """
     if not (math.isfinite(offset) and offset >= 0 and (duration is None or 0 < duration < math.inf)):
         raise QuranAsrError(f"no stretch begins at {offset} s and lasts {duration} s", where=str(path))
-    with _opened(Path(path)) as sound:
+    with as_file(Path(path)) as file, _opened(file) as sound:
         rate = sound.samplerate
         start = round(offset * rate)
         if start >= sound.frames:
@@ -155,7 +155,7 @@ def blocks(path: str | Path, seconds: float) -> Iterator[tuple[Samples, int]]:
     """
     if not 0 < seconds < math.inf:
         raise QuranAsrError(f"no block lasts {seconds} s", where=str(path))
-    with _opened(Path(path)) as sound:
+    with as_file(Path(path)) as file, _opened(file) as sound:
         rate, wanted, decoded = sound.samplerate, sound.frames, 0
         for block in _mono_blocks(sound, 0, wanted, max(1, round(min(seconds, wanted / rate) * rate))):
             decoded += len(block)
@@ -296,13 +296,6 @@ def _joined(blocks: list[Samples]) -> Samples:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Sound]:
-    """A sound file, or a member of a shard, that has samples."""
-    with as_file(path) as file, _opened_file(file) as sound:
-        yield sound
-
-
-@contextmanager
-def _opened_file(path: Path) -> Iterator[Sound]:
     """A sound file that has samples, opened by descriptor: libsndfile then cannot go by the name."""
     try:
         if not path.is_file():
@@ -485,8 +478,7 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 def _refuse_damaged_pages(path: Path) -> None:
     """Check the checksum of every page of an Ogg file."""
-    member = member_of(path)
-    content = path.read_bytes() if member is None else read_member(member)
+    content = path.read_bytes()
     start = 0
     while (start := content.find(b"OggS", start)) >= 0:
         lengths = content[start + 27 : start + 27 + content[start + 26]]

@@ -143,6 +143,22 @@ def test_a_datasets_folder(tmp_path: Path) -> None:
     assert (report.clips, report.with_verses) == (2, 2)
 
 
+def test_an_arrow_file_with_offsets_beyond_its_end_is_refused(tmp_path: Path) -> None:
+    """pyarrow believes offsets, and the process would die of reading there."""
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"audio": [FLAC], "text": ["x" * 12_345]})
+    path = tmp_path / "data.arrow"
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as out:
+        out.write_table(table)
+    offsets, beyond = (np.array([0, end], np.int32).tobytes() for end in (12_345, 1 << 30))
+    before, found, after = path.read_bytes().rpartition(offsets)  # the first is of the metadata
+    assert found
+    path.write_bytes(before + beyond + after)
+    with pytest.raises(QuranAsrError) as refused:
+        imported(tmp_path, tmp_path / "out")
+    assert refused.value.where == str(path)
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     rows = [{"audio": {"bytes": FLAC, "path": None}, "odd": verse("112:1"), "n": 1}]
     path = parquet_of(tmp_path / "a.parquet", rows)

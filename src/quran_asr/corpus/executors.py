@@ -22,7 +22,7 @@ def executor(jobs: int | None = None, cluster: str | None = None) -> Iterator[Ex
             package and the same paths.
 
     Raises:
-        QuranAsrError: no scheduler answers at that address.
+        QuranAsrError: no scheduler answers at that address, or a worker died with its job.
     """
     if cluster is None:
         # fork: a caller's script needs no `if __name__` guard, and nothing is imported twice
@@ -33,20 +33,31 @@ def executor(jobs: int | None = None, cluster: str | None = None) -> Iterator[Ex
         finally:
             pool.shutdown(cancel_futures=True)
         return
-    from distributed import Client  # of the extra `cluster`
+    from distributed import Client, KilledWorker  # of the extra `cluster`
 
     try:
         client = Client(cluster, timeout=30)
     except (OSError, ValueError) as error:
         raise QuranAsrError(
-            f"no scheduler of dask.distributed answers ({str(error).splitlines()[0][:120]})",
+            f"no scheduler of dask.distributed answers ({_first_line(error)})",
             where=cluster,
             remedy="start one with `dask scheduler` and workers with `dask worker ADDRESS`",
         ) from None
     with client:
-        yield client.get_executor()
+        try:
+            yield client.get_executor(pure=False)
+        except KilledWorker as error:
+            raise QuranAsrError(
+                f"a worker of the cluster died ({_first_line(error)})",
+                where=cluster,
+                remedy="see the logs of the workers; most often their memory is too small",
+            ) from None
 
 
 def _without_chatter() -> None:
     """Silence what decoders print about damaged files; the caller reports them."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -232,6 +232,7 @@ def _parquet_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
             wanted = [name for name in file.schema_arrow.names if name in columns.values()]
             number = 0
             for batch in file.iter_batches(batch_size=16, columns=wanted):
+                batch.validate(full=True)
                 for values in batch.to_pylist():
                     yield _with_audio(unit.path, number, values, columns)
                     number += 1
@@ -261,16 +262,18 @@ def _arrow_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
 
 
 def _batches(source: Any) -> Iterator[Any]:
-    """Of both kinds of arrow files; `datasets` writes streams."""
+    """Of both kinds of arrow files; `datasets` writes streams. Unchecked offsets would crash the process."""
     import pyarrow
 
     try:
-        yield from pyarrow.ipc.open_stream(source)
+        batches = iter(pyarrow.ipc.open_stream(source))
     except pyarrow.ArrowInvalid:
         source.seek(0)
         file = pyarrow.ipc.open_file(source)
-        for number in range(file.num_record_batches):
-            yield file.get_batch(number)
+        batches = map(file.get_batch, range(file.num_record_batches))
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
 
 
 def _first_line(error: BaseException) -> str:
@@ -454,7 +457,10 @@ def _columnar_sample(unit: Unit) -> tuple[tuple[str, ...], list[Mapping[str, Any
                 schema = file.schema_arrow
                 small = _without_audio(schema)
                 batches = file.iter_batches(batch_size=_SAMPLE, columns=small) if small else iter(())
-                rows = next(batches).to_pylist() if small and file.metadata.num_rows else []
+                first = next(batches, None)
+                if first is not None:
+                    first.validate(full=True)
+                rows = [] if first is None else first.to_pylist()
         else:
             with pyarrow.memory_map(str(unit.path)) as source:
                 batch = next(_batches(source), None)
