@@ -19,6 +19,7 @@ from quran_asr import audio
 from quran_asr.corpus import sources
 from quran_asr.corpus.importing import ImportReport, import_corpus, look_at
 from quran_asr.corpus.manifest import read_lines, read_manifest
+from quran_asr.corpus.sources import find_units
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import load_quran
@@ -35,7 +36,7 @@ def imported(
     source: Path, folder: Path, columns: dict[Any, str] | None = None, **options: Any
 ) -> ImportReport:
     with ThreadPoolExecutor(2) as pool:
-        return import_corpus(look_at([source], columns or {}), folder, pool, **options)
+        return import_corpus(look_at(find_units([source]), columns or {}), folder, pool, **options)
 
 
 def parquet_of(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -97,7 +98,7 @@ def test_crowd_labels_decide_which_rows_are_taken(tmp_path: Path) -> None:
         for label in ("correct", "in_correct", "not_related_quran", None)
     ]
     path = parquet_of(tmp_path / "train.parquet", rows)
-    assert look_at([path], {}).columns == {
+    assert look_at(find_units([path]), {}).columns == {
         "audio": "audio",
         "text": "Aya",
         "surah": "Surah",
@@ -163,9 +164,9 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     rows = [{"audio": {"bytes": FLAC, "path": None}, "odd": verse("112:1"), "n": 1}]
     path = parquet_of(tmp_path / "a.parquet", rows)
     with pytest.raises(QuranAsrError, match="no column seems to hold text"):
-        look_at([path], {})
+        look_at(find_units([path]), {})
     with pytest.raises(QuranAsrError, match="no column `nope` for text") as refused:
-        look_at([path], {"text": "nope"})
+        look_at(find_units([path]), {"text": "nope"})
     assert refused.value.remedy == "there are audio, odd, n"
     assert imported(path, tmp_path / "out", {"text": "odd"}).with_verses == 1
 
@@ -333,11 +334,11 @@ def test_common_voice(tmp_path: Path) -> None:
 def test_a_folder_of_recordings_is_for_scan(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(QuranAsrError) as refused:
-        look_at([tmp_path / "in"], {})
+        look_at(find_units([tmp_path / "in"]), {})
     assert "quran-asr corpus scan" in refused.value.remedy
 
 
 def test_a_manifest_needs_no_import(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "x"}\n')
     with pytest.raises(QuranAsrError, match="every command takes it as it is"):
-        look_at([tmp_path / "a.jsonl"], {})
+        look_at(find_units([tmp_path / "a.jsonl"]), {})

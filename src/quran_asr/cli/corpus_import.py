@@ -70,12 +70,15 @@ def import_(
     """
     from quran_asr.corpus.executors import executor
     from quran_asr.corpus.importing import import_corpus, look_at
+    from quran_asr.corpus.sources import find_units
 
     if cluster is not None:
         need("cluster")
     chosen = _chosen(columns)
-    _need_parquet(sources)
-    corpus = look_at(sources, chosen)
+    units = find_units(sources)
+    if any(unit.kind in ("parquet", "arrow") for unit in units):
+        need("parquet")
+    corpus = look_at(units, chosen)
     if not as_json or dry_run:
         _show(corpus, as_json)
     if dry_run:
@@ -101,16 +104,6 @@ def _chosen(columns: tuple[str, ...]) -> dict[Role, str]:
             )
         chosen[role] = name
     return chosen
-
-
-def _need_parquet(sources: tuple[str, ...]) -> None:
-    """Refuse columnar files without pyarrow, before anything is looked at."""
-    from pathlib import Path
-
-    from quran_asr.corpus.sources import find_units
-
-    if any(unit.kind in ("parquet", "arrow") for source in sources for unit in find_units(Path(source))):
-        need("parquet")
 
 
 def _show(corpus: Corpus, as_json: bool) -> None:

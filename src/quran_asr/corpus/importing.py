@@ -27,7 +27,6 @@ from quran_asr.corpus.sources import (
     Role,
     Row,
     Unit,
-    find_units,
     guess_columns,
     read_rows,
 )
@@ -90,32 +89,28 @@ class ImportReport:
         return dict(Counter(one.reason for one in self.dropped).most_common())
 
 
-def look_at(sources: Sequence[str | Path], chosen: Mapping[Role, str]) -> Corpus:
-    """Find the units of corpora and decide what their columns mean.
+def look_at(units: Sequence[Unit], chosen: Mapping[Role, str]) -> Corpus:
+    """Decide what the columns of a corpus mean.
 
     Args:
+        units: of `sources.find_units`, at least one.
         chosen: columns that are named by the user; an empty name means that there is none.
 
     Raises:
-        QuranAsrError: a source has no known layout, a chosen column does not exist, or neither text nor
-            verses are found.
+        QuranAsrError: a chosen column does not exist, or neither text nor verses are found.
     """
-    units = [unit for source in sources for unit in find_units(Path(source).absolute())]
-    if not units:
-        raise QuranAsrError("no row in it", where=", ".join(map(str, sources)))
     names, guessed = guess_columns(units[0])
+    where = str(units[0].path)
     for role, name in chosen.items():
         if name and name not in names:
             raise QuranAsrError(
-                f"no column `{name}` for {role}",
-                where=str(units[0].path),
-                remedy=f"there are {', '.join(names)}",
+                f"no column `{name}` for {role}", where=where, remedy=f"there are {', '.join(names)}"
             )
     columns = {role: name for role in ROLES if (name := chosen.get(role, guessed.get(role, "")))}
-    if not {"text", "verse", "ayah"} & set(columns) and not {"verses"} & set(names):
+    if not {"text", "verse", "ayah"} & set(columns) and "verses" not in names:
         raise QuranAsrError(
             "no column seems to hold text or verses",
-            where=str(units[0].path),
+            where=where,
             remedy=f"name it: --column text=NAME; there are {', '.join(names)}",
         )
     return Corpus(tuple(units), names, columns)

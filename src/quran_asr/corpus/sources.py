@@ -83,12 +83,22 @@ class Unit:
     first_row: int = 0
 
 
-def find_units(source: Path) -> list[Unit]:
-    """The parts of a corpus in one of the layouts that are known.
+def find_units(sources: Sequence[str | Path]) -> list[Unit]:
+    """The parts of corpora in the layouts that are known, in the order of the sources.
 
     Raises:
-        QuranAsrError: nothing of the kind is there, or the file that lists the recordings is damaged.
+        QuranAsrError: nothing of the kind is there, or a list of recordings is damaged or empty.
     """
+    units = []
+    for source in sources:
+        found = _units_of(Path(source).absolute())
+        if not found:
+            raise QuranAsrError("no row in it", where=str(source))
+        units += found
+    return units
+
+
+def _units_of(source: Path) -> list[Unit]:
     if source.is_file():
         return _units_of_file(source)
     if not source.is_dir():
