@@ -160,6 +160,18 @@ def test_an_arrow_file_with_offsets_beyond_its_end_is_refused(tmp_path: Path) ->
     assert refused.value.where == str(path)
 
 
+def test_a_column_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"audio": [FLAC], "sentence": [verse("112:1")]})
+    path = tmp_path / "data.arrow"
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as out:
+        out.write_table(table)
+    path.write_bytes(path.read_bytes().replace(b"sentence", b"sent\xffnce"))
+    with pytest.raises(QuranAsrError) as refused:
+        imported(tmp_path, tmp_path / "out")
+    assert refused.value.where == str(path)
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     rows = [{"audio": {"bytes": FLAC, "path": None}, "odd": verse("112:1"), "n": 1}]
     path = parquet_of(tmp_path / "a.parquet", rows)

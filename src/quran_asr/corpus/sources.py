@@ -246,7 +246,7 @@ def _parquet_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                 for values in batch.to_pylist():
                     yield _with_audio(unit.path, number, values, columns)
                     number += 1
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are not UTF-8
         raise QuranAsrError(
             f"not a parquet file that can be read ({_first_line(error)})", where=str(unit.path)
         ) from None
@@ -265,7 +265,7 @@ def _arrow_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                     for values in chosen.slice(start, 16).to_pylist():
                         yield _with_audio(unit.path, number, values, columns)
                         number += 1
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are not UTF-8
         raise QuranAsrError(
             f"not an arrow file that can be read ({_first_line(error)})", where=str(unit.path)
         ) from None
@@ -478,7 +478,7 @@ def _columnar_sample(unit: Unit) -> tuple[tuple[str, ...], list[Mapping[str, Any
                     raise QuranAsrError("no row in it", where=str(unit.path))
                 schema = batch.schema
                 rows = batch.select(_without_audio(schema)).slice(0, _SAMPLE).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are not UTF-8
         raise QuranAsrError(f"cannot be read ({_first_line(error)})", where=str(unit.path)) from None
     heavy = [name for name in schema.names if name not in _without_audio(schema)]
     return tuple(schema.names), [{**row, **dict.fromkeys(heavy, b"")} for row in rows]
