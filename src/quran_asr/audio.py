@@ -25,6 +25,7 @@ from quran_asr.containers import LinkFile, links
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import write_atomically
 from quran_asr.records import SAMPLE_RATE
+from quran_asr.shards import as_file
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
@@ -70,10 +71,10 @@ def probe(path: str | Path) -> AudioInfo:
     Raises:
         QuranAsrError: missing, empty, not audio, truncated, or without samples; it says which.
     """
-    with _opened(Path(path)) as sound:
+    with as_file(Path(path)) as file, _opened(file) as sound:
         rate, frames = sound.samplerate, sound.frames
         if sound.format == "OGG":
-            _refuse_damaged_pages(Path(path))
+            _refuse_damaged_pages(file)
         if sound.format not in ("WAV", "WAVEX", "OGG"):  # of these `_opened` knows it, five times sooner
             tail = min(frames, int(_TAIL_SECONDS * rate) + 1)
             sound.seek(frames - tail)
@@ -112,7 +113,7 @@ def read(
     """
     if not (math.isfinite(offset) and offset >= 0 and (duration is None or 0 < duration < math.inf)):
         raise QuranAsrError(f"no stretch begins at {offset} s and lasts {duration} s", where=str(path))
-    with _opened(Path(path)) as sound:
+    with as_file(Path(path)) as file, _opened(file) as sound:
         rate = sound.samplerate
         start = round(offset * rate)
         if start >= sound.frames:
@@ -154,7 +155,7 @@ def blocks(path: str | Path, seconds: float) -> Iterator[tuple[Samples, int]]:
     """
     if not 0 < seconds < math.inf:
         raise QuranAsrError(f"no block lasts {seconds} s", where=str(path))
-    with _opened(Path(path)) as sound:
+    with as_file(Path(path)) as file, _opened(file) as sound:
         rate, wanted, decoded = sound.samplerate, sound.frames, 0
         for block in _mono_blocks(sound, 0, wanted, max(1, round(min(seconds, wanted / rate) * rate))):
             decoded += len(block)
@@ -243,6 +244,20 @@ def as_mp3(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
         raise QuranAsrError("libsndfile here writes no MP3", remedy="install version 1.1 or later of it")
     memory = io.BytesIO()
     soundfile.write(memory, samples / max(1.0, peak), rate, format="MP3", subtype="MPEG_LAYER_III")
+    return memory.getvalue()
+
+
+def as_flac(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
+    """Mono samples as a FLAC file of 16 bits; scaled down if their peak is above 1.
+
+    Raises:
+        QuranAsrError: the samples are not finite numbers.
+    """
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not math.isfinite(peak):
+        raise QuranAsrError("the samples to write hold NaN or infinite values")
+    memory = io.BytesIO()
+    soundfile.write(memory, samples / max(1.0, peak), rate, format="FLAC", subtype="PCM_16")
     return memory.getvalue()
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "quran_asr"
 
 GROUND = frozenset(
-    {"errors", "records", "files", "locks", "audio", "containers", "mp3", "level_meter", "tarfiles"}
+    {"errors", "records", "files", "locks", "audio", "containers", "mp3", "level_meter", "shards", "tarfiles"}
 )
 DOOR = "quran_asr"
 """The package's own `__init__`."""
@@ -44,14 +44,15 @@ TABLE = {
     "errors": room(ground=False),
     "records": room("errors", "numpy", ground=False),
     "files": room("errors records", ground=False),
+    "shards": room("errors", ground=False),
     "tarfiles": room("errors", ground=False),
     "locks": room("errors files", ground=False),
     "mp3": room(ground=False),
     "level_meter": room("errors", "numpy", ground=False),
     "containers": room("mp3", ground=False),
-    "audio": room("errors records files containers", "numpy soundfile soxr", ground=False),
+    "audio": room("errors records files containers shards", "numpy soundfile soxr", ground=False),
     "text": room(),
-    "corpus": room("text", "numpy", "espeakng_loader"),
+    "corpus": room("text", "numpy", "espeakng_loader pyarrow distributed"),
     "decoding": room("text", "numpy"),
     "runtime": room("text decoding", "numpy onnxruntime soxr", "sounddevice"),
     "evaluation": room("text corpus", "numpy"),

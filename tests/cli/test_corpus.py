@@ -211,3 +211,86 @@ def test_help_starts_at_once_without_numpy_and_ends_with_an_example(command):
     assert time.perf_counter() - start < 5
     assert (done.returncode, done.stderr) == (0, "False False\n")
     assert " ".join(["Example: quran-asr corpus", *command]) in " ".join(done.stdout.split())
+
+
+def test_pack_writes_shards_that_other_commands_take(capfd, recorded, tmp_path):
+    run(capfd, "scan", recorded, "--to", tmp_path / "all.jsonl")
+    code, out, _ = run(
+        capfd, "pack", tmp_path / "all.jsonl", "--to", tmp_path / "shards", "--jobs", 1, "--json"
+    )
+    report = json.loads(out)
+    assert (code, report["clips"], report["shards"], report["dropped"]) == (0, 6, 1, [])
+    code, out, _ = run(capfd, "pack", tmp_path / "all.jsonl", "--to", tmp_path / "shards", "--jobs", 1)
+    assert code == 0
+    assert out.split()[-6:] == ["1", "6", "0.0", "0.0", "1", "0"]
+    code, out, _ = run(
+        capfd, "audit", report["manifest"], "--to", tmp_path / "audited", "--no-cache", "--json"
+    )
+    assert json.loads(out)["clips"] == 6
+    parts = run(capfd, "split", report["manifest"], "--by", "reciter", "--to", tmp_path / "split")
+    assert parts[0] == 0
+    segments = read_manifest(tmp_path / "split" / "train.jsonl", "letters")
+    assert len(audio.read(segments[0].audio)) == round(16_000 * segments[0].duration)
+
+
+def test_pack_names_clips_that_it_leaves_out(capfd, recorded, tmp_path):
+    run(capfd, "scan", recorded, "--to", tmp_path / "all.jsonl")
+    (recorded / "Husary" / "112001.wav").write_bytes(b"RIFF")
+    code, _, err = run(capfd, "pack", tmp_path / "all.jsonl", "--to", tmp_path / "shards", "--jobs", 1)
+    assert code == 1
+    assert "dropped-clip" in err and "112001.wav" in err
+
+
+def test_import_shows_the_columns_and_lists_what_it_drops(capfd, recorded, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "Husary_64kbps.zip", "w") as archive:
+        for path in sorted((recorded / "Husary").iterdir()):
+            archive.write(path, path.name)
+    source, to = tmp_path / "Husary_64kbps.zip", tmp_path / "imported"
+    code, out, err = run(capfd, "import", source, "--to", to, "--dry-run")
+    assert (code, out) == (0, "")
+    assert "zip: 1 part; columns: text=text" in err
+    assert not to.exists()
+    code, out, err = run(capfd, "import", source, "--to", to, "--jobs", 1)
+    assert code == 0
+    assert "kept 3 clips" in out and "a web page" in out
+    code, out, err = run(capfd, "import", source, "--to", to, "--jobs", 1, "--json")
+    report = json.loads(out)
+    assert (report["clips"], report["with_verses"], report["kept_parts"]) == (3, 3, 1)
+    assert len(read_manifest(report["manifest"], "letters")) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("import", "nothing", "--to", "x"), "no such file or folder"),
+        (("import", "nothing", "--to", "x", "--column", "txt=a"), "`--column txt=a` names no role"),
+        (("pack", "nothing.jsonl", "--to", "x"), "no such manifest"),
+        (("download", "everyayah"), "no RECITER is named"),
+        (("download", "everyayah", "A"), "no folder is named"),
+        (("download", "everyayah", "../A", "--to", "x", "--dry-run"), "is not the folder of a reciter"),
+        (
+            ("download", "everyayah", "A", "--to", "x", "--from", "file:///etc", "--dry-run"),
+            "address of a server",
+        ),
+        (
+            ("download", "everyayah", "A", "--to", "x", "--verses", "115", "--dry-run"),
+            "there is no surah 115",
+        ),
+    ],
+)
+def test_wrong_use_of_import_pack_and_download_is_one_line(capfd, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capfd, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_download_shows_what_it_would_fetch(capfd, tmp_path):
+    (tmp_path / "A").mkdir()
+    (tmp_path / "A" / "112001.mp3").write_bytes(b"x")
+    words = ("download", "everyayah", "A", "--to", tmp_path, "--verses", "112-114", "--dry-run", "--json")
+    code, out, _ = run(capfd, *words)
+    assert (code, json.loads(out)) == (0, {"to_fetch": 14, "present": 1, "minutes": 0.1})

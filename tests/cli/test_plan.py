@@ -53,6 +53,7 @@ def test_the_guides_case(capsys: pytest.CaptureFixture[str]) -> None:
         "parameters": 114_752_514,
         "batch_seconds": 0.5,
         "epoch_seconds": 527.0,
+        "audio_times_real_time": 382.5,
         "validation_seconds": 60.0,
         "total_seconds": 58_700.0,
         "checkpoint_bytes": 1_377_030_168,

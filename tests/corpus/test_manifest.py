@@ -98,7 +98,7 @@ BAD_LINES = {
     "latin-1": (b'{"text": "\xe9"}', "not UTF-8"),
     "nested": ("[" * 100_000, "not JSON"),
     "long number": ('{"duration": ' + "9" * 5_000 + "}", "not JSON"),
-    "NaN": ('{"audio_filepath": "clip.wav", "duration": NaN, "verses": ["112:1"]}', "NaN is no number"),
+    "NaN": ('{"audio_filepath": "clip.wav", "duration": NaN, "verses": ["112:1"]}', "NaN is not a number"),
     "no path": ({"audio_filepath": None, **GOOD}, "`audio_filepath` is missing"),
     "path of zero bytes": ({"audio_filepath": "a\0b", **GOOD}, "`audio_filepath` is missing or no path"),
     "missing recording": ({"audio_filepath": "other.wav", **GOOD}, "no recording `other.wav`"),

@@ -64,7 +64,7 @@ def test_a_line_without_seconds_is_named(tmp_path: Path, line: object) -> None:
         ("3", "not a JSON object"),
         ('{"duration": 4.0, "te', "a torn line (its end is missing)"),
         ("duration: 4.0", "not JSON"),
-        ('{"duration": NaN}', "NaN is no number"),
+        ('{"duration": NaN}', "NaN is not a number"),
     ],
 )
 def test_a_line_that_is_no_json_object_is_called_so(tmp_path: Path, line: str, said: str) -> None:
@@ -107,3 +107,28 @@ def test_windows_of_consecutive_verses_are_clips_too(tmp_path: Path) -> None:
     alone = weigh_manifests([manifest(tmp_path, *lines)], TRANSFER)
     assert alone.words is not None
     assert work.words == 2 * alone.words - 1
+
+
+def test_clips_are_kept_in_columns_and_texts_once(tmp_path: Path) -> None:
+    lines = [{"duration": 1.0 + n, "text": ("قل", "أحد")[n % 2], "reciter": f"r{n % 3}"} for n in range(6)]
+    clips = read_clips(manifest(tmp_path, *lines))
+    assert list(clips.seconds) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert [clips.different[n][0] for n in clips.contents] == [line["text"] for line in lines]
+    assert [clips.names[n] for n in clips.reciters] == [line["reciter"] for line in lines]
+    assert list(clips.first_lines) == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_clips_take_little_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = tmp_path / "train.jsonl"
+    line = '{"audio_filepath": "%d.mp3", "duration": 4.5, "verses": ["2:%d"], "reciter": "r%d"}\n'
+    path.write_text("".join(line % (n, n % 286 + 1, n % 30) for n in range(100_000)), "utf-8")
+    weigh_manifests([str(path)], TRANSFER)  # the Quran is loaded
+    tracemalloc.start()
+    work = weigh_manifests([str(path)], TRANSFER)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert work.clips == 100_000
+    assert peak < 15e6  # 150 bytes a clip; records took 600

@@ -9,7 +9,14 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quran_asr.training.data.epoch import Stage, plan_epoch, repeated_clips, share_out, stage_batches
+from quran_asr.training.data.epoch import (
+    SHARDS_AT_ONCE,
+    Stage,
+    plan_epoch,
+    repeated_clips,
+    share_out,
+    stage_batches,
+)
 
 DURATIONS = st.lists(st.floats(0.2, 40.0), min_size=1, max_size=80)
 RANKS = st.integers(1, 5)
@@ -89,3 +96,38 @@ def test_processes_wait_little_for_each_other() -> None:
 def test_single_clips_come_twice_rather_than_hold_a_process_up() -> None:
     assert share_out([[0], [1], [2]], 2) == [[[0], [2]], [[1], [0]]]
     assert repeated_clips([[0], [1], [2]], 2) == 1
+
+
+sharded = st.lists(st.tuples(st.floats(0.5, 40.0), st.integers(0, 40)), min_size=1, max_size=200)
+
+
+@given(sharded, st.integers(1, 9), st.integers(1, 3), st.integers(0, 5), st.integers(0, 30))
+def test_shards_are_trained_a_few_at_a_time_and_resumed_exactly(
+    clips: list[tuple[float, int]], batch_size: int, window: int, epoch: int, done: int
+) -> None:
+    durations, shards = [seconds for seconds, _ in clips], [shard for _, shard in clips]
+    settings = replace(stage(batch_size, 1), window=window)
+    batches = stage_batches(durations, [settings], epoch, 0, shards)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(clips)))
+    assert batches == stage_batches(durations, [settings], epoch, 0, shards)
+    rest = stage_batches(durations, [replace(settings, done=done), stage(5, 2)], epoch, 0, shards)
+    other = stage_batches(durations, [replace(settings, done=done), stage(5, 2)], epoch, 1, shards)
+    trained = {i for batch in batches[:done] for i in batch}
+    assert {i for batch in rest + other for i in batch} == set(range(len(clips))) - trained
+
+
+def test_shards_are_not_opened_again_once_others_have_begun() -> None:
+    durations, shards = [1.0 + i % 7 for i in range(4000)], [i % 40 for i in range(4000)]
+    batches = stage_batches(durations, [stage(8, 1)], 0, 0, shards)
+    first = {
+        shard: min(n for n, b in enumerate(batches) if any(shards[i] == shard for i in b))
+        for shard in range(40)
+    }
+    last = {
+        shard: max(n for n, b in enumerate(batches) if any(shards[i] == shard for i in b))
+        for shard in range(40)
+    }
+    for n in range(len(batches)):
+        assert sum(first[shard] <= n <= last[shard] for shard in range(40)) <= SHARDS_AT_ONCE
+    other = stage_batches(durations, [stage(8, 1)], 1, 0, shards)
+    assert other != batches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 import torch
 
 from quran_asr.config.recipe import load_recipe
+from quran_asr.corpus.manifest import read_manifest
+from quran_asr.corpus.packing import pack
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.experiments.run_folder import RunFolder, create_run
 from quran_asr.records import Segment
 from quran_asr.training.checkpoints import checkpoint_facts
+from quran_asr.training.data import epoch
 from quran_asr.training.metrics import Progress
 from quran_asr.training.recognizer import load_recognizer
 from quran_asr.training.trainer import train
@@ -62,6 +66,7 @@ def start(spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...]
         resume: RunFolder | None = None,
         stop: Callable[[Progress], bool] = lambda progress: False,
         findings: list[Finding] | None = None,
+        clips: Sequence[Segment] = (),
     ) -> RunFolder:
         def watch(progress: Progress) -> None:
             if stop(progress):
@@ -78,7 +83,7 @@ def start(spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...]
         train(
             recipe,
             folder,
-            segments,
+            clips or segments,
             segments[:4],
             watcher=watch,
             on_finding=(findings if findings is not None else []).append,
@@ -119,6 +124,20 @@ def test_the_losses_after_a_stop_are_those_of_the_undisturbed_run(start: Start, 
     stopped = start(stop=at_step(stopped_at))
     assert steps(stopped)[-1] == stopped_at
     resumed = start(resume=stopped)
+    assert steps(resumed) == list(range(1, 31))
+    assert numbers(resumed) == numbers(undisturbed)
+
+
+def test_a_stop_among_shards_changes_nothing(
+    start: Start, spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epoch, "SHARDS_AT_ONCE", 2)
+    with ThreadPoolExecutor(1) as pool:
+        report = pack(spoken, tmp_path / "shards", pool, hours_per_shard=5 / 3600)
+    assert report.shards > 2
+    clips = read_manifest(report.manifest, "letters")
+    undisturbed = start(clips=clips)
+    resumed = start(resume=start(clips=clips, stop=at_step(8)), clips=clips)
     assert steps(resumed) == list(range(1, 31))
     assert numbers(resumed) == numbers(undisturbed)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from quran_asr.cli.corpus_import import download, import_
+from quran_asr.cli.corpus_pack import pack
 from quran_asr.cli.options import FiniteRange
 from quran_asr.cli.output import echo, findings_as_json, print_findings, print_json, print_table, progress_bar
 from quran_asr.errors import Finding, counted
@@ -240,7 +242,7 @@ _LONGEST_NAMED = 5
 
 @click.group(epilog="Example: quran-asr corpus scan recordings --to data/all.jsonl")
 def corpus() -> None:
-    """Scan, audit, split or synthesize recordings: everything that makes manifests."""
+    """Download, import, scan, audit, split, pack or synthesize recordings: all that makes manifests."""
 
 
 @corpus.command(
@@ -508,4 +510,5 @@ def synthesize(references: tuple[str, ...], folder: str, voices: str, fragments:
     return 0
 
 
-corpus.add_command(audit)
+for command in (audit, download, import_, pack):
+    corpus.add_command(command)

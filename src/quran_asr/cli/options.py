@@ -27,6 +27,8 @@ NEEDED = {
     "speak": ("espeakng_loader",),
     "sweep": ("optuna",),
     "serve": ("starlette", "uvicorn", "websockets"),
+    "parquet": ("pyarrow",),
+    "cluster": ("distributed",),
 }
 """Extra -> the packages that show whether it is installed."""
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 POSITIVE = FiniteRange(min=0, min_open=True, max=1e7)
 MOST_CLIPS = 100_000_000
+OPUS_BYTES, SAMPLE_BYTES = 4_000, 32_000
+"""A second of audio: as `corpus pack --codec opus` writes it (32 kbit/s), and as 16-bit samples at 16 kHz."""
 
 
 @click.command(
@@ -114,7 +116,7 @@ def _validation_hours(recipe: Recipe, validation: tuple[str, ...]) -> float | No
     manifests = validation or data.manifests
     if not manifests:
         return None
-    seconds = [clip.seconds for manifest in manifests for clip in read_clips(manifest)]
+    seconds = [one for manifest in manifests for one in read_clips(manifest).seconds]
     return sum(one for one in seconds if data.max_duration is None or one <= data.max_duration) / 3600
 
 
@@ -170,6 +172,7 @@ def _lines(planned: Plan) -> list[tuple[str, str | None]]:
             else f"{planned.batch_seconds:.3g} s ({planned.batch_seconds_source})",
         ),
         ("time of an epoch", _duration(planned.epoch_seconds)),
+        ("audio to read", _audio_rate(planned)),
         ("time of a validation", _validation_time(planned)),
         ("total time", _total_time(planned)),
         ("checkpoint", _gigabytes(planned.checkpoint_bytes)),
@@ -179,6 +182,15 @@ def _lines(planned: Plan) -> list[tuple[str, str | None]]:
             for i, a in enumerate(planned.pretrained)
         ),
     ]
+
+
+def _audio_rate(planned: Plan) -> str | None:
+    """What disks and network must bring; decoded audio is kept in memory as far as there is room."""
+    rate = planned.audio_times_real_time
+    if rate is None:
+        return None
+    opus, samples = rate * OPUS_BYTES / 1e6, rate * SAMPLE_BYTES / 1e6
+    return f"{rate:,.0f} times real time: {opus:,.3g} MB/s as Opus, {samples:,.3g} MB/s as 16-bit samples"
 
 
 def _validation_time(planned: Plan) -> str | None:

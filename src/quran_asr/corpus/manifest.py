@@ -18,6 +18,7 @@ from quran_asr import __version__
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.files import parse_json, write_atomically
 from quran_asr.records import Segment, VerseRef
+from quran_asr.shards import is_recording
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import SPELLINGS, edition_of, separate_basmala, spell
 
@@ -59,10 +60,11 @@ def read_manifest(
     folder = os.path.realpath(path.parent)
     segments: list[Segment] = []
     findings: list[Finding] = []
-    for where, raw in _lines(path):
+    for number, raw in _lines(path):
         try:
             segments.append(_segment(_parse(raw), folder, spelling))
         except QuranAsrError as error:
+            where = f"{path}:{number}"
             if on_error == "raise":
                 raise QuranAsrError(error.what, where=where, remedy=error.remedy) from None
             findings.append(Finding("warning", "manifest-line", where, error.what, error.remedy))
@@ -83,12 +85,12 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     folder = os.path.realpath(path.parent)
     lines: list[dict[str, Any]] = []
-    for where, raw in _lines(path):
+    for number, raw in _lines(path):
         try:
             values = _parse(raw)
             segment = _segment(values, folder, "letters")
         except QuranAsrError as error:
-            raise QuranAsrError(error.what, where=where, remedy=error.remedy) from None
+            raise QuranAsrError(error.what, where=f"{path}:{number}", remedy=error.remedy) from None
         lines.append({**values, "audio_filepath": segment.audio})
     if not lines:
         raise QuranAsrError("no line in it", where=str(path))
@@ -100,12 +102,12 @@ def find_line(manifests: Sequence[str | Path], segment: Segment) -> str:
     for manifest in manifests:
         path = Path(manifest)
         folder = os.path.realpath(path.parent)
-        for where, raw in _lines(path):
+        for number, raw in _lines(path):
             try:
                 values = _parse(raw)
                 same = _resolved(str(values.get("audio_filepath")), folder) == segment.audio
                 if same and (_seconds(values, "offset", default=0.0) == segment.offset):
-                    return where
+                    return f"{path}:{number}"
             except QuranAsrError:
                 continue
     return segment.audio
@@ -125,13 +127,13 @@ def collect_lines(path: str | Path) -> tuple[list[tuple[dict[str, Any], Segment]
     folder = os.path.realpath(path.parent)
     lines: list[tuple[dict[str, Any], Segment]] = []
     findings: list[Finding] = []
-    for where, raw in _lines(path):
+    for number, raw in _lines(path):
         try:
             values = _parse(raw)
             segment = _segment(values, folder, "letters", must_exist=False)
             lines.append(({**values, "audio_filepath": segment.audio}, segment))
         except QuranAsrError as error:
-            findings.append(Finding("error", "manifest-line", where, error.what, error.remedy))
+            findings.append(Finding("error", "manifest-line", f"{path}:{number}", error.what, error.remedy))
     if not lines and not findings:
         raise QuranAsrError("no line in it", where=str(path))
     return lines, findings
@@ -143,23 +145,23 @@ def each_line(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         QuranAsrError: no such manifest, or something else under its name.
     """
-    for where, raw in _lines(path):
+    for number, raw in _lines(path):
         with contextlib.suppress(QuranAsrError):
-            yield where, _parse(raw)
+            yield f"{path}:{number}", _parse(raw)
 
 
-def parse_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`file:line`, its keys) of every line; what the keys hold nobody has looked at.
+def parse_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, keys) of every line, numbers from 1; the values of the keys have not been checked.
 
     Raises:
         QuranAsrError: no such manifest, something else under its name, or a line that is no JSON object.
     """
-    for where, raw in _lines(path):
+    for number, raw in _lines(path):
         try:
             values = _parse(raw)
         except QuranAsrError as error:
-            raise QuranAsrError(error.what, where=where, remedy=error.remedy) from None
-        yield where, values
+            raise QuranAsrError(error.what, where=f"{path}:{number}", remedy=error.remedy) from None
+        yield number, values
 
 
 def write_manifest(
@@ -199,8 +201,8 @@ def sidecar_of(manifest: Path) -> Path:
     return manifest.with_name(manifest.name + ".meta.json")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(`file:line`, the line) of every line that is not blank."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, the line) of every line that is not blank, numbers from 1."""
     if not path.is_file():
         what = "a folder, not a manifest" if path.is_dir() else "no such manifest"
         raise QuranAsrError(
@@ -212,16 +214,56 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
                 raise QuranAsrError("a line of more than 1 MB: this is no manifest", where=f"{path}:{number}")
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
+                _refuse_foreign(path, raw)
             if raw.strip():
-                yield f"{path}:{number}", raw
+                yield number, raw
+
+
+_FOREIGN_FILES = (
+    (b"PAR1", "a parquet file"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzipped file, such as lhotse cuts"),
+    (b"ARROW1", "an arrow file"),
+)
+"""First bytes, what they tell."""
+
+
+def foreign_layout(values: Mapping[str, Any]) -> str | None:
+    """What a line is of, where it is known and not a manifest's."""
+    is_cut = "recording" in values and {"start", "supervisions"} & set(values)
+    if is_cut or values.get("type") == "MixedCut":
+        return "a lhotse cut manifest"
+    if "shard_id" in values and "audio_filepath" in values:
+        return "the manifest of NeMo's tarred datasets"
+    return None
+
+
+def _refuse_foreign(path: Path, first: bytes) -> None:
+    """Name what is known by its first line, and what makes a manifest of it."""
+    known = next((what for magic, what in _FOREIGN_FILES if first.startswith(magic)), None)
+    if known is None and {b"path", b"sentence"} <= set(first.rstrip(b"\r\n").split(b"\t")):
+        known = "a table of Common Voice"
+    if known is None:
+        with contextlib.suppress(QuranAsrError):
+            known = foreign_layout(_parse(first))
+    if known:
+        raise QuranAsrError(
+            f"this is {known}, not a manifest",
+            where=str(path),
+            remedy=f"quran-asr corpus import {path} --to FOLDER",
+        )
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise QuranAsrError(f"{constant} is not a number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
-    def refuse(constant: str) -> Any:
-        raise QuranAsrError(f"{constant} is no number")
-
     try:
-        values = parse_json(raw.decode("utf-8"), parse_constant=refuse)
+        values = parse_json(raw, _DECODER)
     except UnicodeDecodeError:
         raise QuranAsrError("not UTF-8 text") from None
     except json.JSONDecodeError as error:
@@ -242,7 +284,7 @@ def _segment(values: dict[str, Any], folder: str, spelling: str, *, must_exist: 
     if not isinstance(written, str) or not written or "\0" in written:
         raise QuranAsrError("`audio_filepath` is missing or no path")
     audio = _resolved(written, folder)
-    if must_exist and not os.path.isfile(audio):  # noqa: PTH113 - three times as fast on 20,000 lines
+    if must_exist and not is_recording(audio):
         raise QuranAsrError(
             f"no recording `{written}`", remedy="relative paths begin at the manifest's folder"
         )

@@ -25,6 +25,7 @@ from quran_asr.corpus.signal import Clipping, Signal, measure, power_spectra
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import parse_json
 from quran_asr.records import Segment
+from quran_asr.shards import member_of
 
 _VERSION = 1
 """Raise it when a measurement changes: older ones in the cache are then not believed."""
@@ -181,7 +182,8 @@ def _key(stretch: Stretch) -> str:
     """What must be equal for a measurement to hold; empty where there is no file."""
     path, offset, duration = stretch
     try:
-        state = os.stat(path)  # noqa: PTH116 - faster, and there are many
+        member = member_of(path)
+        state = os.stat(path if member is None else member.shard)  # noqa: PTH116 - faster, and there are many
     except (OSError, ValueError):
         return ""
     return f"{_VERSION} {state.st_size} {state.st_mtime_ns} {offset!r} {duration!r} {path}"

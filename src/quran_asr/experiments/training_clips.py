@@ -15,11 +15,16 @@ from quran_asr.text.quran import load_quran
 def with_windows(segments: Sequence[Segment], recipe: Recipe) -> Sequence[Segment]:
     """The clips of a training, and after them the windows of consecutive verses that its recipe asks for."""
     augment = recipe.quran.augment
-    if augment is None or augment.windows == 1:
+    if augment is None or not has_windows(recipe):
         return segments
     longest = recipe.model.train_ds.max_duration
     whole = [segment for segment in segments if _is_whole(segment, recipe.quran.spelling)]
     return [*segments, *windows(whole, most=augment.windows, longest=longest, seed=recipe.quran.seed)]
+
+
+def has_windows(recipe: Recipe) -> bool:
+    """Whether a recipe joins consecutive verses."""
+    return recipe.quran.augment is not None and recipe.quran.augment.windows > 1
 
 
 def _is_whole(segment: Segment, spelling: str) -> bool:

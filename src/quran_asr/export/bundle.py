@@ -35,6 +35,7 @@ from quran_asr.runtime.bundle import (
     is_bundle,
     write_description,
 )
+from quran_asr.shards import is_recording
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
 from quran_asr.training.recognizer import load_model, spelling_of
 from quran_asr.training.streaming import describe, model_shape
@@ -277,7 +278,7 @@ def _clips(model: EncDecHybridRNNTCTCBPEModel, source: Path, manifest: Path | No
         with suppress(QuranAsrError):  # recordings that have moved since
             for path in load_recipe(str(recipe)).model.validation_ds.manifests:
                 clips += read_manifest(path, spelling)
-    return [clip for clip in clips if Path(clip.audio).is_file()]
+    return [clip for clip in clips if is_recording(clip.audio)]
 
 
 def _provenance(model: EncDecHybridRNNTCTCBPEModel, source: Path) -> dict[str, Any]:

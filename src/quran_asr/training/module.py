@@ -201,7 +201,8 @@ class TrainingModule(lightning.LightningModule):
         now = self.progress.stages[-1]
         self.training_clips.set_plain(now.plain)
         durations = self.training_clips.seconds(now.seed, self.current_epoch)
-        batches = stage_batches(durations, self.progress.stages, self.current_epoch, self.ranks.rank)
+        stages, shards = self.progress.stages, self.training_clips.shards
+        batches = stage_batches(durations, stages, self.current_epoch, self.ranks.rank, shards)
         return training_loader(
             self.training_clips,
             EpochBatches(batches[now.done :], self.progress.counted),

@@ -143,7 +143,8 @@ def train(
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
     while True:  # once, and again with smaller batches after each one that does not fit into memory
-        steps = total_steps(recipe, [segment.duration for segment in training], ranks.size)
+        durations = [segment.duration for segment in training]
+        steps = total_steps(recipe, durations, ranks.size, training_set.shards)
         module = TrainingModule(
             model, recipe, training_set, validation_set, on_finding, ranks, steps, limit, copied
         )
@@ -207,15 +208,19 @@ def lowest_wer(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 def tell_repeated(module: TrainingModule, on_finding: Callable[[Finding], None]) -> None:
     """Say how many clips come twice in an epoch so that all processes have equally many batches."""
-    stage, durations = module.stage(None), [clip.segment.duration for clip in module.training_clips.clips]
-    twice = repeated_clips(planned_batches(durations, stage, 0), stage.ranks)
+    training_set, stage = module.training_clips, module.stage(None)
+    durations = [clip.segment.duration for clip in training_set.clips]
+    batches = planned_batches(durations, stage, 0, shards=training_set.shards)
+    twice = repeated_clips(batches, stage.ranks)
     if twice:
         clips = "1 clip comes" if twice == 1 else f"{twice} clips come"
         message = f"{clips} twice in an epoch: {stage.ranks} processes are to have equally many batches"
         on_finding(Finding("note", "repeated-clips", "trainer.devices", message, ""))
 
 
-def total_steps(recipe: Recipe, durations: Sequence[float], ranks: int) -> int | None:
+def total_steps(
+    recipe: Recipe, durations: Sequence[float], ranks: int, shards: Sequence[int] = ()
+) -> int | None:
     """Optimizer steps of the whole training, None without a limit. It decides how the rate falls.
 
     Counted from the plan of the first epoch with all its clips, whatever the curriculum admits: a run that
@@ -225,7 +230,7 @@ def total_steps(recipe: Recipe, durations: Sequence[float], ranks: int) -> int |
     if recipe.trainer.max_epochs > 0:
         ds = recipe.model.train_ds
         stage = Stage(recipe.quran.seed, ds.batch_size, ds.batch_duration, None, ranks)
-        batches = len(stage_batches(durations, [stage], 0, 0))
+        batches = len(stage_batches(durations, [stage], 0, 0, shards))
         limits.append(recipe.trainer.max_epochs * math.ceil(batches / recipe.trainer.accumulate_grad_batches))
     return min(limits, default=None)
 

@@ -5,6 +5,7 @@ A validation on clips that were trained on says nothing, and chooses the wrong c
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from quran_asr.experiments.checks.data import Data
 from quran_asr.experiments.checks.outcome import Outcome, passed, some_of, warning
 from quran_asr.files import sha256_of
 from quran_asr.records import Segment, VerseRef
+from quran_asr.shards import member_of, read_member, stored_bytes
 
 Contents = Mapping[str, str]
 """Path as in the manifests -> a name of what the file holds, the same for files with the same bytes."""
@@ -44,7 +46,7 @@ def same_contents(
     of_side = [{place[segment.audio] for segment in side} for _, side in data.splits]
     by_size: dict[int, list[str]] = defaultdict(list)
     for real in sorted(of_side[0] | of_side[1]):
-        by_size[Path(real).stat().st_size].append(real)
+        by_size[stored_bytes(real).size].append(real)
 
     def on_both_sides(files: Sequence[str]) -> bool:
         return len(files) > 1 and any(f in of_side[0] for f in files) and any(f in of_side[1] for f in files)
@@ -58,7 +60,7 @@ def same_contents(
             by_tail[_tail(real)].append(real)
         for alike in by_tail.values():
             for real in alike if on_both_sides(alike) else ():
-                content[real] = sha256_of(Path(real))
+                content[real] = _sha256(real)
         done += len(files)
         on_progress(done, total)
     return {path: content[real] for path, real in place.items()}
@@ -127,9 +129,16 @@ def seen_texts(data: Data) -> Outcome:
 
 
 def _tail(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-        return file.read()
+    stored = stored_bytes(path)
+    size = min(stored.size, _TAIL_BYTES)
+    with Path(stored.shard).open("rb") as file:
+        file.seek(stored.start + stored.size - size)
+        return file.read(size)
+
+
+def _sha256(path: str) -> str:
+    member = member_of(path)
+    return sha256_of(Path(path)) if member is None else hashlib.sha256(read_member(member)).hexdigest()
 
 
 def _overlaps(

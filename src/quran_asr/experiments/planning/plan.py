@@ -67,6 +67,9 @@ class Plan:
     batch_seconds_source: str
     epoch_seconds: float | None
     """Of the batches of an epoch, without validation."""
+    audio_times_real_time: float | None
+    """Audio that all devices together take in a second, in seconds: what disks, network and decoders must
+    bring."""
     validation_seconds: float | None
     """Of one validation."""
     validation_seconds_source: str
@@ -121,6 +124,7 @@ def plan(
         audio = work.hours * 3600 / batches / (devices * trainer.num_nodes)
     times, unused = timing(recipe, work, audio, target, given, validation_hours)
     validations = _validations(trainer, batches, epochs, times)
+    epoch = _times(times.batch_seconds, batches)
     findings = [
         *start_findings(recipe, parameters, steps, steps_per_epoch, effective),
         *stop_findings(recipe),
@@ -152,7 +156,8 @@ def plan(
         memory_batch=which,
         batch_seconds=times.batch_seconds,
         batch_seconds_source=times.batch_source,
-        epoch_seconds=_times(times.batch_seconds, batches),
+        epoch_seconds=epoch,
+        audio_times_real_time=round(work.hours * 3600 / epoch, 1) if work and epoch else None,
         validation_seconds=times.validation_seconds,
         validation_seconds_source=times.validation_source,
         validations=validations,

@@ -6,6 +6,7 @@ Nothing here opens a recording: a plan is made before the data are at hand.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +16,7 @@ from typing import Any
 from quran_asr.config.schema import Recipe, TrainData
 from quran_asr.corpus.manifest import LONGEST_SECONDS, parse_lines
 from quran_asr.errors import QuranAsrError
-from quran_asr.experiments.training_clips import with_windows
+from quran_asr.experiments.training_clips import has_windows, with_windows
 from quran_asr.records import Segment, VerseRef
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import spell
@@ -64,38 +65,49 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestClip:
-    """What a plan reads of a manifest's line."""
+class ManifestClips:
+    """What a plan reads of a manifest, column by column: a million clips take 20 MB and not 500."""
 
-    seconds: float
-    text: str
-    """As written; empty where the line names verses only, or nothing."""
-    verses: tuple[str, ...]
-    reciter: str
-    where: str
-    """`file:line`"""
+    manifest: str
+    seconds: array[float]
+    """Of each clip."""
+    contents: array[int]
+    """Of each clip the place in `different`."""
+    reciters: array[int]
+    """Of each clip the place in `names`."""
+    different: tuple[tuple[str, tuple[str, ...]], ...]
+    """Text as written (empty where the line has none) and verses, each pair once."""
+    first_lines: array[int]
+    """The number of the line in which each of them comes first."""
+    names: tuple[str, ...]
+    """Of the reciters."""
 
 
-def read_clips(manifest: str | Path) -> list[ManifestClip]:
-    """Each clip of a manifest, without a look at its recording.
+def read_clips(manifest: str | Path) -> ManifestClips:
+    """The clips of a manifest, without a look at their recordings.
 
     Raises:
         QuranAsrError: no such manifest, no line in it, or a line that is no JSON object or has no duration.
     """
-    clips = []
-    for where, values in parse_lines(Path(manifest)):
-        seconds = values.get("duration")
-        known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if seconds is None or not (known and 0 < seconds <= LONGEST_SECONDS):
-            raise QuranAsrError("has no `duration` in seconds", where=where)
-        clips.append(
-            ManifestClip(
-                float(seconds), _text(values), _verses(values), str(values.get("reciter", "")), where
-            )
-        )
-    if not clips:
+    seconds, contents, reciters, first_lines = array("d"), array("L"), array("L"), array("L")
+    different: dict[tuple[str, tuple[str, ...]], int] = {}
+    names: dict[str, int] = {}
+    for number, values in parse_lines(Path(manifest)):
+        length = values.get("duration")
+        known = isinstance(length, int | float) and not isinstance(length, bool)
+        if length is None or not (known and 0 < length <= LONGEST_SECONDS):
+            raise QuranAsrError("has no `duration` in seconds", where=f"{manifest}:{number}")
+        seconds.append(length)
+        content = different.setdefault((_text(values), _verses(values)), len(different))
+        if content == len(first_lines):
+            first_lines.append(number)
+        contents.append(content)
+        reciters.append(names.setdefault(str(values.get("reciter", "")), len(names)))
+    if not seconds:
         raise QuranAsrError("no line in it", where=str(manifest))
-    return clips
+    return ManifestClips(
+        str(manifest), seconds, contents, reciters, tuple(different), first_lines, tuple(names)
+    )
 
 
 def weigh(durations: Sequence[float], recipe: Recipe, texts: Sequence[str] | None = None) -> Workload:
@@ -106,9 +118,10 @@ def weigh(durations: Sequence[float], recipe: Recipe, texts: Sequence[str] | Non
     """
     admitted = [_admits(recipe.model.train_ds, seconds) for seconds in durations]
     kept = tuple(seconds for seconds, taken in zip(durations, admitted, strict=True) if taken)
-    words = None
+    words, different = None, set(texts or ())
     if texts is not None and all(texts):
-        words = [len(text.split()) for text, taken in zip(texts, admitted, strict=True) if taken]
+        of = {text: len(text.split()) for text in different}
+        words = [of[text] for text, taken in zip(texts, admitted, strict=True) if taken]
     return Workload(
         clips=len(kept),
         hours=sum(kept) / 3600,
@@ -118,7 +131,7 @@ def weigh(durations: Sequence[float], recipe: Recipe, texts: Sequence[str] | Non
         longest=max(durations, default=None),
         words=None if words is None else sum(words),
         most_words=None if words is None else max(words, default=0),
-        unknown_characters="" if not words else _unknown_characters(set(texts or ()), recipe.quran.spelling),
+        unknown_characters="" if not words else _unknown_characters(different, recipe.quran.spelling),
     )
 
 
@@ -128,13 +141,16 @@ def weigh_manifests(manifests: Sequence[str], recipe: Recipe) -> Workload:
     Raises:
         QuranAsrError: as `read_clips`, or a verse that does not exist.
     """
-    clips = [clip for manifest in manifests for clip in read_clips(manifest)]
-    texts = _spelled(clips, recipe.quran.spelling)
-    segments = [
-        Segment(clip.where, 0.0, clip.seconds, _refs(clip), text, clip.reciter)
-        for clip, text in zip(clips, texts, strict=True)
-    ]
-    return weigh_segments(segments, recipe)
+    durations = array("d")
+    texts: list[str] = []
+    segments: list[Segment] = []
+    for clips in map(read_clips, manifests):
+        spelled = _spelled(clips, recipe.quran.spelling)
+        durations.extend(clips.seconds)
+        texts += map(spelled.__getitem__, clips.contents)
+        if has_windows(recipe):
+            segments += _segments(clips, spelled)
+    return weigh_segments(segments, recipe) if has_windows(recipe) else weigh(durations, recipe, texts)
 
 
 def weigh_segments(segments: Sequence[Segment], recipe: Recipe) -> Workload:
@@ -177,29 +193,34 @@ def _admits(data: TrainData, seconds: float) -> bool:
     return data.min_duration <= seconds <= data.max_duration
 
 
-def _refs(clip: ManifestClip) -> tuple[VerseRef, ...]:
+def _segments(clips: ManifestClips, spelled: Sequence[str]) -> list[Segment]:
+    verses = [_refs(named) for _, named in clips.different]
+    return [
+        Segment(clips.manifest, 0.0, seconds, verses[content], spelled[content], clips.names[reciter])
+        for seconds, content, reciter in zip(clips.seconds, clips.contents, clips.reciters, strict=True)
+    ]
+
+
+def _refs(verses: Sequence[str]) -> tuple[VerseRef, ...]:
     """The verses, where all of them can be read: others are for `check` to find."""
     try:
-        return tuple(VerseRef.parse(verse) for verse in clip.verses)
+        return tuple(map(VerseRef.parse, verses))
     except QuranAsrError:
         return ()
 
 
-def _spelled(clips: Sequence[ManifestClip], spelling: str) -> list[str]:
-    """The words of each clip: as training takes them, but that written text beside verses is believed."""
-    seen: dict[tuple[str, tuple[str, ...]], str] = {}
-    for clip in clips:
-        key = clip.text, clip.verses
-        if key in seen:
-            continue
-        if clip.text.strip():
-            seen[key] = spell(clip.text, spelling)
+def _spelled(clips: ManifestClips, spelling: str) -> list[str]:
+    """The words of `clips.different`: as training takes them, but written text beside verses is believed."""
+    texts = []
+    for (text, verses), line in zip(clips.different, clips.first_lines, strict=True):
+        if text.strip():
+            texts.append(spell(text, spelling))
             continue
         try:
-            seen[key] = load_quran(spelling).text(VerseRef.parse(verse) for verse in clip.verses)
+            texts.append(load_quran(spelling).text(map(VerseRef.parse, verses)))
         except QuranAsrError as error:
-            raise QuranAsrError(error.what, where=clip.where, remedy=error.remedy) from None
-    return [seen[clip.text, clip.verses] for clip in clips]
+            raise QuranAsrError(error.what, where=f"{clips.manifest}:{line}", remedy=error.remedy) from None
+    return texts
 
 
 def _unknown_characters(texts: set[str], spelling: str) -> str:

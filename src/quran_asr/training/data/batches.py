@@ -16,6 +16,7 @@ from quran_asr import audio
 from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Segment
+from quran_asr.shards import member_of
 from quran_asr.training.data.audio_cache import FORKS, AudioCache
 from quran_asr.training.data.augmentation import augment, draw_timing, impulse_responses, without_changes
 from quran_asr.training.data.epoch import EpochBatches
@@ -128,6 +129,8 @@ class ClipSet(Dataset[Item]):
         stretches = dict.fromkeys(part for clip in self.clips for part in _parts(clip.segment))
         self._places = {stretch: place for place, stretch in enumerate(stretches)}
         kind = np.float32 if recipe is None else np.int16
+        self.shards = _shards(self.clips)
+        """Number of the shard that holds each clip; empty where all are files of their own."""
         self.store = AudioCache([stretch.duration for stretch in stretches], cache_bytes, kind)
 
     def __len__(self) -> int:
@@ -171,6 +174,13 @@ class ClipSet(Dataset[Item]):
 def _parts(segment: Segment) -> tuple[Segment, ...]:
     """The stretches of recordings behind a clip."""
     return segment.parts or (segment,)
+
+
+def _shards(clips: Sequence[Clip]) -> tuple[int, ...]:
+    members = [member_of(clip.segment.audio) for clip in clips]
+    names = [member.shard if member else "" for member in members]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return tuple(numbers[name] for name in names) if any(members) else ()
 
 
 def collate(items: Sequence[Item]) -> Batch:

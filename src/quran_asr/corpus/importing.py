@@ -1,0 +1,366 @@
+"""From corpora in the layouts of others to a manifest of ours.
+
+Recordings inside parquet, arrow and zip files become files below `audio/`; those that are files, or members
+of plain tar shards, stay where they are. A unit that is done has a record, and is not read again when the
+command is repeated. What is left out is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from quran_asr import audio
+from quran_asr.corpus.manifest import LONGEST_SECONDS, write_manifest
+from quran_asr.corpus.sources import (
+    GOOD_LABELS,
+    ROLES,
+    Kind,
+    Role,
+    Row,
+    Unit,
+    guess_columns,
+    read_rows,
+)
+from quran_asr.errors import QuranAsrError
+from quran_asr.files import parse_json, refuse_foreign, sweep, unfinished_path, write_atomically
+from quran_asr.locks import locked
+from quran_asr.records import VerseRef
+from quran_asr.text.passages import parse_range
+from quran_asr.text.quran import load_quran
+from quran_asr.text.search import find
+from quran_asr.text.spelling import separate_basmala, spell
+from quran_asr.text.surah_names import find_surah
+
+MANIFEST, RECORDS, AUDIO = "manifest.jsonl", "imported", "audio"
+_ENDINGS = {"vorbis": "ogg"}
+"""Format -> ending of a file's name, where it is another."""
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedRow:
+    """A row that is not in the manifest, and why."""
+
+    row: str
+    reason: str
+    """Equal for equal cases, so that they can be counted."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A foreign corpus that was looked at, and how its columns are read."""
+
+    units: tuple[Unit, ...]
+    names: tuple[str, ...]
+    """All columns of its first unit."""
+    columns: dict[Role, str]
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return tuple(dict.fromkeys(unit.kind for unit in self.units))
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What became of a corpus."""
+
+    manifest: Path | None
+    """None where no row could be used; nothing was written then."""
+    clips: int
+    hours: float
+    reciters: int
+    with_verses: int
+    """Clips whose text is in the Quran, in one place."""
+    dropped: tuple[DroppedRow, ...]
+    kept_units: int
+    """Units that an earlier run had finished."""
+
+    @property
+    def dropped_by_reason(self) -> dict[str, int]:
+        return dict(Counter(one.reason for one in self.dropped).most_common())
+
+
+def look_at(units: Sequence[Unit], chosen: Mapping[Role, str]) -> Corpus:
+    """Decide what the columns of a corpus mean.
+
+    Args:
+        units: of `sources.find_units`, at least one.
+        chosen: columns that are named by the user; an empty name means that there is none.
+
+    Raises:
+        QuranAsrError: a chosen column does not exist, or neither text nor verses are found.
+    """
+    names, guessed = guess_columns(units[0])
+    where = str(units[0].path)
+    for role, name in chosen.items():
+        if name and name not in names:
+            raise QuranAsrError(
+                f"no column `{name}` for {role}", where=where, remedy=f"there are {', '.join(names)}"
+            )
+    columns = {role: name for role in ROLES if (name := chosen.get(role, guessed.get(role, "")))}
+    if not {"text", "verse", "ayah"} & set(columns) and "verses" not in names:
+        raise QuranAsrError(
+            "no column seems to hold text or verses",
+            where=where,
+            remedy=f"name it: --column text=NAME; there are {', '.join(names)}",
+        )
+    return Corpus(tuple(units), names, columns)
+
+
+def import_corpus(
+    corpus: Corpus,
+    folder: str | Path,
+    executor: Executor,
+    *,
+    labels: Collection[str] = (),
+    reciter: str = "",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ImportReport:
+    """Write the recordings of a corpus and a manifest of them.
+
+    Args:
+        folder: missing, empty, or begun by this function: it is continued.
+        executor: where units are imported, one a job.
+        labels: rows with these values in the label column are taken; empty for `GOOD_LABELS`.
+        reciter: of rows that name none.
+        on_progress: called with (units done, units).
+
+    Raises:
+        QuranAsrError: a unit cannot be read as a whole, `folder` belongs to something else, or a job's
+            process died.
+        OSError: the disk is full; finished units are kept.
+    """
+    folder = Path(folder).absolute()
+    refuse_foreign(folder, (RECORDS, MANIFEST), "folder of an import")
+    (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+    taken = frozenset(label.lower() for label in labels) or GOOD_LABELS
+    with locked(folder / RECORDS / "lock", busy="another process imports into this folder"):
+        sweep(folder)
+        sweep(folder / RECORDS)
+        jobs = {
+            executor.submit(_import_unit, unit, folder, corpus.columns, taken, reciter): number
+            for number, unit in enumerate(corpus.units)
+        }
+        records: dict[int, Path] = {}
+        kept = 0
+        try:
+            for job in as_completed(jobs):
+                records[jobs[job]], was_there = job.result()
+                kept += was_there
+                on_progress(len(records), len(jobs))
+        except BrokenProcessPool as error:
+            raise QuranAsrError(
+                "a process that read the corpus died (out of memory, or a decoder crashed)",
+                remedy="run the same command again with fewer --jobs: finished parts are kept",
+            ) from error
+        finally:
+            for job in jobs:
+                job.cancel()
+        return _write_manifest(folder, [records[number] for number in sorted(records)], corpus, kept)
+
+
+def _write_manifest(folder: Path, records: Sequence[Path], corpus: Corpus, kept: int) -> ImportReport:
+    lines: list[dict[str, Any]] = []
+    dropped: list[DroppedRow] = []
+    for path in records:
+        record = parse_json(path.read_bytes())
+        lines += record["lines"]
+        dropped += [DroppedRow(**one) for one in record["dropped"]]
+    report = ImportReport(
+        manifest=folder / MANIFEST if lines else None,
+        clips=len(lines),
+        hours=sum(line["duration"] for line in lines) / 3600,
+        reciters=len({line["reciter"] for line in lines if "reciter" in line}),
+        with_verses=sum("verses" in line for line in lines),
+        dropped=tuple(dropped),
+        kept_units=kept,
+    )
+    if report.manifest:
+        meta = {
+            "made_by": "corpus import",
+            "layouts": list(corpus.kinds),
+            "columns": corpus.columns,
+            "dropped_by_reason": report.dropped_by_reason,
+            "dropped": [{"row": one.row, "reason": one.reason, "detail": one.detail} for one in dropped],
+        }
+        write_manifest(report.manifest, lines, meta)
+    return report
+
+
+def _import_unit(
+    unit: Unit, folder: Path, columns: Mapping[Role, str], labels: frozenset[str], reciter: str
+) -> tuple[Path, bool]:
+    """Import a unit unless it was; the path of its record, and whether it was."""
+    stat = unit.path.stat()
+    facts = [str(unit.path), stat.st_size, stat.st_mtime_ns, unit.first_row, unit.rows, dict(columns)]
+    facts += [sorted(labels), reciter]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    record = folder / RECORDS / f"{key}.json"
+    if record.is_file():
+        return record, True
+    lines: list[dict[str, Any]] = []
+    dropped: list[dict[str, str]] = []
+    for number, row in enumerate(read_rows(unit, columns)):
+        try:
+            lines.append(_line(row, folder / AUDIO / key, number, columns, labels, reciter))
+        except _NotUsedError as unused:
+            dropped.append({"row": row.name, "reason": unused.reason, "detail": unused.detail})
+    write_atomically(record, json.dumps({"lines": lines, "dropped": dropped}, ensure_ascii=False).encode())
+    return record, False
+
+
+class _NotUsedError(Exception):
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail or reason
+
+
+def _line(
+    row: Row, folder: Path, number: int, columns: Mapping[Role, str], labels: frozenset[str], reciter: str
+) -> dict[str, Any]:
+    """The manifest's line of a row. What costs least is looked at first."""
+    if "label" in columns:
+        label = str(row.values.get(columns["label"]) or "").strip()
+        if label.lower() not in labels:
+            raise _NotUsedError(f"label `{label}`" if label else "no label")
+    if row.problem or row.audio is None:
+        raise _NotUsedError(row.problem.split(":")[0].split(" (")[0] or "no audio in it", row.problem)
+    text, verses = _content(row.values, columns)
+    offset, duration = _stretch(row)
+    try:
+        path, seconds = _stored(row.audio, folder, number)
+    except QuranAsrError as error:
+        raise _NotUsedError(error.what.split(":")[0].split(" (")[0], error.what) from None
+    if duration is None:
+        duration = seconds - offset
+    if duration <= 0 or offset + duration > seconds + audio.TOLERANCE_SECONDS:
+        raise _NotUsedError("a stretch beyond the end of its recording")
+    name = str(row.values.get(columns.get("reciter", "reciter")) or "") or reciter
+    return {
+        "audio_filepath": path,
+        "offset": offset,
+        "duration": round(duration, 4),
+        "text": text,
+        **({"verses": verses} if verses else {}),
+        **({"reciter": name} if name else {}),
+    }
+
+
+def _stretch(row: Row) -> tuple[float, float | None]:
+    """Offset and seconds where the layout has stretches of recordings; else the whole recording.
+
+    A column with durations of whole recordings is not needed: the recording itself is looked at.
+    """
+    if isinstance(row.audio, bytes) or "offset" not in row.values:
+        return 0.0, None
+    offset, duration = row.values["offset"] or 0.0, row.values.get("duration")
+    for value in (offset, duration):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 <= value <= LONGEST_SECONDS):
+            raise _NotUsedError("an offset or duration that is not in seconds")
+    return float(offset), None if duration is None else float(duration)
+
+
+def _stored(content: bytes | str, folder: Path, number: int) -> tuple[str, float]:
+    """Path and seconds of a recording that can be read; bytes become a file named by what they are."""
+    if isinstance(content, str):
+        return content, audio.probe(content).seconds
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_path(folder)
+    try:
+        unfinished.write_bytes(content)
+        try:
+            info = audio.probe(unfinished)
+        except QuranAsrError as error:
+            raise QuranAsrError(error.what) from None
+        target = folder / f"{number:06d}.{_ENDINGS.get(info.format, info.format)}"
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return str(target), info.seconds
+
+
+# Text and verses
+
+
+def _content(values: Mapping[str, Any], columns: Mapping[Role, str]) -> tuple[str, list[str]]:
+    """Text as written and its verses, where it is known which."""
+    written = values.get(columns.get("text", "text"))
+    text = " ".join(written.split()) if isinstance(written, str) else ""
+    if text and not spell(text, "letters"):
+        raise _NotUsedError("its text has no Arabic letters", f"its text is {text[:60]!r}")
+    verses = values.get("verses")
+    named = tuple(map(str, verses)) if isinstance(verses, list) and verses else _named(values, columns)
+    if named:
+        refs = tuple(ref for name in named for ref in _parsed(name))
+        spoken = load_quran("diacritized").text(refs)
+        if not text:
+            return spoken, [str(ref) for ref in refs]
+        if _same(text, spoken):
+            return text, [str(ref) for ref in refs]
+        if columns.get("text") and spell(text, "letters") not in spell(spoken, "letters"):
+            raise _NotUsedError("its text is not that of its verse", f"{', '.join(named)}: {text[:80]}")
+        return text, [str(ref) for ref in refs]  # a part of a verse
+    if not text:
+        raise _NotUsedError("neither text nor verse")
+    return text, [str(ref) for ref in _place(text, _surah(values, columns))]
+
+
+def _named(values: Mapping[str, Any], columns: Mapping[Role, str]) -> tuple[str, ...]:
+    """The verse that its columns name."""
+    if verse := values.get(columns.get("verse", "")):
+        return (str(verse[0] if isinstance(verse, list) else verse).strip(),)
+    surah, ayah = _surah(values, columns), str(values.get(columns.get("ayah", ""), "")).strip()
+    return (f"{surah}:{int(ayah)}",) if surah and ayah.isdigit() else ()
+
+
+def _surah(values: Mapping[str, Any], columns: Mapping[Role, str]) -> int | None:
+    written = str(values.get(columns.get("surah", "")) or "").strip()
+    return int(written) if written.isdigit() else (find_surah(written) if written else None)
+
+
+def _parsed(name: str) -> tuple[VerseRef, ...]:
+    try:
+        return parse_range(name)
+    except QuranAsrError as error:
+        raise _NotUsedError("no such verse", error.what) from None
+
+
+def _same(text: str, spoken: str) -> bool:
+    """Whether two texts have the same letters, in either edition, a basmala before them apart."""
+    for one in (text, separate_basmala(text)[1]):
+        if one and spell(one, "letters") == spell(spoken, "letters"):
+            return True
+    return _typed(text) == _typed(spoken)
+
+
+def _typed(text: str) -> str:
+    """Letters as people type them: without hamzas and spaces, in which spellings differ most."""
+    return spell(text, "letters").translate(_TYPED)
+
+
+_TYPED = str.maketrans("أإآىةؤئ", "ااايهوي", "ء ")
+
+
+@lru_cache(maxsize=100_000)
+def _place(text: str, surah: int | None) -> tuple[VerseRef, ...]:
+    """The verses that a text is or is from, where it stands in one place (of that surah); else none."""
+    try:
+        matches = find(load_quran("diacritized"), text)
+    except QuranAsrError:
+        return ()
+    places = [
+        match.refs
+        for match in matches
+        if match.kind in ("exact", "spelling") and surah in (None, match.refs[0].surah)
+    ]
+    return places[0] if len(places) == 1 else ()

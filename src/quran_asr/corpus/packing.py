@@ -1,0 +1,298 @@
+"""Clips of a manifest in tar shards that NeMo, WebDataset and this package read in sequence.
+
+`audio_0.tar`, `audio_1.tar`, ... hold the clips in an order that mixes reciters and verses, so that a few
+shards at a time are a fair sample. `tarred_audio_manifest.json` is NeMo's manifest of them, `manifest.jsonl`
+is ours, whose paths say where in its shard a clip lies (`quran_asr.shards`). A shard is written, read back
+and compared, and only then has its name; what is finished is kept when the command runs again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import random
+import tarfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from quran_asr import audio
+from quran_asr.containers import links
+from quran_asr.corpus.manifest import read_lines, write_manifest
+from quran_asr.errors import QuranAsrError
+from quran_asr.files import parse_json, refuse_foreign, replacing, sha256_of, sweep, write_atomically
+from quran_asr.locks import locked
+from quran_asr.records import VerseRef
+from quran_asr.shards import Member, as_file
+from quran_asr.text.quran import load_quran
+
+Codec: TypeAlias = Literal["auto", "flac", "opus"]
+OPUS_KILOBITS = 32
+_LOSSY = {"mp3": "mp3", "opus": "opus", "vorbis": "ogg"}
+"""Formats that `auto` copies as they are -> ending; FLAC of what they decode to would be larger."""
+MANIFEST, NEMO_MANIFEST, RECORDS = "manifest.jsonl", "tarred_audio_manifest.json", "shards"
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedClip:
+    """A clip that is in no shard, and why."""
+
+    clip: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """What a folder of shards holds."""
+
+    manifest: Path
+    nemo_manifest: Path
+    shards: int
+    kept_shards: int
+    """Shards that an earlier run had finished."""
+    clips: int
+    hours: float
+    bytes: int
+    dropped: tuple[DroppedClip, ...]
+
+    @property
+    def nemo_shards(self) -> str:
+        """The shards in the way NeMo and WebDataset are given them."""
+        folder = self.manifest.parent
+        return str(folder / f"audio__OP_0..{self.shards - 1}_CL_.tar")
+
+
+def pack(
+    manifest: str | Path,
+    folder: str | Path,
+    executor: Executor,
+    *,
+    hours_per_shard: float = 2.0,
+    codec: Codec = "auto",
+    verify: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PackReport:
+    """Write the clips of a manifest to shards in `folder`.
+
+    Args:
+        manifest: of this package or of NeMo; stretches of recordings are cut out.
+        folder: missing, empty, or begun by this function with the same arguments: it is continued.
+        executor: where shards are written, one a job.
+        hours_per_shard: of audio.
+        codec: `flac` at 16 kHz, 16 bits; `opus` at 32 kbit/s; `auto` copies whole MP3, Opus and Vorbis files
+            as they are and makes FLAC of all others.
+        verify: read the shards of an earlier run again, and write anew those that have changed.
+        on_progress: called with (shards finished, shards).
+
+    Raises:
+        QuranAsrError: the manifest is wrong, `folder` belongs to something else, no clip can be read, or a
+            job's process died.
+        OSError: the disk is full; finished shards are kept.
+    """
+    folder = Path(folder).absolute()
+    refuse_foreign(folder, (RECORDS, MANIFEST), "folder of shards")
+    lines = read_lines(manifest)
+    (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+    with locked(folder / RECORDS / "lock", busy="another process packs into this folder"):
+        for place in (folder, folder / RECORDS):
+            sweep(place)
+        shares = _shares(lines, hours_per_shard)
+        kept = _write_shards(shares, folder, executor, codec, verify, on_progress)
+        for stale in range(len(shares), len(shares) + _stale(folder, len(shares))):
+            (folder / f"audio_{stale}.tar").unlink(missing_ok=True)
+            _record_path(folder, stale).unlink(missing_ok=True)
+        return _write_manifests(folder, len(shares), kept, {"packed_from": str(manifest), "codec": codec})
+
+
+def _shares(lines: Sequence[dict[str, Any]], hours: float) -> list[list[tuple[int, dict[str, Any]]]]:
+    """(place in the manifest, line) of each shard: an order by chance that the number of lines decides."""
+    order = list(range(len(lines)))
+    random.Random(f"shards {len(lines)}").shuffle(order)
+    total = sum(line["duration"] for line in lines)
+    count = min(len(lines), max(1, math.ceil(total / 3600 / hours)))
+    shares: list[list[tuple[int, dict[str, Any]]]] = [[] for _ in range(count)]
+    before = 0.0
+    for place in order:
+        share = min(count - 1, int(before / total * count))
+        shares[share].append((place, lines[place]))
+        before += lines[place]["duration"]
+    return [share for share in shares if share]
+
+
+def _stale(folder: Path, first: int) -> int:
+    """How many shards of an earlier, larger packing stand behind those of this one."""
+    count = 0
+    while _record_path(folder, first + count).exists():
+        count += 1
+    return count
+
+
+def _record_path(folder: Path, number: int) -> Path:
+    return folder / RECORDS / f"{number}.json"
+
+
+def _write_shards(
+    shares: Sequence[list[tuple[int, dict[str, Any]]]],
+    folder: Path,
+    executor: Executor,
+    codec: Codec,
+    verify: bool,
+    on_progress: Callable[[int, int], None],
+) -> int:
+    """How many shards were finished already."""
+    jobs = [
+        executor.submit(_write_shard, folder, number, share, codec, verify)
+        for number, share in enumerate(shares)
+    ]
+    kept = done = 0
+    try:
+        for job in as_completed(jobs):
+            kept += job.result()
+            done += 1
+            on_progress(done, len(jobs))
+    except BrokenProcessPool as error:
+        raise QuranAsrError(
+            "a process that wrote a shard died (out of memory, or a decoder crashed)",
+            remedy="run the same command again with fewer --jobs: finished shards are kept",
+        ) from error
+    finally:
+        for job in jobs:
+            job.cancel()
+    return kept
+
+
+def _write_shard(
+    folder: Path, number: int, share: Sequence[tuple[int, dict[str, Any]]], codec: Codec, verify: bool
+) -> bool:
+    """Write a shard and then its record, unless both are there; whether they were."""
+    target, record = folder / f"audio_{number}.tar", _record_path(folder, number)
+    source = hashlib.sha256(json.dumps([codec, share], sort_keys=True).encode()).hexdigest()
+    if _is_finished(target, record, source, verify):
+        return True
+    record.unlink(missing_ok=True)
+    lines, dropped, expected = [], [], dict[str, tuple[int, int, str]]()
+    with replacing(target, ".tar") as unfinished:
+        with tarfile.TarFile(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for place, line in share:
+                try:
+                    content, ending = _encoded(line, codec)
+                except QuranAsrError as error:
+                    dropped.append({"clip": _name(line), "reason": error.what})
+                    continue
+                member = tarfile.TarInfo(
+                    f"{place:09d}.{ending}"
+                )  # no owner, no time: equal clips, equal bytes
+                member.size, member.mode = len(content), 0o644
+                start = tar.offset + tarfile.BLOCKSIZE
+                tar.addfile(member, io.BytesIO(content))
+                expected[member.name] = start, len(content), hashlib.sha256(content).hexdigest()
+                path = str(Member(str(target), start, len(content)))
+                lines.append({**_travelling(line), "audio_filepath": path, "member": member.name})
+        _compare(unfinished, expected)
+        checksum = sha256_of(unfinished)
+    values = {
+        "source": source,
+        "bytes": target.stat().st_size,
+        "sha256": checksum,
+        "lines": lines,
+        "dropped": dropped,
+    }
+    write_atomically(record, json.dumps(values, ensure_ascii=False).encode())
+    return False
+
+
+def _is_finished(target: Path, record: Path, source: str, verify: bool) -> bool:
+    try:
+        values = parse_json(record.read_bytes())
+        same = values["source"] == source and values["bytes"] == target.stat().st_size
+        return same and (not verify or values["sha256"] == sha256_of(target))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _encoded(line: dict[str, Any], codec: Codec) -> tuple[bytes, str]:
+    """The clip as a file of its own, and the ending of its name."""
+    offset, duration = line.get("offset") or 0.0, line["duration"]
+    with as_file(Path(line["audio_filepath"])) as path:
+        if codec == "auto" and not offset:
+            info = audio.probe(path)
+            whole = abs(info.seconds - duration) <= audio.TOLERANCE_SECONDS
+            # A file whose header misleads decoders is no help to others: it is made anew.
+            if whole and info.format in _LOSSY and not links(path):
+                return path.read_bytes(), _LOSSY[info.format]
+        samples = audio.read(path, offset, duration)
+    return (
+        (audio.as_opus(samples, OPUS_KILOBITS), "opus")
+        if codec == "opus"
+        else (audio.as_flac(samples), "flac")
+    )
+
+
+def _name(line: dict[str, Any]) -> str:
+    offset = line.get("offset") or 0.0
+    return f"{line['audio_filepath']} at {offset:g} s" if offset else str(line["audio_filepath"])
+
+
+def _travelling(line: dict[str, Any]) -> dict[str, Any]:
+    """A line's keys but for its place in a recording; with its text, which NeMo needs."""
+    kept = {key: value for key, value in line.items() if key != "offset"}
+    if not str(kept.get("text") or "").strip():
+        verses = [VerseRef.parse(ref) for ref in line["verses"]]
+        kept["text"] = load_quran("diacritized").text(verses)
+    return kept
+
+
+def _compare(shard: Path, expected: dict[str, tuple[int, int, str]]) -> None:
+    """Read a shard back as others will, and compare place, size and content of every member."""
+    found = {}
+    with tarfile.TarFile(shard) as tar:
+        for member in tar:
+            source = tar.extractfile(member)
+            content = source.read() if source else b""
+            found[member.name] = member.offset_data, member.size, hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise QuranAsrError(
+            "the shard reads back otherwise than it was written",
+            where=str(shard.parent),
+            remedy="check the disk, and run the same command again",
+        )
+
+
+def _write_manifests(folder: Path, count: int, kept: int, meta: dict[str, Any]) -> PackReport:
+    lines: list[dict[str, Any]] = []
+    nemo_lines: list[str] = []
+    dropped: list[DroppedClip] = []
+    shards = []
+    for number in range(count):
+        record = parse_json(_record_path(folder, number).read_bytes())
+        shards.append({"file": f"audio_{number}.tar", "bytes": record["bytes"], "sha256": record["sha256"]})
+        dropped += [DroppedClip(one["clip"], one["reason"]) for one in record["dropped"]]
+        for line in record["lines"]:
+            member = line.pop("member")
+            lines.append(line)
+            in_nemo = {**line, "audio_filepath": member, "shard_id": number}
+            nemo_lines.append(json.dumps(in_nemo, ensure_ascii=False) + "\n")
+    if not lines:
+        first = dropped[0]
+        raise QuranAsrError(f"no clip can be read, the first: {first.reason}", where=first.clip)
+    write_atomically(folder / NEMO_MANIFEST, "".join(nemo_lines).encode())
+    write_manifest(
+        folder / MANIFEST,
+        lines,
+        {**meta, "shards": shards, "dropped": [{"clip": one.clip, "reason": one.reason} for one in dropped]},
+    )
+    return PackReport(
+        manifest=folder / MANIFEST,
+        nemo_manifest=folder / NEMO_MANIFEST,
+        shards=count,
+        kept_shards=kept,
+        clips=len(lines),
+        hours=sum(line["duration"] for line in lines) / 3600,
+        bytes=sum(shard["bytes"] for shard in shards),
+        dropped=tuple(dropped),
+    )

@@ -1,0 +1,356 @@
+"""Corpora in the layouts of others: what is taken, what is dropped and why, and what stays out."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quran_asr import audio
+from quran_asr.corpus import sources
+from quran_asr.corpus.importing import ImportReport, import_corpus, look_at
+from quran_asr.corpus.manifest import read_lines, read_manifest
+from quran_asr.corpus.sources import find_units
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import VerseRef
+from quran_asr.text.quran import load_quran
+
+SECOND = (0.3 * np.sin(np.arange(16_000) / 10)).astype(np.float32)
+FLAC, OPUS, MP3 = audio.as_flac(SECOND), audio.as_opus(SECOND, 24), audio.as_mp3(SECOND)
+
+
+def verse(place: str, spelling: str = "diacritized") -> str:
+    return load_quran(spelling).verse(VerseRef.parse(place))
+
+
+def imported(
+    source: Path, folder: Path, columns: dict[Any, str] | None = None, **options: Any
+) -> ImportReport:
+    with ThreadPoolExecutor(2) as pool:
+        return import_corpus(look_at(find_units([source]), columns or {}), folder, pool, **options)
+
+
+def parquet_of(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def reasons(report: ImportReport) -> dict[str, int]:
+    return report.dropped_by_reason
+
+
+def test_everyayah_in_parquet(tmp_path: Path) -> None:
+    """The columns of tarteel-ai/everyayah: audio, duration, text, reciter."""
+    rows = [
+        {
+            "audio": {"bytes": content, "path": "x"},
+            "duration": 1.0,
+            "text": verse(place, spelling),
+            "reciter": "husary",
+        }
+        for content, place, spelling in [
+            (FLAC, "112:1", "uthmani"),
+            (OPUS, "2:255", "uthmani"),
+            (MP3, "55:13", "diacritized"),
+            (FLAC, "112:2", "letters"),
+        ]
+    ]
+    rows.append({**rows[0], "audio": {"bytes": b"<html>404</html>", "path": "x"}})
+    rows.append({**rows[0], "audio": {"bytes": None, "path": "../../etc/passwd"}})
+    parquet_of(tmp_path / "in" / "data" / "train-00000.parquet", rows)
+    report = imported(tmp_path / "in", tmp_path / "out")
+    assert report.manifest is not None
+    lines = read_lines(report.manifest)
+    assert [line.get("verses") for line in lines] == [["112:1"], ["2:255"], None, ["112:2"]]
+    assert [line["reciter"] for line in lines] == ["husary"] * 4
+    assert [Path(line["audio_filepath"]).suffix for line in lines] == [".flac", ".opus", ".mp3", ".flac"]
+    assert Path(lines[0]["audio_filepath"]).read_bytes() == FLAC
+    assert reasons(report) == {"a web page, not sound": 1, "its path leads out of the corpus": 1}
+    assert len(read_manifest(report.manifest, "uthmani")) == 4
+    again = imported(tmp_path / "in", tmp_path / "out")
+    assert (again.kept_units, again.clips) == (1, 4)
+
+
+def test_crowd_labels_decide_which_rows_are_taken(tmp_path: Path) -> None:
+    """The columns of RetaSy/quranic_audio_dataset: Surah and Aya as words, and a quality label."""
+    rows = [
+        {
+            "audio": {"bytes": FLAC, "path": "x"},
+            "Surah": "Al-Ikhlas",
+            "Aya": verse("112:1"),
+            "duration_ms": 1000,
+            "final_label": label,
+            "reciter_id": "7",
+        }
+        for label in ("correct", "in_correct", "not_related_quran", None)
+    ]
+    path = parquet_of(tmp_path / "train.parquet", rows)
+    assert look_at(find_units([path]), {}).columns == {
+        "audio": "audio",
+        "text": "Aya",
+        "surah": "Surah",
+        "reciter": "reciter_id",
+        "label": "final_label",
+    }
+    report = imported(path, tmp_path / "out")
+    assert report.clips == report.with_verses == 1
+    assert reasons(report) == {"label `in_correct`": 1, "label `not_related_quran`": 1, "no label": 1}
+    assert imported(path, tmp_path / "all", {"label": ""}).clips == 4
+    assert imported(path, tmp_path / "bad", labels=["in_correct"]).clips == 1
+
+
+def test_surah_and_ayah_numbers_without_text(tmp_path: Path) -> None:
+    rows = [{"audio": {"bytes": FLAC, "path": None}, "surah": 112, "ayah": ayah} for ayah in (1, 2, 9)]
+    report = imported(parquet_of(tmp_path / "a.parquet", rows), tmp_path / "out", reciter="Maher")
+    assert report.manifest is not None
+    assert [line["text"] for line in read_lines(report.manifest)] == [verse("112:1"), verse("112:2")]
+    assert reasons(report) == {"no such verse": 1}
+    assert report.reciters == 1
+
+
+def test_a_verse_that_its_text_contradicts_is_dropped(tmp_path: Path) -> None:
+    row = {"audio": {"bytes": FLAC, "path": None}, "verse_key": "112:1", "text": verse("2:255")}
+    part = {**row, "text": "قل هو الله"}
+    report = imported(parquet_of(tmp_path / "a.parquet", [row, part]), tmp_path / "out")
+    assert report.manifest is not None
+    assert reasons(report) == {"its text is not that of its verse": 1}
+    (line,) = read_lines(report.manifest)
+    assert (line["verses"], line["text"]) == (["112:1"], "قل هو الله")
+
+
+def test_a_datasets_folder(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.Table.from_pylist([{"audio": {"bytes": FLAC, "path": None}, "sentence": verse("112:3")}])
+    for writer, name in (
+        (pyarrow.ipc.new_stream, "data-00000-of-00001.arrow"),
+        (pyarrow.ipc.new_file, "b.arrow"),
+    ):
+        with pyarrow.OSFile(str(tmp_path / name), "wb") as sink, writer(sink, table.schema) as out:
+            out.write_table(table)
+    report = imported(tmp_path, tmp_path / "out")
+    assert (report.clips, report.with_verses) == (2, 2)
+
+
+def test_an_arrow_file_with_offsets_beyond_its_end_is_refused(tmp_path: Path) -> None:
+    """pyarrow believes offsets, and the process would die of reading there."""
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"audio": [FLAC], "text": ["x" * 12_345]})
+    path = tmp_path / "data.arrow"
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as out:
+        out.write_table(table)
+    offsets, beyond = (np.array([0, end], np.int32).tobytes() for end in (12_345, 1 << 30))
+    before, found, after = path.read_bytes().rpartition(offsets)  # the first is of the metadata
+    assert found
+    path.write_bytes(before + beyond + after)
+    with pytest.raises(QuranAsrError) as refused:
+        imported(tmp_path, tmp_path / "out")
+    assert refused.value.where == str(path)
+
+
+def test_a_column_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"audio": [FLAC], "sentence": [verse("112:1")]})
+    path = tmp_path / "data.arrow"
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as out:
+        out.write_table(table)
+    path.write_bytes(path.read_bytes().replace(b"sentence", b"sent\xffnce"))
+    with pytest.raises(QuranAsrError) as refused:
+        imported(tmp_path, tmp_path / "out")
+    assert refused.value.where == str(path)
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    rows = [{"audio": {"bytes": FLAC, "path": None}, "odd": verse("112:1"), "n": 1}]
+    path = parquet_of(tmp_path / "a.parquet", rows)
+    with pytest.raises(QuranAsrError, match="no column seems to hold text"):
+        look_at(find_units([path]), {})
+    with pytest.raises(QuranAsrError, match="no column `nope` for text") as refused:
+        look_at(find_units([path]), {"text": "nope"})
+    assert refused.value.remedy == "there are audio, odd, n"
+    assert imported(path, tmp_path / "out", {"text": "odd"}).with_verses == 1
+
+
+@pytest.mark.parametrize("cut", [0, 3, 100, -20])
+def test_a_torn_parquet_file_is_named(tmp_path: Path, cut: int) -> None:
+    path = parquet_of(
+        tmp_path / "a.parquet", [{"audio": {"bytes": FLAC, "path": None}, "text": verse("112:1")}]
+    )
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(QuranAsrError) as refused:
+        imported(tmp_path, tmp_path / "out")
+    assert refused.value.where == str(path)
+
+
+def test_a_row_group_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "LARGEST_ROW_GROUP", 1000)
+    parquet_of(tmp_path / "a.parquet", [{"audio": {"bytes": FLAC, "path": None}, "text": verse("112:1")}])
+    with pytest.raises(QuranAsrError, match="refused: row group 0 unpacks to more than 1,000 bytes"):
+        imported(tmp_path, tmp_path / "out")
+
+
+def test_a_recording_that_is_too_large_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "LARGEST_FILE", 1000)
+    rows = [{"audio": {"bytes": FLAC, "path": None}, "text": verse("112:1")}]
+    report = imported(parquet_of(tmp_path / "a.parquet", rows), tmp_path / "out")
+    assert (report.clips, report.manifest) == (0, None)
+    assert not (tmp_path / "out" / "manifest.jsonl").exists()
+
+
+def zip_of(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_zip_of_everyayah(tmp_path: Path) -> None:
+    path = zip_of(
+        tmp_path / "Alafasy_128kbps.zip",
+        {"001001.mp3": MP3, "112001.mp3": MP3, "readme.txt": b"x", "../112002.mp3": MP3, "999999.mp3": MP3},
+    )
+    report = imported(path, tmp_path / "out")
+    assert report.manifest is not None
+    lines = read_lines(report.manifest)
+    assert [(line["verses"], line["reciter"]) for line in lines] == [
+        (["1:1"], "Alafasy"),
+        (["112:1"], "Alafasy"),
+    ]
+    assert reasons(report) == {"its path leads out of the archive": 1, "there is no surah 999": 1}
+    assert not (tmp_path / "112002.mp3").exists()
+
+
+def test_a_zip_bomb_and_a_damaged_member_are_dropped(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "a.zip", {"112001.mp3": bytes(200 << 20), "112002.mp3": MP3, "112003.mp3": MP3})
+    content = bytearray(path.read_bytes())
+    content[content.rfind(b"112003.mp3", 0, content.find(b"PK\x01\x02")) + 200] ^= 255
+    path.write_bytes(content)
+    report = imported(path, tmp_path / "out")
+    assert report.clips == 1
+    assert reasons(report) == {"refused": 1, "damaged or encrypted": 1}
+
+
+def test_nemo_shards_stay_where_they_are(tmp_path: Path) -> None:
+    lines = []
+    with tarfile.open(tmp_path / "audio_0.tar", "w") as tar:
+        for number in range(3):
+            member = tarfile.TarInfo(f"clip{number}.flac")
+            member.size = len(FLAC)
+            tar.addfile(member, io.BytesIO(FLAC))
+            text = verse(f"112:{number + 1}")
+            lines.append({"audio_filepath": member.name, "duration": 1.0, "text": text, "shard_id": 0})
+    lines.append({**lines[0], "audio_filepath": "clip0-sub1.flac", "offset": 0.5, "duration": 0.5})
+    lines.append({**lines[0], "audio_filepath": "none.flac"})
+    listing = tmp_path / "tarred_audio_manifest.json"
+    listing.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    report = imported(tmp_path, tmp_path / "out")
+    assert report.manifest is not None
+    segments = read_manifest(report.manifest, "letters")
+    assert [len(audio.read(s.audio, s.offset, s.duration)) for s in segments] == [16_000] * 3 + [8_000]
+    assert reasons(report) == {"not in its shard": 1}
+    assert not (tmp_path / "out" / "audio").exists()
+    with pytest.raises(QuranAsrError, match="this is the manifest of NeMo's tarred datasets") as refused:
+        read_manifest(listing, "letters")
+    assert refused.value.remedy == f"quran-asr corpus import {listing} --to FOLDER"
+
+
+def lhotse_cut(source: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "id": "a",
+        "start": 0.25,
+        "duration": 0.5,
+        "channel": 0,
+        "supervisions": [
+            {"id": "a", "start": 0, "duration": 0.5, "text": verse("112:1"), "speaker": "husary"}
+        ],
+        "recording": {
+            "id": "r",
+            "sources": [source],
+            "sampling_rate": 16000,
+            "num_samples": 16000,
+            "duration": 1.0,
+        },
+        "type": "MonoCut",
+        **more,
+    }
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_lhotse_cuts(tmp_path: Path, packed: bool) -> None:
+    (tmp_path / "a.flac").write_bytes(FLAC)
+    cuts = [
+        lhotse_cut({"type": "file", "channels": [0], "source": "a.flac"}),
+        lhotse_cut({"type": "command", "channels": [0], "source": f"touch {tmp_path / 'ran'}"}),
+        lhotse_cut({"type": "url", "channels": [0], "source": "http://example.com/a.flac"}),
+        lhotse_cut({"type": "file", "channels": [0], "source": "a.flac"}, type="MixedCut"),
+        {"id": "a", "recording": 3, "start": 0, "duration": 1.0},
+    ]
+    text = "".join(json.dumps(cut) + "\n" for cut in cuts).encode()
+    path = tmp_path / ("cuts.jsonl.gz" if packed else "cuts.jsonl")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    report = imported(path, tmp_path / "out")
+    assert report.manifest is not None
+    (line,) = read_lines(report.manifest)
+    assert (line["offset"], line["duration"], line["verses"], line["reciter"]) == (
+        0.25,
+        0.5,
+        ["112:1"],
+        "husary",
+    )
+    assert len(report.dropped) == 4
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(QuranAsrError, match="gzipped file" if packed else "this is a lhotse cut manifest"):
+        read_manifest(path, "letters")
+
+
+def test_common_voice(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp3").write_bytes(MP3)
+    (tmp_path / "secret.mp3").write_bytes(MP3)
+    rows = [
+        ("7", "a.mp3", "مرحبا بالعالم"),
+        ("7", "../secret.mp3", "سلام"),
+        ("7", "b.mp3", "سلام"),
+        ("7", "a.mp3", "hi"),
+    ]
+    with (tmp_path / "validated.tsv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter="\t")
+        table.writerows([("client_id", "path", "sentence"), *rows])
+    report = imported(tmp_path, tmp_path / "out")
+    assert report.manifest is not None
+    (line,) = read_lines(report.manifest)
+    assert (line["text"], line["reciter"], line.get("verses")) == ("مرحبا بالعالم", "7", None)
+    assert reasons(report) == {
+        "its path leads out of the corpus": 1,
+        "its recording is missing": 1,
+        "its text has no Arabic letters": 1,
+    }
+    with pytest.raises(QuranAsrError, match="this is a table of Common Voice, not a manifest"):
+        read_manifest(tmp_path / "validated.tsv", "letters")
+
+
+def test_a_folder_of_recordings_is_for_scan(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(QuranAsrError) as refused:
+        look_at(find_units([tmp_path / "in"]), {})
+    assert "quran-asr corpus scan" in refused.value.remedy
+
+
+def test_a_manifest_needs_no_import(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "x"}\n')
+    with pytest.raises(QuranAsrError, match="every command takes it as it is"):
+        look_at(find_units([tmp_path / "a.jsonl"]), {})
