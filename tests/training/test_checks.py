@@ -133,14 +133,14 @@ def test_what_torch_lacks_is_told_with_its_remedy(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(checks, "DRIVER", tmp_path / "none")
-    assert torch_environment(tiny)[0].status == "pass"
+    assert torch_environment(tiny.trainer)[0].status == "pass"
     (tmp_path / "driver").write_text("NVRM version")
     monkeypatch.setattr(checks, "DRIVER", tmp_path / "driver")
-    (told,) = torch_environment(tiny)
+    (told,) = torch_environment(tiny.trainer)
     assert told.status == "warning"
     assert "driver" in told.message
     wants = replace(tiny, trainer=replace(tiny.trainer, accelerator="gpu"))
-    assert torch_environment(wants)[0].status == "failure"
+    assert torch_environment(wants.trainer)[0].status == "failure"
 
 
 def test_a_loss_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Model
 from quran_asr.errors import QuranAsrError
 
 PRESETS = {"30M": "small", "114M": "base", "quickstart": "quickstart"}
 """Name -> the recipe whose size is taken, with random weights."""
 
 
-def look_aheads_of(recipe: Recipe) -> tuple[int, ...]:
+def look_aheads_of(model: Model) -> tuple[int, ...]:
     """The look-aheads in milliseconds that a recipe's model is trained with, the widest first."""
-    model = recipe.model
     frame = round(1000 * model.preprocessor.window_stride * model.encoder.subsampling_factor)
     return tuple(sorted({frame * right for _, right in model.encoder.att_context_size}, reverse=True))
 

@@ -212,8 +212,13 @@ class TrainingWorker:
             if self.device.type == "cpu":
                 suit_cpu(self.model)
             clips = tokenize(setup.segments, Tokenizer(setup.tokenizer))
+            quran = self.recipe.quran
             training = ClipSet(
-                clips, cache_bytes=int(self.recipe.quran.audio_cache_gb * 1e9), recipe=self.recipe
+                clips,
+                cache_bytes=int(quran.audio_cache_gb * 1e9),
+                training=True,
+                augment=quran.augment,
+                seed=quran.seed,
             )
             module = TrainingModule(
                 self.model, self.recipe, training, training, lambda finding: None, total_steps=1_000_000

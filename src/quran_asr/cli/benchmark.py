@@ -139,7 +139,7 @@ def runtime(
         from quran_asr.config.recipe import load_recipe
 
         recipe = load_recipe(PRESETS[preset], words)
-        refuse_other_look_aheads(look_aheads, look_aheads_of(recipe), f"--preset {preset}")
+        refuse_other_look_aheads(look_aheads, look_aheads_of(recipe.model), f"--preset {preset}")
         need("train")
     from quran_asr.benchmark.clips import made_clips
     from quran_asr.benchmark.runtime import Task, compare, write_clips

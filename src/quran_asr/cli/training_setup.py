@@ -181,18 +181,20 @@ class TorchChecks:
             return prepare_tokenizer(self.recipe, RunFolder(self.folder), self.started())
         from quran_asr.training.tokenizer import make_tokenizer
 
-        return make_tokenizer(self.recipe, self.folder / "tokenizer")
+        quran, source = self.recipe.quran, self.recipe.model.tokenizer.dir
+        return make_tokenizer(self.folder / "tokenizer", quran.spelling, quran.vocabulary_size, source)
 
     def environment(self) -> Outcomes:
         from quran_asr.training.checks import torch_environment
 
-        return torch_environment(self.recipe)
+        return torch_environment(self.recipe.trainer)
 
     def loss(self) -> Outcomes:
-        from quran_asr.training.checks import check_loss, in_one_line, training_device
+        from quran_asr.training.checks import check_loss, in_one_line
+        from quran_asr.training.distributed import training_device
 
         try:
-            return check_loss(training_device(self.recipe))
+            return check_loss(training_device(self.recipe.trainer.accelerator))
         except RuntimeError as error:
             raise in_one_line(error) from error
 
@@ -211,11 +213,12 @@ class TorchChecks:
         )
 
     def memory(self, training: Sequence[Segment]) -> Outcomes:
-        from quran_asr.training.checks import in_one_line, training_device
+        from quran_asr.training.checks import in_one_line
+        from quran_asr.training.distributed import training_device
         from quran_asr.training.memory import check_memory
         from quran_asr.training.tokenizer import Tokenizer
 
-        device = training_device(self.recipe)
+        device = training_device(self.recipe.trainer.accelerator)
         try:
             return check_memory(self.recipe, Tokenizer(self.folder / "tokenizer"), training, device)
         except RuntimeError as error:
@@ -224,10 +227,11 @@ class TorchChecks:
     def overfit(self, training: Sequence[Segment]) -> Outcomes:
         from quran_asr.config.architecture import count_parameters
         from quran_asr.experiments.checks.outcome import skipped
-        from quran_asr.training.checks import diagnose, gate_clips, in_one_line, overfit_gate, training_device
+        from quran_asr.training.checks import diagnose, gate_clips, in_one_line, overfit_gate
+        from quran_asr.training.distributed import training_device
         from quran_asr.training.tokenizer import Tokenizer
 
-        device = training_device(self.recipe)
+        device = training_device(self.recipe.trainer.accelerator)
         parameters = count_parameters(self.recipe.model, self.recipe.quran.vocabulary_size)
         steps = self.recipe.quran.overfit_gate_steps if self.gate_steps is None else self.gate_steps
         if self.gate_steps == 0:
@@ -279,12 +283,15 @@ class TrainPreflight:
         Raises:
             QuranAsrError: the pretrained model cannot be had.
         """
-        from quran_asr.training.checks import training_device
+        from quran_asr.training.distributed import training_device
 
         self.from_train.started()  # what cannot be had ends everything at once
         recipe = self.from_train.recipe
         names = ["environment", "loss"]
-        if training_device(recipe).type == "cuda" and not self.from_train.start_options.fit_memory:
+        if (
+            training_device(recipe.trainer.accelerator).type == "cuda"
+            and not self.from_train.start_options.fit_memory
+        ):
             names.append("memory")
         if recipe.quran.overfit_gate_steps:
             names.append("overfit")

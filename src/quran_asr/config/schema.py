@@ -1,7 +1,7 @@
-"""What a recipe holds: NeMo's keys under NeMo's names, our own under `quran`, with types and ranges.
+"""The keys of a recipe: NeMo's under NeMo's names, our own under `quran`, with types and ranges.
 
-The classes have no defaults: `recipes/base.yaml` is the one place where every value stands. The types are
-read by `config/validation.py`, which turns a YAML tree into these records.
+The classes have no defaults, since `recipes/base.yaml` has a value for every key; only augmentations have
+one, which turns them off. `config/validation.py` reads the types and turns a YAML tree into these records.
 """
 
 from __future__ import annotations
@@ -335,38 +335,38 @@ class Curriculum:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """`quran.augment`: changes of the waveform."""
+    """`quran.augment`: changes of the waveform. The defaults change nothing."""
 
-    gain_db: Annotated[float, Range(low=0, high=60)]
+    gain_db: Annotated[float, Range(low=0, high=60)] = 0.0
     """Each clip is made louder or softer by up to this much."""
-    level_db: tuple[Level, Level] | None
+    level_db: tuple[Level, Level] | None = None
     """Each clip is brought to a level (RMS, dB below full scale) drawn between these; null keeps its own."""
-    clip_probability: Share
+    clip_probability: Share = 0.0
     """The clip as an overdriven microphone gives it: 6 to 18 dB of its peaks are cut off."""
-    silence_probability: Share
+    silence_probability: Share = 0.0
     """Silence or room tone is put before the clip, and as often, drawn apart, behind it."""
-    silence_seconds: tuple[NotNegative, NotNegative]
+    silence_seconds: tuple[NotNegative, NotNegative] = (0.0, 1.5)
     """Its length is drawn between these."""
-    tight_probability: Share
+    tight_probability: Share = 0.0
     """The silence that a clip begins and ends with is cut off to within 20 ms of the voice."""
-    lowpass_probability: Share
-    lowpass_hz: tuple[Hertz, Hertz]
+    lowpass_probability: Share = 0.0
+    lowpass_hz: tuple[Hertz, Hertz] = (2500.0, 8000.0)
     """The cut-off is drawn between these."""
-    speed: tuple[Annotated[float, Range(low=0.5, high=2)], ...]
+    speed: tuple[Annotated[float, Range(low=0.5, high=2)], ...] = (1.0,)
     """Factors drawn with equal probability; [1.0] changes nothing."""
-    equalizer_db: Annotated[float, Range(low=0, high=40)]
+    equalizer_db: Annotated[float, Range(low=0, high=40)] = 0.0
     """The spectrum of each clip is bent by up to this much, anew in each octave."""
-    noise_probability: Share
+    noise_probability: Share = 0.0
     """Steady noise, of a colour between white and brown."""
-    noise_snr_db: tuple[Decibels, Decibels]
+    noise_snr_db: tuple[Decibels, Decibels] = (5.0, 30.0)
     """Level of the clip over that of the noise, drawn between these."""
-    room_probability: Share
+    room_probability: Share = 0.0
     """The clip as it sounds in one of 64 rooms."""
-    room_seconds: tuple[RoomSeconds, RoomSeconds]
+    room_seconds: tuple[RoomSeconds, RoomSeconds] = (0.2, 0.8)
     """Reverberation time (until 60 dB less are left) of the rooms, drawn between these."""
-    codec_probability: Share
+    codec_probability: Share = 0.0
     """The clip as MP3, Vorbis or GSM telephony gives it back."""
-    windows: PositiveInt
+    windows: PositiveInt = 1
     """Up to so many consecutive whole verses of a named reciter are a clip too; 1: each alone."""
 
 

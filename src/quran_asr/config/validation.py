@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -88,6 +88,7 @@ def _record(
     record: type, section: Section, prefix: str, mistakes: list[QuranAsrError], missing: list[str]
 ) -> Any:
     known = hints(record)
+    optional = {field.name for field in fields(record) if field.default is not MISSING}
     for name, extra in section.items.items():
         if name not in known:
             message, hint = unknown(prefix + name)
@@ -98,7 +99,8 @@ def _record(
         item = section.items.get(name)
         inner = record_of(kind)
         if item is None:
-            missing.append(key)
+            if name not in optional:
+                missing.append(key)
         elif inner is not None and isinstance(item, Section):
             lacking = [] if type(None) in alternatives(kind) else missing
             values[name] = _record(inner, item, f"{key}.", mistakes, lacking)
@@ -112,7 +114,7 @@ def _record(
                 values[name] = _value(kind, item, key)
             except _Unfit as unfit:
                 mistakes.append(QuranAsrError(f"`{key}` {unfit}", where=str(item.place), remedy=unfit.hint))
-    return record(**values) if len(values) == len(known) else None
+    return record(**values) if values.keys() | optional == known.keys() else None
 
 
 class _Unfit(Exception):  # noqa: N818 - a sentence's end, caught here and made an error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.experiments.checkpoints import copy_model
 from quran_asr.export.graphs import model_shape, quantize, write_graphs
-from quran_asr.export.sherpa import write_sherpa
+from quran_asr.export.targets import TARGETS
 from quran_asr.export.verification import check_bundle, cost_of_int8
 from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically
 from quran_asr.locks import locked
@@ -135,13 +136,8 @@ def _int8_lines(cost: dict[str, object] | None) -> list[str]:
     return lines
 
 
-Target = Callable[[EncDecHybridRNNTCTCBPEModel, Shape, Path, int], None]
-"""Writes the model, in evaluation mode on the CPU, for one look-ahead (encoder frames) into a folder."""
-TARGETS: dict[str, Target] = {"sherpa": write_sherpa}
-"""Other runtimes that a model is exported for beside its bundle, into `<bundle>/<name>/<look-ahead>ms`."""
-
 WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, *TARGETS}
-"""What may stand in a folder that a new bundle replaces."""
+"""What a folder may contain that a new bundle replaces."""
 
 
 def export(
@@ -206,10 +202,12 @@ def _export(
             on_step("to 8-bit integers")
             bundle, figures["int8"] = _replace_by_int8(bundle, clips)
         for target in targets:
+            module, _, function = TARGETS[target].partition(":")
+            write = getattr(importlib.import_module(module), function)
             for frames in shape.look_aheads:
                 name = f"{bundle.milliseconds(frames)}ms"
                 on_step(f"writing {target}/{name}")
-                TARGETS[target](model, shape, unfinished / target / name, frames)
+                write(model, shape, unfinished / target / name, frames)
         bundle = replace(bundle, figures=figures)
         write_atomically(unfinished / CARD, model_card(bundle).encode())
         extra = [CARD]

@@ -17,13 +17,14 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 
 from quran_asr.config.architecture import of_recipe
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Recipe, Trainer
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.checks.outcome import Outcome, Outcomes, failure, of_finding, passed, warning
 from quran_asr.experiments.transfer_map import LEAST_ENCODER_SHARE, TransferMap
 from quran_asr.records import Segment
 from quran_asr.training.cpu import suit_cpu
 from quran_asr.training.data.batches import Batch, ClipSet, collate, tokenize
+from quran_asr.training.distributed import training_device
 from quran_asr.training.initialization import OUTPUT_DEVIATION, as_table, initialize, transfer
 from quran_asr.training.loss.transducer import transducer_loss
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, RNNTJoint, build_model
@@ -36,18 +37,11 @@ DRIVER = Path("/proc/driver/nvidia/version")
 """There where a driver of NVIDIA's is loaded."""
 
 
-def training_device(recipe: Recipe) -> torch.device:
-    """Where a recipe trains on this machine: its GPU where there is one, unless the recipe wants the CPU."""
-    gpu = torch.cuda.is_available() and recipe.trainer.accelerator != "cpu"
-    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
-
-
-def torch_environment(recipe: Recipe) -> list[Outcome]:
-    """What this machine has for the recipe, and what it lacks."""
-    trainer = recipe.trainer
-    device = training_device(recipe)
+def torch_environment(trainer: Trainer) -> list[Outcome]:
+    """What this machine has of what a recipe's `trainer` asks for, and what it lacks."""
+    device = training_device(trainer.accelerator)
     if device.type == "cpu":
-        return _cpu(recipe)
+        return _cpu(trainer.accelerator)
     broken = _broken(device)
     if broken:
         return [
@@ -75,9 +69,9 @@ def torch_environment(recipe: Recipe) -> list[Outcome]:
     return outcomes
 
 
-def _cpu(recipe: Recipe) -> list[Outcome]:
+def _cpu(accelerator: str) -> list[Outcome]:
     here = f"Python {platform.python_version()}, torch {torch.__version__} on the CPU, in fp32"
-    if recipe.trainer.accelerator == "cpu":
+    if accelerator == "cpu":
         return [passed(here)]
     has_driver = DRIVER.exists() or shutil.which("nvidia-smi") is not None
     why, remedy = "no CUDA device here", "trainer.accelerator=auto trains on the CPU"
@@ -89,7 +83,7 @@ def _cpu(recipe: Recipe) -> list[Outcome]:
         remedy = (
             "does `nvidia-smi` list one? A driver older than this CUDA, or CUDA_VISIBLE_DEVICES, hides it"
         )
-    if recipe.trainer.accelerator == "gpu":
+    if accelerator == "gpu":
         return [failure(f"trainer.accelerator=gpu: {why}", remedy)]
     return [warning(f"{why}: training would run on the CPU", remedy)] if has_driver else [passed(here)]
 

@@ -40,6 +40,12 @@ _groups: list[distributed.ProcessGroup] = []
 """A group of our own, so that what we exchange never meets what DDP exchanges."""
 
 
+def training_device(accelerator: str) -> torch.device:
+    """Where `trainer.accelerator` (auto, cpu or gpu) trains on this machine: its GPU where there is one."""
+    gpu = torch.cuda.is_available() and accelerator != "cpu"
+    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """This process among those of a training."""

@@ -173,7 +173,15 @@ class TrainingModule(lightning.LightningModule):
         self.architecture = of_recipe(recipe.model, recipe.quran.vocabulary_size)
         self.validations: list[Validation] = []
         self.total_steps = total_steps
-        self.groups = ParamGroups(model, recipe, copied, total_steps)
+        self.groups = ParamGroups(
+            model,
+            recipe.model.optim,
+            recipe.model.encoder.d_model,
+            total_steps,
+            copied=copied,
+            copied_rate=recipe.quran.copied_rate,
+            frozen_steps=recipe.quran.unfreeze_after,
+        )
         self.progress = EpochProgress()
         self.validated_at = -1
         self.engine = "torch"

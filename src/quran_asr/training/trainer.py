@@ -35,7 +35,7 @@ from quran_asr.training.data.audio_cache import FORKS
 from quran_asr.training.data.batches import ClipSet, tokenize
 from quran_asr.training.data.epoch import Stage, planned_batches, repeated_clips, stage_batches
 from quran_asr.training.diagnostics import DiagnosticsCallback
-from quran_asr.training.distributed import Ranks
+from quran_asr.training.distributed import Ranks, training_device
 from quran_asr.training.initialization import as_table, feature_level, initialize, sample_features, transfer
 from quran_asr.training.loss.engine import usable_engine
 from quran_asr.training.memory import MemoryBudget, fit_memory, give_back
@@ -43,7 +43,7 @@ from quran_asr.training.metrics import Metrics, Watcher
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.training.module import TrainingModule
 from quran_asr.training.nemo_archive import Archive, extract_tokenizer, read_weights
-from quran_asr.training.optimizer import transferred_names
+from quran_asr.training.optimizer import is_staged, transferred_names
 from quran_asr.training.out_of_memory import DoesNotFit, Limit, with_smaller_batches
 from quran_asr.training.pretrained import Pretrained
 from quran_asr.training.tokenizer import Tokenizer, make_tokenizer
@@ -114,9 +114,10 @@ def train(
         prepare_tokenizer(recipe, run, start)
     ranks.from_first(None)
     tokenizer = Tokenizer(run.tokenizer)
+    device = training_device(recipe.trainer.accelerator)
     training = with_windows(training, recipe)
     if memory is not None:
-        recipe = fit_memory(recipe, tokenizer, training, _device(recipe), memory, on_finding, ranks)
+        recipe = fit_memory(recipe, tokenizer, training, device, memory, on_finding, ranks)
         if first and resume is None:
             run.write_recipe(recipe)
         elif first and resume is not None:
@@ -128,9 +129,9 @@ def train(
     )
     training_set.set_plain(recipe.quran.curriculum is not None)
     model = build_model(recipe, run.tokenizer)
-    if _device(recipe).type == "cpu":
+    if device.type == "cpu":
         suit_cpu(model)
-    engine = choose_engine(_device(recipe), ranks, on_finding)
+    engine = choose_engine(device, ranks, on_finding)
     if resume is None and first:
         run.write_json("environment.json", environment(ranks, engine))
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
@@ -139,7 +140,8 @@ def train(
             start_from(start, model, recipe, run, training_set)
         elif recipe.quran.initialization == "data":
             initialize(model, training_set)
-    copied = ranks.from_first(transferred_names(recipe, run, on_finding) if first else frozenset())
+    staged = first and is_staged(recipe.quran)
+    copied = ranks.from_first(transferred_names(run, on_finding) if staged else frozenset())
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
     while True:  # once, and again with smaller batches after each one that does not fit into memory
@@ -152,7 +154,15 @@ def train(
             tell_repeated(module, on_finding)
         before = run.read_metrics()
         diagnostics = DiagnosticsCallback(run, recipe, before, on_finding)
-        checkpoints = Checkpoints(run, recipe, ranks, diagnostics, lowest_wer(before))
+        checkpoints = Checkpoints(
+            run,
+            recipe.name,
+            ranks,
+            diagnostics,
+            keep=recipe.exp_manager.checkpoint_callback_params.save_top_k,
+            every_minutes=recipe.quran.checkpoint_minutes,
+            best_wer=lowest_wer(before),
+        )
         metrics = Metrics(run, watcher, diagnostics, float(before[-1]["time"]) if before else 0.0)
         callbacks: list[lightning.Callback] = [metrics, checkpoints]
         if recipe.trainer.check_val_every_n_epoch == "auto":
@@ -273,7 +283,8 @@ def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None
             )
         extract_tokenizer(start.archive, run.tokenizer)
         return Tokenizer(run.tokenizer)
-    return make_tokenizer(recipe, run.tokenizer)
+    quran = recipe.quran
+    return make_tokenizer(run.tokenizer, quran.spelling, quran.vocabulary_size, recipe.model.tokenizer.dir)
 
 
 def clip_sets(
@@ -284,7 +295,7 @@ def clip_sets(
     processes: int = 1,
 ) -> tuple[ClipSet, ClipSet]:
     """Both sets, tokenized; `processes` of this machine share the memory for what they decode."""
-    budget = audio_budget(recipe) // processes
+    budget = audio_budget(recipe.quran.audio_cache_gb) // processes
     shares = [
         budget // part if FORKS or not workers else 0  # other workers would not see it
         for part, workers in (
@@ -293,7 +304,13 @@ def clip_sets(
         )
     ]
     return (
-        ClipSet(tokenize(training, tokenizer), cache_bytes=shares[0], recipe=recipe),
+        ClipSet(
+            tokenize(training, tokenizer),
+            cache_bytes=shares[0],
+            training=True,
+            augment=recipe.quran.augment,
+            seed=recipe.quran.seed,
+        ),
         ClipSet(tokenize(validation, tokenizer), cache_bytes=shares[1]),
     )
 
@@ -308,7 +325,7 @@ def make_trainer(
 ) -> lightning.Trainer:
     """Lightning's trainer for what is there: GPUs or the CPU, in as many processes as there are."""
     settings, exp = recipe.trainer, recipe.exp_manager
-    gpu = _device(recipe).type == "cuda"
+    gpu = training_device(settings.accelerator).type == "cuda"
     if settings.accelerator == "gpu" and not gpu:
         raise QuranAsrError("no CUDA device here", where="trainer.accelerator", remedy="use auto or cpu")
     precision: Any = settings.precision
@@ -348,12 +365,6 @@ def make_trainer(
         enable_checkpointing=False,
         plugins=[WeightsOnlyCheckpoints(), ranks.environment()],
     )
-
-
-def _device(recipe: Recipe) -> torch.device:
-    """Where the training takes place."""
-    gpu = torch.cuda.is_available() and recipe.trainer.accelerator != "cpu"
-    return torch.device("cuda" if gpu else "cpu")
 
 
 def environment(ranks: Ranks, engine: str) -> dict[str, Any]:

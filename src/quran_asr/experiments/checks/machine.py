@@ -65,7 +65,8 @@ def machine(recipe: Recipe, data: Data) -> list[Outcome]:
         )
     if workers:
         outcomes += _shared_memory(recipe.model.train_ds, workers)
-    outcomes += _cache(recipe.quran.audio_cache_gb, audio_budget(recipe), data)
+    asked_gb = recipe.quran.audio_cache_gb
+    outcomes += _cache(asked_gb, audio_budget(asked_gb), data)
     if not outcomes:
         memory = "" if free is None else f", {_bytes(free)} of memory free"
         return [passed(f"Python {platform.python_version()}, {cores} cores for {workers} workers{memory}")]
@@ -120,9 +121,9 @@ def _shared_memory(train: TrainData, workers: int) -> list[Outcome]:
     ]
 
 
-def audio_budget(recipe: Recipe) -> int:
+def audio_budget(asked_gb: float) -> int:
     """Bytes that decoded training audio may take on this machine; validation may take a quarter beside it."""
-    asked, free = round(recipe.quran.audio_cache_gb * 1e9), available_memory()
+    asked, free = round(asked_gb * 1e9), available_memory()
     return asked if free is None else min(asked, round(MOST_OF_MEMORY * free / 1.25))
 
 
