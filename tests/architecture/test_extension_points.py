@@ -1,4 +1,4 @@
-"""One change, one place: each kind of extension is added to a copy of the package, and works from the command line.
+"""One change, one place: each extension is added to a copy of the package and works from its command line.
 
 `CONTRIBUTING.md` has the table "to add X, touch Y". The edits below touch those files and no others.
 """

@@ -7,8 +7,8 @@ from typing import Any
 from quran_asr.benchmark.runtime_tables import spread, table, word_delays
 
 
-def change(heard: float, text: str, committed: int | None = None) -> dict[str, Any]:
-    return {"heard": heard, "cpu": 0.01, "text": text, "committed": committed}
+def change(audio_seconds: float, text: str, committed: int | None = None) -> dict[str, Any]:
+    return {"audio_seconds": audio_seconds, "cpu": 0.01, "text": text, "committed": committed}
 
 
 def test_a_word_counts_from_when_it_stands_as_it_does_in_the_end() -> None:

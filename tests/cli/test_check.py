@@ -124,7 +124,7 @@ def test_train_begins_nothing_that_fails_its_preflight(
     hopeless = (*words(sides), "quran.overfit_gate_steps=2", "trainer.max_steps=2")
     code, _, err = command("train", *hopeless)
     assert code == 1
-    assert "error [overfit] 4 clips were not learned by heart in 2 steps" in err
+    assert "error [overfit] 4 clips were not learned in 2 steps" in err
     assert list(tmp_path.iterdir()) == []
     code, _, err = command("train", *hopeless, "--no-preflight")
     assert code == 0
@@ -152,7 +152,7 @@ def test_of_several_processes_the_first_decides_for_all(sides: tuple[Path, Path]
         timeout=300,
     )
     assert done.returncode == 1, done.stderr
-    assert done.stderr.count("were not learned by heart") == 1
+    assert done.stderr.count("were not learned in") == 1
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

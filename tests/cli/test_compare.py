@@ -121,7 +121,7 @@ def test_a_killed_comparison_goes_on_and_loses_nothing(spoken: Path, tmp_path: P
 
     done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "quickstart, seed 0: goes on" in done.stderr
+    assert "quickstart, seed 0: continues" in done.stderr
     (run,) = runs_below(first)  # no second one was begun
     rows = run.read_metrics()
     assert made < len(rows)

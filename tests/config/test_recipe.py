@@ -110,7 +110,7 @@ def test_the_small_sides_of_the_experiment_carry_the_same_settings() -> None:
         ("base", "quran.copied_rate=0.5", "a random start copies nothing"),
         ("recommended", "init_from_pretrained_model=null", "a random start copies nothing"),
         ("transfer", "quran.copied_rate=0", "must be above 0"),
-        ("transfer", "quran.average=1", "of one is no mean"),
+        ("transfer", "quran.average=1", "of one is not a mean"),
         ("transfer", "quran.average=11", "`save_top_k` keeps 10"),
     ],
 )

@@ -252,7 +252,7 @@ def test_a_full_disk_and_a_folder_that_is_a_file_fail(
     here = load_recipe("quickstart", [f"exp_manager.exp_dir={tmp_path / 'runs'}"])
     inside = load_recipe("quickstart", [f"exp_manager.exp_dir={tmp_path / 'file'}"])
     assert disk_space(here).status == "pass"
-    assert "is no folder" in disk_space(inside).message
+    assert "is not a folder" in disk_space(inside).message
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     assert disk_space(here).status == "failure"
     assert disk_space(here).code == "disk-space"

@@ -200,9 +200,7 @@ def test_a_run_that_has_ended_at_wer_1_says_so(steps: int, severity: str) -> Non
     )
     assert "few-steps" in diagnosis.remedy or severity == "error"
     reason = forecast(curves, diagnose(curves)).reason
-    assert reason.startswith(
-        "the run is over" if severity == "note" else "nothing can be said after `stuck-wer`"
-    )
+    assert reason.startswith("the run is over" if severity == "note" else "no forecast after `stuck-wer`")
 
 
 # A loss that only falls
@@ -341,7 +339,7 @@ def training(**series: list[float | None]) -> Curves:
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_no_curve_breaks_a_rule(data: st.DataObject) -> None:
-    """Whatever numbers come, in whatever lengths: signs or none, and an outlook or a reason."""
+    """Whatever numbers come, in whatever lengths: diagnoses or none, and a forecast or a reason."""
     keys = {
         "train": (
             "loss",

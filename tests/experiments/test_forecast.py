@@ -52,4 +52,4 @@ def test_where_nothing_can_be_said_it_is_said() -> None:
     assert "6 are needed" in forecast(falling(5), ()).reason
     assert forecast(curves_of_rows([], "", ""), ()).expected == ()
     sick = Diagnosis("divergence", "error", "", (), "", "", None)
-    assert forecast(falling(30), [sick]).reason == "nothing can be said after `divergence`"
+    assert forecast(falling(30), [sick]).reason == "no forecast after `divergence`"

@@ -59,7 +59,7 @@ def test_validations_are_counted_as_the_trainer_makes_them() -> None:
     assert validations(*across) == 105
 
 
-def test_each_cause_of_the_failed_configuration_is_named_with_its_mend() -> None:
+def test_each_cause_of_the_failed_configuration_is_named_with_its_remedy() -> None:
     of = planned("before")
     assert set(codes(of)) == {
         "random-start",
@@ -76,7 +76,7 @@ def test_each_cause_of_the_failed_configuration_is_named_with_its_mend() -> None
     assert by_code["few-steps"].remedy == "trainer.max_epochs=200", "a step of 32 clips is worth a quarter"
 
 
-def test_the_mends_mend() -> None:
+def test_the_remedies_help() -> None:
     mended = planned(
         "before",
         "init_from_pretrained_model=stt_en_fastconformer_transducer_large",

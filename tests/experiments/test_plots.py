@@ -130,7 +130,7 @@ def test_two_runs_counted_in_steps_differ_by_more_than_colour_and_have_no_bands(
 
 
 @needs_matplotlib
-def test_signs_stand_on_the_curves_and_below_them_with_what_to_do(
+def test_diagnoses_stand_on_the_curves_and_below_them_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = figures_drawn(monkeypatch)

@@ -238,7 +238,7 @@ def test_a_trial_that_was_killed_while_its_values_were_drawn_is_drawn_again(tmp_
     assert sorted(str(row.values[CTC]) for row in made(sweep, folder).rows) == ["0.1", "0.2"]
 
 
-def test_a_torn_journal_is_mended(tmp_path: Path) -> None:
+def test_a_torn_journal_is_repaired(tmp_path: Path) -> None:
     result = made(asked(f"{CTC}=0.1,0.2"), tmp_path / "s")
     journal = tmp_path / "s" / "study.journal"
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 6, "wor')

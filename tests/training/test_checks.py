@@ -162,7 +162,7 @@ def test_a_loss_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPat
 def start(recipe: Recipe, tokenizer: Tokenizer, segments: Sequence[Segment], archive: Path | None = None):
     said: list[str] = []
     opened = None if archive is None else read_archive(archive)
-    return check_start(recipe, tokenizer, segments, opened, allow_partial=False, say=said.append), said
+    return check_start(recipe, tokenizer, segments, opened, allow_partial=False, report=said.append), said
 
 
 def test_a_random_start_lets_a_signal_through_or_is_told(

@@ -155,8 +155,8 @@ def runtime(
         else:
             network, source = load(checkpoint)
         prepared = prepare(network, source, folder, look_aheads or None)
-        sounds = folder / "sounds"
-        sounds.mkdir()
+        recordings = folder / "recordings"
+        recordings.mkdir()
         spelling = prepared.bundle.spelling
         if manifest is None:
             clips = made_clips(1 + int(seconds / 4), (4.0, 7.0), spelling, folder)
@@ -164,7 +164,7 @@ def runtime(
             clips = read_manifest(manifest, spelling)
         if not clips:
             raise QuranAsrError("the manifest has no clips", where=str(manifest))
-        files, length = write_clips(clips, seconds, sounds)
+        files, length = write_clips(clips, seconds, recordings)
         task = Task(
             models=prepared,
             files=files,

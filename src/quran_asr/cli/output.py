@@ -109,7 +109,7 @@ def progress_bar(title: str, unit: str = "") -> Iterator[OnProgress]:
 
 
 LOG_SECONDS = 20.0
-"""At most one line in this time where stderr is no terminal; validations are always shown."""
+"""At most one line in this time where stderr is not a terminal; validations are always shown."""
 
 
 @contextmanager
@@ -297,7 +297,7 @@ class Screen:
 
 
 class Json:
-    """For programs: a line a moment in which something changed."""
+    """For programs: one line per change."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

@@ -35,7 +35,7 @@ class StartOptions:
     fit_memory: bool = False
     """The largest batch that fits is looked for."""
     quiet: bool = False
-    """Where the model was found need not be said."""
+    """Where the model was found need not be reported."""
 
 
 def load(name: str, overrides: Sequence[str]) -> Recipe:
@@ -96,7 +96,7 @@ def open_start(recipe: Recipe, start_options: StartOptions) -> Start | None:
 
 
 def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
-    """The clips of both manifests that the recipe takes; what it leaves out is said on stderr.
+    """The clips of both manifests that the recipe takes; what it leaves out is reported on stderr.
 
     Raises:
         QuranAsrError: a manifest is missing, unreadable, or nothing in it is left.
@@ -149,7 +149,7 @@ def describe_data(recipe: Recipe, training: Selection, validation: Selection) ->
 GATE_STEPS = 300
 """For recipes that name none; small ones need 60 to 150."""
 GATED_ON_A_CPU = 5_000_000
-"""Parameters up to which a CPU learns a few clips by heart within a minute or two."""
+"""Parameters up to which a CPU overfits a few clips within a minute or two."""
 TRAIN_SAMPLE = 20
 """Clips of each manifest that `train` decodes before it begins."""
 
@@ -209,7 +209,7 @@ class TorchChecks:
             training,
             None if start is None else start.archive,
             allow_partial=self.start_options.allow_partial,
-            say=lambda text: echo(text, err=True),
+            report=lambda text: echo(text, err=True),
         )
 
     def memory(self, training: Sequence[Segment]) -> Outcomes:
@@ -278,7 +278,7 @@ class TrainPreflight:
         return self._run([check.name for check in self.checks if not check.heavy])
 
     def heavy(self) -> bool:
-        """Whether the rest is well. What arrives of a pretrained model, training says and judges itself.
+        """Whether the rest is well. Training itself reports and judges what arrives of a pretrained model.
 
         Raises:
             QuranAsrError: the pretrained model cannot be had.
@@ -327,7 +327,7 @@ def train_preflight(
 
 
 def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> None:
-    """Stop before a training that cannot learn: a few clips must be learned by heart first.
+    """Stop before a training that cannot learn: a few clips must be overfitted first.
 
     Raises:
         QuranAsrError: they were not learned within `quran.overfit_gate_steps`.

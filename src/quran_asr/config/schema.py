@@ -37,7 +37,7 @@ Share = Annotated[float, Range(low=0, high=1)]
 PositiveShare = Annotated[float, Range(low=0, high=1, low_is_allowed=False)]
 Hertz = Annotated[float, Range(low=0, high=8000, low_is_allowed=False)]
 Limit = Annotated[int, Range(low=-1)]
-"""-1 is no limit, as in Lightning."""
+"""-1 means no limit, as in Lightning."""
 RoomSeconds = Annotated[float, Range(low=0.1, high=2)]
 Level = Annotated[float, Range(low=-90, high=0)]
 Decibels = Annotated[float, Range(low=-60, high=120)]
@@ -196,7 +196,7 @@ class Greedy:
     """`model.decoding.greedy`"""
 
     max_symbols: PositiveInt
-    """Most tokens that the transducer may say in one frame."""
+    """Most tokens that the transducer may emit in one frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +312,7 @@ class ExpManager:
     exp_dir: str
     """Run folders are `<exp_dir>/<name>/<date_time>/`."""
     resume_from_checkpoint: str | None
-    """A run's `.ckpt` goes on with that run; a `.nemo` starts a new one from its weights and tokens."""
+    """A run's `.ckpt` resumes that run; a `.nemo` starts a new one from its weights and tokens."""
     create_tensorboard_logger: bool
     checkpoint_callback_params: CheckpointCallback
 
@@ -361,7 +361,7 @@ class Augment:
     noise_snr_db: tuple[Decibels, Decibels] = (5.0, 30.0)
     """Level of the clip over that of the noise, drawn between these."""
     room_probability: Share = 0.0
-    """The clip as it sounds in one of 64 rooms."""
+    """The clip as recorded in one of 64 simulated rooms."""
     room_seconds: tuple[RoomSeconds, RoomSeconds] = (0.2, 0.8)
     """Reverberation time (until 60 dB less are left) of the rooms, drawn between these."""
     codec_probability: Share = 0.0
@@ -383,7 +383,7 @@ class Quran:
     max_skipped_batches: PositiveInt
     """Batches in a row with NaN or infinite loss or gradient after which training stops with a diagnosis."""
     overfit_gate_steps: CountInt
-    """Steps in which one batch must be learned by heart before training begins; 0 leaves the gate out."""
+    """Steps in which one batch must be overfitted before training begins; 0 leaves the gate out."""
     stop_on: tuple[()] | tuple[str, ...]
     """Codes of diagnostics (`watch`) that end the training, its last checkpoint written, with exit code 1."""
     checkpoint_minutes: Positive
@@ -403,14 +403,14 @@ class Quran:
     prefix_resets: Share
     """Clips in which the prediction network starts anew at some word, as it does behind a pause."""
     prefix_noise: Share
-    """Tokens that the prediction network reads wrongly in training, so that it trusts the sound more."""
+    """Share of wrong tokens that the prediction network reads in training, so that it relies on the audio."""
     average: CountInt
-    """At the end the mean of this many best checkpoints is measured, and kept if it hears better; 0: none."""
+    """At the end the mean of this many best checkpoints is evaluated; kept if its WER is lower. 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that a training is told."""
+    """All settings of a training."""
 
     name: str
     init_from_pretrained_model: str | None

@@ -50,7 +50,7 @@ def record_of(kind: Any) -> type | None:
 
 
 def unknown(key: str) -> tuple[str, str]:
-    """What to say of a key that no recipe holds: the message and the hint."""
+    """Message and hint for a key that no recipe has."""
     advice = instead_of(key)
     if advice is not None:
         return f"`{key}` is NeMo's, but nothing here acts on it", advice

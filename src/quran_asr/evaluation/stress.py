@@ -2,7 +2,7 @@
 
 Every condition is measured on the same clips as the clips as they are, so that the differences are those of
 the condition. The goals are those that a recognizer in use has to meet: nobody cuts a recording into verses,
-starts it with a quarter of a second of silence, and speaks at the level of a studio.
+starts it with a quarter of a second of silence, and has the level of a studio.
 """
 
 from __future__ import annotations

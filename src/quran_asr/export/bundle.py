@@ -86,12 +86,12 @@ def model_card(bundle: Bundle) -> str:
         "",
         "stream = recognizer.stream()",
         "for samples in microphone:  # float32, 16 kHz",
-        "    moment = stream.accept(samples)",
-        "    print(moment.committed, moment.partial)",
+        "    result = stream.accept(samples)",
+        "    print(result.committed, result.partial)",
         "```",
         "",
-        "It was made for recitation of the Quran by one voice, and writes nothing else. It is no judge of a",
-        "recitation: what it hears wrongly is no mistake of the reciter.",
+        "It was made for recitation of the Quran by one voice, and writes nothing else. It does not judge a",
+        "recitation: a recognition error is not a mistake of the reciter.",
         "",
     ]
     return "\n".join(lines)
@@ -149,20 +149,20 @@ def export(
     manifest: Path | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
-    """Write a bundle, after it has been shown that it says what the model says.
+    """Write a bundle, after it has been verified against the model.
 
     Args:
         model_path: a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
         folder: where the bundle shall be; an earlier bundle there is replaced when the new one is proven.
         int8: keep the encoder's matrices as 8-bit integers.
         targets: names from `TARGETS`; adds `<target>/<look-ahead>ms` for each look-ahead, in 32-bit floats.
-        manifest: recordings to prove it with; with int8 their texts also tell what it costs. None takes the
-            validation recordings of the model's run if they are there, else made-up sound alone.
+        manifest: recordings to verify it with; with int8 their texts also show what it costs. None takes the
+            validation recordings of the model's run if they are there, else synthetic audio alone.
         on_step: called with what is being done.
 
     Raises:
         QuranAsrError: an unknown target, nothing loadable, no streaming model, something else stands in the
-            folder, or the bundle does not say what the model says. Then nothing is written.
+            folder, or the bundle differs from the model. Then nothing is written.
     """
     if unknown := set(targets) - set(TARGETS):
         raise QuranAsrError(
@@ -239,7 +239,7 @@ def _refuse_to_destroy(folder: Path) -> None:
 
 
 def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
-    """Write a bundle into an empty folder. Nothing shows yet that it says what the model says."""
+    """Write a bundle into an empty folder. It is not verified yet."""
     write_graphs(model, shape, folder)
     bundle = _describe(model, source, shape, folder)
     bundle.vocabulary.write(folder / VOCABULARY)
@@ -321,7 +321,7 @@ def _in_numbers(data: TrainingData | None) -> dict[str, Any] | None:
 
 
 def _write_training_data(data: TrainingData, folder: Path) -> None:
-    """So that an evaluation can tell known reciters and texts from new ones. No paths of this disk."""
+    """So that an evaluation can separate known reciters and texts from new ones. No paths of this disk."""
     named = replace(data, manifests=tuple(replace(one, path=Path(one.path).name) for one in data.manifests))
     text = json.dumps(named.to_json(), ensure_ascii=False, indent=2) + "\n"
     write_atomically(folder / TRAINING_DATA, text.encode())

@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
         raise QuranAsrError(
             "no such checkpoint",
             where=str(path),
-            remedy="a training that goes on replaces its own: look again",
+            remedy="a training that continues replaces its own: look again",
         )
     try:
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -284,7 +284,7 @@ class Checkpoints(lightning.Callback):
             self._save_last(trainer)
 
     def _must_stop(self) -> bool:
-        """Whether any process was asked to stop, or the first one saw a sign that ends the training."""
+        """Whether any process was asked to stop, or the first one has a diagnosis that ends the training."""
         return self.ranks.any(
             self.asked_to_stop is not None or self.diagnostics_callback.stopped_by is not None
         )

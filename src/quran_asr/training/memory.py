@@ -1,7 +1,7 @@
 """Memory of a training step: process memory, the heaviest batch, and the largest batch that fits.
 
 On a GPU it is done for real. On a CPU too if that takes seconds; else smaller batches are measured, and the
-rest is reckoned. The sound is noise: memory depends on lengths alone.
+rest is computed. The audio is noise: memory depends on lengths alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _USUAL = 32 * 1024 * 1024
 
 
 class Peak:
-    """The most bytes that this process has held since a moment, above what it held then."""
+    """The most bytes that this process has held since a point in time, above what it held then."""
 
     def __init__(self) -> None:
         self.restart()
@@ -60,22 +60,22 @@ class Peak:
         self.began = _bytes("VmRSS")
 
     def __call__(self) -> int:
-        """Bytes; 0 where nothing can tell."""
+        """Bytes; 0 where it cannot be measured."""
         return max(0, _bytes("VmHWM") - self.began)
 
 
 @contextlib.contextmanager
 def counted() -> Iterator[Peak]:
     """Memory is counted from here on, and exactly so; malloc is slower meanwhile, and as usual afterwards."""
-    _tell_malloc({_MMAP_MAX: 1_000_000, _MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: _LARGE})
+    _set_malloc({_MMAP_MAX: 1_000_000, _MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: _LARGE})
     try:
         yield Peak()
     finally:
-        _tell_malloc({_MMAP_MAX: 65_536, _MMAP_THRESHOLD: _USUAL, _TRIM_THRESHOLD: 2 * _USUAL})
+        _set_malloc({_MMAP_MAX: 65_536, _MMAP_THRESHOLD: _USUAL, _TRIM_THRESHOLD: 2 * _USUAL})
 
 
 def countable() -> bool:
-    """Whether this system tells what a process holds, and lets it start again."""
+    """Whether this system reports what a process holds, and can reset that peak."""
     try:
         _RESET.write_text("5", encoding="ascii")
     except OSError:
@@ -90,7 +90,7 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _tell_malloc(settings: dict[int, int]) -> None:
+def _set_malloc(settings: dict[int, int]) -> None:
     with contextlib.suppress(OSError, AttributeError):  # musl and macOS have none
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in settings.items():
@@ -201,7 +201,7 @@ def check_memory(
 
 
 class Trial:
-    """Steps of a training with made-up sound."""
+    """Steps of a training on synthetic audio."""
 
     def __init__(self, module: TrainingModule, recipe: Recipe, device: torch.device) -> None:
         self.module = module
@@ -216,9 +216,9 @@ class Trial:
             self.optimizer = torch.optim.AdamW(module.parameters(), lr=1e-9)
             self.free: int | None = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
             self.always = 4 * parameters + self.beside
-            """Bytes that are taken whatever the batch: weights, gradients, AdamW's two moments."""
+            """Bytes that are taken whatever the batch: weights, gradients, AdamW's two moment tensors."""
         else:
-            self.beside += 2 * parameters  # the moments: a trial on a CPU takes no optimizer step
+            self.beside += 2 * parameters  # AdamW's moments: a trial on a CPU takes no optimizer step
             self.free = available_memory()
             self.always = parameters + self.beside  # the weights are there already
 
@@ -260,7 +260,7 @@ def _on_gpu(trial: Trial, shape: Shape) -> tuple[int, str]:
 
 
 def _gpu_peak(trial: Trial, shape: Shape) -> int:
-    for _ in range(2):  # the moments come with the first step
+    for _ in range(2):  # AdamW's moments are made in the first step
         torch.cuda.reset_peak_memory_stats(trial.device)
         trial.losses(shape)
         trial.optimizer.step()
@@ -356,7 +356,7 @@ LENGTHS = (1.0, 0.5, 0.25)
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """A wish for the largest batch that fits."""
+    """A request for the largest batch that fits."""
 
     bytes: int | None = None
     """Into so many; None: into what is free on the device of the training."""
@@ -383,7 +383,7 @@ def fit_memory(
         training: the clips.
         device: where the training takes place.
         budget: the memory.
-        on_finding: told what was tried, and what was chosen.
+        on_finding: called with what was tried and chosen.
         ranks: the processes of the training.
 
     Raises:

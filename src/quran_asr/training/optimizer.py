@@ -1,11 +1,11 @@
 """Optimizer with parameter groups, schedule and freezing; gradient checks and clipping before the step.
 
-Meant are those of the encoder, which knows sounds whatever the tokens are. Prediction network and joint work
-on what the tokens' embedding says: where that is fresh, because the tokens are others, they have to learn
-anew and count as fresh, however they came.
+"Copied" tensors are those of the encoder, which knows the audio whatever the tokens are. Prediction network
+and joint work on the tokens' embedding: where that is fresh, because the tokens are others, they have to
+learn anew and count as fresh, however they came.
 
 Which tensors came stands in the run's `transfer.json`; whether they are frozen and how fast they learn
-follows from recipe and step. So a run that goes on is the one that was stopped.
+follows from recipe and step. So a resumed run is the one that was stopped.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def make_room_for_moments(optimizer: torch.optim.Optimizer) -> None:
 
 # Whether a batch can be used is known on its device only, and asking would make this process wait for all
 # that a GPU was given. So the answer stays there: sums that accumulate are chosen by it, and AdamW's fused
-# kernel does nothing where its `found_inf` says so, as with torch's `GradScaler`. Counts are read when a
+# kernel does nothing where its `found_inf` is set, as with torch's `GradScaler`. Counts are read when a
 # line is written.
 
 _TOTAL, _IN_A_ROW, _LONGEST, _BY_LOSS = range(4)
@@ -168,7 +168,7 @@ class Gradients:
         self.usable = torch.zeros((), dtype=torch.int64)
         """Batches of the window that could be used."""
         self.finite_loss = torch.ones((), dtype=torch.bool)
-        """Of the batch at hand; whoever computes its loss says so."""
+        """Of the current batch; set by whoever computes its loss."""
         self._skips = torch.zeros(4, dtype=torch.int64)
         self._kept: list[Tensor | None] = []
 
@@ -247,7 +247,7 @@ class Gradients:
         self._skips[_TOTAL] = batches
 
     def skipped_in_a_row(self) -> tuple[int, str, bool]:
-        """Most in a row since this was last asked, why the last one was skipped, whether it still goes on."""
+        """Most in a row since the last call, why the last one was skipped, whether skipping continues."""
         counts: list[int] = self._skips.tolist()
         self._skips[_LONGEST] = counts[_IN_A_ROW]
         what = "loss is not a finite number" if counts[_BY_LOSS] else "gradients are not finite numbers"

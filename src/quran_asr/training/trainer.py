@@ -61,7 +61,7 @@ class Trained:
     best_wer: float | None
     """Lowest validation WER of the transducer; None before the first validation."""
     stopped_by: Diagnosis | None = None
-    """The sign of `quran.stop_on` that ended it, in the first process."""
+    """The diagnosis of `quran.stop_on` that ended it, in the first process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Start:
     allow_partial: bool
     """Start even where little of the encoder arrives."""
     keep_tokens: bool
-    """Take over its tokenizer: the start goes on with the same task."""
-    say: Callable[[str], None]
+    """Take over its tokenizer: the task stays the same."""
+    report: Callable[[str], None]
     """Called with the table of what arrived."""
 
 
@@ -92,12 +92,12 @@ def train(
     memory: MemoryBudget | None = None,
     limit: Limit | None = None,
 ) -> Trained:
-    """Train what the recipe says on these segments; the run folder exists and is filled.
+    """Train a recipe on these segments; the run folder exists and is filled.
 
     Args:
-        resume: a `.ckpt` of the run to go on from.
+        resume: a `.ckpt` of the run to resume from.
         watcher: called after every optimizer step and validation.
-        on_finding: called with what a person should know while it happens.
+        on_finding: called with findings while it trains.
         ranks: this process among those of the training; all of them call this.
         start: the trained model that a new run starts from; None starts from random weights.
         memory: fill it with the largest batch that fits, and keep that in the run's recipe.
@@ -151,7 +151,7 @@ def train(
         )
         module.engine = engine
         if first and ranks.size > 1:
-            tell_repeated(module, on_finding)
+            report_repeated_clips(module, on_finding)
         before = run.read_metrics()
         diagnostics = DiagnosticsCallback(run, recipe, before, on_finding)
         checkpoints = Checkpoints(
@@ -180,8 +180,8 @@ def train(
         if failure is None:
             break
         step = trainer.global_step
-        recipe, told = with_smaller_batches(recipe, training_set, failure, step, ranks.size)
-        on_finding(told)
+        recipe, finding = with_smaller_batches(recipe, training_set, failure, step, ranks.size)
+        on_finding(finding)
         if first:
             run.replace_recipe(recipe, step)
         ranks.from_first(None)
@@ -215,8 +215,8 @@ def lowest_wer(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return min(measured, default=None)
 
 
-def tell_repeated(module: TrainingModule, on_finding: Callable[[Finding], None]) -> None:
-    """Say how many clips come twice in an epoch so that all processes have equally many batches."""
+def report_repeated_clips(module: TrainingModule, on_finding: Callable[[Finding], None]) -> None:
+    """Report how many clips come twice in an epoch so that all processes have equally many batches."""
     stage, durations = module.stage(None), [clip.segment.duration for clip in module.training_clips.clips]
     twice = repeated_clips(planned_batches(durations, stage, 0), stage.ranks)
     if twice:
@@ -229,7 +229,7 @@ def total_steps(recipe: Recipe, durations: Sequence[float], ranks: int) -> int |
     """Optimizer steps of the whole training, None without a limit. It decides how the rate falls.
 
     Counted from the plan of the first epoch with all its clips, whatever the curriculum admits: a run that
-    goes on has to come to the same number.
+    is resumed has to come to the same number.
     """
     limits = [recipe.trainer.max_steps] if recipe.trainer.max_steps > 0 else []
     if recipe.trainer.max_epochs > 0:
@@ -260,7 +260,7 @@ def start_from(
     )
     source = {"path": str(start.pretrained.path), "sha256": start.pretrained.sha256}
     run.write_json("transfer.json", planned.to_json() | {"from": start.pretrained.source, **source})
-    start.say(as_table(planned))
+    start.report(as_table(planned))
 
 
 def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None) -> Tokenizer:

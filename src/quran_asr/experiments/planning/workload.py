@@ -55,7 +55,7 @@ class Workload:
     most_words: int | None = None
     """Of one clip."""
     unknown_characters: str = ""
-    """Signs of the text that the Quran in this spelling has not."""
+    """Characters of the text that the Quran in this spelling lacks."""
 
     @property
     def mean_seconds(self) -> float:
@@ -80,7 +80,7 @@ def read_clips(manifest: str | Path) -> list[ManifestClip]:
     """Each clip of a manifest, without a look at its recording.
 
     Raises:
-        QuranAsrError: no such manifest, no line in it, or a line that is no JSON object or has no duration.
+        QuranAsrError: no such manifest, an empty one, or a line that is not an object with a duration.
     """
     clips = []
     for where, values in parse_lines(Path(manifest)):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A segment with the tokens that are to be heard in it."""
+    """A segment with its tokens."""
 
     segment: Segment
     tokens: tuple[int, ...]
@@ -199,8 +199,8 @@ def collate(items: Sequence[Item]) -> Batch:
         row[: len(samples)] = torch.from_numpy(samples)
     token_lengths = torch.tensor([len(tokens) for _, _, tokens in clips], dtype=torch.int64)
     tokens = torch.zeros(len(clips), int(token_lengths.max()) if clips else 0, dtype=torch.int64)
-    for row, (_, _, spoken) in zip(tokens, clips, strict=True):
-        row[: len(spoken)] = torch.tensor(spoken, dtype=torch.int64)
+    for row, (_, _, reference) in zip(tokens, clips, strict=True):
+        row[: len(reference)] = torch.tensor(reference, dtype=torch.int64)
     indices = tuple(index for index, _, _ in clips)
     return Batch(padded, lengths, tokens, token_lengths, indices, tuple(unreadable))
 
