@@ -121,7 +121,7 @@ def test_a_folder_of_recordings_is_scanned(tmp_path: Path) -> None:
     assert line["verses"] == ["112:1"]
 
 
-def test_what_training_lacks_is_said_in_one_line(tmp_path: Path) -> None:
+def test_what_training_lacks_is_reported_in_one_line(tmp_path: Path) -> None:
     done = quran_asr("train", "quickstart", "--train", "t.jsonl", "--validation", "v.jsonl", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

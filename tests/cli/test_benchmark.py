@@ -39,7 +39,7 @@ def run(*args: str) -> int:
 
 
 @pytest.mark.slow
-def test_both_sides_of_a_tiny_model(
+def test_both_systems_with_a_tiny_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("nemo", reason="needs the extra train")
@@ -85,7 +85,7 @@ def test_both_sides_of_a_tiny_model(
         (("--device", "cpu", "model.encoder.n_layer=3"), "n_layers"),
     ],
 )
-def test_wrong_use_is_said_before_anything_starts(
+def test_wrong_use_is_reported_before_anything_starts(
     args: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("nemo", reason="needs the extra train")

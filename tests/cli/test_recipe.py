@@ -62,7 +62,9 @@ def test_show_prints_yaml_with_the_origin_of_every_line(
         (["show", "small", "trainer.device=1", "model.optim.lr=x"], "unknown key `trainer.device`"),
     ],
 )
-def test_wrong_use_is_said_in_a_line(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_wrong_use_is_reported_in_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
     code, out, err = run(capsys, "recipe", *words)
     assert (code, out) == (2, "")
     assert said in err

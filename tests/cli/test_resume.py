@@ -123,7 +123,7 @@ def test_a_ckpt_is_resumed_and_overrides_beside_it_win_and_are_listed(place: Pat
     assert load_recipe(run.path / f"recipe-to-step-{before}.yaml").model.optim.lr == 1e-3
 
 
-def test_a_run_that_has_made_its_steps_says_so_and_loads_no_model(place: Path) -> None:
+def test_a_run_that_has_made_its_steps_reports_it_and_loads_no_model(place: Path) -> None:
     run = the_run(place)
     made = max(steps(run))
     before = run.recipe.read_bytes()

@@ -190,7 +190,7 @@ def test_what_the_limits_leave_out_is_weighed_in_hours() -> None:
     assert "2 clips with 1.00 h" in left_out[0].message
 
 
-def test_a_warmup_longer_than_the_training_is_said() -> None:
+def test_a_warmup_longer_than_the_training_is_reported() -> None:
     of = planned("transfer", work=Workload(500, 1.0))
     assert "never reaches its peak" in next(f.message for f in of.findings if f.code == "long-warmup")
     assert of.peak_learning_rate is not None and of.peak_learning_rate < 1e-3
@@ -246,7 +246,7 @@ def test_of_other_starts_nothing_is_claimed(name: str) -> None:
     assert [arrival.name for arrival in of.pretrained[1:]] == list(PUBLISHED)
 
 
-def test_a_larger_batch_hears_as_many_clips_in_fewer_steps() -> None:
+def test_a_larger_batch_sees_as_many_clips_in_fewer_steps() -> None:
     work = Workload(200_000, 500.0)
     of = plan(load_recipe("large"), work, 8)
     assert of.optimizer_steps is not None and of.optimizer_steps < 200 * 527

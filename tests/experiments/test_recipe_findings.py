@@ -127,7 +127,7 @@ def test_whoever_follows_every_hint_of_the_failed_configuration_ends_without_war
         ("trainer.precision=16-mixed", "pass the largest fp16 number"),
         ("trainer.precision=16", "pass the largest fp16 number"),
         ("trainer.precision=fp16", "pass the largest fp16 number"),
-        ("model.encoder.att_context_size=[[70,14],[70,0]]", "70 is no multiple of 14 + 1"),
+        ("model.encoder.att_context_size=[[70,14],[70,0]]", "70 is not a multiple of 14 + 1"),
         ("model.encoder.att_context_size=[[-1,-1]]", "no unlimited context"),
         ("model.encoder.att_context_probs=[0.5,0.5,0.5,0.5]", "not 4 that sum to 2"),
         ("model.encoder.att_context_probs=[0.5,0.5]", "must be 4 shares"),

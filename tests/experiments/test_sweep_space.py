@@ -105,7 +105,7 @@ def test_what_is_refused(words: list[str], told: str) -> None:
         ([f"{CTC}=0.2,0.3", "trainer.max_steps=0"], "nothing would be trained"),
     ],
 )
-def test_the_recipe_loader_says_what_is_wrong(words: list[str], told: str) -> None:
+def test_the_recipe_loader_reports_what_is_wrong(words: list[str], told: str) -> None:
     fixed, axes = read_space(words)
     with pytest.raises(QuranAsrError, match=told):
         refuse_impossible("small", fixed, axes)

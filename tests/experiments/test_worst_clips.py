@@ -124,7 +124,7 @@ def test_a_player_holds_the_stretch_of_its_clip(recording: Path) -> None:
     assert "1 error in 2 words" in page
 
 
-def test_where_there_is_no_sound_the_page_says_why(recording: Path) -> None:
+def test_where_there_is_not_a_sound_the_page_explains_why(recording: Path) -> None:
     path = transcripts(
         recording.parent,
         {"audio_filepath": "/nowhere/1.mp3", "reference": "قل هو الله أحد"},
@@ -138,7 +138,7 @@ def test_where_there_is_no_sound_the_page_says_why(recording: Path) -> None:
         assert f"No audio: {why}" in page
 
 
-def test_a_page_takes_in_so_much_sound_and_none_if_it_shall_not(recording: Path) -> None:
+def test_a_page_takes_in_so_much_audio_and_none_if_it_shall_not(recording: Path) -> None:
     path = transcripts(recording.parent, *[{"audio_filepath": str(recording)}] * 3)
     one = len(audio.as_mp3(audio.read(recording, 2.0, 1.0)))
     page = worst_clips(path, 12, Players(Recordings([recording.parent]), left=2 * one))
@@ -147,7 +147,7 @@ def test_a_page_takes_in_so_much_sound_and_none_if_it_shall_not(recording: Path)
     assert "audio" not in worst_clips(path, 12, Players(Recordings([recording.parent]), wanted=False))
 
 
-def test_what_a_manifest_says_is_text_and_nothing_else(tmp_path: Path) -> None:
+def test_what_a_manifest_has_is_text_and_nothing_else(tmp_path: Path) -> None:
     evil = '"><script>alert(1)</script>'
     path = transcripts(
         tmp_path,

@@ -21,7 +21,7 @@ from quran_asr.training.tokenizer import Tokenizer
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=30), st.integers(0, 20_000), st.booleans())
-def test_what_comes_back_is_what_the_first_visit_heard_and_no_more_is_kept_than_asked(
+def test_later_visits_give_the_same_samples_and_no_more_is_kept_than_asked(
     lengths: list[int], room: int, whole: bool
 ) -> None:
     kind = np.int16 if whole else np.float32
@@ -38,7 +38,7 @@ def test_what_comes_back_is_what_the_first_visit_heard_and_no_more_is_kept_than_
     assert sum(later is not None for later in kept) == len(store)
 
 
-def test_a_clip_longer_than_its_manifest_says_is_not_kept_and_spoils_no_other() -> None:
+def test_a_clip_longer_than_in_its_manifest_is_not_kept_and_spoils_no_other() -> None:
     store = AudioCache([0.01, 0.01], 1 << 20, np.float32)
     store.put(1, np.full(160, 2, np.float32))
     assert len(store.put(0, np.ones(1000, np.float32))) == 1000

@@ -70,7 +70,7 @@ def test_a_curriculum_admits_short_clips_only() -> None:
     assert sorted(i for batch in batches for i in batch) == [0, 1]
 
 
-def test_a_resumed_epoch_goes_on_behind_what_was_done() -> None:
+def test_a_resumed_epoch_continues_behind_what_was_done() -> None:
     batches = [[0], [1], [2], [3]]
     rest = EpochBatches(batches[3:], done=3)
     assert list(rest) == [[3]]
@@ -98,7 +98,7 @@ def test_audio_kept_in_memory_is_what_the_file_holds(
     again = kept[0][1]
     assert not isinstance(first, QuranAsrError)
     assert not isinstance(again, QuranAsrError)
-    assert (first == again).all(), "a validation hears the same every time"
+    assert (first == again).all(), "a validation has the same samples every time"
 
     training = ClipSet(
         tokenize(segments[:1], tokenizer), cache_bytes=1 << 30, training=True, augment=tiny.quran.augment
@@ -162,7 +162,7 @@ def test_changes_of_the_audio_follow_from_seed_epoch_and_clip_in_any_process(
     )
 
 
-def test_windows_sound_as_their_verses_one_after_another(
+def test_the_audio_of_windows_is_that_of_their_verses(
     segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe
 ) -> None:
     augment = replace(tiny.quran.augment or load_recipe("base").quran.augment, windows=2)

@@ -127,7 +127,7 @@ def test_a_repeated_token_needs_a_frame_more(
 # --- machine and loss -------------------------------------------------------------------------------
 
 
-def test_what_torch_lacks_is_told_with_its_remedy(
+def test_what_torch_lacks_is_reported_with_its_remedy(
     tiny: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -165,7 +165,7 @@ def start(recipe: Recipe, tokenizer: Tokenizer, segments: Sequence[Segment], arc
     return check_start(recipe, tokenizer, segments, opened, allow_partial=False, report=said.append), said
 
 
-def test_a_random_start_lets_a_signal_through_or_is_told(
+def test_a_random_start_lets_a_signal_through_or_is_reported(
     tiny: Recipe, tokenizer: Tokenizer, segments: list[Segment]
 ) -> None:
     outcome, _ = start(tiny, tokenizer, segments)
@@ -240,20 +240,20 @@ print(json.dumps([*outcomes, told(100_000_000, 1.0)]))
 
 
 @pytest.mark.slow
-def test_reckoned_memory_is_near_the_measured_and_a_lack_fails(spoken: Path, tokenizer: Tokenizer) -> None:
+def test_estimated_memory_is_near_the_measured_and_a_lack_fails(spoken: Path, tokenizer: Tokenizer) -> None:
     """In a process of its own, as `check` has: earlier tests keep freed memory in this one."""
     command = [sys.executable, "-c", MEASURE, str(spoken), str(tokenizer.folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    measured, reckoned, lacking = json.loads(done.stdout.splitlines()[-1])
+    measured, estimated, lacking = json.loads(done.stdout.splitlines()[-1])
 
     def taken(message: str) -> float:
         number, unit = message.split(" takes ")[1].split()[:2]
         return float(number) * {"GB": 1e9, "MB": 1e6}[unit]
 
-    assert (measured[0], reckoned[0]) == ("pass", "pass")
-    assert "(measured)" in measured[1] and "(reckoned" in reckoned[1]
-    assert taken(reckoned[1]) == pytest.approx(taken(measured[1]), rel=0.5)
+    assert (measured[0], estimated[0]) == ("pass", "pass")
+    assert "(measured)" in measured[1] and "(estimated" in estimated[1]
+    assert taken(estimated[1]) == pytest.approx(taken(measured[1]), rel=0.5)
     assert lacking[0] == "failure"
     assert "trainer.accumulate_grad_batches=" in lacking[2]
 
@@ -280,7 +280,7 @@ def test_the_gate_takes_clips_with_words_of_their_own(
 @pytest.mark.parametrize(
     ("fault", "cause"),
     [
-        ("silence", "have no sound"),
+        ("silence", "are silent"),
         ("texts of others", "do the texts belong to the recordings"),
         ("rate 0", "nothing is learned at all"),
         ("loss upside down", "a loss below 0"),

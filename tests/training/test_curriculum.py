@@ -73,7 +73,7 @@ def test_a_path_begins_with_a_blank_and_its_price_is_kept() -> None:
     assert torch.isfinite(gradient).all()
 
 
-def test_the_first_sound_is_found_in_its_frame() -> None:
+def test_the_first_audible_frame_is_found() -> None:
     audio = torch.zeros(3, 4 * 1280)
     audio[0, 2 * 1280 + 5 :] = 0.3
     audio[1] = 0.001 * torch.randn(4 * 1280, generator=torch.Generator().manual_seed(0))  # all of it is loud
@@ -94,7 +94,7 @@ def test_a_plateau_that_is_never_left_ends_at_the_latest_step(tiny: Recipe) -> N
     assert course.left_at == settings.latest_step
 
 
-def test_without_a_curriculum_all_is_as_the_recipe_says() -> None:
+def test_without_a_curriculum_all_is_as_in_the_recipe() -> None:
     course = Curriculum(token_entropy=4.0)
     assert course.ctc_weight(None, 1, 1000, 0.3) == 0.3
     assert course.longest_seconds(None, 1, 20.0) is None

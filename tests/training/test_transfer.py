@@ -124,7 +124,9 @@ def test_an_offline_transducer_into_a_streaming_hybrid(
     assert len(norms) == 2 * tiny.model.encoder.n_layers
     for name in norms:
         assert found[name] == "fresh"
-        assert torch.equal(model.get_parameter(name), before[name]), "a batch norm's scale is no layer norm's"
+        assert torch.equal(model.get_parameter(name), before[name]), (
+            "a batch norm's scale is not a layer norm's"
+        )
     assert found["ctc_decoder.decoder_layers.0.weight"] == "fresh"
     assert found["joint.joint_net.2.weight"] == "copied", "the tokens are the same here"
     assert {finding.code for finding in planned.differences} >= {
@@ -270,7 +272,7 @@ def test_too_little_is_refused_and_nothing_is_overwritten(
     )
 
 
-def test_what_is_no_fastconformer_is_named(
+def test_what_is_not_a_fastconformer_is_named(
     model: EncDecHybridRNNTCTCBPEModel, tiny: Recipe, tokenizer: Tokenizer
 ) -> None:
     with pytest.raises(QuranAsrError, match="not a FastConformer"):

@@ -136,7 +136,7 @@ def unpack(pieces: Iterable[Path], folder: Path) -> int:
             with open_tar(piece) as tar:
                 for member in tar.members(MOST_CLIPS):
                     if not (member.isreg() and _CLIP.fullmatch(member.name)):
-                        raise QuranAsrError(f"refused: `{member.name[:60]}` is no clip", where=str(piece))
+                        raise QuranAsrError(f"refused: `{member.name[:60]}` is not a clip", where=str(piece))
                     if not 0 < member.size <= LARGEST_CLIP:
                         raise QuranAsrError(f"refused: {member.size:,} bytes in one clip", where=str(piece))
                     target = folder / member.name

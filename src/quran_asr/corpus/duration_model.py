@@ -76,7 +76,7 @@ def fit_duration_model(sounds: Sequence[Sounds], seconds: Sequence[float]) -> Du
     counts = np.asarray(sounds, dtype=np.float64)
     measured = np.maximum(np.asarray(seconds, dtype=np.float64), 1e-3)
     if not len(measured):
-        raise ValueError("no clips to fit a pace to")
+        raise ValueError("no clips to fit a speech rate to")
     usual = np.asarray(SECONDS)
     start = usual * float(np.median(measured / np.maximum(counts @ usual, _SHORTEST)))
     fitted: NDArray[np.float64] = start

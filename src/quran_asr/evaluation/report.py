@@ -163,7 +163,7 @@ class Report:
             "cells": {name: group.to_json() for name, group in self.cells.items()},
             "reciters": {name: group.to_json() for name, group in self.reciters.items()},
             "lengths": {
-                name: {"words_said": [fewest, most], **self.lengths[name].to_json()}
+                name: {"reference_words": [fewest, most], **self.lengths[name].to_json()}
                 for name, fewest, most in LENGTHS
                 if name in self.lengths
             },

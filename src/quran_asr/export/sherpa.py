@@ -39,7 +39,7 @@ BLANK = "<blk>"
 """How sherpa-onnx spells the blank."""
 HEADS = ("transducer", "ctc")
 CTC_REPEATS = 2
-"""How often each frame of CTC is given: sherpa-onnx reckons 40 ms to a frame there, whatever the metadata
+"""How often each frame of CTC is given: sherpa-onnx assumes 40 ms per frame there, whatever the metadata
 has. A repeated frame does not change a greedy search, and times and pauses come out right."""
 FLOOR = math.log(2.0**-23)
 """The smallest logarithm that sherpa-onnx gives."""

@@ -150,7 +150,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise QuranAsrError("lists no files", where=str(folder / DESCRIPTION), remedy=AGAIN)
     for name in files:
         if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
-            what = f"lists `{ascii(name)[1:-1]}`, which is no plain file name"
+            what = f"lists `{ascii(name)[1:-1]}`, which is not a plain file name"
             raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN)
     for name in NEEDED:
         if name not in files:
@@ -179,7 +179,7 @@ def read_bundle(folder: Path) -> Bundle:
     if bundle.spelling not in SPELLINGS:
         raise QuranAsrError(f"no spelling `{bundle.spelling}`", where=str(folder / DESCRIPTION), remedy=AGAIN)
     if bundle.features.sample_rate != SAMPLE_RATE:
-        what = f"hears at {bundle.features.sample_rate:,} Hz; sound comes at {SAMPLE_RATE:,}"
+        what = f"needs audio at {bundle.features.sample_rate:,} Hz instead of {SAMPLE_RATE:,}"
         raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN)
     return bundle
 
@@ -266,9 +266,7 @@ def _check_file(path: Path, recorded: object) -> None:
     if size != recorded.get("bytes"):
         expected_bytes = recorded.get("bytes")
         raise QuranAsrError(
-            f"has {size:,} bytes of {expected_bytes:,}"
-            if isinstance(expected_bytes, int)
-            else "has no size told",
+            f"has {size:,} bytes of {expected_bytes:,}" if isinstance(expected_bytes, int) else "has no size",
             where=str(path),
             remedy=AGAIN,
         )

@@ -61,7 +61,7 @@ class FeatureSettings:
             value = getattr(self, field.name)
             kinds = (int,) if field.type == "int" else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-                raise QuranAsrError(f"{value!r} is no value", where=field.name)
+                raise QuranAsrError(f"{value!r} is not a valid value", where=field.name)
         wrong = {
             "sample_rate": not 1_000 <= self.sample_rate <= 1_000_000,
             "n_fft": not 2 <= self.n_fft <= 65_536 or self.n_fft % 2,

@@ -46,7 +46,7 @@ class Resampler:
     def __init__(self, rate: int, where: str = "") -> None:
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise QuranAsrError(
-                f"its rate is {rate:,} Hz; from {LOWEST_RATE:,} to {HIGHEST_RATE:,} is heard",
+                f"its rate is {rate:,} Hz; {LOWEST_RATE:,} to {HIGHEST_RATE:,} is accepted",
                 where=where,
                 remedy="give the rate at which it was recorded, in hertz",
             )
@@ -76,7 +76,7 @@ class Resampler:
                 at which second), or sound after the end.
         """
         if self._ended:
-            raise QuranAsrError("more sound after its end", where=self.where)
+            raise QuranAsrError("more audio after its end", where=self.where)
         sound = self._mono(np.asarray(samples))
         self.samples_seen += len(sound)
         if self._stream is None:
@@ -119,12 +119,12 @@ class Resampler:
         value = samples[first] if samples.ndim == 1 else samples[first][~sane[first]][0]
         if not np.isfinite(value):
             raise QuranAsrError(
-                f"{at} a sample is no number ({value})",
+                f"{at} a sample is not a number ({value})",
                 where=self.where,
-                remedy="look at what makes the samples: sound is finite and lies within -1 and 1",
+                remedy="look at what makes the samples: audio is finite and lies within -1 and 1",
             )
         raise QuranAsrError(
-            f"{at} a sample is {value:.6g}, and sound lies within -1 and 1",
+            f"{at} a sample is {value:.6g}, and audio lies within -1 and 1",
             where=self.where,
             remedy="give 16-bit samples as int16, or divide them by 32,768",
         )

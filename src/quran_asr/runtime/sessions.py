@@ -294,4 +294,4 @@ def _check(sessions: Sessions, name: str, given: np.ndarray[Any, Any], shape: tu
             f"gives {list(given.shape)} where {list(shape)} is needed", where=where, remedy=AGAIN
         )
     if not np.isfinite(given).all():
-        raise QuranAsrError("gives what is no number (NaN or infinite)", where=where, remedy=AGAIN)
+        raise QuranAsrError("gives values that are not numbers (NaN or infinite)", where=where, remedy=AGAIN)

@@ -237,7 +237,7 @@ class Trial:
 
 
 def _on_gpu(trial: Trial, shape: Shape) -> tuple[int, str]:
-    """Bytes that the batch takes with an optimizer step; of one that does not fit, reckoned by its half."""
+    """Bytes that the batch takes with an optimizer step; of one that does not fit, estimated by its half."""
     clips = len(shape)
     peaks: dict[int, int] = {}
     while clips and len(peaks) < (1 if clips == len(shape) else 2):
@@ -255,8 +255,8 @@ def _on_gpu(trial: Trial, shape: Shape) -> tuple[int, str]:
     if len(peaks) == 1:
         return max(least, 2 * max(peaks.values())), "out of memory"
     (more, much), (fewer, little) = sorted(peaks.items(), reverse=True)
-    reckoned = much + (len(shape) - more) * (much - little) / (more - fewer)
-    return max(least, round(reckoned)), f"out of memory; reckoned from {more} clips"
+    estimated = much + (len(shape) - more) * (much - little) / (more - fewer)
+    return max(least, round(estimated)), f"out of memory; estimated from {more} clips"
 
 
 def _gpu_peak(trial: Trial, shape: Shape) -> int:
@@ -291,7 +291,7 @@ def _on_cpu(trial: Trial, shape: Shape) -> tuple[int, str]:
         trial.losses(short.first(2 * few))
         a_second = max(0, peak() - of_few) / (few * length)
     whole = of_few + a_second * (shape.padded_seconds - few * length) + _attention(trial, shape, length)
-    return round(HEAP * whole) + trial.beside, f"reckoned from {few} and {2 * few} clips of {length:.1f} s"
+    return round(HEAP * whole) + trial.beside, f"estimated from {few} and {2 * few} clips of {length:.1f} s"
 
 
 def _attention(trial: Trial, shape: Shape, measured: float) -> float:
@@ -375,7 +375,7 @@ def fit_memory(
 
     Forward pass, backward pass and optimizer step are made with noise, as the recipe's model makes them. Of
     the batches that divide the effective batch, the largest is taken of which the worst batch of each length
-    needs no more than `COMFORT` of the memory. On a CPU long batches are reckoned from short ones.
+    needs no more than `COMFORT` of the memory. On a CPU long batches are estimated from short ones.
 
     Args:
         recipe: what is to be trained.

@@ -143,7 +143,7 @@ def decodable(
         )
         outcomes.append(warning(message, "the rest is not trained on: does the text cover the whole file?"))
     if not outcomes:
-        return [passed(f"{len(drawn):,} of {total:,} clips decoded ({kinds}), as long as their lines say")]
+        return [passed(f"{len(drawn):,} of {total:,} clips decoded ({kinds}), as long as in their lines")]
     return outcomes
 
 

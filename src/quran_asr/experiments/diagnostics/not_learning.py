@@ -202,11 +202,11 @@ def _still(curves: Curves, rates: Sequence[Point]) -> Diagnosis:
     return Diagnosis(
         "not-learning",
         "warning",
-        f"WER stands still at {level(rates[-3:]):.2f} since {curves.place(since)}: hardly a word is right",
+        f"WER is on a plateau at {level(rates[-3:]):.2f} since {curves.place(since)}: hardly a word is right",
         shown("validation.wer", rates[0], rates[-1]),
         "nothing has been learned yet: this is not the end of a training but a start that failed, or "
-        "one that is too young to say",
-        "look at the training losses (CTC a token and the transducer's), and go on until ten epochs or 5,000 "
+        "one that is too young to judge",
+        "look at the training losses (CTC a token and the transducer's), and train for ten epochs or 5,000 "
         "steps; start pretrained (`init_from_pretrained_model`) to be quicker",
         since,
     )

@@ -93,7 +93,7 @@ def plateau(curves: Curves) -> Iterator[Diagnosis]:
     yield Diagnosis(
         "plateau",
         "warning",
-        f"WER stands still at {now:.3f} since {curves.place(since)}",
+        f"WER is on a plateau at {now:.3f} since {curves.place(since)}",
         shown("validation.wer", rates[half], rates[-1]),
         "the rate has fallen too far, the model is too small for more, or the data are exhausted",
         "stop here, or continue with changes: more recordings, the recipe `large`, another CTC weight (0.2 "
