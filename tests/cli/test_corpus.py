@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -201,13 +200,11 @@ def test_help_starts_at_once_without_numpy_and_ends_with_an_example(command):
         "try: main(sys.argv[1:])\n"
         "finally: print('numpy' in sys.modules, 'soundfile' in sys.modules, file=sys.stderr)"
     )
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, "corpus", *command, "--help"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert time.perf_counter() - start < 5
     assert (done.returncode, done.stderr) == (0, "False False\n")
     assert " ".join(["Example: quran-asr corpus", *command]) in " ".join(done.stdout.split())

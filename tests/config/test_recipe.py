@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quran_asr.config.recipe import SHIPPED, RecipeError, as_plain, as_yaml, load_recipe, resolve
+from quran_asr.config.schema import Augment
 from quran_asr.config.validation import known_keys
 from quran_asr.errors import QuranAsrError
+
+BASE = load_recipe("base")
 
 
 @pytest.fixture
@@ -330,11 +333,10 @@ def test_the_resolved_recipe_alone_repeats_the_run(name: str, tmp_path: Path) ->
 def test_any_text_and_number_survive_writing_and_reading(
     tmp_path_factory: pytest.TempPathFactory, text: str, rate: float
 ) -> None:
-    base = load_recipe("base")
     recipe = replace(
-        base,
+        BASE,
         init_from_pretrained_model=text,
-        model=replace(base.model, optim=replace(base.model.optim, lr=rate)),
+        model=replace(BASE.model, optim=replace(BASE.model.optim, lr=rate)),
     )
     path = tmp_path_factory.getbasetemp() / "written.yaml"
     path.write_text(as_yaml(recipe), encoding="utf-8", newline="")
@@ -357,3 +359,8 @@ def test_no_text_makes_a_recipe_fail_with_anything_but_a_message(
         load_recipe(path)
     except QuranAsrError as error:
         assert str(error)
+
+
+def test_augmentations_are_off_by_default_and_in_base() -> None:
+    assert BASE.quran.augment == Augment()
+    assert load_recipe("base", ["quran.augment={gain_db: 6.0}"]).quran.augment == Augment(gain_db=6.0)

@@ -169,7 +169,8 @@ def test_an_epoch_has_the_batches_that_training_makes(
     def made(seconds: float | None) -> int:
         return len(stage_batches(durations, [Stage(0, batch, seconds, None, devices)], 0, 0))
 
-    fixed = load_recipe("transfer", [f"model.train_ds.batch_size={batch}"])
+    model, train_ds = TRANSFER.model, TRANSFER.model.train_ds
+    fixed = replace(TRANSFER, model=replace(model, train_ds=replace(train_ds, batch_size=batch)))
     assert plan(fixed, weigh(durations, fixed), devices).batches_per_epoch == made(None)
     by_seconds = replace(
         fixed, model=replace(fixed.model, train_ds=replace(fixed.model.train_ds, batch_duration=60.0))
