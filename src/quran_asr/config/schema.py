@@ -141,13 +141,13 @@ class Encoder:
     att_context_size: tuple[tuple[int, int], ...]
     """[left, right] encoder frames for each look-ahead that is trained; the first is the default."""
     att_context_probs: tuple[Share, ...] | None
-    """How often each look-ahead is drawn; null for equally often."""
+    """Probability of each look-ahead; null for equal ones."""
     att_context_style: Literal["chunked_limited"]
     self_attention_model: Literal["rel_pos"]
     untie_biases: bool
     pos_emb_max_len: PositiveInt
     xscaling: bool
-    """Multiply what enters the layers by the root of `d_model`."""
+    """Multiply the input of the layers by the square root of `d_model`."""
     conv_kernel_size: PositiveInt
     conv_norm_type: Literal["layer_norm", "batch_norm"]
     conv_context_size: Literal["causal"]
@@ -293,7 +293,7 @@ class Trainer:
     val_check_interval: PositiveInt | PositiveShare
     """A share of an epoch (1.0) or a number of batches (500)."""
     check_val_every_n_epoch: PositiveInt | Literal["auto"] | None
-    """auto: as takes 3 % of the time; it and null count a whole `val_check_interval` across epochs."""
+    """auto: as often as takes 3 % of the time. Both it and null count `val_check_interval` across epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,9 +342,9 @@ class Augment:
     level_db: tuple[Level, Level] | None = None
     """Each clip is brought to a level (RMS, dB below full scale) drawn between these; null keeps its own."""
     clip_probability: Share = 0.0
-    """The clip as an overdriven microphone gives it: 6 to 18 dB of its peaks are cut off."""
+    """The clip of an overdriven microphone: 6 to 18 dB of its peaks are cut off."""
     silence_probability: Share = 0.0
-    """Silence or room tone is put before the clip, and as often, drawn apart, behind it."""
+    """Share of clips with silence or room tone before them and, drawn independently, after them."""
     silence_seconds: tuple[NotNegative, NotNegative] = (0.0, 1.5)
     """Its length is drawn between these."""
     tight_probability: Share = 0.0
@@ -365,21 +365,21 @@ class Augment:
     room_seconds: tuple[RoomSeconds, RoomSeconds] = (0.2, 0.8)
     """Reverberation time (until 60 dB less are left) of the rooms, drawn between these."""
     codec_probability: Share = 0.0
-    """The clip as MP3, Vorbis or GSM telephony gives it back."""
+    """The clip after MP3, Vorbis or GSM telephony coding."""
     windows: PositiveInt = 1
     """Up to so many consecutive whole verses of a named reciter are a clip too; 1: each alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quran:
-    """`quran`: what NeMo has no key for."""
+    """`quran`: keys that NeMo does not have."""
 
     spelling: Literal["uthmani", "diacritized", "letters"]
     vocabulary_size: Annotated[int, Range(low=40, high=8000)]
     """Tokens of the BPE vocabulary, without the blank."""
     seed: CountInt
     initialization: Literal["data", "nemo"]
-    """Of the subsampling, where training starts at random: `data` scales it by a batch before step 1."""
+    """Of the subsampling, for random starts: `data` scales it by a batch before step 1."""
     max_skipped_batches: PositiveInt
     """Batches in a row with NaN or infinite loss or gradient after which training stops with a diagnosis."""
     overfit_gate_steps: CountInt
@@ -387,7 +387,7 @@ class Quran:
     stop_on: tuple[()] | tuple[str, ...]
     """Codes of diagnostics (`watch`) that end the training, its last checkpoint written, with exit code 1."""
     checkpoint_minutes: Positive
-    """`last.ckpt` is written at every validation, and between them this often: what a power cut costs."""
+    """`last.ckpt` is written at every validation and this often in between: what a power cut costs."""
     curriculum: Curriculum | None
     augment: Augment | None
     audio_cache_gb: NotNegative
@@ -395,13 +395,13 @@ class Quran:
     activation_checkpointing: bool
     """Run each encoder layer again in the backward pass instead of keeping what it computed."""
     copied_rate: PositiveShare
-    """The encoder's tensors that came from the start learn at this share of the rate of the others."""
+    """Tensors of the encoder that came from the start learn at this share of the rate of the others."""
     unfreeze_after: CountInt
-    """Optimizer steps for which they stand still; their rate then rises over as many as the warm-up has."""
+    """Optimizer steps for which they are frozen; their rate then rises over as many as the warm-up has."""
     weight_average: Annotated[float, Range(low=0, high=0.99999)]
-    """Decay, each optimizer step, of the running mean of the weights that is validated and kept; 0: none."""
+    """Decay per optimizer step of the running mean of the weights that is validated and kept; 0: none."""
     prefix_resets: Share
-    """Clips in which the prediction network starts anew at some word, as it does behind a pause."""
+    """Share of clips in which the prediction network starts anew at some word, as it does after a pause."""
     prefix_noise: Share
     """Share of wrong tokens that the prediction network reads in training, so that it relies on the audio."""
     average: CountInt

@@ -33,6 +33,24 @@ def known_keys() -> dict[str, Any]:
     return dict(_walk(Recipe, ""))
 
 
+@cache
+def optional_keys() -> frozenset[str]:
+    """The dotted keys that have a default, so that a recipe need not hold them."""
+    return frozenset(_walk_optional(Recipe, ""))
+
+
+def _walk_optional(record: type, prefix: str) -> Iterator[str]:
+    yield from (prefix + name for name in _optional(record))
+    for name, kind in hints(record).items():
+        inner = record_of(kind)
+        if inner is not None:
+            yield from _walk_optional(inner, f"{prefix}{name}.")
+
+
+def _optional(record: type) -> set[str]:
+    return {field.name for field in fields(record) if field.default is not MISSING}
+
+
 def _walk(record: type, prefix: str) -> Iterator[tuple[str, Any]]:
     for name, kind in hints(record).items():
         yield prefix + name, kind
@@ -88,7 +106,7 @@ def _record(
     record: type, section: Section, prefix: str, mistakes: list[QuranAsrError], missing: list[str]
 ) -> Any:
     known = hints(record)
-    optional = {field.name for field in fields(record) if field.default is not MISSING}
+    optional = _optional(record)
     for name, extra in section.items.items():
         if name not in known:
             message, hint = unknown(prefix + name)

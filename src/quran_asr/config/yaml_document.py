@@ -95,7 +95,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
     keys = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self.depth > DEEPEST:
             raise yaml.MarkedYAMLError(problem="is nested too deeply", problem_mark=event.start_mark)
