@@ -271,9 +271,9 @@ def learner(spoken: Path) -> Recipe:
 def test_the_gate_takes_clips_with_words_of_their_own(
     learner: Recipe, tokenizer: Tokenizer, segments: list[Segment]
 ) -> None:
-    chosen = gate_clips(learner, tokenizer, segments)
+    chosen = gate_clips(learner.model, tokenizer, segments)
     assert len({segment.text for segment in chosen}) == 4
-    assert len(gate_clips(learner, tokenizer, [s for s in segments if s.text == segments[0].text])) == 3
+    assert len(gate_clips(learner.model, tokenizer, [s for s in segments if s.text == segments[0].text])) == 3
 
 
 @pytest.mark.slow
@@ -295,7 +295,7 @@ def test_the_gate_stops_what_cannot_be_learned(
     fault: str,
     cause: str,
 ) -> None:
-    clips = gate_clips(learner, tokenizer, segments)
+    clips = gate_clips(learner.model, tokenizer, segments)
     if fault == "silence":
         audio.write(tmp_path / "silence.wav", np.zeros(3 * 16_000, dtype=np.float32))
         clips = [replace(clip, audio=str(tmp_path / "silence.wav"), duration=2.0) for clip in clips]
@@ -322,7 +322,7 @@ def test_the_gate_stops_what_cannot_be_learned(
 def test_the_gate_passes_what_can_learn(
     learner: Recipe, tokenizer: Tokenizer, segments: list[Segment]
 ) -> None:
-    clips = gate_clips(learner, tokenizer, segments)
+    clips = gate_clips(learner.model, tokenizer, segments)
     gate = overfit_gate(learner, tokenizer, clips, 200)
     assert gate.passed, gate
     assert gate.wer == gate.ctc_wer == 0

@@ -242,7 +242,7 @@ class TorchChecks:
                 f"--gate-steps {GATE_STEPS} runs it anyway",
             )
         tokenizer = Tokenizer(self.folder / "tokenizer")
-        clips = gate_clips(self.recipe, tokenizer, training)
+        clips = gate_clips(self.recipe.model, tokenizer, training)
         try:
             with progress_bar("overfit gate", "steps") as show:
                 gate = overfit_gate(self.recipe, tokenizer, clips, steps or GATE_STEPS, show, device)
@@ -339,7 +339,7 @@ def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> No
     from quran_asr.training.trainer import prepare_tokenizer
 
     tokenizer = prepare_tokenizer(recipe, run)
-    clips = gate_clips(recipe, tokenizer, segments)
+    clips = gate_clips(recipe.model, tokenizer, segments)
     with progress_bar("overfit gate", "steps") as show:
         outcome = diagnose(overfit_gate(recipe, tokenizer, clips, steps, show), len(clips))
     if outcome.status == "failure":

@@ -17,7 +17,7 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 
 from quran_asr.config.architecture import of_recipe
-from quran_asr.config.schema import Recipe, Trainer
+from quran_asr.config.schema import Model, Recipe, Trainer
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.checks.outcome import Outcome, Outcomes, failure, of_finding, passed, warning
 from quran_asr.experiments.transfer_map import LEAST_ENCODER_SHARE, TransferMap
@@ -240,7 +240,7 @@ def _pretrained(
     name = recipe.init_from_pretrained_model or str(archive.path)
     weights = read_weights(archive)
     planned = transfer(
-        model, recipe, archive.config, weights, archive.pieces, name, allow_partial=allow_partial
+        model, recipe.model, archive.config, weights, archive.pieces, name, allow_partial=allow_partial
     )
     report(as_table(planned))
     unlike = _not_arrived(model, weights, planned)
@@ -303,12 +303,12 @@ class Gate:
     """Silent clips."""
 
 
-def gate_clips(recipe: Recipe, tokenizer: Tokenizer, training: Sequence[Segment]) -> list[Segment]:
+def gate_clips(settings: Model, tokenizer: Tokenizer, training: Sequence[Segment]) -> list[Segment]:
     """The shortest clips that CTC can learn, each with words of its own where there are enough.
 
     One text for all would be learned without listening. Fragments are taken where there are no whole verses.
     """
-    built = of_recipe(recipe.model, tokenizer.size)
+    built = of_recipe(settings, tokenizer.size)
     whole = [segment for segment in training if segment.verses] or training
     by_length = sorted(whole, key=lambda segment: segment.duration)
     chosen: dict[str, Segment] = {}

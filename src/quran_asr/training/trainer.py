@@ -250,7 +250,7 @@ def start_from(
         level = feature_level(*sample_features(model, clips))
     planned = transfer(
         model,
-        recipe,
+        recipe.model,
         start.archive.config,
         read_weights(start.archive),
         start.archive.pieces,

@@ -42,7 +42,7 @@ def audio_flops(recipe: Recipe, seconds: float, tokens: float | None = None) -> 
         seconds: of a clip; attention and joint grow with its square.
         tokens: of a clip; None for the average of recitation.
     """
-    token_count = expected_tokens(recipe, WORDS_A_SECOND * seconds) if tokens is None else tokens
+    token_count = expected_tokens(recipe.quran, WORDS_A_SECOND * seconds) if tokens is None else tokens
     return (
         training_flops(of_recipe(recipe.model, recipe.quran.vocabulary_size), seconds, token_count) / seconds
     )
@@ -184,7 +184,7 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     frames = batch.seconds / frame + 1
     token_count = batch.tokens
     if token_count is None:
-        token_count = expected_tokens(recipe, WORDS_A_SECOND * batch.seconds)
+        token_count = expected_tokens(recipe.quran, WORDS_A_SECOND * batch.seconds)
     activations = batch.clips * (
         _layers(encoder, frames, kept, checkpointing=recipe.quran.activation_checkpointing)
         + _subsampling_values(encoder, features, frames, kept)

@@ -229,7 +229,7 @@ def _largest_batch(recipe: Recipe, work: Workload | None) -> tuple[Batch, str]:
     else:
         seconds, what = max(work.durations), "of the longest"
         if work.most_words:
-            tokens = expected_tokens(recipe, work.most_words)
+            tokens = expected_tokens(recipe.quran, work.most_words)
     clips = data.batch_size
     if data.batch_duration is not None:
         clips = max(1, math.floor(_clips_by_seconds(data, seconds)))

@@ -350,7 +350,7 @@ def _vocabulary(recipe: Recipe, work: Workload) -> list[Finding]:
     size = recipe.quran.vocabulary_size
     if not work.words or recipe.model.tokenizer.dir is not None:
         return []
-    occurrences = expected_tokens(recipe, work.words) / size
+    occurrences = expected_tokens(recipe.quran, work.words) / size
     fitting = _largest_that(
         lambda tokens: _occurrences(recipe, work.words or 0, tokens) >= TOKEN_EXAMPLES, size
     )

@@ -160,7 +160,7 @@ def _validation(
 
 
 def _tokens(recipe: Recipe, work: Workload) -> float | None:
-    return expected_tokens(recipe, work.words / work.clips) if work.words and work.clips else None
+    return expected_tokens(recipe.quran, work.words / work.clips) if work.words and work.clips else None
 
 
 def _nearest(recipe: Recipe, target: Target, cost: float, work: Workload) -> Calibration | None:

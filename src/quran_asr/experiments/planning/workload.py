@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from quran_asr.config.schema import Recipe, TrainData
+from quran_asr.config.schema import Quran, Recipe, TrainData
 from quran_asr.corpus.manifest import LONGEST_SECONDS, parse_lines
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.training_clips import with_windows
@@ -156,9 +156,9 @@ def tokens_a_word(spelling: str, vocabulary: int) -> float:
     return measured[-1][1]
 
 
-def expected_tokens(recipe: Recipe, words: float) -> float:
+def expected_tokens(quran: Quran, words: float) -> float:
     """Tokens of so many words in the recipe's spelling and vocabulary."""
-    return words * tokens_a_word(recipe.quran.spelling, recipe.quran.vocabulary_size)
+    return words * tokens_a_word(quran.spelling, quran.vocabulary_size)
 
 
 def _text(values: dict[str, Any]) -> str:
