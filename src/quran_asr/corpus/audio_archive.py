@@ -214,8 +214,8 @@ def _in_tar(size: int) -> int:
 def _order(line: dict[str, Any]) -> str:
     """Its recording's last two names and its place there, hashed: no machine's folders are in it."""
     path = Path(line["audio_filepath"])
-    said = f"{path.parent.name}/{path.name} {line.get('offset') or 0} {line['duration']}"
-    return hashlib.sha256(said.encode()).hexdigest()
+    key = f"{path.parent.name}/{path.name} {line.get('offset') or 0} {line['duration']}"
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _travelling(line: dict[str, Any]) -> dict[str, Any]:
