@@ -120,7 +120,7 @@ PROSE = re.compile(
     re.IGNORECASE,
 )
 """What docstrings, comments and names keep from; `say`, `sound`, `side` and `sign` have other uses there."""
-NOT_YET = {"corpus", "decoding", "runtime", "server"}
+NOT_YET = {"corpus", "decoding", "runtime"}
 """Packages whose docstrings and names still have the earlier words."""
 
 

@@ -130,7 +130,7 @@ def test_a_run_that_has_made_its_steps_reports_it_and_loads_no_model(place: Path
     done = train(place, "--resume", str(run.path))
     assert (done.returncode, done.stdout) == (0, "")
     assert f"the run has made its {made} steps already" in done.stderr
-    assert "trainer.max_steps=N" in done.stderr and "going on" not in done.stderr
+    assert "trainer.max_steps=N" in done.stderr and "resuming after" not in done.stderr
     told = json.loads(train(place, "--resume", str(run.path), "--json").stdout)
     assert (told["run"], told["steps"], told["best"]) == (str(run.path), made, str(run.best_nemo()))
     done = train(place, "--resume", str(run.path), f"trainer.max_steps={made - 1}")

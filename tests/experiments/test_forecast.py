@@ -1,4 +1,4 @@
-"""What going on would bring, against curves whose end is known."""
+"""What continuing would bring, against curves whose end is known."""
 
 from __future__ import annotations
 

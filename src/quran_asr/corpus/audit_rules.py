@@ -165,7 +165,7 @@ def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Li
     Args:
         one: the clip.
         usual: of its reciter.
-        deviation: `Pace.deviation`; None where it could not be judged.
+        deviation: `DurationModel.deviation`; None where it could not be judged.
         limits: where a measurement becomes a reason.
     """
     signal = one.signal

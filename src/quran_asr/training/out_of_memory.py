@@ -153,7 +153,7 @@ def with_smaller_batches(
     longest = max(segment.duration for segment in segments)
     behind = recipe.model.train_ds.batch_size * recipe.trainer.accumulate_grad_batches * ranks
     what = (
-        f"{len(segments)} clips of up to {longest:.1f} s were out of memory after step {step:,}: going on "
+        f"{len(segments)} clips of up to {longest:.1f} s were out of memory after step {step:,}: continuing "
         f"from that step with {words(smaller)}; the effective batch of {behind} is kept, and "
         f"recipe-to-step-{step}.yaml is the recipe until here ({failure.why[:200]})"
     )

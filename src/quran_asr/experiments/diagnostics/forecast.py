@@ -47,7 +47,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What going on would bring."""
+    """What continuing would bring."""
 
     step: int
     """Where the training stands."""
