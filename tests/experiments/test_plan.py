@@ -103,7 +103,7 @@ def test_a_random_start_on_purpose_is_a_note() -> None:
 
 
 @pytest.mark.parametrize(
-    ("devices", "mend"),
+    ("devices", "remedy"),
     [
         (1, "trainer.devices=1 trainer.accumulate_grad_batches=4 keeps it"),
         (4, "trainer.devices=4 trainer.accumulate_grad_batches=1 keeps it"),
@@ -115,9 +115,9 @@ def test_a_random_start_on_purpose_is_a_note() -> None:
         ),
     ],
 )
-def test_another_number_of_gpus_keeps_the_effective_batch(devices: int, mend: str) -> None:
+def test_another_number_of_gpus_keeps_the_effective_batch(devices: int, remedy: str) -> None:
     findings = planned("transfer", devices=devices).findings
-    assert [finding.remedy for finding in findings if finding.code == "other-devices"] == [mend]
+    assert [finding.remedy for finding in findings if finding.code == "other-devices"] == [remedy]
 
 
 @given(devices=st.integers(1, 128), batch=st.integers(1, 64), accumulation=st.integers(1, 8))

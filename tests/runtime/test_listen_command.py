@@ -188,7 +188,7 @@ def test_a_pipe_without_sound_is_an_error(sound: bytes, small_bundle: Path) -> N
         heard(sound)
     process = piped_into(small_bundle)
     out, err = process.communicate(sound, timeout=60)
-    assert (process.returncode, out) == (2, b"") and b"error: -: no sound came" in err
+    assert (process.returncode, out) == (2, b"") and b"error: -: no audio came" in err
 
 
 def test_a_microphone_without_its_library_is_said_before_the_model_is_loaded(
