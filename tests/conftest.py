@@ -41,6 +41,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+SHARED = ("quickstart", "bundle", "small_bundle")
+"""Fixtures that take a training or an export: with pytest-xdist one process makes each and runs its tests."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "xdist_group(name): tests that one process of pytest-xdist runs")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        used = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        if used:
+            item.add_marker(pytest.mark.xdist_group(used[0]))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("data") and not os.environ.get("QURAN_ASR_DATA"):
         pytest.skip("needs real recordings: QURAN_ASR_DATA is not set")

@@ -131,15 +131,15 @@ NO_RECORDINGS = {
     "zeros": (bytes(40_000), "only zero bytes"),
     "zip": (b"PK\x03\x04" + bytes(100), "a zip archive"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer"),
-    "m4a": (b"\x00\x00\x00\x20ftypM4A " + bytes(100), "MPEG-4 sound"),
-    "text": ("قل هو الله أحد".encode() * 100, "not a sound file"),
+    "m4a": (b"\x00\x00\x00\x20ftypM4A " + bytes(100), "MPEG-4 audio"),
+    "text": ("قل هو الله أحد".encode() * 100, "not an audio file"),
     "no samples": (encoded("wav", np.zeros(0, np.float32), 16_000), "no samples"),
 }
 
 
 @pytest.mark.parametrize("function", [audio.probe, audio.read])
 @pytest.mark.parametrize("kind", NO_RECORDINGS)
-def test_what_is_no_recording_is_named(tmp_path, kind, function):
+def test_what_is_not_a_recording_is_named(tmp_path, kind, function):
     content, reason = NO_RECORDINGS[kind]
     path = tmp_path / "002255.mp3"
     path.write_bytes(content)
@@ -177,7 +177,7 @@ def test_damage_in_the_middle_is_found(tmp_path, codec, function):
         function(path)
 
 
-def test_a_missing_file_a_folder_and_a_pipe_are_no_recordings(tmp_path):
+def test_a_missing_file_a_folder_and_a_pipe_are_not_recordings(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")  # opening it would wait for ever
     with pytest.raises(QuranAsrError, match="no such file"):
         audio.probe(tmp_path / "missing.wav")
@@ -187,7 +187,7 @@ def test_a_missing_file_a_folder_and_a_pipe_are_no_recordings(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
+def test_samples_that_are_not_numbers_are_refused(tmp_path, value):
     samples = tone(0.1, 16_000)
     samples[700] = value
     soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
@@ -312,7 +312,7 @@ def test_the_last_packet_of_an_opus_file_is_whole_wherever_a_block_ends(tmp_path
         np.testing.assert_array_equal(np.concatenate([block for block, _ in blocks]), whole)
 
 
-def test_a_stretch_of_an_mp3_of_low_bit_rate_sounds_from_its_first_sample(tmp_path):
+def test_a_stretch_of_an_mp3_of_low_bit_rate_is_audible_from_its_first_sample(tmp_path):
     """Its decoder needs bytes of earlier frames, which a seek passes over."""
     memory = io.BytesIO()
     sound = tone(3.0, 16_000)

@@ -94,7 +94,7 @@ def test_a_wav_is_as_long_as_its_samples(claimed: int, tmp_path: Path) -> None:
     assert pitches(samples) == [500, 900]
 
 
-def test_a_chunk_behind_the_samples_of_a_wav_is_not_sound(tmp_path: Path) -> None:
+def test_a_chunk_behind_the_samples_of_a_wav_is_not_audio(tmp_path: Path) -> None:
     path = tmp_path / "tagged.wav"
     path.write_bytes(encoded(tones(500), "WAV", "PCM_16") + b"LIST\x10\0\0\0INFOISFT\x04\0\0\0abc\0")
     assert len(audio.read(path)) == round(1.5 * RATE)
@@ -136,7 +136,7 @@ def test_an_mp3_of_varying_bit_rate_without_a_header_is_read_whole(first: float,
     assert len(whole(path)) / RATE == pytest.approx(6.0, abs=0.2)
 
 
-def test_tags_around_and_between_frames_are_no_frames(tmp_path: Path) -> None:
+def test_tags_around_and_between_frames_are_not_frames(tmp_path: Path) -> None:
     mp3 = encoded(tones(500), "MP3", "MPEG_LAYER_III")
     id3 = b"ID3\x04\0\0" + bytes([0, 0, 1, 0]) + bytes(128)
     path = tmp_path / "tagged.mp3"

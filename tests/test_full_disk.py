@@ -265,7 +265,7 @@ def test_a_read_only_disk_is_named_in_one_line(
     assert "Read-only file system" in said
 
 
-def test_an_audit_goes_on_without_its_cache(settled: Path, made: Made, tmp_path: Path) -> None:
+def test_an_audit_continues_without_its_cache(settled: Path, made: Made, tmp_path: Path) -> None:
     write_manifest(tmp_path / "all.jsonl", [made["line"]])
     fill(settled)
     try:
@@ -294,7 +294,7 @@ def test_a_full_temporary_folder_is_named(
     assert [path for path in settled.iterdir() if path.name.startswith("quran-asr-")] == []
 
 
-def test_no_temporary_folder_at_all_is_said(
+def test_no_temporary_folder_at_all_is_reported(
     settled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from quran_asr.files import temporary_folder

@@ -42,7 +42,7 @@ def holder(lock: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_one_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+def test_a_second_one_is_refused_with_the_holder(tmp_path: Path) -> None:
     lock = tmp_path / "run" / ".lock"
     process = holder(lock)
     try:
@@ -80,7 +80,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says when a process began")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports when a process began")
 def test_a_number_that_another_process_has_now_does_not_hold_it(tmp_path: Path) -> None:
     said = {"pid": os.getpid(), "host": socket.gethostname(), "started": "1"}
     assert started(os.getpid()) != "1"

@@ -13,6 +13,7 @@ import ast
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -126,17 +127,22 @@ def _usage(path: str, command: click.Command) -> str:
 
 
 def _help(command: click.Command) -> str:
-    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    """Paragraphs; those that click keeps as they are (after `\\b`) are blocks of commands."""
+    paragraphs = []
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        kept = paragraph.removeprefix("\b\n")
+        whole = paragraph == kept
+        paragraphs.append(" ".join(kept.split()) if whole else f"```\n{textwrap.dedent(kept)}\n```")
+    return "\n\n".join(paragraphs)
 
 
 def _option(option: click.Option) -> tuple[str, str, str, str]:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    again = option.multiple and "may be" not in (option.help or "")
+    again = option.multiple and "may be repeated" not in (option.help or "").lower()
     # to_info_dict gives None for "no default", whatever a click release uses inside
     default = option.to_info_dict()["default"]
     shown = "" if option.is_flag or option.multiple or default is None else f"`{default}`"
-    meaning = f"{option.help or ''}{' May be given again.' if again else ''}".strip()
+    meaning = f"{option.help or ''}{' May be repeated.' if again else ''}".strip()
     return names, _takes(option), "(required)" if option.required else shown, meaning
 
 
@@ -162,9 +168,11 @@ def _takes(option: click.Option) -> str:
 
 
 def _exit_codes() -> Iterator[str]:
-    said = {int(code) for code in re.findall(r"\b\d+\b", program.__doc__ or "")}
-    if said != set(EXIT_CODES):
-        raise SystemExit(f"error: cli/main.py names the exit codes {sorted(said)}: mend EXIT_CODES here")
+    documented = {int(code) for code in re.findall(r"\b\d+\b", program.__doc__ or "")}
+    if documented != set(EXIT_CODES):
+        raise SystemExit(
+            f"error: cli/main.py names the exit codes {sorted(documented)}: update EXIT_CODES here"
+        )
     yield "## Exit codes"
     yield _table(("code", "meaning"), [(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 

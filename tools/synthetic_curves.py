@@ -281,7 +281,7 @@ def token_loops(draw: random.Random) -> Story:
     return story
 
 
-def learned_by_heart(draw: random.Random) -> Story:
+def memorized_text(draw: random.Random) -> Story:
     high, ctc = draw.uniform(0.65, 1.0), power(1.0, draw.uniform(0.05, 0.3), draw.uniform(30, 100), 1.0)
     return replace(
         pretrained(draw), wer=after(0.1, power(1.0, high, 50, 1.0), 1.0), ctc_wer=ctc, train_wer=None,
@@ -402,7 +402,7 @@ SICK: dict[str, tuple[str, Callable[[random.Random], Story]]] = {
     "wrong text or tokenizer": ("stuck-wrong-text", wrong_text),
     "blank collapse": ("stuck-blank-collapse", blank_collapse),
     "token loops": ("stuck-token-loops", token_loops),
-    "text learned by heart": ("stuck-learned-by-heart", learned_by_heart),
+    "memorized text": ("stuck-memorized-text", memorized_text),
     "stuck, nothing else known": ("stuck-wer", stuck_at_one),
     "stuck while the loss falls": ("stuck-wer", stuck_while_loss_falls),
     "divergence, rising": ("divergence", divergence_rising),

@@ -7,9 +7,9 @@ recognizer = quran_asr.load("bundle")                  # a folder that `quran-as
 print(recognizer.recognize("recitation.mp3").text)
 
 stream = recognizer.stream()
-for samples in microphone:                             # float32 or int16, any rate that is told
-    moment = stream.accept(samples)
-    print(moment.committed, moment.partial)
+for samples in microphone:                             # float32 or int16, any rate that is given
+    result = stream.accept(samples)
+    print(result.committed, result.partial)
 print(stream.finish().committed)
 
 print(quran_asr.identify("recitation.mp3", "bundle").verses)

@@ -80,7 +80,7 @@ def probe(path: str | Path) -> AudioInfo:
             sound.seek(frames - tail)
             if len(sound.read(tail, dtype="float32")) < tail - int(TOLERANCE_SECONDS * rate):
                 raise QuranAsrError(
-                    f"truncated: its header says {frames / rate:.1f} s, and the end is missing",
+                    f"truncated: its header claims {frames / rate:.1f} s, and the end is missing",
                     where=str(path),
                 )
         return AudioInfo(frames / rate, rate, sound.channels, _format(sound))
@@ -131,7 +131,7 @@ def read(
         stored = _joined(list(_mono_blocks(sound, start, wanted, _BLOCK_FRAMES, on_stored)))
     _refuse_shortfall(path, len(stored), wanted, rate)
     if not np.isfinite(stored).all():
-        raise QuranAsrError("holds samples that are no numbers (NaN or infinite)", where=str(path))
+        raise QuranAsrError("holds samples that are not numbers (NaN or infinite)", where=str(path))
     samples = resample(stored, rate)
     if not len(samples):
         raise QuranAsrError(f"too short: {len(stored)} samples at {rate} Hz", where=str(path))
@@ -324,7 +324,7 @@ def _opened(path: Path) -> Iterator[Sound]:
             what = "not a regular file" if path.exists() else "no such file"
             raise QuranAsrError(what, where=str(path))
         with path.open("rb", buffering=0) as file:
-            _refuse_what_is_no_sound(path, file)
+            _refuse_other_files(path, file)
             file.seek(0)
             with _decoder(path, file) as sound:
                 if not _LOWEST_RATE <= sound.samplerate <= _HIGHEST_RATE:
@@ -342,7 +342,7 @@ def _opened(path: Path) -> Iterator[Sound]:
         reason = error.error_string.strip().rstrip(".")
         # What libsndfile says of a stream that its mp3 reader gave up on; it would mislead.
         if "not a regular file" in reason or "not recognised" in reason:
-            raise QuranAsrError("not a sound file that can be read, or damaged", where=str(path)) from None
+            raise QuranAsrError("not an audio file that can be read, or damaged", where=str(path)) from None
         raise QuranAsrError(f"damaged or truncated (decoder: {reason})", where=str(path)) from None
 
 
@@ -425,20 +425,20 @@ class _Chain:
 
 Sound: TypeAlias = "soundfile.SoundFile | _Chain"
 
-_NOT_SOUND = (
-    (b"PK\x03\x04", "a zip archive, not sound", "unpack it"),
-    (b"\x1f\x8b", "a gzip archive, not sound", "unpack it"),
-    (b"Rar!", "a rar archive, not sound", "unpack it"),
-    (b"7z\xbc\xaf", "a 7z archive, not sound", "unpack it"),
+_NOT_AUDIO = (
+    (b"PK\x03\x04", "a zip archive, not audio", "unpack it"),
+    (b"\x1f\x8b", "a gzip archive, not audio", "unpack it"),
+    (b"Rar!", "a rar archive, not audio", "unpack it"),
+    (b"7z\xbc\xaf", "a 7z archive, not audio", "unpack it"),
     (b"version https://git-lfs", "a Git LFS pointer, not the recording itself", "run `git lfs pull`"),
     (b"\x1aE\xdf\xa3", "WebM or Matroska, which is not read", "convert it: ffmpeg -i FILE FILE.flac"),
     (b"ADIF", "AAC, which is not read", "convert it: ffmpeg -i FILE FILE.flac"),
-    (b"%PDF", "a PDF document, not sound", ""),
+    (b"%PDF", "a PDF document, not audio", ""),
 )
-"""First bytes, what they say, what to do."""
+"""First bytes, what they mean, remedy."""
 
 
-def _refuse_what_is_no_sound(path: Path, file: io.FileIO) -> None:
+def _refuse_other_files(path: Path, file: io.FileIO) -> None:
     """Name what libsndfile would call by a wrong name, or read without a word although the end is missing."""
     size = os.fstat(file.fileno()).st_size
     head = file.read(4096) or b""
@@ -447,16 +447,16 @@ def _refuse_what_is_no_sound(path: Path, file: io.FileIO) -> None:
         raise QuranAsrError("an empty file", where=where)
     if not head.strip(b"\0"):
         raise QuranAsrError("only zero bytes (an unfinished download?)", where=where)
-    for magic, what, remedy in _NOT_SOUND:
+    for magic, what, remedy in _NOT_AUDIO:
         if head.startswith(magic):
             raise QuranAsrError(what, where=where, remedy=remedy)
     if head[4:8] == b"ftyp":
         remedy = "convert it: ffmpeg -i FILE FILE.flac"
-        raise QuranAsrError("MPEG-4 sound (m4a, AAC), which is not read", where=where, remedy=remedy)
+        raise QuranAsrError("MPEG-4 audio (m4a, AAC), which is not read", where=where, remedy=remedy)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script", b"<!--")):
-        remedy = "download it again, and open it in a browser to see what the server says"
-        raise QuranAsrError("a web page, not sound (a failed download?)", where=where, remedy=remedy)
+        remedy = "download it again, and open it in a browser to see the server's answer"
+        raise QuranAsrError("a web page, not audio (a failed download?)", where=where, remedy=remedy)
     if head.startswith(b"RIFF"):
         claimed = int.from_bytes(head[4:8], "little") + 8
         # Some programs count a header too many; those that do not know the length write 2 or 4 GB.

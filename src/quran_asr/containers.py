@@ -3,7 +3,7 @@
 A header can be written before the length is known (streamed WAV and FLAC), describe only the first of several
 files that were put one after another (WAV, FLAC, MP3, the chained streams of Ogg), or be missing (MP3). A
 decoder that believes it reads a part of the recording and reports nothing. Here the stream itself is looked
-at, and where it holds something else than its header says, the decoder is given a header that is right.
+at, and where its content differs from its header, the decoder is given a header that is right.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _links(path: Path, size: int, _modified: int) -> tuple[Link, ...]:
 
 
 def _wav(data: mmap.mmap, begin: int, size: int) -> tuple[Link, ...]:
-    """WAV files one after another, or one whose `data` chunk is longer than its header says or unknown."""
+    """WAV files one after another, or one whose `data` chunk is longer than its header claims, or unknown."""
     place = begin + 12
     while place + 8 <= size and data[place : place + 4] != b"data":
         place += 8 + _little(data, place + 4) + _little(data, place + 4) % 2
@@ -101,7 +101,7 @@ def _flac_link(data: mmap.mmap, start: int, end: int) -> Link:
     claimed = info & ((1 << 36) - 1)
     fixed = int.from_bytes(data[start + 8 : start + 10], "big")  # smallest block, which all but the last have
     total = _last_flac_sample(data, max(start + 42, end - _LAST_FLAC_FRAME), end, fixed)
-    if total is None or total <= claimed:  # a header that claims more tells of a truncated file
+    if total is None or total <= claimed:  # a header that claims more means a truncated file
         return Link(b"", start, end)
     header = bytearray(data[start : start + 42])
     header[18:26] = (info & ~((1 << 36) - 1) | total).to_bytes(8, "big")

@@ -1,7 +1,7 @@
 """Atomic file writes, checksums and the cache folder.
 
-Everything that is being written has a name of ours (`.quran-asr-...`), which nobody can guess and which says
-whose it is, so that what a killed process left can be told from what a living one is writing.
+Files being written have a name of ours (`.quran-asr-...`) that nobody can guess and that names their
+process, so that leftovers of a killed process are distinguished from files that a living one is writing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def refuse_foreign(folder: Path, ours: Collection[str], what: str) -> None:
         what: the folder is to hold, for the message.
 
     Raises:
-        QuranAsrError: it is no folder, or holds other things alone.
+        QuranAsrError: it is not a folder, or holds other things alone.
     """
     if folder.exists() and not folder.is_dir():
         raise QuranAsrError("is a file", where=str(folder), remedy="name another folder: --to FOLDER")
@@ -125,7 +125,7 @@ def named_errors(place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_disk_named(place: Path, needed: int = 1 << 20) -> Iterator[None]:
-    """As `named_errors`, for libraries that say of a full disk what they like: it is looked at then.
+    """As `named_errors`, for libraries whose error for a full disk is vague: the disk is checked then.
 
     Args:
         place: a file or folder that is written inside.
@@ -162,7 +162,7 @@ def unfinished_path(folder: Path, suffix: str = "") -> Path:
 def replacing(target: Path, suffix: str = "") -> Iterator[Path]:
     """Give an empty file beside `target`, which takes its place when the block ends without an error.
 
-    What was written goes on to the disk before the name changes hands, and the folder after it: a full disk
+    What was written is flushed to disk before the name changes hands, and the folder after it: a full disk
     or a power cut leaves the old file, and never half of the new one. The file has the permissions of the one
     that it replaces, and otherwise those that the umask leaves. Missing folders are made.
 
@@ -274,21 +274,21 @@ def is_alive(pid: int) -> bool:
         return False
     except PermissionError:  # another user's
         return True
-    return _told_by_linux(pid, 0) not in ("Z", "X")  # ended, and nobody has asked how
+    return _proc_stat(pid, 0) not in ("Z", "X")  # ended, and nobody has asked how
 
 
 def started(pid: int) -> str | None:
     """When a process began, in clock ticks since this machine booted (proc(5), `starttime`); Linux only.
 
-    A number that was given to another process since then is told by it.
+    It distinguishes a process from a later one with the same number.
     """
-    return _told_by_linux(pid, 19)
+    return _proc_stat(pid, 19)
 
 
-def _told_by_linux(pid: int, field: int) -> str | None:
+def _proc_stat(pid: int, field: int) -> str | None:
     """A field of /proc/PID/stat, counted from the one after the name."""
     try:
-        said = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        return said.rpartition(")")[2].split()[field]
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return fields.rpartition(")")[2].split()[field]
     except (OSError, IndexError):
         return None

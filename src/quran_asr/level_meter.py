@@ -1,4 +1,4 @@
-"""What a recording sounds like before it is recognized: silence, level, clipping, channels."""
+"""Properties of a recording before it is recognized: silence, level, clipping, channels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SILENT_DB = -80.0
 """Peak, in dB below full scale, under which nothing is in a recording."""
 QUIET_DB = -50.0
-"""Level of the loud parts under which a recording is very quiet: 16 bits leave 8 to the sound."""
+"""Level of the loud parts under which a recording is very quiet: 16 bits leave 8 to the signal."""
 CLIPPED_SHARE = 0.002
 """Share of samples within 1 % of the peak. In clips of twelve reciters it is at most 0.0004; what cuts the
 peaks off makes it a hundred times more, and a lossy codec behind it hides that."""

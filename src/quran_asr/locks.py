@@ -17,12 +17,12 @@ from quran_asr.files import is_alive, named_errors, started, unfinished_path, wr
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """What a lock file says of the process that made it."""
+    """The process that made a lock file, as written in it."""
 
     pid: int
     host: str
     started: str | None
-    """When the process began, as the system counts; None where it does not say."""
+    """When the process began, as the system counts; None where unknown."""
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def locked(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
 
     Args:
         path: of the lock file; missing folders are made.
-        busy: what to say where another process holds it, `another training works here`.
+        busy: the message where another process holds it, `another training works here`.
         wait: seconds to wait for it first.
 
     Raises:
@@ -45,12 +45,12 @@ def locked(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
     ours = _Holder(os.getpid(), socket.gethostname(), started(os.getpid()))
     until = time.monotonic() + wait
     while not _take(path, ours):
-        said = _read_or_none(path)
-        if said is None:
+        content = _read_or_none(path)
+        if content is None:
             continue
-        holder = _as_holder(said)
+        holder = _as_holder(content)
         if holder is not None and _is_gone(holder):
-            _take_away(path, said)
+            _take_away(path, content)
         elif time.monotonic() < until:
             time.sleep(0.02)
         else:
@@ -79,7 +79,7 @@ def name_process(path: Path, pid: int) -> None:
 def named_process(path: Path) -> tuple[int, bool] | None:
     """The process that `name_process` wrote down: its number, and whether it is surely that process.
 
-    It is not sure where the system does not say when a process began, as numbers are used again. None where
+    Not certain where the system does not report when a process began, as numbers are used again. None where
     the process has ended, or belongs to another machine.
     """
     text = _read_or_none(path)
@@ -104,14 +104,14 @@ def _take(path: Path, ours: _Holder) -> bool:
     return True
 
 
-def _take_away(path: Path, said: str) -> None:
+def _take_away(path: Path, content: str) -> None:
     """Remove a stale lock. Another process may do the same: what it made meanwhile is put back."""
     aside = unfinished_path(path.parent)
     try:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if _read_or_none(aside) != said:
+    if _read_or_none(aside) != content:
         with contextlib.suppress(OSError):
             os.link(aside, path)
     aside.unlink(missing_ok=True)
@@ -121,10 +121,10 @@ def _as_text(holder: _Holder) -> str:
     return json.dumps(asdict(holder)) + "\n"
 
 
-def _as_holder(said: str) -> _Holder | None:
+def _as_holder(content: str) -> _Holder | None:
     """None for a file that is being written, or is not a lock of ours."""
     try:
-        values = json.loads(said)
+        values = json.loads(content)
         holder = _Holder(values["pid"], values["host"], values["started"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -25,7 +25,7 @@ _BIT_RATES = {
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 """Hertz by the two version bits."""
 _PADDING = 1 << 16
-"""Zero bytes behind the last frame, or between files, that are no damage."""
+"""Zero bytes behind the last frame, or between files, that are not damage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,17 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class Mp3:
-    """What the frames of a file say."""
+    """The frames of a file, summed up."""
 
     start: int
-    """Byte of the first frame with sound."""
+    """Byte of the first frame with audio."""
     samples: int
     """Of each channel, of all frames."""
     rate: int
     mono: bool
     version: int
     claimed: int | None
-    """Samples by the Xing or Info header; None where there is none, or it does not say."""
+    """Samples by the Xing or Info header; None where there is none, or it lacks them."""
     constant: bool
     """Whether all frames have one bit rate: a decoder then knows the length by the size of the file."""
 
@@ -60,7 +60,7 @@ class Mp3:
     def agrees(self) -> bool:
         """Whether a decoder that believes header and first frame reads to the end, within 0.1 s.
 
-        A header that claims more than there is tells of a truncated file, and is left as it is.
+        A header that claims more than there is means a truncated file, and is left as it is.
         """
         if self.claimed is None:
             return self.constant
@@ -132,7 +132,7 @@ def _frame(head: bytes) -> _Frame | None:
 
 
 def _is_header(data: mmap.mmap, place: int, frame: _Frame) -> bool:
-    """Whether a frame holds no sound but a Xing, Info or VBRI header."""
+    """Whether a frame holds no audio but a Xing, Info or VBRI header."""
     xing = place + 4 + _side_bytes(frame.version, frame.mono)
     return data[xing : xing + 4] in (b"Xing", b"Info") or data[place + 36 : place + 40] == b"VBRI"
 
@@ -178,7 +178,7 @@ def _unused_bits(coded: bytes) -> int:
 
 
 def info_frame(mp3: Mp3) -> bytes:
-    """A layer III frame without sound that holds an Info header with the number of frames."""
+    """A layer III frame without audio that holds an Info header with the number of frames."""
     per_frame = 1152 if mp3.version == 3 else 576
     kilobits = 64
     index = _BIT_RATES[1 if mp3.version == 3 else 2, 3].index(kilobits)

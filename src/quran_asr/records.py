@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # text and recipes must start without numpy
     """Mono audio, float32 in about [-1, 1], shape [samples], 16,000 a second."""
 
 SAMPLE_RATE = 16_000
-"""Hertz. Every recognizer here hears at this rate; `audio.read` brings other rates to it."""
+"""Hertz. The rate of every recognizer here; `audio.read` brings other rates to it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,9 +32,9 @@ class VerseRef:
     def parse(cls, written: str) -> VerseRef:
         """Read `2:255`.
 
-        Raises:
-            QuranAsrError: not two positive whole numbers with a colon between (whether such a verse
-                exists is the Quran's to say: `Quran.verse`).
+                Raises:
+                    QuranAsrError: not two positive whole numbers with a colon between (whether such a verse
+        exists is checked by `Quran.verse`).
         """
         surah, colon, ayah = written.strip().partition(":")
         if not (colon and surah.isascii() and surah.isdigit() and ayah.isascii() and ayah.isdigit()):
@@ -44,7 +44,7 @@ class VerseRef:
 
 @dataclass(frozen=True, slots=True)
 class TimedWord:
-    """A word that was heard, and when."""
+    """A recognized word, and when it was recited."""
 
     text: str
     start: float
@@ -77,7 +77,7 @@ class Segment:
     also_accept: tuple[str, ...] = ()
     """Other texts that count as right."""
     parts: tuple[Segment, ...] = ()
-    """Of a window of consecutive verses: the stretches heard one after another. `audio` and `offset` are then
+    """Of a window of consecutive verses: the stretches, one after another. `audio` and `offset` are then
     the first one's, `duration` is the sum."""
 
     @property
@@ -88,7 +88,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Emissions:
-    """What an acoustic model says of every frame."""
+    """Scores of an acoustic model for every frame."""
 
     log_probs: NDArray[np.float32]
     """[frames, vocabulary + 1], natural log, blank last."""
@@ -111,7 +111,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What a recognizer heard in one recording."""
+    """The text that a recognizer found in one recording."""
 
     text: str
     words: tuple[TimedWord, ...] = ()
@@ -120,7 +120,7 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Edit operations between what was said and what was heard. Rates are made from counts."""
+    """Edit operations between a reference and a hypothesis. Rates are made from counts."""
 
     hits: int = 0
     substitutions: int = 0
@@ -143,7 +143,7 @@ class Counts:
 
     @property
     def rate(self) -> float:
-        """Errors per unit said; with nothing said, 0.0 if nothing was heard and inf otherwise."""
+        """Errors per reference unit. Of an empty reference: 0.0 if the hypothesis is empty too, else inf."""
         if self.reference_length:
             return self.errors / self.reference_length
         return float("inf") if self.hypothesis_length else 0.0

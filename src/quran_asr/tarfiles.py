@@ -78,7 +78,7 @@ def open_tar(path: Path, room: int | None = None) -> Iterator[Tar]:
 
     Raises:
         QuranAsrError: within the block too: it holds more than it should.
-        tarfile.TarError, OSError, ...: one of `TORN`, within the block too; it is no tar, or not whole.
+        tarfile.TarError, OSError, ...: one of `TORN`, within the block too; it is not a tar, or not whole.
     """
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"

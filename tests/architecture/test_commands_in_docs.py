@@ -18,15 +18,6 @@ GENERATED = ROOT / "docs" / "reference" / "commands.md"
 """Made from the commands themselves; test_reference.py compares it with them."""
 
 PAGES = [page for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]) if page != GENERATED]
-FORBIDDEN = re.compile(
-    r"\b(said|heard|hears?|told|speaks|spoken|outlook|lookout|signs?|handful|mends?|reckon(ed|s)?|dearer?"
-    r"|(is|are) no (number|text|recording|letter)s?)\b",
-    re.IGNORECASE,
-)
-"""An earlier vocabulary. Use: reference, hypothesis, recognize, diagnostic, forecast, fix, estimate."""
-
-HISTORY = {"CHANGELOG.md"}
-"""Pages that quote earlier names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +122,3 @@ def test_a_command_that_needs_nothing_runs(
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").split()) < 700
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name not in HISTORY], ids=lambda page: page.name
-)
-def test_the_docs_use_the_words_of_the_field(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-    prose = re.sub(r"`[^`]*`", "", prose)
-    found = [line for line in prose.splitlines() if FORBIDDEN.search(line)]
-    assert found == []

@@ -163,7 +163,7 @@ def test_a_recording_is_transcribed_offline_from_a_cold_start(tmp_path: Path) ->
     assert took < 2.0, f"{took:.2f} s of processor time"
 
 
-def test_what_training_lacks_is_said_in_one_line(tmp_path: Path) -> None:
+def test_what_training_lacks_is_reported_in_one_line(tmp_path: Path) -> None:
     done = quran_asr("train", "quickstart", "--train", "t.jsonl", "--validation", "v.jsonl", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

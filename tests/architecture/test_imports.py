@@ -86,7 +86,7 @@ TABLE = {
     DOOR: room("text corpus decoding runtime evaluation config experiments training"),
 }
 
-LIGHT_FOR_CLI = frozenset({"errors", "cli", DOOR, "decoding.options"})
+LIGHT_FOR_CLI = frozenset({"errors", "cli", DOOR, "decoding.options", "export.targets"})
 """All that a module of `cli` may import before a command runs; rooms wait inside the command's function."""
 
 

@@ -62,7 +62,7 @@ def test_every_recipe_key_stands_in_the_reference_once() -> None:
         ("quran.curriculum.latest_step", "whole number from 0 |  | Optimizer step at which"),
     ],
 )
-def test_a_key_is_told_with_its_range_its_value_and_its_text(key: str, row: str) -> None:
+def test_a_key_is_reported_with_its_range_its_value_and_its_text(key: str, row: str) -> None:
     assert f"| `{key}` | {row}" in PAGE
 
 
@@ -73,7 +73,7 @@ def test_variables_are_listed_where_code_reads_them_only(tmp_path: Path) -> None
     assert tool._variables(tmp_path) == {f"{ours}_A", f"{ours}_B"}
 
 
-def test_the_check_tells_a_stale_page_and_leaves_it(
+def test_the_check_reports_a_stale_page_and_leaves_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "docs" / "reference" / "commands.md"

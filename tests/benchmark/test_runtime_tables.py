@@ -7,8 +7,8 @@ from typing import Any
 from quran_asr.benchmark.runtime_tables import spread, table, word_delays
 
 
-def change(heard: float, text: str, committed: int | None = None) -> dict[str, Any]:
-    return {"heard": heard, "cpu": 0.01, "text": text, "committed": committed}
+def change(audio_seconds: float, text: str, committed: int | None = None) -> dict[str, Any]:
+    return {"audio_seconds": audio_seconds, "cpu": 0.01, "text": text, "committed": committed}
 
 
 def test_a_word_counts_from_when_it_stands_as_it_does_in_the_end() -> None:
@@ -30,7 +30,7 @@ def test_a_word_counts_from_when_it_stands_as_it_does_in_the_end() -> None:
     ]
 
 
-def test_words_that_a_side_hears_otherwise_are_left_out() -> None:
+def test_words_that_a_system_recognizes_otherwise_are_left_out() -> None:
     ends = [("قل", 0.4), ("هو", 0.9), ("الله", 1.5)]
     delays = word_delays(ends, [change(2.0, "هو الله")])
     assert [(round(shown, 6), stays) for shown, stays in delays] == [(1.11, None), (0.51, None)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def run(*args: str) -> int:
 
 
 @pytest.mark.slow
-def test_both_sides_of_a_tiny_model(
+def test_both_systems_with_a_tiny_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("nemo", reason="needs the extra train")
@@ -54,26 +55,27 @@ def test_both_sides_of_a_tiny_model(
     assert figures.keys() >= promised
     assert figures["clock"] == "cpu"
     assert figures["batch"]["clips"] == 2
-    for side in (figures["stock"], figures["ours"]):
-        assert side["steps"] == 2
-        assert all(side[key] > 0 for key in COMPARED), side
-        assert side["parts"].keys() == set(PARTS)
-        assert sum(side["parts"].values()) == pytest.approx(side["step_seconds"], rel=0.3)
-        assert side["loss_seconds"] < 1.2 * side["joint_loss_seconds"]
-        audio = figures["batch"]["audio_seconds"] / side["step_seconds"]
-        assert side["audio_hours_per_hour"] == pytest.approx(audio)
-    # the smallest of models: even so stock's loss is the slower by far
-    assert figures["ratio"]["loss_seconds"] > 5
-    assert figures["ratio"]["step_seconds"] > 1
+    stock, ours = figures["stock"], figures["ours"]
+    for system in (stock, ours):
+        assert system["steps"] == 2
+        assert all(0 < system[key] < math.inf for key in COMPARED), system
+        assert system["parts"].keys() == set(PARTS)
+        assert all(0 <= seconds < math.inf for seconds in system["parts"].values())
+        fastest, slowest = system["step_seconds_range"]
+        assert fastest <= system["step_seconds"] <= slowest
+        audio = figures["batch"]["audio_seconds"] / system["step_seconds"]
+        assert system["audio_hours_per_hour"] == pytest.approx(audio)
+    assert figures["ratio"].keys() == COMPARED.keys()
+    for key, ratio in figures["ratio"].items():  # how many times better ours is
+        more_is_better = key == "audio_hours_per_hour"
+        better = ours[key] / stock[key] if more_is_better else stock[key] / ours[key]
+        assert ratio == pytest.approx(better)
     (kept,) = (tmp_path / "cache" / "calibration").glob("*.json")
     calibration = json.loads(kept.read_text("utf-8"))
     assert calibration["step_seconds"] == figures["ours"]["step_seconds"]
     assert calibration["batch_seconds"] == pytest.approx(figures["batch"]["audio_seconds"])
     assert calibration["validation_seconds_per_hour"] == figures["validation_seconds_per_hour"]
-    # a forward pass and greedy decoding: of the order of a training step, which has a backward pass
-    assert (
-        0.1 < calibration["validation_seconds_per_hour"] * figures["ours"]["audio_hours_per_hour"] / 3600 < 10
-    )
+    assert 0 < calibration["validation_seconds_per_hour"] < math.inf
     assert "round 1 of 1" in err
 
 
@@ -85,7 +87,7 @@ def test_both_sides_of_a_tiny_model(
         (("--device", "cpu", "model.encoder.n_layer=3"), "n_layers"),
     ],
 )
-def test_wrong_use_is_said_before_anything_starts(
+def test_wrong_use_is_reported_before_anything_starts(
     args: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("nemo", reason="needs the extra train")

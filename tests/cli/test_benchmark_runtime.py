@@ -27,7 +27,7 @@ def run(*args: str) -> int:
 
 
 @pytest.mark.slow
-def test_all_sides_of_a_tiny_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_all_systems_with_a_tiny_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("nemo", reason="needs the extra train")
     pytest.importorskip("sherpa_onnx", reason="needs sherpa-onnx")
     few = ("--seconds", "4", "--rounds", "1", "--minutes", "0.1", "--look-ahead", "480", "--streams", "2")
@@ -54,11 +54,11 @@ def test_all_sides_of_a_tiny_model(tmp_path: Path, capfd: pytest.CaptureFixture[
         assert side["memory"].keys() == {"loaded_bytes", "peak_bytes", "by_minute_bytes", "growth_bytes"}
         assert side["streams"]["in_one_process"] in (0, 1, 2), name
     ours, nemo = figures["workers"]["ours"], figures["workers"]["nemo"]
-    assert ours["whole"]["words"] > 0, "a model that says nothing would hide the cost of its tokens"
-    assert nemo["whole"]["clips_as_ours"] == figures["clips"], "the same weights hear the same"
+    assert ours["whole"]["words"] > 0, "a model that emits nothing would hide the cost of its tokens"
+    assert nemo["whole"]["clips_as_ours"] == figures["clips"], "the same weights give the same words"
     assert nemo["streaming"]["480"]["clips_as_ours"] == figures["clips"]
     assert ours["memory"]["peak_bytes"] < nemo["memory"]["peak_bytes"] / 2
-    assert ours["memory"]["loaded_bytes"] < nemo["memory"]["loaded_bytes"] / 2, "no torch on our side"
+    assert ours["memory"]["loaded_bytes"] < nemo["memory"]["loaded_bytes"] / 2, "no torch in our worker"
     assert "nemo: stream at 480 ms, round 1 of 1" in err
 
 

@@ -98,7 +98,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_goes_on_and_loses_nothing(spoken: Path, tmp_path: Path) -> None:
+def test_a_killed_comparison_continues_and_loses_nothing(spoken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "comparison"
     words = [*COMMAND, "quickstart", "quickstart model.optim.lr=0.01"]
     words += ["--train", str(spoken), "--validation", str(spoken), "--to", str(folder), "--seeds", "1"]
@@ -121,7 +121,7 @@ def test_a_killed_comparison_goes_on_and_loses_nothing(spoken: Path, tmp_path: P
 
     done = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "quickstart, seed 0: goes on" in done.stderr
+    assert "quickstart, seed 0: continues" in done.stderr
     (run,) = runs_below(first)  # no second one was begun
     rows = run.read_metrics()
     assert made < len(rows)
@@ -179,7 +179,7 @@ def test_manifests_are_looked_at_before_budgets(
         assert message in capsys.readouterr().err
 
 
-def test_a_trial_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_that_cannot_begin_explains_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"audio_filepath": "none.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
     data = ["--train", str(manifest), "--validation", str(manifest), "--to", str(tmp_path / "to")]
@@ -189,7 +189,7 @@ def test_a_trial_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.Captu
     assert message.splitlines()[-1].startswith("hint: give the same command again")
 
 
-def test_a_trial_that_failed_late_is_told_and_the_others_count(
+def test_a_trial_that_failed_late_is_reported_and_the_others_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "m.jsonl"
@@ -226,7 +226,7 @@ def keys_of(value: Any) -> set[str]:
     return set().union(*map(keys_of, value)) if isinstance(value, list) else set()
 
 
-def test_every_key_that_is_said_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_key_of_the_result_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [a_run(tmp_path, 0), a_run(tmp_path, 1, "model.optim.lr=0.01", slope=0.8)]
     reports = [a_report(tmp_path / name, [SAID, heard]) for name, heard in (("a", "قل"), ("b", SAID))]
     from_report = set(make_report(scored([SAID]), Setting("m", "ctc", 0, "letters", "simple")).to_json())
@@ -275,7 +275,7 @@ def test_a_study_has_its_data_or_takes_yours(
     assert not list(tmp_path.rglob("*.yaml"))
 
 
-def test_what_the_sides_of_a_study_differ_in_is_not_overridden(tmp_path: Path) -> None:
+def test_what_the_variants_of_a_study_differ_in_is_not_overridden(tmp_path: Path) -> None:
     study = Study(variants=(("quickstart",), ("quickstart", "quran.augment.gain_db=6")), shared=())
     for word in ("quran.augment.gain_db=5", "~quran.augment", "quran.augment={gain_db: 1}"):
         with pytest.raises(QuranAsrError, match="the variants of this study differ in"):
@@ -336,7 +336,7 @@ def test_unlike_runs_are_refused_unless_they_are_wanted(
     assert compare("runs", str(first.path), str(second.path), "--anyway") == 0
 
 
-def test_runs_that_heard_other_clips_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_with_other_clips_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [a_run(tmp_path, 0), a_run(tmp_path, 1, "model.optim.lr=0.01")]
     for run, heard in zip(runs, ([SAID, SAID], [SAID]), strict=True):
         write_report(

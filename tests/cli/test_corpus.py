@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +42,12 @@ def test_scan_prints_reciters_and_sums_and_names_what_it_drops(capfd, recorded, 
         "reciter  clips  hours",
         "Alafasy      3    0.0",
         "Husary       3    0.0",
-        "kept 6 clips, 0.00 hours, reciters: 2, different verses: 3; dropped 2 (2 a web page, not sound)",
+        "kept 6 clips, 0.00 hours, reciters: 2, different verses: 3; dropped 2 (2 a web page, not audio)",
     ]
     assert "over 2.5 s: 2 clips, 0.00 hours (50.0%)" in out
     assert "112003.wav (3 s)" in out
     for reciter in ("Alafasy_128kbps", "Husary"):
-        assert f"{recorded}/{reciter}/112004.mp3: a web page, not sound (a failed download?)" in err
+        assert f"{recorded}/{reciter}/112004.mp3: a web page, not audio (a failed download?)" in err
     assert len(read_manifest(tmp_path / "all.jsonl", "letters")) == 6
 
 
@@ -59,7 +58,7 @@ def test_scan_as_json_lists_everything(capfd, recorded, tmp_path):
     assert (said["clips"], said["kinds"], said["dropped_by_reason"]) == (
         6,
         {"verse": 6},
-        {"a web page, not sound": 2},
+        {"a web page, not audio": 2},
     )
     assert {Path(drop["file"]).name for drop in said["dropped"]} == {"112004.mp3"}
 
@@ -79,10 +78,10 @@ def test_decoders_do_not_chatter(capfd, tmp_path):
     assert (code, out) == (1, "")
     assert [line.split(" ")[0] for line in err.splitlines()] == ["warning", "warning", "error:"]
     assert "truncated" in err
-    assert "not a sound file that can be read" in err
+    assert "not an audio file that can be read" in err
 
 
-def test_a_folder_without_recordings_says_what_was_looked_for(capfd, tmp_path):
+def test_a_folder_without_recordings_reports_what_was_looked_for(capfd, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("x")
     code, out, err = run(capfd, "scan", tmp_path / "in", "--to", tmp_path / "all.jsonl")
@@ -123,7 +122,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(capfd, recorded, tmp_path, mo
     assert (tmp_path / "all.jsonl").read_bytes() == old
 
 
-def test_split_writes_both_sides_and_says_what_they_share(capfd, recorded, tmp_path):
+def test_split_writes_both_splits_and_reports_what_they_share(capfd, recorded, tmp_path):
     run(capfd, "scan", recorded, "--to", tmp_path / "all.jsonl")
     code, out, err = run(
         capfd,
@@ -201,14 +200,12 @@ def test_help_starts_at_once_without_numpy_and_ends_with_an_example(command):
         "try: main(sys.argv[1:])\n"
         "finally: print('numpy' in sys.modules, 'soundfile' in sys.modules, file=sys.stderr)"
     )
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, "corpus", *command, "--help"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert time.perf_counter() - start < 5
     assert (done.returncode, done.stderr) == (0, "False False\n")
     assert " ".join(["Example: quran-asr corpus", *command]) in " ".join(done.stdout.split())
 

@@ -93,7 +93,7 @@ def test_it_trains_transfer_with_the_overrides(here: Path) -> None:
     assert load_recipe("transfer", overrides).trainer.max_epochs == 50
 
 
-def test_without_the_pretrained_model_it_trains_from_scratch_and_says_so(here: Path) -> None:
+def test_without_the_pretrained_model_it_trains_from_scratch_and_reports_it(here: Path) -> None:
     done = door(here, script=commented_out(here))
     assert done.returncode == 0
     assert done.stdout.splitlines()[:3] == ["train", "scratch", "--train"]
@@ -119,7 +119,7 @@ def test_manifests_may_be_named_by_overrides(here: Path) -> None:
     assert done.stdout.splitlines()[-2:] == list(words)
 
 
-def test_without_the_package_its_own_environment_is_used_or_the_way_to_get_it_said(here: Path) -> None:
+def test_without_the_package_its_own_environment_is_used_or_the_way_to_get_it_shown(here: Path) -> None:
     copy = here / "train.sh"
     shutil.copy(SCRIPT, copy)
     done = door(here, script=copy, trains=False)
@@ -157,7 +157,7 @@ def test_plot_draws_the_last_run(
     assert (run / "curves.png").stat().st_size > 10_000
 
 
-def test_plot_without_a_run_says_so(
+def test_plot_without_a_run_reports_it(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(here)

@@ -112,7 +112,7 @@ def test_letters_that_a_reference_lacks_are_reported_by_name(
 @pytest.mark.parametrize(
     "command", ["evaluate test.jsonl --model model.nemo", "transcribe 112001.wav --model model.nemo"]
 )
-def test_without_the_training_packages_it_says_what_to_install(folder: Path, command: str) -> None:
+def test_without_the_training_packages_it_names_what_to_install(folder: Path, command: str) -> None:
     code = (
         "import sys, importlib.util as u; find = u.find_spec; "
         "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest); "
@@ -160,7 +160,7 @@ def test_a_stream_without_a_bundle_names_the_checkpoint_and_what_exports_it(
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_with_a_bundle_that_is_made_for_once_is_said_of_the_checkpoint(
+def test_what_goes_wrong_with_a_bundle_that_is_made_for_once_is_reported_of_the_checkpoint(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nemo", reason="a bundle is made with the training packages")
@@ -207,7 +207,7 @@ def report(training: TrainingData | None) -> Report:
     return evaluate(segments, lambda asked: answers, setting, training)[0]
 
 
-def test_a_report_on_the_screen_has_rates_in_percent_and_says_what_went_wrong(
+def test_a_report_on_the_screen_has_rates_in_percent_and_what_went_wrong(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     quran = load_quran("diacritized")
@@ -232,7 +232,7 @@ def test_a_report_on_the_screen_has_rates_in_percent_and_says_what_went_wrong(
     assert "    deletion      " + quran.verse(VerseRef(112, 2)).split()[1] in out
 
 
-def test_unknown_training_is_said_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_training_is_reported_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     print_report(report(None))
     out = capsys.readouterr().out
     assert "training data unknown" in out

@@ -30,7 +30,7 @@ def _options() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
 @pytest.mark.parametrize(("command", "option"), _options())
-def test_what_is_no_finite_number_is_refused(
+def test_what_is_not_a_finite_number_is_refused(
     command: str, option: str, number: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = {"corpus scan": ["x", "--to", "y"], "corpus split": ["x", "--to", "y"]}.get(command, ["x"])

@@ -21,13 +21,13 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+def test_a_reader_that_has_seen_enough_is_not_an_error() -> None:
     done = shell("quran-asr text show 2 | head -1 >/dev/null; echo ${PIPESTATUS[0]}")
     assert done.stdout.strip() == "0"
     assert "Traceback" not in done.stderr
 
 
-def test_a_closed_output_is_no_traceback() -> None:
+def test_a_closed_output_is_not_a_traceback() -> None:
     assert "Traceback" not in shell("quran-asr text show 112 >&-").stderr
 
 

@@ -39,7 +39,7 @@ def test_the_guides_case(capsys: pytest.CaptureFixture[str]) -> None:
     measured = ("--batch-seconds", "0.5", "--validation-seconds", "60")
     _, out, err = run(capsys, *case, *measured)
     assert "16 h 18 min, with 100 validations" in out and "8 min 47 s" in out
-    assert "the guide says 15 + 2 = 17 hours; this plan comes to 16.3" in err
+    assert "the guide has 15 + 2 = 17 hours; this plan comes to 16.3" in err
     code, out, _ = run(capsys, *case, *measured, "--json")
     planned = json.loads(out)
     expected = {
@@ -76,7 +76,7 @@ def test_the_recipe_is_transfer_unless_another_is_named(capsys: pytest.CaptureFi
     assert json.loads(run(capsys, "small", "--json")[1])["recipe"] == "small"
 
 
-def test_a_device_gives_time_and_says_where_it_is_from(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_gives_time_and_reports_where_it_is_from(capsys: pytest.CaptureFixture[str]) -> None:
     case = ("--clips", "67399", "--hours", "56", "--device", "rtx3090")
     _, out, _ = run(capsys, *case)
     assert "2 x RTX 3090" in out and "an estimate for RTX 3090" in out and "without validation" in out
@@ -91,7 +91,7 @@ def test_the_validation_set_is_weighed(capsys: pytest.CaptureFixture[str], tmp_p
     assert code == 0 and json.loads(out)["validation_seconds"] > 0
 
 
-def test_a_broken_calibration_is_said_and_nothing_fails(
+def test_a_broken_calibration_is_reported_and_nothing_fails(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "cache" / "calibration").mkdir(parents=True)
@@ -176,7 +176,7 @@ def test_a_manifest_of_clips_that_are_all_too_long_exits_1(
         (("transfer", "--devices", "0"), "--devices"),
     ],
 )
-def test_wrong_use_is_said_in_a_line(
+def test_wrong_use_is_reported_in_one_line(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

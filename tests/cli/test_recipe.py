@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -62,7 +61,9 @@ def test_show_prints_yaml_with_the_origin_of_every_line(
         (["show", "small", "trainer.device=1", "model.optim.lr=x"], "unknown key `trainer.device`"),
     ],
 )
-def test_wrong_use_is_said_in_a_line(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_wrong_use_is_reported_in_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
     code, out, err = run(capsys, "recipe", *words)
     assert (code, out) == (2, "")
     assert said in err
@@ -116,7 +117,7 @@ def test_a_new_recipe_finds_its_base_from_its_own_folder(
     assert load_recipe("recipes/child.yaml").trainer.max_epochs == 7
 
 
-def test_show_is_quick_and_needs_neither_numpy_nor_torch() -> None:
+def test_show_needs_neither_numpy_nor_torch() -> None:
     code = (
         "import sys\n"
         "sys.argv = ['quran-asr', 'recipe', 'show', 'transfer', '--json']\n"
@@ -126,9 +127,6 @@ def test_show_is_quick_and_needs_neither_numpy_nor_torch() -> None:
         "    heavy = {'numpy', 'torch', 'omegaconf', 'rich'} & set(sys.modules)\n"
         "    print(sorted(heavy), file=sys.stderr)\n"
     )
-    began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    seconds = time.perf_counter() - began
     assert done.returncode == 0 and done.stderr.strip() == "[]"
     assert json.loads(done.stdout)["name"] == "transfer"
-    assert seconds < 3  # 0.2 s on an idle machine; tests/house measures start-up with care

@@ -123,14 +123,14 @@ def test_a_ckpt_is_resumed_and_overrides_beside_it_win_and_are_listed(place: Pat
     assert load_recipe(run.path / f"recipe-to-step-{before}.yaml").model.optim.lr == 1e-3
 
 
-def test_a_run_that_has_made_its_steps_says_so_and_loads_no_model(place: Path) -> None:
+def test_a_run_that_has_made_its_steps_reports_it_and_loads_no_model(place: Path) -> None:
     run = the_run(place)
     made = max(steps(run))
     before = run.recipe.read_bytes()
     done = train(place, "--resume", str(run.path))
     assert (done.returncode, done.stdout) == (0, "")
     assert f"the run has made its {made} steps already" in done.stderr
-    assert "trainer.max_steps=N" in done.stderr and "going on" not in done.stderr
+    assert "trainer.max_steps=N" in done.stderr and "resuming after" not in done.stderr
     told = json.loads(train(place, "--resume", str(run.path), "--json").stdout)
     assert (told["run"], told["steps"], told["best"]) == (str(run.path), made, str(run.best_nemo()))
     done = train(place, "--resume", str(run.path), f"trainer.max_steps={made - 1}")

@@ -41,7 +41,7 @@ def test_it_refuses(words: list[str], said: str, bundle: Path, capsys: pytest.Ca
     assert said in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_said_at_once(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported_at_once(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit) as ended:

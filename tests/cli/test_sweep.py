@@ -52,7 +52,7 @@ def test_wrong_keys_and_values_are_refused_by_the_loaders_own_words(
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_without_optuna_one_line_says_what_to_install(
+def test_without_optuna_one_line_names_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(options, "find_spec", lambda name: None if name == "optuna" else name)
@@ -62,7 +62,7 @@ def test_without_optuna_one_line_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_a_sweep_of_real_trainings_is_stopped_and_goes_on(tmp_path: Path) -> None:
+def test_a_sweep_of_real_trainings_is_stopped_and_continues(tmp_path: Path) -> None:
     refs = [VerseRef(112, ayah) for ayah in range(1, 5)]
     spoken = synthesize_corpus(refs, ["ar", "ar+f2"], tmp_path / "spoken", seed=0)
     command = [

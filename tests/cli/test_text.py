@@ -63,7 +63,7 @@ def test_show_as_json(capsys):
         (("find", "al-baqara 300"), "surah 2 has 286 verses"),
     ],
 )
-def test_wrong_use_is_said_in_one_line_and_exits_2(capsys, args, said):
+def test_wrong_use_is_reported_in_one_line_and_exits_2(capsys, args, said):
     code, out, err = run(capsys, *args)
     assert code == 2 and out == ""
     assert err.startswith("error: ") and said in err and "Traceback" not in err
@@ -79,7 +79,7 @@ def test_find_exact(capsys):
     assert "2 matches" in err and "tanzil.net" in err
 
 
-def test_find_near_says_so_and_shows_the_words(capsys):
+def test_find_near_reports_it_and_shows_the_words(capsys):
     code, out, err = run(capsys, "find", "الله نور السماوات وما في الأرض كمشكاة فيها مصباح")
     place, verse, kind, words = out.splitlines()[0].split("\t")
     assert code == 0 and (place, kind) == ("24:35", "partial")
@@ -112,7 +112,7 @@ def test_find_as_json(capsys):
     assert found["matches"] == [{"verses": ["112:2"], "kind": "exact", "text": verse, "words": verse.split()}]
 
 
-def test_words_side_by_side(capsys):
+def test_words_of_both_editions(capsys):
     code, out, err = run(capsys, "words", "2:21")
     assert code == 0
     assert out.splitlines()[0] == "2:21:1\tيَـٰٓأَيُّهَا\tيَا أَيُّهَا\tيا أيها"

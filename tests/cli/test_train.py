@@ -27,7 +27,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
             main([str(word) for word in words])
         said = capsys.readouterr()
         assert "Traceback" not in said.err
-        assert before or "torch" not in sys.modules, "said too late: torch was loaded first"
+        assert before or "torch" not in sys.modules, "reported too late: torch was loaded first"
         return Said(int(ended.value.code or 0), said.out, said.err)
 
     return run
@@ -113,7 +113,7 @@ def test_an_unknown_key_has_its_near_name(command) -> None:
     assert "model.optim.sched.warmup_steps" in said.err
 
 
-def test_resume_of_what_is_no_run_and_with_a_recipe(command, tmp_path: Path) -> None:
+def test_resume_of_what_is_not_a_run_and_with_a_recipe(command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert command("train", "--resume", "empty").code == 2
     said = command("train", "laptop", "--resume", "empty")
@@ -151,7 +151,7 @@ def test_a_resumed_run_keeps_the_modules_of_its_joint_network(
     assert run.recipe.read_bytes() == written
 
 
-def test_validation_clips_that_are_trained_on_are_told(command, manifest: Path, monkeypatch) -> None:
+def test_validation_clips_that_are_trained_on_are_reported(command, manifest: Path, monkeypatch) -> None:
     import shutil
     from types import SimpleNamespace
 

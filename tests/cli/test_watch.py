@@ -50,9 +50,7 @@ def test_a_bad_run_exits_1_with_evidence_cause_and_remedy(capsys: pytest.Capture
     assert "cause: " in said and "hint: " in said
 
 
-def test_a_good_run_exits_0_and_is_told_what_comes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_good_run_exits_0_with_a_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = a_run(tmp_path)
     lines(run, 10, 1000, 0.8)
     assert watch(str(run.path)) == 0
@@ -76,13 +74,13 @@ def test_json_has_every_key_that_is_promised(tmp_path: Path, capsys: pytest.Capt
     assert {expected["label"] for expected in told["forecast"]["expected"]} == {"1.25x", "2x", "end"}
 
 
-def test_what_is_no_run_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_run_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert watch(str(tmp_path)) == 2
     assert "error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("every", ["nan", "inf", "0"])
-def test_seconds_that_are_no_wait_exit_2(every: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seconds_that_are_not_wait_exit_2(every: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert watch(str(RECORDED / "laptop.csv"), "--every", every) == 2
     assert "--every" in capsys.readouterr().err
 
@@ -111,7 +109,7 @@ def test_rates_in_percent_exit_2_with_what_is_wanted(
     assert watch(str(path)) == 0
 
 
-def test_following_tells_what_is_new_once_and_ends_with_the_run(tmp_path: Path) -> None:
+def test_following_reports_what_is_new_once_and_ends_with_the_run(tmp_path: Path) -> None:
     run = a_run(tmp_path, "trainer.max_steps=1500")
     lines(run, 10, 600, 0.8)
     process = following(run.path)

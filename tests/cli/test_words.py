@@ -55,7 +55,7 @@ def test_a_pipe_gets_a_line_an_utterance_and_each_word_once_it_is_certain() -> N
 
 
 @pytest.mark.parametrize(("colour", "marks"), [(True, "‹›"), (False, "[]")])
-def test_on_a_terminal_what_may_change_is_told_apart_and_rewritten(colour: bool, marks: str) -> None:
+def test_on_a_terminal_what_may_change_is_distinguished_and_rewritten(colour: bool, marks: str) -> None:
     out = io.StringIO()
     view = Screen(out, 80, colour)
     shown = []

@@ -62,7 +62,7 @@ def test_bins_behind_the_subsampling(features: int, causal: bool, bins: int) -> 
         {"encoder": "ConformerEncoder", "preprocessor": {}},
     ],
 )
-def test_what_is_no_fastconformer_is_refused_in_a_line(config: dict[str, Any]) -> None:
+def test_what_is_not_a_fastconformer_is_refused_in_a_line(config: dict[str, Any]) -> None:
     with pytest.raises(QuranAsrError, match="not a FastConformer") as refused:
         of_nemo(config, 10, "odd.nemo")
     assert "odd.nemo" in str(refused.value) and "\n" not in str(refused.value).split("hint")[0].strip()

@@ -44,7 +44,7 @@ def test_a_value_is_set(word: str, value: float) -> None:
     assert recipe.model.optim.betas == (0.9, 0.98)  # the rest of the section stays
 
 
-def test_later_overrides_win_and_equal_signs_may_stand_in_values() -> None:
+def test_later_overrides_win_and_values_may_contain_equals() -> None:
     recipe = load_recipe(
         "transfer",
         ["quran.seed=1", "quran.seed=2", "exp_manager.resume_from_checkpoint=a/x--val_wer=0.1-epoch=2.ckpt"],
@@ -112,7 +112,7 @@ def test_words_are_parted_into_recipe_and_overrides(tmp_path: Path) -> None:
         split_words([])
 
 
-def test_an_overridden_key_says_so() -> None:
+def test_an_overridden_key_reports_it() -> None:
     origin = resolve("transfer", ["model.optim={lr: 2.0}", "~init_from_pretrained_model"]).origin
     assert origin["model.optim.lr"] == origin["init_from_pretrained_model"] == "command line"
     assert origin["model.optim.weight_decay"].startswith("base.yaml:")

@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quran_asr.config.recipe import SHIPPED, RecipeError, as_plain, as_yaml, load_recipe, resolve
+from quran_asr.config.schema import Augment
 from quran_asr.config.validation import known_keys
 from quran_asr.errors import QuranAsrError
+
+BASE = load_recipe("base")
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def test_transfer_is_the_guides_optimized_configuration() -> None:
     assert (recipe.quran.spelling, recipe.quran.vocabulary_size) == ("diacritized", 1024)
 
 
-def test_the_other_recipes_differ_where_they_say() -> None:
+def test_the_other_recipes_differ_in_their_keys_alone() -> None:
     before, large, low = load_recipe("before"), load_recipe("large"), load_recipe("low-memory")
     assert (before.init_from_pretrained_model, before.trainer.max_epochs) == (None, 10)
     assert (before.model.optim.lr, before.model.optim.sched.warmup_steps) == (5.0, 10_000)
@@ -79,7 +82,7 @@ def test_recommended_keeps_the_guides_model_and_trains_it_gently() -> None:
     assert ours.quran.unfreeze_after > 0 and ours.quran.copied_rate < 1 and ours.quran.average >= 2
 
 
-def test_a_number_of_batches_counts_across_epochs_where_nothing_else_is_said() -> None:
+def test_a_number_of_batches_counts_across_epochs_by_default() -> None:
     def every(*words: str) -> object:
         return load_recipe("small", words).trainer.check_val_every_n_epoch
 
@@ -89,7 +92,7 @@ def test_a_number_of_batches_counts_across_epochs_where_nothing_else_is_said() -
     assert every("trainer.val_check_interval=150", "trainer.check_val_every_n_epoch=2") == 2
 
 
-def test_the_small_sides_of_the_experiment_carry_the_same_settings() -> None:
+def test_the_small_variants_of_the_experiment_have_the_same_settings() -> None:
     examples = Path(__file__).parents[2] / "examples"
     ours, guides = (load_recipe(examples / f"small-{name}.yaml") for name in ("recommended", "transfer"))
     large = load_recipe("recommended")
@@ -110,7 +113,7 @@ def test_the_small_sides_of_the_experiment_carry_the_same_settings() -> None:
         ("base", "quran.copied_rate=0.5", "a random start copies nothing"),
         ("recommended", "init_from_pretrained_model=null", "a random start copies nothing"),
         ("transfer", "quran.copied_rate=0", "must be above 0"),
-        ("transfer", "quran.average=1", "of one is no mean"),
+        ("transfer", "quran.average=1", "of one is not a mean"),
         ("transfer", "quran.average=11", "`save_top_k` keeps 10"),
     ],
 )
@@ -228,7 +231,7 @@ def test_all_mistakes_are_named_at_once(mine: Path) -> None:
         ("name: ${model.optim}\n", "refers to nothing"),
         ("name: a/b\n", "cannot name files"),
         ("model:\n  encoder:\n    n_heads: 7\n", "7 does not divide d_model 512"),
-        ("model:\n  encoder:\n    att_context_size: [[70, 12]]\n", "70 is no multiple of 12 + 1"),
+        ("model:\n  encoder:\n    att_context_size: [[70, 12]]\n", "70 is not a multiple of 12 + 1"),
         ("model:\n  encoder:\n    att_context_size: [[-1, 13]]\n", "no unlimited context"),
         ("model:\n  encoder:\n    att_context_probs: [0.5, 0.5]\n", "must be 4 shares that sum to 1"),
         ("model:\n  train_ds:\n    min_duration: 50\n", "not below max_duration 40"),
@@ -246,7 +249,7 @@ def test_a_bad_value_is_refused_with_its_place(mine: Path, text: str, said: str)
     assert "Traceback" not in message
 
 
-def test_a_file_without_base_must_say_everything(mine: Path) -> None:
+def test_a_file_without_base_must_have_every_key(mine: Path) -> None:
     mine.write_text("name: alone\n")
     message = refusal(mine)
     assert "98 keys have no value" in message or "keys have no value: `init_from_pretrained_model`" in message
@@ -330,11 +333,10 @@ def test_the_resolved_recipe_alone_repeats_the_run(name: str, tmp_path: Path) ->
 def test_any_text_and_number_survive_writing_and_reading(
     tmp_path_factory: pytest.TempPathFactory, text: str, rate: float
 ) -> None:
-    base = load_recipe("base")
     recipe = replace(
-        base,
+        BASE,
         init_from_pretrained_model=text,
-        model=replace(base.model, optim=replace(base.model.optim, lr=rate)),
+        model=replace(BASE.model, optim=replace(BASE.model.optim, lr=rate)),
     )
     path = tmp_path_factory.getbasetemp() / "written.yaml"
     path.write_text(as_yaml(recipe), encoding="utf-8", newline="")
@@ -357,3 +359,8 @@ def test_no_text_makes_a_recipe_fail_with_anything_but_a_message(
         load_recipe(path)
     except QuranAsrError as error:
         assert str(error)
+
+
+def test_augmentations_are_off_by_default_and_in_base() -> None:
+    assert BASE.quran.augment == Augment()
+    assert load_recipe("base", ["quran.augment={gain_db: 6.0}"]).quran.augment == Augment(gain_db=6.0)

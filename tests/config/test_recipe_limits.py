@@ -67,7 +67,7 @@ def test_a_long_chain_of_references_is_refused_and_a_short_one_works(tmp_path: P
     assert load_recipe(recipe).name == f"a-{load_recipe('small').model.optim.name}"
 
 
-def test_manifests_by_the_thousand_are_no_attack(tmp_path: Path) -> None:
+def test_manifests_by_the_thousand_are_not_an_attack(tmp_path: Path) -> None:
     recipe = tmp_path / "many.yaml"
     paths = [f"/data/recitations/some-reciter-{number:04}/train.jsonl" for number in range(2_000)]
     recipe.write_text(f"base: small\nmodel:\n  train_ds:\n    manifest_filepath: [{', '.join(paths)}]\n")

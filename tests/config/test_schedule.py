@@ -82,12 +82,9 @@ def test_equal_to_nemo(overrides: tuple[str, ...]) -> None:
 
 
 def test_copied_tensors_rest_then_rise_to_their_share() -> None:
-    staged = ["quran.unfreeze_after=10", "quran.copied_rate=0.3", "model.optim.sched.warmup_steps=4"]
-    recipe = load_recipe("transfer", staged)
-    assert [transferred_share(step, recipe) for step in (0, 9)] == [0.0, 0.0]
-    assert [transferred_share(step, recipe) for step in (10, 11, 14, 500)] == pytest.approx(
-        [0.06, 0.12, 0.3, 0.3]
-    )
-    at_once = load_recipe("transfer", [*staged, "quran.unfreeze_after=0"])
-    assert transferred_share(0, at_once) == 0.3
-    assert transferred_share(7, load_recipe("transfer")) == 1.0
+    shares = [
+        transferred_share(step, rate=0.3, frozen_steps=10, warmup_steps=4) for step in (0, 9, 10, 11, 14, 500)
+    ]
+    assert shares == pytest.approx([0.0, 0.0, 0.06, 0.12, 0.3, 0.3])
+    assert transferred_share(0, rate=0.3, frozen_steps=0, warmup_steps=4) == 0.3
+    assert transferred_share(7, rate=1.0, frozen_steps=0, warmup_steps=0) == 1.0

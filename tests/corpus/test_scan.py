@@ -80,13 +80,13 @@ def test_broken_files_are_listed_with_their_reasons_and_the_rest_is_kept(tmp_pat
     assert report.clips == 1
     reasons = dropped(report)
     assert reasons == {
-        "112002.mp3": "a web page, not sound",
+        "112002.mp3": "a web page, not audio",
         "112003.wav": "an empty file",
         "112004.flac": reasons["112004.flac"],
         "002287.wav": "no such verse",
         "115001.wav": "no such verse",
         "surah2.wav": "no verse in its name",
-        "113001.m4a": "MPEG-4 sound",
+        "113001.m4a": "MPEG-4 audio",
     }
     assert "truncated" in reasons["112004.flac"]
     assert report.dropped_by_reason["no such verse"] == 2
@@ -142,7 +142,7 @@ def test_a_verse_in_several_qualities_and_formats_is_kept_once_and_the_better_on
     assert report.clips == 1
     assert list(report.reciters) == ["Alafasy"]
     assert read_manifest(tmp_path / "all.jsonl", "letters")[0].audio == str(better)
-    assert report.dropped_by_reason == {"a copy": 1, "a web page, not sound": 1}
+    assert report.dropped_by_reason == {"a copy": 1, "a web page, not audio": 1}
 
 
 def test_clips_over_the_limit_are_kept_counted_named_and_weighed(tmp_path):

@@ -159,7 +159,7 @@ def test_wrong_verses_and_repetitions_are_refused(tmp_path):
         synthesize_corpus([*IKHLAS, IKHLAS[0]], ["ar"], tmp_path / "spoken")
     with pytest.raises(QuranAsrError, match="`ar` is given twice"):
         synthesize_corpus(IKHLAS, ["ar", "ar"], tmp_path / "spoken")
-    with pytest.raises(QuranAsrError, match="nothing to speak"):
+    with pytest.raises(QuranAsrError, match="nothing to synthesize"):
         synthesize_corpus(IKHLAS, [], tmp_path / "spoken")
     assert not (tmp_path / "spoken").exists()
 

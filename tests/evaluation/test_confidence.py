@@ -41,7 +41,7 @@ def test_long_clips_weigh_by_their_words() -> None:
     assert low < 5_050 / 50_050 < high < 0.11
 
 
-def test_what_cannot_be_said_is_not_said() -> None:
+def test_what_cannot_be_known_is_none() -> None:
     assert intervals(column([1]), column([4]), ["a"]) == [None]
     assert intervals(np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64), []) == [None, None]
     assert intervals(column([1, 2]), column([0, 0]), ["a", "a"]) == [None]
@@ -61,7 +61,7 @@ def test_the_same_seed_gives_the_same_interval_however_it_is_cut(monkeypatch: py
     assert intervals(errors, reference_lengths, reciters) == whole
 
 
-def test_the_method_is_said() -> None:
+def test_the_method_is_reported() -> None:
     assert "over 5 reciters, then their clips" in method(list("abcde"))
     assert "clips within 4 reciters" in method(list("abcdd"))
     assert "too few reciters" in method(["", ""]) and "1 reciter," in method(["", ""])

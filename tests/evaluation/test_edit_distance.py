@@ -64,7 +64,7 @@ def test_rates_are_those_of_jiwer(pairs: list[tuple[list[str], list[str]]]) -> N
 
 
 @given(WORDS, WORDS)
-def test_an_alignment_is_what_was_counted_and_gives_both_sides_back(
+def test_an_alignment_is_what_was_counted_and_gives_both_texts_back(
     reference: list[str], hypothesis: list[str]
 ) -> None:
     edits = align(reference, hypothesis)
@@ -93,7 +93,7 @@ def test_alike_never_costs_an_error_or_a_hit() -> None:
     assert sum(edit.kind != "hit" for edit in edits) == count(reference, hypothesis).errors
 
 
-def test_nothing_said_and_nothing_heard() -> None:
+def test_empty_reference_and_empty_hypothesis() -> None:
     assert count([], []) == Counts()
     assert count_many([]) == []
     assert align([], []) == []

@@ -96,11 +96,11 @@ def test_groups_hold_each_clip_once() -> None:
     }
     assert set(report["reciters"]) == {"husary", "afasy"}
     assert {name: group["clips"] for name, group in report["lengths"].items()} == {"short": 8, "medium": 2}
-    assert report["lengths"]["short"]["words_said"] == [0, 5]
+    assert report["lengths"]["short"]["reference_words"] == [0, 5]
     assert "clips within 2 reciters" in report["interval_method"]
 
 
-def test_training_that_is_unknown_is_said() -> None:
+def test_training_that_is_unknown_is_reported() -> None:
     report, _ = evaluate(SEGMENTS[:2], says("", ""), SETTING)
     assert set(report.to_json()["cells"]) == {"unknown"}
 
@@ -127,7 +127,7 @@ def test_other_texts_that_are_accepted_count_as_right() -> None:
     assert clips[0].score.reference == "الم"
 
 
-def test_clips_that_cannot_be_heard_are_listed_and_in_no_count() -> None:
+def test_unreadable_clips_are_listed_and_in_no_count() -> None:
     broken = QuranAsrError("the file is empty", where="husary/112:2.wav")
     report, clips = evaluate(SEGMENTS[:3], says(SEGMENTS[0].text, broken, SEGMENTS[2].text), SETTING)
     reference = report.to_json()
@@ -164,7 +164,7 @@ def test_answers_are_taken_one_by_one() -> None:
     assert done == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_nothing_said_gives_no_rate_and_no_nan() -> None:
+def test_empty_references_give_no_rate_and_no_nan() -> None:
     silence = Segment("a.wav", 0.0, 0.0, (), "", "")
     report, _ = evaluate([silence, silence], says("قل", ""), SETTING)
     reference = report.to_json()
@@ -180,7 +180,7 @@ def test_nothing_said_gives_no_rate_and_no_nan() -> None:
     json.dumps(make_report([], SETTING).to_json(), allow_nan=False)
 
 
-def test_report_and_transcripts_are_written_side_by_side(tmp_path: Path) -> None:
+def test_report_and_transcripts_are_written_to_one_folder(tmp_path: Path) -> None:
     report, clips = evaluate(SEGMENTS, says(*heard_with_errors()), SETTING)
     folder = tmp_path / "new" / "folder"
     write_report(folder, report, clips)

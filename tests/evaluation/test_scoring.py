@@ -53,7 +53,7 @@ def test_spaces_are_characters() -> None:
     assert one("قل هو", "قلهو", "letters").characters == Counts(hits=4, deletions=1)
 
 
-def test_a_wrong_vowel_is_spelling_and_another_word_is_hearing() -> None:
+def test_a_wrong_vowel_is_spelling_only_and_another_word_a_recognition_error() -> None:
     score = one(IKHLAS, "قُلِ هُوَ اللَّهُ الصَّمَدُ")
     assert (score.words, score.spelling_only_errors, score.recognition_errors) == (Counts(2, 2), 1, 1)
     assert score.letters_words == Counts(3, 1)
@@ -70,13 +70,13 @@ def test_words_that_are_only_joined_are_spelling_errors() -> None:
     assert (score.words.errors, score.spelling_only_errors, score.recognition_errors) == (2, 2, 0)
 
 
-def test_in_letters_all_errors_are_of_hearing() -> None:
+def test_in_letters_all_errors_are_recognition_errors() -> None:
     score = one(IKHLAS, "قل هي الله", "letters")
     assert (score.spelling_only_errors, score.recognition_errors) == (0, 2)
     assert (score.words, score.characters) == (score.letters_words, score.letters_characters)
 
 
-def test_both_sides_are_brought_to_the_spelling_first() -> None:
+def test_both_texts_are_brought_to_the_spelling_first() -> None:
     assert one("قُلْ هُوَ", "قل  هو", "letters").words == Counts(hits=2)
     # shadda and vowel in the other order are the same word
     assert one("اللَّهُ", "الل\u064e\u0651هُ").words == Counts(hits=1)
@@ -92,7 +92,7 @@ def test_the_accepted_text_with_the_fewest_errors_counts() -> None:
     assert (first.letters_characters, second.letters_characters) == (Counts(2), Counts(0, 2))
 
 
-def test_empty_sides() -> None:
+def test_empty_texts() -> None:
     assert one("", "قل").words == Counts(insertions=1)
     assert one("قل", "").words == Counts(deletions=1)
     nothing = one("", "")
@@ -109,7 +109,7 @@ def test_wrong_use_is_refused() -> None:
         score_clips([["قل"]], ["قل"], "latin")
 
 
-def test_a_clip_is_lost_when_less_than_half_of_its_words_are_heard_by_letters() -> None:
+def test_a_clip_is_lost_when_less_than_half_of_its_words_are_right_by_letters() -> None:
     assert one(IKHLAS, "قُلْ").lost
     assert not one(IKHLAS, "قُلْ هُوَ").lost
     assert not one(IKHLAS, "قل هو").lost  # no mark is right, and half of the words are heard
@@ -134,7 +134,9 @@ def test_a_clip_is_lost_when_less_than_half_of_its_words_are_heard_by_letters() 
         ("q r", "a b c a b c b c", 8),
     ],
 )
-def test_words_inside_a_repetition_that_was_not_said(references: str, hypotheses: str, words: int) -> None:
+def test_words_inside_a_repetition_that_the_reference_lacks(
+    references: str, hypotheses: str, words: int
+) -> None:
     assert repeated_words(references.split(), hypotheses.split()) == words
 
 
@@ -165,7 +167,7 @@ def test_repetitions_are_found_by_trying_every_place(references: list[str], hypo
     assert repeated_words(references, hypotheses) == len(inside)
 
 
-def test_the_quran_repeats_nothing_that_it_does_not_say() -> None:
+def test_the_quran_has_no_repetition_of_its_own() -> None:
     quran = load_quran("letters")
     verses = [quran.verse(ref).split() for ref in quran.refs]
     assert sum(repeated_words([], verse) > 0 for verse in verses) > 10

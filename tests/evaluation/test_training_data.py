@@ -68,7 +68,7 @@ def test_clips_without_verses_are_found_by_their_words() -> None:
     assert seen == [True, False, False, True, True, False]
 
 
-def test_verses_with_one_missing_between_them_are_not_said_in_a_row() -> None:
+def test_verses_with_one_missing_between_them_are_not_consecutive() -> None:
     training = trained(clip("husary", "112:1"), clip("husary", "112:3"))
     ahad, lam = (load_quran("letters").verse(VerseRef(112, ayah)).split() for ayah in (1, 3))
     over_the_gap = clip("husary", text=f"{ahad[-1]} {lam[0]}")
@@ -96,7 +96,7 @@ def manifest_in(folder: Path) -> Path:
     return path
 
 
-def test_the_file_says_what_was_trained_on(tmp_path: Path) -> None:
+def test_the_file_lists_what_was_trained_on(tmp_path: Path) -> None:
     manifest = manifest_in(tmp_path)
     training = TrainingData.from_segments(
         [clip("minshawi", "113:1"), clip("husary", "2:255"), clip("husary", text="قُلْ هُوَ")], [manifest]
@@ -121,7 +121,7 @@ def test_the_file_says_what_was_trained_on(tmp_path: Path) -> None:
         assert find_training_data(place, "diacritized") == training
 
 
-def test_what_does_not_say_it_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="no such file"):
         TrainingData.read(tmp_path / "training_data.json")
     with pytest.raises(QuranAsrError, match="so it is not a run"):

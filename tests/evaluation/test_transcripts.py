@@ -74,7 +74,7 @@ def test_a_line_that_is_wrong_is_named(tmp_path: Path, line: object, what: str) 
     assert error.value.where == f"{path}:3"
 
 
-def test_what_is_no_file_of_transcripts_is_said(tmp_path: Path) -> None:
+def test_what_is_not_a_file_of_transcripts_is_reported(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     for name, what in (("none", "no such file"), (".", "is a folder"), ("bytes", "is not UTF-8")):
         with pytest.raises(QuranAsrError, match=what):

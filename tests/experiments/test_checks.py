@@ -74,7 +74,7 @@ def broken() -> Outcome:
     raise QuranAsrError("is gone", where="a.jsonl", remedy="bring it back")
 
 
-def test_what_rests_on_a_failure_is_left_out_and_says_so() -> None:
+def test_what_rests_on_a_failure_is_left_out_and_reports_it() -> None:
     told: list[Line] = []
     checks = [
         Check("first", broken),
@@ -166,7 +166,7 @@ def test_a_line_beyond_the_end_of_its_file_cannot_be_read(write: Write) -> None:
     assert "the stretch ends at 2.00 s" in outcome.message
 
 
-def test_a_file_longer_than_its_only_line_and_silence_are_told(write: Write, tmp_path: Path) -> None:
+def test_a_file_longer_than_its_only_line_and_silence_are_reported(write: Write, tmp_path: Path) -> None:
     audio.write(tmp_path / "silent.wav", np.zeros(16_000, dtype=np.float32))
     training = write("t", ("a.wav", "r", "112:1", 1.0, 3.0), ("silent.wav", "r", "112:2", 1.0))
     outcomes = decodable(data_of(training, write("v", ("v.wav", "q", "112:1", 0.5))), None, seed=0)
@@ -180,7 +180,7 @@ def test_a_file_longer_than_its_only_line_and_silence_are_told(write: Write, tmp
 # --- leakage ----------------------------------------------------------------------------------------
 
 
-def test_disjoint_sides_pass(write: Write) -> None:
+def test_disjoint_splits_pass(write: Write) -> None:
     data = data_of(write("t", ("a.wav", "r", "112:1", 1.0)), write("v", ("b.wav", "q", "112:2", 1.0)))
     contents = same_contents(data)
     assert shared_audio(data, contents).status == "pass"
@@ -227,7 +227,7 @@ def test_verses_of_the_same_length_betray_a_reencoded_reciter(write: Write) -> N
     assert other_names(data, same_contents(data)).status == "pass"
 
 
-def test_another_spelling_of_a_name_and_no_name_are_told(write: Write) -> None:
+def test_another_spelling_of_a_name_and_no_name_are_reported(write: Write) -> None:
     training = write("t", ("a.wav", "Alafasy_128kbps", "112:1", 1.0))
     data = data_of(training, write("v", ("b.wav", "mishary-alafasy", "112:2", 1.1)))
     assert "`mishary-alafasy` may be `Alafasy_128kbps`" in other_names(data, same_contents(data)).message
@@ -235,7 +235,7 @@ def test_another_spelling_of_a_name_and_no_name_are_told(write: Write) -> None:
     assert "1 clip without a reciter" in other_names(data, same_contents(data)).message
 
 
-def test_a_random_split_of_rows_is_told(write: Write) -> None:
+def test_a_random_split_of_rows_is_reported(write: Write) -> None:
     rows = [(f"{i}.wav", "r", f"112:{1 + i % 4}", 0.5) for i in range(8)]
     told = seen_texts(data_of(write("t", *rows[:6]), write("v", *rows[6:])))
     assert told.status == "warning"
@@ -252,7 +252,7 @@ def test_a_full_disk_and_a_folder_that_is_a_file_fail(
     here = load_recipe("quickstart", [f"exp_manager.exp_dir={tmp_path / 'runs'}"])
     inside = load_recipe("quickstart", [f"exp_manager.exp_dir={tmp_path / 'file'}"])
     assert disk_space(here).status == "pass"
-    assert "is no folder" in disk_space(inside).message
+    assert "is not a folder" in disk_space(inside).message
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     assert disk_space(here).status == "failure"
     assert disk_space(here).code == "disk-space"
@@ -280,7 +280,7 @@ def test_workers_cores_shared_memory_and_cache(
     assert "quran.audio_cache_gb=0.1" in cache.remedy
 
 
-def test_letters_that_spelling_leaves_out_are_told(write: Write) -> None:
+def test_letters_that_spelling_leaves_out_are_reported(write: Write) -> None:
     training = write("t", ("a.wav", "A", "112:1", 3.0), text="hello قل world")
     _, outcomes = read_data(recipe_of(training, write("v", ("b.wav", "B", "112:2", 3.0))))
     told = {outcome.code: outcome for outcome in outcomes}["foreign-letters"]
@@ -301,12 +301,12 @@ def test_what_a_plan_notes_is_shown_as_a_note_with_its_hint(capsys: pytest.Captu
     ]
 
 
-def test_one_of_a_kind_is_no_plural(write: Write) -> None:
+def test_one_of_a_kind_is_not_a_plural(write: Write) -> None:
     one = data_of(write("t", ("a.wav", "A", "112:1", 3.0)), write("v", ("b.wav", "B", "112:2", 3.0)))
     assert "1 clip for training" in one.described and "1 reciter)" in one.described
 
 
-def test_a_silent_clip_is_sent_to_the_audit_which_hears_silence(write: Write, tmp_path: Path) -> None:
+def test_a_silent_clip_is_sent_to_the_audit_which_detects_silence(write: Write, tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", np.zeros(48_000, np.float32))
     data = data_of(write("t", ("a.wav", "A", "112:1", 3.0)), write("v", ("b.wav", "B", "112:2", 3.0)))
     assert "corpus audit" in decodable(data, None, 0)[0].remedy

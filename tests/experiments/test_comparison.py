@@ -41,7 +41,7 @@ def test_rates_at_shares_of_the_budget_are_those_that_were_validated() -> None:
     assert all(rate.measured for rate in (*first.rates, *second.rates))
 
 
-def test_between_validations_a_rate_is_drawn_and_that_is_said() -> None:
+def test_between_validations_a_rate_is_interpolated_and_marked() -> None:
     sparse = VariantCurves("a", (curves([(80, 0.9), (480, 0.5), (1000, 0.3)]),), (0,))
     rates = compare([sparse, VariantCurves("b", (falling(1, 0.0005),), (0,))]).results[0].rates
     assert [rate.measured for rate in rates] == [False, False, True]
@@ -71,7 +71,7 @@ def test_equal_wer_is_reached_so_many_times_sooner() -> None:
     assert not against.bound
 
 
-def test_a_worse_side_needs_more_steps_for_what_it_reaches_itself() -> None:
+def test_a_worse_variant_needs_more_steps_for_what_it_reaches_itself() -> None:
     result = compare(
         [VariantCurves("a", (falling(1, 0.0009),), (0,)), VariantCurves("b", (falling(1, 0.0003),), (0,))]
     )
@@ -148,7 +148,7 @@ def test_seeds_are_paired_so_that_what_a_seed_brings_cancels_out() -> None:
     assert unpaired.end.value == pytest.approx(0.5)
 
 
-def test_a_side_without_errors_leaves_json_that_can_be_read() -> None:
+def test_a_variant_without_errors_leaves_json_that_can_be_read() -> None:
     perfect, other = (
         VariantCurves(name, (curves([(100, rate), (200, rate)]),), (0,))
         for name, rate in (("a", 0.0), ("b", 0.5))

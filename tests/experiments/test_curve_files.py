@@ -76,7 +76,7 @@ def test_a_folder_of_several_runs_asks_for_one(tmp_path: Path) -> None:
     assert read_curves(tmp_path / "a").name == "a"
 
 
-def test_bytes_that_are_no_events_are_one_line(tmp_path: Path) -> None:
+def test_bytes_that_are_not_events_are_one_line(tmp_path: Path) -> None:
     """Torn and flipped copies of a whole file: what is left of it is read, or one error is told."""
     whole = write_events(tmp_path / "events.out.tfevents.100.vm", {"val_wer": dict.fromkeys(range(50), 0.5)})
     good = whole.read_bytes()

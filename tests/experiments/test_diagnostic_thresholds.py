@@ -188,7 +188,7 @@ CASES = [
         0.96,
     ),
     Case("hardly any", "stuck-wer", lambda x: stuck(10, x), 0.78, 0.82),
-    Case("hardly any is no plateau", "plateau", lambda x: stuck(10, x), 0.82, 0.78),
+    Case("hardly any is not a plateau", "plateau", lambda x: stuck(10, x), 0.82, 0.78),
     Case(
         "stands still",
         "stuck-wer",
@@ -237,9 +237,9 @@ CASES = [
         4,
         5,
     ),
-    Case("says little", "stuck-blank-collapse", lambda x: stuck(v_length_ratio=[x] * 6), 0.17, 0.13),
+    Case("hardly anything", "stuck-blank-collapse", lambda x: stuck(v_length_ratio=[x] * 6), 0.17, 0.13),
     Case("blank", "stuck-blank-collapse", lambda x: stuck(v_blank_share=[x] * 6), 0.96, 0.98),
-    Case("says much", "stuck-token-loops", lambda x: stuck(v_length_ratio=[x] * 6), 1.7, 1.9),
+    Case("many words", "stuck-token-loops", lambda x: stuck(v_length_ratio=[x] * 6), 1.7, 1.9),
     Case("repeats", "stuck-token-loops", lambda x: stuck(v_repeat_share=[x] * 6), 0.28, 0.32),
     Case(
         "losses apart",
@@ -264,7 +264,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_just_below_nothing_is_said_and_just_above_it_is(case: Case) -> None:
+def test_just_below_there_is_no_diagnosis_and_just_above_there_is(case: Case) -> None:
     assert case.verdicts() == (False, True)
 
 

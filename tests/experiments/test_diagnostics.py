@@ -82,7 +82,7 @@ def test_a_run_of_hours_is_well_and_its_gap_is_named() -> None:
     assert "wer-falls" in codes(curves, "good")
 
 
-def test_measured_starts_are_told_apart() -> None:
+def test_measured_starts_are_distinguished() -> None:
     """CTC nats a token of two runs on recitations: weights scaled by data, and NeMo's initial ones."""
     assert codes(read_curves(RECORDED / "plateau-left.csv")) == set()
     assert codes(read_curves(RECORDED / "plateau-kept.csv")) == {"stalled-start"}
@@ -127,7 +127,7 @@ def test_a_good_flat_tail_is_good() -> None:
     assert {diagnosis.severity for diagnosis in diagnostics} == {"good"}
 
 
-def test_one_bad_validation_is_no_collapse_and_two_are() -> None:
+def test_one_bad_validation_is_not_a_collapse_and_two_are() -> None:
     rates = [0.5, 0.3, 0.2, 0.15, 0.12, 0.10, 0.1]
     assert codes(validations(wer=[*rates, 0.9])) == set()
     assert codes(validations(wer=[*rates, 0.9, 0.95])) == {"late-collapse"}
@@ -168,20 +168,20 @@ def test_wer_1_is_stuck_after_many_steps_whatever_the_loss_does(tmp_path: Path) 
     assert codes(of_csv(tmp_path, "step", 500, 20, falls), "error") == {"stuck-wer"}
 
 
-def test_wer_1_is_no_alarm_while_a_random_start_is_young(tmp_path: Path) -> None:
+def test_wer_1_is_not_an_alarm_while_a_random_start_is_young(tmp_path: Path) -> None:
     """The guide expects one at 0.95 to 1.00 for ten epochs."""
     falls = lambda at: 50 * math.exp(-at / 25) + 5  # noqa: E731
     assert codes(of_csv(tmp_path, "epoch", 1, 12, falls)) == set()
     assert codes(of_csv(tmp_path, "step", 200, 20, falls)) == set()
 
 
-def test_wer_1_is_no_alarm_where_epochs_are_a_few_steps(tmp_path: Path) -> None:
+def test_wer_1_is_not_an_alarm_where_epochs_are_a_few_steps(tmp_path: Path) -> None:
     rows = [{"step": 5 * at, "epoch": at - 1, "split": "validation", "wer": 1.0} for at in range(1, 61)]
     assert codes(curves_of_rows(rows, "a run", "")) == set()
 
 
 @pytest.mark.parametrize(("steps", "severity"), [(150, "note"), (2000, "error")])
-def test_a_run_that_has_ended_at_wer_1_says_so(steps: int, severity: str) -> None:
+def test_a_run_that_has_ended_at_wer_1_reports_it(steps: int, severity: str) -> None:
     recipe = load_recipe("quickstart", [f"trainer.max_steps={steps}"])
     rows: list[dict[str, Any]] = [
         {"step": at, "epoch": 0, "split": "train", "loss": 50 * math.exp(-at / steps)}
@@ -200,9 +200,7 @@ def test_a_run_that_has_ended_at_wer_1_says_so(steps: int, severity: str) -> Non
     )
     assert "few-steps" in diagnosis.remedy or severity == "error"
     reason = forecast(curves, diagnose(curves)).reason
-    assert reason.startswith(
-        "the run is over" if severity == "note" else "nothing can be said after `stuck-wer`"
-    )
+    assert reason.startswith("the run is over" if severity == "note" else "no forecast after `stuck-wer`")
 
 
 # A loss that only falls
@@ -262,7 +260,7 @@ def test_the_rate_to_try_is_half_of_what_was_borne() -> None:
     assert "model.optim.lr" not in rate_to_try(replace(curves, recipe=None), 1000).remedy
 
 
-def test_without_rates_half_is_all_that_can_be_said() -> None:
+def test_without_rates_half_is_the_remedy() -> None:
     assert "half the learning rate" in rate_to_try(training(loss=[1.0]), 1).remedy
 
 
@@ -288,7 +286,7 @@ def falling(at_300: float, at_1000: float, last: int = 1000) -> Series:
     ]
 
 
-def test_a_stall_is_told_with_its_remedy() -> None:
+def test_a_stall_is_reported_with_its_remedy() -> None:
     diagnosis = stalled(falling(4.50, 4.35))
     assert diagnosis is not None
     assert diagnosis.severity == "error"
@@ -296,7 +294,7 @@ def test_a_stall_is_told_with_its_remedy() -> None:
     assert [evidence.step for evidence in diagnosis.evidence] == [300, 1000]
 
 
-def test_nothing_is_said_too_early_or_without_numbers() -> None:
+def test_nothing_is_reported_too_early_or_without_numbers() -> None:
     assert stalled(falling(4.5, 4.5, last=990)) is None
     assert stalled([]) is None
     assert stalled([(step, 4.5) for step in range(500, 1010, 10)]) is None  # step 300 is not known
@@ -341,7 +339,7 @@ def training(**series: list[float | None]) -> Curves:
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_no_curve_breaks_a_rule(data: st.DataObject) -> None:
-    """Whatever numbers come, in whatever lengths: signs or none, and an outlook or a reason."""
+    """Whatever numbers come, in whatever lengths: diagnoses or none, and a forecast or a reason."""
     keys = {
         "train": (
             "loss",

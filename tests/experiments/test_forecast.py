@@ -1,4 +1,4 @@
-"""What going on would bring, against curves whose end is known."""
+"""What continuing would bring, against curves whose end is known."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_power_law_is_found_again() -> None:
     assert (near.high - near.low) / near.wer < (far.high - far.low) / far.wer  # further on less is known
 
 
-def test_fewer_validations_say_less() -> None:
+def test_fewer_validations_give_wider_intervals() -> None:
     few, many = (forecast(falling(count), ()).expected[0] for count in (8, 60))
     assert many.high - many.low < few.high - few.low
 
@@ -48,8 +48,8 @@ def test_the_planned_end_is_named() -> None:
     assert planned_end(epochs) == 50_000  # 100 epochs of 500 steps
 
 
-def test_where_nothing_can_be_said_it_is_said() -> None:
+def test_where_there_is_no_forecast_the_reason_is_given() -> None:
     assert "6 are needed" in forecast(falling(5), ()).reason
     assert forecast(curves_of_rows([], "", ""), ()).expected == ()
     sick = Diagnosis("divergence", "error", "", (), "", "", None)
-    assert forecast(falling(30), [sick]).reason == "nothing can be said after `divergence`"
+    assert forecast(falling(30), [sick]).reason == "no forecast after `divergence`"

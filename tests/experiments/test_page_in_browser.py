@@ -121,7 +121,7 @@ def browse(address: str, profile: Path) -> str:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The page of a run with signs, and with clips of every kind of error and sound of one second."""
+    """The page of a run with diagnoses, and with clips of every kind of error and one second of audio."""
     folder = tmp_path_factory.mktemp("report")
     run = create_run(folder, "transfer", datetime(2026, 11, 23, 12))
     run.write_recipe(load_recipe("transfer"))
@@ -149,7 +149,7 @@ def test_on_a_phone_it_reads_from_right_to_left_and_plays(report: bytes, tmp_pat
     assert len(seen["pictures"]) == 3
     right, next_right = seen["first"]
     assert next_right < right, "the first word stands rightmost"
-    assert seen["rows"][0] <= seen["rows"][1] + 1, "what was heard stands under what was said"
+    assert seen["rows"][0] <= seen["rows"][1] + 1, "the hypothesis stands under the reference"
     assert (seen["struck"], seen["underlined"], seen["plus"]) == ("line-through", "underline", '"+"')
     assert seen["stops"] >= 5 + 2 + 1, "links, players and tables are reached by keyboard"
     assert seen["requests"] == []

@@ -59,7 +59,7 @@ def test_validations_are_counted_as_the_trainer_makes_them() -> None:
     assert validations(*across) == 105
 
 
-def test_each_cause_of_the_failed_configuration_is_named_with_its_mend() -> None:
+def test_each_cause_of_the_failed_configuration_is_named_with_its_remedy() -> None:
     of = planned("before")
     assert set(codes(of)) == {
         "random-start",
@@ -76,7 +76,7 @@ def test_each_cause_of_the_failed_configuration_is_named_with_its_mend() -> None
     assert by_code["few-steps"].remedy == "trainer.max_epochs=200", "a step of 32 clips is worth a quarter"
 
 
-def test_the_mends_mend() -> None:
+def test_the_remedies_help() -> None:
     mended = planned(
         "before",
         "init_from_pretrained_model=stt_en_fastconformer_transducer_large",
@@ -103,7 +103,7 @@ def test_a_random_start_on_purpose_is_a_note() -> None:
 
 
 @pytest.mark.parametrize(
-    ("devices", "mend"),
+    ("devices", "remedy"),
     [
         (1, "trainer.devices=1 trainer.accumulate_grad_batches=4 keeps it"),
         (4, "trainer.devices=4 trainer.accumulate_grad_batches=1 keeps it"),
@@ -115,9 +115,9 @@ def test_a_random_start_on_purpose_is_a_note() -> None:
         ),
     ],
 )
-def test_another_number_of_gpus_keeps_the_effective_batch(devices: int, mend: str) -> None:
+def test_another_number_of_gpus_keeps_the_effective_batch(devices: int, remedy: str) -> None:
     findings = planned("transfer", devices=devices).findings
-    assert [finding.remedy for finding in findings if finding.code == "other-devices"] == [mend]
+    assert [finding.remedy for finding in findings if finding.code == "other-devices"] == [remedy]
 
 
 @given(devices=st.integers(1, 128), batch=st.integers(1, 64), accumulation=st.integers(1, 8))
@@ -169,7 +169,8 @@ def test_an_epoch_has_the_batches_that_training_makes(
     def made(seconds: float | None) -> int:
         return len(stage_batches(durations, [Stage(0, batch, seconds, None, devices)], 0, 0))
 
-    fixed = load_recipe("transfer", [f"model.train_ds.batch_size={batch}"])
+    model, train_ds = TRANSFER.model, TRANSFER.model.train_ds
+    fixed = replace(TRANSFER, model=replace(model, train_ds=replace(train_ds, batch_size=batch)))
     assert plan(fixed, weigh(durations, fixed), devices).batches_per_epoch == made(None)
     by_seconds = replace(
         fixed, model=replace(fixed.model, train_ds=replace(fixed.model.train_ds, batch_duration=60.0))
@@ -190,7 +191,7 @@ def test_what_the_limits_leave_out_is_weighed_in_hours() -> None:
     assert "2 clips with 1.00 h" in left_out[0].message
 
 
-def test_a_warmup_longer_than_the_training_is_said() -> None:
+def test_a_warmup_longer_than_the_training_is_reported() -> None:
     of = planned("transfer", work=Workload(500, 1.0))
     assert "never reaches its peak" in next(f.message for f in of.findings if f.code == "long-warmup")
     assert of.peak_learning_rate is not None and of.peak_learning_rate < 1e-3
@@ -246,7 +247,7 @@ def test_of_other_starts_nothing_is_claimed(name: str) -> None:
     assert [arrival.name for arrival in of.pretrained[1:]] == list(PUBLISHED)
 
 
-def test_a_larger_batch_hears_as_many_clips_in_fewer_steps() -> None:
+def test_a_larger_batch_sees_as_many_clips_in_fewer_steps() -> None:
     work = Workload(200_000, 500.0)
     of = plan(load_recipe("large"), work, 8)
     assert of.optimizer_steps is not None and of.optimizer_steps < 200 * 527

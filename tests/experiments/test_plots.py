@@ -61,18 +61,28 @@ def render(runs: Sequence[RunFolder], out: Path, **options: Any) -> Written:
     return render_report([read_curves(run.path) for run in runs], out, **options)
 
 
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Written, list[Any]]:
+    """A run drawn once: what was written, and the figures."""
+    folder = tmp_path_factory.mktemp("one-run")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        drawn = figures_drawn(monkeypatch)
+        written = render(
+            [a_run(folder)],
+            folder / "out",
+            sections=[
+                Table("Evaluation", ("", "WER"), (("unseen voices & seen text", "0.049"),)),
+                Example("One clip", reference="قل هو الله أحد", hypothesis="قل هو <الله>"),
+            ],
+        )
+    return written, drawn
+
+
 @needs_matplotlib
-def test_a_run_becomes_pictures_and_a_page_that_stands_alone(tmp_path: Path) -> None:
-    written = render(
-        [a_run(tmp_path)],
-        tmp_path / "out",
-        sections=[
-            Table("Evaluation", ("", "WER"), (("unseen voices & seen text", "0.049"),)),
-            Example("One clip", reference="قل هو الله أحد", hypothesis="قل هو <الله>"),
-        ],
-    )
+def test_a_run_becomes_pictures_and_a_page_that_stands_alone(one_run: tuple[Written, list[Any]]) -> None:
+    written, _ = one_run
     assert [path.stem for path in written.pictures] == ["curves", *SUBJECTS]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+    assert sorted(path.name for path in written.page.parent.iterdir()) == sorted(
         [*(f"{name}.png" for name in ("curves", *SUBJECTS)), "report.html"]
     )
     text = written.page.read_text(encoding="utf-8")
@@ -96,9 +106,8 @@ def test_a_run_becomes_pictures_and_a_page_that_stands_alone(tmp_path: Path) -> 
 
 
 @needs_matplotlib
-def test_the_curves_are_those_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = figures_drawn(monkeypatch)
-    render([a_run(tmp_path)], tmp_path)
+def test_the_curves_are_those_of_the_metrics(one_run: tuple[Written, list[Any]]) -> None:
+    _, drawn = one_run
     losses, rates, learning, gradients, throughput = [figure.axes[0] for figure in drawn[::2]]
     assert labels_of(drawn[0]) == ["training", "transducer", "CTC", "validation"]
     transducer = rates.get_lines()[0]
@@ -130,7 +139,7 @@ def test_two_runs_counted_in_steps_differ_by_more_than_colour_and_have_no_bands(
 
 
 @needs_matplotlib
-def test_signs_stand_on_the_curves_and_below_them_with_what_to_do(
+def test_diagnoses_stand_on_the_curves_and_below_them_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = figures_drawn(monkeypatch)

@@ -100,7 +100,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code}-{case.recipe}-{len(case.overrides)}")
-def test_the_words_of_the_hint_mend_it_and_break_nothing(case: Case) -> None:
+def test_the_words_of_the_hint_fix_it_and_break_nothing(case: Case) -> None:
     before = {finding.code: finding for finding in case.plan().findings}
     assert case.code in before
     after = {finding.code for finding in case.plan(*words_of(before[case.code])).findings}
@@ -127,13 +127,13 @@ def test_whoever_follows_every_hint_of_the_failed_configuration_ends_without_war
         ("trainer.precision=16-mixed", "pass the largest fp16 number"),
         ("trainer.precision=16", "pass the largest fp16 number"),
         ("trainer.precision=fp16", "pass the largest fp16 number"),
-        ("model.encoder.att_context_size=[[70,14],[70,0]]", "70 is no multiple of 14 + 1"),
+        ("model.encoder.att_context_size=[[70,14],[70,0]]", "70 is not a multiple of 14 + 1"),
         ("model.encoder.att_context_size=[[-1,-1]]", "no unlimited context"),
         ("model.encoder.att_context_probs=[0.5,0.5,0.5,0.5]", "not 4 that sum to 2"),
         ("model.encoder.att_context_probs=[0.5,0.5]", "must be 4 shares"),
     ],
 )
-def test_what_training_cannot_do_is_refused_with_a_reason_and_the_word_that_mends_it(
+def test_what_training_cannot_do_is_refused_with_a_reason_and_the_word_that_fixes_it(
     override: str, reason: str
 ) -> None:
     with pytest.raises(RecipeError, match="override") as refused:

@@ -71,7 +71,7 @@ def test_a_broken_run_hides_no_other(tmp_path: Path) -> None:
     assert any(change.startswith("quran.key_of_a_later_version: - -> 3") for change in entries[1].changes)
 
 
-def test_what_holds_no_run_is_said(tmp_path: Path) -> None:
+def test_what_holds_no_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="no such folder"):
         read_registry(tmp_path / "none")
     (tmp_path / "recipe.yaml").write_text("name: a kit has one too\n", encoding="utf-8")

@@ -48,7 +48,7 @@ def test_the_layout_is_nemos(run: RunFolder, tmp_path: Path) -> None:
     assert load_recipe(run.recipe) == load_recipe("small")
 
 
-def test_a_run_that_was_begun_before_a_key_existed_can_go_on(run: RunFolder) -> None:
+def test_a_run_that_was_begun_before_a_key_existed_can_continue(run: RunFolder) -> None:
     older = run.recipe.read_text(encoding="utf-8").replace("  stop_on: []\n", "")
     assert "stop_on" not in older
     run.recipe.write_text(older, encoding="utf-8")
@@ -82,7 +82,7 @@ def test_runs_are_found_again(run: RunFolder, tmp_path: Path) -> None:
         open_run(tmp_path / "nowhere")
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "small").write_text("a file")
     with pytest.raises(QuranAsrError, match=r"small: is a file|cannot make the run folder"):
         create_run(tmp_path, "small", NOON)

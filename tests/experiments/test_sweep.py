@@ -114,7 +114,7 @@ def test_a_hopeless_trial_is_ended_properly_and_cannot_win(
     assert (hopeless.state, hopeless.number) == ("pruned", 3)
     assert hopeless.steps is not None and hopeless.steps < 5
     told = json.loads((trial_folder(tmp_path / "s", 3) / "ended.json").read_text())
-    assert told["interrupted"], "it was asked to end, and had the time to say so"
+    assert told["interrupted"], "it was asked to end, and had the time to do so"
     assert made(asked(f"{CTC}=0.1,0.2,0.3,0.9", prune=True), tmp_path / "s") == result
     assert len(commands(tmp_path)) == 4
 
@@ -127,7 +127,7 @@ def wait_until(so: Callable[[], object], seconds: float = 120) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_a_sweep_that_was_stopped_goes_on_and_counts_no_trial_twice(
+def test_a_sweep_that_was_stopped_continues_and_counts_no_trial_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
     """A killed one leaves its training alive: the next call ends that first, and then resumes its run."""
@@ -211,7 +211,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["notes.txt"]
 
 
-def test_a_trial_that_fails_is_told_and_made_again_by_the_next_call(tmp_path: Path) -> None:
+def test_a_trial_that_fails_is_reported_and_made_again_by_the_next_call(tmp_path: Path) -> None:
     said: list[Finding] = []
     sweep, folder = asked(f"{CTC}=0.1,0.95"), tmp_path / "s"
     run_sweep(sweep, folder, lambda *_: None, said.append)
@@ -238,7 +238,7 @@ def test_a_trial_that_was_killed_while_its_values_were_drawn_is_drawn_again(tmp_
     assert sorted(str(row.values[CTC]) for row in made(sweep, folder).rows) == ["0.1", "0.2"]
 
 
-def test_a_torn_journal_is_mended(tmp_path: Path) -> None:
+def test_a_torn_journal_is_repaired(tmp_path: Path) -> None:
     result = made(asked(f"{CTC}=0.1,0.2"), tmp_path / "s")
     journal = tmp_path / "s" / "study.journal"
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 6, "wor')

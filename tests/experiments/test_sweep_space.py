@@ -82,7 +82,7 @@ def test_a_range_of_small_numbers_reaches_the_recipe_as_numbers() -> None:
         (["quran.spelling=1..2"], "no number"),
         (["model.spec_augment.time_masks=0.5..2"], "whole numbers"),
         *(
-            ([f"{CTC}={text}"], "is no range")
+            ([f"{CTC}={text}"], "is not a range")
             for text in ("1..", "1..inf", "1..3..5", "1e-4..1e-2:lin", "..2")
         ),
         (["model.optim.lr=2..1"], "the range is empty"),
@@ -105,7 +105,7 @@ def test_what_is_refused(words: list[str], told: str) -> None:
         ([f"{CTC}=0.2,0.3", "trainer.max_steps=0"], "nothing would be trained"),
     ],
 )
-def test_the_recipe_loader_says_what_is_wrong(words: list[str], told: str) -> None:
+def test_the_recipe_loader_reports_what_is_wrong(words: list[str], told: str) -> None:
     fixed, axes = read_space(words)
     with pytest.raises(QuranAsrError, match=told):
         refuse_impossible("small", fixed, axes)

@@ -112,7 +112,7 @@ def test_the_laptops_ninety_minutes() -> None:
     assert of.total_seconds is not None and 88 * 60 / 2 < of.total_seconds < 88 * 60 * 2
 
 
-def test_without_a_device_time_is_unknown_and_says_how_to_know() -> None:
+def test_without_a_device_time_is_unknown_and_shows_how_to_know() -> None:
     of = planned("transfer", None)
     assert (of.batch_seconds, of.epoch_seconds, of.total_seconds, of.device) == (None, None, None, None)
     assert "unknown" in of.batch_seconds_source and "--device" in of.batch_seconds_source
@@ -167,7 +167,7 @@ def test_validation_is_scaled_with_the_model() -> None:
     assert planned("transfer", None, validation_hours=0.5).validation_seconds == pytest.approx(90.0)
 
 
-def test_figures_of_another_size_are_scaled_by_operations_or_left_and_that_is_said() -> None:
+def test_figures_of_another_size_are_scaled_by_operations_or_left_and_that_is_reported() -> None:
     write_calibration(replace(MEASURED, model="small"))
     near = planned("large", "rtx3090")
     codes = [finding.code for finding in near.findings]

@@ -33,7 +33,7 @@ def test_consecutive_verses_of_one_reciter_and_surah_are_joined() -> None:
     assert (joined.audio, joined.offset) == (clips[0].audio, 0.0)
 
 
-def test_clips_of_several_verses_go_on_after_their_last() -> None:
+def test_clips_of_several_verses_continue_after_their_last() -> None:
     (joined,) = windows([clip("a", 2, 1, upto=3), clip("a", 2, 4)], most=2, longest=40.0, seed=0)
     assert [str(verse) for verse in joined.verses] == ["2:1", "2:2", "2:3", "2:4"]
 

@@ -174,7 +174,7 @@ def test_each_difference_has_its_own_name(change: dict[str, Any], code: str) -> 
     assert codes(transfer_map(side(replace(TINY, **change), OURS), side(TINY, OURS))) == {code}
 
 
-def test_the_part_of_the_source_that_is_left_out_is_told() -> None:
+def test_the_part_of_the_source_that_is_left_out_is_reported() -> None:
     six, three = (side(replace(STREAMING, n_layers=layers)) for layers in (6, 3))
     planned = transfer_map(six, three)
     assert planned.encoder_share == 1.0
@@ -198,7 +198,7 @@ def test_a_larger_encoder_is_fresh_or_mismatched_and_counted_as_such() -> None:
     assert wider.encoder_share < 0.01
 
 
-def test_running_statistics_go_with_batch_norms_and_are_no_parameters() -> None:
+def test_running_statistics_go_with_batch_norms_and_are_not_parameters() -> None:
     named = {f"encoder.layers.0.conv.batch_norm.{what}": shape for what, shape in RUNNING.items()}
     ours = replace(STREAMING, norm="batch_norm")
     planned = transfer_map(side(OFFLINE, None, named), side(ours, None, named))

@@ -113,7 +113,7 @@ def lives(pid: int) -> bool:
 def test_a_killed_comparison_is_resumed_where_its_training_got_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The training outlives the comparison: the next call ends it first, and then goes on with its run."""
+    """The training outlives the comparison: the next call ends it first, and then continues its run."""
     monkeypatch.setenv("STAND_IN_SECONDS", "4")  # the orphan would train for another 16 s
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"audio_filepath": "a.flac", "duration": 1.0, "text": "قل"}\n', encoding="utf-8")
@@ -136,13 +136,13 @@ def test_a_killed_comparison_is_resumed_where_its_training_got_to(
     assert lives(orphan)
     monkeypatch.setenv("STAND_IN_SECONDS", "0.02")
     said: list[str] = []
-    assert comparison.run_trials(folder, [first, second], comparison.Conditions(say=said.append)) == []
-    assert said[0].startswith("quickstart, seed 0: goes on")
+    assert comparison.run_trials(folder, [first, second], comparison.Conditions(report=said.append)) == []
+    assert said[0].startswith("quickstart, seed 0: continues")
     assert not lives(orphan)
     assert first.run() == run, "no second one was begun"
     for trial in (first, second):
         ended = trial.run()
         assert ended is not None and [row["step"] for row in ended.read_metrics()] == [1, 2, 3, 4, 5]
     said.clear()
-    assert comparison.run_trials(folder, [first, second], comparison.Conditions(say=said.append)) == []
+    assert comparison.run_trials(folder, [first, second], comparison.Conditions(report=said.append)) == []
     assert said == [f"2 of 2 trials found in {folder}"]

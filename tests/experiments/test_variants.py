@@ -59,7 +59,7 @@ def test_a_recipe_may_carry_overrides_of_its_own(tmp_path: Path, monkeypatch: py
     )
 
 
-def test_a_side_may_be_longer_than_a_name_of_a_file() -> None:
+def test_a_variant_may_be_longer_than_a_name_of_a_file() -> None:
     word = "laptop " + " ".join(f"quran.augment.lowpass_hz=[{2500 + n},8000]" for n in range(12))
     assert len(word) > 255
     assert split_variants([word])[0] == [word.split()]
@@ -82,7 +82,7 @@ def test_own_overrides_win_and_are_what_differs(data: list[str]) -> None:
     assert made_variants[1].slug == "quickstart-model.optim.lr=0.002"
 
 
-def test_a_section_that_one_side_lacks_is_one_difference(data: list[str]) -> None:
+def test_a_section_that_one_variant_lacks_is_one_difference(data: list[str]) -> None:
     made_variants = make_variants(
         [["quickstart"], ["quickstart", "quran.curriculum=null", "~quran.augment"]], data
     )
@@ -96,7 +96,7 @@ def test_a_section_that_one_side_lacks_is_one_difference(data: list[str]) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
-def test_the_sides_of_a_shipped_study_can_be_set_side_by_side(name: str, data: list[str]) -> None:
+def test_the_variants_of_a_shipped_study_can_be_compared(name: str, data: list[str]) -> None:
     study = STUDIES[name]
     variants = [[word.replace(PRETRAINED, "a.nemo") for word in variant] for variant in study.variants]
     assert len(make_variants(variants, [*study.shared, *data])) == len(study.variants)
@@ -199,13 +199,13 @@ def test_a_folder_of_other_trials_is_refused(tmp_path: Path, data: list[str]) ->
         keep_question(tmp_path, Question(tuple(made_variants), 1))
 
 
-ESCAPE = '{"format": 1, "data": {}, "arms": [{"name": "a", "recipe": "../../x.yaml"}], "seeds": 1}'
+ESCAPE = '{"format": 1, "data": {}, "variants": [{"name": "a", "recipe": "../../x.yaml"}], "seeds": 1}'
 
 
 @pytest.mark.parametrize(
-    "index", ["", "[]", "{}", '{"format": 1}', ESCAPE, '{"format": 1, "data": {}, "arms": 3, "seeds": 1}']
+    "index", ["", "[]", "{}", '{"format": 1}', ESCAPE, '{"format": 1, "data": {}, "variants": 3, "seeds": 1}']
 )
-def test_what_is_no_comparison_is_said_in_a_line(tmp_path: Path, index: str) -> None:
+def test_what_is_not_a_comparison_is_reported_in_one_line(tmp_path: Path, index: str) -> None:
     (tmp_path / "comparison.json").write_text(index, encoding="utf-8")
     with pytest.raises(QuranAsrError, match=r"is not JSON|is not a comparison"):
         read_question(tmp_path)

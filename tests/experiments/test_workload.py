@@ -67,7 +67,7 @@ def test_a_line_without_seconds_is_named(tmp_path: Path, line: object) -> None:
         ('{"duration": NaN}', "NaN is not a number"),
     ],
 )
-def test_a_line_that_is_no_json_object_is_called_so(tmp_path: Path, line: str, said: str) -> None:
+def test_a_line_that_is_not_a_json_object_is_called_so(tmp_path: Path, line: str, said: str) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"duration": 1.0}\n' + line, "utf-8")
     with pytest.raises(QuranAsrError) as error:

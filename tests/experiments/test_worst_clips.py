@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from quran_asr import audio
 from quran_asr.evaluation.edit_distance import align
 from quran_asr.evaluation.scoring import word_letters
-from quran_asr.experiments.plots.worst_clips import Recordings, Sound, alignment, worst_clips
+from quran_asr.experiments.plots.worst_clips import Players, Recordings, alignment, worst_clips
 
 WORDS = ["قُلْ", "هُوَ", "اللَّهُ", "أَحَدٌ", "الصَّمَدُ", "<b>&amp;", "يَا"]
 
@@ -75,7 +75,7 @@ def test_both_texts_stand_whole_in_their_rows(reference: list[str], hypothesis: 
     assert page.tags <= {"div", "span", "mark"}
 
 
-def test_errors_are_told_apart_and_the_letters_that_differ_are_marked() -> None:
+def test_errors_are_distinguished_and_the_letters_that_differ_are_marked() -> None:
     page = read("قُلْ هُوَ اللَّهُ أَحَدٌ اللَّهُ الصَّمَدُ", "قُلْ يَا هُوَ اللَّهِ أَحَدٌ اللَّهُ")
     assert page.kinds == ["hit", "insertion", "hit", "marks", "hit", "hit", "deletion"]
     assert page.marked == ["هُ", "هِ"], "the letter with its mark, never a mark alone"
@@ -91,7 +91,7 @@ def test_a_long_stretch_of_right_words_is_passed_over_and_a_word_without_end_is_
     assert len(read("قل", "ب" * 5000).hypothesis[0]) == 41
 
 
-# Sound
+# Audio
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def transcripts(folder: Path, *clips: dict[str, object]) -> Path:
 
 def test_a_player_holds_the_stretch_of_its_clip(recording: Path) -> None:
     path = transcripts(recording.parent, {"audio_filepath": str(recording)})
-    page = worst_clips(path, 12, Sound(Recordings([recording.parent])))
+    page = worst_clips(path, 12, Players(Recordings([recording.parent])))
     (data,) = re.findall(r'<audio controls[^>]+src="data:audio/mpeg;base64,([^"]+)"', page)
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
     assert (samples.ndim, rate) == (1, 16_000)
@@ -124,7 +124,7 @@ def test_a_player_holds_the_stretch_of_its_clip(recording: Path) -> None:
     assert "1 error in 2 words" in page
 
 
-def test_where_there_is_no_sound_the_page_says_why(recording: Path) -> None:
+def test_where_there_is_not_a_sound_the_page_explains_why(recording: Path) -> None:
     path = transcripts(
         recording.parent,
         {"audio_filepath": "/nowhere/1.mp3", "reference": "قل هو الله أحد"},
@@ -132,22 +132,22 @@ def test_where_there_is_no_sound_the_page_says_why(recording: Path) -> None:
         {"audio_filepath": str(recording), "duration": 4000.0},
         {"audio_filepath": "/dev/zero"},
     )
-    page = worst_clips(path, 12, Sound(Recordings([Path("/")])))
+    page = worst_clips(path, 12, Players(Recordings([Path("/")])))
     assert page.count("<audio") == 0
     for why in ("no such file", "the stretch begins at 9.00 s", "clips of up to 300 s", "not a regular file"):
-        assert f"No sound: {why}" in page
+        assert f"No audio: {why}" in page
 
 
-def test_a_page_takes_in_so_much_sound_and_none_if_it_shall_not(recording: Path) -> None:
+def test_a_page_takes_in_so_much_audio_and_none_if_it_shall_not(recording: Path) -> None:
     path = transcripts(recording.parent, *[{"audio_filepath": str(recording)}] * 3)
     one = len(audio.as_mp3(audio.read(recording, 2.0, 1.0)))
-    page = worst_clips(path, 12, Sound(Recordings([recording.parent]), left=2 * one))
+    page = worst_clips(path, 12, Players(Recordings([recording.parent]), left=2 * one))
     assert page.count("<audio") == 2
-    assert page.count("No sound: the page has no room for more") == 1
-    assert "audio" not in worst_clips(path, 12, Sound(Recordings([recording.parent]), wanted=False))
+    assert page.count("No audio: the page has no room for more") == 1
+    assert "audio" not in worst_clips(path, 12, Players(Recordings([recording.parent]), wanted=False))
 
 
-def test_what_a_manifest_says_is_text_and_nothing_else(tmp_path: Path) -> None:
+def test_what_a_manifest_has_is_text_and_nothing_else(tmp_path: Path) -> None:
     evil = '"><script>alert(1)</script>'
     path = transcripts(
         tmp_path,
@@ -158,14 +158,14 @@ def test_what_a_manifest_says_is_text_and_nothing_else(tmp_path: Path) -> None:
             "hypothesis": f"<img src=x {evil}",
         },
     )
-    page = worst_clips(path, 12, Sound(Recordings([])))
+    page = worst_clips(path, 12, Players(Recordings([])))
     assert "script" not in Read(page).tags and "img" not in Read(page).tags
     assert "&lt;script&gt;" in page
 
 
-def test_when_all_was_heard_the_page_says_so(tmp_path: Path) -> None:
+def test_a_page_without_errors_reports_it(tmp_path: Path) -> None:
     path = transcripts(tmp_path, {"audio_filepath": "a", "hypothesis": "قل هو"})
-    assert "Every word of 1 clips was heard" in worst_clips(path, 12, Sound(Recordings([])))
+    assert "Every word of 1 clips is right" in worst_clips(path, 12, Players(Recordings([])))
 
 
 def manifest(path: Path, *recordings: Path) -> Path:
@@ -176,7 +176,7 @@ def manifest(path: Path, *recordings: Path) -> Path:
 
 
 def embedded(path: Path, recordings: Recordings) -> int:
-    return worst_clips(path, 12, Sound(recordings)).count("<audio")
+    return worst_clips(path, 12, Players(recordings)).count("<audio")
 
 
 def test_a_recording_outside_of_the_run_and_its_manifests_is_not_passed_on(
@@ -186,7 +186,7 @@ def test_a_recording_outside_of_the_run_and_its_manifests_is_not_passed_on(
     run.mkdir()
     path = transcripts(tmp_path, {"audio_filepath": str(recording)})
     assert embedded(path, Recordings([run])) == 0
-    assert "neither in the run nor in its manifests" in worst_clips(path, 12, Sound(Recordings([run])))
+    assert "neither in the run nor in its manifests" in worst_clips(path, 12, Players(Recordings([run])))
     assert embedded(path, Recordings([tmp_path])) == 1
     assert embedded(path, Recordings([run], [manifest(corpus / "train.jsonl", recording)])) == 1
     assert embedded(path, Recordings([run], [manifest(corpus / "train.jsonl", tmp_path / "other.wav")])) == 0

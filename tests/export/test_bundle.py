@@ -73,7 +73,7 @@ def in_pieces(samples: np.ndarray, size: int) -> list[np.ndarray]:
     return [samples[a:b] for a, b in pairwise(bounds)]
 
 
-def test_the_model_hears(quickstart: Any) -> None:
+def test_the_model_recognizes(quickstart: Any) -> None:
     """Sameness of a model that says blank alone would prove nothing."""
     rates = quickstart.figures["wer"]["held_out"]
     assert max(rates[f"{decoder} {ms} ms"] for decoder in ("transducer", "ctc") for ms in (1040, 0)) < 0.3
@@ -134,7 +134,7 @@ def test_sample_by_sample(bundle: Path, sounds: dict[str, np.ndarray], expected:
     assert np.abs(got - expected[0, "cut in mid-word"][0]).max() < 1e-3
 
 
-def test_int8_says_what_it_costs(quickstart: Any, quran_asr: Any, tmp_path: Path) -> None:
+def test_int8_reports_what_it_costs(quickstart: Any, quran_asr: Any, tmp_path: Path) -> None:
     folder = tmp_path / "int8"
     done = quran_asr("export", quickstart.figures["run"], "--to", folder, "--int8", "--json")
     assert done.code == 0, done.err

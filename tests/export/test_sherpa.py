@@ -159,7 +159,7 @@ def test_windows_give_the_frames_of_the_whole_file_from_the_first_to_the_last(
 
 
 @pytest.mark.parametrize("head", ["transducer", "ctc"])
-def test_the_package_says_the_tokens_of_nemos_search_at_their_times(
+def test_the_package_gives_the_tokens_of_nemos_search_at_their_times(
     model: EncDecHybridRNNTCTCBPEModel, folder: Path, segments: list[Segment], head: str
 ) -> None:
     search = OfflineRecognizer(model, "tiny", head, 80 * LOOK_AHEAD)

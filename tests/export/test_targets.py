@@ -15,6 +15,11 @@ from quran_asr.training.model import build_model
 from quran_asr.training.tokenizer import Tokenizer
 
 
+def write_phone(model: object, shape: object, folder: Path, look_ahead_frames: int) -> None:
+    folder.mkdir(parents=True)
+    (folder / "frames").write_text(str(look_ahead_frames))
+
+
 def test_an_unknown_target_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="no export target `phone`") as refused:
         bundle.export(tmp_path / "model.nemo", tmp_path / "bundle", targets=("sherpa", "phone"))
@@ -31,11 +36,7 @@ def test_a_row_of_the_table_is_written_for_each_look_ahead(
         build_model(load_recipe("quickstart", tiny_overrides), tokenizer.folder), tmp_path / "model.nemo"
     )
 
-    def write(model: object, shape: object, folder: Path, look_ahead_frames: int) -> None:
-        folder.mkdir(parents=True)
-        (folder / "frames").write_text(str(look_ahead_frames))
-
-    monkeypatch.setitem(bundle.TARGETS, "phone", write)
+    monkeypatch.setitem(bundle.TARGETS, "phone", f"{__name__}:write_phone")
     made = bundle.export(tmp_path / "model.nemo", tmp_path / "bundle", targets=("phone",))
     written = {file.parent.name: file.read_text() for file in made.folder.glob("phone/*/frames")}
     assert written == {f"{80 * frames}ms": str(frames) for frames in made.shape.look_aheads}

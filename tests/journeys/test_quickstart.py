@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_unseen_voices_are_heard_well_by_both_decoders(quickstart) -> None:
+def test_unseen_voices_are_recognized_well_by_both_decoders(quickstart) -> None:
     wer = quickstart.figures["wer"]["held_out"]
     assert wer["transducer 1040 ms"] <= 0.10
     assert wer["ctc 1040 ms"] <= 0.10
@@ -18,7 +18,7 @@ def test_unseen_voices_are_heard_well_by_both_decoders(quickstart) -> None:
     assert wer["ctc 0 ms"] <= 0.20
 
 
-def test_what_is_shown_is_told_apart(quickstart) -> None:
+def test_what_is_shown_is_distinguished(quickstart) -> None:
     unseen = quickstart.figures["wer"]["unseen_text"]
     assert unseen["transducer 1040 ms"] > quickstart.figures["wer"]["held_out"]["transducer 1040 ms"]
     page = Path(quickstart.figures["report"]).read_text(encoding="utf-8")
@@ -84,7 +84,7 @@ def test_a_look_ahead_that_is_not_there_names_those_that_are(quickstart, quran_a
     assert "Traceback" not in done.err
 
 
-def test_transcribe_hears_files_of_other_formats_and_rates(quickstart, quran_asr, tmp_path: Path) -> None:
+def test_transcribe_reads_files_of_other_formats_and_rates(quickstart, quran_asr, tmp_path: Path) -> None:
     import numpy as np
     import soundfile
     import soxr
@@ -107,7 +107,7 @@ def test_transcribe_hears_files_of_other_formats_and_rates(quickstart, quran_asr
     assert [word["start"] for word in words] == sorted(word["start"] for word in words)
 
 
-def test_a_file_that_is_no_audio_is_one_line(quickstart, quran_asr, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_audio_is_one_line(quickstart, quran_asr, tmp_path: Path) -> None:
     page = tmp_path / "112001.mp3"
     page.write_text("<!DOCTYPE html><html><body>404</body></html>")
     done = quran_asr("transcribe", page, "--model", quickstart.figures["model"])

@@ -125,7 +125,7 @@ def test_lost_sound_is_told_once_in_a_while():
     list(itertools.islice(microphone(backend=backend, tell=told.append), 100))
     backend.closed.wait(5)
     assert told
-    assert all("sound was lost" in line and "Built-in Microphone" in line for line in told)
+    assert all("audio was lost" in line and "Built-in Microphone" in line for line in told)
     assert len(told) <= 2
 
 
@@ -134,7 +134,7 @@ def test_sound_that_nobody_takes_is_dropped_and_told():
     backend = Backend(noise(16_000 * 90))
     listening = microphone(backend=backend, tell=told.append, stall_seconds=0.2)
     next(listening)
-    with pytest.raises(QuranAsrError, match="no sound has come"):
+    with pytest.raises(QuranAsrError, match="no audio has come"):
         for _ in listening:
             threading.Event().wait(1e-5)
     assert backend.closed.is_set()
@@ -150,7 +150,7 @@ def test_a_muted_microphone_is_told_once():
 
 def test_a_stall_is_an_error():
     backend = Backend(noise(3_000))
-    with pytest.raises(QuranAsrError, match=r"no sound has come for 0\.3 s") as stalled:
+    with pytest.raises(QuranAsrError, match=r"no audio has come for 0\.3 s") as stalled:
         list(microphone(backend=backend, stall_seconds=0.3))
     assert stalled.value.where == "Built-in Microphone"
     assert backend.closed.is_set()

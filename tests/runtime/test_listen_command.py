@@ -81,7 +81,7 @@ def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
         ("--model {bundle}", "give either a FILE or --microphone"),
         ("a.wav --microphone --model {bundle}", "give either a FILE or --microphone"),
         ("none.wav --model {bundle}", "none.wav: no such file"),
-        ("page.mp3 --model {bundle}", "page.mp3: a web page, not sound"),
+        ("page.mp3 --model {bundle}", "page.mp3: a web page, not audio"),
         (". --model {bundle}", "this is a folder"),
         ("a.wav --look-ahead 90 --model {bundle}", "no look-ahead of 90 ms"),
         ("a.wav --decoder beam --model {bundle}", "'beam' is not one of"),
@@ -128,7 +128,7 @@ def test_a_pipe_that_stalls_and_one_that_brings_a_file_are_errors(small_bundle, 
     out, err = process.stdout.read(), process.stderr.read()
     process.stdin.close()
     assert process.wait(30) == 2
-    assert b"-: no sound has come for 0.5 s\nhint: look at what writes into the pipe" in err
+    assert b"-: no audio has come for 0.5 s\nhint: look at what writes into the pipe" in err
     assert out.endswith(b"\n") or not out  # what was certain is shown, on a line of its own
     process = piped_into(small_bundle)
     _, err = process.communicate(recording.read_bytes(), timeout=60)
@@ -184,11 +184,11 @@ def test_samples_that_look_like_a_frame_of_mp3_are_heard() -> None:
 
 @pytest.mark.parametrize("sound", [b"", b"1"])
 def test_a_pipe_without_sound_is_an_error(sound: bytes, small_bundle: Path) -> None:
-    with pytest.raises(QuranAsrError, match="no sound came"):
+    with pytest.raises(QuranAsrError, match="no audio came"):
         heard(sound)
     process = piped_into(small_bundle)
     out, err = process.communicate(sound, timeout=60)
-    assert (process.returncode, out) == (2, b"") and b"error: -: no sound came" in err
+    assert (process.returncode, out) == (2, b"") and b"error: -: no audio came" in err
 
 
 def test_a_microphone_without_its_library_is_said_before_the_model_is_loaded(
@@ -326,7 +326,7 @@ def test_a_microphone_is_heard_until_ctrl_c(fake, small_bundle, voice, capfd) ->
     ("then", "said"),
     [
         (lambda finished: finished(), "Fake: the microphone has gone (unplugged?)"),
-        (lambda finished: None, "Fake: no sound has come for 0.4 s"),
+        (lambda finished: None, "Fake: no audio has come for 0.4 s"),
     ],
 )
 def test_a_microphone_that_goes_or_stalls_is_an_error_after_its_words(

@@ -39,7 +39,7 @@ def put(voice: np.ndarray, value: float) -> np.ndarray:
     [
         (lambda voice: put(voice, np.nan), r"at 2\.50 s .* no number", "finite"),
         (lambda voice: put(voice, np.inf), "no number", "finite"),
-        (lambda voice: voice * 32_768, "sound lies within -1 and 1", "int16"),
+        (lambda voice: voice * 32_768, "audio lies within -1 and 1", "int16"),
         (lambda voice: (voice * 1000).astype(np.int32), "samples come as int32", "int16 or float32"),
         (lambda voice: voice.reshape(2, 3, -1), r"samples come as \[2, 3, 16000\]", "frames, channels"),
     ],
@@ -52,7 +52,7 @@ def test_what_is_no_sound_is_refused_with_a_remedy(damage, said, do, hearing, vo
 
 def test_a_page_instead_of_sound_is_called_a_page(hearing, tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_text("<!DOCTYPE html><html>404</html>")
-    with pytest.raises(QuranAsrError, match=r"a\.mp3: a web page, not sound") as refused:
+    with pytest.raises(QuranAsrError, match=r"a\.mp3: a web page, not audio") as refused:
         hearing.recognize(tmp_path / "a.mp3")
     assert "download it again" in refused.value.remedy
 
@@ -95,7 +95,7 @@ def test_a_stream_ends_once_and_keeps_its_rate(hearing, voice) -> None:
     stream.accept(voice)
     stream.finish()
     assert stream.finish().committed == ()
-    with pytest.raises(QuranAsrError, match="more sound after the end") as refused:
+    with pytest.raises(QuranAsrError, match="more audio after the end") as refused:
         stream.accept(voice)
     assert "recognizer.stream()" in refused.value.remedy
     assert stream.transcript == hearing.recognize(voice)

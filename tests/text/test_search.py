@@ -57,7 +57,7 @@ def test_letters_that_are_there_go_before_letters_that_might_be_meant():
     assert places("أن") != places("إن")
 
 
-def test_the_mushafs_signs_are_looked_up_in_the_mushaf():
+def test_the_mushafs_marks_are_looked_up_in_the_mushaf():
     book, wrote = places("كِتَـٰبٌ"), places("كتب")
     assert "2:89" in book and "2:183" not in book  # كِتَابٌ and كُتِبَ
     assert "2:183" in wrote and "2:89" not in wrote

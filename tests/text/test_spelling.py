@@ -144,7 +144,7 @@ def test_pause_marks_go_and_reading_marks_stay():
         ("مَـٰلِكِ", "مَٰلِكِ"),  # another letter in the simple edition: not pretended
     ],
 )
-def test_uthmani_signs_in_todays_characters(mushaf, today):
+def test_uthmani_marks_in_todays_characters(mushaf, today):
     assert spell(mushaf, "diacritized") == today
 
 

@@ -83,7 +83,7 @@ def read(folder: Path, kind: str) -> dict[str, Any]:
     found = read_archive(folder / f"{kind}.nemo")
     weights = read_weights(found)
     pieces = [f"x{piece}" for piece in found.pieces or ()]  # as if it had other tokens
-    planned = transfer(model, recipe, found.config, weights, pieces, kind)
+    planned = transfer(model, recipe.model, found.config, weights, pieces, kind)
     seconds = time.perf_counter() - began
     shapes = {n: tuple(t.shape) for n, t in weights.items() if not n.startswith("preprocessor.")}
     running = {n for n in shapes if "running_" in n or "num_batches" in n}

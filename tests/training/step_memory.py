@@ -39,7 +39,7 @@ def main(name: str, clips: int, seconds: float, overrides: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, Path(folder) / "t")
         model = build_model(recipe, Path(folder) / "t")
-    tokens = round(expected_tokens(recipe, seconds))
+    tokens = round(expected_tokens(recipe.quran, seconds))
     clip = Clip(Segment("none.wav", 0.0, seconds, (), "", ""), (1,) * tokens)
     clip_set = ClipSet([clip], cache_bytes=0)
     module = TrainingModule(model, recipe, clip_set, clip_set, lambda finding: None)

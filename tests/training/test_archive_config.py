@@ -296,7 +296,7 @@ def test_keys_and_values_that_no_such_model_has_are_named(key: str, value: Any, 
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
-def test_yaml_that_costs_more_than_it_says_is_refused_at_once(text: str, why: str) -> None:
+def test_yaml_that_expands_is_refused_at_once(text: str, why: str) -> None:
     began = time.perf_counter()
     with pytest.raises(QuranAsrError, match=why) as refused:
         parse(text.encode(), "here")

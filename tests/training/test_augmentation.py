@@ -142,7 +142,7 @@ def test_a_codec_takes_clips_of_any_length(codec: Codec, length: int) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.subtype)
-def test_a_codec_survives_clipped_sound_and_what_is_no_number(codec: Codec) -> None:
+def test_a_codec_survives_clipped_audio_and_nan(codec: Codec) -> None:
     clipped = np.clip(8 * voice(), -1, 1)  # resampling overshoots at its corners
     inner = slice(2000, 14_000)
     assert np.corrcoef(clipped[inner], through(codec, clipped)[inner])[0, 1] > 0.9
@@ -184,7 +184,7 @@ def test_a_room_adds_what_came_before() -> None:
     assert heard[1000:] == pytest.approx(response[:3000], abs=1e-6)
 
 
-def test_everything_at_once_keeps_the_length_but_for_the_pace() -> None:
+def test_everything_at_once_keeps_the_length_but_for_the_speed() -> None:
     settings = asked(
         gain_db=6.0,
         equalizer_db=6.0,

@@ -164,7 +164,7 @@ def test_an_average_is_the_mean_of_every_tensor(run: RunFolder) -> None:
     assert not torch.equal(found["joint.enc.weight"], each[0]["model.joint.enc.weight"])
 
 
-def test_a_mean_that_hears_better_is_kept_and_is_the_runs_best_from_then_on(
+def test_a_mean_with_a_lower_wer_is_kept_and_is_the_runs_best_from_then_on(
     run: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     good = best_weights(run)
@@ -200,7 +200,7 @@ def test_a_mean_that_hears_better_is_kept_and_is_the_runs_best_from_then_on(
     assert kept.is_file()
 
 
-def test_a_mean_that_hears_worse_is_not_kept(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mean_with_a_higher_wer_is_not_kept(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     good = best_weights(run)
     only(run, good, away(good, 2.0))
     before = sorted(run.checkpoints.iterdir())
@@ -225,7 +225,7 @@ def test_an_average_measured_on_other_clips_is_not_ranked_among_the_runs_models(
 
 
 @pytest.mark.parametrize(("average", "stays"), [("0.0000", True), ("0.9999", False)])
-def test_a_training_that_goes_on_keeps_a_better_average(run: RunFolder, average: str, stays: bool) -> None:
+def test_a_training_that_continues_keeps_a_better_average(run: RunFolder, average: str, stays: bool) -> None:
     nemo = run.best_nemo()
     assert nemo is not None
     averaged = nemo.rename(nemo.with_name(f"{run.path.parent.name}--val_wer={average}-average=3.nemo"))
@@ -316,7 +316,7 @@ def test_checkpoints_that_cannot_be_averaged_are_refused_in_one_line(
         mean_weights([first, second])
 
 
-def test_the_list_says_what_the_checkpoints_themselves_say(
+def test_the_list_agrees_with_the_checkpoints_themselves(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, out, _ = command(capsys, "list", run.path, "--json")
@@ -331,7 +331,7 @@ def test_the_list_says_what_the_checkpoints_themselves_say(
         assert (one["wer"], one["ctc_wer"], one["cer"]) == (row["wer"], row["ctc_wer"], row["cer"])
 
 
-def test_the_interval_of_a_difference_knows_that_both_heard_the_same_clips() -> None:
+def test_the_interval_of_a_difference_is_paired() -> None:
     said = ["ا ب ت ث ج ح خ د ذ ر"] * 40
     old = [" ".join(text.split()[: 10 - i % 8]) for i, text in enumerate(said)]
     new = [text.rsplit(" ", 1)[0] for text in old]  # one word worse in every clip, whatever is drawn

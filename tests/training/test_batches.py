@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ from quran_asr.training.data.epoch import EpochBatches, plan_epoch
 from quran_asr.training.tokenizer import Tokenizer
 
 DURATIONS = st.lists(st.floats(0.2, 40.0), min_size=1, max_size=120)
+
+
+def training_set(recipe: Recipe) -> dict[str, Any]:
+    return {"training": True, "augment": recipe.quran.augment, "seed": recipe.quran.seed}
 
 
 @given(DURATIONS, st.integers(1, 20), st.floats(5, 60), st.integers(0, 5), st.integers(0, 5))
@@ -65,7 +70,7 @@ def test_a_curriculum_admits_short_clips_only() -> None:
     assert sorted(i for batch in batches for i in batch) == [0, 1]
 
 
-def test_a_resumed_epoch_goes_on_behind_what_was_done() -> None:
+def test_a_resumed_epoch_continues_behind_what_was_done() -> None:
     batches = [[0], [1], [2], [3]]
     rest = EpochBatches(batches[3:], done=3)
     assert list(rest) == [[3]]
@@ -93,9 +98,11 @@ def test_audio_kept_in_memory_is_what_the_file_holds(
     again = kept[0][1]
     assert not isinstance(first, QuranAsrError)
     assert not isinstance(again, QuranAsrError)
-    assert (first == again).all(), "a validation hears the same every time"
+    assert (first == again).all(), "a validation has the same samples every time"
 
-    training = ClipSet(tokenize(segments[:1], tokenizer), cache_bytes=1 << 30, recipe=tiny)
+    training = ClipSet(
+        tokenize(segments[:1], tokenizer), cache_bytes=1 << 30, training=True, augment=tiny.quran.augment
+    )
     assert not isinstance(training[0][1], QuranAsrError)
     in_16_bits = training[0][1]
     assert not isinstance(in_16_bits, QuranAsrError)
@@ -106,7 +113,12 @@ def test_a_clip_that_cannot_be_read_is_listed_and_the_others_are_trained_on(
     segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe
 ) -> None:
     broken = replace(segments[0], audio="/nowhere/112001.mp3")
-    clips = ClipSet(tokenize([broken, *segments[1:3]], tokenizer), cache_bytes=0, recipe=tiny)
+    clips = ClipSet(
+        tokenize([broken, *segments[1:3]], tokenizer),
+        cache_bytes=0,
+        training=True,
+        augment=tiny.quran.augment,
+    )
     batch = collate([clips[i] for i in range(3)])
     assert batch.indices == (1, 2)
     assert len(batch.unreadable) == 1
@@ -118,7 +130,9 @@ def test_a_clip_that_cannot_be_read_is_listed_and_the_others_are_trained_on(
 def test_the_loader_gives_batches_of_the_plan(
     segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe
 ) -> None:
-    clips = ClipSet(tokenize(segments, tokenizer), cache_bytes=1 << 30, recipe=tiny)
+    clips = ClipSet(
+        tokenize(segments, tokenizer), cache_bytes=1 << 30, training=True, augment=tiny.quran.augment
+    )
     durations = [segment.duration for segment in segments]
     planned = plan_epoch(durations, batch_size=4, batch_seconds=None, longest=None, seed=0, epoch=0)
     loader = training_loader(clips, EpochBatches(planned), num_workers=0, seed=0, epoch=0, pin=False)
@@ -134,7 +148,9 @@ def test_changes_of_the_audio_follow_from_seed_epoch_and_clip_in_any_process(
     changed = replace(tiny, quran=replace(tiny.quran, augment=augment))
 
     def heard(epoch: int, workers: int) -> list[Batch]:
-        clips = ClipSet(tokenize(segments, tokenizer), cache_bytes=1 << 30, recipe=changed)
+        clips = ClipSet(
+            tokenize(segments, tokenizer), cache_bytes=1 << 30, training=True, augment=changed.quran.augment
+        )
         batches = EpochBatches([[0, 1, 2], [3, 4]])
         return list(training_loader(clips, batches, num_workers=workers, seed=1, epoch=epoch, pin=False))
 
@@ -146,7 +162,7 @@ def test_changes_of_the_audio_follow_from_seed_epoch_and_clip_in_any_process(
     )
 
 
-def test_windows_sound_as_their_verses_one_after_another(
+def test_the_audio_of_windows_is_that_of_their_verses(
     segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe
 ) -> None:
     augment = replace(tiny.quran.augment or load_recipe("base").quran.augment, windows=2)

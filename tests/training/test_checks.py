@@ -127,20 +127,20 @@ def test_a_repeated_token_needs_a_frame_more(
 # --- machine and loss -------------------------------------------------------------------------------
 
 
-def test_what_torch_lacks_is_told_with_its_remedy(
+def test_what_torch_lacks_is_reported_with_its_remedy(
     tiny: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(checks, "DRIVER", tmp_path / "none")
-    assert torch_environment(tiny)[0].status == "pass"
+    assert torch_environment(tiny.trainer)[0].status == "pass"
     (tmp_path / "driver").write_text("NVRM version")
     monkeypatch.setattr(checks, "DRIVER", tmp_path / "driver")
-    (told,) = torch_environment(tiny)
+    (told,) = torch_environment(tiny.trainer)
     assert told.status == "warning"
     assert "driver" in told.message
     wants = replace(tiny, trainer=replace(tiny.trainer, accelerator="gpu"))
-    assert torch_environment(wants)[0].status == "failure"
+    assert torch_environment(wants.trainer)[0].status == "failure"
 
 
 def test_a_loss_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,10 +162,10 @@ def test_a_loss_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPat
 def start(recipe: Recipe, tokenizer: Tokenizer, segments: Sequence[Segment], archive: Path | None = None):
     said: list[str] = []
     opened = None if archive is None else read_archive(archive)
-    return check_start(recipe, tokenizer, segments, opened, allow_partial=False, say=said.append), said
+    return check_start(recipe, tokenizer, segments, opened, allow_partial=False, report=said.append), said
 
 
-def test_a_random_start_lets_a_signal_through_or_is_told(
+def test_a_random_start_lets_a_signal_through_or_is_reported(
     tiny: Recipe, tokenizer: Tokenizer, segments: list[Segment]
 ) -> None:
     outcome, _ = start(tiny, tokenizer, segments)
@@ -240,20 +240,20 @@ print(json.dumps([*outcomes, told(100_000_000, 1.0)]))
 
 
 @pytest.mark.slow
-def test_reckoned_memory_is_near_the_measured_and_a_lack_fails(spoken: Path, tokenizer: Tokenizer) -> None:
+def test_estimated_memory_is_near_the_measured_and_a_lack_fails(spoken: Path, tokenizer: Tokenizer) -> None:
     """In a process of its own, as `check` has: earlier tests keep freed memory in this one."""
     command = [sys.executable, "-c", MEASURE, str(spoken), str(tokenizer.folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    measured, reckoned, lacking = json.loads(done.stdout.splitlines()[-1])
+    measured, estimated, lacking = json.loads(done.stdout.splitlines()[-1])
 
     def taken(message: str) -> float:
         number, unit = message.split(" takes ")[1].split()[:2]
         return float(number) * {"GB": 1e9, "MB": 1e6}[unit]
 
-    assert (measured[0], reckoned[0]) == ("pass", "pass")
-    assert "(measured)" in measured[1] and "(reckoned" in reckoned[1]
-    assert taken(reckoned[1]) == pytest.approx(taken(measured[1]), rel=0.5)
+    assert (measured[0], estimated[0]) == ("pass", "pass")
+    assert "(measured)" in measured[1] and "(estimated" in estimated[1]
+    assert taken(estimated[1]) == pytest.approx(taken(measured[1]), rel=0.5)
     assert lacking[0] == "failure"
     assert "trainer.accumulate_grad_batches=" in lacking[2]
 
@@ -271,16 +271,16 @@ def learner(spoken: Path) -> Recipe:
 def test_the_gate_takes_clips_with_words_of_their_own(
     learner: Recipe, tokenizer: Tokenizer, segments: list[Segment]
 ) -> None:
-    chosen = gate_clips(learner, tokenizer, segments)
+    chosen = gate_clips(learner.model, tokenizer, segments)
     assert len({segment.text for segment in chosen}) == 4
-    assert len(gate_clips(learner, tokenizer, [s for s in segments if s.text == segments[0].text])) == 3
+    assert len(gate_clips(learner.model, tokenizer, [s for s in segments if s.text == segments[0].text])) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "cause"),
     [
-        ("silence", "have no sound"),
+        ("silence", "are silent"),
         ("texts of others", "do the texts belong to the recordings"),
         ("rate 0", "nothing is learned at all"),
         ("loss upside down", "a loss below 0"),
@@ -295,7 +295,7 @@ def test_the_gate_stops_what_cannot_be_learned(
     fault: str,
     cause: str,
 ) -> None:
-    clips = gate_clips(learner, tokenizer, segments)
+    clips = gate_clips(learner.model, tokenizer, segments)
     if fault == "silence":
         audio.write(tmp_path / "silence.wav", np.zeros(3 * 16_000, dtype=np.float32))
         clips = [replace(clip, audio=str(tmp_path / "silence.wav"), duration=2.0) for clip in clips]
@@ -322,7 +322,7 @@ def test_the_gate_stops_what_cannot_be_learned(
 def test_the_gate_passes_what_can_learn(
     learner: Recipe, tokenizer: Tokenizer, segments: list[Segment]
 ) -> None:
-    clips = gate_clips(learner, tokenizer, segments)
+    clips = gate_clips(learner.model, tokenizer, segments)
     gate = overfit_gate(learner, tokenizer, clips, 200)
     assert gate.passed, gate
     assert gate.wer == gate.ctc_wer == 0

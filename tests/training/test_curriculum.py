@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from quran_asr.config.schema import Recipe
 from quran_asr.training.curriculum import Curriculum, token_entropy
-from quran_asr.training.module import before_first_sound, first_sound
+from quran_asr.training.module import blanks_while_silent, first_audible_frame
 
 
 def test_entropy_of_equal_tokens_is_the_logarithm_of_their_number() -> None:
@@ -65,7 +65,7 @@ def test_a_path_begins_with_a_blank_and_its_price_is_kept() -> None:
         torch.stack([sum(scores[0, t, token] for t, token in enumerate(path)) for path in allowed]), 0
     )
     lengths = torch.tensor([3]), torch.tensor([1])
-    masked = before_first_sound(scores, torch.tensor([0])).transpose(0, 1)
+    masked = blanks_while_silent(scores, torch.tensor([0])).transpose(0, 1)
     loss = functional.ctc_loss(masked, torch.tensor([[0]]), *lengths, blank=2, reduction="sum")
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
     (gradient,) = torch.autograd.grad(loss, scores)
@@ -73,11 +73,11 @@ def test_a_path_begins_with_a_blank_and_its_price_is_kept() -> None:
     assert torch.isfinite(gradient).all()
 
 
-def test_the_first_sound_is_found_in_its_frame() -> None:
+def test_the_first_audible_frame_is_found() -> None:
     audio = torch.zeros(3, 4 * 1280)
     audio[0, 2 * 1280 + 5 :] = 0.3
     audio[1] = 0.001 * torch.randn(4 * 1280, generator=torch.Generator().manual_seed(0))  # all of it is loud
-    assert first_sound(audio, 1280).tolist() == [2, 0, 0]
+    assert first_audible_frame(audio, 1280).tolist() == [2, 0, 0]
 
 
 def collapsed(path: tuple[int, ...]) -> list[int]:
@@ -94,7 +94,7 @@ def test_a_plateau_that_is_never_left_ends_at_the_latest_step(tiny: Recipe) -> N
     assert course.left_at == settings.latest_step
 
 
-def test_without_a_curriculum_all_is_as_the_recipe_says() -> None:
+def test_without_a_curriculum_all_is_as_in_the_recipe() -> None:
     course = Curriculum(token_entropy=4.0)
     assert course.ctc_weight(None, 1, 1000, 0.3) == 0.3
     assert course.longest_seconds(None, 1, 20.0) is None

@@ -94,7 +94,7 @@ def test_two_processes_have_the_losses_of_one_and_a_run_goes_from_one_to_two_and
     together, said = train(*words, *TWO)
     assert len([row for row in measured(alone) if row["split"] == "train"]) == 12
     same_losses(alone, together)
-    assert said.count("run folder") == 1, "only the first process speaks"
+    assert said.count("run folder") == 1, "only the first process reports"
     assert together.read_json("environment.json")["processes"] == 2
     heard, heard_alone = (read_transcripts(run.transcripts) for run in (together, alone))
     assert [clip.segment for clip in heard] == [clip.segment for clip in heard_alone], "each clip once"
@@ -109,7 +109,7 @@ def test_two_processes_have_the_losses_of_one_and_a_run_goes_from_one_to_two_and
     same_losses(alone, moving)
 
 
-def test_torchrun_starts_a_training_and_clips_that_come_twice_are_told(
+def test_torchrun_starts_a_training_and_clips_that_come_twice_are_reported(
     words: list[str], spoken: Path
 ) -> None:
     odd = spoken.with_name("odd.jsonl")

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parent / "step_memory.py"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process's peak there")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux reports a process's peak there")
 def test_the_estimate_is_within_a_third_of_a_real_step() -> None:
     words = ("quickstart", "16", "10", "model.encoder.dropout=0.1", "model.encoder.dropout_att=0.1")
     given_back = {

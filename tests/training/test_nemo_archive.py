@@ -261,7 +261,7 @@ def test_a_planted_pickle_does_not_run(
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04" + b"\0" * 600])
-def test_what_is_no_archive_is_one_clear_error(content: bytes, tmp_path: Path) -> None:
+def test_what_is_not_an_archive_is_one_clear_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.nemo"
     path.write_bytes(content)
     with pytest.raises(QuranAsrError, match=r"not a whole \.nemo archive|has no"):
@@ -271,7 +271,7 @@ def test_what_is_no_archive_is_one_clear_error(content: bytes, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_a_torn_archive_is_said_to_be_torn(make: Make, share: float) -> None:
+def test_a_torn_archive_is_reported_to_be_torn(make: Make, share: float) -> None:
     path = make()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])

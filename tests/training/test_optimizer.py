@@ -189,7 +189,7 @@ def test_a_stop_changes_nothing(go: Go, stopped_at: int) -> None:
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
 
 
-def test_where_nothing_is_fresh_all_learn_alike_and_that_is_said(go: Go) -> None:
+def test_where_nothing_is_fresh_all_learn_alike_and_that_is_reported(go: Go) -> None:
     findings: list[Finding] = []
     run = go("quran.vocabulary_size=60", "trainer.max_steps=2", keep_tokens=True, findings=findings)
     assert "nothing-fresh" in {finding.code for finding in findings}

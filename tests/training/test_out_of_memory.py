@@ -100,7 +100,7 @@ UNDISTURBED = [
 
 
 @pytest.mark.parametrize("good", [0, 3, 4], ids=["first-batch", "begin-of-epoch", "mid-epoch"])
-def test_a_training_goes_on_with_half_the_batch_and_the_same_steps(run: Run, good: int) -> None:
+def test_a_training_continues_with_half_the_batch_and_the_same_steps(run: Run, good: int) -> None:
     memory = Memory(good)
     folder, told = run(memory=memory)
     assert [one.code for one in told if one.severity == "warning"] == ["out-of-memory"]
@@ -150,7 +150,7 @@ def test_one_clip_that_is_too_much_is_named(run: Run, segments: list[Segment]) -
     assert "model.train_ds.max_duration=" in caught.value.remedy
 
 
-def test_a_validation_is_heard_in_halves(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_validation_batch_is_halved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = run("trainer.max_epochs=1")
     encode = TrainingModule.encode
 

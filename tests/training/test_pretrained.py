@@ -288,7 +288,7 @@ def test_a_short_name_is_downloaded_recorded_and_used_again_without_the_hub(
     assert hub.asked == []
 
 
-def test_a_hub_that_tells_no_sha256_and_no_commit_is_downloaded_all_the_same(hub: Hub, place: Path) -> None:
+def test_a_hub_without_sha256_and_commit_is_downloaded_all_the_same(hub: Hub, place: Path) -> None:
     hub.tells_sha256, hub.commit = False, None
     assert find_pretrained(NAME).source == f"{hub.url}/nvidia/{NAME}/resolve/main/{NAME}.nemo"
     assert json.loads(place.with_name(f"{place.name}.json").read_text())["sha256"] == SHA256
@@ -341,7 +341,7 @@ def test_the_token_is_never_sent_over_plain_http(hub: Hub, monkeypatch: pytest.M
     assert authorizations(hub) == {"api": None, "nvidia": None, "content": None}
 
 
-def test_who_needs_a_token_over_plain_http_is_told_why_none_was_sent(
+def test_over_plain_http_no_token_is_sent_and_the_reason_is_reported(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -373,7 +373,7 @@ def test_a_password_in_the_endpoint_reaches_the_hub_and_no_file_and_no_message(
 
 
 @pytest.mark.parametrize("endpoint", ["hub.example.org", "file:///etc", "https://", "http://[::1"])
-def test_an_endpoint_that_is_no_address_is_named_without_its_text(
+def test_an_endpoint_that_is_not_an_address_is_named_without_its_text(
     endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
@@ -675,12 +675,12 @@ def test_a_file_that_is_longer_than_announced_is_refused(hub: Hub, place: Path) 
 def test_a_file_with_another_sha256_is_refused(hub: Hub, place: Path) -> None:
     hub.listed = {"sha256": "0" * 64}
     said = complaint(NAME)
-    assert f"sha256 {SHA256[:12]}..., and the server says 000000000000..." in said.what
+    assert f"sha256 {SHA256[:12]}..., and the server has 000000000000..." in said.what
     assert left(place) == set()
     assert len(hub.file_requests()) == 1
 
 
-def test_html_instead_of_a_file_is_told_and_not_kept(hub: Hub, place: Path) -> None:
+def test_html_instead_of_a_file_is_reported_and_not_kept(hub: Hub, place: Path) -> None:
     hub.for_file = [page]
     assert "HTML" in complaint(NAME).what
     assert left(place) == set()
@@ -695,7 +695,9 @@ def test_html_in_the_middle_does_not_get_into_the_file(hub: Hub, place: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"version https://git-lfs", b"", bytes(10240)])
-def test_content_that_is_no_archive_is_told_and_not_kept(hub: Hub, place: Path, content: bytes) -> None:
+def test_content_that_is_not_an_archive_is_reported_and_not_kept(
+    hub: Hub, place: Path, content: bytes
+) -> None:
     hub.files = {f"{NAME}.nemo": content}
     assert "no .nemo archive" in complaint(NAME).what
     assert left(place) == set()
@@ -724,7 +726,7 @@ def test_404_names_the_nearest_model(hub: Hub, cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_an_unknown_revision_is_told(hub: Hub) -> None:
+def test_an_unknown_revision_is_reported(hub: Hub) -> None:
     hub.for_listing = [status(404, X_Error_Code="RevisionNotFound")]
     assert complaint(f"{NAME}@v9").what == f"`nvidia/{NAME}` has no revision `v9`"
 
@@ -733,7 +735,7 @@ def test_an_unknown_revision_is_told(hub: Hub) -> None:
     ("number", "headers"),
     [(401, {"X_Error_Code": "GatedRepo"}), (403, {"X_Error_Code": "GatedRepo"}), (403, {})],
 )
-def test_a_gated_model_says_where_to_accept_and_how_to_log_in(
+def test_a_gated_model_reports_where_to_accept_and_how_to_log_in(
     hub: Hub, number: int, headers: dict[str, str]
 ) -> None:
     hub.for_listing = [status(number, **headers)]
@@ -742,7 +744,7 @@ def test_a_gated_model_says_where_to_accept_and_how_to_log_in(
     assert f"accept the conditions at {hub.url}/nvidia/{NAME} and log in with `hf auth login`" in said.remedy
 
 
-def test_401_may_also_mean_that_there_is_no_such_model(hub: Hub) -> None:
+def test_401_may_also_mean_that_there_is_not_a_such_model(hub: Hub) -> None:
     """What the real hub answers to those who are not logged in, for private and missing models alike."""
     hub.for_listing = [status(401, X_Error_Code="RepoNotFound")]
     said = complaint("stt_ar_fastconformer_hybrid_large_pcd")
@@ -751,7 +753,7 @@ def test_401_may_also_mean_that_there_is_no_such_model(hub: Hub) -> None:
     assert "hf auth login" in said.remedy
 
 
-def test_429_waits_as_long_as_asked_and_then_goes_on(hub: Hub, waits: list[float]) -> None:
+def test_429_waits_as_long_as_asked_and_then_continues(hub: Hub, waits: list[float]) -> None:
     hub.for_file = [status(429, Retry_After="7")]
     assert find_pretrained(NAME).sha256 == SHA256
     assert len(waits) == 1
@@ -777,7 +779,7 @@ def test_a_hub_in_trouble_is_reported_and_may_be_asked_again(hub: Hub, number: i
 
 
 @pytest.mark.parametrize("number", [400, 410, 418])
-def test_other_answers_are_told_at_once(hub: Hub, waits: list[float], number: int) -> None:
+def test_other_answers_are_reported_at_once(hub: Hub, waits: list[float], number: int) -> None:
     hub.for_file = [status(number)]
     assert f"answers HTTP {number}" in complaint(NAME).what
     assert waits == []
@@ -793,7 +795,7 @@ def test_an_answer_without_a_file_is_refused(hub: Hub, place: Path, number: int)
 # Offline
 
 
-def test_offline_without_a_cache_says_what_to_download_and_where_to_put_it(
+def test_offline_without_a_cache_names_what_to_download_and_where_to_put_it(
     place: Path,
 ) -> None:
     said = complaint(NAME)
@@ -869,7 +871,7 @@ def test_a_file_is_read_again_only_when_its_length_or_time_of_change_is_another(
     assert read == [place]
 
 
-def test_a_record_that_is_none_is_told(hub: Hub, place: Path) -> None:
+def test_a_record_that_is_none_is_reported(hub: Hub, place: Path) -> None:
     find_pretrained(NAME)
     place.with_name(f"{place.name}.json").write_text("{}")
     assert "is not the record of a download" in complaint(NAME).what
@@ -904,7 +906,7 @@ def test_a_file_in_hugging_faces_cache_that_is_not_its_sha256_is_refused(cache: 
 # The disk
 
 
-def test_too_little_space_is_told_before_the_download(
+def test_too_little_space_is_reported_before_the_download(
     hub: Hub, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
@@ -912,13 +914,13 @@ def test_too_little_space_is_told_before_the_download(
     assert left(place) == set()
 
 
-def test_a_cache_that_cannot_be_written_is_told(hub: Hub, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(hub: Hub, cache: Path) -> None:
     cache.write_text("a file")
     assert "cannot be written" in complaint(NAME).what
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_told_and_not_taken_for_a_broken_line(
+def test_a_full_disk_is_reported_and_not_taken_for_a_broken_line(
     hub: Hub, place: Path, waits: list[float]
 ) -> None:
     place.parent.mkdir(parents=True)
@@ -956,7 +958,7 @@ def test_a_path_that_is_missing_is_never_taken_for_a_name(
     assert hub.asked == []
 
 
-def test_a_file_that_is_no_nemo_or_no_archive_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_nemo_or_no_archive_is_reported(tmp_path: Path) -> None:
     put(tmp_path / "last.ckpt", b"x")
     put(tmp_path / "empty.nemo", b"")
     assert complaint(str(tmp_path / "last.ckpt")).what == "is not a .nemo file"
@@ -975,7 +977,7 @@ def test_a_run_gives_its_best_nemo(tmp_path: Path) -> None:
     assert str(run) in complaint(str(run.parent)).remedy
 
 
-def test_a_folder_that_is_no_run_is_told_and_its_model_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_reported_and_its_model_named(tmp_path: Path) -> None:
     put(tmp_path / "clone" / "model.nemo", WHOLE)
     assert str(tmp_path / "clone" / "model.nemo") in complaint(str(tmp_path / "clone")).remedy
 
@@ -989,7 +991,7 @@ def test_a_folder_that_is_called_like_a_model_does_not_stand_in_its_way(
 
 
 @pytest.mark.parametrize("name", ["", " "])
-def test_an_empty_name_says_that_a_variable_was_not_set(name: str) -> None:
+def test_an_empty_name_reports_a_variable_that_was_not_set(name: str) -> None:
     said = complaint(name)
     assert "is empty, as from a shell variable that is not set" in said.what
     assert "init_from_pretrained_model=null" in said.remedy

@@ -89,7 +89,9 @@ def test_a_step_that_writes_no_line_waits_for_no_device(
             ],
         )
         run = create_run(tmp_path, "run")
-        clips = ClipSet(tokenize(segments, tokenizer), cache_bytes=1 << 30, recipe=recipe)
+        clips = ClipSet(
+            tokenize(segments, tokenizer), cache_bytes=1 << 30, training=True, augment=recipe.quran.augment
+        )
         module = TrainingModule(
             build_model(recipe, tokenizer.folder), recipe, clips, clips, lambda finding: None
         )

@@ -40,7 +40,7 @@ def test_more_tokens_than_the_text_has_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_copy_says_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_copy_gives_the_same_tokens(tokenizer: Tokenizer, tmp_path: Path) -> None:
     copy = copy_tokenizer(tokenizer.folder, tmp_path / "copy")
     assert copy.pieces == tokenizer.pieces
     assert (tmp_path / "copy" / "vocab.txt").read_text() == (tokenizer.folder / "vocab.txt").read_text()

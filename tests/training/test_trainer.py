@@ -138,7 +138,7 @@ def test_the_guides_one_liner_finds_the_best_model(go: Go, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_clip_that_breaks_is_named_once_and_training_goes_on(go: Go, segments: list[Segment]) -> None:
+def test_a_clip_that_breaks_is_named_once_and_training_continues(go: Go, segments: list[Segment]) -> None:
     broken = replace(segments[0], audio="/nowhere/112001.mp3")
     ended, findings = go(clips=[broken, *segments[1:]])
     assert ended.steps == 6
@@ -233,7 +233,7 @@ def test_clips_that_can_none_be_read_are_one_error(go: Go, segments: list[Segmen
 
 
 @pytest.mark.slow
-def test_a_stalled_start_is_said_once_while_it_trains(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_start_is_reported_once_while_it_trains(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule is tested in tests/experiments/test_diagnostics.py; here its thousand steps are four."""
     from quran_asr.experiments.diagnostics import not_learning
 
@@ -248,7 +248,7 @@ def test_a_stalled_start_is_said_once_while_it_trains(go: Go, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_sign_of_stop_on_ends_the_training_and_resume_goes_on(
+def test_a_diagnosis_of_stop_on_ends_the_training_and_resume_continues(
     spoken: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
     """A rate at which nothing can be learned; the sign comes at a validation, after 20 lines of training."""
@@ -342,7 +342,7 @@ def wait_for_steps(place: Path, process: subprocess.Popen[str], steps: int) -> R
 
 
 @pytest.mark.slow
-def test_a_checkpoint_hears_what_its_nemo_hears(go: Go, segments: list[Segment]) -> None:
+def test_a_checkpoint_gives_the_words_of_its_nemo(go: Go, segments: list[Segment]) -> None:
     ended, _ = go()
     best = ended.run.best_nemo()
     checkpoint = ended.run.best_checkpoint()

@@ -332,7 +332,7 @@ def test_an_impossible_clip_costs_inf(engine):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-def test_the_engine_for_gpus_says_where_it_does_not_run(monkeypatch):
+def test_the_engine_for_gpus_reports_where_it_does_not_run(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     joint, batch = RNNTJoint(12), Batch([5, 7], [2, 4], dtype=torch.float32)
     with pytest.raises(QuranAsrError, match="triton"):

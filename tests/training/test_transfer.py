@@ -52,7 +52,7 @@ def start(
     archive = read_archive(path)
     weights = read_weights(archive)
     return transfer(
-        model, recipe, archive.config, weights, archive.pieces, path.name, allow_partial=allow_partial
+        model, recipe.model, archive.config, weights, archive.pieces, path.name, allow_partial=allow_partial
     )
 
 
@@ -107,7 +107,7 @@ def test_equal_shapes_of_other_tokens_stay_fresh(tiny: Recipe, tokenizer: Tokeni
     assert archive.pieces is not None
     swapped = [archive.pieces[0], archive.pieces[2], archive.pieces[1], *archive.pieces[3:]]
     before = model.joint.joint_net[2].weight.detach().clone()
-    transfer(model, tiny, archive.config, read_weights(archive), swapped, "swapped")
+    transfer(model, tiny.model, archive.config, read_weights(archive), swapped, "swapped")
     assert torch.equal(model.joint.joint_net[2].weight[:-1], before[:-1])
     assert torch.equal(model.joint.joint_net[2].weight[-1], source.joint.joint_net[2].weight[-1])
 
@@ -124,7 +124,9 @@ def test_an_offline_transducer_into_a_streaming_hybrid(
     assert len(norms) == 2 * tiny.model.encoder.n_layers
     for name in norms:
         assert found[name] == "fresh"
-        assert torch.equal(model.get_parameter(name), before[name]), "a batch norm's scale is no layer norm's"
+        assert torch.equal(model.get_parameter(name), before[name]), (
+            "a batch norm's scale is not a layer norm's"
+        )
     assert found["ctc_decoder.decoder_layers.0.weight"] == "fresh"
     assert found["joint.joint_net.2.weight"] == "copied", "the tokens are the same here"
     assert {finding.code for finding in planned.differences} >= {
@@ -177,7 +179,7 @@ def test_the_shift_and_the_features_level_bring_the_subsampling_nearer_to_the_so
         return correlation(wanted[0], found[0])
 
     archive = read_archive(tmp_path / "offline.nemo")
-    arguments = (model, wide, archive.config, read_weights(archive), archive.pieces, "offline")
+    arguments = (model, wide.model, archive.config, read_weights(archive), archive.pieces, "offline")
     random_start = nearness(normalised)
     transfer(*arguments)
     shifted, raw_features = nearness(normalised), nearness(raw)
@@ -270,11 +272,11 @@ def test_too_little_is_refused_and_nothing_is_overwritten(
     )
 
 
-def test_what_is_no_fastconformer_is_named(
+def test_what_is_not_a_fastconformer_is_named(
     model: EncDecHybridRNNTCTCBPEModel, tiny: Recipe, tokenizer: Tokenizer
 ) -> None:
     with pytest.raises(QuranAsrError, match="not a FastConformer"):
-        transfer(model, tiny, {"encoder": {"_target_": "nemo...ConvASREncoder"}}, {}, None, "quartznet")
+        transfer(model, tiny.model, {"encoder": {"_target_": "nemo...ConvASREncoder"}}, {}, None, "quartznet")
 
 
 @pytest.mark.parametrize("kind", ["offline", "streaming"])

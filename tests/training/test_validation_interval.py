@@ -64,7 +64,7 @@ def test_some_epochs_go_without_and_a_resumed_run_keeps_to_it(
     assert validated(run) == [0]
     go(-1, run.last_checkpoint())
     assert validated(run) == [0, 4, 6]
-    assert [finding.code for finding in told].count("validation-pace") == 1, "3 after 4 changes nothing"
+    assert [finding.code for finding in told].count("validation-interval") == 1, "3 after 4 changes nothing"
     assert "validating every 4 epochs, and in the last" in next(
         f.message for f in told if "epochs" in f.message
     )

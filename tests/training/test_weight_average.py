@@ -52,7 +52,7 @@ def test_without_a_decay_nothing_is_kept_or_changed() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
-def test_a_mean_goes_on_from_a_checkpoint(decay: float) -> None:
+def test_a_mean_continues_from_a_checkpoint(decay: float) -> None:
     layer = nn.Linear(3, 2)
     average = WeightAverage(decay, layer.parameters())
     resumed = WeightAverage(decay, nn.Linear(3, 2).parameters())

@@ -45,11 +45,11 @@ def made_clips(count: int, seconds: tuple[float, float], spelling: str, folder: 
     segments = []
     for number in range(count):
         duration = round(lengths.uniform(*seconds), 2)
-        first, spoken = lengths.randrange(len(words) - 1000), max(1, round(WORDS_A_SECOND * duration))
+        first, length = lengths.randrange(len(words) - 1000), max(1, round(WORDS_A_SECOND * duration))
         path = folder / f"{number:04}.wav"
         samples = noise.normal(0.0, 0.05, round(duration * SAMPLE_RATE)).astype(np.float32)
         audio.write(path, samples)
-        text = " ".join(words[first : first + spoken])
+        text = " ".join(words[first : first + length])
         segments.append(Segment(str(path), 0.0, duration, (), text, ""))
     return segments
 

@@ -5,7 +5,7 @@
 prints one JSON object. Both go through the same `RNNTJoint` of NeMo with the same tensors, forwards and
 backwards. Seconds are CPU time on a CPU and time on the clock, after waiting for the device, on CUDA; always
 the median of several steps after one that is not counted. Bytes are those newly held at the highest point
-between the joint's inputs and their gradients: on CUDA what torch's allocator says, on a CPU the growth of
+between the joint's inputs and their gradients: on CUDA what torch's allocator reports, on a CPU the growth of
 the resident memory while nothing that is freed is kept (Linux with glibc; elsewhere it is not measured). That
 counts what numba and the matrix library allocate, too.
 """
@@ -120,7 +120,7 @@ def median_seconds(step: Callable[[], object], device: torch.device, repeats: in
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
-    """Most bytes that a step holds in addition to what was held before; None where nothing can tell."""
+    """Most bytes that a step holds in addition to what was held before; None where it cannot be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

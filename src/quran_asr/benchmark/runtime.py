@@ -58,15 +58,15 @@ class Task:
         return look_ahead_ms / 1000 + self.models.bundle.frame_seconds
 
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def compare(task: Task, say: Say, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def compare(task: Task, report: Report, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Measure all recognizers.
 
     Args:
         task: what to measure.
-        say: called with what is measured next.
+        report: called with what is measured next.
         keep: called with the figures so far, at each stage.
 
     Raises:
@@ -77,7 +77,7 @@ def compare(task: Task, say: Say, keep: Callable[[dict[str, Any]], None]) -> dic
         figures: dict[str, dict[str, Any]] = {}
         document = {**_about(task), "workers": figures}
         for name, (module, setup) in _setups(task).items():
-            say(f"{name}: cold start to the words of a file")
+            report(f"{name}: cold start to the words of a file")
             began = time.perf_counter()
             loader = f"{__package__}.{module}:load"
             workers[name] = processes.enter_context(started(name, loader, setup, task.threads))
@@ -87,20 +87,20 @@ def compare(task: Task, say: Say, keep: Callable[[dict[str, Any]], None]) -> dic
                 "cold_start": {"wall_seconds": wall, "cpu_seconds": cpu},
                 "memory": {"loaded_bytes": workers[name]("memory")["used"]},
             }
-        _speed(task, workers, figures, say)
+        _speed(task, workers, figures, report)
         keep(document)
         if task.trained and task.recited:
-            _latency(task, workers, figures, say)
+            _latency(task, workers, figures, report)
             keep(document)
         for name, worker in workers.items():
             memory = figures[name]["memory"]
             memory["peak_bytes"] = worker("memory")["peak"]
             if task.minutes:
-                say(f"{name}: memory over {task.minutes:g} minutes")
+                report(f"{name}: memory over {task.minutes:g} minutes")
                 used = worker("long", files=list(task.files), look_ahead_ms=task.narrow, minutes=task.minutes)
                 memory |= {"by_minute_bytes": used, "growth_bytes": used[-1] - used[0]}
             if task.most_streams:
-                figures[name]["streams"] = _most_streams(task, name, worker, say)
+                figures[name]["streams"] = _most_streams(task, name, worker, report)
             keep(document)
     return document
 
@@ -134,7 +134,9 @@ def _setups(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
     return {name: (module, {**setup, "threads": threads}) for name, (module, setup) in setups.items()}
 
 
-def _speed(task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[str, Any]], say: Say) -> None:
+def _speed(
+    task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[str, Any]], report: Report
+) -> None:
     """Real-time factors, whole and per look-ahead: a round to warm up, then rounds that count."""
     files = list(task.files)
     jobs: list[tuple[str, dict[str, Any]]] = [("whole", {"files": files})]
@@ -146,7 +148,7 @@ def _speed(task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[st
             worker(do, **{**arguments, "files": files[:1]})
         for number in range(task.rounds):
             for name, worker in workers.items():
-                say(f"{name}: {do} {way}, round {number + 1} of {task.rounds}")
+                report(f"{name}: {do} {way}, round {number + 1} of {task.rounds}")
                 found[name].append(worker(do, **arguments))
         for name, runs in found.items():
             row = {
@@ -163,12 +165,14 @@ def _speed(task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[st
                 streaming[str(arguments["look_ahead_ms"])] = row
 
 
-def _latency(task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[str, Any]], say: Say) -> None:
+def _latency(
+    task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[str, Any]], report: Report
+) -> None:
     recognizer = Recognizer(task.models.bundle, threads=task.threads)
     references = [recognizer.recognize(file).words for file in task.files]
     for ms in task.look_aheads_ms:
         for name, worker in workers.items():
-            say(f"{name}: latency at {ms} ms")
+            report(f"{name}: latency at {ms} ms")
             clips = worker("results", files=list(task.files), look_ahead_ms=ms)
             shown: list[float] = []
             committed: list[float] = []
@@ -183,13 +187,13 @@ def _latency(task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[
             }
 
 
-def _most_streams(task: Task, name: str, worker: Worker, say: Say) -> dict[str, Any]:
+def _most_streams(task: Task, name: str, worker: Worker, report: Report) -> dict[str, Any]:
     """The most streams that one process advances by a chunk in less than the duration of the chunk."""
     ms, chunk = task.narrow, task.chunk(task.narrow)
     steps: dict[int, float] = {}
 
     def in_time(count: int) -> bool:
-        say(f"{name}: {count} streams at {ms} ms")
+        report(f"{name}: {count} streams at {ms} ms")
         arguments = {"files": list(task.files), "look_ahead_ms": ms, "count": count, "chunk": chunk}
         found = worker("streams", **arguments, steps=task.rounds + 2)
         steps[count] = found["cpu"] / task.threads

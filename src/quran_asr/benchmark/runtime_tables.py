@@ -7,22 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Model
 from quran_asr.errors import QuranAsrError
 
 PRESETS = {"30M": "small", "114M": "base", "quickstart": "quickstart"}
 """Name -> the recipe whose size is taken, with random weights."""
 
 
-def look_aheads_of(recipe: Recipe) -> tuple[int, ...]:
+def look_aheads_of(model: Model) -> tuple[int, ...]:
     """The look-aheads in milliseconds that a recipe's model is trained with, the widest first."""
-    model = recipe.model
     frame = round(1000 * model.preprocessor.window_stride * model.encoder.subsampling_factor)
     return tuple(sorted({frame * right for _, right in model.encoder.att_context_size}, reverse=True))
 
 
 def refuse_other_look_aheads(wanted: Sequence[int], known: Sequence[int], where: str) -> None:
-    """Refuse a look-ahead in milliseconds that a model lacks, before it is written for all sides.
+    """Refuse a look-ahead in milliseconds that a model lacks, before it is written for all systems.
 
     Raises:
         QuranAsrError: it lacks one; names those that it has.
@@ -43,11 +42,11 @@ def word_delays(
 
     Args:
         ends: words with their ends in seconds.
-        changes: whenever what is shown changed: `heard` (seconds of sound needed so far), `cpu` (seconds of
-            computing in that step), `text`, `committed` (words that stay; None where a side does not tell).
+        changes: each change of the shown text: `audio_seconds` (audio needed so far), `cpu` (seconds of
+            computing in that step), `text`, `committed` (words that stay; None where unknown).
 
     Returns:
-        Of each word that is in the last text too, and at its place: sound that was heard when it first stood
+        Of each word that is in the last text too, and at its place: the audio consumed when it first stood
         where it stands in the end, and computing, less its end.
     """
     if not changes:
@@ -60,12 +59,12 @@ def word_delays(
             end, at = ends[block.a + place][1], block.b + place
             shown = stays = None
             for change in changes:
-                moment = change["heard"] + change["cpu"] - end
+                delay = change["audio_seconds"] + change["cpu"] - end
                 words = change["text"].split()
                 if shown is None and len(words) > at and words[at] == final[at]:
-                    shown = moment
+                    shown = delay
                 if stays is None and change["committed"] is not None and change["committed"] > at:
-                    stays = moment
+                    stays = delay
             assert shown is not None
             delays.append((shown, stays))
     return delays
@@ -103,8 +102,8 @@ def table(figures: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, 
 
 
 def _cells(workers: Mapping[str, Any], path: str, show: Callable[[float], str]) -> list[str]:
-    """One figure of each side, `-` where there is none. The smallest is best, of streams the largest."""
-    values = [_at(side, path) for side in workers.values()]
+    """One figure of each system, `-` where there is none. The smallest is best, of streams the largest."""
+    values = [_at(worker, path) for worker in workers.values()]
     known = [value for value in values if value is not None]
     best = (max if show is _count else min)(known, default=None)
     return ["-" if value is None else show(value) + ("*" if value == best else "") for value in values]

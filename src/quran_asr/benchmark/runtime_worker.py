@@ -29,25 +29,25 @@ PIECE_SECONDS = 0.02
 class Shown:
     """What a recognizer shows after a step."""
 
-    heard: float
+    audio_seconds: float
     """Seconds of audio that it has consumed."""
     texts: Sequence[str]
     """Of each stream, all words so far."""
     committed: Sequence[int] | None = None
-    """How many of these words can no longer change; None if the recognizer does not tell."""
+    """How many of these words can no longer change; None if the recognizer does not report it."""
 
 
 class Recognizer(Protocol):
-    """A recognizer that is measured. It uses as many threads as its setup says."""
+    """A recognizer that is measured. It uses as many threads as its setup asks for."""
 
     def whole(self, files: Sequence[str]) -> list[str]:
         """The words of each file, at the widest look-ahead."""
 
-    def listen(self, sounds: Sequence[Samples], look_ahead_ms: int, piece: int | None) -> Iterator[Shown]:
-        """Recognize streams side by side; the last step comes after their end.
+    def listen(self, recordings: Sequence[Samples], look_ahead_ms: int, piece: int | None) -> Iterator[Shown]:
+        """Recognize streams in parallel; the last step comes after their end.
 
         Args:
-            sounds: float32 at 16 kHz, all of the same length.
+            recordings: float32 at 16 kHz, all of the same length.
             look_ahead_ms: one of the model's.
             piece: samples to hand over at a time; None takes what the look-ahead needs at once.
         """
@@ -67,11 +67,11 @@ class RuntimeWorker:
 
     def stream(self, files: list[str], look_ahead_ms: int) -> dict[str, Any]:
         """Recognize files one after another, each as a stream, chunk by chunk as fast as possible."""
-        sounds = [audio.read(file) for file in files]
+        recordings = [audio.read(file) for file in files]
         texts = []
         with Timer() as timer:
-            for sound in sounds:
-                *_, last = self._recognizer.listen([sound], look_ahead_ms, None)
+            for recording in recordings:
+                *_, last = self._recognizer.listen([recording], look_ahead_ms, None)
                 texts.append(last.texts[0])
         return {"texts": texts, **timer.figures}
 
@@ -89,7 +89,14 @@ class RuntimeWorker:
                 spent = time.process_time() - began
                 now = (shown.texts[0], None if shown.committed is None else shown.committed[0])
                 if now != before:
-                    changes.append({"heard": shown.heard, "cpu": spent, "text": now[0], "committed": now[1]})
+                    changes.append(
+                        {
+                            "audio_seconds": shown.audio_seconds,
+                            "cpu": spent,
+                            "text": now[0],
+                            "committed": now[1],
+                        }
+                    )
                     before = now
                 began = time.process_time()
             found.append(changes)
@@ -97,10 +104,10 @@ class RuntimeWorker:
 
     def long(self, files: list[str], look_ahead_ms: int, minutes: float) -> list[int]:
         """Memory in bytes that is in use during one long stream: at the end of each minute."""
-        sound = repeated(files, 60 * minutes)
+        recording = repeated(files, 60 * minutes)
         used: list[int] = []
-        for shown in self._recognizer.listen([sound], look_ahead_ms, None):
-            if shown.heard >= 60 * (len(used) + 1):
+        for shown in self._recognizer.listen([recording], look_ahead_ms, None):
+            if shown.audio_seconds >= 60 * (len(used) + 1):
                 used.append(resident_bytes())
         return used or [resident_bytes()]
 
@@ -109,8 +116,8 @@ class RuntimeWorker:
     ) -> dict[str, Any]:
         """Median CPU and wall seconds to advance `count` streams by one chunk (seconds)."""
         seconds = chunk * (steps + WARM_UP + 2)
-        sound = repeated(files, seconds + count)
-        shifted = [sound[i * SAMPLE_RATE :][: round(seconds * SAMPLE_RATE)] for i in range(count)]
+        recording = repeated(files, seconds + count)
+        shifted = [recording[i * SAMPLE_RATE :][: round(seconds * SAMPLE_RATE)] for i in range(count)]
         cpu, wall = [], []
         following = self._recognizer.listen(shifted, look_ahead_ms, None)
         for number in range(WARM_UP + steps):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from quran_asr.benchmark.clips import Clips, chosen_clips, in_batches, made_clips
-from quran_asr.benchmark.training_tables import SIDES, Measured, Preset, StepTime, ratios
+from quran_asr.benchmark.training_tables import SYSTEMS, Measured, Preset, StepTime, ratios
 from quran_asr.benchmark.training_worker import Setup
 from quran_asr.benchmark.worker import Worker, started
 from quran_asr.config.architecture import of_recipe
@@ -87,12 +87,12 @@ OnResult = Callable[[dict[str, Any]], None]
 
 
 def compare(
-    task: Task, say: Callable[[str], None], on_result: OnResult, *, alone: bool = True
+    task: Task, report: Callable[[str], None], on_result: OnResult, *, alone: bool = True
 ) -> dict[str, Any]:
     """Measure stock NeMo and ours on a preset.
 
     Args:
-        say: called with what is measured next.
+        report: called with what is measured next.
         alone: also time joint and loss alone, and one of our validations.
 
     Raises:
@@ -100,35 +100,35 @@ def compare(
     """
     with prepared(task) as (clips, tokenizer):
         about = _about(task, clips, tokenizer)
-        measured = {side: Measured() for side in SIDES}
+        measured = {system: Measured() for system in SYSTEMS}
 
         def result() -> dict[str, Any]:
             costs = (about["batch"]["audio_seconds"], about["batch"]["flops"], about.get("peak_flops"))
-            figures = {side: measured[side].figures(*costs) for side in SIDES}
+            figures = {system: measured[system].figures(*costs) for system in SYSTEMS}
             return {**about, **figures, "ratio": ratios(figures["stock"], figures["ours"])}
 
         with ExitStack() as processes:
             workers = {}
-            for side in SIDES:
-                say(f"starting {side}")
-                workers[side] = processes.enter_context(_worker(task, side, clips, tokenizer.folder))
+            for system in SYSTEMS:
+                report(f"starting {system}")
+                workers[system] = processes.enter_context(_worker(task, system, clips, tokenizer.folder))
             about |= _same(workers, task)
             for number in range(task.rounds):
-                for side in SIDES:
-                    say(f"{side}: round {number + 1} of {task.rounds}, {task.steps} steps")
-                    measured[side].steps += workers[side]("steps", task.steps)
+                for system in SYSTEMS:
+                    report(f"{system}: round {number + 1} of {task.rounds}, {task.steps} steps")
+                    measured[system].steps += workers[system]("steps", task.steps)
                     on_result(result())
             for number in range(task.rounds if alone else 0):
-                for side in SIDES:
-                    say(f"{side}: joint and loss alone, {number + 1} of {task.rounds}")
-                    measured[side].losses.append(workers[side]("loss"))
+                for system in SYSTEMS:
+                    report(f"{system}: joint and loss alone, {number + 1} of {task.rounds}")
+                    measured[system].losses.append(workers[system]("loss"))
                     on_result(result())
             if alone:
-                say("ours: a validation")
+                report("ours: a validation")
                 about["validation_seconds_per_hour"] = workers["ours"]("validation")
-            for side in SIDES:
-                say(f"{side}: memory of the loss")
-                measured[side].loss_peak_bytes, measured[side].peak_bytes = workers[side]("memory")
+            for system in SYSTEMS:
+                report(f"{system}: memory of the loss")
+                measured[system].loss_peak_bytes, measured[system].peak_bytes = workers[system]("memory")
             on_result(result())
         return result()
 
@@ -162,12 +162,12 @@ def calibration(task: Task, figures: dict[str, Any]) -> Calibration:
     return measured_by(task.recipe, figures["device"], batch, step, validation, figures["date"][:10])
 
 
-def precisions(task: Task, say: Callable[[str], None], steps: int = AFTER_STEPS) -> dict[str, Any]:
+def precisions(task: Task, report: Callable[[str], None], steps: int = AFTER_STEPS) -> dict[str, Any]:
     """Our training in float32 and in bf16 from the same weights: time of a step, loss after equal steps."""
     found: dict[str, Any] = {}
     with prepared(task) as (clips, tokenizer):
         for name, precision in (("fp32", 32), ("bf16", "bf16-mixed")):
-            say(f"ours in {name}: {steps} steps")
+            report(f"ours in {name}: {steps} steps")
             with _worker(task, "ours", clips, tokenizer.folder) as worker:
                 timed: list[StepTime] = worker("steps", steps, precision)
             last, times = timed[-LAST_LOSSES:], sorted(step.seconds for step in timed)
@@ -196,11 +196,11 @@ def prepared(task: Task) -> Iterator[tuple[Clips, Tokenizer]]:
 
 
 def _worker(
-    task: Task, side: str, clips: Clips, tokenizer: Path
+    task: Task, system: str, clips: Clips, tokenizer: Path
 ) -> contextlib.AbstractContextManager[Worker]:
     """The process of stock NeMo or of ours."""
     setup = Setup(
-        side,
+        system,
         task.preset.recipe,
         task.words(),
         tokenizer,
@@ -209,7 +209,7 @@ def _worker(
         task.device,
         task.threads,
     )
-    return started(side, f"{__package__}.training_worker:load", setup, task.threads)
+    return started(system, f"{__package__}.training_worker:load", setup, task.threads)
 
 
 def _about(task: Task, clips: Clips, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-SIDES = ("stock", "ours")
+SYSTEMS = ("stock", "ours")
 PARTS = ("data", "encoder", "prediction", "joint", "loss", "backward", "optimizer")
 """Of a step, in this order. Features and masks count as encoder, CTC as loss."""
 
@@ -77,7 +77,7 @@ class LossTime:
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured of one side so far."""
+    """What was measured of one system so far."""
 
     steps: list[StepTime] = field(default_factory=list)
     losses: list[LossTime] = field(default_factory=list)
@@ -139,8 +139,8 @@ def table(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         shown = "" if times is None else f"{times:.1f}x"
         rows.append((label, _shown(key, stock[key]), _shown(key, ours[key]), shown))
     for part in PARTS:
-        sides = [_shown("seconds", side["parts"][part]) for side in (stock, ours)]
-        rows.append((f"  {part}", *sides, ""))
+        shown_values = [_shown("seconds", system["parts"][part]) for system in (stock, ours)]
+        rows.append((f"  {part}", *shown_values, ""))
     return rows
 
 
@@ -154,14 +154,14 @@ def precision_table(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def growth_table(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Rows of how cost grows: batch, step of both sides and ratio, memory of the loss of both."""
+    """Rows of how cost grows: batch, step of both systems and ratio, memory of the loss of both."""
     shown: list[tuple[str, ...]] = []
     for row in rows:
         stock, ours, times = row["stock"], row["ours"], row["ratio"]["step_seconds"]
         batch = f"{row['times']}: {row['batch']['clips']} clips, {row['batch']['audio_seconds']:.0f} s"
-        sides = [_shown("seconds", side["step_seconds"]) for side in (stock, ours)]
-        memory = [_shown("bytes", side["loss_peak_bytes"]) for side in (stock, ours)]
-        shown.append((batch, *sides, "" if times is None else f"{times:.1f}x", *memory))
+        shown_values = [_shown("seconds", system["step_seconds"]) for system in (stock, ours)]
+        memory = [_shown("bytes", system["loss_peak_bytes"]) for system in (stock, ours)]
+        shown.append((batch, *shown_values, "" if times is None else f"{times:.1f}x", *memory))
     return shown
 
 

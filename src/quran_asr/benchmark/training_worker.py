@@ -60,7 +60,7 @@ class Clock(lightning.Callback):
     _marks: list[tuple[str, Any]] = field(default_factory=list)
 
     def mark(self, part: str) -> None:
-        self._marks.append((part, self._moment()))
+        self._marks.append((part, self._now()))
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -87,7 +87,7 @@ class Clock(lightning.Callback):
                 hook.remove()
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self._marks = [("", self._moment())]
+        self._marks = [("", self._now())]
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         self.mark("data")
@@ -110,9 +110,9 @@ class Clock(lightning.Callback):
         for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
             parts[part] += after - before if self.device.type == "cpu" else before.elapsed_time(after) / 1000
         self.steps.append(StepTime(sum(parts.values()), parts, loss))
-        self._marks = [("", self._moment())]
+        self._marks = [("", self._now())]
 
-    def _moment(self) -> Any:
+    def _now(self) -> Any:
         if self.device.type == "cpu":
             return time.process_time()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -148,7 +148,7 @@ def validation_seconds_per_hour(module: TrainingModule, device: torch.device) ->
 
 @contextmanager
 def talkative(module: TrainingModule, batches: list[Batch]) -> Iterator[None]:
-    """Let the transducer emit about as many tokens as are said in batches, at frames that chance chooses.
+    """Let the transducer emit about as many tokens as the batches have, at random frames.
 
     Random weights emit the most symbols that are allowed at every frame, or none, and decoding costs by
     symbols: neither is what a training pays from its first hour on.
@@ -173,7 +173,7 @@ def talkative(module: TrainingModule, batches: list[Batch]) -> Iterator[None]:
 class Setup:
     """What a worker is started with."""
 
-    side: str
+    system: str
     recipe: str
     overrides: tuple[str, ...]
     tokenizer: Path
@@ -202,7 +202,7 @@ class TrainingWorker:
         if self.device.type == "cpu":
             torch.set_num_threads(setup.threads)
         lightning.seed_everything(self.recipe.quran.seed, verbose=False)
-        if setup.side == "stock":
+        if setup.system == "stock":
             self.model = build_stock(self.recipe, setup.tokenizer, setup.manifest)
             self.engine = "warprnnt_numba"
             self.module: lightning.LightningModule = self.model
@@ -212,8 +212,13 @@ class TrainingWorker:
             if self.device.type == "cpu":
                 suit_cpu(self.model)
             clips = tokenize(setup.segments, Tokenizer(setup.tokenizer))
+            quran = self.recipe.quran
             training = ClipSet(
-                clips, cache_bytes=int(self.recipe.quran.audio_cache_gb * 1e9), recipe=self.recipe
+                clips,
+                cache_bytes=int(quran.audio_cache_gb * 1e9),
+                training=True,
+                augment=quran.augment,
+                seed=quran.seed,
             )
             module = TrainingModule(
                 self.model, self.recipe, training, training, lambda finding: None, total_steps=1_000_000
@@ -286,7 +291,7 @@ class TrainingWorker:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         random.seed(self.recipe.quran.seed)  # the same look-aheads in both
-        if self.setup.side == "stock":
+        if self.setup.system == "stock":
             trainer = lightning.Trainer(
                 accelerator="gpu" if self.device.type == "cuda" else "cpu",
                 devices=1,
@@ -331,7 +336,7 @@ class TrainingWorker:
         return (*outputs, frames, targets, labels)
 
     def _first_batch(self) -> list[torch.Tensor]:
-        if self.setup.side == "stock":
+        if self.setup.system == "stock":
             batch = next(iter(self.model.train_dataloader()))
         else:
             assert isinstance(self.module, TrainingModule)
@@ -341,7 +346,7 @@ class TrainingWorker:
 
     def _joint_loss(self, encoder: Any, prediction: Any, frames: Any, targets: Any, labels: Any) -> None:
         with self._autocast():
-            if self.setup.side == "stock":
+            if self.setup.system == "stock":
                 loss, *_ = self.model.joint(
                     encoder_outputs=encoder,
                     decoder_outputs=prediction,
@@ -369,7 +374,7 @@ class TrainingWorker:
         self, scores: Any, encoder: Any, prediction: Any, frames: Any, targets: Any, labels: Any
     ) -> None:
         """From the joint's output [B, T, U + 1, V + 1] to its gradient: log-probabilities on a CPU."""
-        if self.setup.side == "stock":
+        if self.setup.system == "stock":
             loss = self.model.loss(
                 log_probs=scores, targets=targets, input_lengths=frames, target_lengths=labels
             )

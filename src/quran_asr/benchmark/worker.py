@@ -24,7 +24,7 @@ LAST_SECONDS = 60.0
 
 
 class Worker:
-    """This side of a connection to a worker; calls one of its methods at a time."""
+    """The benchmark's end of a connection to a worker; calls one of its methods at a time."""
 
     def __init__(self, name: str, connection: Connection) -> None:
         self.name = name

@@ -44,16 +44,16 @@ class NeMo:
         return [hypothesis.text for hypothesis in found]
 
     @torch.inference_mode()
-    def listen(self, sounds: Sequence[Samples], look_ahead_ms: int, piece: int | None) -> Iterator[Shown]:
+    def listen(self, recordings: Sequence[Samples], look_ahead_ms: int, piece: int | None) -> Iterator[Shown]:
         del piece  # the buffer cuts
         model = self.model
         set_look_ahead(model, self.look_aheads[look_ahead_ms])
         model.encoder.setup_streaming_params()
         buffer = CacheAwareStreamingAudioBuffer(model=model, online_normalization=False)
-        for sound in sounds:
-            buffer.append_audio(sound, stream_id=-1)
+        for recording in recordings:
+            buffer.append_audio(recording, stream_id=-1)
         preprocessor = model.cfg.preprocessor
-        channel, time, length = model.encoder.get_initial_cache_state(batch_size=len(sounds))
+        channel, time, length = model.encoder.get_initial_cache_state(batch_size=len(recordings))
         tokens = hypotheses = None
         for features, lengths in buffer:
             first = buffer.step == 1
@@ -71,7 +71,7 @@ class NeMo:
             )
             # The last feature frame is centred in its window.
             needed = (buffer.buffer_idx - 1) * preprocessor.window_stride + preprocessor.window_size / 2
-            yield Shown(min(needed, len(sounds[0]) / SAMPLE_RATE), [text.text for text in texts])
+            yield Shown(min(needed, len(recordings[0]) / SAMPLE_RATE), [text.text for text in texts])
 
 
 @contextmanager

@@ -25,15 +25,15 @@ class Ours:
     def whole(self, files: Sequence[str]) -> list[str]:
         return [self.recognizer.recognize(file).text for file in files]
 
-    def listen(self, sounds: Sequence[Samples], look_ahead_ms: int, piece: int | None) -> Iterator[Shown]:
+    def listen(self, recordings: Sequence[Samples], look_ahead_ms: int, piece: int | None) -> Iterator[Shown]:
         bundle = self.recognizer.bundle
         chunk = bundle.look_ahead(look_ahead_ms) + 1
         step = piece or round(chunk * bundle.frame_seconds * SAMPLE_RATE)
-        streams = [self.recognizer.stream(look_ahead_ms) for _ in sounds]
-        length = len(sounds[0])
+        streams = [self.recognizer.stream(look_ahead_ms) for _ in recordings]
+        length = len(recordings[0])
         for start in range(0, length, step):
-            for stream, sound in zip(streams, sounds, strict=True):
-                stream.push(sound[start : start + step])
+            for stream, recording in zip(streams, recordings, strict=True):
+                stream.push(recording[start : start + step])
                 if start + step >= length:
                     stream.end()
             results = self.recognizer.advance(streams)

@@ -28,20 +28,20 @@ class Sherpa:
     def whole(self, files: Sequence[str]) -> list[str]:
         texts = []
         for file in files:
-            sound = audio.read(file)
-            *_, last = self.listen([sound], self.widest, len(sound))
+            recording = audio.read(file)
+            *_, last = self.listen([recording], self.widest, len(recording))
             texts.append(last.texts[0])
         return texts
 
-    def listen(self, sounds: Sequence[Samples], look_ahead_ms: int, piece: int | None) -> Iterator[Shown]:
+    def listen(self, recordings: Sequence[Samples], look_ahead_ms: int, piece: int | None) -> Iterator[Shown]:
         recognizer = self._recognizer(look_ahead_ms)
-        streams = [recognizer.create_stream() for _ in sounds]
+        streams = [recognizer.create_stream() for _ in recordings]
         step = piece or (look_ahead_ms + 80) * SAMPLE_RATE // 1000
-        length = len(sounds[0])
+        length = len(recordings[0])
         tail = np.zeros(round(self.setup["tails"][str(look_ahead_ms)] * SAMPLE_RATE), np.float32)
         for start in range(0, length, step):
-            for stream, sound in zip(streams, sounds, strict=True):
-                stream.accept_waveform(SAMPLE_RATE, sound[start : start + step])
+            for stream, recording in zip(streams, recordings, strict=True):
+                stream.accept_waveform(SAMPLE_RATE, recording[start : start + step])
                 if start + step >= length:
                     stream.accept_waveform(SAMPLE_RATE, tail)
                     stream.input_finished()

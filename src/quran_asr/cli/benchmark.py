@@ -139,7 +139,7 @@ def runtime(
         from quran_asr.config.recipe import load_recipe
 
         recipe = load_recipe(PRESETS[preset], words)
-        refuse_other_look_aheads(look_aheads, look_aheads_of(recipe), f"--preset {preset}")
+        refuse_other_look_aheads(look_aheads, look_aheads_of(recipe.model), f"--preset {preset}")
         need("train")
     from quran_asr.benchmark.clips import made_clips
     from quran_asr.benchmark.runtime import Task, compare, write_clips
@@ -155,8 +155,8 @@ def runtime(
         else:
             network, source = load(checkpoint)
         prepared = prepare(network, source, folder, look_aheads or None)
-        sounds = folder / "sounds"
-        sounds.mkdir()
+        recordings = folder / "recordings"
+        recordings.mkdir()
         spelling = prepared.bundle.spelling
         if manifest is None:
             clips = made_clips(1 + int(seconds / 4), (4.0, 7.0), spelling, folder)
@@ -164,7 +164,7 @@ def runtime(
             clips = read_manifest(manifest, spelling)
         if not clips:
             raise QuranAsrError("the manifest has no clips", where=str(manifest))
-        files, length = write_clips(clips, seconds, sounds)
+        files, length = write_clips(clips, seconds, recordings)
         task = Task(
             models=prepared,
             files=files,

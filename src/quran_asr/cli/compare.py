@@ -15,7 +15,7 @@ from quran_asr.errors import Finding, QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.experiments.comparison.registry import Entry
-    from quran_asr.experiments.comparison.reports import Beside, Told
+    from quran_asr.experiments.comparison.reports import Beside, NamedReport
     from quran_asr.experiments.comparison.results import Against, Comparison, Mean, VariantCurves
     from quran_asr.experiments.comparison.trials import Conditions, Question, Trial
     from quran_asr.experiments.plots.html_page import Table
@@ -489,13 +489,13 @@ def print_tables(tables: Sequence[Table]) -> None:
             echo(table.note, err=True)
 
 
-def print_reports(reports: Sequence[Told], besides: Sequence[Beside | None]) -> None:
+def print_reports(reports: Sequence[NamedReport], besides: Sequence[Beside | None]) -> None:
     """One line for each report; each later one is compared with the first."""
     rows = []
-    for told, beside in zip(reports, [None, *besides], strict=True):
-        values = told.values
+    for report, beside in zip(reports, [None, *besides], strict=True):
+        values = report.values
         line = [
-            told.place,
+            report.place,
             str(values.get("clips")),
             _interval(values.get("wer"), values.get("wer_interval")),
         ]

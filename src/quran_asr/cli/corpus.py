@@ -148,7 +148,7 @@ def _print_tables(report: AuditReport) -> None:
                 row["hours"],
                 row["rejected"],
                 *("-" if row[key] is None else row[key] for key in _MEDIANS),
-                "-" if row["pace_scatter"] is None else row["pace_scatter"],
+                "-" if row["speech_rate_scatter"] is None else row["speech_rate_scatter"],
             )
             for row in _reciters(report)
         ],
@@ -191,8 +191,8 @@ def _reciters(report: AuditReport) -> list[dict[str, Any]]:
             "clips": len(those),
             "hours": round(_hours(those), 3),
             "rejected": sum(not one.kept for one in those),
-            "pace_scatter": None if duration_model is None else round(duration_model.scatter, 3),
-            "pace_of_his_own": bool(duration_model and duration_model.own),
+            "speech_rate_scatter": None if duration_model is None else round(duration_model.scatter, 3),
+            "own_speech_rate": bool(duration_model and duration_model.own),
         }
         for key in _MEDIANS:
             values = [clip["signal"].get(key, clip.get(key)) for clip in measured]

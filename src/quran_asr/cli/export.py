@@ -11,6 +11,7 @@ import click
 from quran_asr.cli.models import checkpoint_of, refuse_bad_archive
 from quran_asr.cli.options import need
 from quran_asr.cli.output import echo, print_json, print_table
+from quran_asr.export.targets import TARGETS
 
 
 @click.command(epilog="Example: quran-asr export nemo_experiments/laptop/2026-01-31_12-00-00 --to bundle")
@@ -30,8 +31,8 @@ from quran_asr.cli.output import echo, print_json, print_table
     "--target",
     "targets",
     multiple=True,
-    metavar="NAME",
-    help="Also write for another runtime, a folder for each look-ahead: sherpa (sherpa-onnx).",
+    type=click.Choice(TARGETS),
+    help="Also write the model for another runtime (sherpa: sherpa-onnx), a folder for each look-ahead.",
 )
 @click.option(
     "--clips",

@@ -40,7 +40,7 @@ def clean_up_when_terminated() -> None:
 
 
 def end_interrupted() -> NoReturn:
-    """Say so and exit with 130.
+    """Report it and exit with 130.
 
     Where Ctrl-C came inside an `exec` or `eval` of text, as dataclasses and named tuples are made with,
     CPython remembers that and ends by the signal in place of the code; the next `exec` makes it forget.
@@ -51,7 +51,7 @@ def end_interrupted() -> NoReturn:
 
 
 def is_interrupt(error: BaseException | None) -> bool:
-    """Whether an error is Ctrl-C, or an import that it broke: extension modules say that it `failed`."""
+    """Whether an error is Ctrl-C, or an import that it broke: extension modules raise that it `failed`."""
     while isinstance(error, ImportError):
         error = error.__cause__
     return isinstance(error, KeyboardInterrupt)

@@ -188,11 +188,11 @@ def _of_file(recognizer: Recognizer, path: Path, real_time: bool) -> Iterator[Sa
     from quran_asr.runtime.audio_input import blocks_of_file
 
     rate = recognizer.bundle.features.sample_rate
-    begun, heard = time.monotonic(), 0
+    begun, played = time.monotonic(), 0
     for piece in blocks_of_file(path, recognizer.chunk_samples / rate):
-        heard += len(piece)
+        played += len(piece)
         if real_time:
-            time.sleep(max(0.0, begun + heard / rate - time.monotonic()))
+            time.sleep(max(0.0, begun + played / rate - time.monotonic()))
         yield piece
 
 

@@ -109,7 +109,7 @@ def progress_bar(title: str, unit: str = "") -> Iterator[OnProgress]:
 
 
 LOG_SECONDS = 20.0
-"""At most one line in this time where stderr is no terminal; validations are always shown."""
+"""At most one line in this time where stderr is not a terminal; validations are always shown."""
 
 
 @contextmanager
@@ -147,7 +147,7 @@ class _Log:
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._first_step: int | None = None
-        self._said = 0.0
+        self._logged_at = 0.0
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
@@ -158,8 +158,8 @@ class _Log:
             return
         if row["split"] == "validation":
             echo(validation_line(row), err=True)
-        elif now - self._said >= LOG_SECONDS:
-            self._said = now
+        elif now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
             left = _time_left(progress, self._first_step, now - self._began)
             of = "" if progress.total_steps is None else f"/{progress.total_steps}"
             echo(f"step {progress.step}{of}, epoch {progress.epoch}: {training_line(row)}{left}", err=True)
@@ -297,7 +297,7 @@ class Screen:
 
 
 class Json:
-    """For programs: a line a moment in which something changed."""
+    """For programs: one line per change."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

@@ -50,7 +50,7 @@ def plot(
             curves,
             out or beside,
             transcripts=transcripts or None,
-            sound=not no_audio,
+            audio=not no_audio,
             on_progress=on_progress,
         )
     if as_json:

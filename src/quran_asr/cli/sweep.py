@@ -165,7 +165,7 @@ def _announce(asked: Sweep, folder: Path) -> None:
 
 @contextmanager
 def _shown(folder: Path) -> Iterator[tuple[OnTrial, OnWait]]:
-    """Lines on each trial, where its log is and what that says now and then; a bar on a terminal.
+    """Lines on each trial, where its log is and its latest line now and then; a bar on a terminal.
 
     Validations have lines of their own where there is no terminal.
     """

@@ -1,4 +1,4 @@
-"""`quran-asr text`: verses in any spelling, where words stand, the words of both editions side by side."""
+"""`quran-asr text`: verses in any spelling, where words stand, the words of both editions in parallel."""
 
 from __future__ import annotations
 

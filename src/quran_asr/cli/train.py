@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """A run that goes on."""
+    """A run to resume."""
 
     run: RunFolder
     recipe: Recipe
@@ -105,7 +105,7 @@ def made_of_limit(recipe: Recipe, checkpoint: Path | None) -> tuple[int | None, 
 
 
 def has_ended(resumed: Resumption, as_json: bool) -> bool:
-    """Whether a run has nothing left to do, which is said: no model is loaded for it.
+    """Whether a run has nothing left to do, which is reported: no model is loaded for it.
 
     One whose last validation is missing still has that to do.
     """
@@ -153,11 +153,11 @@ def go_on_from(resumed: Resumption, ranks: int) -> Recipe:
     """Put the run's files back to where its checkpoint stands, and keep its effective batch.
 
     Args:
-        resumed: what goes on.
+        resumed: the run to resume.
         ranks: processes that train now.
 
     Returns:
-        The recipe with which it goes on; it is the run's own from here on.
+        The recipe with which it continues; it is the run's own from here on.
 
     Raises:
         QuranAsrError: the checkpoint cannot be read.
@@ -198,7 +198,7 @@ def keep_effective_batch(recipe: Recipe, before: int, now: int) -> Recipe:
 
 
 def other_processes(before: int, now: int, effective_batch: int, recipe: Recipe) -> Finding:
-    """What is kept and what is not when a run goes on with more or fewer processes."""
+    """What is kept and what is not when a run is resumed with more or fewer processes."""
     accumulation, clips = recipe.trainer.accumulate_grad_batches, recipe.model.train_ds.batch_size
     reached = accumulation * clips * now
     keeps = "is kept" if reached == effective_batch else f"becomes {reached}"
@@ -334,7 +334,7 @@ def run_training(
 ) -> int:
     """Check everything, gather the processes, make or open the run folder, and train.
 
-    A run that goes on from a checkpoint was looked at when it began.
+    A run that is resumed was checked when it began.
     """
     fresh = resumed is None or resumed.checkpoint is None
     name = recipe.init_from_pretrained_model
@@ -436,7 +436,7 @@ def is_follower() -> bool:
 
 @contextlib.contextmanager
 def silent_follower() -> Iterator[None]:
-    """Only the first of several processes speaks; what ends another is still said when it ends."""
+    """Only the first of several processes reports; what ends another is still reported when it ends."""
     if not is_follower():
         yield
         return

@@ -35,7 +35,7 @@ class StartOptions:
     fit_memory: bool = False
     """The largest batch that fits is looked for."""
     quiet: bool = False
-    """Where the model was found need not be said."""
+    """Where the model was found need not be reported."""
 
 
 def load(name: str, overrides: Sequence[str]) -> Recipe:
@@ -96,7 +96,7 @@ def open_start(recipe: Recipe, start_options: StartOptions) -> Start | None:
 
 
 def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
-    """The clips of both manifests that the recipe takes; what it leaves out is said on stderr.
+    """The clips of both manifests that the recipe takes; what it leaves out is reported on stderr.
 
     Raises:
         QuranAsrError: a manifest is missing, unreadable, or nothing in it is left.
@@ -149,7 +149,7 @@ def describe_data(recipe: Recipe, training: Selection, validation: Selection) ->
 GATE_STEPS = 300
 """For recipes that name none; small ones need 60 to 150."""
 GATED_ON_A_CPU = 5_000_000
-"""Parameters up to which a CPU learns a few clips by heart within a minute or two."""
+"""Parameters up to which a CPU overfits a few clips within a minute or two."""
 TRAIN_SAMPLE = 20
 """Clips of each manifest that `train` decodes before it begins."""
 
@@ -181,18 +181,20 @@ class TorchChecks:
             return prepare_tokenizer(self.recipe, RunFolder(self.folder), self.started())
         from quran_asr.training.tokenizer import make_tokenizer
 
-        return make_tokenizer(self.recipe, self.folder / "tokenizer")
+        quran, source = self.recipe.quran, self.recipe.model.tokenizer.dir
+        return make_tokenizer(self.folder / "tokenizer", quran.spelling, quran.vocabulary_size, source)
 
     def environment(self) -> Outcomes:
         from quran_asr.training.checks import torch_environment
 
-        return torch_environment(self.recipe)
+        return torch_environment(self.recipe.trainer)
 
     def loss(self) -> Outcomes:
-        from quran_asr.training.checks import check_loss, in_one_line, training_device
+        from quran_asr.training.checks import check_loss, in_one_line
+        from quran_asr.training.distributed import training_device
 
         try:
-            return check_loss(training_device(self.recipe))
+            return check_loss(training_device(self.recipe.trainer.accelerator))
         except RuntimeError as error:
             raise in_one_line(error) from error
 
@@ -207,15 +209,16 @@ class TorchChecks:
             training,
             None if start is None else start.archive,
             allow_partial=self.start_options.allow_partial,
-            say=lambda text: echo(text, err=True),
+            report=lambda text: echo(text, err=True),
         )
 
     def memory(self, training: Sequence[Segment]) -> Outcomes:
-        from quran_asr.training.checks import in_one_line, training_device
+        from quran_asr.training.checks import in_one_line
+        from quran_asr.training.distributed import training_device
         from quran_asr.training.memory import check_memory
         from quran_asr.training.tokenizer import Tokenizer
 
-        device = training_device(self.recipe)
+        device = training_device(self.recipe.trainer.accelerator)
         try:
             return check_memory(self.recipe, Tokenizer(self.folder / "tokenizer"), training, device)
         except RuntimeError as error:
@@ -224,10 +227,11 @@ class TorchChecks:
     def overfit(self, training: Sequence[Segment]) -> Outcomes:
         from quran_asr.config.architecture import count_parameters
         from quran_asr.experiments.checks.outcome import skipped
-        from quran_asr.training.checks import diagnose, gate_clips, in_one_line, overfit_gate, training_device
+        from quran_asr.training.checks import diagnose, gate_clips, in_one_line, overfit_gate
+        from quran_asr.training.distributed import training_device
         from quran_asr.training.tokenizer import Tokenizer
 
-        device = training_device(self.recipe)
+        device = training_device(self.recipe.trainer.accelerator)
         parameters = count_parameters(self.recipe.model, self.recipe.quran.vocabulary_size)
         steps = self.recipe.quran.overfit_gate_steps if self.gate_steps is None else self.gate_steps
         if self.gate_steps == 0:
@@ -238,7 +242,7 @@ class TorchChecks:
                 f"--gate-steps {GATE_STEPS} runs it anyway",
             )
         tokenizer = Tokenizer(self.folder / "tokenizer")
-        clips = gate_clips(self.recipe, tokenizer, training)
+        clips = gate_clips(self.recipe.model, tokenizer, training)
         try:
             with progress_bar("overfit gate", "steps") as show:
                 gate = overfit_gate(self.recipe, tokenizer, clips, steps or GATE_STEPS, show, device)
@@ -274,17 +278,20 @@ class TrainPreflight:
         return self._run([check.name for check in self.checks if not check.heavy])
 
     def heavy(self) -> bool:
-        """Whether the rest is well. What arrives of a pretrained model, training says and judges itself.
+        """Whether the rest is well. Training itself reports and judges what arrives of a pretrained model.
 
         Raises:
             QuranAsrError: the pretrained model cannot be had.
         """
-        from quran_asr.training.checks import training_device
+        from quran_asr.training.distributed import training_device
 
         self.from_train.started()  # what cannot be had ends everything at once
         recipe = self.from_train.recipe
         names = ["environment", "loss"]
-        if training_device(recipe).type == "cuda" and not self.from_train.start_options.fit_memory:
+        if (
+            training_device(recipe.trainer.accelerator).type == "cuda"
+            and not self.from_train.start_options.fit_memory
+        ):
             names.append("memory")
         if recipe.quran.overfit_gate_steps:
             names.append("overfit")
@@ -320,7 +327,7 @@ def train_preflight(
 
 
 def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> None:
-    """Stop before a training that cannot learn: a few clips must be learned by heart first.
+    """Stop before a training that cannot learn: a few clips must be overfitted first.
 
     Raises:
         QuranAsrError: they were not learned within `quran.overfit_gate_steps`.
@@ -332,7 +339,7 @@ def pass_gate(recipe: Recipe, run: RunFolder, segments: Sequence[Segment]) -> No
     from quran_asr.training.trainer import prepare_tokenizer
 
     tokenizer = prepare_tokenizer(recipe, run)
-    clips = gate_clips(recipe, tokenizer, segments)
+    clips = gate_clips(recipe.model, tokenizer, segments)
     with progress_bar("overfit gate", "steps") as show:
         outcome = diagnose(overfit_gate(recipe, tokenizer, clips, steps, show), len(clips))
     if outcome.status == "failure":

@@ -112,7 +112,7 @@ def _follow(path: Path, every: float, as_json: bool) -> int:
 
 
 def _over(curves: Curves, diagnostics: tuple[Diagnosis, ...]) -> str:
-    """Why the run is over, where its recipe tells; empty while it goes on."""
+    """Why the run is over, by its recipe; empty while it continues."""
     from quran_asr.experiments.diagnostics.forecast import is_over
 
     if curves.recipe is None:

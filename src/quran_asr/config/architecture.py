@@ -1,7 +1,7 @@
 """Architecture and size of a FastConformer: tensor names and shapes from a recipe or a NeMo configuration.
 
-The names are those of NeMo 3.0's state dicts, so that `plan` can say without torch what a pretrained start
-will bring, and `train` can say of a stranger's archive what it is.
+The names are those of NeMo 3.0's state dicts, so that `plan` can predict without torch what a start
+brings, and `train` can recognize a foreign archive.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ INSTEAD = {
     "model.model_defaults": "write the numbers under `model.decoder.prednet` and `model.joint.jointnet`",
     "model.test_ds": "test with `quran-asr evaluate MANIFEST --model MODEL`",
     "model.interctc": "there is one CTC loss: `model.aux_ctc.ctc_loss_weight`",
-    "model.skip_nan_grad": "batches with NaN are always skipped: `quran.max_skipped_batches` says how many",
+    "model.skip_nan_grad": "batches with NaN are always skipped: `quran.max_skipped_batches` is the limit",
     "model.log_prediction": "`quran-asr evaluate` shows hypotheses; leave it out",
     "model.compute_eval_loss": "the validation loss is always computed; leave it out",
     "model.rnnt_reduction": "losses are means over clips; leave it out",

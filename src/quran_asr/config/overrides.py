@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from quran_asr.config.validation import alternatives, known_keys, unknown
+from quran_asr.config.validation import alternatives, known_keys, optional_keys, unknown
 from quran_asr.config.yaml_document import LONGEST_KEY, Leaf, Place, Section, moved, parse
 from quran_asr.errors import QuranAsrError
 
@@ -107,7 +107,7 @@ def apply_override(root: Section, override: Override) -> None:
             where=where,
             remedy=f"leave out the +: {override.word[1:]}",
         )
-    elif override.action == "set" and not present:
+    elif override.action == "set" and not present and override.key not in optional_keys():
         raise QuranAsrError(
             f"`{override.key}` was removed before", where=where, remedy=f"add it back: +{override.word}"
         )

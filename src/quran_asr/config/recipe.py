@@ -67,7 +67,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def resolve(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
-    """As `load_recipe`, and say where each value comes from.
+    """As `load_recipe`, with the origin of each value.
 
     Raises:
         RecipeError: every mistake of the file, its bases and the overrides, each with its place.
@@ -91,7 +91,7 @@ def resolve(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Resolved
         raise RecipeError(mistakes)
     trainer = recipe.trainer
     if trainer.check_val_every_n_epoch == "auto" and isinstance(trainer.val_check_interval, int):
-        # A number of batches says how often; within an epoch there may be fewer.
+        # A number of batches sets how often; an epoch may have fewer.
         recipe = replace(recipe, trainer=replace(trainer, check_val_every_n_epoch=None))
     return Resolved(recipe, {key: leaf.place.origin for key, leaf in leaves(root)})
 
@@ -107,7 +107,7 @@ def as_yaml(recipe: Recipe, origin: dict[str, str] | None = None) -> str:
 
     Args:
         recipe: what to write.
-        origin: with this, each line ends in a comment that says where its value comes from.
+        origin: with this, each line ends in a comment with the origin of its value.
     """
     return "".join(_yaml_lines(as_plain(recipe), "", origin))
 
@@ -320,7 +320,7 @@ def _start_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
                 yield key, f"`{key}` is {value:g}, but a random start copies nothing", f"{key}={off:g}"
     kept = recipe.exp_manager.checkpoint_callback_params.save_top_k
     if quran.average == 1 or quran.average > kept:
-        what = "of one is no mean" if quran.average == 1 else f"but `save_top_k` keeps {kept}"
+        what = "of one is not a mean" if quran.average == 1 else f"but `save_top_k` keeps {kept}"
         yield "quran.average", f"`quran.average` is {quran.average}, {what}", "use 0, or from 2 to save_top_k"
 
 
@@ -328,20 +328,20 @@ def _context_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     encoder = recipe.model.encoder
     key = "model.encoder.att_context_size"
     possible = [list(_possible(left, right)) for left, right in encoder.att_context_size]
-    mended = f"{key}={possible}".replace(" ", "")
+    fixed = f"{key}={possible}".replace(" ", "")
     for left, right in encoder.att_context_size:
         if right < 0 or left < 0:
             yield (
                 key,
                 f"`{key}` [{left}, {right}]: a stream has no unlimited context",
-                f"use numbers from 0: {mended}",
+                f"use numbers from 0: {fixed}",
             )
         elif left % (right + 1):
             yield (
                 key,
-                f"`{key}` [{left}, {right}] cannot be: a stream goes on by chunks of {right} + 1 frames, and "
-                f"{left} is no multiple of {right} + 1",
-                mended,
+                f"`{key}` [{left}, {right}] cannot be: chunks have {right} + 1 frames, and "
+                f"{left} is not a multiple of {right} + 1",
+                fixed,
             )
     probs = encoder.att_context_probs
     if probs is not None and (len(probs) != len(encoder.att_context_size) or abs(sum(probs) - 1.0) > 1e-6):

@@ -10,7 +10,7 @@ from quran_asr.config.recipe import as_plain
 from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError
 
-_DATA = "begin a new run for other data: a run's `training_data.json` says what it was trained on"
+_DATA = "begin a new run for other data: a run's `training_data.json` lists what it was trained on"
 _WEIGHTS = "begin a new run: other weights are needed (a new run can start from this one's with \
 `init_from_pretrained_model=RUN`)"
 _BEGUN = "it had its effect when the run began; begin a new run"
@@ -46,10 +46,10 @@ class Change:
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: {_told(self.before)} -> {_told(self.now)}"
+        return f"{self.key}: {_shown(self.before)} -> {_shown(self.now)}"
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A section is named by its first key: whole, it would fill the line."""
     if isinstance(value, dict):
         name, first = next(iter(value.items()))
@@ -63,7 +63,7 @@ def changes(before: Recipe, now: Recipe) -> list[Change]:
 
 
 def refuse_impossible(changed: Sequence[Change]) -> None:
-    """Stop before a run goes on as something that it is not.
+    """Stop before a run is resumed as something that it is not.
 
     Raises:
         QuranAsrError: a key that was decided when the run began.

@@ -47,7 +47,7 @@ def summary(name: str) -> str:
 
 
 def write_starter(file: Path, base: str, words: Sequence[str]) -> None:
-    """Write a recipe that sets what the overrides say and shows what else is often changed.
+    """Write a recipe with the overrides, and the other keys that are often changed as comments.
 
     Raises:
         QuranAsrError: the file is there already, or base and overrides do not make a recipe.
@@ -57,14 +57,14 @@ def write_starter(file: Path, base: str, words: Sequence[str]) -> None:
     if str(file) in SHIPPED:
         raise QuranAsrError(f"`{file}` is the name of a shipped recipe", remedy=f"call it {file}.yaml")
     for word in words:
-        parse_override(word)  # `recipe new FILE transfer` names no override: say so
+        parse_override(word)  # `recipe new FILE transfer` names no override: an error
     resolved = resolve(base, words)
     changed = {key for key, origin in resolved.origin.items() if origin == "command line"}
     shown = sorted(changed | set(OFTEN_CHANGED), key=list(resolved.origin).index)
     values = _picked(as_plain(resolved.recipe), shown)
     named = base if base in SHIPPED else os.path.relpath(base, file.parent)
     lines = [
-        f"# Like `{base}`, but ... (say here what this recipe is for).",
+        f"# Like `{base}`, but ... (write here what this recipe is for).",
         "#",
         f"#   quran-asr train {file} --train data/train.jsonl --validation data/validation.jsonl",
         f"base: {as_scalar(named)}",

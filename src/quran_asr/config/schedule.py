@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from quran_asr.config.schema import Optim, Recipe
+from quran_asr.config.schema import Optim
+
+Schedule = Callable[[int, Optim, int, int], float]
+"""Arguments and result of `learning_rate`."""
+SCHEDULES: dict[str, Schedule] = {}
+"""Every value of `model.optim.sched.name`."""
+
+
+def schedule(name: str) -> Callable[[Schedule], Schedule]:
+    """Make a function the schedule of this name. The rate must be highest where the warm-up ends."""
+
+    def register(rate: Schedule) -> Schedule:
+        SCHEDULES[name] = rate
+        return rate
+
+    return register
 
 
 def learning_rate(step: int, optim: Optim, d_model: int, total_steps: int) -> float:
@@ -16,29 +32,26 @@ def learning_rate(step: int, optim: Optim, d_model: int, total_steps: int) -> fl
         d_model: width of the encoder; only Noam looks at it.
         total_steps: optimizer steps of the whole training; Noam does not look at it.
     """
-    if optim.sched.name == "NoamAnnealing":
-        return _noam(step, optim, d_model)
-    if optim.sched.name == "CosineAnnealing":
-        return _cosine(step, optim, total_steps)
-    return _hold_and_decay(step, optim, total_steps)
+    return SCHEDULES[optim.sched.name](step, optim, d_model, total_steps)
 
 
-def transferred_share(step: int, recipe: Recipe) -> float:
-    """Share of the rate at which tensors that came from the start learn in the next optimizer step.
+def transferred_share(step: int, *, rate: float, frozen_steps: int, warmup_steps: int) -> float:
+    """Share of the learning rate that applies to transferred tensors in the next optimizer step.
 
-    0 while they are frozen. Then AdamW knows nothing of them yet, so the share rises over as many steps as
-    the warm-up has: its first steps are as long as the rate, whatever the gradient.
+    0 while they are frozen. AdamW has no moments for them when they are released, and its first steps are as
+    long as the rate, whatever the gradient: so the share rises over as many steps as the warm-up has.
 
     Args:
         step: optimizer steps already done, from 0.
-        recipe: its `quran.copied_rate` and `quran.unfreeze_after` decide.
+        rate: the share in the end (`quran.copied_rate`).
+        frozen_steps: optimizer steps for which they are frozen (`quran.unfreeze_after`).
+        warmup_steps: of the schedule.
     """
-    frozen, rate = recipe.quran.unfreeze_after, recipe.quran.copied_rate
-    if step < frozen:
+    if step < frozen_steps:
         return 0.0
-    if not frozen:
+    if not frozen_steps:
         return rate
-    return rate * min(1.0, (step - frozen + 1) / (recipe.model.optim.sched.warmup_steps + 1))
+    return rate * min(1.0, (step - frozen_steps + 1) / (warmup_steps + 1))
 
 
 def peak(optim: Optim, d_model: int, total_steps: int) -> tuple[int, float]:
@@ -46,16 +59,12 @@ def peak(optim: Optim, d_model: int, total_steps: int) -> tuple[int, float]:
 
     A run that ends during its warm-up peaks at its last step.
     """
-    last = max(total_steps - 1, 0)
-    if optim.sched.name == "NoamAnnealing":
-        step = max(1, optim.sched.warmup_steps)
-    else:
-        step = optim.sched.warmup_steps
-    step = min(step, last)
+    step = min(optim.sched.warmup_steps, max(total_steps - 1, 0))
     return step, learning_rate(step, optim, d_model, total_steps)
 
 
-def _noam(step: int, optim: Optim, d_model: int) -> float:
+@schedule("NoamAnnealing")
+def _noam(step: int, optim: Optim, d_model: int, total_steps: int) -> float:
     """lr / sqrt(d_model) * min(1 / sqrt(step), step / warmup^1.5): a multiplier, not a rate."""
     step = max(1, step)
     warmup = optim.sched.warmup_steps
@@ -69,7 +78,8 @@ def _warming(step: int, optim: Optim) -> float | None:
     return optim.lr * (step + 1) / (warmup + 1) if warmup > 0 and step <= warmup else None
 
 
-def _cosine(step: int, optim: Optim, total_steps: int) -> float:
+@schedule("CosineAnnealing")
+def _cosine(step: int, optim: Optim, d_model: int, total_steps: int) -> float:
     warming = _warming(step, optim)
     if warming is not None:
         return warming
@@ -80,7 +90,8 @@ def _cosine(step: int, optim: Optim, total_steps: int) -> float:
     return low + (optim.lr - low) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _hold_and_decay(step: int, optim: Optim, total_steps: int) -> float:
+@schedule("PolynomialHoldDecayAnnealing")
+def _hold_and_decay(step: int, optim: Optim, d_model: int, total_steps: int) -> float:
     warming = _warming(step, optim)
     if warming is not None:
         return warming

@@ -1,7 +1,7 @@
-"""What a recipe holds: NeMo's keys under NeMo's names, our own under `quran`, with types and ranges.
+"""The keys of a recipe: NeMo's under NeMo's names, our own under `quran`, with types and ranges.
 
-The classes have no defaults: `recipes/base.yaml` is the one place where every value stands. The types are
-read by `config/validation.py`, which turns a YAML tree into these records.
+The classes have no defaults, since `recipes/base.yaml` has a value for every key; only augmentations have
+one, which turns them off. `config/validation.py` reads the types and turns a YAML tree into these records.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Share = Annotated[float, Range(low=0, high=1)]
 PositiveShare = Annotated[float, Range(low=0, high=1, low_is_allowed=False)]
 Hertz = Annotated[float, Range(low=0, high=8000, low_is_allowed=False)]
 Limit = Annotated[int, Range(low=-1)]
-"""-1 is no limit, as in Lightning."""
+"""-1 means no limit, as in Lightning."""
 RoomSeconds = Annotated[float, Range(low=0.1, high=2)]
 Level = Annotated[float, Range(low=-90, high=0)]
 Decibels = Annotated[float, Range(low=-60, high=120)]
@@ -141,13 +141,13 @@ class Encoder:
     att_context_size: tuple[tuple[int, int], ...]
     """[left, right] encoder frames for each look-ahead that is trained; the first is the default."""
     att_context_probs: tuple[Share, ...] | None
-    """How often each look-ahead is drawn; null for equally often."""
+    """Probability of each look-ahead; null for equal ones."""
     att_context_style: Literal["chunked_limited"]
     self_attention_model: Literal["rel_pos"]
     untie_biases: bool
     pos_emb_max_len: PositiveInt
     xscaling: bool
-    """Multiply what enters the layers by the root of `d_model`."""
+    """Multiply the input of the layers by the square root of `d_model`."""
     conv_kernel_size: PositiveInt
     conv_norm_type: Literal["layer_norm", "batch_norm"]
     conv_context_size: Literal["causal"]
@@ -196,7 +196,7 @@ class Greedy:
     """`model.decoding.greedy`"""
 
     max_symbols: PositiveInt
-    """Most tokens that the transducer may say in one frame."""
+    """Most tokens that the transducer may emit in one frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +293,7 @@ class Trainer:
     val_check_interval: PositiveInt | PositiveShare
     """A share of an epoch (1.0) or a number of batches (500)."""
     check_val_every_n_epoch: PositiveInt | Literal["auto"] | None
-    """auto: as takes 3 % of the time; it and null count a whole `val_check_interval` across epochs."""
+    """auto: as often as takes 3 % of the time. Both it and null count `val_check_interval` across epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +312,7 @@ class ExpManager:
     exp_dir: str
     """Run folders are `<exp_dir>/<name>/<date_time>/`."""
     resume_from_checkpoint: str | None
-    """A run's `.ckpt` goes on with that run; a `.nemo` starts a new one from its weights and tokens."""
+    """A run's `.ckpt` resumes that run; a `.nemo` starts a new one from its weights and tokens."""
     create_tensorboard_logger: bool
     checkpoint_callback_params: CheckpointCallback
 
@@ -335,59 +335,59 @@ class Curriculum:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """`quran.augment`: changes of the waveform."""
+    """`quran.augment`: changes of the waveform. The defaults change nothing."""
 
-    gain_db: Annotated[float, Range(low=0, high=60)]
+    gain_db: Annotated[float, Range(low=0, high=60)] = 0.0
     """Each clip is made louder or softer by up to this much."""
-    level_db: tuple[Level, Level] | None
+    level_db: tuple[Level, Level] | None = None
     """Each clip is brought to a level (RMS, dB below full scale) drawn between these; null keeps its own."""
-    clip_probability: Share
-    """The clip as an overdriven microphone gives it: 6 to 18 dB of its peaks are cut off."""
-    silence_probability: Share
-    """Silence or room tone is put before the clip, and as often, drawn apart, behind it."""
-    silence_seconds: tuple[NotNegative, NotNegative]
+    clip_probability: Share = 0.0
+    """The clip of an overdriven microphone: 6 to 18 dB of its peaks are cut off."""
+    silence_probability: Share = 0.0
+    """Share of clips with silence or room tone before them and, drawn independently, after them."""
+    silence_seconds: tuple[NotNegative, NotNegative] = (0.0, 1.5)
     """Its length is drawn between these."""
-    tight_probability: Share
+    tight_probability: Share = 0.0
     """The silence that a clip begins and ends with is cut off to within 20 ms of the voice."""
-    lowpass_probability: Share
-    lowpass_hz: tuple[Hertz, Hertz]
+    lowpass_probability: Share = 0.0
+    lowpass_hz: tuple[Hertz, Hertz] = (2500.0, 8000.0)
     """The cut-off is drawn between these."""
-    speed: tuple[Annotated[float, Range(low=0.5, high=2)], ...]
+    speed: tuple[Annotated[float, Range(low=0.5, high=2)], ...] = (1.0,)
     """Factors drawn with equal probability; [1.0] changes nothing."""
-    equalizer_db: Annotated[float, Range(low=0, high=40)]
+    equalizer_db: Annotated[float, Range(low=0, high=40)] = 0.0
     """The spectrum of each clip is bent by up to this much, anew in each octave."""
-    noise_probability: Share
+    noise_probability: Share = 0.0
     """Steady noise, of a colour between white and brown."""
-    noise_snr_db: tuple[Decibels, Decibels]
+    noise_snr_db: tuple[Decibels, Decibels] = (5.0, 30.0)
     """Level of the clip over that of the noise, drawn between these."""
-    room_probability: Share
-    """The clip as it sounds in one of 64 rooms."""
-    room_seconds: tuple[RoomSeconds, RoomSeconds]
+    room_probability: Share = 0.0
+    """The clip as recorded in one of 64 simulated rooms."""
+    room_seconds: tuple[RoomSeconds, RoomSeconds] = (0.2, 0.8)
     """Reverberation time (until 60 dB less are left) of the rooms, drawn between these."""
-    codec_probability: Share
-    """The clip as MP3, Vorbis or GSM telephony gives it back."""
-    windows: PositiveInt
+    codec_probability: Share = 0.0
+    """The clip after MP3, Vorbis or GSM telephony coding."""
+    windows: PositiveInt = 1
     """Up to so many consecutive whole verses of a named reciter are a clip too; 1: each alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quran:
-    """`quran`: what NeMo has no key for."""
+    """`quran`: keys that NeMo does not have."""
 
     spelling: Literal["uthmani", "diacritized", "letters"]
     vocabulary_size: Annotated[int, Range(low=40, high=8000)]
     """Tokens of the BPE vocabulary, without the blank."""
     seed: CountInt
     initialization: Literal["data", "nemo"]
-    """Of the subsampling, where training starts at random: `data` scales it by a batch before step 1."""
+    """Of the subsampling, for random starts: `data` scales it by a batch before step 1."""
     max_skipped_batches: PositiveInt
     """Batches in a row with NaN or infinite loss or gradient after which training stops with a diagnosis."""
     overfit_gate_steps: CountInt
-    """Steps in which one batch must be learned by heart before training begins; 0 leaves the gate out."""
+    """Steps in which one batch must be overfitted before training begins; 0 leaves the gate out."""
     stop_on: tuple[()] | tuple[str, ...]
     """Codes of diagnostics (`watch`) that end the training, its last checkpoint written, with exit code 1."""
     checkpoint_minutes: Positive
-    """`last.ckpt` is written at every validation, and between them this often: what a power cut costs."""
+    """`last.ckpt` is written at every validation and this often in between: what a power cut costs."""
     curriculum: Curriculum | None
     augment: Augment | None
     audio_cache_gb: NotNegative
@@ -395,22 +395,22 @@ class Quran:
     activation_checkpointing: bool
     """Run each encoder layer again in the backward pass instead of keeping what it computed."""
     copied_rate: PositiveShare
-    """The encoder's tensors that came from the start learn at this share of the rate of the others."""
+    """Tensors of the encoder that came from the start learn at this share of the rate of the others."""
     unfreeze_after: CountInt
-    """Optimizer steps for which they stand still; their rate then rises over as many as the warm-up has."""
+    """Optimizer steps for which they are frozen; their rate then rises over as many as the warm-up has."""
     weight_average: Annotated[float, Range(low=0, high=0.99999)]
-    """Decay, each optimizer step, of the running mean of the weights that is validated and kept; 0: none."""
+    """Decay per optimizer step of the running mean of the weights that is validated and kept; 0: none."""
     prefix_resets: Share
-    """Clips in which the prediction network starts anew at some word, as it does behind a pause."""
+    """Share of clips in which the prediction network starts anew at some word, as it does after a pause."""
     prefix_noise: Share
-    """Tokens that the prediction network reads wrongly in training, so that it trusts the sound more."""
+    """Share of wrong tokens that the prediction network reads in training, so that it relies on the audio."""
     average: CountInt
-    """At the end the mean of this many best checkpoints is measured, and kept if it hears better; 0: none."""
+    """At the end the mean of this many best checkpoints is evaluated; kept if its WER is lower. 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that a training is told."""
+    """All settings of a training."""
 
     name: str
     init_from_pretrained_model: str | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -33,6 +33,24 @@ def known_keys() -> dict[str, Any]:
     return dict(_walk(Recipe, ""))
 
 
+@cache
+def optional_keys() -> frozenset[str]:
+    """The dotted keys that have a default, so that a recipe need not hold them."""
+    return frozenset(_walk_optional(Recipe, ""))
+
+
+def _walk_optional(record: type, prefix: str) -> Iterator[str]:
+    yield from (prefix + name for name in _optional(record))
+    for name, kind in hints(record).items():
+        inner = record_of(kind)
+        if inner is not None:
+            yield from _walk_optional(inner, f"{prefix}{name}.")
+
+
+def _optional(record: type) -> set[str]:
+    return {field.name for field in fields(record) if field.default is not MISSING}
+
+
 def _walk(record: type, prefix: str) -> Iterator[tuple[str, Any]]:
     for name, kind in hints(record).items():
         yield prefix + name, kind
@@ -50,7 +68,7 @@ def record_of(kind: Any) -> type | None:
 
 
 def unknown(key: str) -> tuple[str, str]:
-    """What to say of a key that no recipe holds: the message and the hint."""
+    """Message and hint for a key that no recipe has."""
     advice = instead_of(key)
     if advice is not None:
         return f"`{key}` is NeMo's, but nothing here acts on it", advice
@@ -88,6 +106,7 @@ def _record(
     record: type, section: Section, prefix: str, mistakes: list[QuranAsrError], missing: list[str]
 ) -> Any:
     known = hints(record)
+    optional = _optional(record)
     for name, extra in section.items.items():
         if name not in known:
             message, hint = unknown(prefix + name)
@@ -98,7 +117,8 @@ def _record(
         item = section.items.get(name)
         inner = record_of(kind)
         if item is None:
-            missing.append(key)
+            if name not in optional:
+                missing.append(key)
         elif inner is not None and isinstance(item, Section):
             lacking = [] if type(None) in alternatives(kind) else missing
             values[name] = _record(inner, item, f"{key}.", mistakes, lacking)
@@ -112,7 +132,7 @@ def _record(
                 values[name] = _value(kind, item, key)
             except _Unfit as unfit:
                 mistakes.append(QuranAsrError(f"`{key}` {unfit}", where=str(item.place), remedy=unfit.hint))
-    return record(**values) if len(values) == len(known) else None
+    return record(**values) if values.keys() | optional == known.keys() else None
 
 
 class _Unfit(Exception):  # noqa: N818 - a sentence's end, caught here and made an error

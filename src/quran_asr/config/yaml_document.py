@@ -90,14 +90,20 @@ def moved(tree: Section | Leaf, place: Place) -> Section | Leaf:
 
 
 class _Loader(yaml.SafeLoader):
-    """Builds nodes only; refuses tags, and anchors, since a chain of them grows without bound."""
+    """Builds nodes only; refuses tags, too many keys, and anchors: a chain of them grows without bound."""
 
     depth = 0
+    keys = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self.depth > DEEPEST:
             raise yaml.MarkedYAMLError(problem="is nested too deeply", problem_mark=event.start_mark)
+        if isinstance(parent, yaml.MappingNode) and index is None:  # a key
+            self.keys += 1
+            if self.keys > MOST_KEYS:
+                what = f"has more than {MOST_KEYS} keys: this is not a recipe"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=event.start_mark)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.MarkedYAMLError(
                 problem="anchors (&, *) are not used in recipes", problem_mark=event.start_mark
@@ -152,9 +158,6 @@ def parse(text: str, name: str = "") -> Section | Leaf:
         node = _Loader(text).get_single_node()
         if node is None:
             return Leaf(None, Place(name, 1))
-        if _number_of_keys(node) > MOST_KEYS:
-            what = f"has more than {MOST_KEYS} keys: this is not a recipe"
-            raise QuranAsrError(what, where=str(Place(name, 1)))
         return _tree(node, name)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -163,12 +166,6 @@ def parse(text: str, name: str = "") -> Section | Leaf:
     except (yaml.YAMLError, RecursionError) as error:
         message = "is nested too deeply" if isinstance(error, RecursionError) else "is not YAML text"
         raise QuranAsrError(message, where=str(Place(name, 1))) from None
-
-
-def _number_of_keys(node: yaml.Node) -> int:
-    if not isinstance(node, yaml.MappingNode):
-        return 0
-    return len(node.value) + sum(_number_of_keys(value) for _, value in node.value)
 
 
 def _tree(node: yaml.Node, name: str) -> Section | Leaf:

@@ -136,7 +136,7 @@ def unpack(pieces: Iterable[Path], folder: Path) -> int:
             with open_tar(piece) as tar:
                 for member in tar.members(MOST_CLIPS):
                     if not (member.isreg() and _CLIP.fullmatch(member.name)):
-                        raise QuranAsrError(f"refused: `{member.name[:60]}` is no clip", where=str(piece))
+                        raise QuranAsrError(f"refused: `{member.name[:60]}` is not a clip", where=str(piece))
                     if not 0 < member.size <= LARGEST_CLIP:
                         raise QuranAsrError(f"refused: {member.size:,} bytes in one clip", where=str(piece))
                     target = folder / member.name
@@ -214,8 +214,8 @@ def _in_tar(size: int) -> int:
 def _order(line: dict[str, Any]) -> str:
     """Its recording's last two names and its place there, hashed: no machine's folders are in it."""
     path = Path(line["audio_filepath"])
-    said = f"{path.parent.name}/{path.name} {line.get('offset') or 0} {line['duration']}"
-    return hashlib.sha256(said.encode()).hexdigest()
+    key = f"{path.parent.name}/{path.name} {line.get('offset') or 0} {line['duration']}"
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _travelling(line: dict[str, Any]) -> dict[str, Any]:

@@ -369,7 +369,7 @@ def clip_to_json(one: Verdict) -> dict[str, Any]:
         "file_seconds": round(one.measured.file_seconds, 3),
         "letters_per_second": _letters_per_second(one),
         "expected_seconds": None if one.expected is None else round(one.expected, 3),
-        "pace_deviation": None if one.deviation is None else round(one.deviation, 2),
+        "speech_rate_deviation": None if one.deviation is None else round(one.deviation, 2),
         "signal": None if signal is None else {key: round(value, 4) for key, value in asdict(signal).items()},
     }
 

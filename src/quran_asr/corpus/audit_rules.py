@@ -41,7 +41,7 @@ class Limits:
     """Deviations of the duration above what the words take."""
     too_fast: float = 3.5
     """And below it: pauses and repeated words make clips longer, nothing makes whole ones much shorter."""
-    pace_warning: float = 3.2
+    speech_rate_warning: float = 3.2
     cut_pace: float = 1.5
     """Deviations under the expected duration which, with an edge as loud as speech, make a cut."""
     cut_edge: float = 2.5
@@ -70,7 +70,7 @@ REASONS: dict[str, Kind] = {
     "past-the-end": Kind(
         "reject",
         "error",
-        "the line says more than the recording has",
+        "the line goes past the end of the recording",
         "correct `offset` and `duration`; if the recording should be longer, get it again",
     ),
     "too-short": Kind("reject", "warning", "too short to hold words", ""),
@@ -80,7 +80,7 @@ REASONS: dict[str, Kind] = {
     "clipping": Kind("reject", "warning", "cut off at full scale", "get a quieter copy of the recording"),
     "cut-off": Kind("reject", "warning", "begins or ends within a word", "cut it again from the recording"),
     "too-fast": Kind(
-        "reject", "warning", "shorter than its words take this reciter", "listen: are all words said?"
+        "reject", "warning", "shorter than its words take this reciter", "listen: are all words recited?"
     ),
     "too-slow": Kind(
         "reject",
@@ -94,11 +94,11 @@ REASONS: dict[str, Kind] = {
         "a run of clips that fit the verses beside theirs",
         "listen to one, and rename the run",
     ),
-    "duplicate": Kind("reject", "warning", "the sound of another clip of the same words", ""),
+    "duplicate": Kind("reject", "warning", "the audio of another clip of the same words", ""),
     "duplicate-conflict": Kind(
         "reject",
         "error",
-        "the sound of another clip that has other words or another reciter",
+        "the audio of another clip that has other words or another reciter",
         "listen, and keep the right one",
     ),
     "text-differs": Kind(
@@ -108,12 +108,15 @@ REASONS: dict[str, Kind] = {
     "odd-characters": Kind("warn", "note", "characters that the spelling leaves out", ""),
     "marks-differ": Kind("warn", "note", "the verse with other marks", ""),
     "basmala-in-text": Kind(
-        "warn", "warning", "a basmala stands before the verse", "is it said? then make it a clip of its own"
+        "warn",
+        "warning",
+        "a basmala stands before the verse",
+        "is it recited? then make it a clip of its own",
     ),
-    "unusual-pace": Kind("warn", "note", "a length that is rare for this reciter", ""),
+    "unusual-speech-rate": Kind("warn", "note", "a length that is rare for this reciter", ""),
     "some-clipping": Kind("warn", "note", "some samples at full scale", ""),
     "silent-ends": Kind("warn", "note", "long silence at an end", ""),
-    "contained": Kind("warn", "warning", "its sound is a part of another clip", ""),
+    "contained": Kind("warn", "warning", "its audio is a part of another clip", ""),
 }
 """Code -> what it means."""
 
@@ -162,7 +165,7 @@ def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Li
     Args:
         one: the clip.
         usual: of its reciter.
-        deviation: `Pace.deviation`; None where it could not be judged.
+        deviation: `DurationModel.deviation`; None where it could not be judged.
         limits: where a measurement becomes a reason.
     """
     signal = one.signal
@@ -214,6 +217,10 @@ def _judge_duration(one: Measured, usual: Usual, deviation: float, limits: Limit
         reasons.append(Reason("too-slow", f"{deviation:+.1f} deviations", deviation, limits.too_slow))
     elif deviation < -limits.too_fast:
         reasons.append(Reason("too-fast", f"{deviation:+.1f} deviations", deviation, -limits.too_fast))
-    elif abs(deviation) > limits.pace_warning and not reasons:
-        reasons.append(Reason("unusual-pace", f"{deviation:+.1f} deviations", deviation, limits.pace_warning))
+    elif abs(deviation) > limits.speech_rate_warning and not reasons:
+        reasons.append(
+            Reason(
+                "unusual-speech-rate", f"{deviation:+.1f} deviations", deviation, limits.speech_rate_warning
+            )
+        )
     return reasons

@@ -1,6 +1,6 @@
 """Expected duration of a clip from its text and its reciter's speech rate.
 
-The expected duration is a sum over kinds of sounds (`sounds.py`), fitted for each reciter so that outliers
+The expected duration is a sum over phones (`phone_classes.py`), fitted for each reciter so that outliers
 weigh little. Judged is the logarithm of measured over expected, in units of the reciter's own scatter.
 """
 
@@ -17,7 +17,7 @@ from quran_asr.records import VerseRef
 from quran_asr.text.quran import load_quran
 
 FEWEST = 20
-"""Clips of a reciter from which his pace is fitted. Those with fewer are judged by all clips together."""
+"""Clips from which the speech rate of a reciter is fitted. Others are judged by all clips together."""
 
 LEAST_SCATTER = 0.05
 """The scatter of log durations is taken as at least this: synthetic voices repeat themselves."""
@@ -42,7 +42,7 @@ class DurationModel:
     """How fast one reciter recites."""
 
     seconds: Sounds
-    """What each kind of sound takes, in the order of `sounds.KINDS`."""
+    """Seconds of each kind of phone, in the order of `phone_classes.KINDS`."""
     scatter: float
     """Robust standard deviation of log(measured / expected), from the median absolute deviation."""
     clips: int
@@ -50,33 +50,33 @@ class DurationModel:
     own: bool
     """False where the reciter has fewer than `FEWEST` clips and all reciters were taken together."""
 
-    def expected(self, sounds: Sounds) -> float:
-        """Seconds that these sounds should take; at least 0.3."""
-        total = sum(count * each for count, each in zip(sounds, self.seconds, strict=True))
+    def expected(self, counts_of_phones: Sounds) -> float:
+        """Seconds that these phones should take; at least 0.3."""
+        total = sum(count * each for count, each in zip(counts_of_phones, self.seconds, strict=True))
         return max(_SHORTEST, total)
 
-    def deviation(self, seconds: float, sounds: Sounds) -> float:
+    def deviation(self, seconds: float, counts_of_phones: Sounds) -> float:
         """log(measured / expected) in units of `scatter`: above 0 slower, below 0 faster than usual."""
-        return float(np.log(max(seconds, 1e-3) / self.expected(sounds))) / self.scatter
+        return float(np.log(max(seconds, 1e-3) / self.expected(counts_of_phones))) / self.scatter
 
 
-def fit_duration_model(sounds: Sequence[Sounds], seconds: Sequence[float]) -> DurationModel:
-    """Fit the seconds of each kind of sound.
+def fit_duration_model(counts_of_phones: Sequence[Sounds], seconds: Sequence[float]) -> DurationModel:
+    """Fit the seconds of each kind of phone.
 
     Iteratively reweighted least squares on relative errors with Huber's weights, drawn towards `SECONDS`
     times one factor: with few clips the factor is all that is fitted, with hundreds the data decide.
 
     Args:
-        sounds: of each clip.
+        counts_of_phones: of each clip.
         seconds: of each clip, silence at its ends left out.
 
     Raises:
         ValueError: no clips.
     """
-    counts = np.asarray(sounds, dtype=np.float64)
+    counts = np.asarray(counts_of_phones, dtype=np.float64)
     measured = np.maximum(np.asarray(seconds, dtype=np.float64), 1e-3)
     if not len(measured):
-        raise ValueError("no clips to fit a pace to")
+        raise ValueError("no clips to fit a speech rate to")
     usual = np.asarray(SECONDS)
     start = usual * float(np.median(measured / np.maximum(counts @ usual, _SHORTEST)))
     fitted: NDArray[np.float64] = start
@@ -137,7 +137,7 @@ class Shifted:
 def find_shifted(verses: Sequence[Recited], duration_model: DurationModel) -> list[Shifted]:
     """Runs of one reciter's verses in which the numbering is off by one.
 
-    One verse that fits its neighbour better says little; a run of them adds up. For each surah and direction
+    One verse that fits its neighbour better means little; a run of them adds up. For each surah and direction
     the run with the largest sum of log-likelihood ratios is found (Kadane's algorithm), until none is left
     that reaches `LEAST_EVIDENCE`.
     """
@@ -166,7 +166,7 @@ def find_shifted(verses: Sequence[Recited], duration_model: DurationModel) -> li
 
 
 def _neighbour(ref: VerseRef, by: int) -> Sounds | None:
-    """Sounds of the verse before or after; before the first stands the basmala."""
+    """Phones of the verse before or after; before the first stands the basmala."""
     ayah = ref.ayah + by
     if ayah == 0:
         return phones_of_basmala()
@@ -175,9 +175,9 @@ def _neighbour(ref: VerseRef, by: int) -> Sounds | None:
     return phones_of_verse(VerseRef(ref.surah, ayah))
 
 
-def _likelihood(duration_model: DurationModel, seconds: float, sounds: Sounds | None) -> float:
+def _likelihood(duration_model: DurationModel, seconds: float, counts_of_phones: Sounds | None) -> float:
     """Log of Student's t density, but for a constant; an outlier's where there is no such verse."""
-    deviation = 4.0 if sounds is None else duration_model.deviation(seconds, sounds)
+    deviation = 4.0 if counts_of_phones is None else duration_model.deviation(seconds, counts_of_phones)
     return -(_TAILS + 1) / 2 * float(np.log1p(deviation**2 / _TAILS))
 
 

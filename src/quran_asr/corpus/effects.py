@@ -25,7 +25,7 @@ BANDS_HZ = SAMPLE_RATE / 2 / 2.0 ** np.arange(7, -1, -1)
 
 
 def in_room(samples: Samples, response: Samples) -> Samples:
-    """A clip as it sounds in a room, float32 and as long as it was: the echo of its end is not waited for."""
+    """A clip as recorded in a room, float32 and as long as it was: the echo of its end is not waited for."""
     if not len(samples):
         return samples
     size = _fast_length(len(samples) + len(response))

@@ -1,6 +1,6 @@
 """Audio fingerprints: duplicates despite another codec, gain, rate or trimming, found without all pairs.
 
-Every 16 ms of sound has a code of 24 bits: whether the energy difference of neighbouring bands grows or
+Every 16 ms of audio has a code of 24 bits: whether the energy difference of neighbouring bands grows or
 falls (Haitsma and Kalker, "A highly robust audio fingerprinting system", ISMIR 2002). A part of the codes,
 chosen by the code itself, so that both copies choose the same, goes into an index; copies meet there at one
 distance.
@@ -29,14 +29,14 @@ _STEP = 4
 _KEPT = 4
 """One code of so many is kept."""
 _CROWDED = 24
-"""A code in more clips than this says nothing: silence, a hum."""
+"""A code in more clips than this identifies nothing: silence, a hum."""
 _FEWEST = 5
 """Codes that two copies must share at one distance."""
 _LEAST_SHARE = 0.06
 """And their share of those that the shorter overlap has."""
 _LEAST_IN_A_HALF = 0.15
 """Share of the matches that each half of the overlap has: two clips of a synthetic voice that only begin
-with the same words are no copies."""
+with the same words are not copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Two clips that share sound."""
+    """Two clips that share audio."""
 
     first: int
     second: int
@@ -100,9 +100,9 @@ _WEIGHTS = 1 << np.arange(_BANDS - 1, dtype=np.int64)
 
 
 def find_copies(prints: Sequence[Fingerprint]) -> list[Copy]:
-    """Pairs of clips that share most of the shorter one's sound, in order.
+    """Pairs of clips that share most of the shorter one's audio, in order.
 
-    Time and memory grow with the hours of sound, not with the pairs.
+    Time and memory grow with the hours of audio, not with the pairs.
     """
     if not prints:
         return []
@@ -133,7 +133,7 @@ def find_copies(prints: Sequence[Fingerprint]) -> list[Copy]:
 def _aligned(
     prints: Sequence[Fingerprint], a: int, b: int, meetings: Sequence[tuple[int, int]]
 ) -> Copy | None:
-    """What two clips share at the distance for which most meetings, (frame in a, distance), speak."""
+    """What two clips share at the distance of most meetings (frame in a, distance)."""
     places, distances = np.asarray(meetings).T
     values, counts = np.unique(distances, return_counts=True)
     near = np.array([counts[np.abs(values - value) <= 1].sum() for value in values])

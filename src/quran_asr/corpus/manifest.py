@@ -180,7 +180,7 @@ def write_manifest(
     """
     if not str(path) or Path(path).is_dir():
         raise QuranAsrError(
-            "is no name for a manifest", where=str(path), remedy="name a file, for example all.jsonl"
+            "is not a name for a manifest", where=str(path), remedy="name a file, for example all.jsonl"
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with path.open("rb") as file:
         for number, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
             if len(raw) > _LONGEST_LINE:
-                raise QuranAsrError("a line of more than 1 MB: this is no manifest", where=f"{path}:{number}")
+                raise QuranAsrError(
+                    "a line of more than 1 MB: this is not a manifest", where=f"{path}:{number}"
+                )
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
                 _refuse_foreign(path, raw)
@@ -297,7 +299,7 @@ def _segment(values: dict[str, Any], folder: str, spelling: str, *, must_exist: 
         raise QuranAsrError("`reciter` must be a string")
     also_accept = values.get("also_accept") or []
     if not isinstance(also_accept, list):
-        raise QuranAsrError('`also_accept` is no list of lists of verses, such as [["4:44"]]')
+        raise QuranAsrError('`also_accept` is not a list of lists of verses, such as [["4:44"]]')
     quran = load_quran(spelling)
     return Segment(
         audio=audio,
@@ -315,7 +317,7 @@ def _text(written: object, verses: tuple[VerseRef, ...], spelling: str) -> str:
         raise QuranAsrError("`text` must be a string")
     if not (written or "").strip():
         if not verses:
-            raise QuranAsrError("neither `text` nor `verses` says what is recited")
+            raise QuranAsrError("neither `text` nor `verses` names what is recited")
         return load_quran(spelling).text(verses)
     assert written is not None
     if verses and _is_text_of(written, verses, spelling):
@@ -343,7 +345,7 @@ def _verses(value: object, key: str) -> tuple[VerseRef, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(ref, str) for ref in value):
-        raise QuranAsrError(f'`{key}` is no list of verses, such as ["112:1"]')
+        raise QuranAsrError(f'`{key}` is not a list of verses, such as ["112:1"]')
     verses = tuple(VerseRef.parse(ref) for ref in value)
     for ref in verses:
         load_quran("letters").verse(ref)
@@ -357,7 +359,7 @@ def _seconds(values: dict[str, Any], key: str, default: float | None) -> float:
             return default
         raise QuranAsrError(f"`{key}` is missing")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise QuranAsrError(f"`{key}` is no number of seconds: {str(value)[:40]!r}")
+        raise QuranAsrError(f"`{key}` is not a number of seconds: {str(value)[:40]!r}")
     if not 0 <= value <= LONGEST_SECONDS:  # false for NaN too
         raise QuranAsrError(f"`{key}` is {str(value)[:20]}: not between 0 s and a day")
     return float(value)

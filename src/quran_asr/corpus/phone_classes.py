@@ -1,7 +1,7 @@
 """Phone classes of Arabic words and their usual durations.
 
-Letters alone say little: a madd is held four to six times as long as a vowel, the nasal of a doubled noon
-twice, verses end on a drawn-out syllable, and the letters before some surahs are said by their names. The
+Letters alone predict little: a madd is held four to six times as long as a vowel, the nasal of a doubled noon
+twice, verses end on a drawn-out syllable, and the letters before some surahs are read as their names. The
 spelling of the mushaf shows nearly all of it.
 """
 
@@ -44,7 +44,7 @@ _NOON, _MEEM, _BEH, _WAW, _YEH = "\u0646", "\u0645", "\u0628", "\u0648", "\u064a
 _ALEFS, _SMALL_WAW_YEH, _SMALL_MEEMS = "\u0627\u0649", "\u06e5\u06e6", "\u06e2\u06ed"
 _HIDING = "تثجدذزسشصضطظفقكبيو"
 """Before these a noon without vowel, or a tanwin, is a nasal that is held. Before noon and meem it is too,
-and the shadda on them says so."""
+and has a shadda."""
 
 _VOWEL = re.compile("[\u064e-\u0650]")
 _TANWIN = re.compile("[\u064b-\u064d]")
@@ -63,12 +63,12 @@ _OPEN_END = re.compile(
 )
 _NAMED_LETTERS = re.compile(f"(?:[المصركهيعطسحقن]{_MADDAH}?)+(?= |$)")
 _HELD_NAMES = "لمنصقسكع"
-"""Letters whose names, such as lam, have a long vowel before a consonant: said alone it is held in full."""
+"""Letters whose names, such as lam, have a long vowel before a consonant: alone it is held in full."""
 
 
 @lru_cache(maxsize=8192)
 def phones_of_verse(ref: VerseRef) -> Sounds:
-    """Count the sounds of a verse recited alone.
+    """Count the phones of a verse recited alone.
 
     Raises:
         QuranAsrError: there is no such verse.
@@ -79,22 +79,22 @@ def phones_of_verse(ref: VerseRef) -> Sounds:
 
 @lru_cache(maxsize=128)
 def phones_of_basmala() -> Sounds:
-    """Count the sounds of the basmala before a surah."""
+    """Count the phones of the basmala before a surah."""
     return _count(load_quran("uthmani").basmala(2), ends_surah=False)
 
 
 def phones_of_text(text: str) -> Sounds:
-    """Count the sounds of words whose verse is not known, by letters: so many a letter as in the Quran.
+    """Count the phones of words whose verse is not known, by letters: so many a letter as in the Quran.
 
     Args:
         text: in any spelling.
     """
     letters = len(spell(text, "letters").replace(" ", ""))
-    return tuple(letters * share for share in _sounds_a_letter())
+    return tuple(letters * share for share in _phones_per_letter())
 
 
 @lru_cache(maxsize=1)
-def _sounds_a_letter() -> Sounds:
+def _phones_per_letter() -> Sounds:
     quran = load_quran("letters")
     letters = sum(len(verse.replace(" ", "")) for verse in quran.verses.values())
     counted = [phones_of_verse(ref) for ref in quran.refs]

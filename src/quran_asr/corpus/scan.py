@@ -129,7 +129,7 @@ def classify(path: Path, scanned: Path) -> Recording | Dropped | Ignored:
     for folder in folders:
         if other := _OTHER_RIWAYA.search(folder):
             return Dropped(
-                path, "another riwaya than Hafs", f"its folder says {other[1]}: other words and numbers"
+                path, "another riwaya than Hafs", f"its folder is {other[1]}: other words and numbers"
             )
         if _TRANSLATION.match(folder):
             return Dropped(path, "a translation", f"its folder is called {folder}")

@@ -32,7 +32,7 @@ SHORTEST_PAUSE = 0.15
 """Seconds. A shorter gap is part of the speech: a stop consonant, a breath between words."""
 
 EDGE_SECONDS = 0.03
-"""How much of a clip's beginning and end says whether it was cut off within a sound."""
+"""How much of a clip's beginning and end shows whether it was cut off within a phone."""
 
 FULL_SCALE = 0.99
 """From here on a sample counts as clipped. Lossy codecs round a flat top, hence below 1."""
@@ -47,12 +47,12 @@ _FLOOR = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Measurements of one clip's sound."""
+    """Measurements of one clip's audio."""
 
     seconds: float
     """Decoded length."""
     peak_db: float
-    """Largest sample, dB against full scale; above 0 in what lossy codecs give back of loud sound."""
+    """Largest sample, dB against full scale; above 0 in what lossy codecs decode of loud audio."""
     level_db: float
     """Root mean square of the whole clip, dB against full scale."""
     speech_db: float
@@ -72,11 +72,11 @@ class Signal:
     snr_db: float
     """Estimate of speech against steady noise, dB; see `noise_ratio`."""
     hiss_db: float
-    """Steady sound between 5 and 7.5 kHz against the whole, dB; see `hiss`."""
+    """Steady noise between 5 and 7.5 kHz against the whole, dB; see `hiss`."""
     bandwidth_hz: float
     """Frequency below which 99.9 % of the energy lies; at most 8,000."""
     start_db: float
-    """Level of the first 30 ms against `speech_db`, dB; near 0 where a clip begins within a sound."""
+    """Level of the first 30 ms against `speech_db`, dB; near 0 where a clip begins within a phone."""
     end_db: float
     """The same of the last 30 ms."""
 
@@ -186,7 +186,7 @@ def noise_floor(power: NDArray[np.float32]) -> NDArray[np.float64]:
 def noise_ratio(floor: NDArray[np.float64], power: NDArray[np.float32]) -> float:
     """Speech against the floor, dB, between -20 and 80.
 
-    An estimate that is too low for clean sound: reverberation and long vowels count as noise too.
+    An estimate that is too low for clean audio: reverberation and long vowels count as noise too.
     """
     noise = float(floor.sum())
     total = float(power.mean(axis=0, dtype=np.float64).sum())
@@ -194,9 +194,9 @@ def noise_ratio(floor: NDArray[np.float64], power: NDArray[np.float32]) -> float
 
 
 def hiss(floor: NDArray[np.float64], power: NDArray[np.float32]) -> float:
-    """The floor between 5 and 7.5 kHz against the whole sound, dB, at least -100.
+    """The floor between 5 and 7.5 kHz against the whole clip, dB, at least -100.
 
-    Reverberation hardly reaches there, so this tells noise from it, unless the recording was cut off lower.
+    Reverberation hardly reaches there, so this separates the two, unless the recording was cut off lower.
     """
     low, high = (round(hertz * WINDOW / SAMPLE_RATE) for hertz in _HISS_HERTZ)
     total = float(power.mean(axis=0, dtype=np.float64).sum())

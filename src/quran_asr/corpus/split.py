@@ -1,6 +1,6 @@
 """Training, validation and test splits that do not leak: whole reciters or whole texts are held out.
 
-Rows of a corpus are not independent. The same reciter, or the same words, on both sides make an error rate
+Rows of a corpus are not independent. The same reciter, or the same words, in both splits make an error rate
 look better than it is; a random split of rows has both.
 """
 
@@ -46,7 +46,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class SplitReport:
-    """What was written, and what the sides have in common."""
+    """What was written, and what the splits have in common."""
 
     by: Literal["reciter", "verse"]
     seed: int
@@ -68,9 +68,9 @@ def split(
 ) -> SplitReport:
     """Divide a manifest into `train.jsonl`, `validation.jsonl` and perhaps `test.jsonl`.
 
-    By reciter, all clips of a held-out reciter are on one side. By verse, all clips of a held-out wording
+    By reciter, all clips of a held-out reciter are in one split. By verse, all clips of a held-out wording
     are, of every reciter: verses of the same letters (55:13 and its twins), verses that one clip joins, and
-    parts of a verse (`part_of`) go together. Either way no recording is on two sides.
+    parts of a verse (`part_of`) go together. Either way no recording is in two splits.
 
     Args:
         manifest: its lines; to split by reciter, each must name one.
@@ -84,7 +84,7 @@ def split(
 
     Raises:
         QuranAsrError: the manifest is not usable; a name or verse is not in it or is wanted for both sets; a
-            clip has no reciter; a recording stands under two reciters; or a side would be empty.
+            clip has no reciter; a recording stands under two reciters; or a split would be empty.
     """
     if not 0 < share < 1:
         raise QuranAsrError(f"a share of {share} of the hours cannot be held out", remedy="0.05 is usual")
@@ -150,7 +150,7 @@ def _reciters_of(lines: Sequence[Line], where: str) -> list[str]:
 
 
 def _wordings_of(lines: Sequence[Line]) -> list[str]:
-    """For each line a name of all the wordings that must stay on one side with it (union-find)."""
+    """For each line a name of all the wordings that must stay in one split with it (union-find)."""
     parent: dict[str, str] = {}
 
     def root(node: str) -> str:
@@ -167,7 +167,7 @@ def _wordings_of(lines: Sequence[Line]) -> list[str]:
 
 
 def _wordings(line: Line) -> set[str]:
-    """What is said in a clip, by letters: each verse of which it has all or a part, else its text."""
+    """The words of a clip, by letters: each verse of which it has all or a part, else its text."""
     refs = [*(line.get("verses") or []), *(line.get("part_of") or [])]
     if not refs:
         return {spell(line["text"], "letters")}
@@ -235,7 +235,7 @@ _STYLES = frozenset(
     "al el ul as ash ad ar at az an the murattal mujawwad muallim hafs warsh sheikh shaikh shaykh "
     "qari imam dr الشيخ القارئ الامام مرتل مجود".split()
 )
-"""Articles, titles and kinds of recitation: they do not tell one reciter from another."""
+"""Articles, titles and kinds of recitation: they do not distinguish reciters."""
 _BITRATE = re.compile(r"\d+ ?kbps", re.IGNORECASE)
 _LEAST_CONSONANTS = 4
 """Fewer of them are shared by names that have nothing to do with each other."""
@@ -243,7 +243,7 @@ _ALIKE, _ALIKE_IN_VOWELS = 0.88, 0.7
 """Share of letters in the same order from which two spellings differ by a slip; with equal consonants."""
 _LEAST_LETTERS = 8
 """Shorter names that differ by a letter may be two people's."""
-_TELLING_LETTERS = 5
+_DISTINCTIVE_LETTERS = 5
 """A name of that many letters stands for a person by itself, as Alafasy does."""
 
 
@@ -258,7 +258,7 @@ def may_be_one(a: str, b: str) -> bool:
     if sorted(mine) == sorted(theirs):
         return True
     shorter, longer = sorted((set(mine), set(theirs)), key=len)
-    if shorter < longer and all(len(word) >= _TELLING_LETTERS for word in shorter):
+    if shorter < longer and all(len(word) >= _DISTINCTIVE_LETTERS for word in shorter):
         return True
     bones, their_bones = (sorted(_consonants(word) for word in words) for words in (mine, theirs))
     same_bones = bones == their_bones
@@ -273,9 +273,9 @@ def may_be_one(a: str, b: str) -> bool:
     return all(bound() >= least for bound in bounds)
 
 
-@cache  # every name of one side meets every name of the other
+@cache  # every name of one split meets every name of the other
 def _words(name: str) -> list[str]:
-    """The words of a name that tell who it is, in small letters without marks."""
+    """The words of a name that identify the reciter, in small letters without marks."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", _BITRATE.sub(" ", name))
     name = re.sub(r"['’ʿʾ`]", "", name)
     bare = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c)).casefold()

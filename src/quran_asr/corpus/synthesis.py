@@ -102,7 +102,7 @@ def synthesize_corpus(
         OSError: the disk is full, or the folder cannot be written.
     """
     if not refs or not voices:
-        raise QuranAsrError("nothing to speak: give at least one verse and one voice")
+        raise QuranAsrError("nothing to synthesize: give at least one verse and one voice")
     for given, count in Counter(map(str, [*refs, *voices])).items():
         if count > 1:
             raise QuranAsrError(f"`{given}` is given twice")
@@ -283,7 +283,7 @@ class Engine:
         samples = audio.resample(native, native_rate)
         begins = {position: sample / native_rate for position, sample in events}
         if not len(samples) or any(position not in begins for position in positions):
-            raise QuranAsrError(f"the engine did not speak every word of `{' '.join(words)}`")
+            raise QuranAsrError(f"the engine did not synthesize every word of `{' '.join(words)}`")
         return samples, tuple(begins[position] for position in positions)
 
     def _synthesize(

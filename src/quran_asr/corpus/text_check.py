@@ -38,7 +38,7 @@ def check_text(values: Mapping[str, Any], segment: Segment) -> list[tuple[str, s
         if segment.text != theirs:
             reasons.append(("text-differs", f"not the words of {_names(segment.verses)}"))
         elif separate_basmala(written)[0] and not separate_basmala(theirs)[0]:
-            reasons.append(("basmala-in-text", "the words before it are read as not said"))
+            reasons.append(("basmala-in-text", "the words before it are taken as not recited"))
         elif not _has_its_marks(written, segment):
             reasons.append(("marks-differ", f"the letters of {_names(segment.verses)} with other marks"))
     return reasons

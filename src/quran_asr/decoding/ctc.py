@@ -21,9 +21,9 @@ class PathState:
     """Where the best path of one stream stands."""
 
     frame: int = 0
-    """Frames heard so far, from the beginning of the stream."""
+    """Frames so far, from the beginning of the stream."""
     running: int | None = None
-    """Token of the last frame: the same one in the next frame is no new token; None after a blank."""
+    """Token of the last frame: the same one in the next frame is not a new token; None after a blank."""
     last: int | None = None
     """Frame of the utterance's last token or repeat; None before its first."""
 
@@ -76,9 +76,9 @@ def greedy_piece(
     )
     ends: list[int] = []
     last = state.last
-    for place, speaks in enumerate((best != blank).tolist()):
+    for place, is_token in enumerate((best != blank).tolist()):
         frame = state.frame + place
-        if speaks:
+        if is_token:
             last = frame
         elif pause is not None and pause.over(place, frame, last):
             ends.append(frame + 1)

@@ -1,8 +1,8 @@
 """Endpoint detection: no token for a while, and silence where the signal level is known.
 
 Reciters breathe between verses; then the words so far are final and the search starts anew. But they also
-hold vowels (madd) for two seconds and more, in which no token comes although the word goes on: so a frame may
-be the last of an utterance only where the sound itself is silent.
+hold vowels (madd) for two seconds and more, in which no token comes within a word: so a frame may
+be the last of an utterance only where the audio itself is silent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SILENCE_DB = -20.0
 surahs (487 verses, 11 reciters) -32, -26 and -20 dB find 143, 180 and 239 pauses, and inside of 400 single
 verses (5 reciters), where there should be none, 0, 1 and 3."""
 FALL_DB = 1.0
-"""How much the level of the speech falls in a second in which only softer speech is heard."""
+"""How much the level of the speech falls in a second in which speech is only softer."""
 QUIET_SECONDS = 0.3
 """How long it must be silent at the end; the closure of a stop or of a doubled letter is shorter."""
 
@@ -55,7 +55,7 @@ def levels(log_mel: NDArray[np.float32], subsampling: int) -> NDArray[np.float64
 def may_end(
     levels_db: NDArray[np.float64], loudness: Loudness, frame_seconds: float
 ) -> tuple[NDArray[np.bool_], Loudness]:
-    """After which frames of a piece the sound allows an utterance to end, and the loudness after the piece.
+    """After which frames of a piece the audio allows an utterance to end, and the loudness after the piece.
 
     Args:
         levels_db: [n], as `levels` gives them.
@@ -80,7 +80,7 @@ class Pause:
     """The rule for one piece of one stream, frames counted from the beginning of the stream.
 
     An utterance is over after the first frame with which `patience` frames have passed since its last
-    speech, that speech's own frame counted, if the sound allows it there.
+    speech, that speech's own frame counted, if the audio allows it there.
     """
 
     patience: int

@@ -13,10 +13,10 @@ NOTHING = Hypothesis((), (), 0.0)
 
 @dataclass(frozen=True, slots=True)
 class StreamingResult:
-    """What a listener may be shown after a piece of sound."""
+    """What a listener may be shown after a piece of audio."""
 
     committed: tuple[TimedWord, ...]
-    """Words that became certain now. They follow those of earlier moments and never change."""
+    """Words that became certain now. They follow those of earlier results and never change."""
     partial: tuple[TimedWord, ...]
     """All words after the committed ones, as they look now."""
     ends: tuple[int, ...] = ()
@@ -55,7 +55,7 @@ def add_tokens(
         tail: tokens after the found ones that may be taken back (a beam search's best guess).
         ends: frames at which an utterance was over; tokens from there on belong to the next one, which begins
             with a new word whatever its first piece.
-        final: the sound has ended.
+        final: the audio has ended.
     """
     committed: list[TimedWord] = []
     places: list[int] = []
@@ -116,7 +116,7 @@ class Revisions:
 
 
 def revisions(results: Iterable[StreamingResult]) -> Revisions:
-    """Count how often a listener saw a partial word change, over all moments of a stream in their order."""
+    """Count how often a listener saw a partial word change, over all results of a stream in their order."""
     words = grown = replaced = 0
     shown: list[str] = []
     for result in results:

@@ -31,13 +31,13 @@ LEAST_TOKENS = 3
 
 @dataclass(frozen=True, slots=True)
 class AlignedSegment:
-    """Words of one verse, or of one formula, said one after another."""
+    """Words of one verse, or of one formula, recited one after another."""
 
     verses: tuple[VerseRef, ...]
     """The verse; empty for a formula."""
     words: tuple[TimedWord, ...]
     kind: SegmentKind
-    """`repeat`: words that were said just before."""
+    """`repeat`: words that were recited just before."""
     entry: Entry
     """How it follows the words before: `next` in the text, `back` or `skip` by a few words, or `jump`."""
     score: float
@@ -56,7 +56,7 @@ class AlignedSegment:
 
 @dataclass(frozen=True, slots=True)
 class Unaligned:
-    """A stretch in which something is said that is not Quran, or not recognized as such."""
+    """A stretch of speech that is not Quran, or not recognized as such."""
 
     start: float
     """Seconds."""
@@ -79,7 +79,7 @@ class Clock:
     offset: float = 0.0
     """Seconds of frame 0."""
     start_shift: float = 0.0
-    """Seconds from the first frame of the first sound of a word to where the word is taken to begin."""
+    """Seconds from the first frame of the first phone of a word to where the word is taken to begin."""
     end_shift: float = 0.0
     """Seconds from the end of the last frame of its last token to where the word is taken to end."""
 
@@ -186,7 +186,7 @@ def path_words(
 
 
 def _first_frame(graph: Graph, visit: Visit) -> int:
-    """Where the first sound of a word is recognized. A bare word start may come long before, in a breath."""
+    """Where the first phone of a word is recognized. A bare word start may come long before, in a breath."""
     silent = graph.tokens[graph.first[visit.word]] == graph.word_start
     return visit.tokens[1 if silent and len(visit.tokens) > 1 else 0][0]
 
@@ -212,32 +212,32 @@ def _entry(graph: Graph, last: int, place: int) -> Entry:
     return "skip" if 1 < step <= graph.costs.skip_words + 1 else "jump"
 
 
-def _continues(graph: Graph, before: PathWord, said: PathWord) -> bool:
-    same = before.kind == said.kind and graph.verse[before.node] == graph.verse[said.node]
+def _continues(graph: Graph, before: PathWord, recited: PathWord) -> bool:
+    same = before.kind == recited.kind and graph.verse[before.node] == graph.verse[recited.node]
     if before.kind in ("verse", "repeat"):
-        return bool(same) and said.entry == "next"
-    return bool(same) and graph.index[said.node] > graph.index[before.node]
+        return bool(same) and recited.entry == "next"
+    return bool(same) and graph.index[recited.node] > graph.index[before.node]
 
 
-def _segment(graph: Graph, said: list[PathWord]) -> AlignedSegment:
-    first = said[0]
+def _segment(graph: Graph, recited: list[PathWord]) -> AlignedSegment:
+    first = recited[0]
     verses = (first.word.verse,) if first.word.verse is not None else ()
-    loss = sum(one.loss for one in said) / sum(one.tokens for one in said)
-    return AlignedSegment(verses, tuple(one.word for one in said), first.kind, first.entry, -loss)
+    loss = sum(one.loss for one in recited) / sum(one.tokens for one in recited)
+    return AlignedSegment(verses, tuple(one.word for one in recited), first.kind, first.entry, -loss)
 
 
 def _doubtful(graph: Graph, words: Sequence[PathWord]) -> set[Visit]:
     """Words that other speech explains nearly as well, with all that follow them without a jump."""
     places: list[list[PathWord]] = []
-    for said in words:
-        if not places or said.entry in ("start", "jump"):
+    for recited in words:
+        if not places or recited.entry in ("start", "jump"):
             places.append([])
-        places[-1].append(said)
+        places[-1].append(recited)
     return {
-        said.visit
+        recited.visit
         for place in places
         if sum(graph.costs.garbage_token * one.tokens - one.loss for one in place) < LEAST_GAIN
-        for said in place
+        for recited in place
     }
 
 

@@ -43,7 +43,7 @@ class SearchState:
     hidden: Hidden
     """Each [layers, hidden]."""
     predicted: Floats
-    """[J], what the prediction network says after the tokens so far."""
+    """[J], output of the prediction network after the tokens so far."""
     frame: int = 0
     """Frames searched so far, from the beginning of the stream."""
     last: int | None = None
@@ -75,7 +75,7 @@ class Step:
 
 
 def start(predict: Predict, empty: Hidden, blank: int) -> SearchState:
-    """The state before the first frame: the prediction network has heard the blank alone.
+    """The state before the first frame: the prediction network has read the blank alone.
 
     Args:
         predict: the prediction network.
@@ -98,8 +98,8 @@ def greedy(
 ) -> list[Step]:
     """Search one piece of each of B streams for its most probable tokens.
 
-    A frame is left when blank is its best token or when it has said `max_symbols` tokens, as in NeMo. While
-    frames say blank the prediction does not change, so the joint is asked for blocks of frames and the first
+    A frame is left when blank is its best token or after `max_symbols` tokens, as in NeMo. While
+    frames are blank the prediction does not change, so the joint is asked for blocks of frames and the first
     token in each is taken: calls grow with the tokens, not with the frames.
 
     Args:
@@ -162,7 +162,7 @@ class _Block:
 
 
 class _Search:
-    """Where the search of one piece stands: arrays over the B streams, written to as it goes on."""
+    """Where the search of one piece stands: arrays over the B streams, written to as it advances."""
 
     def __init__(
         self,
@@ -226,8 +226,10 @@ class _Search:
                 f"hold NaN"
             )
         rows, starts, stops = asked.rows, asked.starts, asked.stops
-        spoken = np.append(np.flatnonzero(best != blank), stops[-1])
-        firsts = np.minimum(spoken[np.searchsorted(spoken, starts)], stops)  # first token, or the block's end
+        tokens_at = np.append(np.flatnonzero(best != blank), stops[-1])
+        firsts = np.minimum(
+            tokens_at[np.searchsorted(tokens_at, starts)], stops
+        )  # first token, or the block's end
         size = stops - starts
         before = np.arange(stops[-1]) < np.repeat(firsts, size)  # the blanks before it
         stream = np.repeat(np.arange(len(rows)), size)
@@ -248,7 +250,7 @@ class _Search:
         hidden: Hidden,
         max_symbols: int,
     ) -> None:
-        """Keep a token of each of these streams, and what the prediction network says after it."""
+        """Keep a token of each of these streams, and the output of the prediction network after it."""
         for row, token, peak in zip(speaking.tolist(), tokens.tolist(), peaks.tolist(), strict=True):
             self.tokens[row].append(token)
             self.frames[row].append(int(self.begins[row] + self.at[row]))
@@ -294,7 +296,7 @@ def _next_allowed(allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _bounds(
     last: NDArray[np.int64], patience: int, next_allowed: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
-    """[B]: the frame at which the utterance is over if it says no more; about FAR where none ends here."""
+    """[B]: the frame at which the utterance is over if no token follows; about FAR where none ends here."""
     earliest = np.maximum(last + patience - 1, 0)
     if next_allowed is not None:
         width = next_allowed.shape[1]

@@ -12,7 +12,7 @@ from quran_asr.files import write_atomically
 from quran_asr.records import Hypothesis, TimedWord
 
 WORD_START = "\u2581"
-"""SentencePiece's sign for the space before a word."""
+"""SentencePiece's mark for the space before a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Vocabulary:
         the next word starts if that is sooner. `offset` is the time of frame 0 in seconds.
 
         The confidence of a word is its probability, the product of its tokens'; None where the hypothesis has
-        none. With the quickstart model on clean and noisy speech the product told right words from wrong ones
+        none. With the quickstart model on clean and noisy speech the product separated right from wrong words
         better than the least token's probability with every decoder (area under the curve 0.85 against 0.83
         for the transducer, 0.96 against 0.95 for CTC). The geometric mean is better still on clean speech
         (0.83 against 0.82; 0.92 against 0.90) and worse on noise (0.76 against 0.80; 0.75 against 0.83).
@@ -73,7 +73,7 @@ class Vocabulary:
                 if part:
                     texts[-1] += part
                     lasts[-1] = frame
-                if nth or part:  # the piece says something of this word, if only that it starts
+                if nth or part:  # the piece belongs to this word, if only as its start
                     sums[-1] += log_prob
         words: list[TimedWord] = []
         bound = math.inf  # where the next word starts

@@ -2,7 +2,7 @@
 
 The clips are drawn once for both, so that what is hard for both cancels out (Bisani and Ney, "Bootstrap
 estimates for confidence intervals in ASR performance evaluation", ICASSP 2004). Where there are trainings
-with several seeds, seeds are drawn too, for each side by itself.
+with several seeds, seeds are drawn too, for each model by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Interval = tuple[float, float]
 
 FEWEST_RECITERS = 5
-"""With fewer, reciters cannot be drawn sensibly: clips are drawn within each reciter, and that is said."""
+"""With fewer reciters, clips are drawn within each reciter, and the report states it."""
 
 DRAWS = 1_000
 """The bounds at 2.5 and 97.5 % are then themselves off by about 2 % of the width of the interval."""
@@ -43,17 +43,17 @@ def method(reciters: Sequence[str]) -> str:
 def intervals(
     errors: NDArray[np.int64], reference_lengths: NDArray[np.int64], reciters: Sequence[str], seed: int = 0
 ) -> list[Interval | None]:
-    """95 % intervals of the rates errors / said.
+    """95 % intervals of the rates errors / reference units.
 
     Args:
         errors: [clips, rates], errors of each clip for each rate asked.
-        said: [clips, rates], units said.
+        reference_lengths: [clips, rates], units of the references.
         reciters: name of each clip's reciter; clips without a name count as of one reciter.
         seed: the same seed gives the same intervals.
 
     Returns:
-        For each rate (low, high), or None with fewer than two clips, nothing said, or few reciters of whom
-        none has two clips: each draw would be the same.
+        For each rate (low, high), or None with fewer than two clips, empty references, or few reciters of
+        whom none has two clips: each draw would be the same.
     """
     if len(reciters) < 2:
         return [None] * errors.shape[1]
@@ -91,10 +91,10 @@ def intervals(
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A second side beside a first, over the clips of both."""
+    """A second model beside a first, over the clips of both."""
 
     rates: tuple[float, float]
-    """Errors over units said, of the first and the second; seeds are taken together."""
+    """Errors per reference unit, of the first and the second; seeds are taken together."""
     difference: float
     """Second minus first."""
     difference_interval: Interval | None
@@ -112,18 +112,18 @@ def compare_errors(
     reciters: Sequence[str],
     seed: int = 0,
 ) -> Difference:
-    """Set the errors of two sides on the same clips against each other.
+    """Compare the errors of two models on the same clips.
 
     Args:
         first: [trainings, clips], word errors.
         second: [trainings, clips]; the number of trainings may differ.
-        said: [clips], words said.
+        reference_lengths: [clips], words of the references.
         reciters: name of each clip's reciter. With at least five distinct ones reciters are drawn, then
             their clips; with fewer, clips within each reciter.
         seed: the same seed gives the same intervals.
 
     Raises:
-        ValueError: nothing was said, or the numbers of clips differ.
+        ValueError: the references are empty, or the numbers of clips differ.
     """
     clips = len(reciters)
     if (
@@ -142,9 +142,9 @@ def compare_errors(
     for draw in range(DRAWS):
         weights = _draw_clips(random, groups)
         units = weights @ reference_lengths
-        for side, errors in enumerate((first, second)):
+        for model, errors in enumerate((first, second)):
             trainings = random.multinomial(len(errors), np.full(len(errors), 1 / len(errors)))
-            drawn[draw, side] = trainings @ errors @ weights / (len(errors) * units) if units else np.nan
+            drawn[draw, model] = trainings @ errors @ weights / (len(errors) * units) if units else np.nan
     drawn = drawn[np.isfinite(drawn).all(axis=1)]
     whole = bool((drawn[:, 0] > 0).all())
     return Difference(

@@ -6,7 +6,7 @@ insertions and deletions are well defined, not an accident of how a table is wal
 How: let S be the best gain of a path through the table of prefixes, where an insertion or a deletion gains
 0, a substitution B and a hit 2B + 1. A path of e errors and h hits over n and m units gains
 B(n + m - e) + h, and h < B: the largest S has the fewest errors and, among those, the most hits, and both can
-be read from S without walking back. Many pairs are counted side by side: 3,700 verses in half a second.
+be read from S without walking back. Many pairs are counted in one batch: 3,700 verses in half a second.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def count_many(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[Cou
         (_ids(reference_ids, number), _ids(hypothesis_ids, number)) for reference_ids, hypothesis_ids in pairs
     ]
     counts: list[Counts] = [Counts()] * len(ids)
-    # neighbours of like length side by side, so that little of a batch is padding; longest first
+    # pairs of like length together, so that little of a batch is padding; longest first
     order = sorted(range(len(ids)), key=lambda place: -len(ids[place][0]) - len(ids[place][1]))
     start = 0
     while start < len(order):
@@ -118,7 +118,7 @@ def _ids(units: Sequence[str], number: dict[str, int]) -> Ids:
 
 
 def _count_batch(pairs: Sequence[tuple[Ids, Ids]]) -> list[Counts]:
-    """Counts of pairs sorted from long to short by the sum of their lengths, all tables side by side.
+    """Counts of pairs sorted from long to short by the sum of their lengths, all tables in one array.
 
     Filled by anti-diagonals: cell (i, j) of diagonal k = i + j needs only the diagonals k - 1 and k - 2.
     The cells beyond a pair's own lengths hold nonsense that never flows back.
@@ -130,10 +130,10 @@ def _count_batch(pairs: Sequence[tuple[Ids, Ids]]) -> list[Counts]:
     base = min(rows, columns) + 1
     kind = np.int32 if base * (rows + columns + 2) < 2**31 else np.int64
     reference_ids = np.full((len(pairs), rows), -1, np.int32)
-    heard_backwards = np.full((len(pairs), columns), -2, np.int32)
-    for place, (said_ids, heard_ids) in enumerate(pairs):
-        reference_ids[place, : len(said_ids)] = said_ids
-        heard_backwards[place, columns - len(heard_ids) :] = heard_ids[::-1]
+    hypothesis_backwards = np.full((len(pairs), columns), -2, np.int32)
+    for place, (reference, hypothesis) in enumerate(pairs):
+        reference_ids[place, : len(reference)] = reference
+        hypothesis_backwards[place, columns - len(hypothesis) :] = hypothesis[::-1]
     before = np.zeros((len(pairs), rows + 1), kind)  # diagonal k - 2, gains by row; then k
     last = np.zeros_like(before)  # diagonal k - 1
     final = np.zeros(len(pairs), np.int64)
@@ -144,7 +144,8 @@ def _count_batch(pairs: Sequence[tuple[Ids, Ids]]) -> list[Counts]:
         first, end = max(1, k - columns), min(rows, k - 1) + 1
         opposite = slice(columns - k + first, columns - k + end)
         step = np.multiply(
-            reference_ids[active, first - 1 : end - 1] == heard_backwards[active, opposite], kind(base + 1)
+            reference_ids[active, first - 1 : end - 1] == hypothesis_backwards[active, opposite],
+            kind(base + 1),
         )
         step += kind(base)
         step += before[active, first - 1 : end - 1]
@@ -166,7 +167,7 @@ def _count_batch(pairs: Sequence[tuple[Ids, Ids]]) -> list[Counts]:
 def _moves(
     reference_ids: Ids, hypothesis_ids: Ids, reference_classes: Ids, hypothesis_classes: Ids
 ) -> NDArray[np.uint8]:
-    """The last step of the best path to every pair of prefixes, [said + 1, heard + 1]."""
+    """The last step of the best path to every pair of prefixes, [reference + 1, hypothesis + 1]."""
     base = min(len(reference_ids), len(hypothesis_ids)) + 1
     moves = np.zeros((len(reference_ids) + 1, len(hypothesis_ids) + 1), np.uint8)
     gains = np.zeros(len(hypothesis_ids) + 1, np.int64)

@@ -16,7 +16,7 @@ from quran_asr.evaluation.training_data import TrainingData, cells
 from quran_asr.records import Counts, Segment
 
 LENGTHS = (("short", 0, 5), ("medium", 6, 20), ("long", 21, None))
-"""Name, fewest and most words said in a clip. Of the Quran's verses 25 % are short, 15 % long."""
+"""Name, fewest and most reference words of a clip. Of the Quran's verses 25 % are short, 15 % long."""
 
 WORST = 10
 """Clips that are shown as the worst: those with the most word errors."""
@@ -37,12 +37,12 @@ class Setting:
     edition: str
     manifest: str = ""
     streaming: bool = False
-    """Heard in pieces as they come, or whole recordings."""
+    """In chunks as they arrive, or whole recordings."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredClip:
-    """A clip that was heard."""
+    """A clip with its score."""
 
     segment: Segment
     score: ClipScore
@@ -133,7 +133,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Steadiness:
-    """What a listener saw of streams: beside the whole files, and from one moment to the next."""
+    """Results of streaming: against whole files, and from one partial result to the next."""
 
     differing_clips: int
     """Clips whose words were others than those of the whole file."""
@@ -147,7 +147,7 @@ class Steadiness:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How well a model hears the clips of a manifest. Made by `make_report`."""
+    """Error rates of a model on the clips of a manifest. Made by `make_report`."""
 
     setting: Setting
     whole: Group
@@ -164,7 +164,7 @@ class Report:
     looping_clips: int
     unreadable: tuple[Unreadable, ...]
     steadiness: Steadiness | None = None
-    """None where whole files were heard."""
+    """None where whole files were recognized."""
     joined: Joined | None = None
     """None where no reciter has two clips."""
 
@@ -186,7 +186,7 @@ class Report:
             "cells": {name: group.to_json() for name, group in self.cells.items()},
             "reciters": {name: group.to_json() for name, group in self.reciters.items()},
             "lengths": {
-                name: {"words_said": [fewest, most], **self.lengths[name].to_json()}
+                name: {"reference_words": [fewest, most], **self.lengths[name].to_json()}
                 for name, fewest, most in LENGTHS
                 if name in self.lengths
             },
@@ -208,10 +208,10 @@ def make_report(
     training: TrainingData | None = None,
     unreadable: Sequence[Unreadable] = (),
 ) -> Report:
-    """Sum up what was heard.
+    """Sum up the scores of clips.
 
     Args:
-        clips: all clips that were heard.
+        clips: all clips that could be read.
         training: what the model was trained on; None when nobody knows.
         unreadable: clips that could not be read: listed, not counted.
     """
@@ -284,7 +284,7 @@ def _place(segment: Segment) -> dict[str, Any]:
 
 
 def _number(rate: float) -> float | None:
-    """A fraction to six places; None for what JSON cannot say."""
+    """A fraction to six places; None for what JSON cannot hold."""
     return round(rate, 6) if math.isfinite(rate) else None
 
 

@@ -21,7 +21,7 @@ from quran_asr.text.spelling import spell
 
 @dataclass(frozen=True, slots=True)
 class ClipScore:
-    """What was said and heard in one clip, counted."""
+    """Reference and hypothesis of one clip, counted."""
 
     reference: str
     """In the model's spelling; of several accepted texts the one that counts."""
@@ -37,12 +37,12 @@ class ClipScore:
     recognition_errors: int
     """All other word errors. With `spelling_only_errors` they are `words.errors`."""
     lost: bool
-    """Less than half of the words said were heard, by their letters."""
+    """Less than half of the reference words are in the hypothesis, by their letters."""
     looping: bool
     """A word or phrase is repeated at once that the reference does not repeat, by letters."""
 
     def edits(self) -> list[Edit]:
-        """The words of both sides opposite each other; see `align`."""
+        """The aligned words of both texts; see `align`."""
         return align(self.reference.split(), self.hypothesis.split(), alike=word_letters)
 
 
@@ -52,14 +52,14 @@ def score_clips(
     """Score many clips: 3,700 in a few seconds.
 
     Args:
-        said: for each clip the texts that count as right; the one with the fewest word errors counts (then
+        references: for each clip the texts that count as right; that with the fewest word errors counts (then
             the fewest character errors, then the first).
-        heard: for each clip the text of the hypothesis.
+        hypotheses: for each clip the text of the hypothesis.
         spelling: the model's.
 
     Raises:
         QuranAsrError: no such spelling.
-        ValueError: not as many texts heard as clips, or a clip without an accepted text.
+        ValueError: not as many hypotheses as clips, or a clip without an accepted text.
     """
     pairs = [
         (clip, spell(accepted, spelling), spell(hypothesis, spelling))
@@ -99,10 +99,10 @@ def score_clips(
 
 
 def repeated_words(references: Sequence[str], hypotheses: Sequence[str]) -> int:
-    """How many words heard stand in an immediate repetition that was not said.
+    """How many words of a hypothesis belong to an immediate repetition that the reference lacks.
 
     A repetition is a word or phrase at least twice in a row, all its copies count (`a b a b a b c`: six
-    words). It was said if the reference has the phrase as many times in a row (`دكا دكا` is the Quran's own).
+    words). It counts as recited if the reference has the phrase as many times in a row (`دكا دكا`).
     """
     inside = np.zeros(len(hypotheses), bool)
     number: dict[str, int] = {}
@@ -117,19 +117,19 @@ def repeated_words(references: Sequence[str], hypotheses: Sequence[str]) -> int:
                 continue
             # a run of copies may be read from any of its words on: `a b a b a` is `a b` and `b a` twice
             last_start = stop + period - copies * period
-            was_said = any(
+            was_recited = any(
                 f" {' '.join(hypotheses[begin : begin + copies * period])} " in reference
                 for begin in range(start, last_start + 1)
             )
-            if not was_said:
+            if not was_recited:
                 inside[start : start + copies * period] = True
     return int(inside.sum())
 
 
 def repeat_share(references: str, hypotheses: str) -> float:
-    """Share of the words heard in one clip that stand in a repetition which was not said; 0.0 for no words.
+    """Share of a hypothesis's words in a repetition that the reference lacks; 0.0 for no words.
 
-    Over many clips add up `repeated_words` and divide by the words heard: that is the `repeat_share` of
+    Over many clips add up `repeated_words` and divide by the hypotheses' words: that is the `repeat_share` of
     `metrics.jsonl`, near 0 in a healthy run, high when a model loops.
     """
     words = hypotheses.split()
@@ -137,7 +137,7 @@ def repeat_share(references: str, hypotheses: str) -> float:
 
 
 def length_ratio(counts: Counts) -> float | None:
-    """Words heard per word said; None if nothing was said. Near 0 when a model has collapsed to blanks."""
+    """Hypothesis words per reference word; None without one. Near 0 when a model has collapsed to blanks."""
     return counts.hypothesis_length / counts.reference_length if counts.reference_length else None
 
 
@@ -162,7 +162,7 @@ def word_letters(word: str) -> str:
 def _spelling_only_errors(reference: str, hypothesis: str) -> int:
     """Word errors whose letters agree.
 
-    Between two hits a stretch of errors whose letters agree as a whole is spelling (يَا أَيُّهَا heard as يَاأَيُّهَا:
+    Between two hits a stretch of errors whose letters agree as a whole is spelling (يَا أَيُّهَا as يَاأَيُّهَا:
     only the space differs); in other stretches each word that stands opposite its own letters.
     """
     edits = align(reference.split(), hypothesis.split(), alike=word_letters)

@@ -3,7 +3,7 @@
 Every condition is measured on the same clips as the clips as they are, so that the differences are those of
 the condition; what is random is seeded by the number of the clip. The goals are those that a recognizer in
 use has to meet: nobody cuts a recording into verses, starts it with a quarter of a second of silence, and
-speaks at the level of a studio.
+has the level of a studio.
 """
 
 from __future__ import annotations

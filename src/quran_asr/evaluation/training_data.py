@@ -1,4 +1,4 @@
-"""What a model was trained on, so that a report can tell seen reciters and texts from unseen ones."""
+"""What a model was trained on, so that a report can separate seen reciters and texts from unseen ones."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class TrainingData:
 
     manifests: tuple[ManifestFacts, ...]
     reciters: tuple[str, ...]
-    """Sorted; an empty name among them says that some clips name no reciter."""
+    """Sorted; an empty name among them means that some clips name no reciter."""
     verses: tuple[VerseRef, ...]
     """In the order of the mushaf."""
     texts: tuple[str, ...]
-    """Sorted, in letters: what was said in clips that name no verses."""
+    """Sorted, in letters: the texts of clips that name no verses."""
 
     @classmethod
     def from_segments(cls, segments: Iterable[Segment], manifests: Sequence[Path] = ()) -> TrainingData:

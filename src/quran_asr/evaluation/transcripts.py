@@ -28,13 +28,13 @@ class TranscribedClip:
     """A line of `transcripts.jsonl`, as far as it shows what went wrong."""
 
     segment: Segment
-    """Its `text` is what was said."""
+    """Its `text` is the reference."""
     hypothesis: str
     words: Counts
     """Of the words of both texts as they are written."""
 
     def edits(self) -> list[Edit]:
-        """The words of both sides opposite each other; see `align`."""
+        """The aligned words of both texts; see `align`."""
         return align(self.segment.text.split(), self.hypothesis.split(), alike=word_letters)
 
 

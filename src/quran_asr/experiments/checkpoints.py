@@ -39,9 +39,9 @@ class Saved:
     """`val_wer=` of its name; of `last.ckpt` that of the validation at its step, if one was made."""
     epoch: int | None
     step: int | None
-    """Optimizer steps made; None for a `.nemo`, which does not say it."""
+    """Optimizer steps made; None for a `.nemo`, which lacks it."""
     average: int | None
-    """Number of checkpoints whose mean this `.nemo` is; None where it is no average."""
+    """Number of checkpoints whose mean this `.nemo` is; None where it is not an average."""
     size: int
     """Bytes."""
     modified: float
@@ -60,7 +60,7 @@ class Saved:
 
     @property
     def ranked(self) -> bool:
-        """Whether its name says a rate: `last.ckpt` and files of others have none."""
+        """Whether its name contains a rate: `last.ckpt` and files of others have none."""
         return rate_of(self.path) is not None
 
     def to_json(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def steps_made(checkpoint: Path) -> int | None:
 
 
 def _stands_at(path: Path) -> tuple[int | None, int | None, str | None]:
-    """Epoch, step, and why the file is no checkpoint."""
+    """Epoch, step, and why the file is not a checkpoint."""
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))

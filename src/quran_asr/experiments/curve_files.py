@@ -45,7 +45,7 @@ def read_curves(path: Path) -> Curves:
     Args:
         path: a run folder or its `metrics.jsonl`; a folder with TensorBoard event files, or one such file;
             a folder or file of the Hugging Face Trainer; a table or a text log
-            (docs/reference/formats.md says which).
+            (listed in docs/reference/formats.md).
 
     Raises:
         QuranAsrError: nothing there that holds curves, or it cannot be read.
@@ -164,7 +164,7 @@ def _scalars(file: Path) -> dict[str, list[tuple[int, float, float]]]:
             ]
             for tag in events.Tags()["scalars"]
         }
-    except Exception as error:  # tensorboard and protobuf raise a dozen kinds for bytes that are no events
+    except Exception as error:  # tensorboard and protobuf raise a dozen kinds for bytes that are not events
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:100]
         raise QuranAsrError(f"not a readable event file ({reason})", where=str(file)) from None
 

@@ -11,7 +11,7 @@ from typing import Any
 from quran_asr.config.schema import Recipe
 
 _PLACES = frozenset({"step", "epoch", "time", "split"})
-"""Keys of a line of metrics that say where it stands."""
+"""Keys of a metrics line that give its position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Point:
     value: float | None
     """None: NaN or infinity was measured."""
     epoch: float | None
-    """From 0; None where nothing says it."""
+    """From 0; None where unknown."""
     time: float | None
-    """Seconds since the run began; None where nothing says it."""
+    """Seconds since the run began; None where unknown."""
 
 
 Series = tuple[Point, ...]
@@ -48,7 +48,7 @@ class Curves:
     encoder_share: float | None = None
     """Share of the encoder's parameters that came from a trained model (`transfer.json`); None: unknown."""
     in_epochs: bool = False
-    """Whether the points' steps are epochs, because nothing says the steps."""
+    """Whether the points' steps are epochs, because the steps are unknown."""
     notes: tuple[str, ...] = ()
     """What was assumed about a foreign log, and which of its columns no rule knows."""
 
@@ -68,7 +68,7 @@ class Curves:
 
     @property
     def epochs_done(self) -> float:
-        """Epochs until the last point; 0 where nothing says it. Those of others may be counted from 1."""
+        """Epochs until the last point; 0 where unknown. Those of others may be counted from 1."""
         first = min((p.epoch for s in self._all() for p in s[:1] if p.epoch is not None), default=0.0)
         return 0.0 if self.epoch is None else self.epoch + (0 if first >= 1 else 1)
 

@@ -60,7 +60,7 @@ VALIDATION = RATES | {
 BOOKKEEPING = re.compile(
     r"_.*|.*(runtime|_per_second|total_flos|timestamp|wall time|_time|total_count|hp_metric|global_step)"
 )
-"""Columns that say nothing of the training; they are left out silently."""
+"""Columns unrelated to the training; they are skipped silently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +282,7 @@ def _float(value: Any) -> float | None:
 STEPS = ("trainer/global_step", "train/global_step", "step", "global_step", "_step")
 EPOCHS = ("epoch", "train/epoch", "trainer/epoch")
 TIMES = ("time", "_runtime")
-"""Columns that say where a row stands, the best first."""
+"""Columns that give the position of a row, the best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +302,7 @@ def columns_of(header: Sequence[str]) -> Columns:
     """The columns of a CSV of Lightning, Hugging Face, Weights & Biases or our own.
 
     Raises:
-        QuranAsrError: curves of several runs, or nothing says the place.
+        QuranAsrError: curves of several runs, or no column with the position.
     """
     low = [name.strip().lower() for name in header]
     found = [

@@ -54,7 +54,7 @@ class RunFolder:
 
     @property
     def transcripts(self) -> Path:
-        """What the best model heard in its validation."""
+        """Transcripts of the best model's validation."""
         return self.path / "transcripts.jsonl"
 
     @property
@@ -70,7 +70,7 @@ class RunFolder:
         write_atomically(self.recipe, (text + as_yaml(recipe)).encode())
 
     def replace_recipe(self, recipe: Recipe, step: int) -> None:
-        """Keep the recipe with which the run goes on; the one until then stays as `recipe-to-step-N.yaml`."""
+        """Keep the recipe with which a run continues; the one until then becomes `recipe-to-step-N.yaml`."""
         before = self.recipe.read_bytes()
         self.write_recipe(recipe)
         until = self.path / f"recipe-to-step-{step}.yaml"
@@ -162,7 +162,7 @@ class RunFolder:
         stand and the first are left out, so that steps only rise within a split.
 
         Raises:
-            QuranAsrError: a line before the last is no JSON object with `step` and `split`.
+            QuranAsrError: a line before the last is not a JSON object with `step` and `split`.
         """
         if not self.metrics.is_file():
             return []
@@ -197,7 +197,7 @@ class RunFolder:
         return last if last.is_file() else None
 
     def model_file(self) -> Path:
-        """The file that the run is heard by: its best model, or where there is none its last checkpoint.
+        """The model file of a run: its best model, or where there is none its last checkpoint.
 
         Raises:
             QuranAsrError: it has neither.
@@ -267,7 +267,7 @@ def last_run(exp_dir: str | Path = "nemo_experiments") -> RunFolder:
 
 
 def checkpoint_bytes(parameters: int) -> int:
-    """Size of a `.ckpt`: float32 weights and AdamW's two moments."""
+    """Size of a `.ckpt`: float32 weights and AdamW's two moment tensors."""
     return 12 * parameters
 
 
@@ -315,7 +315,7 @@ def runs_below(folder: Path) -> list[RunFolder]:
 
 
 def meant_runs(folder: Path) -> list[RunFolder]:
-    """Runs below a folder that it may stand for: those in NeMo's layout, whose names say when they began.
+    """Runs below a folder that it may stand for: those in NeMo's layout, named by their start time.
 
     What else lies in `/tmp` or a home folder is a stranger.
     """

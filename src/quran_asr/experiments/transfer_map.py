@@ -1,7 +1,7 @@
 """The map of a transfer: which tensor of a pretrained model goes where, which does not, and why.
 
 Made from names, shapes and configurations alone. `plan` makes it of published models, `train` of an archive
-at hand, and then copies exactly what it says.
+at hand, and then copies exactly that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOKEN_INDEXED = (
 """Row k belongs to token k, the last to the blank: between tokenizers only that one means the same."""
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
-"""What a batch norm counts while it trains: it goes along, but is no parameter."""
+"""Statistics of a batch norm: copied too, but not parameters."""
 
 LAYERS_LEFT_OUT = "layers-left-out"
 _FACTS = (
@@ -62,7 +62,7 @@ How = Literal["whole", "bins", "blank", "level", "none"]
 
 @dataclass(frozen=True, slots=True)
 class ModelLayout:
-    """A model on one side of a transfer."""
+    """One of the two models of a transfer."""
 
     name: str
     architecture: Architecture
@@ -252,10 +252,10 @@ def _differences(source: ModelLayout, target: ModelLayout, same_tokens: bool) ->
     def note(code: str, message: str) -> Finding:
         return Finding("note", code, source.name, message, "")
 
-    told = set()
+    reported = set()
     offline = not theirs.causal_downsampling and not theirs.causal_convolution
     if ours.causal_downsampling and ours.causal_convolution and offline:
-        told = {"causal-downsampling", "causal-convolution"}
+        reported = {"causal-downsampling", "causal-convolution"}
         yield note(
             "offline-into-causal",
             "its convolutions see the future, ours do not: the copied ones have to learn to do without",
@@ -270,13 +270,13 @@ def _differences(source: ModelLayout, target: ModelLayout, same_tokens: bool) ->
             f"its features are normalised `{theirs.normalize}`, ours `{ours.normalize}` (a stream has no "
             "whole recording to normalise by)",
         )
-    if theirs.n_layers >= ours.n_layers:  # more are told by themselves
-        told.add("layers")
+    if theirs.n_layers >= ours.n_layers:  # more layers are reported separately
+        reported.add("layers")
     if theirs.kind == "ctc":  # it has neither
-        told |= {"prediction-network", "prediction-layers", "joint"}
+        reported |= {"prediction-network", "prediction-layers", "joint"}
     for code, what, attribute in _FACTS:
         there, here = getattr(theirs, attribute), getattr(ours, attribute)
-        if there != here and code not in told:
+        if there != here and code not in reported:
             yield note(code, f"{what}: {there} there, {here} here")
     if not same_tokens:
         yield note(

@@ -116,7 +116,7 @@ def run_trials(
     Args:
         trials: begun in this order.
         begin: called before a trial begins or is resumed; returns what follows `quran-asr train` where there
-            is no run to resume.
+            is not a run to resume.
         end: called with each trial that has ended; what it raises stops the others.
         jobs: trials at the same time.
         judge: called with (trial, step, WER) of every validation once, in order, those of earlier calls too;
@@ -242,7 +242,7 @@ def _end_orphan(folder: Path) -> None:
     """End the training that a killed call left in a trial's folder.
 
     Raises:
-        QuranAsrError: it does not end, or cannot be told from another process (where there is no /proc).
+        QuranAsrError: it does not end, or may be another process (where there is no /proc).
     """
     place = folder / "process"
     until = time.monotonic() + GRACE_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.experiments.checkpoints import copy_model
 from quran_asr.export.graphs import quantize, write_graphs
-from quran_asr.export.sherpa import write_sherpa
+from quran_asr.export.targets import TARGETS
 from quran_asr.export.verification import check_bundle, cost_of_int8, cost_of_joining
 from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically
 from quran_asr.locks import locked
@@ -86,12 +87,12 @@ def model_card(bundle: Bundle) -> str:
         "",
         "stream = recognizer.stream()",
         "for samples in microphone:  # float32, 16 kHz",
-        "    moment = stream.accept(samples)",
-        "    print(moment.committed, moment.partial)",
+        "    result = stream.accept(samples)",
+        "    print(result.committed, result.partial)",
         "```",
         "",
-        "It was made for recitation of the Quran by one voice, and writes nothing else. It is no judge of a",
-        "recitation: what it hears wrongly is no mistake of the reciter.",
+        "It was made for recitation of the Quran by one voice, and writes nothing else. It does not judge a",
+        "recitation: a recognition error is not a mistake of the reciter.",
         "",
     ]
     return "\n".join(lines)
@@ -143,13 +144,8 @@ def _joined_lines(joined: dict[str, Any] | None) -> list[str]:
     return ["", f"WER on {joined['clips']} clips: {alone:.4f} alone, {pairs:.4f} joined in pairs."]
 
 
-Target = Callable[[EncDecHybridRNNTCTCBPEModel, Shape, Path, int], None]
-"""Writes the model, in evaluation mode on the CPU, for one look-ahead (encoder frames) into a folder."""
-TARGETS: dict[str, Target] = {"sherpa": write_sherpa}
-"""Other runtimes that a model is exported for beside its bundle, into `<bundle>/<name>/<look-ahead>ms`."""
-
 WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, *TARGETS}
-"""What may stand in a folder that a new bundle replaces."""
+"""What a folder may contain that a new bundle replaces."""
 
 
 def export(
@@ -161,20 +157,20 @@ def export(
     manifest: Path | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
-    """Write a bundle, after it has been shown that it says what the model says.
+    """Write a bundle, after it has been verified against the model.
 
     Args:
         model_path: a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
         folder: where the bundle shall be; an earlier bundle there is replaced when the new one is proven.
         int8: keep the encoder's matrices as 8-bit integers.
         targets: names from `TARGETS`; adds `<target>/<look-ahead>ms` for each look-ahead, in 32-bit floats.
-        manifest: recordings to prove it with; with int8 their texts also tell what it costs. None takes the
-            validation recordings of the model's run if they are there, else made-up sound alone.
+        manifest: recordings to verify it with; with int8 their texts also show what it costs. None takes the
+            validation recordings of the model's run if they are there, else synthetic audio alone.
         on_step: called with what is being done.
 
     Raises:
         QuranAsrError: an unknown target, nothing loadable, no streaming model, something else stands in the
-            folder, or the bundle does not say what the model says. Then nothing is written.
+            folder, or the bundle differs from the model. Then nothing is written.
     """
     if unknown := set(targets) - set(TARGETS):
         raise QuranAsrError(
@@ -215,10 +211,12 @@ def _export(
             bundle, figures["int8"] = _replace_by_int8(bundle, clips)
         figures["joined"] = cost_of_joining(bundle, clips)
         for target in targets:
+            module, _, function = TARGETS[target].partition(":")
+            write = getattr(importlib.import_module(module), function)
             for frames in shape.look_aheads:
                 name = f"{bundle.milliseconds(frames)}ms"
                 on_step(f"writing {target}/{name}")
-                TARGETS[target](model, shape, unfinished / target / name, frames)
+                write(model, shape, unfinished / target / name, frames)
         bundle = replace(bundle, figures=figures)
         write_atomically(unfinished / CARD, model_card(bundle).encode())
         extra = [CARD]
@@ -250,7 +248,7 @@ def _refuse_to_destroy(folder: Path) -> None:
 
 
 def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
-    """Write a bundle into an empty folder. Nothing shows yet that it says what the model says."""
+    """Write a bundle into an empty folder. It is not verified yet."""
     write_graphs(model, shape, folder)
     bundle = describe(model, source.stem, spelling_of(model), shape, folder, _provenance(model, source))
     bundle.vocabulary.write(folder / VOCABULARY)
@@ -311,7 +309,7 @@ def _in_numbers(data: TrainingData | None) -> dict[str, Any] | None:
 
 
 def _write_training_data(data: TrainingData, folder: Path) -> None:
-    """So that an evaluation can tell known reciters and texts from new ones. No paths of this disk."""
+    """So that an evaluation can separate known reciters and texts from new ones. No paths of this disk."""
     named = replace(data, manifests=tuple(replace(one, path=Path(one.path).name) for one in data.manifests))
     text = json.dumps(named.to_json(), ensure_ascii=False, indent=2) + "\n"
     write_atomically(folder / TRAINING_DATA, text.encode())

@@ -59,8 +59,8 @@ class Subsampling(nn.Module):
         first = -14
         for stage in self.stages:
             if isinstance(stage, nn.Conv2d) and stage.stride[0] == 2:
-                sides = (int(stage._left_padding), int(stage._right_padding))  # type: ignore[arg-type]
-                x = F.pad(x, (*sides, 0, 0))  # frequency alone
+                padding = (int(stage._left_padding), int(stage._right_padding))  # type: ignore[arg-type]
+                x = F.pad(x, (*padding, 0, 0))  # frequency alone
                 x = F.conv2d(x, stage.weight, stage.bias, stride=2, groups=stage.groups)
                 first = (first + 2) // 2
                 end = torch.div(end, 2, rounding_mode="floor") + 1
@@ -126,8 +126,8 @@ class Attention(nn.Module):
         position = position.view(batch, self.heads, n * (width + 1))[:, :, n - 1 : n - 1 + n * width]
         position = position.view(batch, self.heads, n, width)[:, :, :, : left + n]
         weights = torch.softmax(content + position + piece.mask, dim=-1)
-        heard = torch.matmul(weights, torch.cat([values, value], dim=2))
-        return self.out(heard.transpose(1, 2).reshape(-1, self.heads * self.size)), key, value
+        attended = torch.matmul(weights, torch.cat([values, value], dim=2))
+        return self.out(attended.transpose(1, 2).reshape(-1, self.heads * self.size)), key, value
 
 
 class Convolution(nn.Module):
@@ -193,8 +193,8 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [B n, width] and a stream's keys, values and kept frames -> x, new keys and values, kept."""
         x = x + self.first(self.norms[0](x))
-        heard, keys, values = self.attention(self.norms[1](x), piece, keys, values)
-        x = x + heard
+        attended, keys, values = self.attention(self.norms[1](x), piece, keys, values)
+        x = x + attended
         convolved, kept = self.convolution(self.norms[2](x), piece, kept)
         x = x + convolved
         x = x + self.second(self.norms[3](x))
@@ -202,7 +202,7 @@ class Layer(nn.Module):
 
 
 class StreamingEncoder(nn.Module):
-    """Encoder, CTC head and the joint's encoder side, for pieces of n frames (n a multiple of the chunk)."""
+    """Encoder, CTC head and the joint's encoder input, for pieces of n frames (n a multiple of the chunk)."""
 
     def __init__(self, model: EncDecHybridRNNTCTCBPEModel, shape: Shape) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class StreamingEncoder(nn.Module):
             kept: float32 [B, layers, kernel - 1, width].
 
         Returns:
-            The joint's encoder side [B, n, joint], CTC log-probabilities [B, n, vocabulary + 1], and what
+            The joint's encoder input [B, n, joint], CTC log-probabilities [B, n, vocabulary + 1], and what
             to give with the next piece.
         """
         x = self.subsampling(mels, begin, total)
@@ -283,7 +283,7 @@ class StreamingEncoder(nn.Module):
 
 
 class Prediction(nn.Module):
-    """A token and the LSTM's state in, the joint's prediction side and the next state out."""
+    """A token and the LSTM's state in, the joint's prediction input and the next state out."""
 
     def __init__(self, model: EncDecHybridRNNTCTCBPEModel) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ class Prediction(nn.Module):
 
 
 class Joint(nn.Module):
-    """Both sides, projected, in; log-probabilities of the next token out."""
+    """Both inputs, projected, in; log-probabilities of the next token out."""
 
     def __init__(self, model: EncDecHybridRNNTCTCBPEModel) -> None:
         super().__init__()
@@ -364,9 +364,9 @@ def write_graphs(model: EncDecHybridRNNTCTCBPEModel, shape: Shape, folder: Path)
         {"hidden": middle, "cell": middle, "next_hidden": middle, "next_cell": middle},
         folder / PREDICTION,
     )
-    sides = torch.zeros(2, shape.joint_width)
+    inputs = torch.zeros(2, shape.joint_width)
     write_graph(
-        Joint(model), {"encoded": sides, "predicted": sides.clone()}, ("log_probs",), {}, folder / JOINT
+        Joint(model), {"encoded": inputs, "predicted": inputs.clone()}, ("log_probs",), {}, folder / JOINT
     )
 
 

@@ -39,8 +39,8 @@ BLANK = "<blk>"
 """How sherpa-onnx spells the blank."""
 HEADS = ("transducer", "ctc")
 CTC_REPEATS = 2
-"""How often each frame of CTC is given: sherpa-onnx reckons 40 ms to a frame there, whatever the metadata
-says. A repeated frame changes no greedy search, and times and pauses come out right."""
+"""How often each frame of CTC is given: sherpa-onnx assumes 40 ms per frame there, whatever the metadata
+has. A repeated frame does not change a greedy search, and times and pauses come out right."""
 FLOOR = math.log(2.0**-23)
 """The smallest logarithm that sherpa-onnx gives."""
 FRAME_SECONDS = 0.08
@@ -52,7 +52,7 @@ def window_frames(look_ahead_frames: int, subsampling: int = 8) -> int:
 
 
 def tail_seconds(look_ahead_frames: int, subsampling: int = 8) -> float:
-    """Silence to append to a recording, so that sherpa-onnx hears each of its encoder frames.
+    """Silence to append to a recording, so that sherpa-onnx processes each of its encoder frames.
 
     A window is taken when one frame more than it is there. At worst the last encoder frame is the first of
     its window and looks up to the seventh feature frame past the recording: a window and those seven, less
@@ -164,7 +164,7 @@ class SherpaEncoder(Graph):
             begin: int64 [B], encoder frames before this window.
 
         Returns:
-            For the transducer the joint's encoder side [B, joint, chunk], for CTC log-probabilities
+            For the transducer the joint's encoder input [B, joint, chunk], for CTC log-probabilities
             [B, CTC_REPEATS * chunk, vocabulary + 1]; their frames, int64 [B]; what to give with the next
             window.
         """
@@ -273,8 +273,8 @@ class SherpaJoiner(Graph):
         return self.joint(encoded[:, :, 0], predicted[:, :, 0])[:, None, None]  # type: ignore[no-any-return]
 
     def inputs(self) -> dict[str, tuple[Tensor, int]]:
-        sides = torch.randn(2, 2, self.width, 1)
-        return {"encoder_outputs": (sides[0], 0), "decoder_outputs": (sides[1], 0)}
+        inputs = torch.randn(2, 2, self.width, 1)
+        return {"encoder_outputs": (inputs[0], 0), "decoder_outputs": (inputs[1], 0)}
 
     def outputs(self) -> dict[str, int]:
         return {"outputs": 0}

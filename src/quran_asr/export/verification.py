@@ -31,7 +31,7 @@ CLIPS = 6
 CLIPS_INT8 = 200
 """Recordings on which the cost of 8-bit integers is counted."""
 LONGEST = 20.0
-"""Seconds of a recording that proves a bundle; NeMo hears it once for each look-ahead."""
+"""Seconds of a recording that verifies a bundle; NeMo processes it once for each look-ahead."""
 
 
 def check_bundle(
@@ -42,18 +42,18 @@ def check_bundle(
     Args:
         model: in evaluation mode, on the CPU.
         folder: of the bundle.
-        clips: recordings; without any, made-up sound alone proves it.
+        clips: recordings; without any, synthetic audio alone verifies it.
 
     Returns:
         `clips`, `source`, and for each look-ahead in milliseconds `largest_difference` (of a CTC
-        log-probability, whole and in pieces), `same_words` and `heard` (both decoders).
+        log-probability, whole and in pieces), `same_words` and `compared` (both decoders).
 
     Raises:
         QuranAsrError: a difference above the tolerance, or another word.
     """
     bundle = read_bundle(folder)
-    sounds = [*_recordings(clips), *_made_up()]
-    real = len(sounds) - len(list(_made_up()))
+    recordings = [*_recordings(clips), *_made_up()]
+    real = len(recordings) - len(list(_made_up()))
     rows: dict[str, Any] = {}
     first = next(iter(look_aheads(model).values()))
     try:
@@ -63,11 +63,11 @@ def check_bundle(
                 decoder: Recognizer(bundle, Decoding(decoder=decoder, pause_seconds=None), ms)
                 for decoder in ("ctc", "transducer")
             }
-            rows[str(ms)] = _compare(model, runtimes, sounds, f"look-ahead {ms} ms")
+            rows[str(ms)] = _compare(model, runtimes, recordings, f"look-ahead {ms} ms")
     finally:
         set_look_ahead(model, first)
-    source = "recordings and made-up sound" if real else "made-up sound"
-    return {"clips": len(sounds), "source": source, "look_aheads": rows}
+    source = "recordings and synthetic audio" if real else "synthetic audio"
+    return {"clips": len(recordings), "source": source, "look_aheads": rows}
 
 
 def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> dict[str, Any]:
@@ -76,16 +76,16 @@ def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> di
     Args:
         exact: with 32-bit floats.
         smaller: the same with 8-bit matrices.
-        clips: recordings with their texts; without any, words on made-up sound are compared.
+        clips: recordings with their texts; without any, words on synthetic audio are compared.
 
     Returns:
         `clips`, `size_ratio`, `changed` (words that are others, as a share of all), with texts `wer_float`
         and `wer`, and of the first clips `largest_difference` (of a CTC log-probability from the floats') and
         `pieces_same` of `pieces`: clips with the same words whole and in pieces.
     """
-    sounds = [(clip.text, samples) for clip, samples in _samples(clips[:CLIPS_INT8])]
-    texts = [text for text, _ in sounds]
-    hypotheses = [samples for _, samples in sounds] or [samples for _, samples in _made_up()]
+    recordings = [(clip.text, samples) for clip, samples in _samples(clips[:CLIPS_INT8])]
+    texts = [text for text, _ in recordings]
+    hypotheses = [samples for _, samples in recordings] or [samples for _, samples in _made_up()]
     before, after = (
         [recognizer.recognize(samples).text for samples in hypotheses]
         for recognizer in (Recognizer(exact), Recognizer(smaller))
@@ -135,12 +135,12 @@ def cost_of_joining(bundle: Bundle, clips: Sequence[Segment]) -> dict[str, Any] 
 def _compare(
     model: EncDecHybridRNNTCTCBPEModel,
     runtimes: dict[str, Recognizer],
-    sounds: Sequence[tuple[str, Floats]],
+    recordings: Sequence[tuple[str, Floats]],
     where: str,
 ) -> dict[str, Any]:
     largest, same, hypotheses = 0.0, 0, 0
     vocabulary = runtimes["ctc"].bundle.vocabulary
-    for name, samples in sounds:
+    for name, samples in recordings:
         scores, references = nemo_transcribes(model, samples)
         expected = {
             "ctc": vocabulary.text(ctc.greedy(scores).tokens),
@@ -156,7 +156,7 @@ def _compare(
             same += text == expected[decoder]
             if text != expected[decoder]:
                 raise QuranAsrError(
-                    f"{decoder} hears `{text}` where the model hears `{expected[decoder]}`",
+                    f"{decoder} gives `{text}` where the model gives `{expected[decoder]}`",
                     where=f"{where}, {name}",
                     remedy=REPORT,
                 )

@@ -169,7 +169,7 @@ def _heard(
         seconds = resampler.samples_seen / resampler.rate
         if arrivals.lost > told_lost and seconds >= tell_again_at:
             tell(
-                f"{resampler.where}: at {seconds:.1f} s sound was lost {_times(arrivals.lost - told_lost)}: "
+                f"{resampler.where}: at {seconds:.1f} s audio was lost {_times(arrivals.lost - told_lost)}: "
                 "this computer does not keep up"
             )
             told_lost, tell_again_at = arrivals.lost, seconds + _TELL_EVERY_SECONDS
@@ -192,7 +192,7 @@ def _next_block(arrivals: _Arrivals, stall_seconds: float, name: str) -> NDArray
             if arrivals.ended:
                 raise QuranAsrError("the microphone has gone (unplugged?)", where=name) from None
     raise QuranAsrError(
-        f"no sound has come for {stall_seconds:g} s",
+        f"no audio has come for {stall_seconds:g} s",
         where=name,
         remedy="plug it in again, or choose another microphone",
     )
@@ -282,7 +282,7 @@ def piped(descriptor: int, *, stall_seconds: float = 10.0, where: str = "-") -> 
     rest = _head(descriptor, stall_seconds, where)
     _refuse_file(rest, where)
     if len(rest) < 2:
-        raise QuranAsrError("no sound came", where=where, remedy="look at what writes into the pipe")
+        raise QuranAsrError("no audio came", where=where, remedy="look at what writes into the pipe")
     new = b""
     while True:
         data = rest + new
@@ -309,7 +309,7 @@ def _read(descriptor: int, seconds: float, where: str) -> bytes:
     while sys.platform != "win32" and not select.select([descriptor], [], [], 0.1)[0]:
         if time.monotonic() >= until:
             raise QuranAsrError(
-                f"no sound has come for {seconds:g} s",
+                f"no audio has come for {seconds:g} s",
                 where=where,
                 remedy="look at what writes into the pipe",
             )

@@ -1,6 +1,6 @@
 """A bundle: the folder with an exported model.
 
-`bundle.json` tells what the other files are and what their bytes must hash to, how sound becomes features,
+`bundle.json` lists the other files with the hashes of their bytes, how audio becomes features,
 how the encoder is fed, and where the model comes from. A bundle may come from anywhere: names in it are
 plain names, numbers are within bounds, and nothing is loaded whose bytes are not those that were written.
 """
@@ -73,7 +73,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What `bundle.json` says."""
+    """The content of `bundle.json`."""
 
     folder: Path
     name: str
@@ -90,7 +90,7 @@ class Bundle:
 
     @property
     def frame_seconds(self) -> float:
-        """Seconds of sound behind one encoder frame."""
+        """Seconds of audio behind one encoder frame."""
         return self.shape.subsampling * self.features.hop / self.features.sample_rate
 
     @property
@@ -150,7 +150,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise QuranAsrError("lists no files", where=str(folder / DESCRIPTION), remedy=AGAIN)
     for name in files:
         if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
-            what = f"lists `{ascii(name)[1:-1]}`, which is no plain file name"
+            what = f"lists `{ascii(name)[1:-1]}`, which is not a plain file name"
             raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN)
     for name in NEEDED:
         if name not in files:
@@ -179,7 +179,7 @@ def read_bundle(folder: Path) -> Bundle:
     if bundle.spelling not in SPELLINGS:
         raise QuranAsrError(f"no spelling `{bundle.spelling}`", where=str(folder / DESCRIPTION), remedy=AGAIN)
     if bundle.features.sample_rate != SAMPLE_RATE:
-        what = f"hears at {bundle.features.sample_rate:,} Hz; sound comes at {SAMPLE_RATE:,}"
+        what = f"needs audio at {bundle.features.sample_rate:,} Hz instead of {SAMPLE_RATE:,}"
         raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN)
     return bundle
 
@@ -209,7 +209,7 @@ def write_description(bundle: Bundle, extra: Sequence[str] = ()) -> None:
 
 
 def sealed(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A description with the checksum of all that it says: one changed setting would spoil every word."""
+    """A description with a checksum of its content: one changed setting would spoil every word."""
     content = {key: value for key, value in described.items() if key != "sha256"}
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return {**content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
@@ -266,9 +266,7 @@ def _check_file(path: Path, recorded: object) -> None:
     if size != recorded.get("bytes"):
         expected_bytes = recorded.get("bytes")
         raise QuranAsrError(
-            f"has {size:,} bytes of {expected_bytes:,}"
-            if isinstance(expected_bytes, int)
-            else "has no size told",
+            f"has {size:,} bytes of {expected_bytes:,}" if isinstance(expected_bytes, int) else "has no size",
             where=str(path),
             remedy=AGAIN,
         )

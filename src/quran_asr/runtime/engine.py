@@ -201,7 +201,7 @@ def _joined(before: StreamingResult, new: StreamingResult) -> StreamingResult:
 def _not_a_number(stream: StreamState, who: str) -> QuranAsrError:
     seconds = stream.encoder.frames * stream.bundle.frame_seconds
     return QuranAsrError(
-        f"from about {seconds:.1f} s on the model's scores are no numbers ({who})",
+        f"from about {seconds:.1f} s on the model's scores are not numbers ({who})",
         where=stream.where,
         remedy="begin a new stream; if it happens again, export the model again",
     )

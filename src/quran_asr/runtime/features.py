@@ -61,7 +61,7 @@ class FeatureSettings:
             value = getattr(self, field.name)
             kinds = (int,) if field.type == "int" else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-                raise QuranAsrError(f"{value!r} is no value", where=field.name)
+                raise QuranAsrError(f"{value!r} is not a valid value", where=field.name)
         wrong = {
             "sample_rate": not 1_000 <= self.sample_rate <= 1_000_000,
             "n_fft": not 2 <= self.n_fft <= 65_536 or self.n_fft % 2,
@@ -125,7 +125,7 @@ class MelState:
         return cls(settings, silence, np.zeros((*streams, 1), dtype=np.float32), samples_seen=0, given=0)
 
     def push(self, samples: Float32) -> tuple[Float32, MelState]:
-        """Hear more.
+        """Take in more audio.
 
         Args:
             samples: float32 [..., samples], any number of them, for each stream alike; finite.
@@ -153,7 +153,7 @@ class MelState:
         return self._log_mel(signal, count), after
 
     def finish(self) -> Float32:
-        """The frames still due if the sound ends here, float32 [..., frames, mels]: zeros follow it."""
+        """The frames still due if the audio ends here, float32 [..., frames, mels]: zeros follow it."""
         count = self.settings.frames(self.samples_seen) - self.given
         missing = max(0, self.settings.hop * (count - 1) + self.settings.window - self.tail.shape[-1])
         zeros = np.zeros((*self.tail.shape[:-1], missing), dtype=np.float32)

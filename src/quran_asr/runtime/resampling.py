@@ -1,7 +1,7 @@
 """Streaming resampler: any rate and channel count to mono at 16 kHz.
 
-Cut anywhere, the result is that of `audio.read` for the same sound in a file: the same mean of the channels,
-the same filter (soxr's HQ). What is no sound is refused here, before a recognizer makes words of it.
+Cut anywhere, the result is that of `audio.read` for the same audio in a file: the same mean of the channels,
+the same filter (soxr's HQ). What is not audio is refused here, before a recognizer makes words of it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
-"""Hertz. Below telephones there is no speech to recognize; above, no sound card."""
+"""Hertz. Below telephones there is no speech to recognize; above, no audio device."""
 
 MOST_CHANNELS = 64
 
 MOST_MAGNITUDE = 1e3
-"""Sound is about [-1, 1] and may overshoot; 16-bit numbers given as float pass this within milliseconds."""
+"""Audio is about [-1, 1] and may overshoot; 16-bit numbers given as float pass this within milliseconds."""
 
 
 class Resampler:
     """Sample-rate conversion of one stream.
 
-    The filter works in blocks and holds back up to 40 ms of sound at 44.1 and 48 kHz, up to 90 ms at others,
+    The filter works in blocks and holds back up to 40 ms of audio at 44.1 and 48 kHz, up to 90 ms at others,
     up to 120 ms at 8 kHz, and nothing at 16 kHz (measured).
 
     Args:
@@ -46,7 +46,7 @@ class Resampler:
     def __init__(self, rate: int, where: str = "") -> None:
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise QuranAsrError(
-                f"its rate is {rate:,} Hz; from {LOWEST_RATE:,} to {HIGHEST_RATE:,} is heard",
+                f"its rate is {rate:,} Hz; {LOWEST_RATE:,} to {HIGHEST_RATE:,} is accepted",
                 where=where,
                 remedy="give the rate at which it was recorded, in hertz",
             )
@@ -62,7 +62,7 @@ class Resampler:
         )
 
     def push(self, samples: NDArray[Any]) -> Samples:
-        """Convert more sound.
+        """Convert more audio.
 
         Args:
             samples: int16, or float in about [-1, 1] (peaks above are kept); [frames] or [frames, channels];
@@ -72,19 +72,19 @@ class Resampler:
             float32 [samples] at 16 kHz, as far as they are settled; perhaps none.
 
         Raises:
-            QuranAsrError: another type or shape, a sample that is NaN or infinite or far too large (it says
-                at which second), or sound after the end.
+            QuranAsrError: another type or shape, a sample that is NaN or infinite or far too large (with
+                the second), or audio after the end.
         """
         if self._ended:
-            raise QuranAsrError("more sound after its end", where=self.where)
-        sound = self._mono(np.asarray(samples))
-        self.samples_seen += len(sound)
+            raise QuranAsrError("more audio after its end", where=self.where)
+        mono = self._mono(np.asarray(samples))
+        self.samples_seen += len(mono)
         if self._stream is None:
-            return sound
-        return np.asarray(self._stream.resample_chunk(sound), dtype=np.float32)
+            return mono
+        return np.asarray(self._stream.resample_chunk(mono), dtype=np.float32)
 
     def finish(self) -> Samples:
-        """The sound has ended: the samples that the filter still held, float32 [samples]."""
+        """The audio has ended: the samples that the filter still held, float32 [samples]."""
         nothing = np.zeros(0, dtype=np.float32)
         if self._ended or self._stream is None:
             self._ended = True
@@ -100,17 +100,17 @@ class Resampler:
                 remedy=f"give [frames] or [frames, channels], with at most {MOST_CHANNELS} channels",
             )
         if samples.dtype == np.int16:
-            sound = samples.astype(np.float32) / np.float32(32_768)
+            floats = samples.astype(np.float32) / np.float32(32_768)
         elif samples.dtype.kind == "f":
-            self._refuse_what_is_no_sound(samples)
-            sound = samples.astype(np.float32, copy=False)
+            self._refuse_invalid(samples)
+            floats = samples.astype(np.float32, copy=False)
         else:
             raise QuranAsrError(
                 f"samples come as {samples.dtype}", where=self.where, remedy="give int16 or float32 samples"
             )
-        return audio.mono(sound[:, None] if sound.ndim == 1 else sound)
+        return audio.mono(floats[:, None] if floats.ndim == 1 else floats)
 
-    def _refuse_what_is_no_sound(self, samples: NDArray[np.floating[Any]]) -> None:
+    def _refuse_invalid(self, samples: NDArray[np.floating[Any]]) -> None:
         sane = np.abs(samples) <= MOST_MAGNITUDE  # false of NaN too
         if sane.all():
             return
@@ -119,12 +119,12 @@ class Resampler:
         value = samples[first] if samples.ndim == 1 else samples[first][~sane[first]][0]
         if not np.isfinite(value):
             raise QuranAsrError(
-                f"{at} a sample is no number ({value})",
+                f"{at} a sample is not a number ({value})",
                 where=self.where,
-                remedy="look at what makes the samples: sound is finite and lies within -1 and 1",
+                remedy="look at what makes the samples: audio is finite and lies within -1 and 1",
             )
         raise QuranAsrError(
-            f"{at} a sample is {value:.6g}, and sound lies within -1 and 1",
+            f"{at} a sample is {value:.6g}, and audio lies within -1 and 1",
             where=self.where,
             remedy="give 16-bit samples as int16, or divide them by 32,768",
         )

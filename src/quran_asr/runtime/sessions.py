@@ -76,7 +76,7 @@ class Encoded:
     """A piece of one stream after the encoder."""
 
     joint: Float32
-    """[n, joint width]: the joint's encoder side."""
+    """[n, joint width]: the joint's encoder input."""
     ctc: Float32
     """[n, vocabulary + 1] log-probabilities, blank last."""
 
@@ -117,7 +117,7 @@ class Sessions:
 
         Args:
             features: [B, 8n + 7, mels]: feature frames 8j - 14 .. 8(j + n - 1) of a stream at frame j.
-            totals: feature frames of each recording, None while it goes on.
+            totals: feature frames of each recording, None while it continues.
             chunk: look-ahead in frames + 1; n is a multiple of it, and each stream's frames so far too.
             states: of each stream.
 
@@ -139,14 +139,14 @@ class Sessions:
                 "kept": _joined([state.kept for state in states]),
             },
         )
-        heard: list[Encoded] = []
+        encoded: list[Encoded] = []
         following: list[EncoderState] = []
         for i, state in enumerate(states):
             there = n if totals[i] is None else min(n, max(0, encoder_frames(int(total[i])) - state.frames))
-            heard.append(Encoded(joint[i, :there], ctc[i, :there]))
+            encoded.append(Encoded(joint[i, :there], ctc[i, :there]))
             one = slice(i, i + 1)
             following.append(EncoderState(state.frames + n, keys[one], values[one], kept[one]))
-        return heard, following
+        return encoded, following
 
     def predict(self, tokens: Int64, state: tuple[Float32, ...]) -> tuple[Float32, tuple[Float32, ...]]:
         """Tokens [B] and the LSTM's state ([layers, B, width] twice) -> [B, joint width], next state."""
@@ -240,16 +240,16 @@ def _load(path: Path, threads: int) -> Any:
         raise QuranAsrError(what, where=str(path), remedy=AGAIN) from error
 
 
-# Checksums tell that files are those that were written, not that they are a recognizer's. A piece of silence
+# Checksums show that files are those that were written, not that they are a recognizer's. A piece of silence
 # through all three graphs does: what they take, what they give, how wide it is. It costs some milliseconds,
 # and the first piece of the first stream comes sooner for it.
 
 
 def run_once(sessions: Sessions) -> None:
-    """Hear a piece of silence.
+    """Recognize a piece of silence.
 
     Raises:
-        QuranAsrError: a graph takes or gives something else than is needed, gives what is no number, or is
+        QuranAsrError: a graph takes or gives something else than is needed, gives what is not a number, or is
             made for another vocabulary; it names the file.
     """
     bundle = sessions.bundle
@@ -259,19 +259,19 @@ def run_once(sessions: Sessions) -> None:
     state = np.zeros((shape.prediction_layers, 1, shape.prediction_width), np.float32)
     blank = np.array([bundle.vocabulary.blank], np.int64)
 
-    heard, _ = _asked(sessions, ENCODER, lambda: sessions.encode(silence, [None], chunk, [sessions.start]))
+    encoded, _ = _asked(sessions, ENCODER, lambda: sessions.encode(silence, [None], chunk, [sessions.start]))
     predicted, _ = _asked(sessions, PREDICTION, lambda: sessions.predict(blank, (state, state)))
-    _check(sessions, ENCODER, heard[0].joint, (chunk, shape.joint_width))
+    _check(sessions, ENCODER, encoded[0].joint, (chunk, shape.joint_width))
     _check(sessions, PREDICTION, predicted, (1, shape.joint_width))
-    joined = _asked(sessions, JOINT, lambda: sessions.join(heard[0].joint[:1], predicted))
-    for name, scores in ((ENCODER, heard[0].ctc), (JOINT, joined)):
+    joined = _asked(sessions, JOINT, lambda: sessions.join(encoded[0].joint[:1], predicted))
+    for name, scores in ((ENCODER, encoded[0].ctc), (JOINT, joined)):
         if scores.ndim == 2 and scores.shape[1] != classes:
             raise QuranAsrError(
                 f"has {classes - 1:,} pieces, and {name} is made for {scores.shape[1] - 1:,}",
                 where=str(bundle.folder / VOCABULARY),
                 remedy=AGAIN,
             )
-    _check(sessions, ENCODER, heard[0].ctc, (chunk, classes))
+    _check(sessions, ENCODER, encoded[0].ctc, (chunk, classes))
     _check(sessions, JOINT, joined, (1, classes))
 
 
@@ -294,4 +294,4 @@ def _check(sessions: Sessions, name: str, given: np.ndarray[Any, Any], shape: tu
             f"gives {list(given.shape)} where {list(shape)} is needed", where=where, remedy=AGAIN
         )
     if not np.isfinite(given).all():
-        raise QuranAsrError("gives what is no number (NaN or infinite)", where=where, remedy=AGAIN)
+        raise QuranAsrError("gives values that are not numbers (NaN or infinite)", where=where, remedy=AGAIN)

@@ -69,7 +69,7 @@ class StreamState:
             raise self.error
         if self._ended:
             raise QuranAsrError(
-                "more sound after the end of the stream",
+                "more audio after the end of the stream",
                 where=self.where,
                 remedy="begin a new one: recognizer.stream()",
             )

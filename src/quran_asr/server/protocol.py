@@ -96,7 +96,7 @@ class Ready:
     model: str
     look_ahead_ms: int
     max_seconds: float
-    """The session ends after so much sound."""
+    """The session ends after so much audio."""
     max_message_bytes: int
 
 
@@ -106,7 +106,7 @@ class Position:
 
     type: ClassVar[str] = "position"
     time: float
-    """Seconds of sound so far."""
+    """Seconds of audio so far."""
     word: WordRef | None
     """The current word; None: nothing of the Quran is being recited, or the place is not known yet."""
     pending: tuple[WordRef, ...]

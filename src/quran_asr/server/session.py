@@ -19,7 +19,7 @@ class Limits:
     sessions: int = 20
     """At once."""
     seconds: float = 4 * 3600.0
-    """Of sound in one session."""
+    """Of audio in one session."""
     message_bytes: int = 64 * 1024
     silence_seconds: float = 30.0
     """Without a message from a client, or with a message that a client does not take, a session ends."""
@@ -41,7 +41,7 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Of sound so far."""
+        """Of audio so far."""
         return self._samples / self._rate
 
     def ready(self) -> Ready:
@@ -51,7 +51,7 @@ class Session:
         return Ready(VERSION, name, ahead, limits.seconds, limits.message_bytes)
 
     def accept(self, pcm: bytes) -> tuple[Message, ...]:
-        """Hear more: 16-bit little-endian mono samples.
+        """Take in more audio: 16-bit little-endian mono samples.
 
         Raises:
             QuranAsrError: half a sample, more than a message may hold, or the session has ended.

@@ -152,7 +152,7 @@ def read_reference(query: str) -> tuple[VerseRef, ...]:
 
 
 def twins(quran: Quran, ref: VerseRef) -> tuple[VerseRef, ...]:
-    """The other verses that have the same letters; no recording of the verse alone can tell them apart.
+    """The other verses that have the same letters; no recording of the verse alone can distinguish them.
 
     Raises:
         QuranAsrError: there is no such verse.

@@ -84,7 +84,7 @@ def find(quran: Quran, query: str) -> tuple[Match, ...]:
             in Latin letters.
 
     Returns:
-        The best first, within one kind in the order of the mushaf; transliterations by how alike they sound.
+        The best first, within one kind in the order of the mushaf; transliterations by phonetic similarity.
         Empty when nothing is near.
 
     Raises:
@@ -118,15 +118,15 @@ def _surah(name: str) -> tuple[Match, ...]:
 
 
 def _find_arabic(quran: Quran, query: str) -> tuple[Match, ...]:
-    letters, signs = spell(query, "letters"), spell(query, "uthmani")
+    letters, marked = spell(query, "letters"), spell(query, "uthmani")
     whole: list[tuple[str, str, Kind]] = [
         ("letters", letters, "exact"),
         ("typed", letters, "spelling"),
-        ("mushaf", signs, "spelling"),
-        ("mushaf typed", signs, "spelling"),
+        ("mushaf", marked, "spelling"),
+        ("mushaf typed", marked, "spelling"),
     ]
-    if not ONLY_IN_MUSHAF.isdisjoint(signs):
-        whole = [("mushaf and small alef", signs, "exact"), ("mushaf", signs, "spelling"), whole[1]]
+    if not ONLY_IN_MUSHAF.isdisjoint(marked):
+        whole = [("mushaf and small alef", marked, "exact"), ("mushaf", marked, "spelling"), whole[1]]
     for name, written, kind in whole:
         if found := _whole(quran, name, written, kind):
             return found
@@ -199,7 +199,7 @@ def _pattern(consonant: Consonant) -> str:
 
 
 def _by_likeness(quran: Quran, query: str, places: Iterable[Place], kind: Kind) -> tuple[Match, ...]:
-    """Matches of places that sound like the query, vowels too, those first that sound most like it."""
+    """Matches of places that are phonetically similar to the query, vowels too, the most similar first."""
     likely: dict[str, float] = {}
     ranked = []
     for place in places:

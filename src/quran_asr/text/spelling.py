@@ -16,10 +16,10 @@ give back Tanzil's own characters, since the one order of marks that is used her
 but on a tatweel, which is only its seat, the hamza comes first. Text from outside gets the same form:
 any order of marks and any Unicode normal form, presentation forms, tatweel used as ornament, invisible and
 bidi characters, Persian and Urdu code points for Arabic letters. Digits and punctuation part words.
-NFKC is not used: it would take apart signs that this text needs.
+NFKC is not used: it would take apart characters that this text needs.
 
-What `spell` does not do is translate. Uthmani text that is asked for as `diacritized` or `letters` comes out
-in today's characters (alef wasla as alef, small yeh inside a word as yeh, and so on, sign by sign), but where
+`spell` does not translate. Uthmani text that is asked for as `diacritized` or `letters` comes out in today's
+characters (alef wasla as alef, small yeh inside a word as yeh, and so on, one by one), but where
 the two editions write a word with other letters it stays as it was: مَـٰلِك becomes ملك, not مالك. Whoever
 knows the verse takes it from the edition (`Quran.verse`).
 """
@@ -60,7 +60,7 @@ _ORDER = (
     _MADDAH,
     _HAMZA_ABOVE + _HAMZA_BELOW,
     "\u0652",  # sukun
-    "\u06df\u06e0",  # letter that is not said
+    "\u06df\u06e0",  # letter that is not pronounced
     "\u06e2\u06ed",  # small meem
 )
 MARKS = "".join(_ORDER)

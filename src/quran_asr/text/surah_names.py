@@ -187,12 +187,12 @@ def _latin_key(name: str) -> str:
     if len(words) > 1 and re.fullmatch("the|a[lnrstzd]|ash|adh|ath", words[0]):
         words = words[1:]
     latin = "".join(words)
-    for written, same in _SAME_SOUND:
+    for written, same in _SAME_PRONUNCIATION:
         latin = re.sub(written, same, latin)
     return latin
 
 
-_SAME_SOUND = (
+_SAME_PRONUNCIATION = (
     ("ee|iy", "i"),
     ("oo|ou", "u"),
     ("au", "aw"),

@@ -1,4 +1,4 @@
-"""The words of the Quran as their consonants sound, and queries in Latin letters read as such consonants.
+"""The words of the Quran by the consonants that are pronounced, and queries in Latin letters read as these.
 
 People write Arabic in Latin letters in many ways (`rahman`, `rahmaan`; `ilayhi`, `ilaihi`; `ar-rahman`,
 `al-rahman`), but nearly all agree in the consonants. So the Quran is brought to the consonants that are
@@ -39,7 +39,7 @@ _LETTER_NAMES = {
 _SPELLED_OUT = re.compile(f"(?<![^ \n])[{''.join(_LETTER_NAMES)}]+(?![^ \n])")
 """الم, يس, ق: the only words without a vowel sign. They are read letter by letter."""
 
-# alefs, hamzas and ain are not written, or with signs that people leave out
+# alefs, hamzas and ain are not written, or with marks that people leave out
 _SILENT = dict.fromkeys(map(ord, "اأإآءؤئىٱع\u064e\u064f\u0650\u0651\u0652\u0670"), "")
 _TANWINS = dict.fromkeys(map(ord, "\u064b\u064c\u064d"), TANWIN)
 
@@ -110,7 +110,7 @@ _TOKEN = re.compile("|".join([*_WRITTEN, "L", "[aeiou]+"]))
 
 
 def plain_latin(query: str) -> str:
-    """Lower-case words of a to z: without accents, apostrophes, hyphens and other signs."""
+    """Lower-case words of a to z: without accents, apostrophes, hyphens and other marks."""
     decomposed = unicodedata.normalize("NFKD", query.casefold())
     bare = re.sub("[\u0300-\u036f’‘'`ʿʾʻʼˈ]", "", decomposed)
     return " ".join(re.sub("[^a-z]+", " ", bare).split())
@@ -144,12 +144,12 @@ def read_latin(query: str) -> tuple[Consonant, ...]:
 
 
 def likeness(query: str, diacritized: str) -> float:
-    """How alike a query in Latin letters and words of the Quran sound, vowels too: 0 to 1."""
-    sounds, words = _sound(query), _romanized(diacritized)
+    """Phonetic similarity of a query in Latin letters and words of the Quran, vowels included: 0 to 1."""
+    phones, words = _phones(query), _romanized(diacritized)
     at_pause = re.sub("[aiu]n?$", "", words)
     return max(
-        SequenceMatcher(None, sounds, words, autojunk=False).ratio(),
-        SequenceMatcher(None, sounds, at_pause, autojunk=False).ratio(),
+        SequenceMatcher(None, phones, words, autojunk=False).ratio(),
+        SequenceMatcher(None, phones, at_pause, autojunk=False).ratio(),
     )
 
 
@@ -158,7 +158,7 @@ _ROMAN = {
     **dict(zip("ةآ\u064e\u064f\u0650\u0670", "taauia", strict=True)),
     **dict(zip("\u064b\u064c\u064d", ("an", "un", "in"), strict=True)),
 }
-"""One sign a sound: 3 is th, 4 dh, 5 kh, c sh."""
+"""One character per phone: 3 is th, 4 dh, 5 kh, c sh."""
 
 
 @lru_cache(maxsize=4096)
@@ -169,9 +169,9 @@ def _romanized(diacritized: str) -> str:
     return _ONCE.sub(r"\1", "".join(_ROMAN.get(char, "") for char in text))
 
 
-def _sound(query: str) -> str:
+def _phones(query: str) -> str:
     latin = plain_latin(query).replace(" ", "")
-    for written, same in _SOUNDS:
+    for written, same in _PHONES:
         latin = re.sub(written, same, latin)
     return _ONCE.sub(r"\1", latin)
 
@@ -179,7 +179,7 @@ def _sound(query: str) -> str:
 _ONCE = re.compile(r"(.)\1+")
 
 
-_SOUNDS = (
+_PHONES = (
     ("sh|sy", "c"),
     ("th|ts", "3"),
     ("dh|dz", "4"),

@@ -54,8 +54,8 @@ def parse(content: bytes, where: str) -> Any:
                 raise _refused("sections within sections without end", where)
         return yaml.load(text, Loader=FAST)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)[:80]
-        raise QuranAsrError(f"not a configuration ({said})", where=where) from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:80]
+        raise QuranAsrError(f"not a configuration ({reason})", where=where) from None
 
 
 def rebuild(config: Any, where: str) -> dict[str, Any]:

@@ -420,7 +420,7 @@ DEFAULTS = Section(
     },
 )
 QURAN = Section({"spelling": One(tuple(SPELLINGS)), "recipe": Text()}, optional=True)
-"""What our own models say of themselves."""
+"""What our own models declare."""
 
 COMMON: dict[str, Check] = {
     "sample_rate": Number(8000, 48_000, whole=True),

@@ -40,7 +40,7 @@ Show = Callable[[int, int], None]
 """Called with (done, total)."""
 
 SAME_CLIPS = 0.002
-"""Rates this far apart may be the same clips heard on another device; further, they are other clips."""
+"""Rates this close may be the same clips on another device; further apart, they are other clips."""
 
 
 def mean_weights(paths: Sequence[Path], on_progress: Show | None = None) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ class Averaging:
     average: MeasuredModel
     look_ahead_ms: int | None
     interval: Interval | None
-    """Of the average's WER minus the best's, 95 %, both having heard the same clips."""
+    """Of the average's WER minus the best's, 95 %, both on the same clips."""
     interval_method: str
     written: Path | None
     """The `.nemo` of the average; None where it is not better, and was not kept."""
@@ -163,12 +163,12 @@ def keep_if_better(
     to: Path | None = None,
     on_progress: Show | None = None,
 ) -> Averaging:
-    """Hear the same clips with an average and with the run's best model; keep the average if it is better.
+    """Compare an average with the run's best model on the same clips; keep the average if it is better.
 
-    Both are heard with the transducer at the widest look-ahead, as the validations of a training are. The
+    Both are evaluated with the transducer at the widest look-ahead, as the validations of a training are. The
     average is written only if its WER is lower: to `checkpoints`, in the place of the `.nemo` there. Models
-    are ranked there by the rates in their names, so where another device hears `best` a little differently
-    than its name says, the name of the average has that rate plus the difference measured. On clips other
+    are ranked there by the rates in their names, so where another device gives `best` another rate
+    than its name has, the name of the average has that rate plus the difference measured. On clips other
     than those of the run's validations rates do not compare, and the average goes to the run's folder itself.
 
     Args:
@@ -176,24 +176,24 @@ def keep_if_better(
         weights: of the average, from `mean_weights`.
         averaged: the `.ckpt` files of which it is the mean, the best first.
         best: its best model, a `.ckpt` or an earlier average.
-        segments: clips to hear.
+        segments: clips to recognize.
         own_clips: they are those of the run's own validations; where that is not known, the rate in the name
-            of `best` tells.
+            of `best` decides.
         to: the file to write instead.
-        on_progress: called with (clips heard, all clips of both).
+        on_progress: called with (clips done, all clips of both).
 
     Raises:
-        QuranAsrError: the weights do not fit the run, `best` cannot be loaded, or no clip can be heard.
+        QuranAsrError: the weights do not fit the run, `best` cannot be loaded, or no clip can be read.
     """
     recipe = load_recipe(run.recipe)
     model = build_model(recipe, run.tokenizer)
     put_weights(model, weights, averaged[0])
     choose_threads(model)
-    # searched through, as the validations of a training are
+    # decoded whole, as the validations of a training are
     recognizer = load_recognizer(best, pause_seconds=None)
-    old, old_clips = _hear(recognizer, segments, _half(on_progress, 0, len(segments)))
+    old, old_clips = _evaluate(recognizer, segments, _half(on_progress, 0, len(segments)))
     recognizer = recognizer_of(model, "average", pause_seconds=None)
-    new, new_clips = _hear(recognizer, segments, _half(on_progress, len(segments), len(segments)))
+    new, new_clips = _evaluate(recognizer, segments, _half(on_progress, len(segments), len(segments)))
     named, measured, wer = rate_of(best), old.whole.spelled.words.rate, new.whole.spelled.words.rate
     ranked = named is not None and to is None and (own_clips or abs(named - measured) <= SAME_CLIPS)
     target = None
@@ -224,14 +224,14 @@ def average_at_end(
     best_wer: float | None,
     on_finding: Callable[[Finding], None],
 ) -> float | None:
-    """What `quran.average` asks for when a training has come to its end; `average.json` tells of it.
+    """What `quran.average` asks for when a training has come to its end; `average.json` reports it.
 
     Args:
         run: the run.
         segments: the clips of its validations.
         step: optimizer steps made.
         best_wer: lowest WER of its validations.
-        on_finding: told what came of it.
+        on_finding: called with the result.
 
     Returns:
         The WER of the run's best model from now on.
@@ -262,7 +262,7 @@ def _half(on_progress: Show | None, before: int, clips: int) -> Show | None:
     return lambda done, _: on_progress(before + done, 2 * clips)
 
 
-def _hear(
+def _evaluate(
     recognizer: AnyRecognizer, segments: Sequence[Segment], on_progress: Show | None
 ) -> tuple[Report, list[ScoredClip]]:
     setting = Setting(
@@ -278,7 +278,7 @@ def _hear(
 def difference_interval(new: Sequence[ScoredClip], old: Sequence[ScoredClip]) -> Interval | None:
     """95 % interval of new WER minus old WER over the same clips, which are drawn in pairs.
 
-    Errors over words said is linear in the errors, so the interval of the difference is that of a rate whose
+    The WER is linear in the errors, so the interval of the difference is that of a rate whose
     errors are the differences clip by clip (a paired bootstrap, see `measure.interval`).
     """
     errors = [a.score.words.errors - b.score.words.errors for a, b in zip(new, old, strict=True)]

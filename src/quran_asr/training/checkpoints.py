@@ -23,7 +23,6 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.transcripts import write_transcripts
 from quran_asr.experiments.run_folder import RunFolder, rank_of, rate_of
@@ -66,7 +65,7 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
         raise QuranAsrError(
             "no such checkpoint",
             where=str(path),
-            remedy="a training that goes on replaces its own: look again",
+            remedy="a training that continues replaces its own: look again",
         )
     try:
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -159,16 +158,29 @@ class Checkpoints(lightning.Callback):
     def __init__(
         self,
         run: RunFolder,
-        recipe: Recipe,
+        name: str,
         ranks: Ranks,
         diagnostics_callback: DiagnosticsCallback,
+        *,
+        keep: int,
+        every_minutes: float,
         best_wer: float | None = None,
     ) -> None:
-        """`best_wer`: the lowest validation WER before a resume."""
+        """Of a run.
+
+        Args:
+            run: its folder.
+            name: what checkpoint files begin with.
+            ranks: the processes of the training.
+            diagnostics_callback: may end the training.
+            keep: best checkpoints that are kept.
+            every_minutes: `last.ckpt` is also written this often between validations.
+            best_wer: the lowest validation WER before a resume.
+        """
         self.run = run
-        self.name = recipe.name
-        self.keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
-        self.every_seconds = 60 * recipe.quran.checkpoint_minutes
+        self.name = name
+        self.keep = keep
+        self.every_seconds = 60 * every_minutes
         self.ranks = ranks
         self.diagnostics_callback = diagnostics_callback
         self.best_wer = float("inf") if best_wer is None else best_wer
@@ -272,7 +284,7 @@ class Checkpoints(lightning.Callback):
             self._save_last(trainer)
 
     def _must_stop(self) -> bool:
-        """Whether any process was asked to stop, or the first one saw a sign that ends the training."""
+        """Whether any process was asked to stop, or the first one has a diagnosis that ends the training."""
         return self.ranks.any(
             self.asked_to_stop is not None or self.diagnostics_callback.stopped_by is not None
         )

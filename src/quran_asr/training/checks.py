@@ -17,13 +17,14 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 
 from quran_asr.config.architecture import of_recipe
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Model, Recipe, Trainer
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.checks.outcome import Outcome, Outcomes, failure, of_finding, passed, warning
 from quran_asr.experiments.transfer_map import LEAST_ENCODER_SHARE, TransferMap
 from quran_asr.records import Segment
 from quran_asr.training.cpu import suit_cpu
 from quran_asr.training.data.batches import Batch, ClipSet, collate, tokenize
+from quran_asr.training.distributed import training_device
 from quran_asr.training.initialization import OUTPUT_DEVIATION, as_table, initialize, transfer
 from quran_asr.training.loss.transducer import transducer_loss
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, RNNTJoint, build_model
@@ -36,18 +37,11 @@ DRIVER = Path("/proc/driver/nvidia/version")
 """There where a driver of NVIDIA's is loaded."""
 
 
-def training_device(recipe: Recipe) -> torch.device:
-    """Where a recipe trains on this machine: its GPU where there is one, unless the recipe wants the CPU."""
-    gpu = torch.cuda.is_available() and recipe.trainer.accelerator != "cpu"
-    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
-
-
-def torch_environment(recipe: Recipe) -> list[Outcome]:
-    """What this machine has for the recipe, and what it lacks."""
-    trainer = recipe.trainer
-    device = training_device(recipe)
+def torch_environment(trainer: Trainer) -> list[Outcome]:
+    """What this machine has of what a recipe's `trainer` asks for, and what it lacks."""
+    device = training_device(trainer.accelerator)
     if device.type == "cpu":
-        return _cpu(recipe)
+        return _cpu(trainer.accelerator)
     broken = _broken(device)
     if broken:
         return [
@@ -75,9 +69,9 @@ def torch_environment(recipe: Recipe) -> list[Outcome]:
     return outcomes
 
 
-def _cpu(recipe: Recipe) -> list[Outcome]:
+def _cpu(accelerator: str) -> list[Outcome]:
     here = f"Python {platform.python_version()}, torch {torch.__version__} on the CPU, in fp32"
-    if recipe.trainer.accelerator == "cpu":
+    if accelerator == "cpu":
         return [passed(here)]
     has_driver = DRIVER.exists() or shutil.which("nvidia-smi") is not None
     why, remedy = "no CUDA device here", "trainer.accelerator=auto trains on the CPU"
@@ -89,13 +83,13 @@ def _cpu(recipe: Recipe) -> list[Outcome]:
         remedy = (
             "does `nvidia-smi` list one? A driver older than this CUDA, or CUDA_VISIBLE_DEVICES, hides it"
         )
-    if recipe.trainer.accelerator == "gpu":
+    if accelerator == "gpu":
         return [failure(f"trainer.accelerator=gpu: {why}", remedy)]
     return [warning(f"{why}: training would run on the CPU", remedy)] if has_driver else [passed(here)]
 
 
 def _broken(device: torch.device) -> str:
-    """What a first product on a GPU says; empty when it works."""
+    """The error of a first product on a GPU; empty when it works."""
     try:
         square = torch.full((8, 8), 0.5, device=device)
         total = float((square @ square).sum())
@@ -105,7 +99,7 @@ def _broken(device: torch.device) -> str:
 
 
 def in_one_line(error: RuntimeError) -> QuranAsrError:
-    """What torch says of a failure, for people."""
+    """Torch's message of a failure, in one line."""
     return QuranAsrError(str(error).strip().splitlines()[0] if str(error).strip() else "torch failed")
 
 
@@ -186,7 +180,7 @@ def check_start(
     archive: Archive | None,
     *,
     allow_partial: bool,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Outcomes:
     """Start a model as the training will, and look at what came of it.
 
@@ -196,12 +190,12 @@ def check_start(
         training: clips for the signal of a random start.
         archive: the pretrained model; None for random weights.
         allow_partial: little of the encoder is enough.
-        say: called with the table of what arrives.
+        report: called with the table of what arrives.
     """
     lightning.seed_everything(recipe.quran.seed, verbose=False)
     model = build_model(recipe, tokenizer.folder)
     if archive is not None:
-        return _pretrained(model, recipe, archive, allow_partial, say)
+        return _pretrained(model, recipe, archive, allow_partial, report)
     clips = ClipSet(tokenize(training, tokenizer), cache_bytes=0)
     if recipe.quran.initialization == "data":
         initialize(model, clips)
@@ -232,8 +226,8 @@ def signal(model: EncDecHybridRNNTCTCBPEModel, clips: ClipSet, seed: int) -> flo
     features, lengths = model.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
     pre_encode: nn.Module = model.encoder.pre_encode
     out, frames = pre_encode(x=features.transpose(1, 2), lengths=lengths)
-    heard = torch.cat([clip[:n] for clip, n in zip(out, frames.tolist(), strict=True)])
-    return float(heard.std(dim=0).mean())
+    frames_out = torch.cat([clip[:n] for clip, n in zip(out, frames.tolist(), strict=True)])
+    return float(frames_out.std(dim=0).mean())
 
 
 def _pretrained(
@@ -241,18 +235,18 @@ def _pretrained(
     recipe: Recipe,
     archive: Archive,
     allow_partial: bool,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Outcomes:
     name = recipe.init_from_pretrained_model or str(archive.path)
     weights = read_weights(archive)
     planned = transfer(
-        model, recipe, archive.config, weights, archive.pieces, name, allow_partial=allow_partial
+        model, recipe.model, archive.config, weights, archive.pieces, name, allow_partial=allow_partial
     )
-    say(as_table(planned))
+    report(as_table(planned))
     unlike = _not_arrived(model, weights, planned)
     if unlike:
         return failure(
-            f"{len(unlike)} tensors of {name} are not in the model as the map says, the first: {unlike[0]}",
+            f"{len(unlike)} tensors of {name} are not in the model as planned, the first: {unlike[0]}",
             "the archive holds numbers that are none, or this is a fault of this program: report it",
         )
     message = (
@@ -306,15 +300,15 @@ class Gate:
     """Mean of both losses over the clips, nats."""
     last_loss: float = math.nan
     silent: int = 0
-    """Clips without sound."""
+    """Silent clips."""
 
 
-def gate_clips(recipe: Recipe, tokenizer: Tokenizer, training: Sequence[Segment]) -> list[Segment]:
+def gate_clips(settings: Model, tokenizer: Tokenizer, training: Sequence[Segment]) -> list[Segment]:
     """The shortest clips that CTC can learn, each with words of its own where there are enough.
 
     One text for all would be learned without listening. Fragments are taken where there are no whole verses.
     """
-    built = of_recipe(recipe.model, tokenizer.size)
+    built = of_recipe(settings, tokenizer.size)
     whole = [segment for segment in training if segment.verses] or training
     by_length = sorted(whole, key=lambda segment: segment.duration)
     chosen: dict[str, Segment] = {}
@@ -336,7 +330,7 @@ def overfit_gate(
     on_progress: Callable[[int, int], None] | None = None,
     device: torch.device | None = None,
 ) -> Gate:
-    """Learn a few clips by heart with a fresh model of this recipe; what cannot do that cannot train.
+    """Overfit a few clips with a fresh model of this recipe; what cannot do that cannot train.
 
     Without dropout, masks and curriculum: the question is whether audio, text, loss and decoders fit
     together, not whether the model generalises. Passed when both decoders recite every clip without error.
@@ -387,12 +381,12 @@ def overfit_gate(
 
 
 def diagnose(gate: Gate, clips: int) -> Outcome:
-    """What a gate says of the training, and the likeliest cause where it failed."""
+    """The outcome of a gate, with the likeliest cause where it failed."""
     if gate.passed:
-        return passed(f"{clips} clips by heart after {gate.steps} steps, both decoders WER 0")
+        return passed(f"{clips} clips learned after {gate.steps} steps, both decoders WER 0")
     fell = f"the loss went from {gate.first_loss:.3g} to {gate.last_loss:.3g}"
     message = (
-        f"{clips} clips were not learned by heart in {gate.steps} steps (WER transducer {gate.wer:.2f}, "
+        f"{clips} clips were not learned in {gate.steps} steps (WER transducer {gate.wer:.2f}, "
         f"CTC {gate.ctc_wer:.2f}; {fell})"
     )
     return failure(message, _cause(gate, clips))
@@ -400,17 +394,17 @@ def diagnose(gate: Gate, clips: int) -> Outcome:
 
 def _cause(gate: Gate, clips: int) -> str:
     if gate.silent:
-        return f"{gate.silent} of them have no sound: look at the recordings (`quran-asr corpus scan`)"
+        return f"{gate.silent} of them are silent: look at the recordings (`quran-asr corpus scan`)"
     if not math.isfinite(gate.last_loss):
-        return "the loss is no finite number: a clip has more tokens than frames, or its audio is broken"
+        return "the loss is not finite: a clip has more tokens than frames, or its audio is broken"
     if gate.last_loss < IMPOSSIBLE:
-        return "a loss below 0 is no probability's: the loss of this installation is broken"
+        return "a loss below 0 is not of a probability: the loss of this installation is broken"
     if gate.last_loss > STILL * gate.first_loss:
         return (
             "nothing is learned at all: loss, gradients or weights of this model or installation are broken"
         )
     return (
-        "it learns, but not by heart: do the texts belong to the recordings? If they do, give it more "
+        "it learns, but too slowly: do the texts belong to the recordings? If they do, give it more "
         f"steps (--gate-steps {2 * gate.steps})"
     )
 

@@ -117,7 +117,7 @@ def multiplies_bf16() -> bool:
 
 
 def choose_threads(model: EncDecHybridRNNTCTCBPEModel) -> None:
-    """One CPU thread for small models, unless `OMP_NUM_THREADS` says otherwise.
+    """One CPU thread for small models, unless `OMP_NUM_THREADS` is set.
 
     At 1.8M parameters a second thread brings nothing on an idle machine, and on a busy one the threads wait
     for each other: a step then takes many times as long.
@@ -127,7 +127,7 @@ def choose_threads(model: EncDecHybridRNNTCTCBPEModel) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to give nothing back to the system while this process trains.
+    """Make glibc's malloc give nothing back to the system while this process trains.
 
     By default every tensor of some megabytes is mapped anew, and the system clears its pages at first touch:
     a quarter of a step's time with small models. What the process holds at its height hardly changes.

@@ -3,8 +3,8 @@
 From random weights the CTC loss first falls to a plateau and waits there until frames and letters begin to
 match. The plateau is the entropy of the tokens: with one and the same distribution in every frame, blank
 with probability 1 - U/T and token k with (U/T) q(k), the log-number of alignments, log C(T, U), cancels what
-the frames cost, and sum(-q log q) is left for each token. Until it is left, a transducer only learns the
-text by heart, and long clips only dilute the gradient; clips of any level, from rooms and with noise, keep
+the frames cost, and sum(-q log q) is left for each token. Until CTC leaves it, a transducer learns the text
+and not the audio, and long clips dilute the gradient; clips of any level, from rooms and with noise, keep
 CTC on its plateau for longer. So the state of the run, not a share of its steps, decides when the transducer
 joins, when clips grow and when the recipe's changes of the audio begin.
 """
@@ -56,7 +56,7 @@ class Curriculum:
     def longest_clip(
         self, settings: Settings | None, step: int, longest: float, durations: Sequence[float]
     ) -> float | None:
-        """The same, but some of these clips are always admitted: else it would be no training."""
+        """The same, but some of these clips are always admitted: else there would be nothing to train on."""
         admitted = self.longest_seconds(settings, step, longest)
         return None if admitted is None else max(admitted, 1.5 * min(durations))
 

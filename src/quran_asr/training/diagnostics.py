@@ -37,14 +37,14 @@ class DiagnosticsCallback:
         self.recipe = recipe
         self.on_finding = on_finding
         self.stopped_by: Diagnosis | None = None
-        """The sign that ends the training, once it is there."""
+        """The diagnosis that ends the training, once there is one."""
         self._rows = list(rows)
         self._share: float | None = None
         self._shown: set[str] = set()
         if rows:
             self._share = self._arrived()
             self._shown = {diagnosis.code for diagnosis in self._judge()}
-        self._told = set(self._shown)
+        self._reported = set(self._shown)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take in a line of `metrics.jsonl`."""
@@ -53,12 +53,12 @@ class DiagnosticsCallback:
         self._rows.append(row)
 
     def look(self) -> None:
-        """Judge what is there now; tell errors and warnings, each once."""
+        """Diagnose the curves so far; report errors and warnings, each once."""
         diagnostics = self._judge()
         for diagnosis in diagnostics:
             finding = diagnosis.as_finding()
-            if finding is not None and diagnosis.severity != "note" and diagnosis.code not in self._told:
-                self._told.add(diagnosis.code)
+            if finding is not None and diagnosis.severity != "note" and diagnosis.code not in self._reported:
+                self._reported.add(diagnosis.code)
                 self.on_finding(finding)
             ends = diagnosis.code in self.recipe.quran.stop_on and diagnosis.code not in self._shown
             if ends and self.stopped_by is None:

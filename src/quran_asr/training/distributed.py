@@ -1,6 +1,6 @@
 """The processes of one training: single, several on this machine, torchrun or SLURM.
 
-`torchrun` and `srun` start every process themselves and say so in the environment; without them the first
+`torchrun` and `srun` start every process themselves and set environment variables; without them the first
 process starts the others. Gradients are averaged by Lightning's DDP; what is decided here is small (may we
 stop, how good was it) and goes over gloo on the CPU, so that no GPU waits for it.
 """
@@ -40,12 +40,18 @@ _groups: list[distributed.ProcessGroup] = []
 """A group of our own, so that what we exchange never meets what DDP exchanges."""
 
 
+def training_device(accelerator: str) -> torch.device:
+    """Where `trainer.accelerator` (auto, cpu or gpu) trains on this machine: its GPU where there is one."""
+    gpu = torch.cuda.is_available() and accelerator != "cpu"
+    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """This process among those of a training."""
 
     rank: int = 0
-    """0 is the first: it alone writes and speaks."""
+    """0 is the first: it alone writes and reports."""
     size: int = 1
 
     def total(self, numbers: Sequence[float]) -> list[float]:
@@ -97,7 +103,7 @@ class Ranks:
                 tensor.copy_(mean.view_as(tensor))
 
     def environment(self) -> ClusterEnvironment:
-        """What Lightning is told: nothing is to be started any more."""
+        """For Lightning: all processes have been started."""
         return LightningEnvironment() if self.size == 1 else TorchElasticEnvironment()
 
 
@@ -222,7 +228,7 @@ def _followers(local: int) -> Iterator[None]:
 
 
 def _end_with(follower: subprocess.Popen[bytes], output: IO[bytes], ended: threading.Event) -> None:
-    """A process that dies leaves this one waiting in the next exchange for hours: say why, and end."""
+    """A process that dies leaves this one waiting in the next exchange for hours: report why, and end."""
     if follower.wait() in (0, 130) or ended.wait(timeout=2):
         return
     output.seek(0)
@@ -242,7 +248,7 @@ def _from_slurm() -> bool:
 
 
 def _as_torchrun() -> None:
-    """Say what SLURM says in torchrun's words, which torch itself understands."""
+    """Translate SLURM's variables into torchrun's, which torch itself understands."""
     slurm = SLURMEnvironment(auto_requeue=False)
     size = slurm.world_size()
     os.environ.update(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quran_asr.config.architecture import of_nemo, of_recipe
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Model
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.transfer_map import (
     FIRST,
@@ -97,7 +97,7 @@ def _standardize(layer: nn.Conv2d | nn.Linear, mean: Tensor, deviation: Tensor, 
 @torch.no_grad()
 def transfer(
     model: EncDecHybridRNNTCTCBPEModel,
-    recipe: Recipe,
+    settings: Model,
     config: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     pieces: Sequence[str] | None,
@@ -110,7 +110,7 @@ def transfer(
 
     Args:
         model: ours, built with our vocabulary; changed in place.
-        recipe: what it was built from.
+        settings: `model` of the recipe that it was built from.
         config: the other model's `model_config.yaml`, plain values.
         weights: its state dict.
         pieces: its tokens without the blank; None if it has no subwords.
@@ -125,8 +125,8 @@ def transfer(
     held = dict(model.named_parameters()) | _running_statistics(model)
     vocabulary = tuple(model.tokenizer.ids_to_tokens(range(model.tokenizer.vocab_size)))
     ours = ModelLayout(
-        recipe.name,
-        of_recipe(recipe.model, len(vocabulary)),
+        "ours",
+        of_recipe(settings, len(vocabulary)),
         {key: tuple(tensor.shape) for key, tensor in held.items()},
         vocabulary,
     )
@@ -154,7 +154,7 @@ def transfer(
         elif tensor.how == "blank":
             target[-1].copy_(source[-1])
         else:
-            _shift_bins(target, source, recipe.model.encoder.subsampling_conv_channels)
+            _shift_bins(target, source, settings.encoder.subsampling_conv_channels)
     if level is not None and any(tensor.how == "level" for tensor in planned.tensors):
         _fold_level(held[FIRST[0]], held[FIRST[1]], *level)
     return planned

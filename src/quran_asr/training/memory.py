@@ -1,7 +1,7 @@
 """Memory of a training step: process memory, the heaviest batch, and the largest batch that fits.
 
 On a GPU it is done for real. On a CPU too if that takes seconds; else smaller batches are measured, and the
-rest is reckoned. The sound is noise: memory depends on lengths alone.
+rest is computed. The audio is noise: memory depends on lengths alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _USUAL = 32 * 1024 * 1024
 
 
 class Peak:
-    """The most bytes that this process has held since a moment, above what it held then."""
+    """The most bytes that this process has held since a point in time, above what it held then."""
 
     def __init__(self) -> None:
         self.restart()
@@ -60,22 +60,22 @@ class Peak:
         self.began = _bytes("VmRSS")
 
     def __call__(self) -> int:
-        """Bytes; 0 where nothing can tell."""
+        """Bytes; 0 where it cannot be measured."""
         return max(0, _bytes("VmHWM") - self.began)
 
 
 @contextlib.contextmanager
 def counted() -> Iterator[Peak]:
     """Memory is counted from here on, and exactly so; malloc is slower meanwhile, and as usual afterwards."""
-    _tell_malloc({_MMAP_MAX: 1_000_000, _MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: _LARGE})
+    _set_malloc({_MMAP_MAX: 1_000_000, _MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: _LARGE})
     try:
         yield Peak()
     finally:
-        _tell_malloc({_MMAP_MAX: 65_536, _MMAP_THRESHOLD: _USUAL, _TRIM_THRESHOLD: 2 * _USUAL})
+        _set_malloc({_MMAP_MAX: 65_536, _MMAP_THRESHOLD: _USUAL, _TRIM_THRESHOLD: 2 * _USUAL})
 
 
 def countable() -> bool:
-    """Whether this system tells what a process holds, and lets it start again."""
+    """Whether this system reports what a process holds, and can reset that peak."""
     try:
         _RESET.write_text("5", encoding="ascii")
     except OSError:
@@ -90,7 +90,7 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _tell_malloc(settings: dict[int, int]) -> None:
+def _set_malloc(settings: dict[int, int]) -> None:
     with contextlib.suppress(OSError, AttributeError):  # musl and macOS have none
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in settings.items():
@@ -201,7 +201,7 @@ def check_memory(
 
 
 class Trial:
-    """Steps of a training with made-up sound."""
+    """Steps of a training on synthetic audio."""
 
     def __init__(self, module: TrainingModule, recipe: Recipe, device: torch.device) -> None:
         self.module = module
@@ -216,9 +216,9 @@ class Trial:
             self.optimizer = torch.optim.AdamW(module.parameters(), lr=1e-9)
             self.free: int | None = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
             self.always = 4 * parameters + self.beside
-            """Bytes that are taken whatever the batch: weights, gradients, AdamW's two moments."""
+            """Bytes that are taken whatever the batch: weights, gradients, AdamW's two moment tensors."""
         else:
-            self.beside += 2 * parameters  # the moments: a trial on a CPU takes no optimizer step
+            self.beside += 2 * parameters  # AdamW's moments: a trial on a CPU takes no optimizer step
             self.free = available_memory()
             self.always = parameters + self.beside  # the weights are there already
 
@@ -237,7 +237,7 @@ class Trial:
 
 
 def _on_gpu(trial: Trial, shape: Shape) -> tuple[int, str]:
-    """Bytes that the batch takes with an optimizer step; of one that does not fit, reckoned by its half."""
+    """Bytes that the batch takes with an optimizer step; of one that does not fit, estimated by its half."""
     clips = len(shape)
     peaks: dict[int, int] = {}
     while clips and len(peaks) < (1 if clips == len(shape) else 2):
@@ -255,12 +255,12 @@ def _on_gpu(trial: Trial, shape: Shape) -> tuple[int, str]:
     if len(peaks) == 1:
         return max(least, 2 * max(peaks.values())), "out of memory"
     (more, much), (fewer, little) = sorted(peaks.items(), reverse=True)
-    reckoned = much + (len(shape) - more) * (much - little) / (more - fewer)
-    return max(least, round(reckoned)), f"out of memory; reckoned from {more} clips"
+    estimated = much + (len(shape) - more) * (much - little) / (more - fewer)
+    return max(least, round(estimated)), f"out of memory; estimated from {more} clips"
 
 
 def _gpu_peak(trial: Trial, shape: Shape) -> int:
-    for _ in range(2):  # the moments come with the first step
+    for _ in range(2):  # AdamW's moments are made in the first step
         torch.cuda.reset_peak_memory_stats(trial.device)
         trial.losses(shape)
         trial.optimizer.step()
@@ -291,7 +291,7 @@ def _on_cpu(trial: Trial, shape: Shape) -> tuple[int, str]:
         trial.losses(short.first(2 * few))
         a_second = max(0, peak() - of_few) / (few * length)
     whole = of_few + a_second * (shape.padded_seconds - few * length) + _attention(trial, shape, length)
-    return round(HEAP * whole) + trial.beside, f"reckoned from {few} and {2 * few} clips of {length:.1f} s"
+    return round(HEAP * whole) + trial.beside, f"estimated from {few} and {2 * few} clips of {length:.1f} s"
 
 
 def _attention(trial: Trial, shape: Shape, measured: float) -> float:
@@ -356,7 +356,7 @@ LENGTHS = (1.0, 0.5, 0.25)
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """A wish for the largest batch that fits."""
+    """A request for the largest batch that fits."""
 
     bytes: int | None = None
     """Into so many; None: into what is free on the device of the training."""
@@ -375,7 +375,7 @@ def fit_memory(
 
     Forward pass, backward pass and optimizer step are made with noise, as the recipe's model makes them. Of
     the batches that divide the effective batch, the largest is taken of which the worst batch of each length
-    needs no more than `COMFORT` of the memory. On a CPU long batches are reckoned from short ones.
+    needs no more than `COMFORT` of the memory. On a CPU long batches are estimated from short ones.
 
     Args:
         recipe: what is to be trained.
@@ -383,7 +383,7 @@ def fit_memory(
         training: the clips.
         device: where the training takes place.
         budget: the memory.
-        on_finding: told what was tried, and what was chosen.
+        on_finding: called with what was tried and chosen.
         ranks: the processes of the training.
 
     Raises:

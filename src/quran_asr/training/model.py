@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-with warnings.catch_warnings():  # NeMo's start-up chatter tells our users nothing
+with warnings.catch_warnings():  # NeMo's start-up messages mean nothing to our users
     warnings.simplefilter("ignore")
     logging.getLogger("nv_one_logger").setLevel(logging.CRITICAL)
     from nemo.collections.asr.models import EncDecHybridRNNTCTCBPEModel

@@ -45,14 +45,14 @@ from quran_asr.training.validation import Validation
 
 
 def other_rate(before: float, rate: float, step: int, total: int | None) -> Finding:
-    """A run goes on at another learning rate than it stopped with."""
+    """A run continues at another learning rate than it stopped with."""
     of = "" if total is None else f" of {total:,}"
     return Finding(
         "note",
         "other-rate",
         "model.optim",
-        f"the learning rate goes on at {rate:.2e} where it was {before:.2e}: that of step {step:,}{of} in a "
-        "training that had been planned like this from its beginning",
+        f"the learning rate continues at {rate:.2e} where it was {before:.2e}: that of step {step:,}{of} in "
+        "a training that had been planned like this from its beginning",
         "model.optim.lr=... sets another",
     )
 
@@ -60,7 +60,7 @@ def other_rate(before: float, rate: float, step: int, total: int | None) -> Find
 def too_many_useless(
     model: EncDecHybridRNNTCTCBPEModel, clips: ClipSet, batch: Batch | None, number: int, why: str
 ) -> QuranAsrError:
-    """So many batches in a row were skipped that the training ends; `why` is said of the last."""
+    """So many batches in a row were skipped that the training ends; `why` is that of the last."""
     indices = () if batch is None else batch.indices[:3]
     return QuranAsrError(
         f"{number} batches in a row were skipped, the last because {why}",
@@ -82,20 +82,20 @@ def _cause(model: EncDecHybridRNNTCTCBPEModel, batch: Batch | None) -> str:
     return "lower `model.optim.lr` or lengthen `model.optim.sched.warmup_steps`"
 
 
-def first_sound(audio: Tensor, samples_per_frame: int) -> Tensor:
+def first_audible_frame(audio: Tensor, samples_per_frame: int) -> Tensor:
     """The encoder frame in which each clip first reaches 1 % of its peak. audio [B, samples] -> [B]."""
     loudness = audio.abs()
-    heard = loudness >= 0.01 * loudness.amax(dim=1, keepdim=True)
-    return heard.to(torch.uint8).argmax(dim=1) // samples_per_frame
+    audible = loudness >= 0.01 * loudness.amax(dim=1, keepdim=True)
+    return audible.to(torch.uint8).argmax(dim=1) // samples_per_frame
 
 
-def before_first_sound(scores: Tensor, frame: Tensor) -> Tensor:
+def blanks_while_silent(scores: Tensor, frame: Tensor) -> Tensor:
     """CTC scores under which nothing but blanks may stand up to and in a frame.
 
     A start from random weights may put the first token of every clip into one of its first frames, which
-    are easily told from all others. With a wide look-ahead that costs nothing; without one the model then
-    guesses how a recitation begins (in one of three quickstarts 111 of 134 first words were wrong at 0 ms).
-    Before anything sounds, nothing can have been heard.
+    are easily distinguished from all others. With a wide look-ahead that costs nothing; without one the model
+    then guesses how a recitation begins (in one of three quickstarts 111 of 134 first words were wrong).
+    While a clip is silent, nothing has been recited.
 
     Args:
         scores: [B, T, V + 1], natural log, blank last.
@@ -107,8 +107,8 @@ def before_first_sound(scores: Tensor, frame: Tensor) -> Tensor:
 
 
 # A transducer's prediction network sees the tokens before the next one. Trained on whole verses it learns
-# them by heart: it loses its thread where a recording goes on with another verse, and it corrects what a
-# reciter says. Two changes of what it reads cure that. It starts anew at a word in the middle of a clip, as
+# the text: it fails where a recording continues with another verse, and it corrects the reciter. Two
+# changes of its input prevent that. It starts anew at a word in the middle of a clip, as
 # the decoder does behind a pause; and some tokens are others than those recited, as after a recognition
 # error.
 
@@ -160,7 +160,7 @@ class TrainingModule(lightning.LightningModule):
         super().__init__()
         self.ranks = ranks
         self.on_finding = on_finding
-        self._told_unreadable: set[str] = set()
+        self._reported_unreadable: set[str] = set()
         self.model = model
         self.recipe = recipe
         self.training_clips = training
@@ -173,7 +173,15 @@ class TrainingModule(lightning.LightningModule):
         self.architecture = of_recipe(recipe.model, recipe.quran.vocabulary_size)
         self.validations: list[Validation] = []
         self.total_steps = total_steps
-        self.groups = ParamGroups(model, recipe, copied, total_steps)
+        self.groups = ParamGroups(
+            model,
+            recipe.model.optim,
+            recipe.model.encoder.d_model,
+            total_steps,
+            copied=copied,
+            copied_rate=recipe.quran.copied_rate,
+            frozen_steps=recipe.quran.unfreeze_after,
+        )
         self.progress = EpochProgress()
         self.validated_at = -1
         self.engine = "torch"
@@ -278,9 +286,9 @@ class TrainingModule(lightning.LightningModule):
         """The weighted loss, mean over clips, or None for a batch without clips. Waits for no device.
 
         Among several processes it does wait, to put 0 in the place of a loss that is not finite: the others'
-        gradients are not to suffer. A curriculum waits too: the loss decides how it goes on.
+        gradients are not to suffer. A curriculum waits too: the loss decides how it continues.
         """
-        self._tell_unreadable(batch, self.training_clips)
+        self._report_unreadable(batch, self.training_clips)
         if batch_idx % self.recipe.trainer.accumulate_grad_batches == 0:
             self._before_the_step = asdict(self.curriculum)
         step = self.global_step + 1
@@ -317,15 +325,19 @@ class TrainingModule(lightning.LightningModule):
             loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def losses(
-        self, batch: Batch, heard: tuple[Tensor, Tensor] | None = None, *, with_transducer: bool = True
+        self,
+        batch: Batch,
+        encoded_batch: tuple[Tensor, Tensor] | None = None,
+        *,
+        with_transducer: bool = True,
     ) -> tuple[Tensor | None, Tensor]:
-        """Transducer (if asked for) and CTC loss of each clip, nats [B]; `heard` is what `encode` gave."""
-        encoded, on_device = heard or self.encode(batch)
+        """Transducer (if asked for) and CTC loss of each clip, nats [B]; `encoded_batch`: from `encode`."""
+        encoded, on_device = encoded_batch or self.encode(batch)
         frames, labels = self._known_frames(batch, on_device), torch.tensor(batch.labels)
         ctc_scores = self.model.ctc_decoder(encoder_output=encoded)
         if self.recipe.quran.curriculum is not None:
             per_frame = round(SAMPLE_RATE * frame_seconds(self.model))
-            ctc_scores = before_first_sound(ctc_scores, first_sound(batch.audio, per_frame))
+            ctc_scores = blanks_while_silent(ctc_scores, first_audible_frame(batch.audio, per_frame))
         ctc = functional.ctc_loss(
             ctc_scores.transpose(0, 1).float(),
             batch.tokens,
@@ -351,7 +363,7 @@ class TrainingModule(lightning.LightningModule):
         return transducer, ctc
 
     def _predicted(self, batch: Batch) -> Tensor:
-        """What the prediction network says after each prefix of the tokens, [B, U + 1, H]."""
+        """Output of the prediction network after each prefix of the tokens, [B, U + 1, H]."""
         prefix, starts = batch.tokens, [0] * len(batch.labels)
         if self.training:
             quran = self.recipe.quran
@@ -417,12 +429,12 @@ class TrainingModule(lightning.LightningModule):
         if gradient_clip_val:
             self.gradients.clip(gradient_clip_val)
 
-    def _tell_unreadable(self, batch: Batch, clips: ClipSet) -> None:
+    def _report_unreadable(self, batch: Batch, clips: ClipSet) -> None:
         for index, why in batch.unreadable:
             audio = clips.clips[index].segment.audio
-            if audio in self._told_unreadable:
+            if audio in self._reported_unreadable:
                 continue
-            self._told_unreadable.add(audio)
+            self._reported_unreadable.add(audio)
             self.on_finding(
                 Finding("warning", "unreadable-clip", audio, f"left out of every batch: {why}", "")
             )
@@ -454,12 +466,12 @@ class TrainingModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         clip_set = (self.validation_clips, self.train_subset)[dataloader_idx]
-        self._tell_unreadable(batch, clip_set)
+        self._report_unreadable(batch, clip_set)
         if not batch.indices:
             return
-        self._hear(batch, clip_set, dataloader_idx)
+        self._validate_batch(batch, clip_set, dataloader_idx)
 
-    def _hear(self, batch: Batch, clip_set: ClipSet, which: int) -> None:
+    def _validate_batch(self, batch: Batch, clip_set: ClipSet, which: int) -> None:
         """Decode and count a batch; in halves where it does not fit into memory."""
         try:
             with torch.autocast(self.device.type, enabled=False):
@@ -475,7 +487,7 @@ class TrainingModule(lightning.LightningModule):
             if not is_out_of_memory(error) or len(batch.indices) == 1:
                 raise
         for half in batch.halves():
-            self._hear(half, clip_set, which)
+            self._validate_batch(half, clip_set, which)
 
     def on_validation_epoch_end(self) -> None:
         """Leaves what was measured in `trainer.callback_metrics`, where checkpoints and metrics find it."""

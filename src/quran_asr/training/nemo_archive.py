@@ -205,7 +205,7 @@ def _write(file: io.FileIO, block: bytes) -> None:
 def _refuse_damage(file: Path, where: str) -> None:
     """Weights are a zip whose members have checksums, which torch does not look at.
 
-    What is no zip, packed as torch does not pack, or saved without checksums (they are 0 then) is left for
+    What is not a zip, packed as torch does not pack, or saved without checksums (they are 0 then) is left for
     torch to judge. 460 MB took 0.15 s on one core.
     """
     broken = QuranAsrError("is damaged: its checksum is another", where=where, remedy="get the file again")

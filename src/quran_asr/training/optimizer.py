@@ -1,11 +1,11 @@
 """Optimizer with parameter groups, schedule and freezing; gradient checks and clipping before the step.
 
-Meant are those of the encoder, which knows sounds whatever the tokens are. Prediction network and joint work
-on what the tokens' embedding says: where that is fresh, because the tokens are others, they have to learn
-anew and count as fresh, however they came.
+"Copied" tensors are those of the encoder, which knows the audio whatever the tokens are. Prediction network
+and joint work on the tokens' embedding: where that is fresh, because the tokens are others, they have to
+learn anew and count as fresh, however they came.
 
 Which tensors came stands in the run's `transfer.json`; whether they are frozen and how fast they learn
-follows from recipe and step. So a run that goes on is the one that was stopped.
+follows from recipe and step. So a resumed run is the one that was stopped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from quran_asr.config.schedule import learning_rate, transferred_share
-from quran_asr.config.schema import Quran, Recipe
+from quran_asr.config.schema import Optim, Quran
 from quran_asr.errors import Finding
 from quran_asr.experiments.run_folder import RunFolder
 
@@ -33,19 +33,15 @@ def is_staged(quran: Quran) -> bool:
     return quran.copied_rate != 1.0 or quran.unfreeze_after > 0
 
 
-def transferred_names(
-    recipe: Recipe, run: RunFolder, on_finding: Callable[[Finding], None]
-) -> frozenset[str]:
-    """The copied tensors of a run whose recipe treats them apart; none where it does not.
+def transferred_names(run: RunFolder, on_finding: Callable[[Finding], None]) -> frozenset[str]:
+    """The tensors of a run that came from its start, for a recipe that `is_staged`.
 
-    Where nothing at all is fresh, as in a start that keeps its tokens, there is nothing to protect from:
-    everything learns at the recipe's rate, and that is said.
+    Where nothing at all is fresh, as in a start that keeps its tokens, there is nothing to protect from: all
+    tensors learn at the recipe's rate, and a finding reports it.
 
     Raises:
         QuranAsrError: the run has no `transfer.json`.
     """
-    if not is_staged(recipe.quran):
-        return frozenset()
     tensors = run.read_json("transfer.json")["tensors"]
     names = frozenset(str(one["name"]) for one in tensors if one["how"] in WHOLE)
     if EMBEDDING not in names:
@@ -61,13 +57,34 @@ class ParamGroups:
     """The parameters of a model as AdamW's groups: the fresh ones first, then the copied."""
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, copied: frozenset[str], total_steps: int | None
+        self,
+        model: nn.Module,
+        optim: Optim,
+        width: int,
+        total_steps: int | None,
+        *,
+        copied: frozenset[str] = frozenset(),
+        copied_rate: float = 1.0,
+        frozen_steps: int = 0,
     ) -> None:
-        """`copied`: names of parameters; empty makes one group."""
+        """Groups of a model.
+
+        Args:
+            model: whose parameters are optimized.
+            optim: optimizer and schedule.
+            width: of the encoder (`d_model`).
+            total_steps: optimizer steps of the whole training; None where no limit is set.
+            copied: names of parameters that came from the start; empty makes one group.
+            copied_rate: share of the learning rate for these.
+            frozen_steps: optimizer steps for which these are frozen.
+        """
         self.model = model
-        self.recipe = recipe
-        self.copied = copied
+        self.optim = optim
+        self.width = width
         self.total_steps = total_steps
+        self.copied = copied
+        self.copied_share = copied_rate
+        self.frozen_steps = frozen_steps
 
     def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Fresh and copied, each in the order of the model."""
@@ -79,10 +96,9 @@ class ParamGroups:
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW and its schedule, as Lightning takes them."""
-        optim = self.recipe.model.optim
         groups = [{"params": group} for group in self.parameters() if group]
         optimizer = torch.optim.AdamW(
-            groups, lr=1.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
+            groups, lr=1.0, betas=self.optim.betas, weight_decay=self.optim.weight_decay, fused=True
         )
         rates: list[Callable[[int], float]] = [self.rate, self.copied_rate]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates[: len(groups)])
@@ -90,24 +106,28 @@ class ParamGroups:
 
     def rate(self, step: int) -> float:
         """Of fresh tensors, after this many optimizer steps."""
-        optim, width = self.recipe.model.optim, self.recipe.model.encoder.d_model
-        return learning_rate(step, optim, width, self.total_steps or 1)
+        return learning_rate(step, self.optim, self.width, self.total_steps or 1)
 
     def copied_rate(self, step: int) -> float:
         """Of copied ones."""
-        return self.rate(step) * transferred_share(step, self.recipe)
+        return self.rate(step) * transferred_share(
+            step,
+            rate=self.copied_share,
+            frozen_steps=self.frozen_steps,
+            warmup_steps=self.optim.sched.warmup_steps,
+        )
 
     def apply_recipe(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Give the groups what the recipe says at this step, whatever a checkpoint said."""
-        optim = self.recipe.model.optim
+        """Set rate, betas and weight decay of the groups for this step, whatever a checkpoint had."""
+        optim = self.optim
         for group, rate in zip(optimizer.param_groups, (self.rate, self.copied_rate), strict=False):
             group["lr"], group["betas"], group["weight_decay"] = rate(step), optim.betas, optim.weight_decay
 
     def freeze(self, step: int) -> None:
-        """Let copied tensors stand still before they are due: no gradient, no moments, no backward pass."""
-        if not self.copied or not self.recipe.quran.unfreeze_after:
+        """Freeze copied tensors before they are due: no gradient, no moments, no backward pass."""
+        if not self.copied or not self.frozen_steps:
             return
-        moving = step >= self.recipe.quran.unfreeze_after
+        moving = step >= self.frozen_steps
         for parameter in self._copied(self.model.named_parameters()):
             if parameter.requires_grad != moving:
                 parameter.requires_grad_(moving)
@@ -129,7 +149,7 @@ def make_room_for_moments(optimizer: torch.optim.Optimizer) -> None:
 
 # Whether a batch can be used is known on its device only, and asking would make this process wait for all
 # that a GPU was given. So the answer stays there: sums that accumulate are chosen by it, and AdamW's fused
-# kernel does nothing where its `found_inf` says so, as with torch's `GradScaler`. Counts are read when a
+# kernel does nothing where its `found_inf` is set, as with torch's `GradScaler`. Counts are read when a
 # line is written.
 
 _TOTAL, _IN_A_ROW, _LONGEST, _BY_LOSS = range(4)
@@ -148,7 +168,7 @@ class Gradients:
         self.usable = torch.zeros((), dtype=torch.int64)
         """Batches of the window that could be used."""
         self.finite_loss = torch.ones((), dtype=torch.bool)
-        """Of the batch at hand; whoever computes its loss says so."""
+        """Of the current batch; set by whoever computes its loss."""
         self._skips = torch.zeros(4, dtype=torch.int64)
         self._kept: list[Tensor | None] = []
 
@@ -227,7 +247,7 @@ class Gradients:
         self._skips[_TOTAL] = batches
 
     def skipped_in_a_row(self) -> tuple[int, str, bool]:
-        """Most in a row since this was last asked, why the last one was skipped, whether it still goes on."""
+        """Most in a row since the last call, why the last one was skipped, whether skipping continues."""
         counts: list[int] = self._skips.tolist()
         self._skips[_LONGEST] = counts[_IN_A_ROW]
         what = "loss is not a finite number" if counts[_BY_LOSS] else "gradients are not finite numbers"

@@ -67,13 +67,13 @@ Limit = Callable[[Batch], None]
 
 LACKING = (
     "can't allocate memory",  # torch's allocator on a CPU
-    "could not create a primitive",  # oneDNN says no more where it gets no memory
+    "could not create a primitive",  # all that oneDNN reports where it gets no memory
     "bad_alloc",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""What a plain `RuntimeError` says that is a lack of memory."""
+"""Messages of a plain `RuntimeError` that mean a lack of memory."""
 
 
 class DoesNotFit(Exception):  # noqa: N818 - not an error yet: a smaller batch may fit
@@ -93,7 +93,7 @@ class OomGuard:
     Raises on exit:
         DoesNotFit: the work was out of memory, and this process trains alone.
         QuranAsrError: it was, and other processes wait for this one's gradients: in the middle of their
-            exchange nobody can tell them that there are none.
+            exchange nothing informs them that there are none.
     """
 
     ranks: Ranks
@@ -119,7 +119,7 @@ class OomGuard:
             raise QuranAsrError(
                 f"a batch does not fit into memory ({why[:200]})",
                 where="model.train_ds.batch_size",
-                remedy="`quran-asr train --resume RUN --fit-memory` finds one that fits, and goes on",
+                remedy="`quran-asr train --resume RUN --fit-memory` finds one that fits, and continues",
             ) from None
         indices = () if self.batch is None else self.batch.indices
         self.batch = None
@@ -132,7 +132,7 @@ class OomGuard:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a GPU or the machine has no memory left."""
+    """Whether an error means that a GPU or the machine has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in LACKING)
@@ -141,7 +141,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def with_smaller_batches(
     recipe: Recipe, clips: ClipSet, failure: DoesNotFit, step: int, ranks: int
 ) -> tuple[Recipe, Finding]:
-    """The recipe with half the batch and the same effective batch, and what to tell of it.
+    """The recipe with half the batch and the same effective batch, and a finding about it.
 
     Raises:
         QuranAsrError: a single clip was too much, or a batch holds no more than one.
@@ -153,7 +153,7 @@ def with_smaller_batches(
     longest = max(segment.duration for segment in segments)
     behind = recipe.model.train_ds.batch_size * recipe.trainer.accumulate_grad_batches * ranks
     what = (
-        f"{len(segments)} clips of up to {longest:.1f} s were out of memory after step {step:,}: going on "
+        f"{len(segments)} clips of up to {longest:.1f} s were out of memory after step {step:,}: continuing "
         f"from that step with {words(smaller)}; the effective batch of {behind} is kept, and "
         f"recipe-to-step-{step}.yaml is the recipe until here ({failure.why[:200]})"
     )

@@ -76,7 +76,7 @@ class Pretrained:
     """A model's archive on this machine."""
 
     name: str
-    """What the recipe says."""
+    """As written in the recipe."""
     path: Path
     """A local `.nemo` file."""
     sha256: str
@@ -119,7 +119,7 @@ class _OnHub:
     """A model by its place on the hub; all parts are fit for a path."""
 
     name: str
-    """What the recipe says."""
+    """As written in the recipe."""
     repository: str
     """`owner/name`"""
     revision: str | None
@@ -150,13 +150,13 @@ def _located(name: str) -> Pretrained | _OnHub:
         raise QuranAsrError(
             "is empty, as from a shell variable that is not set; training would begin from random weights",
             where=KEY,
-            remedy=f"set the variable; if random weights are meant, say `{KEY}=null`",
+            remedy=f"set the variable; if random weights are meant, use `{KEY}=null`",
         )
     return _on_this_machine(name) or _on_hub(name)
 
 
 def _on_this_machine(name: str) -> Pretrained | None:
-    """The file or the run that a name points to; None if it is no path.
+    """The file or the run that a name points to; None if it is not a path.
 
     `os.path` and not `Path`, whose methods raise at names that no file can have.
     """
@@ -215,11 +215,11 @@ def _on_hub(name: str) -> _OnHub:
         validate_repo_id(repository)
     except HFValidationError:
         raise QuranAsrError(
-            f"`{repository[:100]}` is no Hugging Face id", where=KEY, remedy=_hint(name)
+            f"`{repository[:100]}` is not a Hugging Face id", where=KEY, remedy=_hint(name)
         ) from None
     for part in (found["revision"], found["file"]):
         if part is not None and not _is_inside(part):
-            raise QuranAsrError(f"`{part[:100]}` is no revision or file of a model", where=KEY)
+            raise QuranAsrError(f"`{part[:100]}` is not a revision or file of a model", where=KEY)
     return _OnHub(name, repository, found["revision"], found["file"], found["owner"] is None)
 
 
@@ -388,7 +388,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """What the system says of a file or folder of the cache that cannot be written, in one line."""
+    """The system's error for a file or folder of the cache that cannot be written, in one line."""
     try:
         yield
     except OSError as error:
@@ -418,7 +418,7 @@ def _endpoint() -> tuple[str, str]:
     """The hub's address, and `user:password` of it: the address is shown and recorded, the other never.
 
     Raises:
-        QuranAsrError: `HF_ENDPOINT` is no address.
+        QuranAsrError: `HF_ENDPOINT` is not an address.
     """
     named = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     try:
@@ -582,7 +582,7 @@ def _download(
     if listed.sha256 not in {None, sha256}:
         part.unlink()
         raise QuranAsrError(
-            f"what came has the sha256 {sha256[:12]}..., and the server says {str(listed.sha256)[:12]}...; "
+            f"what came has the sha256 {sha256[:12]}..., and the server has {str(listed.sha256)[:12]}...; "
             "it was thrown away",
             where=url,
             remedy="try again; if it stays so, something on the way changes files",
@@ -620,7 +620,7 @@ def _fetch(
                 tqdm_class=cast(Any, _Silent),
             )
         except OSError as error:
-            # `http_get` says so with a plain OSError. What it cannot reach is an error of its HTTP library.
+            # `http_get` raises a plain OSError for it. What it cannot reach is an error of its HTTP library.
             if isinstance(error, HfHubHTTPError | ConnectionError) or listed.bytes is None:
                 raise
             raise _wrong_length(part, url, listed.bytes, part.stat().st_size) from None

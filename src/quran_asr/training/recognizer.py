@@ -58,7 +58,7 @@ LONGEST_SECONDS = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of one clip that is heard in one pass."""
+    """A stretch of one clip that is recognized in one pass."""
 
     clip: int
     offset: float
@@ -140,7 +140,7 @@ class OfflineRecognizer:
                     answers[i] = error
                     continue
                 pieces.extend(Piece(i, offset, part) for offset, part in cut_at_pauses(samples))
-            transcripts = self._hear(pieces)
+            transcripts = self._recognize(pieces)
             for i in range(len(window)):
                 if i in answers:
                     yield answers[i]
@@ -159,10 +159,10 @@ class OfflineRecognizer:
     def text_of(self, samples: Samples) -> str:
         """The words of a recording, float32 [samples] at 16 kHz."""
         pieces = [Piece(0, offset, part) for offset, part in cut_at_pauses(samples)]
-        return " ".join(transcript.text for transcript in self._hear(pieces) if transcript.text)
+        return " ".join(transcript.text for transcript in self._recognize(pieces) if transcript.text)
 
-    def _hear(self, pieces: Sequence[Piece]) -> list[Transcript]:
-        """Transcripts in the order of the pieces, heard in batches of similar length."""
+    def _recognize(self, pieces: Sequence[Piece]) -> list[Transcript]:
+        """Transcripts in the order of the pieces, recognized in batches of similar length."""
         order = sorted(range(len(pieces)), key=lambda i: len(pieces[i].samples))
         transcripts: list[Transcript | None] = [None] * len(pieces)
         batch: list[int] = []
@@ -171,13 +171,15 @@ class OfflineRecognizer:
             following = order[place + 1] if place + 1 < len(order) else None
             room = BATCH_SECONDS * SAMPLE_RATE
             if following is None or len(pieces[following].samples) * (len(batch) + 1) > room:
-                for j, transcript in zip(batch, self._hear_batch([pieces[j] for j in batch]), strict=True):
+                for j, transcript in zip(
+                    batch, self._recognize_batch([pieces[j] for j in batch]), strict=True
+                ):
                     transcripts[j] = transcript
                 batch = []
         return [transcript for transcript in transcripts if transcript is not None]
 
     @torch.inference_mode()
-    def _hear_batch(self, pieces: Sequence[Piece]) -> list[Transcript]:
+    def _recognize_batch(self, pieces: Sequence[Piece]) -> list[Transcript]:
         lengths = torch.tensor([len(piece.samples) for piece in pieces])
         padded = torch.zeros(len(pieces), max(1, int(lengths.max())))
         for row, piece in zip(padded, pieces, strict=True):
@@ -304,7 +306,7 @@ def vocabulary_of(model: EncDecHybridRNNTCTCBPEModel) -> Vocabulary:
 
 
 def spelling_of(model: EncDecHybridRNNTCTCBPEModel) -> str:
-    """The spelling that a model writes: what its archive says, else what its alphabet shows."""
+    """The spelling that a model writes: that of its archive, else the one that its alphabet shows."""
     stored = model.cfg.get("quran")
     if stored is not None and "spelling" in stored:
         return str(stored.spelling)
@@ -357,8 +359,8 @@ def restore(path: Path) -> EncDecHybridRNNTCTCBPEModel:
                 model = EncDecHybridRNNTCTCBPEModel(cfg=OmegaConf.create(config))
             model.load_state_dict(weights)
         except Exception as error:  # NeMo raises whatever its parts raise
-            said = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-            raise QuranAsrError(f"NeMo cannot restore it ({said})", where=str(path)) from error
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+            raise QuranAsrError(f"NeMo cannot restore it ({reason})", where=str(path)) from error
     return model
 
 

@@ -54,8 +54,8 @@ class StepMeans:
             finite: of the loss.
         """
         clips = len(batch.indices)
-        heard_by_transducer = clips if transducer is not None else 0
-        known = [1, clips, sum(batch.labels), heard_by_transducer, batch.seconds, batch.padding_share, flops]
+        transducer_clips = clips if transducer is not None else 0
+        known = [1, clips, sum(batch.labels), transducer_clips, batch.seconds, batch.padding_share, flops]
         values = [torch.zeros_like(loss) if transducer is None else transducer.sum(), ctc.sum(), loss]
         row = torch.cat(
             [
@@ -83,7 +83,7 @@ class EpochProgress:
 
 @dataclass(slots=True)
 class Resumed:
-    """What a checkpoint said, until there is a place for it."""
+    """The state of a checkpoint, until it can be applied."""
 
     stages: tuple[Stage, ...]
     counted: int
@@ -98,7 +98,7 @@ class Resumed:
 def resumed_from(
     state: Mapping[str, Any], counts: dict[str, int], now: Stage, window: int, ranks: Ranks
 ) -> Resumed:
-    """What a checkpoint says to a training that goes on under the settings of `now`.
+    """The state of a checkpoint for a training that continues under the settings of `now`.
 
     Args:
         state: what `TrainingModule` wrote into the checkpoint.
@@ -142,14 +142,14 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
 
 
 def settle_batches(loops: dict[str, Any], again: int | None) -> int:
-    """Let what Lightning counted in a checkpoint say where the training goes on.
+    """Set where the training continues from what Lightning counted in a checkpoint.
 
     Written at the end of a batch, Lightning would count that batch as unfinished and shift the epoch, and it
     would begin the next validation behind the batches of the last.
 
     Args:
         loops: of the checkpoint's fit loop; changed in place.
-        again: batches of a window, where the one at hand is to begin again; None where it goes on.
+        again: batches of a window, where the one at hand is to begin again; None where it continues.
 
     Returns:
         Batches of the epoch that are done.
@@ -160,6 +160,6 @@ def settle_batches(loops: dict[str, Any], again: int | None) -> int:
         done = counts[which]["processed"] - over
         given_up = () if again is None else ("ready", "started", "processed")
         counts[which].update(dict.fromkeys((*given_up, "completed"), done))
-    heard = loops["epoch_loop.val_loop.batch_progress"]["current"]
-    heard.update(dict.fromkeys(heard, 0))
+    done = loops["epoch_loop.val_loop.batch_progress"]["current"]
+    done.update(dict.fromkeys(done, 0))
     return int(counts["current"]["processed"])

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import sentencepiece
 
-from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import full_disk_named, sweep, unfinished_path, write_atomically
 from quran_asr.text.quran import load_quran
@@ -126,11 +125,11 @@ def _train_in(made: Path, spelling: str, vocabulary_size: int, verses: Sequence[
     (made / "tokenizer.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
-def make_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
-    """A recipe's tokenizer in a folder: a copy of the one that it names, or trained on the Quran."""
-    if recipe.model.tokenizer.dir is not None:
-        return copy_tokenizer(Path(recipe.model.tokenizer.dir), folder)
-    return train_tokenizer(recipe.quran.spelling, recipe.quran.vocabulary_size, folder)
+def make_tokenizer(folder: Path, spelling: str, vocabulary_size: int, source: str | None = None) -> Tokenizer:
+    """Write a tokenizer into a folder: a copy of the folder `source`, or one trained on the Quran."""
+    if source is not None:
+        return copy_tokenizer(Path(source), folder)
+    return train_tokenizer(spelling, vocabulary_size, folder)
 
 
 def copy_tokenizer(source: Path, target: Path) -> Tokenizer:

@@ -35,7 +35,7 @@ from quran_asr.training.data.audio_cache import FORKS
 from quran_asr.training.data.batches import ClipSet, tokenize
 from quran_asr.training.data.epoch import Stage, planned_batches, repeated_clips, stage_batches
 from quran_asr.training.diagnostics import DiagnosticsCallback
-from quran_asr.training.distributed import Ranks
+from quran_asr.training.distributed import Ranks, training_device
 from quran_asr.training.initialization import as_table, feature_level, initialize, sample_features, transfer
 from quran_asr.training.loss.engine import usable_engine
 from quran_asr.training.memory import MemoryBudget, fit_memory, give_back
@@ -43,7 +43,7 @@ from quran_asr.training.metrics import Metrics, Watcher
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.training.module import TrainingModule
 from quran_asr.training.nemo_archive import Archive, extract_tokenizer, read_weights
-from quran_asr.training.optimizer import transferred_names
+from quran_asr.training.optimizer import is_staged, transferred_names
 from quran_asr.training.out_of_memory import DoesNotFit, Limit, with_smaller_batches
 from quran_asr.training.pretrained import Pretrained
 from quran_asr.training.tokenizer import Tokenizer, make_tokenizer
@@ -61,7 +61,7 @@ class Trained:
     best_wer: float | None
     """Lowest validation WER of the transducer; None before the first validation."""
     stopped_by: Diagnosis | None = None
-    """The sign of `quran.stop_on` that ended it, in the first process."""
+    """The diagnosis of `quran.stop_on` that ended it, in the first process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Start:
     allow_partial: bool
     """Start even where little of the encoder arrives."""
     keep_tokens: bool
-    """Take over its tokenizer: the start goes on with the same task."""
-    say: Callable[[str], None]
+    """Take over its tokenizer: the task stays the same."""
+    report: Callable[[str], None]
     """Called with the table of what arrived."""
 
 
@@ -92,12 +92,12 @@ def train(
     memory: MemoryBudget | None = None,
     limit: Limit | None = None,
 ) -> Trained:
-    """Train what the recipe says on these segments; the run folder exists and is filled.
+    """Train a recipe on these segments; the run folder exists and is filled.
 
     Args:
-        resume: a `.ckpt` of the run to go on from.
+        resume: a `.ckpt` of the run to resume from.
         watcher: called after every optimizer step and validation.
-        on_finding: called with what a person should know while it happens.
+        on_finding: called with findings while it trains.
         ranks: this process among those of the training; all of them call this.
         start: the trained model that a new run starts from; None starts from random weights.
         memory: fill it with the largest batch that fits, and keep that in the run's recipe.
@@ -114,9 +114,10 @@ def train(
         prepare_tokenizer(recipe, run, start)
     ranks.from_first(None)
     tokenizer = Tokenizer(run.tokenizer)
+    device = training_device(recipe.trainer.accelerator)
     training = with_windows(training, recipe)
     if memory is not None:
-        recipe = fit_memory(recipe, tokenizer, training, _device(recipe), memory, on_finding, ranks)
+        recipe = fit_memory(recipe, tokenizer, training, device, memory, on_finding, ranks)
         if first and resume is None:
             run.write_recipe(recipe)
         elif first and resume is not None:
@@ -128,9 +129,9 @@ def train(
     )
     training_set.set_plain(recipe.quran.curriculum is not None)
     model = build_model(recipe, run.tokenizer)
-    if _device(recipe).type == "cpu":
+    if device.type == "cpu":
         suit_cpu(model)
-    engine = choose_engine(_device(recipe), ranks, on_finding)
+    engine = choose_engine(device, ranks, on_finding)
     if resume is None and first:
         run.write_json("environment.json", environment(ranks, engine))
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
@@ -139,7 +140,8 @@ def train(
             start_from(start, model, recipe, run, training_set)
         elif recipe.quran.initialization == "data":
             initialize(model, training_set)
-    copied = ranks.from_first(transferred_names(recipe, run, on_finding) if first else frozenset())
+    staged = first and is_staged(recipe.quran)
+    copied = ranks.from_first(transferred_names(run, on_finding) if staged else frozenset())
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
     while True:  # once, and again with smaller batches after each one that does not fit into memory
@@ -150,10 +152,18 @@ def train(
         )
         module.engine = engine
         if first and ranks.size > 1:
-            tell_repeated(module, on_finding)
+            report_repeated_clips(module, on_finding)
         before = run.read_metrics()
         diagnostics = DiagnosticsCallback(run, recipe, before, on_finding)
-        checkpoints = Checkpoints(run, recipe, ranks, diagnostics, lowest_wer(before))
+        checkpoints = Checkpoints(
+            run,
+            recipe.name,
+            ranks,
+            diagnostics,
+            keep=recipe.exp_manager.checkpoint_callback_params.save_top_k,
+            every_minutes=recipe.quran.checkpoint_minutes,
+            best_wer=lowest_wer(before),
+        )
         metrics = Metrics(run, watcher, diagnostics, float(before[-1]["time"]) if before else 0.0)
         callbacks: list[lightning.Callback] = [metrics, checkpoints]
         if recipe.trainer.check_val_every_n_epoch == "auto":
@@ -171,8 +181,8 @@ def train(
         if failure is None:
             break
         step = trainer.global_step
-        recipe, told = with_smaller_batches(recipe, training_set, failure, step, ranks.size)
-        on_finding(told)
+        recipe, finding = with_smaller_batches(recipe, training_set, failure, step, ranks.size)
+        on_finding(finding)
         if first:
             run.replace_recipe(recipe, step)
         ranks.from_first(None)
@@ -206,8 +216,8 @@ def lowest_wer(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return min(measured, default=None)
 
 
-def tell_repeated(module: TrainingModule, on_finding: Callable[[Finding], None]) -> None:
-    """Say how many clips come twice in an epoch so that all processes have equally many batches."""
+def report_repeated_clips(module: TrainingModule, on_finding: Callable[[Finding], None]) -> None:
+    """Report how many clips come twice in an epoch so that all processes have equally many batches."""
     training_set, stage = module.training_clips, module.stage(None)
     durations = [clip.segment.duration for clip in training_set.clips]
     batches = planned_batches(durations, stage, 0, shards=training_set.shards)
@@ -224,7 +234,7 @@ def total_steps(
     """Optimizer steps of the whole training, None without a limit. It decides how the rate falls.
 
     Counted from the plan of the first epoch with all its clips, whatever the curriculum admits: a run that
-    goes on has to come to the same number.
+    is resumed has to come to the same number.
     """
     limits = [recipe.trainer.max_steps] if recipe.trainer.max_steps > 0 else []
     if recipe.trainer.max_epochs > 0:
@@ -245,7 +255,7 @@ def start_from(
         level = feature_level(*sample_features(model, clips))
     planned = transfer(
         model,
-        recipe,
+        recipe.model,
         start.archive.config,
         read_weights(start.archive),
         start.archive.pieces,
@@ -255,7 +265,7 @@ def start_from(
     )
     source = {"path": str(start.pretrained.path), "sha256": start.pretrained.sha256}
     run.write_json("transfer.json", planned.to_json() | {"from": start.pretrained.source, **source})
-    start.say(as_table(planned))
+    start.report(as_table(planned))
 
 
 def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None) -> Tokenizer:
@@ -278,7 +288,8 @@ def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None
             )
         extract_tokenizer(start.archive, run.tokenizer)
         return Tokenizer(run.tokenizer)
-    return make_tokenizer(recipe, run.tokenizer)
+    quran = recipe.quran
+    return make_tokenizer(run.tokenizer, quran.spelling, quran.vocabulary_size, recipe.model.tokenizer.dir)
 
 
 def clip_sets(
@@ -289,7 +300,7 @@ def clip_sets(
     processes: int = 1,
 ) -> tuple[ClipSet, ClipSet]:
     """Both sets, tokenized; `processes` of this machine share the memory for what they decode."""
-    budget = audio_budget(recipe) // processes
+    budget = audio_budget(recipe.quran.audio_cache_gb) // processes
     shares = [
         budget // part if FORKS or not workers else 0  # other workers would not see it
         for part, workers in (
@@ -298,7 +309,13 @@ def clip_sets(
         )
     ]
     return (
-        ClipSet(tokenize(training, tokenizer), cache_bytes=shares[0], recipe=recipe),
+        ClipSet(
+            tokenize(training, tokenizer),
+            cache_bytes=shares[0],
+            training=True,
+            augment=recipe.quran.augment,
+            seed=recipe.quran.seed,
+        ),
         ClipSet(tokenize(validation, tokenizer), cache_bytes=shares[1]),
     )
 
@@ -313,7 +330,7 @@ def make_trainer(
 ) -> lightning.Trainer:
     """Lightning's trainer for what is there: GPUs or the CPU, in as many processes as there are."""
     settings, exp = recipe.trainer, recipe.exp_manager
-    gpu = _device(recipe).type == "cuda"
+    gpu = training_device(settings.accelerator).type == "cuda"
     if settings.accelerator == "gpu" and not gpu:
         raise QuranAsrError("no CUDA device here", where="trainer.accelerator", remedy="use auto or cpu")
     precision: Any = settings.precision
@@ -353,12 +370,6 @@ def make_trainer(
         enable_checkpointing=False,
         plugins=[WeightsOnlyCheckpoints(), ranks.environment()],
     )
-
-
-def _device(recipe: Recipe) -> torch.device:
-    """Where the training takes place."""
-    gpu = torch.cuda.is_available() and recipe.trainer.accelerator != "cpu"
-    return torch.device("cuda" if gpu else "cpu")
 
 
 def environment(ranks: Ranks, engine: str) -> dict[str, Any]:

@@ -37,10 +37,10 @@ class Validation:
         self._blank_frames = 0
         self._frames = 0
         self._repeated = 0
-        self._heard = 0
+        self._hypothesis_words = 0
         self._loss = 0.0
         self._losses = 0
-        self._heard_clips: dict[int, str] = {}
+        self._hypotheses: dict[int, str] = {}
 
     @torch.no_grad()
     def add(self, encoded: Tensor, frames: Tensor, texts: Sequence[str], indices: Sequence[int]) -> None:
@@ -49,11 +49,11 @@ class Validation:
         Args:
             encoded: [B, D, T].
             frames: [B].
-            texts: what is said in each clip.
+            texts: the reference of each clip.
             indices: places of the clips in their set.
         """
         hypothesis = transducer_texts(self._model, encoded, frames)
-        self._heard_clips.update(zip(indices, hypothesis, strict=True))
+        self._hypotheses.update(zip(indices, hypothesis, strict=True))
         scores = self._model.ctc_decoder(encoder_output=encoded).float().cpu().numpy()
         for reference, transducer, clip, n in zip(texts, hypothesis, scores, frames.tolist(), strict=True):
             words = transducer.split()
@@ -64,7 +64,7 @@ class Validation:
             self._blank_frames += int((clip[:n].argmax(axis=1) == clip.shape[1] - 1).sum())
             self._frames += n
             self._repeated += repeated_words(reference.split(), words)
-            self._heard += len(words)
+            self._hypothesis_words += len(words)
 
     def add_loss(self, losses: Tensor) -> None:
         """losses [B], nats."""
@@ -73,23 +73,32 @@ class Validation:
 
     def join(self, ranks: Ranks) -> None:
         """Take in what the other processes measured on their shares; all of them call this."""
-        for part in ranks.gather(self._heard_clips):
-            self._heard_clips |= part
+        for part in ranks.gather(self._hypotheses):
+            self._hypotheses |= part
         mine = [
             *(self._words, self._ctc_words, self._letters),
-            *(self._blank_frames, self._frames, self._repeated, self._heard, self._loss, self._losses),
+            *(
+                self._blank_frames,
+                self._frames,
+                self._repeated,
+                self._hypothesis_words,
+                self._loss,
+                self._losses,
+            ),
         ]
         words, ctc_words, letters, *numbers = (
             sum(parts[1:], parts[0]) for parts in zip(*ranks.gather(mine), strict=True)
         )
         self._words, self._ctc_words, self._letters = words, ctc_words, letters
-        self._blank_frames, self._frames, self._repeated, self._heard, self._loss, self._losses = numbers
+        self._blank_frames, self._frames, self._repeated, self._hypothesis_words, self._loss, self._losses = (
+            numbers
+        )
 
     def transcripts(self, segments: Sequence[Segment], spelling: str) -> list[ScoredClip]:
-        """What the transducer heard in each clip that could be read, in the order of the set's segments."""
-        places = sorted(self._heard_clips)
+        """The transducer's hypothesis of each clip that could be read, in the order of the set's segments."""
+        places = sorted(self._hypotheses)
         reference = [(segments[place].text,) for place in places]
-        scores = score_clips(reference, [self._heard_clips[place] for place in places], spelling)
+        scores = score_clips(reference, [self._hypotheses[place] for place in places], spelling)
         return [ScoredClip(segments[place], score) for place, score in zip(places, scores, strict=True)]
 
     def measures(self) -> dict[str, float]:
@@ -101,6 +110,6 @@ class Validation:
             "cer": math.nan if nothing else self._letters.rate,
             "loss": self._loss / self._losses if self._losses else float("nan"),
             "blank_share": self._blank_frames / max(1, self._frames),
-            "repeat_share": self._repeated / max(1, self._heard),
+            "repeat_share": self._repeated / max(1, self._hypothesis_words),
             "length_ratio": self._words.hypothesis_length / max(1, self._words.reference_length),
         }

@@ -18,7 +18,7 @@ NEVER = sys.maxsize
 
 
 class ValidationInterval(lightning.Callback):
-    """Stands before what writes checkpoints, so that they hold it: a run that goes on validates as before.
+    """Stands before what writes checkpoints, so that they hold it: a resumed run validates as before.
 
     A validation's time begins with its checkpoint and ends before the one of its result.
     """
@@ -70,7 +70,7 @@ class ValidationInterval(lightning.Callback):
         between = module.ranks.from_first(epochs_between(self._validations, training, whole))
         if between > self.between or 2 * between <= self.between:  # a little less changes nothing
             self.between = between
-            self._tell(training)
+            self._report(training)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if trainer.check_val_every_n_epoch != NEVER:
@@ -85,11 +85,11 @@ class ValidationInterval(lightning.Callback):
         steps = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
         return bool(module.total_steps - trainer.global_step < 2 * steps)
 
-    def _tell(self, training: float) -> None:
+    def _report(self, training: float) -> None:
         one = "every epoch" if self.between == 1 else f"every {self.between} epochs, and in the last"
         message = (
             f"validating {one}: a validation takes {self._validations:.1f} s, an epoch {training:.1f} s, and "
             f"validations are to take up to {SHARE:.0%} of the time"
         )
         where = "trainer.check_val_every_n_epoch"
-        self._on_finding(Finding("note", "validation-pace", where, message, ""))
+        self._on_finding(Finding("note", "validation-interval", where, message, ""))

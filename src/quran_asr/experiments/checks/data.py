@@ -25,9 +25,9 @@ from quran_asr.text.quran import load_quran
 MOST_UNREADABLE = 0.05
 """Share of the sample from which training on what is left would be another training."""
 SILENT = 1e-4
-"""Peak under which a clip has no sound: -80 dB, some two steps of 16 bits."""
+"""Peak under which a clip is silent: -80 dB, some two steps of 16 bits."""
 LEFT_OVER_SECONDS, LEFT_OVER_SHARE = 0.5, 0.05
-"""A file may be that much longer than its only line says."""
+"""Seconds by which a file may be longer than the duration in its only line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _lines(manifest: str, spelling: str) -> tuple[list[Segment], list[Outcome]]:
         return segments, []
     first = findings[0]
     many = f"{len(findings):,} of {len(segments) + len(findings):,} lines cannot be used, the first: "
-    remedy = first.remedy or "mend or remove these lines: training refuses them"
+    remedy = first.remedy or "fix or remove these lines: training refuses them"
     return segments, [failure(f"{many if len(findings) > 1 else ''}{first.where}: {first.message}", remedy)]
 
 
@@ -100,16 +100,16 @@ def decodable(
     seed: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Outcome]:
-    """Decode some clips of each side, the same every time.
+    """Decode some clips of each split, the same every time.
 
     Args:
         data: the clips.
-        sample: how many of each side; None for all.
+        sample: how many of each split; None for all.
         seed: of the draw. The longest clip and one of every kind of file are always among them.
         on_progress: called with (done, total).
     """
-    lines_of = Counter(segment.audio for _, side in data.splits for segment in side)
-    drawn = [segment for _, side in data.splits for segment in _draw(side, sample, seed)]
+    lines_of = Counter(segment.audio for _, split in data.splits for segment in split)
+    drawn = [segment for _, split in data.splits for segment in _draw(split, sample, seed)]
     unreadable: list[str] = []
     silent: list[str] = []
     left_over: list[str] = []
@@ -131,21 +131,19 @@ def decodable(
             unreadable.append(f"{error.where or segment.audio}: {error.what}")
         on_progress(number, len(drawn))
     kinds = ", ".join(kind for kind, _ in formats.most_common(4))
-    total = sum(len(side) for _, side in data.splits)
+    total = sum(len(split) for _, split in data.splits)
     outcomes = [_unreadable(unreadable, len(drawn))] if unreadable else []
     if silent:
-        say = failure if len(silent) >= MOST_UNREADABLE * len(drawn) else warning
+        report = failure if len(silent) >= MOST_UNREADABLE * len(drawn) else warning
         message = f"{some_of(len(silent), len(drawn))} decoded clips are silent, the first: {silent[0]}"
-        outcomes.append(say(message, "`quran-asr corpus audit` finds and leaves out such clips"))
+        outcomes.append(report(message, "`quran-asr corpus audit` finds and leaves out such clips"))
     if left_over:
         message = (
             f"{some_of(len(left_over), len(drawn))} files are longer than their only line: {left_over[0]}"
         )
-        outcomes.append(
-            warning(message, "what lies behind is not heard: does the text cover the whole file?")
-        )
+        outcomes.append(warning(message, "the rest is not trained on: does the text cover the whole file?"))
     if not outcomes:
-        return [passed(f"{len(drawn):,} of {total:,} clips decoded ({kinds}), as long as their lines say")]
+        return [passed(f"{len(drawn):,} of {total:,} clips decoded ({kinds}), as long as in their lines")]
     return outcomes
 
 
@@ -155,15 +153,15 @@ def _unreadable(found: Sequence[str], drawn: int) -> Outcome:
     return (failure if len(found) >= MOST_UNREADABLE * drawn else warning)(message, remedy)
 
 
-def _draw(side: Sequence[Segment], sample: int | None, seed: int) -> list[Segment]:
-    if sample is None or len(side) <= sample:
-        return list(side)
-    places = random.Random(seed).sample(range(len(side)), sample)
-    kinds = {Path(side[i].audio).suffix.lower(): i for i in range(len(side) - 1, -1, -1)}
-    longest = max(range(len(side)), key=lambda i: side[i].duration)
-    drawn = {Path(side[i].audio).suffix.lower() for i in places}
+def _draw(split: Sequence[Segment], sample: int | None, seed: int) -> list[Segment]:
+    if sample is None or len(split) <= sample:
+        return list(split)
+    places = random.Random(seed).sample(range(len(split)), sample)
+    kinds = {Path(split[i].audio).suffix.lower(): i for i in range(len(split) - 1, -1, -1)}
+    longest = max(range(len(split)), key=lambda i: split[i].duration)
+    drawn = {Path(split[i].audio).suffix.lower() for i in places}
     places += [i for kind, i in kinds.items() if kind not in drawn]
-    return [side[i] for i in dict.fromkeys([*places, longest])]
+    return [split[i] for i in dict.fromkeys([*places, longest])]
 
 
 LOST_WARNING, LOST_FAILURE = 0.001, 0.05
@@ -195,17 +193,17 @@ def round_trip(recipe: Recipe, tokens: Tokens, data: Data) -> list[Outcome]:
     """Every verse of the Quran and every text of both manifests, encoded and decoded again."""
     quran, remedy = load_quran(recipe.quran.spelling), _other_tokenizer(recipe.model.tokenizer.dir)
     verses = [quran.verse(ref) for ref in quran.refs]
-    texts = {segment.text for _, side in data.splits for segment in side}
+    texts = {segment.text for _, split in data.splits for segment in split}
     lost_verses = [text for text in verses if not _survives(text, tokens)]
     outcomes = []
     if lost_verses:
         message = f"{some_of(len(lost_verses), len(verses))} verses do not survive the tokenizer"
         outcomes.append(failure(f"{message}, the first: {lost_verses[0]}", remedy))
-    # Characters that it lacks are told by a check of their own
+    # Characters that it lacks have a check of their own
     lost = [t for t in texts if tokens.unknown not in tokens.encode(t) and not _survives(t, tokens)]
     if lost:
         where = find_line(
-            _manifests(recipe), next(s for _, side in data.splits for s in side if s.text in lost)
+            _manifests(recipe), next(s for _, split in data.splits for s in split if s.text in lost)
         )
         message = f"{some_of(len(lost), len(texts))} texts do not survive the tokenizer, the first in {where}"
         outcomes.append(failure(message, remedy))
@@ -213,9 +211,7 @@ def round_trip(recipe: Recipe, tokens: Tokens, data: Data) -> list[Outcome]:
         message = f"{len(verses):,} verses and {len(texts):,} texts survive {tokens.size:,} tokens"
         outcomes.append(passed(message))
     if tokens.size != recipe.quran.vocabulary_size:
-        message = (
-            f"the tokenizer has {tokens.size:,} tokens, the recipe says {recipe.quran.vocabulary_size:,}"
-        )
+        message = f"the tokenizer has {tokens.size:,} tokens, the recipe {recipe.quran.vocabulary_size:,}"
         outcomes.append(warning(message, f"quran.vocabulary_size={tokens.size}"))
     return outcomes
 
@@ -224,19 +220,19 @@ def known_characters(recipe: Recipe, tokens: Tokens, data: Data) -> Outcome:
     """Whether any clip's text has a character that the tokenizer has never seen."""
     unknown_texts = {
         text
-        for text in {s.text for _, side in data.splits for s in side}
+        for text in {s.text for _, split in data.splits for s in split}
         if tokens.unknown in tokens.encode(text)
     }
     if not unknown_texts:
         return passed("no text needs an unknown token")
-    clips = [segment for _, side in data.splits for segment in side if segment.text in unknown_texts]
+    clips = [segment for _, split in data.splits for segment in split if segment.text in unknown_texts]
     alphabet = set("".join(tokens.pieces)) | {" "}
     letters = sorted({letter for text in unknown_texts for letter in text} - alphabet)
     shown = ", ".join(f"`{letter}` (U+{ord(letter):04X})" for letter in letters[:8])
     return failure(
         f"{counted(len(clips), 'clip')} with characters that the tokenizer does not know: {shown}; the "
         f"first in {find_line(_manifests(recipe), clips[0])}",
-        f"is the text in the spelling `{recipe.quran.spelling}`? Mend it, or "
+        f"is the text in the spelling `{recipe.quran.spelling}`? Fix it, or "
         + _other_tokenizer(recipe.model.tokenizer.dir),
     )
 

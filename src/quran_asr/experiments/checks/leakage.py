@@ -1,6 +1,6 @@
 """Overlap of training and validation: recordings, reciters, texts. Reported, never forbidden.
 
-A validation on clips that were trained on says nothing, and chooses the wrong checkpoint.
+A validation on training clips measures nothing, and chooses the wrong checkpoint.
 """
 
 from __future__ import annotations
@@ -37,21 +37,23 @@ _TAIL_BYTES = 4096
 def same_contents(
     data: Data, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, str]:
-    """Which files of the two sides hold the same bytes, through links and copies.
+    """Which files of the two splits hold the same bytes, through links and copies.
 
-    Files are read only where the other side has one of the same size: first their ends, and whole if those
-    are equal too. The same sound in another format is not seen.
+    Files are read only where the other split has one of the same size: first their ends, and whole if those
+    are equal too. The same audio in another format is not detected.
     """
-    place = {path: os.path.realpath(path) for _, side in data.splits for path in {s.audio for s in side}}
-    of_side = [{place[segment.audio] for segment in side} for _, side in data.splits]
+    place = {path: os.path.realpath(path) for _, split in data.splits for path in {s.audio for s in split}}
+    of_split = [{place[segment.audio] for segment in split} for _, split in data.splits]
     by_size: dict[int, list[str]] = defaultdict(list)
-    for real in sorted(of_side[0] | of_side[1]):
+    for real in sorted(of_split[0] | of_split[1]):
         by_size[stored_bytes(real).size].append(real)
 
-    def on_both_sides(files: Sequence[str]) -> bool:
-        return len(files) > 1 and any(f in of_side[0] for f in files) and any(f in of_side[1] for f in files)
+    def in_both_splits(files: Sequence[str]) -> bool:
+        return (
+            len(files) > 1 and any(f in of_split[0] for f in files) and any(f in of_split[1] for f in files)
+        )
 
-    suspects = [files for files in by_size.values() if on_both_sides(files)]
+    suspects = [files for files in by_size.values() if in_both_splits(files)]
     total, done = sum(len(files) for files in suspects), 0
     content = {real: real for real in place.values()}
     for files in suspects:
@@ -59,7 +61,7 @@ def same_contents(
         for real in files:
             by_tail[_tail(real)].append(real)
         for alike in by_tail.values():
-            for real in alike if on_both_sides(alike) else ():
+            for real in alike if in_both_splits(alike) else ():
                 content[real] = _sha256(real)
         done += len(files)
         on_progress(done, total)
@@ -67,7 +69,7 @@ def same_contents(
 
 
 def shared_audio(data: Data, contents: Contents) -> Outcome:
-    """Validation clips whose sound is trained on: the same stretch, or one that overlaps it."""
+    """Validation clips whose audio is trained on: the same stretch, or one that overlaps it."""
     stretches: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for segment in data.training:
         stretches[contents[segment.audio]].append((segment.offset, segment.offset + segment.duration))
@@ -78,7 +80,7 @@ def shared_audio(data: Data, contents: Contents) -> Outcome:
     copied = sum(segment.audio not in names for segment in shared)
     how = f"; {copied:,} of them under another path" if copied else ""
     return warning(
-        f"{some_of(len(shared), len(data.validation))} validation clips are trained on too: their WER says "
+        f"{some_of(len(shared), len(data.validation))} validation clips are trained on too: their WER means "
         f"nothing, the first: {shared[0].audio}{how}",
         "hold some out with `quran-asr corpus split`",
     )
@@ -89,7 +91,7 @@ def other_names(data: Data, contents: Contents) -> Outcome:
     trained = sorted({segment.reciter for segment in data.training} - {""})
     held_out = sorted({segment.reciter for segment in data.validation} - {""} - set(trained))
     same_bytes = _pairs_by_bytes(data, contents)
-    trained_seconds, seconds = (_verse_seconds(side) for _, side in data.splits)
+    trained_seconds, seconds = (_verse_seconds(split) for _, split in data.splits)
     found = []
     for one in held_out:
         for other in trained:
@@ -105,10 +107,10 @@ def other_names(data: Data, contents: Contents) -> Outcome:
             + "; ".join(found[:3]),
             "give one person one name, and hold his clips out whole: `quran-asr corpus split --by reciter`",
         )
-    nameless = sum(not segment.reciter for _, side in data.splits for segment in side)
+    nameless = sum(not segment.reciter for _, split in data.splits for segment in split)
     if nameless:
         return warning(
-            f"{counted(nameless, 'clip')} without a reciter: whether validation hears new ones is unknown",
+            f"{counted(nameless, 'clip')} without a reciter: whether validation has new ones is unknown",
             "`quran-asr corpus scan` takes reciters from folders; or add the key `reciter`",
         )
     return passed(f"{counted(len(held_out), 'reciter')} of validation new by name, length and content")
@@ -163,10 +165,10 @@ def _pairs_by_bytes(data: Data, contents: Contents) -> set[tuple[str, str]]:
     }
 
 
-def _verse_seconds(side: Sequence[Segment]) -> dict[str, dict[tuple[VerseRef, ...], list[float]]]:
+def _verse_seconds(split: Sequence[Segment]) -> dict[str, dict[tuple[VerseRef, ...], list[float]]]:
     """Reciter -> verses of a clip -> how long he took for them, each time."""
     seconds: dict[str, dict[tuple[VerseRef, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for segment in side:
+    for segment in split:
         if segment.verses:
             seconds[segment.reciter][segment.verses].append(segment.duration)
     return seconds

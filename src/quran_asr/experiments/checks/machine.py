@@ -30,7 +30,7 @@ def disk_space(recipe: Recipe) -> Outcome:
     while not existing.exists():
         existing = existing.parent
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        what = "may not be written" if existing.is_dir() else "is no folder"
+        what = "may not be written" if existing.is_dir() else "is not a folder"
         return failure(f"{existing} {what}", "name another folder: exp_manager.exp_dir=...")
     parameters = count_parameters(recipe.model, recipe.quran.vocabulary_size)
     keep = recipe.exp_manager.checkpoint_callback_params.save_top_k
@@ -65,7 +65,8 @@ def machine(recipe: Recipe, data: Data) -> list[Outcome]:
         )
     if workers:
         outcomes += _shared_memory(recipe.model.train_ds, workers)
-    outcomes += _cache(recipe.quran.audio_cache_gb, audio_budget(recipe), data)
+    asked_gb = recipe.quran.audio_cache_gb
+    outcomes += _cache(asked_gb, audio_budget(asked_gb), data)
     if not outcomes:
         memory = "" if free is None else f", {_bytes(free)} of memory free"
         return [passed(f"Python {platform.python_version()}, {cores} cores for {workers} workers{memory}")]
@@ -73,7 +74,7 @@ def machine(recipe: Recipe, data: Data) -> list[Outcome]:
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still take, in its control group too; None where nobody says."""
+    """Bytes that this process can still take, in its control group too; None where unknown."""
     limits = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -103,7 +104,7 @@ def _forks() -> bool:
 
 
 def _shared_memory(train: TrainData, workers: int) -> list[Outcome]:
-    """Workers hand batches over in shared memory, of which containers have 64 MB unless they are told."""
+    """Workers hand batches over in shared memory, of which containers have 64 MB by default."""
     if not SHARED_MEMORY.is_dir():
         return []
     seconds = max(train.batch_duration or train.batch_size * train.max_duration, train.max_duration)
@@ -120,15 +121,15 @@ def _shared_memory(train: TrainData, workers: int) -> list[Outcome]:
     ]
 
 
-def audio_budget(recipe: Recipe) -> int:
+def audio_budget(asked_gb: float) -> int:
     """Bytes that decoded training audio may take on this machine; validation may take a quarter beside it."""
-    asked, free = round(recipe.quran.audio_cache_gb * 1e9), available_memory()
+    asked, free = round(asked_gb * 1e9), available_memory()
     return asked if free is None else min(asked, round(MOST_OF_MEMORY * free / 1.25))
 
 
 def _cache(asked_gb: float, budget: int, data: Data) -> list[Outcome]:
     """Whether decoded audio stays in memory: 16 bits a sample of training, 32 of validation."""
-    training, _ = (sum(segment.duration for segment in side) for _, side in data.splits)
+    training, _ = (sum(segment.duration for segment in split) for _, split in data.splits)
     needed = 2 * SAMPLE_RATE * training
     if needed <= budget:
         return []

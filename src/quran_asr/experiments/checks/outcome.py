@@ -15,7 +15,7 @@ _STATUS: dict[str, Status] = {"error": "failure", "warning": "warning", "note": 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One thing that a check says."""
+    """One result of a check."""
 
     status: Status
     message: str

@@ -1,7 +1,7 @@
 """All checks before a training: their order, their dependencies, their outcomes.
 
 Those that need torch come from the room `train` as callables. Light ones come first, so that a wrong path is
-told before torch is loaded. A check that rests on another which failed is left out, and says so.
+reported before torch is loaded. A check that needs another which failed is skipped, and reported as skipped.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Line:
     seconds: float
     """That the check took; of several lines of one check, the first has them."""
     check: str
-    """Name of the check: its code, unless it speaks for several findings."""
+    """Name of the check: its code, unless it has several findings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class HeavyChecks(Protocol):
         """Whether the heaviest batch fits."""
 
     def overfit(self, training: Sequence[Segment]) -> Outcomes:
-        """Whether a few clips can be learned by heart."""
+        """Whether a few clips can be overfitted."""
 
 
 def run(checks: Sequence[Check], on_line: Callable[[Line], None], before: Sequence[Line] = ()) -> list[Line]:
@@ -159,7 +159,7 @@ class Preflight:
             torch_checks: the heavy ones.
             bar: makes progress bars.
             sample: clips of each manifest whose audio is decoded; None for all.
-            tolerated: codes of findings that were asked for, and are not told.
+            tolerated: codes of findings that were asked for, and are not reported.
             data: the clips, where they were read already; else they are read from the recipe's manifests.
         """
         self.recipe = recipe

@@ -27,7 +27,7 @@ NOT_COMPARED = (
     *("base", "name", "exp_manager.exp_dir"),
     *("model.train_ds.manifest_filepath", "model.validation_ds.manifest_filepath"),
 )
-"""Keys that say where a run lies or follows from its data."""
+"""Keys that hold a run's location or follow from its data."""
 BASE = "base"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -154,7 +154,7 @@ def _changes(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
 
 
 def _recipe(place: Path) -> dict[str, Any]:
-    """Dotted key -> value. Raises QuranAsrError for what is no recipe."""
+    """Dotted key -> value. Raises QuranAsrError for what is not a recipe."""
     path = place / "recipe.yaml"
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -166,7 +166,7 @@ def _recipe(place: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         raise QuranAsrError("cannot be read as a recipe", where=str(path)) from None
     if not isinstance(values, dict):
-        raise QuranAsrError("is no recipe", where=str(path))
+        raise QuranAsrError("is not a recipe", where=str(path))
     return dict(_leaves(values))
 
 

@@ -116,7 +116,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class NamedReport:
     """A report, and its clips where `transcripts.jsonl` lies beside it."""
 
     place: str
@@ -136,11 +136,11 @@ def find_report(word: str) -> Path | None:
     return place if place.suffix == ".json" and place.is_file() else None
 
 
-def read_report(path: Path) -> Told:
+def read_report(path: Path) -> NamedReport:
     """Read a report and the transcripts beside it.
 
     Raises:
-        QuranAsrError: it is no report, a key holds what it should not, or the transcripts beside it cannot
+        QuranAsrError: it is not a report, a key holds what it should not, or the transcripts beside it cannot
             be read.
     """
     try:
@@ -157,10 +157,10 @@ def read_report(path: Path) -> Told:
                 f"`{key}` is not {kind}", where=str(path), remedy="evaluate again: `quran-asr evaluate`"
             )
     beside = path.parent / TRANSCRIPTS_NAME
-    return Told(str(path), values, clips_of(beside) if beside.is_file() else None)
+    return NamedReport(str(path), values, clips_of(beside) if beside.is_file() else None)
 
 
-def refuse_unlike(reports: Sequence[Told], *, anyway: bool) -> list[Finding]:
+def refuse_unlike(reports: Sequence[NamedReport], *, anyway: bool) -> list[Finding]:
     """Stop where the reports count other things; what may be meant is returned as notes.
 
     Raises:
@@ -187,7 +187,7 @@ def refuse_unlike(reports: Sequence[Told], *, anyway: bool) -> list[Finding]:
     return notes
 
 
-def beside_first(reports: Sequence[Told]) -> list[Beside | None]:
+def beside_first(reports: Sequence[NamedReport]) -> list[Beside | None]:
     """Each later report beside the first, clip by clip; None where transcripts are not at hand for both."""
     first = reports[0].clips
     return [
@@ -196,23 +196,23 @@ def beside_first(reports: Sequence[Told]) -> list[Beside | None]:
     ]
 
 
-def as_json(reports: Sequence[Told], besides: Sequence[Beside | None]) -> dict[str, Any]:
+def as_json(reports: Sequence[NamedReport], besides: Sequence[Beside | None]) -> dict[str, Any]:
     """Plain values of all of it."""
     keys = ("model", "manifest", *LIKE, *NOTED, "clips", "wer", "wer_interval", "cer", "cer_interval")
     return {
         "kind": "reports",
         "variants": [
             {
-                "report": told.place,
-                **{key: told.values.get(key) for key in keys},
+                "report": report.place,
+                **{key: report.values.get(key) for key in keys},
                 "against_first": None if beside is None else beside.to_json(),
             }
-            for told, beside in zip(reports, [None, *besides], strict=True)
+            for report, beside in zip(reports, [None, *besides], strict=True)
         ],
     }
 
 
-def _other_clips(first: Told, other: Told) -> str:
+def _other_clips(first: NamedReport, other: NamedReport) -> str:
     """What is unlike in the clips, empty when nothing is known to be."""
     if first.clips is not None and other.clips is not None:
         both = len(first.clips.keys() & other.clips.keys())

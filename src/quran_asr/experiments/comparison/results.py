@@ -1,7 +1,7 @@
 """Results of a comparison: error rates by share of the budget, and how much sooner and better.
 
-Every training is judged by the validations that it made. Between two of them the rate is taken to lie on a
-straight line, and each figure says whether it was measured or so drawn.
+Every training is judged by its validations. Between two of them the rate is interpolated on a
+straight line, and each figure states whether it was measured or interpolated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHARES = (0.1, 0.5, 1.0)
 EXACT = 0.005
 """A validation within this share of the budget counts as measured there."""
 NOT_LEARNED = 0.95
-"""A model whose error rate is not below this has not learned: when it came there says nothing."""
+"""A model whose error rate is not below this has not learned: when it got there means nothing."""
 DECODERS = {"transducer": "wer", "ctc": "ctc_wer"}
 
 _STUDENT = (
@@ -160,7 +160,7 @@ class Comparison:
     results: tuple[Result, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is no number is null."""
+        """Plain values; what is not finite is null."""
         return {
             "decoder": self.decoder,
             "budget": {"unit": self.unit, "amount": round(self.budget, 3)},

@@ -1,6 +1,6 @@
 """Shipped experiments: each synthesizes its corpus, or takes yours, and trains its variants.
 
-They are small enough for a night, or an hour, of a CPU, and what they say holds for that size.
+They are small enough for a night, or an hour, of a CPU, and their results hold for that size.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from quran_asr.files import parse_json, write_atomically
 
 INDEX = "comparison.json"
 FORMAT = 1
-SAID_EVERY = 60.0
-"""Seconds between lines on how far it is, where stderr is no terminal."""
+REPORT_SECONDS = 60.0
+"""Seconds between progress lines where stderr is not a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Conditions:
     """Trials at the same time."""
     allow_partial: bool = False
     """Same as in `train`."""
-    say: Callable[[str], None] = lambda text: None
+    report: Callable[[str], None] = lambda text: None
     progress: Progress = lambda title, unit: nullcontext(lambda done, total: None)
 
 
@@ -132,7 +132,7 @@ def trials_of(folder: Path, question: Question) -> list[Trial]:
 
 
 def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) -> list[Trial]:
-    """Train what is not trained yet; a trial that was cut off goes on from its last checkpoint.
+    """Train what is not trained yet; a trial that was cut off continues from its last checkpoint.
 
     The others go on where a trial fails after it has been validated.
 
@@ -145,10 +145,12 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
     """
     left = [trial for trial in trials if not trial.done]
     if len(left) < len(trials):
-        conditions.say(f"{len(trials) - len(left)} of {counted(len(trials), 'trial')} found in {folder}")
+        conditions.report(f"{len(trials) - len(left)} of {counted(len(trials), 'trial')} found in {folder}")
 
     def begin(trial: Trial) -> list[str]:
-        conditions.say(f"{trial.name}: {'begins' if trial.run() is None else 'goes on'}, log {trial.log}")
+        conditions.report(
+            f"{trial.name}: {'begins' if trial.run() is None else 'continues'}, log {trial.log}"
+        )
         recipe = trial.folder / "recipe-of-trial.yaml"
         text = _as_file(seeded(trial.variant.recipe, trial.seed, trial.folder.absolute()))
         write_atomically(recipe, text.encode())
@@ -163,23 +165,23 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
         for trial in left:
             if (trial.result() or {}).get("stopped_by"):  # by a diagnosis: it is tried again
                 (trial.folder / "ended.json").unlink()
-        clock = _Clock(trials, conditions.say, show)
+        clock = _Clock(trials, conditions.report, show)
         runner.run_trials(
             left,
             begin,
-            lambda trial, ended: _report(trial, ended, conditions.say),
+            lambda trial, ended: _report(trial, ended, conditions.report),
             jobs=conditions.jobs,
             on_look=lambda _: clock.tick(),
-            on_stop=lambda: conditions.say(
-                "stopping: each trial in progress writes a checkpoint; the same command goes on"
+            on_stop=lambda: conditions.report(
+                "stopping: each trial in progress writes a checkpoint; the same command continues"
             ),
             environment={"OMP_NUM_THREADS": "1", **os.environ},
         )
     return [trial for trial in trials if not trial.done]
 
 
-def _report(trial: Trial, ended: Ended, say: Callable[[str], None]) -> None:
-    """Say how a trial ended.
+def _report(trial: Trial, ended: Ended, report: Callable[[str], None]) -> None:
+    """Report how a trial ended.
 
     Raises:
         QuranAsrError: it was killed, interrupted, or failed before its first validation.
@@ -190,7 +192,7 @@ def _report(trial: Trial, ended: Ended, say: Callable[[str], None]) -> None:
     steps = rows[-1]["step"] if rows else 0
     if ended.code == 0:
         best = f"best validation WER {min(rates):.3f}" if rates else "no validation was made"
-        say(f"{trial.name}: done after {steps:,} steps, {best}")
+        report(f"{trial.name}: done after {steps:,} steps, {best}")
         return
     message = ended.error or last_error(trial.log)
     if ended.code < 0 or ended.code == 130 or not rates:
@@ -198,29 +200,29 @@ def _report(trial: Trial, ended: Ended, say: Callable[[str], None]) -> None:
         raise QuranAsrError(
             f"the trial `{trial.name}` {how}: {message}",
             where=str(trial.log),
-            remedy="give the same command again when that is mended: no finished trial is lost",
+            remedy="give the same command again when that is fixed: no finished trial is lost",
         )
-    say(f"{trial.name}: failed after {steps:,} steps: {message}")
+    report(f"{trial.name}: failed after {steps:,} steps: {message}")
 
 
 class _Clock:
     """How far all trials are, and when they will be done."""
 
     def __init__(
-        self, trials: Sequence[Trial], say: Callable[[str], None], show: Callable[[int, int], None]
+        self, trials: Sequence[Trial], report: Callable[[str], None], show: Callable[[int, int], None]
     ) -> None:
-        self._trials, self._say, self._show = trials, say, show
-        self._began = self._said = time.monotonic()
+        self._trials, self._notify, self._show = trials, report, show
+        self._began = self._reported_at = time.monotonic()
         self._first, self._total = self._made(), sum(map(_size, trials))
 
     def tick(self) -> None:
         made, now = self._made(), time.monotonic()
         self._show(made, self._total)
-        if now - self._said < SAID_EVERY or made - self._first < self._total / 100:
+        if now - self._reported_at < REPORT_SECONDS or made - self._first < self._total / 100:
             return  # of the first steps no time can be foretold
-        self._said = now
+        self._reported_at = now
         minutes = (self._total - made) * (now - self._began) / (made - self._first) / 60
-        self._say(f"{made / self._total:.0%} of all trials, about {minutes:,.0f} minutes left")
+        self._notify(f"{made / self._total:.0%} of all trials, about {minutes:,.0f} minutes left")
 
     def _made(self) -> int:
         return sum(_size(trial) if trial.done else _made(trial) for trial in self._trials)

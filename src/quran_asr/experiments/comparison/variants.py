@@ -26,7 +26,7 @@ from quran_asr.experiments.run_folder import RunFolder
 from quran_asr.files import parse_json
 
 CADENCE = ("trainer.val_check_interval", "trainer.check_val_every_n_epoch")
-"""Keys that say when it is validated; a comparison sets them unless they are given."""
+"""Keys that set when it is validated; a comparison sets them unless they are given."""
 VALIDATIONS = (20, 10, 30, 40)
 """Wished for in the whole budget; each number has validations at 10, 50 and 100 % of it."""
 
@@ -39,7 +39,7 @@ _ALIKE = (
     ("model.validation_ds.manifest_filepath", "it is not the same data", "name it for all with --validation"),
     ("model.validation_ds.max_duration", "it is not the same data", "give all the same"),
 )  # fmt: skip
-"""Keys in which recipes must agree, why, and how it is mended."""
+"""Keys in which recipes must agree, why, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +150,13 @@ def refuse_unlike(variants: Sequence[Variant], *, anyway: bool) -> None:
             )
         if anyway:
             continue
-        for key, what, mend in _ALIKE:
+        for key, what, remedy in _ALIKE:
             ours, theirs = map(attrgetter(key), (first.recipe, variant.recipe))
             if ours != theirs:
                 raise QuranAsrError(
                     f"`{first.name}` has {ours} and `{variant.name}` {theirs}: {what}",
                     where=key,
-                    remedy=f"{mend}, or compare them --anyway",
+                    remedy=f"{remedy}, or compare them --anyway",
                 )
 
 

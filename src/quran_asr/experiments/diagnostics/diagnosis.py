@@ -74,7 +74,7 @@ def rule(*codes: str, explains: Iterable[str] = ()) -> Callable[[Judge], Judge]:
 
     Args:
         codes: every code that its diagnoses may have.
-        explains: codes of other rules that go without saying where this rule has a diagnosis.
+        explains: codes of other rules that are not reported where this rule has a diagnosis.
     """
 
     def register(judge: Judge) -> Judge:

@@ -2,9 +2,9 @@
 
 Error rates fall like a power of the steps above a floor, w(s) = c + a (s - s0)^-b, as learning curves do
 (Hestness et al. 2017, arXiv:1712.00409). Exponent and beginning are laid on a grid; for each, floor and
-height are a line, fitted by least squares under the noise of counts (variance in proportion to w). Each fit
-speaks with the root of its likelihood, and the interval is that of the mixture: wide where the data do not
-tell the shapes apart. The root and `SPREAD` were chosen on made curves so that 90 % intervals hold some 90 %
+height are a line, fitted by least squares under the noise of counts (variance in proportion to w). The weight
+of each fit is the root of its likelihood, and the interval is that of the mixture: wide where the data do not
+distinguish the shapes. The root and `SPREAD` were chosen on made curves so that 90 % intervals hold some 90 %
 of what came (docs/results/diagnostics.md has it on others).
 """
 
@@ -19,7 +19,7 @@ from quran_asr.experiments.curves import Curves, Point, finite, values
 from quran_asr.experiments.diagnostics.diagnosis import Diagnosis
 
 LEAST = 6
-"""Validations below `LEFT` before which nothing is said."""
+"""Validations below `LEFT` before which there is no forecast."""
 LEFT = 0.9
 """A WER under which a model has left the plateau at 1."""
 INTERVAL = 0.9
@@ -29,8 +29,8 @@ FACTORS = (1.25, 2.0)
 EXPONENTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 BEGINNINGS = (-12.0, -6.0, -3.0, -1.5, -0.7, -0.2, 0.3, 0.7, 0.95)
 """Where the power law begins, in steps of the first validation that counts."""
-RISING = frozenset({"not-a-number", "divergence", "late-collapse", "overfitting", "stuck-learned-by-heart"})
-"""Signs after which a falling curve says nothing."""
+RISING = frozenset({"not-a-number", "divergence", "late-collapse", "overfitting", "stuck-memorized-text"})
+"""Diagnoses after which a falling curve means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What going on would bring."""
+    """What continuing would bring."""
 
     step: int
     """Where the training stands."""
     expected: tuple[Expected, ...]
-    """Empty where nothing can be said."""
+    """Empty where there is no forecast."""
     reason: str
-    """Why nothing can be said; empty otherwise."""
+    """Why there is no forecast; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,13 @@ def forecast(curves: Curves, diagnostics: Sequence[Diagnosis]) -> Forecast:
     step = curves.steps
     for diagnosis in diagnostics:
         if diagnosis.code in RISING or diagnosis.code.startswith("stuck-"):
-            return Forecast(step, (), f"nothing can be said after `{diagnosis.code}`")
+            return Forecast(step, (), f"no forecast after `{diagnosis.code}`")
     rates = finite(curves.validation.get("wer", ()))
     above = max((i for i, point in enumerate(rates) if (point.value or 0.0) >= LEFT), default=-1)
     rates = [point for point in rates[above + 1 :] if (point.value or 0.0) > 0 and point.step > 0]
     if len(rates) < LEAST:
-        told = "the run is over, and nothing can be said" if is_over(curves) else "nothing can be said"
-        return Forecast(step, (), f"{told}: {len(rates)} validations under {LEFT}, {LEAST} are needed")
+        reason = "the run is over without a forecast" if is_over(curves) else "no forecast yet"
+        return Forecast(step, (), f"{reason}: {len(rates)} validations under {LEFT}, {LEAST} are needed")
     fits = _fits(rates)
     targets = [(round(factor * rates[-1].step), f"{factor:g}x") for factor in FACTORS]
     end = planned_end(curves)

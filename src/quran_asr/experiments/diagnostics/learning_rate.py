@@ -23,7 +23,7 @@ from quran_asr.experiments.curves import (
 from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, rule, shown
 
 LEAST_LINES = 20
-"""Lines of training before which nothing is said of its loss."""
+"""Training lines before which its loss is not judged."""
 RISE = 1.5
 """The loss over its lowest level at which it has risen."""
 SHARE_LOST = 0.12
@@ -168,7 +168,7 @@ def rate_to_try(curves: Curves, healthy: int) -> Rate:
 
 @rule("not-a-number")
 def not_a_number(curves: Curves) -> Iterator[Diagnosis]:
-    """Losses, gradients or validations that are no number, or batches skipped because theirs were none."""
+    """Losses, gradients or validations that are not finite, or batches skipped because theirs were not."""
     lost: list[tuple[str, Point]] = [
         (f"training.{key}", point)
         for key in ("loss", "gradient_norm")

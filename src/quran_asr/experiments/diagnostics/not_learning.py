@@ -1,4 +1,4 @@
-"""Error rates that stay high and starts that stall or fall back, told apart by what else was measured."""
+"""Error rates that stay high, and starts that stall or fall back, distinguished by other measurements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STALL_CHECKED_AT = 1000
 """Optimizer steps between which the CTC loss must have fallen by `STALL_FALL`."""
 STALL_FALL = 0.05
 LEARNED = 2.0
-"""Nats of CTC a token under which a model has left the plateau of saying nothing (3 to 4.5 nats)."""
+"""Nats of CTC a token under which a model has left its first plateau, of blanks alone (3 to 4.5 nats)."""
 ON_PLATEAU = 0.85
 """Share of the tokens' entropy, where the plateau lies, above which CTC has not left it."""
 _SPAN = 100
@@ -36,7 +36,7 @@ _SPAN = 100
 def stalled_start(curves: Curves) -> Iterator[Diagnosis]:
     """The CTC loss at step 1,000 is not 5 % below its value at step 300, and still on its plateau.
 
-    Nothing is said before step 1,000, or where the curve says nothing of step 300.
+    There is no diagnosis before step 1,000, or where the curve lacks step 300.
     """
     series = curves.training.get("ctc_per_token", ())
     if curves.in_epochs or not series or series[-1].step < STALL_CHECKED_AT:
@@ -57,7 +57,7 @@ def stalled_start(curves: Curves) -> Iterator[Diagnosis]:
             Point(STALL_CHECKED_FROM, round(early, 4), None, None),
             Point(STALL_CHECKED_AT, round(late, 4), None, None),
         ),
-        "the model says the same for every recording: its batches are too small or too few, or its first "
+        "the model emits the same for every recording: its batches are too small or too few, or its first "
         "weights were an unlucky draw",
         "stop and start again with another `quran.seed`, with batches of at least 20 s and 6 clips "
         "(`model.train_ds.batch_duration`), `quran.initialization=data` and, on a CPU or with little audio, "
@@ -69,7 +69,7 @@ def stalled_start(curves: Curves) -> Iterator[Diagnosis]:
 FALL_SPAN = 300
 """Steps over which the CTC loss is averaged to see it fall and rise: half of what a start needs to leave."""
 FALL_SPANS = 5
-"""Spans behind step 300 before which nothing is said."""
+"""Spans after step 300 before which there is no diagnosis."""
 FELL_BACK = 0.4
 """Share of what the loss had fallen that it must have risen again."""
 FALL_SURE = 2.0
@@ -102,7 +102,7 @@ def fell_back(curves: Curves) -> Iterator[Diagnosis]:
         f"the start has fallen back: the CTC loss fell from {at_first:.2f} to {lowest:.2f} nats a token at "
         f"step {low.step:,} and is {risen:.2f} again at step {now.step:,}",
         shown("training.ctc_per_token", first, low, now),
-        "the model had begun to tell recordings apart and says the same for all of them again: longer clips "
+        "the model had begun to distinguish recordings and emits the same for all again: longer clips "
         "came, of which one or two fill a batch, or the learning rate rose too far",
         "start again with batches of at least 48 s and 6 clips (`model.train_ds.batch_duration`), and with "
         "long clips late (`model.train_ds.max_duration`, `quran.curriculum`)",
@@ -130,11 +130,11 @@ def _mean(series: Series, step: int) -> float | None:
 STUCK = 0.95
 """A WER that has never been lower is stuck."""
 HARDLY_ANY = 0.8
-"""A WER at which hardly a word is right: to stand still there is a start that failed, not an end."""
+"""A WER at which hardly a word is right: a plateau there is a failed start, not an end."""
 STILL = 0.96
-"""WER now over that of the middle of the training from which on it stands still."""
+"""Last WER over that of the middle of the training from which on it is a plateau."""
 LOSSES_APART = 0.1
-"""Transducer loss over CTC loss: of the same texts, a model that hears has them within a factor of 3."""
+"""Transducer loss over CTC loss: a model that uses the audio has them within a factor of 3."""
 LEAST_STEPS = 1000
 LEAST_VALIDATIONS = 4
 EPOCHS_PRETRAINED = 5
@@ -142,7 +142,7 @@ EPOCHS_PRETRAINED = 5
 EPOCHS_RANDOM = 10
 """The guide expects a random start at 0.95 to 1.00 for ten epochs."""
 EPOCHS_GUIDE = 30
-"""From here on a falling loss is no excuse (the guide: check the data)."""
+"""From here on a falling loss does not excuse the WER (the guide: check the data)."""
 EPOCHS_ENOUGH = 15
 """The same where epochs are long: the guide expects a random start at 0.80 or less after ten."""
 STEPS_AN_EPOCH_COUNTS = 3000
@@ -150,12 +150,12 @@ STEPS_AN_EPOCH_COUNTS = 3000
 STEPS_ENOUGH = 5000
 """The same where no epoch is known: about the first ten epochs of the guide."""
 VALIDATIONS_ENOUGH = 5
-HEARD_NOTHING = 0.15
-"""Words heard a word said."""
+ALMOST_EMPTY = 0.15
+"""Words of the hypotheses per word of the references."""
 SILENT = 0.97
 """Share of blank frames; speech at 80 ms a frame has some 0.6 to 0.9."""
 BABBLING = 1.8
-"""Words heard a word said."""
+"""Words of the hypotheses per word of the references."""
 LOOPING = 0.3
 """Share of repeated words."""
 
@@ -176,7 +176,7 @@ def stuck(curves: Curves) -> Iterator[Diagnosis]:
     if not rates or not (min(values(rates)) >= STUCK or stands_still_high(rates)):
         return
     other = values(finite(curves.validation.get("ctc_wer", ())))
-    if other and min(other) < 0.9:  # the CTC head hears: `learned_by_heart` and `drifting_apart` look at that
+    if other and min(other) < 0.9:  # the CTC head recognizes: see `memorized_text` and `drifting_apart`
         return
     diagnosis = _error(curves, rates)
     if diagnosis is None and is_over(curves):
@@ -202,11 +202,11 @@ def _still(curves: Curves, rates: Sequence[Point]) -> Diagnosis:
     return Diagnosis(
         "not-learning",
         "warning",
-        f"WER stands still at {level(rates[-3:]):.2f} since {curves.place(since)}: hardly a word is right",
+        f"WER is on a plateau at {level(rates[-3:]):.2f} since {curves.place(since)}: hardly a word is right",
         shown("validation.wer", rates[0], rates[-1]),
         "nothing has been learned yet: this is not the end of a training but a start that failed, or "
-        "one that is too young to say",
-        "look at the training losses (CTC a token and the transducer's), and go on until ten epochs or 5,000 "
+        "one that is too young to judge",
+        "look at the training losses (CTC a token and the transducer's), and train for ten epochs or 5,000 "
         "steps; start pretrained (`init_from_pretrained_model`) to be quicker",
         since,
     )
@@ -252,18 +252,18 @@ def _ended(rates: Sequence[Point]) -> Diagnosis:
         "ended-at-wer-1",
         "note",
         f"the run is over at WER {rates[-1].value:.2f}: {rates[-1].step:,} steps with {count} are too few to "
-        "say whether anything is wrong",
+        "decide whether anything is wrong",
         shown("validation.wer", rates[0], rates[-1]),
         "a random start keeps WER 1 for hundreds of steps with little data, for thousands with much",
-        "train longer: raise `trainer.max_steps` or `trainer.max_epochs` (`quran-asr plan` says under "
+        "train longer: raise `trainer.max_steps` or `trainer.max_epochs` (`quran-asr plan` shows under "
         "`few-steps` how far), or start pretrained (`init_from_pretrained_model`)",
         rates[-1].step,
     )
 
 
-@rule("stuck-learned-by-heart", explains=("drifting-apart", "plateau"))
-def learned_by_heart(curves: Curves) -> Iterator[Diagnosis]:
-    """The transducer says texts that it knows, not what it hears: loss low, WER high, CTC far better."""
+@rule("stuck-memorized-text", explains=("drifting-apart", "plateau"))
+def memorized_text(curves: Curves) -> Iterator[Diagnosis]:
+    """The transducer emits memorized texts whatever the audio: loss low, WER high, CTC far better."""
     rates, ctc = (finite(curves.validation.get(key, ())) for key in ("wer", "ctc_wer"))
     if min(len(rates), len(ctc)) < LEAST_VALIDATIONS or not _has_trained(curves):
         return
@@ -277,16 +277,15 @@ def learned_by_heart(curves: Curves) -> Iterator[Diagnosis]:
         if level(losses[-part:]) > 0.35 * max(values(losses[: 2 * part])):
             return
     yield Diagnosis(
-        "stuck-learned-by-heart",
+        "stuck-memorized-text",
         "error",
-        f"the transducer stays at WER {now:.2f} while CTC hears with {ctc_now:.2f} and the training "
-        "loss is low",
+        f"the transducer stays at WER {now:.2f} while CTC reaches {ctc_now:.2f} and the training loss is low",
         (
             *shown("validation.wer", *rates[-3:]),
             *shown("validation.ctc_wer", *ctc[-3:]),
             *shown("training.transducer_loss", *losses[-1:]),
         ),
-        "the transducer has learned the text by heart and recites it, whatever is said: few texts, "
+        "the transducer has memorized the texts and emits them whatever the audio: few texts, "
         "whole verses only, or a large prediction network",
         "add fragments of 1 to 4 words and more texts, raise `model.decoder.prednet.dropout` (0.3), lower "
         "`pred_hidden`, begin with CTC (`quran.curriculum` as in the recipe quickstart); use `--decoder ctc` "
@@ -323,7 +322,7 @@ def _still_learns(curves: Curves, rates: Sequence[Point]) -> bool:
 
 
 def _is_very_late(curves: Curves) -> bool:
-    """Whether a falling loss is no excuse any more."""
+    """Whether a falling loss no longer excuses the WER."""
     if _by_steps(curves):
         return is_over(curves) or curves.steps >= STEPS_ENOUGH
     if curves.epoch is None:
@@ -361,14 +360,14 @@ def _nothing_loaded(curves: Curves) -> Found | None:
 def _wrong_text(curves: Curves) -> Found | None:
     train, letters = last(curves, "train_wer"), last(curves, "cer")
     remedy = (
-        "compare text and sound of some clips of both manifests (`quran-asr evaluate MANIFEST --model RUN` "
-        "shows what was said and heard); check `quran.spelling` and `model.tokenizer.dir`"
+        "compare text and audio of some clips of both manifests (`quran-asr evaluate MANIFEST --model RUN` "
+        "shows references and hypotheses); check `quran.spelling` and `model.tokenizer.dir`"
     )
     if train is not None and train < 0.5:
         return (
             "stuck-wrong-text",
             shown("validation.train_wer", *finite(curves.validation["train_wer"])[-3:]),
-            f"training clips are heard with WER {train:.2f}: the validation's texts are spelt otherwise or "
+            f"training clips have WER {train:.2f}: the validation's texts are spelled differently or "
             "belong to other recordings, or the training has too few texts to learn from",
             remedy,
         )
@@ -376,7 +375,7 @@ def _wrong_text(curves: Curves) -> Found | None:
         return (
             "stuck-wrong-text",
             shown("validation.cer", *finite(curves.validation["cer"])[-3:]),
-            f"letters are right (CER {letters:.2f}), words never: marks or spaces are spelt otherwise",
+            f"letters are right (CER {letters:.2f}), words never: marks or spaces are spelled differently",
             remedy,
         )
     costs, entropy = (finite(curves.training.get(key, ())) for key in ("ctc_per_token", "token_entropy"))
@@ -386,8 +385,8 @@ def _wrong_text(curves: Curves) -> Found | None:
             return (
                 "stuck-wrong-text",
                 shown("training.ctc_per_token", costs[0], costs[-1]),
-                f"the trained encoder arrived, and yet CTC pays {cost:.2f} nats a token, what the "
-                "tokens cost without hearing: texts and recordings do not belong together",
+                f"the trained encoder arrived, yet CTC costs {cost:.2f} nats a token, what the "
+                "tokens cost without any audio: texts and recordings do not belong together",
                 remedy,
             )
     return None
@@ -410,7 +409,7 @@ def _ignores_audio(curves: Curves) -> Found | None:
         "stuck-ignores-audio",
         (*shown("training.transducer_loss", losses[0][-1]), *shown("training.ctc_loss", losses[1][-1])),
         f"the transducer's training loss is {transducer:.3g} and CTC's {ctc:.3g}: the prediction network has "
-        "learned the training texts by heart, and the encoder hears nothing",
+        "memorized the training texts, and the encoder ignores the audio",
         "start with CTC alone (`quran.curriculum`) or a larger `model.aux_ctc.ctc_loss_weight`, or "
         "pretrained (`init_from_pretrained_model`); raise `model.decoder.prednet.dropout`; add texts, "
         "fragments among them",
@@ -428,7 +427,7 @@ def _loops(curves: Curves) -> Found | None:
             for key in ("repeat_share", "length_ratio")
             for evidence in shown(f"validation.{key}", *finite(curves.validation.get(key, ()))[-2:])
         ),
-        "the transducer says the same tokens again and again instead of going on to the next frame",
+        "the transducer emits the same tokens again and again instead of advancing to the next frame",
         "look at some transcripts with `quran-asr transcribe`; start with CTC alone "
         "(`quran.curriculum`), lower "
         "`model.optim.lr`, and keep `model.decoding.greedy.max_symbols` at 10 or less",
@@ -437,7 +436,7 @@ def _loops(curves: Curves) -> Found | None:
 
 def _blanks(curves: Curves) -> Found | None:
     blank, length = last(curves, "blank_share"), last(curves, "length_ratio")
-    if (blank or 0) < SILENT and (length is None or length > HEARD_NOTHING):
+    if (blank or 0) < SILENT and (length is None or length > ALMOST_EMPTY):
         return None
     return (
         "stuck-blank-collapse",
@@ -446,7 +445,7 @@ def _blanks(curves: Curves) -> Found | None:
             for key in ("blank_share", "length_ratio")
             for evidence in shown(f"validation.{key}", *finite(curves.validation.get(key, ()))[-2:])
         ),
-        "the model says nothing: blank in every frame is the easiest answer, and it never left it",
+        "the model emits nothing: blank in every frame is the easiest answer, and it never left it",
         "start pretrained, or with short clips and CTC first (`quran.curriculum`); batches of at "
         "least 20 s and "
         "6 clips, a longer warm-up, a smaller `quran.vocabulary_size`, another `quran.seed`",

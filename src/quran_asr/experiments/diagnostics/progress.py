@@ -44,7 +44,7 @@ def band_at(epoch: float, pretrained: bool) -> Band | None:
 
 
 WAITING = 0.2
-"""Share of the time spent waiting for batches from which on a faster disk would be felt."""
+"""Share of the time spent waiting for batches from which on a faster disk would help."""
 LEAST_LINES = 20
 
 
@@ -123,7 +123,7 @@ def guides_course(curves: Curves) -> Iterator[Diagnosis]:
 
 @rule("loss-falls", "both-losses-fall", "wer-falls", "small-gap")
 def good_news(curves: Curves) -> Iterator[Diagnosis]:
-    """The guide's good signs: losses and WER fall, and training clips are heard a little better."""
+    """What the guide expects: losses and WER fall, and the training WER is a little lower."""
     name, losses = training_loss(curves)
     if is_falling(losses, 0.03):
         quarter = len(losses) // 4
@@ -144,14 +144,14 @@ def good_news(curves: Curves) -> Iterator[Diagnosis]:
         and before - now > min(noise(values(rates[-8:])), 0.2 * before)
         and now < 0.97 * first
     ):
-        heard = f"validation WER falls: {first:.3f} at first, {now:.3f} now"
-        yield _good("wer-falls", heard, "validation.wer", rates[0], rates[-1])
+        message = f"validation WER falls: {first:.3f} at first, {now:.3f} now"
+        yield _good("wer-falls", message, "validation.wer", rates[0], rates[-1])
     train = finite(curves.validation.get("train_wer", ()))
     if len(train) >= 2:
         now, known = level(rates[-3:]), level(train[-3:])
         if known <= now < 0.8 and now - known <= max(0.03, 0.4 * now):
-            heard = f"training clips are heard little better than others: {known:.3f} and {now:.3f}"
-            yield _good("small-gap", heard, "validation.train_wer", train[-1])
+            message = f"training clips are little better than others: WER {known:.3f} and {now:.3f}"
+            yield _good("small-gap", message, "validation.train_wer", train[-1])
 
 
 def _good(code: str, message: str, series: str, *points: Point) -> Diagnosis:

@@ -13,12 +13,12 @@ from quran_asr.experiments.diagnostics.not_learning import STUCK, stands_still_h
 FAR_BELOW = 0.6
 """Training WER over validation WER from which on a rise is overfitting."""
 GOOD = 0.15
-"""A WER at which standing still is an end, not a problem."""
+"""A WER at which a plateau is an end, not a problem."""
 
 
 @rule("overfitting", explains=("generalization-gap", "plateau"))
 def overfitting(curves: Curves) -> Iterator[Diagnosis]:
-    """The validation WER rises while training clips are heard far better, or their loss still falls."""
+    """The validation WER rises while the training WER is far lower, or the training loss still falls."""
     rates = finite(curves.validation.get("wer", ()))
     turn = _turn(rates)
     if turn is None:
@@ -34,7 +34,7 @@ def overfitting(curves: Curves) -> Iterator[Diagnosis]:
     yield Diagnosis(
         "overfitting",
         "error",
-        f"the model learns its training by heart: validation WER {now:.3f} and rising from "
+        f"the model memorizes its training clips: validation WER {now:.3f} and rising from "
         f"{best:.3f}; {best_at}{evidence[1]}",
         (*shown("validation.wer", low, *rates[-3:]), *evidence[0]),
         "more epochs than the data can feed: the model fits its training clips better and others worse",
@@ -93,10 +93,10 @@ def plateau(curves: Curves) -> Iterator[Diagnosis]:
     yield Diagnosis(
         "plateau",
         "warning",
-        f"WER stands still at {now:.3f} since {curves.place(since)}",
+        f"WER is on a plateau at {now:.3f} since {curves.place(since)}",
         shown("validation.wer", rates[half], rates[-1]),
-        "the rate has fallen too far, the model is too small for more, or the data hold no more",
-        "stop here, or go on otherwise: more recordings, the recipe `large`, another CTC weight (0.2 "
+        "the rate has fallen too far, the model is too small for more, or the data are exhausted",
+        "stop here, or continue with changes: more recordings, the recipe `large`, another CTC weight (0.2 "
         "to 0.5), other SpecAugment; look at the worst clips that `quran-asr evaluate` names",
         rates[half].step,
     )
@@ -104,7 +104,7 @@ def plateau(curves: Curves) -> Iterator[Diagnosis]:
 
 @rule("generalization-gap")
 def generalization_gap(curves: Curves) -> Iterator[Diagnosis]:
-    """Training clips are heard far better than others, though the validation WER does not rise."""
+    """The training WER is far below the validation WER, though that does not rise."""
     rates, train = (finite(curves.validation.get(key, ())) for key in ("wer", "train_wer"))
     if min(len(rates), len(train)) < 4:
         return
@@ -114,9 +114,9 @@ def generalization_gap(curves: Curves) -> Iterator[Diagnosis]:
     yield Diagnosis(
         "generalization-gap",
         "warning",
-        f"training clips are heard with WER {known:.3f}, others with {now:.3f}",
+        f"training clips have WER {known:.3f}, others {now:.3f}",
         (*shown("validation.train_wer", train[-1]), *shown("validation.wer", rates[-1])),
-        "voices or texts of the training are learned by heart before those of others",
+        "the model memorizes voices or texts of the training set",
         "more voices and texts; more dropout (`model.encoder.dropout`) or augmentation "
         "(`model.spec_augment`, `quran.augment`)",
         rates[-1].step,
@@ -182,20 +182,25 @@ def _turn(rates: Sequence[Point]) -> tuple[float, float] | None:
 
 
 def _learned_by_training(curves: Curves, now: float) -> tuple[tuple[Evidence, ...], str] | None:
-    """What shows that the training goes on getting better; None if it does not, or nothing says so."""
+    """Evidence that the training set still improves; None if it does not, or if there is none."""
     train = finite(curves.validation.get("train_wer", ()))
     if len(train) >= 3:
         known = level(train[-min(9, max(3, len(train) // 5)) :])
         if known > FAR_BELOW * now:
             return None
-        return shown("validation.train_wer", *train[-2:]), f"; training clips are heard with {known:.3f}"
-    losses, heard = finite(curves.training.get("loss", ())), finite(curves.validation.get("loss", ()))
-    if min(len(losses), len(heard)) < 6:
+        return shown("validation.train_wer", *train[-2:]), f"; training clips have {known:.3f}"
+    losses, validation_losses = (
+        finite(curves.training.get("loss", ())),
+        finite(curves.validation.get("loss", ())),
+    )
+    if min(len(losses), len(validation_losses)) < 6:
         return None
     tenth = max(1, len(losses) // 10)
     middle = len(losses) // 2
     falls = level(losses[-tenth:]) < 0.95 * level(losses[middle - tenth : middle])
-    low, width = lowest_level(heard, 3)[1], 3
-    if not falls or level(heard[-width:]) < 1.05 * low:
+    low, width = lowest_level(validation_losses, 3)[1], 3
+    if not falls or level(validation_losses[-width:]) < 1.05 * low:
         return None
-    return shown("validation.loss", heard[-1]), "; its loss rises too while that of training falls"
+    return shown(
+        "validation.loss", validation_losses[-1]
+    ), "; its loss rises too while that of training falls"

@@ -42,7 +42,7 @@ def audio_flops(recipe: Recipe, seconds: float, tokens: float | None = None) -> 
         seconds: of a clip; attention and joint grow with its square.
         tokens: of a clip; None for the average of recitation.
     """
-    token_count = expected_tokens(recipe, WORDS_A_SECOND * seconds) if tokens is None else tokens
+    token_count = expected_tokens(recipe.quran, WORDS_A_SECOND * seconds) if tokens is None else tokens
     return (
         training_flops(of_recipe(recipe.model, recipe.quran.vocabulary_size), seconds, token_count) / seconds
     )
@@ -122,7 +122,7 @@ class Memory:
     gradients: int
     """With the copy that is kept while batches accumulate, and DDP's buckets on several devices."""
     optimizer: int
-    """AdamW's two moments."""
+    """AdamW's two moment tensors."""
     activations: int
     """What the encoder and the decoders keep for the backward pass."""
     joint: int
@@ -167,7 +167,7 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
 
     Args:
         batch: the largest batch.
-        cpu: whether it trains on a CPU, in float32 whatever the recipe says.
+        cpu: whether it trains on a CPU, in float32 whatever the recipe's precision.
         devices: processes that share the training.
     """
     model, encoder = recipe.model, recipe.model.encoder
@@ -184,7 +184,7 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     frames = batch.seconds / frame + 1
     token_count = batch.tokens
     if token_count is None:
-        token_count = expected_tokens(recipe, WORDS_A_SECOND * batch.seconds)
+        token_count = expected_tokens(recipe.quran, WORDS_A_SECOND * batch.seconds)
     activations = batch.clips * (
         _layers(encoder, frames, kept, checkpointing=recipe.quran.activation_checkpointing)
         + _subsampling_values(encoder, features, frames, kept)
@@ -195,7 +195,7 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
         # gradients are there, what the subsampling has kept, and two gradients of its first stage
         stage, _ = _stages(encoder, features, frames)[0]
         last = batch.clips * (_subsampling_values(encoder, features, frames, kept) + 2 * stage * kept.value)
-    weights, moments = 4 * parameters + positions, 8 * parameters
+    weights, moment_bytes = 4 * parameters + positions, 8 * parameters
     kept_back, joint = (
         round(activations + half),
         round(_joint(recipe, batch.clips, frames, token_count, cpu=cpu)),
@@ -203,11 +203,11 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     return Memory(
         weights=weights,
         gradients=4 * parameters * (standing + arising),
-        optimizer=moments,
+        optimizer=moment_bytes,
         activations=kept_back,
         joint=joint,
         total=weights
-        + moments
+        + moment_bytes
         + 4 * parameters * standing
         + max(kept_back + joint, 4 * parameters * arising + round(last)),
     )

@@ -94,13 +94,13 @@ def find_device(name: str) -> Device | None:
     asked = words(name)
     exact = [device for device in DEVICES if words(device.name) == asked]
     wider = [device for device in DEVICES if words(device.name) <= asked]
-    tells = any(word == "cpu" or re.search(r"\d", word) for word in asked)
-    short = [device for device in DEVICES if tells and asked <= words(device.name)]
+    is_specific = any(word == "cpu" or re.search(r"\d", word) for word in asked)
+    short = [device for device in DEVICES if is_specific and asked <= words(device.name)]
     return next(iter((*exact, *wider, *short)), None)
 
 
 def no_such_device(name: str, others: tuple[str, ...] = ()) -> QuranAsrError:
-    """What to say of a name that is neither in the table nor among `others`."""
+    """The error for a name that is neither in the table nor among `others`."""
     names = [*(device.name for device in DEVICES), *others]
     folded = {one.casefold(): one for one in names}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
@@ -108,7 +108,7 @@ def no_such_device(name: str, others: tuple[str, ...] = ()) -> QuranAsrError:
     return QuranAsrError(
         f"no figures of a device `{name}`",
         where="--device",
-        remedy=f"{hint}known are {', '.join(names)}; or say what you measured with --batch-seconds",
+        remedy=f"{hint}known are {', '.join(names)}; or give a measured --batch-seconds",
     )
 
 
@@ -144,7 +144,7 @@ class Calibration:
     precision: int | str | None = None
     """`trainer.precision` of the measurement."""
     parameters: int | None = None
-    """Of the model; None in entries that do not tell."""
+    """Of the model; None in entries without it."""
 
     def replaces(self, other: Calibration) -> bool:
         """Whether the other is an earlier measurement of the same."""
@@ -241,7 +241,7 @@ def _read(path: Path) -> list[Calibration]:
         raise QuranAsrError("is not a JSON object", remedy=remedy)
     more = values.get("more", [])
     if not isinstance(more, list) or not all(isinstance(entry, dict) for entry in more):
-        raise QuranAsrError("`more` is no list of objects", remedy=remedy)
+        raise QuranAsrError("`more` is not a list of objects", remedy=remedy)
     return [_entry(entry, remedy) for entry in (values, *more)]
 
 
@@ -274,4 +274,4 @@ def _positive(values: dict[str, Any], key: str, remedy: str) -> float:
     number = values.get(key)
     if isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf:
         return float(number)
-    raise QuranAsrError(f"`{key}` is no positive number", remedy=remedy)
+    raise QuranAsrError(f"`{key}` is not a positive number", remedy=remedy)

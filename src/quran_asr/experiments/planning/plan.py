@@ -102,7 +102,7 @@ def plan(
         devices: GPUs to plan for; None takes the number that the recipe was made for.
         target: what kind of device; None leaves time open.
         given: seconds that were measured elsewhere; they win over all other sources.
-        validation_hours: audio that every validation hears.
+        validation_hours: audio of every validation.
     """
     devices = devices or recipe.trainer.devices
     trainer = recipe.trainer
@@ -234,7 +234,7 @@ def _largest_batch(recipe: Recipe, work: Workload | None) -> tuple[Batch, str]:
     else:
         seconds, what = max(work.durations), "of the longest"
         if work.most_words:
-            tokens = expected_tokens(recipe, work.most_words)
+            tokens = expected_tokens(recipe.quran, work.most_words)
     clips = data.batch_size
     if data.batch_duration is not None:
         clips = max(1, math.floor(_clips_by_seconds(data, seconds)))
@@ -331,7 +331,7 @@ RECIPES = ("transfer", "before")
 
 
 def guide_notes(asked: str, recipe: Recipe, planned: Plan) -> list[Finding]:
-    """What the guide says otherwise, with the figures of this plan. Notes: nothing needs doing.
+    """Where the guide differs, with the figures of this plan. Notes: nothing needs doing.
 
     Args:
         asked: the recipe as it was named.
@@ -386,4 +386,4 @@ def _notes(asked: str, recipe: Recipe, planned: Plan) -> Iterator[tuple[str, str
         and planned.validation_seconds is not None
     ):
         hours = planned.total_seconds / 3600
-        yield "guide-time", "", f"the guide says 15 + 2 = 17 hours; this plan comes to {hours:.1f}"
+        yield "guide-time", "", f"the guide has 15 + 2 = 17 hours; this plan comes to {hours:.1f}"

@@ -54,7 +54,7 @@ def rate_findings(recipe: Recipe, peak_rate: float | None, steps: int | None) ->
         return []
     high = peak_rate > highest
     if not high and steps is not None and steps <= optim.sched.warmup_steps:
-        return []  # the training ends within its warm-up: that is what is said
+        return []  # the training ends within its warm-up, which has a finding of its own
     where_from = "a pretrained start" if pretrained else "a random start"
     why = "too high for this encoder"
     if high and pretrained:
@@ -69,12 +69,12 @@ def rate_findings(recipe: Recipe, peak_rate: float | None, steps: int | None) ->
             f"the learning rate peaks at {peak_rate:.2e}"
             + (f" (Noam's {optim.lr:g} is a multiplier)" if noam else "")
             + f": {why}",
-            _rate_mend(recipe, high),
+            _rate_remedy(recipe, high),
         )
     ]
 
 
-def _rate_mend(recipe: Recipe, high: bool) -> str:
+def _rate_remedy(recipe: Recipe, high: bool) -> str:
     optim, width = recipe.model.optim, recipe.model.encoder.d_model
     if optim.sched.name != "NoamAnnealing":
         rate = 1e-3 if high or recipe.init_from_pretrained_model is None else 1e-4
@@ -93,7 +93,7 @@ def noam_multiplier(peak: float, width: int, warmup: int) -> float:
 def warmup_findings(
     recipe: Recipe, peak_rate: float | None, steps: int | None, steps_per_epoch: int | None, parameters: int
 ) -> list[Finding]:
-    """A warm-up that takes much of the training, or ends before every clip was heard once."""
+    """A warm-up that takes much of the training, or ends before every clip was seen once."""
     if not steps:
         return []
     warmup, big = recipe.model.optim.sched.warmup_steps, parameters >= BIG
@@ -110,31 +110,33 @@ def warmup_findings(
         if better != 3000 and big:
             better = min(better, max(steps // 20, steps_per_epoch or 0, 1))
         message = f"a warm-up of {warmup:,} of {steps:,} optimizer steps {what}"
-        mend = f"{_warmup_mend(recipe, better, peak_rate)}; or train longer"
-        return [Finding("warning", "long-warmup", where, message, mend)]
+        remedy = f"{_warmup_remedy(recipe, better, peak_rate)}; or train longer"
+        return [Finding("warning", "long-warmup", where, message, remedy)]
     if big and steps_per_epoch and warmup < steps_per_epoch <= LONGEST_WARMUP * steps:
         message = (
             f"a warm-up of {warmup:,} optimizer steps ends within the first epoch of {steps_per_epoch:,}: "
-            "the rate is at its peak before every clip was heard once"
+            "the rate is at its peak before every clip was seen once"
         )
         return [
-            Finding("note", "short-warmup", where, message, _warmup_mend(recipe, steps_per_epoch, peak_rate))
+            Finding(
+                "note", "short-warmup", where, message, _warmup_remedy(recipe, steps_per_epoch, peak_rate)
+            )
         ]
     return []
 
 
-def _warmup_mend(recipe: Recipe, warmup: int, peak_rate: float | None) -> str:
+def _warmup_remedy(recipe: Recipe, warmup: int, peak_rate: float | None) -> str:
     """Another warm-up; with Noam the multiplier too, since the peak depends on both."""
-    mend = f"model.optim.sched.warmup_steps={warmup}"
+    remedy = f"model.optim.sched.warmup_steps={warmup}"
     optim = recipe.model.optim
     if optim.sched.name != "NoamAnnealing" or warmup == optim.sched.warmup_steps:
-        return mend
+        return remedy
     highest = HIGHEST_RATE if recipe.init_from_pretrained_model is None else HIGHEST_FROM_PRETRAINED
     longest = noam_multiplier(1.0, recipe.model.encoder.d_model, max(1, optim.sched.warmup_steps))
     meant = optim.lr / longest  # the peak of a training that is long enough to reach it
     wanted = meant if LOWEST_FROM_RANDOM <= meant <= highest else GOOD_RATE
     rate = noam_multiplier(wanted, recipe.model.encoder.d_model, warmup)
-    return f"{mend} model.optim.lr={rate:.3g} (peaks at {wanted:.2e})"
+    return f"{remedy} model.optim.lr={rate:.3g} (peaks at {wanted:.2e})"
 
 
 def batch_findings(recipe: Recipe, effective: int, parameters: int, devices: int) -> list[Finding]:
@@ -146,21 +148,21 @@ def batch_findings(recipe: Recipe, effective: int, parameters: int, devices: int
     if data.batch_duration is None:
         clips = max(32, data.batch_size)
         accumulation = math.ceil(GOOD_BATCH / (clips * workers))
-        mend = f"trainer.accumulate_grad_batches={accumulation}"
+        remedy = f"trainer.accumulate_grad_batches={accumulation}"
         if clips != data.batch_size:
-            mend = f"model.train_ds.batch_size={clips} {mend}"
+            remedy = f"model.train_ds.batch_size={clips} {remedy}"
             fitting = math.ceil(GOOD_BATCH / (data.batch_size * workers))
-            mend += f"; where memory is short, trainer.accumulate_grad_batches={fitting} alone"
+            remedy += f"; where memory is short, trainer.accumulate_grad_batches={fitting} alone"
     else:
         accumulation = math.ceil(trainer.accumulate_grad_batches * GOOD_BATCH / effective)
-        mend = f"trainer.accumulate_grad_batches={accumulation}"
+        remedy = f"trainer.accumulate_grad_batches={accumulation}"
     return [
         Finding(
             "warning",
             "small-batch",
             "model.train_ds.batch_size",
             f"an effective batch of {effective} clips gives noisy gradients: {GOOD_BATCH} are the guide's",
-            mend,
+            remedy,
         )
     ]
 
@@ -206,12 +208,12 @@ def memory_findings(
     if needed <= room:
         return []
     assert target is not None
-    mend = "take a device with more memory, or a smaller model such as the recipe `small`"
+    remedy = "take a device with more memory, or a smaller model such as the recipe `small`"
     for change, smaller, fewer in _in_parts(recipe, batch):
         if step_memory(smaller, fewer, devices=devices).total + RESERVE <= room:
-            mend = f"{change} has the same effective batch"
+            remedy = f"{change} has the same effective batch"
             if change == _LOW_MEMORY:
-                mend += ", as the recipe `low-memory`"
+                remedy += ", as the recipe `low-memory`"
             break
     return [
         Finding(
@@ -220,7 +222,7 @@ def memory_findings(
             "model.train_ds.batch_size",
             f"a step takes about {needed / 2**30:.1f} GiB, and {target.name} has {room / 2**30:.0f} "
             f"(an estimate for {which})",
-            mend,
+            remedy,
         )
     ]
 
@@ -258,9 +260,9 @@ def _in_parts(recipe: Recipe, batch: Batch) -> Iterator[tuple[str, Recipe, Batch
 SHORT_CLIP, FEW_MASKS = 10.0, 2
 """Seconds under which NeMo's ten time masks have been seen to hurt, and the masks to take then."""
 LEFT_OUT = 0.1
-"""Share of the hours above which leaving them out is no detail."""
+"""Share of the hours above which leaving them out is more than a detail."""
 TOKEN_EXAMPLES = 100
-"""Times that an average token should be heard: 256 tokens fit ten hours, 1,024 some fifty."""
+"""Times that an average token should occur: 256 tokens fit ten hours, 1,024 some fifty."""
 HOURS_FOR_FRESH = 25.0
 """Hours that were too few for 1,024 new tokens on a pretrained encoder: WER 0.93 after 90 epochs (NeMo's
 issues 15819 and 15830)."""
@@ -288,11 +290,11 @@ def _left_out(data: TrainData, work: Workload) -> list[Finding]:
     if not work.left_out_clips:
         return []
     share = work.left_out_hours / (work.hours + work.left_out_hours)
-    mend = "cut long recordings at verses"
+    remedy = "cut long recordings at verses"
     if work.longest is not None and data.max_duration < min(work.longest, LONGEST_LIMIT):
         limit = min(math.ceil(work.longest), round(LONGEST_LIMIT))
         keeps = "keeps them" if work.longest <= LONGEST_LIMIT else "keeps more"
-        mend = f"model.train_ds.max_duration={limit} {keeps} and costs memory; or {mend}"
+        remedy = f"model.train_ds.max_duration={limit} {keeps} and costs memory; or {remedy}"
     severity: Severity = "warning" if share > LEFT_OUT else "note"
     return [
         Finding(
@@ -301,7 +303,7 @@ def _left_out(data: TrainData, work: Workload) -> list[Finding]:
             "model.train_ds.max_duration",
             f"{work.left_out_clips:,} clips with {work.left_out_hours:.2f} h, {share:.0%} of the hours, are "
             f"left out: longer than {data.max_duration:g} s or shorter than {data.min_duration:g} s",
-            mend,
+            remedy,
         )
     ]
 
@@ -336,7 +338,7 @@ def _characters(spelling: str, work: Workload) -> list[Finding]:
             "error",
             "unknown-characters",
             "quran.spelling",
-            f"the clips' text has signs that the Quran in the spelling `{spelling}` has not, so "
+            f"the clips' text has characters that the Quran in the spelling `{spelling}` has not, so "
             f"no token stands for them: {names}",
             "quran.spelling=letters; or name `verses` in the manifest, whose text is then the edition's",
         )
@@ -344,28 +346,30 @@ def _characters(spelling: str, work: Workload) -> list[Finding]:
 
 
 def _vocabulary(recipe: Recipe, work: Workload) -> list[Finding]:
-    """Tokens that are heard too seldom to be learned."""
+    """Tokens that occur too rarely to be learned."""
     size = recipe.quran.vocabulary_size
     if not work.words or recipe.model.tokenizer.dir is not None:
         return []
-    heard = expected_tokens(recipe, work.words) / size
-    fitting = _largest_that(lambda tokens: _heard(recipe, work.words or 0, tokens) >= TOKEN_EXAMPLES, size)
-    enough = _heard(recipe, work.words, fitting) >= TOKEN_EXAMPLES
-    if heard >= TOKEN_EXAMPLES or fitting >= size:
+    occurrences = expected_tokens(recipe.quran, work.words) / size
+    fitting = _largest_that(
+        lambda tokens: _occurrences(recipe, work.words or 0, tokens) >= TOKEN_EXAMPLES, size
+    )
+    enough = _occurrences(recipe, work.words, fitting) >= TOKEN_EXAMPLES
+    if occurrences >= TOKEN_EXAMPLES or fitting >= size:
         return []
     return [
         Finding(
             "warning",
             "large-vocabulary",
             "quran.vocabulary_size",
-            f"{size:,} tokens for {work.words:,} words of text: an average one is heard {heard:.0f} times, "
+            f"{size:,} tokens for {work.words:,} words: each occurs {occurrences:.0f} times on average, "
             f"and {TOKEN_EXAMPLES} are wanted",
             f"quran.vocabulary_size={fitting}" + ("" if enough else "; and more clips"),
         )
     ]
 
 
-def _heard(recipe: Recipe, words: int, tokens: int) -> float:
+def _occurrences(recipe: Recipe, words: int, tokens: int) -> float:
     return words * tokens_a_word(recipe.quran.spelling, tokens) / tokens
 
 

@@ -160,8 +160,8 @@ def _never_unfrozen(frozen: int, steps: int | None) -> list[Finding]:
     if steps is None or not 0 < steps <= frozen:
         return []
     message = f"what is copied from the start stands still for {frozen:,} of {steps:,} steps: for ever"
-    mend = f"quran.unfreeze_after={steps // 50}; or train longer"
-    return [Finding("warning", "never-unfrozen", "quran.unfreeze_after", message, mend)]
+    remedy = f"quran.unfreeze_after={steps // 50}; or train longer"
+    return [Finding("warning", "never-unfrozen", "quran.unfreeze_after", message, remedy)]
 
 
 def _random_start(recipe: Recipe) -> list[Finding]:
@@ -193,7 +193,7 @@ def _too_few_steps(
 ) -> list[Finding]:
     """By steps where they are known: an epoch of little data moves little. Else by the guide's epochs.
 
-    A step counts by its clips, against the guide's 128: what counts is how many clips are heard.
+    A step counts by its clips, against the guide's 128: what counts is how many clips are seen.
     """
     trainer, pretrained = recipe.trainer, recipe.init_from_pretrained_model is not None
     epochs = EPOCHS_FROM_PRETRAINED if pretrained else EPOCHS_FROM_RANDOM
@@ -212,16 +212,16 @@ def _too_few_steps(
         f"{steps:,} optimizer steps of {effective_batch} clips are few for {begin}: about {wanted:,} of "
         f"{GUIDE_BATCH} are wanted, as in the guide's {epochs} epochs"
     )
-    mends = []
+    remedies = []
     if trainer.max_epochs > 0 and steps_per_epoch:
         enough = math.ceil(0.995 * wanted / worth / steps_per_epoch)
-        mends.append(f"trainer.max_epochs={max(trainer.max_epochs, enough)}")
+        remedies.append(f"trainer.max_epochs={max(trainer.max_epochs, enough)}")
     if trainer.max_steps > 0:
-        mends.append(f"trainer.max_steps={max(trainer.max_steps, math.ceil(wanted / worth))}")
-    mend = " ".join(mends) + (
+        remedies.append(f"trainer.max_steps={max(trainer.max_steps, math.ceil(wanted / worth))}")
+    remedy = " ".join(remedies) + (
         "; or more clips" if (steps_per_epoch or wanted) < GUIDE_STEPS_PER_EPOCH else ""
     )
-    return [Finding(severity, "few-steps", "trainer.max_epochs", message, mend)]
+    return [Finding(severity, "few-steps", "trainer.max_epochs", message, remedy)]
 
 
 def _too_few_steps_of_small(recipe: Recipe, steps: int | None) -> list[Finding]:
@@ -229,12 +229,12 @@ def _too_few_steps_of_small(recipe: Recipe, steps: int | None) -> list[Finding]:
         return []
     trainer = recipe.trainer
     message = f"{steps:,} optimizer steps are few for a random start: no model has left its plateau by then"
-    mends = []
+    remedies = []
     if trainer.max_epochs > 0:
-        mends.append(f"trainer.max_epochs={math.ceil(trainer.max_epochs * 2 * STEPS_OF_SMALL / steps)}")
+        remedies.append(f"trainer.max_epochs={math.ceil(trainer.max_epochs * 2 * STEPS_OF_SMALL / steps)}")
     if trainer.max_steps > 0:
-        mends.append(f"trainer.max_steps={2 * STEPS_OF_SMALL}")
-    return [Finding("warning", "few-steps", "trainer.max_epochs", message, " ".join(mends))]
+        remedies.append(f"trainer.max_steps={2 * STEPS_OF_SMALL}")
+    return [Finding("warning", "few-steps", "trainer.max_epochs", message, " ".join(remedies))]
 
 
 def _arrival_findings(recipe: Recipe) -> list[Finding]:

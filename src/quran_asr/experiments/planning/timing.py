@@ -21,7 +21,7 @@ from quran_asr.experiments.planning.devices import (
 )
 from quran_asr.experiments.planning.workload import Workload, expected_tokens
 
-HOW_TO_KNOW = "name a device with --device, or say what you measured with --batch-seconds"
+HOW_TO_KNOW = "name a device with --device, or give a measured --batch-seconds"
 FORWARD_SHARE = 1 / 3
 """Of a training step: validation has no backward pass, which costs twice the forward pass."""
 
@@ -38,7 +38,7 @@ class Target:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether it is known to be no GPU."""
+        """Whether it is known not to be a GPU."""
         return self.row is not None and self.row.name == "CPU core"
 
 
@@ -160,7 +160,7 @@ def _validation(
 
 
 def _tokens(recipe: Recipe, work: Workload) -> float | None:
-    return expected_tokens(recipe, work.words / work.clips) if work.words and work.clips else None
+    return expected_tokens(recipe.quran, work.words / work.clips) if work.words and work.clips else None
 
 
 def _nearest(recipe: Recipe, target: Target, cost: float, work: Workload) -> Calibration | None:

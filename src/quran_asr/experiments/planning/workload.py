@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from quran_asr.config.schema import Recipe, TrainData
+from quran_asr.config.schema import Quran, Recipe, TrainData
 from quran_asr.corpus.manifest import LONGEST_SECONDS, parse_lines
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.training_clips import has_windows, with_windows
@@ -56,7 +56,7 @@ class Workload:
     most_words: int | None = None
     """Of one clip."""
     unknown_characters: str = ""
-    """Signs of the text that the Quran in this spelling has not."""
+    """Characters of the text that the Quran in this spelling lacks."""
 
     @property
     def mean_seconds(self) -> float:
@@ -87,7 +87,7 @@ def read_clips(manifest: str | Path) -> ManifestClips:
     """The clips of a manifest, without a look at their recordings.
 
     Raises:
-        QuranAsrError: no such manifest, no line in it, or a line that is no JSON object or has no duration.
+        QuranAsrError: no such manifest, an empty one, or a line that is not an object with a duration.
     """
     seconds, contents, reciters, first_lines = array("d"), array("L"), array("L"), array("L")
     different: dict[tuple[str, tuple[str, ...]], int] = {}
@@ -172,9 +172,9 @@ def tokens_a_word(spelling: str, vocabulary: int) -> float:
     return measured[-1][1]
 
 
-def expected_tokens(recipe: Recipe, words: float) -> float:
+def expected_tokens(quran: Quran, words: float) -> float:
     """Tokens of so many words in the recipe's spelling and vocabulary."""
-    return words * tokens_a_word(recipe.quran.spelling, recipe.quran.vocabulary_size)
+    return words * tokens_a_word(quran.spelling, quran.vocabulary_size)
 
 
 def _text(values: dict[str, Any]) -> str:

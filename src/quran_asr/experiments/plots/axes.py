@@ -108,7 +108,7 @@ def _epochs_done(knot: tuple[float, float]) -> float:
 
 
 def _epochs(curves: Curves) -> tuple[tuple[float, float], ...]:
-    """Steps at which epochs ended; empty where no epoch has. The longest series says it."""
+    """Steps at which epochs ended; empty where no epoch has. Taken from the longest series."""
     points = max((*curves.training.values(), *curves.validation.values()), key=len, default=())
     if not points or any(point.epoch is None for point in points):
         return ()

@@ -104,7 +104,7 @@ def subjects(curves: Sequence[Curves]) -> tuple[Subject, ...]:
 
 
 def _throughput(curves: Sequence[Curves]) -> Subject:
-    """Audio trained on in a second where all trainings say it; else optimizer steps in a second."""
+    """Audio trained on in a second where all trainings have it; else optimizer steps in a second."""
     title = "Throughput"
     if all(training.training.get("audio_seconds") for training in curves):
         kind = Kind("throughput", _audio_a_second, "-")
@@ -164,7 +164,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A sign's place on the curves of a training."""
+    """A diagnosis at its place on the curves of a training."""
 
     number: int
     """By which the page lists it."""
@@ -183,7 +183,7 @@ def draw(
 
     Args:
         labels: what each training is called.
-        marks: signs to be drawn where they were seen.
+        marks: diagnoses to be drawn at their steps.
         on_progress: called with (pictures drawn, all pictures).
 
     Raises:
@@ -341,7 +341,7 @@ class _Drawing:
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, -3), useMathText=True)
 
     def _draw_marks(self, axes: Axes, narrow: bool) -> None:
-        """A line at each sign, and above the picture its number and, where there is room, its name."""
+        """A line at each diagnosis, and above the picture its number and, where there is room, its name."""
         letter = (0.024 if narrow else 0.0105) * self.reached
         ends: list[float] = []  # of the labels in each row, from below
         for mark in sorted(self.marks, key=self._place):
@@ -416,7 +416,7 @@ def _plain(label: str) -> str:
 
 
 def _pretrained(curves: Curves) -> bool | None:
-    """Whether it started from a trained model; None where nothing says it."""
+    """Whether it started from a trained model; None where unknown."""
     return None if curves.recipe is None else curves.recipe.init_from_pretrained_model is not None
 
 

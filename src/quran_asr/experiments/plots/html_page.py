@@ -24,7 +24,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One recording of a page: what was said and what was heard. Every text is escaped."""
+    """One recording of a page: reference and hypothesis. Every text is escaped."""
 
     title: str
     reference: str
@@ -41,7 +41,7 @@ class Part:
 
 
 def page(title: str, parts: Sequence[Table | Example | Part]) -> bytes:
-    """The page as UTF-8. Its policy lets no browser fetch anything, whatever stands in it.
+    """The page as UTF-8. Its policy lets no browser fetch anything, whatever it contains.
 
     Args:
         title: escaped here.

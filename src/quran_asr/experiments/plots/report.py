@@ -16,7 +16,7 @@ from quran_asr.experiments.diagnostics.rules import diagnose
 from quran_asr.experiments.plots.axes import axes_of, line
 from quran_asr.experiments.plots.figures import Mark, Picture, draw, stack
 from quran_asr.experiments.plots.html_page import Example, Part, Table, image, page
-from quran_asr.experiments.plots.worst_clips import LEGEND, SHOWN, Recordings, Sound, worst_clips
+from quran_asr.experiments.plots.worst_clips import LEGEND, SHOWN, Players, Recordings, worst_clips
 from quran_asr.experiments.run_folder import RunFolder
 from quran_asr.files import write_atomically
 
@@ -36,7 +36,7 @@ def render_report(
     *,
     sections: Sequence[Table | Example] = (),
     transcripts: Sequence[Path] | None = None,
-    sound: bool = True,
+    audio: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Written:
     """Write PNG files and `report.html`, a page that needs nothing beside it.
@@ -47,7 +47,7 @@ def render_report(
         sections: what stands first on the page, for example an evaluation.
         transcripts: `transcripts.jsonl` files whose worst clips are shown; None takes those that the runs'
             own validations left.
-        sound: embed the recordings of these clips, where they are at hand and in the runs or their manifests.
+        audio: embed the recordings of these clips, where they are at hand and in the runs or their manifests.
         on_progress: called with (pictures drawn, all pictures).
 
     Raises:
@@ -64,7 +64,7 @@ def render_report(
     labels = names(curves)
     diagnostics = [diagnose(training) for training in curves]
     marks = _marks(diagnostics)
-    clips = _worst(curves, labels, transcripts, sound)  # a file that is wrong is named before time is spent
+    clips = _worst(curves, labels, transcripts, audio)  # a file that is wrong is named before time is spent
     pictures = draw(curves, labels, marks, on_progress)
     if not pictures:
         raise QuranAsrError(
@@ -91,7 +91,7 @@ def names(curves: Sequence[Curves]) -> list[str]:
     """What each training is called: as short as keeps them apart."""
     labels = [training.name for training in curves]
     if len(curves) > 1 and len({label.split("/")[0] for label in labels}) == 1:
-        labels = [label.split("/")[-1] for label in labels]  # the name that they share says nothing
+        labels = [label.split("/")[-1] for label in labels]  # the name that they share distinguishes nothing
     if len(set(labels)) < len(labels):
         labels = [f"{number}. {label}" for number, label in enumerate(labels, start=1)]
     return labels
@@ -125,7 +125,7 @@ def _results(curves: Sequence[Curves], labels: Sequence[str]) -> Table:
 
 
 def _marks(diagnostics: Sequence[Sequence[Diagnosis]]) -> list[Mark]:
-    """The bad signs of all trainings, numbered in the order of the page."""
+    """The errors and warnings of all trainings, numbered in the order of the page."""
     bad = [
         (run, diagnosis)
         for run, found in enumerate(diagnostics)
@@ -152,10 +152,10 @@ def _diagnostics(
             if diagnosis.severity != "good"
         ]
         good = [f"<li>{_text(diagnosis.message)}</li>" for diagnosis in found if diagnosis.severity == "good"]
-        body += [f'<ul class="signs">{"".join(cards)}</ul>'] if cards else []
+        body += [f'<ul class="diagnostics">{"".join(cards)}</ul>'] if cards else []
         body += [f'<p class="good"><strong>Good</strong></p><ul>{"".join(good)}</ul>'] if good else []
-        body += [] if found else ['<p class="note">No sign, good or bad, is seen.</p>']
-    return Part("Signs", "\n".join(body))
+        body += [] if found else ['<p class="note">No diagnosis.</p>']
+    return Part("Diagnostics", "\n".join(body))
 
 
 def _card(curves: Curves, diagnosis: Diagnosis, number: str) -> str:
@@ -199,12 +199,12 @@ def _worst(
     manifests = [
         Path(name) for model in data for name in (*model.train_ds.manifests, *model.validation_ds.manifests)
     ]
-    sound = Sound(Recordings(runs, manifests), wanted)
+    players = Players(Recordings(runs, manifests), wanted)
     number = max(3, SHOWN // len(places))
     body = [LEGEND] if wanted else [LEGEND, '<p class="note">The recordings are left out, as asked.</p>']
     for title, path in places:
         body.append(f"<h3><bdi>{html.escape(title)}</bdi></h3>")
-        body.append(worst_clips(path, number, sound))
+        body.append(worst_clips(path, number, players))
     return Part("Worst clips", "\n".join(body))
 
 

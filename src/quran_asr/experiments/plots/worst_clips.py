@@ -22,14 +22,14 @@ from quran_asr.records import Segment
 
 SHOWN = 12
 """Clips on a page; several trainings share them."""
-MOST_SOUND = 6_000_000
+MOST_AUDIO_BYTES = 6_000_000
 """Bytes of MP3 on a page; some seventeen minutes."""
-LONGEST_SOUND = 300.0
+LONGEST_SECONDS = 300.0
 """Seconds of a clip that is played."""
 LONGEST_WORD = 40
-"""Letters that are shown of a word; a model that does not find an end says thousands."""
+"""Letters that are shown of a word; a model that loops writes thousands."""
 KEPT_HITS = 6
-"""Words that stand on either side of an error; in a longer stretch of right words the rest is left out."""
+"""Words kept before and after an error; in a longer stretch of right words the rest is left out."""
 
 LEGEND = """
 <ul class="legend">
@@ -38,9 +38,9 @@ LEGEND = """
 <li><span class="pair marks" dir="rtl" lang="ar"><span class="reference">أَ<mark>حَ</mark>د</span
 ><span class="hypothesis">أَ<mark>حْ</mark>د</span></span> the same letters, other marks: dotted underline</li>
 <li><span class="pair deletion" dir="rtl" lang="ar"><span class="reference">قل</span
-><span class="hypothesis gap">–</span></span> said and not heard: struck through</li>
+><span class="hypothesis gap">–</span></span> deleted word: struck through</li>
 <li><span class="pair insertion" dir="rtl" lang="ar"><span class="reference gap">–</span
-><span class="hypothesis">قل</span></span> heard and not said: with a plus</li>
+><span class="hypothesis">قل</span></span> inserted word: with a plus</li>
 </ul>
 """
 """What the colours and lines of an alignment mean; HTML."""
@@ -51,8 +51,8 @@ class Recordings:
 
     A file of transcripts may come from anywhere and name any file of this machine; a page is passed on. So
     a recording lies in a run's folder, or belongs to a manifest that the run was trained or validated with:
-    the manifest names it, or lies in a folder above it. A manifest within the run came with it and says
-    nothing of what else may be read.
+    the manifest names it, or lies in a folder above it. A manifest within the run came with it and decides
+    nothing about other files.
     """
 
     def __init__(self, runs: Iterable[Path], manifests: Iterable[Path] = ()) -> None:
@@ -89,16 +89,16 @@ class Recordings:
 
 
 @dataclass(slots=True)
-class Sound:
-    """What sound a page takes in, and how much it still may."""
+class Players:
+    """Audio players of a page, within the bytes that it may still take."""
 
     recordings: Recordings
     wanted: bool = True
     """False: recordings may not be passed on with the page."""
-    left: int = MOST_SOUND
+    left: int = MOST_AUDIO_BYTES
 
     def player(self, segment: Segment, folder: Path) -> str:
-        """HTML that plays a clip, or that says why it does not.
+        """HTML that plays a clip, or the reason why it does not.
 
         Args:
             folder: where a relative path begins.
@@ -110,16 +110,16 @@ class Sound:
                 raise QuranAsrError("the recording is neither in the run nor in its manifests")
             encoded = _as_mp3(segment, folder)
         except QuranAsrError as error:
-            return f'<p class="note">No sound: {html.escape(error.what)}.</p>'
+            return f'<p class="note">No audio: {html.escape(error.what)}.</p>'
         if len(encoded) > self.left:
-            return '<p class="note">No sound: the page has no room for more.</p>'
+            return '<p class="note">No audio: the page has no room for more.</p>'
         self.left -= len(encoded)
         source = f"data:audio/mpeg;base64,{base64.b64encode(encoded).decode()}"
         name = html.escape(Path(segment.audio).name)
         return f'<audio controls aria-label="{name}" preload="metadata" src="{source}"></audio>'
 
 
-def worst_clips(path: Path, number: int, sound: Sound) -> str:
+def worst_clips(path: Path, number: int, players: Players) -> str:
     """HTML of the clips of a `transcripts.jsonl` with the most word errors; everything in it is escaped.
 
     Raises:
@@ -128,15 +128,15 @@ def worst_clips(path: Path, number: int, sound: Sound) -> str:
     clips = read_transcripts(path)
     wrong = sum(clip.words.errors > 0 for clip in clips)
     if not wrong:
-        return f'<p class="note">Every word of {len(clips):,} clips was heard as it was said.</p>'
+        return f'<p class="note">Every word of {len(clips):,} clips is right.</p>'
     shown = worst(clips, number)
-    note = f"{len(shown)} of {wrong:,} clips with an error, those with the most; {len(clips):,} were heard."
-    articles = (_article(clip, sound.player(clip.segment, path.parent)) for clip in shown)
+    note = f"{len(shown)} of {wrong:,} clips with an error, those with the most, of {len(clips):,} clips."
+    articles = (_article(clip, players.player(clip.segment, path.parent)) for clip in shown)
     return f'<p class="note">{note}</p>\n' + "\n".join(articles)
 
 
 def alignment(edits: Sequence[Edit]) -> str:
-    """HTML of two texts laid beside each other, right to left: what was said above what was heard."""
+    """HTML of two aligned texts, right to left: the reference above the hypothesis."""
     parts: list[str] = []
     stretches = [list(group) for _, group in groupby(edits, key=lambda edit: edit.kind == "hit")]
     for place, stretch in enumerate(stretches):
@@ -171,10 +171,10 @@ def _article(clip: TranscribedClip, player: str) -> str:
 
 
 def _pair(edit: Edit) -> str:
-    """A word said above the word heard; what a screen reader says besides is in `aside`."""
+    """A reference word above the hypothesis word; extra text for screen readers is in `aside`."""
     if edit.kind == "substitution":
         kind = "marks" if word_letters(edit.reference) == word_letters(edit.hypothesis) else "substitution"
-        return _words(kind, *_letters(edit), "heard as")
+        return _words(kind, *_letters(edit), "recognized as")
     reference, hypothesis = ("".join(_clusters(word)) for word in (edit.reference, edit.hypothesis))
     aside = {"hit": "", "deletion": "left out", "insertion": "added"}[edit.kind]
     return _words(edit.kind, html.escape(reference), html.escape(hypothesis), aside)
@@ -222,9 +222,9 @@ def _clusters(word: str) -> list[str]:
 
 
 def _as_mp3(segment: Segment, folder: Path) -> bytes:
-    if not 0 < segment.duration <= LONGEST_SOUND:
+    if not 0 < segment.duration <= LONGEST_SECONDS:
         raise QuranAsrError(
-            f"clips of up to {LONGEST_SOUND:.0f} s are played, and this one has {segment.duration:.0f}"
+            f"clips of up to {LONGEST_SECONDS:.0f} s are played, and this one has {segment.duration:.0f}"
         )
     samples = audio.read(folder / segment.audio, segment.offset, segment.duration)
     return audio.as_mp3(samples)

@@ -60,7 +60,7 @@ class Result:
     importance: dict[str, float] | None
     """Share of the variance of WER that a key explains; None where it is not known."""
     importance_note: str
-    """How it was reckoned, or why not."""
+    """How it was computed, or why not."""
     interval_method: str
     best_recipe: Path | None
 

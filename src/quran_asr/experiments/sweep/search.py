@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FIRST_UNPRUNED = 3
 """Trials that are left to their end whatever they do: there is no median before."""
 UNPRUNED_SHARE = 0.25
-"""Of a trial's steps, before which none is ended: a start says little."""
+"""Of a trial's steps, before which none is ended: early results mean little."""
 MOST_DRAWS = 50
 """Times that the sampler may come to a trial that was made already; then there is nothing new to try."""
 
@@ -59,7 +59,7 @@ class Sweep:
         return (combinations(self.axes) or 0) if self.is_grid else self.trials
 
 
-Say = Callable[[Finding], None]
+Report = Callable[[Finding], None]
 OnTrial = Callable[[int, int, int, Mapping[str, Value], float | None], None]
 """Called with (trials done, trials, number of the trial at hand, its values, its last WER)."""
 
@@ -69,7 +69,7 @@ OnWait = Callable[[int], None]
 
 
 def run_sweep(
-    sweep: Sweep, folder: Path, on_trial: OnTrial, say: Say, on_wait: OnWait = lambda number: None
+    sweep: Sweep, folder: Path, on_trial: OnTrial, report: Report, on_wait: OnWait = lambda number: None
 ) -> None:
     """Make the trials that the folder's journal lacks.
 
@@ -80,13 +80,13 @@ def run_sweep(
     refuse_foreign(folder, ("sweep.json", "sweep-recipe.yaml", "study.journal", ".lock"), "sweep")
     with working_in(folder):
         _keep_request(sweep, folder)
-        _mend_journal(folder / "study.journal")
+        _repair_journal(folder / "study.journal")
         study = open_study(sweep, folder)
         _enqueue(sweep, study)
         failed = 0
         while (trial := _next(sweep, study, failed)) is not None:
             ended = _train(sweep, folder, study, trial, on_trial, on_wait)
-            failed += not _record(study, trial, ended, str(log_of(folder, trial.number)), say)
+            failed += not _record(study, trial, ended, str(log_of(folder, trial.number)), report)
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -95,7 +95,7 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def log_of(folder: Path, number: int) -> Path:
-    """What the training of a trial says."""
+    """The result of a trial's training."""
     return Trial(trial_folder(folder, number)).log
 
 
@@ -163,7 +163,7 @@ def open_study(sweep: Sweep, folder: Path) -> optuna.Study:
     )
 
 
-def _mend_journal(journal: Path) -> None:
+def _repair_journal(journal: Path) -> None:
     """After a kill or a full disk: take away a torn last line and a lock, while ours keeps others out."""
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
     if not journal.is_file():
@@ -297,7 +297,7 @@ def _train(
     return ends[0]
 
 
-def _record(study: optuna.Study, trial: optuna.Trial, ended: Ended, log: str, say: Say) -> bool:
+def _record(study: optuna.Study, trial: optuna.Trial, ended: Ended, log: str, report: Report) -> bool:
     """Write the end of a trial into the journal; False where it failed."""
     from optuna.trial import TrialState
 
@@ -308,12 +308,12 @@ def _record(study: optuna.Study, trial: optuna.Trial, ended: Ended, log: str, sa
         return True
     if result.get("interrupted"):
         raise QuranAsrError(
-            f"trial {trial.number} was ended by somebody else", where=log, remedy="the same command goes on"
+            f"trial {trial.number} was ended by somebody else", where=log, remedy="the same command continues"
         )
     if ended.code == 0 and result.get("val_wer") is not None:
         study.tell(trial, result["val_wer"])
         return True
-    if result.get("stopped_by"):  # what it was worth until then tells the sampler something
+    if result.get("stopped_by"):  # its value until then informs the sampler
         trial.set_user_attr("stopped_by", result["stopped_by"])
         study.tell(trial, state=TrialState.PRUNED)
         return True
@@ -322,7 +322,7 @@ def _record(study: optuna.Study, trial: optuna.Trial, ended: Ended, log: str, sa
     study.tell(trial, state=TrialState.FAIL)
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         raise QuranAsrError(
-            f"the first trial failed: {error}", where=log, remedy="mend that; the same command goes on"
+            f"the first trial failed: {error}", where=log, remedy="fix that; the same command continues"
         )
-    say(Finding("warning", "failed-trial", log, f"trial {trial.number} failed: {error}", ""))
+    report(Finding("warning", "failed-trial", log, f"trial {trial.number} failed: {error}", ""))
     return False

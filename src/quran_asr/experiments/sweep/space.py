@@ -71,7 +71,7 @@ def read_space(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[Axis, ...]]
         words: overrides as typed; one with several values or a range is an axis.
 
     Raises:
-        QuranAsrError: no axis, a key given twice or that cannot be varied, a range of what is no number.
+        QuranAsrError: no axis, a key given twice or that cannot be varied, a range of what is not a number.
     """
     fixed: list[str] = []
     axes: list[Axis] = []
@@ -109,7 +109,7 @@ def _axis(word: str) -> Axis | None:
     if len(values) < 2:
         if _LIKE_A_RANGE.fullmatch(text.strip()):
             raise QuranAsrError(
-                "is no range", where=word, remedy="write LOW..HIGH or LOW..HIGH:log, numbers both"
+                "is not a range", where=word, remedy="write LOW..HIGH or LOW..HIGH:log, numbers both"
             )
         return None
     if "" in values:

@@ -70,10 +70,10 @@ class AudioCache:
         if not length:
             return None
         start = self._slots[clip].start
-        return _heard(self._samples[start : start + length], self._steps[clip])
+        return _as_float(self._samples[start : start + length], self._steps[clip])
 
     def put(self, clip: int, samples: Samples) -> Samples:
-        """Keep the samples of a clip if there is room; gives them as later visits will hear them."""
+        """Keep the samples of a clip if there is room; gives them as later visits will get them."""
         stored: NDArray[Any] = samples
         step = np.float32(1)
         if self.kind == np.int16:
@@ -84,10 +84,10 @@ class AudioCache:
             self._samples[slot.start : slot.start + len(stored)] = stored
             self._steps[clip] = step
             self._lengths[clip] = len(stored)  # last: from here on it is there
-        return _heard(stored, step)
+        return _as_float(stored, step)
 
 
-def _heard(stored: NDArray[Any], step: np.float32) -> Samples:
+def _as_float(stored: NDArray[Any], step: np.float32) -> Samples:
     decoded: Samples = stored * step
     return decoded
 

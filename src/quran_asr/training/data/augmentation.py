@@ -1,15 +1,16 @@
 """Audio augmentation: speed, rooms, noise, equalizer, lossy codecs.
 
-They come in the order in which sound meets them: speed, silence around the clip, room, noise, bandwidth and
-tone, codec, level, an overdriven microphone.
-SpecAugment's masks are NeMo's and stand in the recipe under `model.spec_augment`.
+They are applied in the order in which they happen to a recitation: speed, silence around the clip, room,
+noise, bandwidth and tone, codec, level, an overdriven microphone. A new one is a key of
+`config.schema.Augment` and a line in `augment`; what changes the length of a clip belongs in `draw_timing`.
+SpecAugment's masks are NeMo's; their settings are in the recipe under `model.spec_augment`.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 ROOMS = 64
 _REFLECTIONS = 40
-"""Most walls in a row. In 64 rooms of 0.2 to 0.8 s the sound then decays (20 dB, times three) in 1.07 times
+"""Most walls in a row. In 64 rooms of 0.2 to 0.8 s the echo then decays (20 dB, times three) in 1.07 times
 what was asked in the median, half of them within 0.97 to 1.19; with 14 walls in 0.81 times."""
 _WALL_METRES = 0.4
 """Nobody recites, and no microphone stands, nearer to a wall."""
@@ -68,7 +69,7 @@ def impulse_responses(seconds: tuple[float, float], seed: int, count: int = ROOM
         except ValueError:  # no wall absorbs enough for so short an echo in so large a room
             continue
         reciter, microphone = (
-            [drawn.uniform(_WALL_METRES, side - _WALL_METRES) for side in size] for _ in "rm"
+            [drawn.uniform(_WALL_METRES, length - _WALL_METRES) for length in size] for _ in "rm"
         )
         metres = float(np.linalg.norm(np.subtract(reciter, microphone)))
         if not 0.5 <= metres <= 3:
@@ -95,21 +96,10 @@ _OVERDRIVE_DB = (6.0, 18.0)
 
 def without_changes(settings: Augment) -> Augment:
     """Settings that only bring every clip to the middle of the levels."""
-    level = settings.level_db
-    return replace(
-        settings,
-        speed=(1.0,),
-        gain_db=0.0,
-        level_db=None if level is None else ((level[0] + level[1]) / 2,) * 2,
-        equalizer_db=0.0,
-        lowpass_probability=0.0,
-        noise_probability=0.0,
-        room_probability=0.0,
-        codec_probability=0.0,
-        clip_probability=0.0,
-        silence_probability=0.0,
-        tight_probability=0.0,
-    )
+    if settings.level_db is None:
+        return Augment(windows=settings.windows)
+    middle = sum(settings.level_db) / 2
+    return Augment(level_db=(middle, middle), windows=settings.windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +141,7 @@ def augment(
         samples: float32 [samples].
         settings: what is drawn, and how often.
         drawn: the generator.
-        rooms: impulse responses to choose from, of `train.rooms.impulse_responses`.
+        rooms: impulse responses to choose from (`impulse_responses`).
 
     Returns:
         float32 [samples], of the same length but for the speed and the silence.

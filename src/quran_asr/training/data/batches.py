@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from quran_asr import audio
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Augment
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.shards import member_of
 from quran_asr.training.data.audio_cache import FORKS, AudioCache
-from quran_asr.training.data.augmentation import augment, draw_timing, impulse_responses, without_changes
+from quran_asr.training.data.augmentation import augment as augmented
+from quran_asr.training.data.augmentation import draw_timing, impulse_responses, without_changes
 from quran_asr.training.data.epoch import EpochBatches
 from quran_asr.training.distributed import Ranks
 from quran_asr.training.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A segment with the tokens that are to be heard in it."""
+    """A segment with its tokens."""
 
     segment: Segment
     tokens: tuple[int, ...]
@@ -111,24 +112,40 @@ class ClipSet(Dataset[Item]):
     """Clips with their audio; decoded audio stays in memory up to a budget, whoever decoded it.
 
     Decoding is slower than training, so the second epoch should not decode again. Training audio is kept in
-    16 bits, other audio as it was read, so that every validation hears the same. What does not fit is decoded
-    at each visit.
+    16 bits, other audio as it was read, so that every validation uses the same samples. What does not fit is
+    decoded at each visit.
     """
 
-    def __init__(self, clips: Sequence[Clip], *, cache_bytes: int, recipe: Recipe | None = None) -> None:
-        """`recipe` is given for training sets, whose audio its `quran.augment` changes at every visit."""
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        *,
+        cache_bytes: int,
+        training: bool = False,
+        augment: Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        """A set of clips.
+
+        Args:
+            clips: in the order of their indices.
+            cache_bytes: most memory for decoded audio.
+            training: keep the audio in 16 bits.
+            augment: changes of the audio, drawn anew at every visit.
+            seed: of the simulated rooms.
+        """
         self.clips = tuple(clips)
-        self.recipe = recipe
-        self.augment = None if recipe is None else recipe.quran.augment
-        """What the clips of the epoch at hand are changed by."""
+        self.settings = augment
+        self.augment = augment
+        """Changes of the clips in the current epoch."""
         self.changes_follow = ""
         """Seed and epoch: with the clip they decide what its audio is changed by, in whatever process."""
         self.rooms: tuple[Samples, ...] = ()
-        if recipe is not None and recipe.quran.augment is not None and recipe.quran.augment.room_probability:
-            self.rooms = impulse_responses(recipe.quran.augment.room_seconds, recipe.quran.seed)
+        if augment is not None and augment.room_probability:
+            self.rooms = impulse_responses(augment.room_seconds, seed)
         stretches = dict.fromkeys(part for clip in self.clips for part in _parts(clip.segment))
         self._places = {stretch: place for place, stretch in enumerate(stretches)}
-        kind = np.float32 if recipe is None else np.int16
+        kind = np.int16 if training else np.float32
         self.shards = _shards(self.clips)
         """Number of the shard that holds each clip; empty where all are files of their own."""
         self.store = AudioCache([stretch.duration for stretch in stretches], cache_bytes, kind)
@@ -145,7 +162,7 @@ class ClipSet(Dataset[Item]):
         samples = np.concatenate(clips) if len(clips) > 1 else clips[0]
         if self.augment is not None:
             drawn = random.Random(f"{self.changes_follow}/{index}")
-            samples = augment(samples, self.augment, drawn, self.rooms)
+            samples = augmented(samples, self.augment, drawn, self.rooms)
         return index, samples, self.clips[index].tokens
 
     def seconds(self, seed: int, epoch: int) -> list[float]:
@@ -159,9 +176,8 @@ class ClipSet(Dataset[Item]):
         ]
 
     def set_plain(self, plain: bool) -> None:
-        """Leave out the recipe's changes of the audio, or make them."""
-        changes = None if self.recipe is None else self.recipe.quran.augment
-        self.augment = without_changes(changes) if plain and changes is not None else changes
+        """Switch the changes of the audio off or on."""
+        self.augment = without_changes(self.settings) if plain and self.settings else self.settings
 
     def _samples(self, stretch: Segment) -> Samples:
         place = self._places[stretch]
@@ -193,8 +209,8 @@ def collate(items: Sequence[Item]) -> Batch:
         row[: len(samples)] = torch.from_numpy(samples)
     token_lengths = torch.tensor([len(tokens) for _, _, tokens in clips], dtype=torch.int64)
     tokens = torch.zeros(len(clips), int(token_lengths.max()) if clips else 0, dtype=torch.int64)
-    for row, (_, _, spoken) in zip(tokens, clips, strict=True):
-        row[: len(spoken)] = torch.tensor(spoken, dtype=torch.int64)
+    for row, (_, _, reference) in zip(tokens, clips, strict=True):
+        row[: len(reference)] = torch.tensor(reference, dtype=torch.int64)
     indices = tuple(index for index, _, _ in clips)
     return Batch(padded, lengths, tokens, token_lengths, indices, tuple(unreadable))
 

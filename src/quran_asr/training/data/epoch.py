@@ -1,7 +1,7 @@
 """Batches of an epoch: which clips, on which process, and where to resume.
 
 The plan of an epoch depends on its number, the seed and the settings alone, so a checkpoint needs to keep
-no list: what was done follows from the settings under which it was done. Where a run goes on with other
+no list: what was done follows from the settings under which it was done. Where a run continues with other
 settings (batch size, number of processes), the clips that were done are left out of the new plan, and every
 clip still comes once in the epoch.
 """

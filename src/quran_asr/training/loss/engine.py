@@ -38,7 +38,7 @@ class Engine(Protocol):
     def differentiate(
         self, logits: Tensor, following: Tensor, blank: int, normaliser: Tensor, arcs: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """The gradient [n, C] of the loss with respect to each row: softmax * (blanks + said) - the arcs.
+        """The gradient [n, C] of the loss with respect to each row: softmax * (blanks + labels) - the arcs.
 
         Args:
             logits: [n, C]. May be overwritten with the result.
@@ -83,7 +83,7 @@ ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine, "triton": TritonEngine
 
 
 def usable_engine(device: torch.device) -> tuple[str, str]:
-    """The engine to train with on this device, and what speaks against a faster one.
+    """The engine to train with on this device, and why not a faster one.
 
     On CUDA that is `triton`, once it has computed what `torch` computes on a few small lattices. A training
     is too long, and its loss too quiet about errors, to find that out on the way. The kernels are compiled

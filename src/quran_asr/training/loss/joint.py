@@ -1,6 +1,6 @@
 """NeMo's joint network with a ReLU, cell by cell: logits in small blocks, made again for their gradient.
 
-A joint adds what the encoder says in frame t to what the prediction network says after u labels, and maps the
+A joint adds the encoder's output in frame t to that of the prediction network after u labels, and maps the
 sum to a row of logits. Most of the work and of the memory of a transducer's loss are these rows: here only
 those of cells inside the lattices are made, and only a block of them exists at a time.
 """

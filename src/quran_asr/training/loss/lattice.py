@@ -1,7 +1,7 @@
 """The transducer lattice: the sum over all alignments of a clip's labels to its frames, and its gradient.
 
 The lattice of a clip with T frames and U labels (A. Graves, arXiv:1211.3711, section 2.4) has a cell (t, u)
-for every frame t < T and every number of labels u <= U said so far. From a cell, `blank` leads to (t + 1, u)
+for every frame t < T and every number of labels u <= U so far. From a cell, `blank` leads to (t + 1, u)
 and label u leads to (t, u + 1). The loss is minus the logarithm of the summed probability of all paths from
 (0, 0) to the end, which is the blank out of (T - 1, U). In Graves' equations, from zero and in logarithms:
 
@@ -10,7 +10,7 @@ and label u leads to (t, u + 1). The loss is minus the logarithm of the summed p
     beta(t, u)  = logaddexp(beta(t + 1, u) + blank(t, u), beta(t, u + 1) + label(t, u))               (eq. 18)
     -d loss / d blank(t, u) = exp(alpha(t, u) + blank(t, u) + beta(t + 1, u) - log Pr(y|x))           (eq. 20)
 
-and likewise for `label`. The right-hand side of eq. 20 is the share of the paths that take the arc: its
+and likewise for `label`. The right of eq. 20 is the share of the paths that take the arc: its
 occupancy. FastEmit (arXiv:2010.11148) multiplies the gradient of every label arc by 1 + lambda.
 
 Only cells inside the lattices exist here: they are packed as N rows, clip by clip, without padding. All cells
@@ -145,7 +145,7 @@ class Cells:
     emitted: Tensor
     """u of the cell, [N]."""
     last: Tensor
-    """Whether no label is left to say (u = U), [N]."""
+    """Whether no label is left (u = U), [N]."""
 
     @classmethod
     def of(cls, lengths: Lengths, device: torch.device) -> Cells:
@@ -160,7 +160,7 @@ class Cells:
         return cls(lengths, clip, frame, emitted, emitted == width - 1)
 
     def next_label(self, targets: Tensor) -> Tensor:
-        """The label that leads out of each cell, [N], of targets [B, U]; 0 where none is left to say."""
+        """The label that leads out of each cell, [N], of targets [B, U]; 0 where none is left."""
         return functional.pad(targets, (0, 1))[self.clip, self.emitted].masked_fill(self.last, 0)
 
 

@@ -58,8 +58,8 @@ def transducer_loss(
     clip that no path can produce has the loss inf and gradients NaN.
 
     Args:
-        encoder: what the encoder says, [B, T, D]. NeMo's encoder gives [B, D, T]: transpose it first.
-        prediction: what the prediction network says after 0 to U labels, [B, U + 1, P]; transposed likewise.
+        encoder: output of the encoder, [B, T, D]. NeMo's encoder gives [B, D, T]: transpose it first.
+        prediction: output of the prediction network after 0 to U labels, [B, U + 1, P]; transposed likewise.
         joint: maps [b, T, D] and [b, U + 1, P] to [b, T, U + 1, V + 1]; blank is the last class.
         targets: label numbers below V, integers [B, U].
         frames: how many of the T frames each clip has, integers [B], at least 1. They are read: on the CPU
@@ -220,7 +220,7 @@ def _relu_joint(joint: Any) -> tuple[float, nn.Linear] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """What `_ReluJointLoss` is told beside tensors."""
+    """Arguments of `_ReluJointLoss` besides tensors."""
 
     engine: Engine
     fastemit_lambda: float

@@ -40,7 +40,7 @@ def score(logits, following, blank, classes, blank_scores, label_scores, normali
 
 @triton.jit
 def differentiate(logits, following, blank, classes, normaliser, blanks, label_arcs, BLOCK: tl.constexpr):
-    """Program i: overwrite row i of logits with softmax * (blanks + said) - the arcs."""
+    """Program i: overwrite row i of logits with softmax * (blanks + labels) - the arcs."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * classes
     log_sum = tl.load(normaliser + row)
