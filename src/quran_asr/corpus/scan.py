@@ -36,6 +36,11 @@ SOUND_ENDINGS = frozenset(
         ".mp4",
         ".wma",
         ".webm",
+        ".weba",
+        ".mka",
+        ".mkv",
+        ".mov",
+        ".3gp",
         ".amr",
         ".aiff",
     )
