@@ -120,9 +120,9 @@ def newest_whole(run: RunFolder) -> tuple[Path | None, str | None]:
     why = None if last is None else _damage(last)
     if last is not None and why is None:
         return last, None
-    others = [one for one in saved_in(run) if one.ranked and not one.is_nemo and one.torn is None]
+    others = [one for one in saved_in(run) if one.ranked and not one.is_nemo]
     for one in sorted(others, key=lambda one: (one.step or 0, one.modified), reverse=True):
-        if _damage(one.path) is None:
+        if one.torn is None and _damage(one.path) is None:
             return one.path, why
     if last is None and not others:
         return None, None
