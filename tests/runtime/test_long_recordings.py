@@ -30,7 +30,8 @@ sys.exit(code)
 def written(path: Path, voice: np.ndarray, minutes: float) -> Path:
     """A recording at 44.1 kHz, written piece by piece."""
     piece = audio.resample(voice, 16_000, 44_100)
-    with soundfile.SoundFile(path, "w", 44_100, 1, "PCM_16") as file:
+    subtype = "VORBIS" if path.suffix == ".ogg" else "PCM_16"
+    with soundfile.SoundFile(path, "w", 44_100, 1, subtype) as file:
         for _ in range(round(minutes * 10)):
             file.write(piece)
     return path

@@ -341,7 +341,7 @@ def train(
     with silent_follower():
         resumed = what_goes_on(name, overrides, resume, resume_best, moved_folders(roots))
         if roots and resumed is None:
-            raise QuranAsrError("--data-root is for a run that goes on", remedy="name the run: --resume RUN")
+            raise QuranAsrError("--data-root needs a run to resume", remedy="name it: --resume RUN")
         if resumed is not None:
             if has_ended(resumed, as_json):
                 return 0
