@@ -1,4 +1,4 @@
-"""Audio files: probe, read, resample, write. The only module that decodes or encodes audio.
+"""Audio files: probe, read, resample, write. With `media`, the only module that decodes or encodes audio.
 
 What a file is, its first bytes say; its name is not trusted. Whatever the rate and the channels, samples
 come out mono at 16 kHz, as float32 and without clipping: peaks above 1, which lossy codecs make, are kept.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +22,11 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from quran_asr.containers import LinkFile, links
+from quran_asr.containers import Link, LinkFile, links
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import write_atomically
+from quran_asr.media import NAMES as MEDIA
+from quran_asr.media import MediaSound, Medium, medium_of
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.shards import as_file
 
@@ -58,7 +61,8 @@ class AudioInfo:
     """Hertz, as stored."""
     channels: int
     format: str
-    """`wav`, `flac`, `mp3`, `opus`, `vorbis`, or libsndfile's own name in small letters."""
+    """`wav`, `flac`, `mp3`, `opus`, `vorbis`, or libsndfile's own name in small letters; of what PyAV decodes
+    the container: `mp4`, `aac`, `webm`, `wma`, `amr`."""
 
 
 def probe(path: str | Path) -> AudioInfo:
@@ -75,7 +79,7 @@ def probe(path: str | Path) -> AudioInfo:
         rate, frames = sound.samplerate, sound.frames
         if sound.format == "OGG":
             _refuse_damaged_pages(file)
-        if sound.format not in ("WAV", "WAVEX", "OGG"):  # of these `_opened` knows it, five times sooner
+        if sound.format not in ("WAV", "WAVEX", "OGG", *MEDIA):  # of these `_opened` knows it, sooner
             tail = min(frames, int(_TAIL_SECONDS * rate) + 1)
             sound.seek(frames - tail)
             if len(sound.read(tail, dtype="float32")) < tail - int(TOLERANCE_SECONDS * rate):
@@ -98,7 +102,8 @@ def read(
     Channels are averaged, other rates are resampled with soxr's HQ filter.
 
     Args:
-        path: wav, flac, mp3, ogg or opus at any rate.
+        path: wav, flac, mp3, ogg or opus at any rate; with the extra `media` m4a, mp4, 3gp, aac, webm,
+            wma and amr, too.
         offset: seconds into the file.
         duration: seconds; None reads to the end.
         on_stored: called with each block of samples as the file holds them, float32 [frames, channels] at
@@ -111,23 +116,9 @@ def read(
         QuranAsrError: as `probe`; also when decoding fails, when the stretch lies outside the file, or when
             a sample is NaN or infinite.
     """
-    if not (math.isfinite(offset) and offset >= 0 and (duration is None or 0 < duration < math.inf)):
-        raise QuranAsrError(f"no stretch begins at {offset} s and lasts {duration} s", where=str(path))
     with as_file(Path(path)) as file, _opened(file) as sound:
         rate = sound.samplerate
-        start = round(offset * rate)
-        if start >= sound.frames:
-            raise QuranAsrError(
-                f"the stretch begins at {offset:.2f} s, the file ends at {sound.frames / rate:.2f} s",
-                where=str(path),
-            )
-        end = sound.frames if duration is None else start + max(1, round(duration * rate))
-        if end > sound.frames + TOLERANCE_SECONDS * rate:
-            raise QuranAsrError(
-                f"the stretch ends at {end / rate:.2f} s, the file at {sound.frames / rate:.2f} s",
-                where=str(path),
-            )
-        wanted = min(end, sound.frames) - start
+        start, wanted = _stretch(sound, path, offset, duration)
         stored = _joined(list(_mono_blocks(sound, start, wanted, _BLOCK_FRAMES, on_stored)))
     _refuse_shortfall(path, len(stored), wanted, rate)
     if not np.isfinite(stored).all():
@@ -138,12 +129,36 @@ def read(
     return samples
 
 
-def blocks(path: str | Path, seconds: float) -> Iterator[tuple[Samples, int]]:
-    """A file block by block, at its own rate; no more than one block is in memory.
+def _stretch(sound: Sound, path: str | Path, offset: float, duration: float | None) -> tuple[int, int]:
+    """First frame and number of frames of a stretch in seconds, which must lie in the file."""
+    if not (math.isfinite(offset) and offset >= 0 and (duration is None or 0 < duration < math.inf)):
+        raise QuranAsrError(f"no stretch begins at {offset} s and lasts {duration} s", where=str(path))
+    rate = sound.samplerate
+    start = round(offset * rate)
+    if start >= sound.frames:
+        raise QuranAsrError(
+            f"the stretch begins at {offset:.2f} s, the file ends at {sound.frames / rate:.2f} s",
+            where=str(path),
+        )
+    end = sound.frames if duration is None else start + max(1, round(duration * rate))
+    if end > sound.frames + TOLERANCE_SECONDS * rate:
+        raise QuranAsrError(
+            f"the stretch ends at {end / rate:.2f} s, the file at {sound.frames / rate:.2f} s",
+            where=str(path),
+        )
+    return start, min(end, sound.frames) - start
+
+
+def blocks(
+    path: str | Path, seconds: float, offset: float = 0.0, duration: float | None = None
+) -> Iterator[tuple[Samples, int]]:
+    """A file or a stretch of it block by block, at its own rate; no more than one block is in memory.
 
     Args:
-        path: as in `read`.
+        path: as in `read`, as are `offset` and `duration`.
         seconds: length of a block; the last may be shorter, or up to 120 ms longer.
+        offset: seconds into the file.
+        duration: seconds; None reads to the end.
 
     Yields:
         The block, float32 [samples], channels averaged, and its rate in hertz. The samples are not checked
@@ -156,8 +171,9 @@ def blocks(path: str | Path, seconds: float) -> Iterator[tuple[Samples, int]]:
     if not 0 < seconds < math.inf:
         raise QuranAsrError(f"no block lasts {seconds} s", where=str(path))
     with as_file(Path(path)) as file, _opened(file) as sound:
-        rate, wanted, decoded = sound.samplerate, sound.frames, 0
-        for block in _mono_blocks(sound, 0, wanted, max(1, round(min(seconds, wanted / rate) * rate))):
+        rate, decoded = sound.samplerate, 0
+        start, wanted = _stretch(sound, path, offset, duration)
+        for block in _mono_blocks(sound, start, wanted, max(1, round(min(seconds, wanted / rate) * rate))):
             decoded += len(block)
             yield block, rate
     _refuse_shortfall(path, decoded, wanted, rate)
@@ -176,13 +192,31 @@ def stored(
     Raises:
         QuranAsrError: as `probe`, before the first block.
     """
-    with _opened(Path(path)) as sound:
+    with as_file(Path(path)) as file, _opened(file) as sound:
         start = min(round(offset * sound.samplerate), sound.frames)
         left = sound.frames - start
         wanted = left if duration is None else min(left, round(duration * sound.samplerate))
         latest: list[NDArray[np.float32]] = []
         for _ in _mono_blocks(sound, start, wanted, _BLOCK_FRAMES, latest.append):
             yield latest.pop()
+
+
+def read_blocks(
+    path: str | Path, seconds: float, offset: float = 0.0, duration: float | None = None
+) -> Iterator[Samples]:
+    """What `read` gives, about so many seconds at a time; arguments and errors as `read` and `blocks`."""
+    stream: soxr.ResampleStream | None = None
+    for block, rate in blocks(path, seconds, offset, duration):
+        if not np.isfinite(block).all():
+            raise QuranAsrError("holds samples that are not numbers (NaN or infinite)", where=str(path))
+        if rate == SAMPLE_RATE:
+            yield block
+            continue
+        if stream is None:
+            stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        yield np.asarray(stream.resample_chunk(block), np.float32)
+    if stream is not None:
+        yield np.asarray(stream.resample_chunk(np.zeros(0, np.float32), last=True), np.float32)
 
 
 def _refuse_shortfall(path: str | Path, decoded: int, wanted: int, rate: int) -> None:
@@ -324,9 +358,12 @@ def _opened(path: Path) -> Iterator[Sound]:
             what = "not a regular file" if path.exists() else "no such file"
             raise QuranAsrError(what, where=str(path))
         with path.open("rb", buffering=0) as file:
-            _refuse_other_files(path, file)
+            medium = medium_of(file.read(1 << 16) or b"")
             file.seek(0)
-            with _decoder(path, file) as sound:
+            if medium is None:
+                _refuse_other_files(path, file)
+                file.seek(0)
+            with _decoder(path, file, medium) as sound:
                 if not _LOWEST_RATE <= sound.samplerate <= _HIGHEST_RATE:
                     raise QuranAsrError(f"damaged: its rate would be {sound.samplerate} Hz", where=str(path))
                 if sound.format == "OGG" and isinstance(sound, soundfile.SoundFile):
@@ -347,14 +384,21 @@ def _opened(path: Path) -> Iterator[Sound]:
 
 
 @contextmanager
-def _decoder(path: Path, file: io.FileIO) -> Iterator[Sound]:
+def _decoder(path: Path, file: io.FileIO, medium: Medium | None) -> Iterator[Sound]:
     """A decoder of a file, or of its streams one after another where its header does not tell of them."""
     chain = links(path)
-    if not chain:
+    if not chain and medium is None:
         with _Forward(file.fileno(), closefd=False) as sound:
             yield sound
         return
     with ExitStack() as opened:
+        if medium is not None:
+            whole = Link(b"", 0, os.fstat(file.fileno()).st_size)
+            media = [
+                opened.enter_context(closing(MediaSound(path, link, medium))) for link in chain or (whole,)
+            ]
+            yield media[0] if len(media) == 1 else _Chain(path, media)
+            return
         parts = []
         for link in chain:
             stream = opened.enter_context(closing(LinkFile(path, link)))
@@ -376,7 +420,7 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
 class _Chain:
     """Sound files one after another as one: what is read of a `soundfile.SoundFile`."""
 
-    def __init__(self, path: Path, parts: Sequence[soundfile.SoundFile]) -> None:
+    def __init__(self, path: Path, parts: Sequence[soundfile.SoundFile | MediaSound]) -> None:
         first = parts[0]
         if len({(part.samplerate, part.channels) for part in parts}) > 1:
             raise QuranAsrError(
@@ -423,7 +467,7 @@ class _Chain:
         return joined if always_2d or self.channels > 1 else joined[:, 0]
 
 
-Sound: TypeAlias = "soundfile.SoundFile | _Chain"
+Sound: TypeAlias = "soundfile.SoundFile | MediaSound | _Chain"
 
 _NOT_AUDIO = (
     (b"PK\x03\x04", "a zip archive, not audio", "unpack it"),
@@ -431,7 +475,6 @@ _NOT_AUDIO = (
     (b"Rar!", "a rar archive, not audio", "unpack it"),
     (b"7z\xbc\xaf", "a 7z archive, not audio", "unpack it"),
     (b"version https://git-lfs", "a Git LFS pointer, not the recording itself", "run `git lfs pull`"),
-    (b"\x1aE\xdf\xa3", "WebM or Matroska, which is not read", "convert it: ffmpeg -i FILE FILE.flac"),
     (b"ADIF", "AAC, which is not read", "convert it: ffmpeg -i FILE FILE.flac"),
     (b"%PDF", "a PDF document, not audio", ""),
 )
@@ -450,9 +493,6 @@ def _refuse_other_files(path: Path, file: io.FileIO) -> None:
     for magic, what, remedy in _NOT_AUDIO:
         if head.startswith(magic):
             raise QuranAsrError(what, where=where, remedy=remedy)
-    if head[4:8] == b"ftyp":
-        remedy = "convert it: ffmpeg -i FILE FILE.flac"
-        raise QuranAsrError("MPEG-4 audio (m4a, AAC), which is not read", where=where, remedy=remedy)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script", b"<!--")):
         remedy = "download it again, and open it in a browser to see the server's answer"
@@ -500,7 +540,11 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 def _refuse_damaged_pages(path: Path) -> None:
     """Check the checksum of every page of an Ogg file."""
-    content = path.read_bytes()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        _check_pages(path, content)
+
+
+def _check_pages(path: Path, content: mmap.mmap) -> None:
     start = 0
     while (start := content.find(b"OggS", start)) >= 0:
         lengths = content[start + 27 : start + 27 + content[start + 26]]

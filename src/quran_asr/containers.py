@@ -17,6 +17,13 @@ from pathlib import Path
 from quran_asr.mp3 import count_frames, info_frame
 
 _FLAC = b"fLaC\0\0\0\x22"
+_WHOLE_FILES = (
+    b"#!AMR\n",
+    b"#!AMR-WB\n",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",
+    b"\x1aE\xdf\xa3",
+)
+"""How AMR, Windows Media and Matroska (WebM) files begin, also where one stands behind another."""
 _LAST_FLAC_FRAME = 1 << 18
 """Bytes at the end of a FLAC file within which its last frame begins."""
 
@@ -53,6 +60,11 @@ def _links(path: Path, size: int, _modified: int) -> tuple[Link, ...]:
             return _flac(data, size)
         if data[:4] == b"OggS":
             return _ogg(data, size)
+        if data[4:8] == b"ftyp":
+            return _mp4(data, size)
+        for magic in _WHOLE_FILES:
+            if data[: len(magic)] == magic:
+                return _joined(data, magic, size)
     return _mp3(path, size)
 
 
@@ -161,6 +173,35 @@ def _ogg(data: mmap.mmap, size: int) -> tuple[Link, ...]:
         begins = first
         lengths = data[place + 27 : place + 27 + data[place + 26]]
         place += 27 + len(lengths) + sum(lengths)
+    return _cut(starts, size)
+
+
+def _mp4(data: mmap.mmap, size: int) -> tuple[Link, ...]:
+    """MPEG-4 files one after another: a box `ftyp` behind other boxes (ISO/IEC 14496-12, 4.2)."""
+    starts, place = [0], 0
+    while place + 8 <= size:
+        length = int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] == b"ftyp" and place:
+            starts.append(place)
+        if length == 1:
+            length = int.from_bytes(data[place + 8 : place + 16], "big")
+        if length < 8:  # 0: to the end of the file
+            break
+        place += length
+    return _cut(starts, size)
+
+
+def _joined(data: mmap.mmap, magic: bytes, size: int) -> tuple[Link, ...]:
+    """Files one after another of a format whose first bytes do not come up within it."""
+    starts, place = [0], 0
+    while (place := data.find(magic, place + len(magic))) >= 0:
+        # Matroska's four bytes alone could be sound: behind them stands the kind of document
+        if len(magic) > 4 or b"\x42\x82" in data[place : place + 64]:
+            starts.append(place)
+    return _cut(starts, size)
+
+
+def _cut(starts: list[int], size: int) -> tuple[Link, ...]:
     if len(starts) == 1:
         return ()
     return tuple(Link(b"", start, end) for start, end in zip(starts, [*starts[1:], size], strict=True))

@@ -17,7 +17,19 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "quran_asr"
 
 GROUND = frozenset(
-    {"errors", "records", "files", "locks", "audio", "containers", "mp3", "level_meter", "shards", "tarfiles"}
+    {
+        "errors",
+        "records",
+        "files",
+        "locks",
+        "audio",
+        "containers",
+        "media",
+        "mp3",
+        "level_meter",
+        "shards",
+        "tarfiles",
+    }
 )
 DOOR = "quran_asr"
 """The package's own `__init__`."""
@@ -50,7 +62,8 @@ TABLE = {
     "mp3": room(ground=False),
     "level_meter": room("errors", "numpy", ground=False),
     "containers": room("mp3", ground=False),
-    "audio": room("errors records files containers shards", "numpy soundfile soxr", ground=False),
+    "media": room("errors containers", "numpy", "av", ground=False),
+    "audio": room("errors records files containers media shards", "numpy soundfile soxr", ground=False),
     "text": room(),
     "corpus": room("text", "numpy", "espeakng_loader pyarrow distributed"),
     "decoding": room("text", "numpy"),

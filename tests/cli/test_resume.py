@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from quran_asr.config.recipe import load_recipe
 from quran_asr.corpus.synthesis import synthesize_corpus
+from quran_asr.experiments.checkpoints import steps_made
 from quran_asr.experiments.run_folder import RunFolder, open_run
 from quran_asr.records import VerseRef
 
@@ -242,3 +244,27 @@ def test_two_processes_never_train_one_run(place: Path) -> None:
     third = train(place, "--resume", str(run.path), "trainer.max_steps=8", "trainer.val_check_interval=2")
     assert third.returncode == 0, third.stderr
     assert not list(run.path.rglob(".*"))
+
+
+def test_a_run_goes_on_from_another_folder_with_moved_data_and_a_torn_checkpoint(
+    place: Path, tmp_path: Path
+) -> None:
+    run = open_run(shutil.copytree(the_run(place).path, tmp_path / "elsewhere" / "run"))
+    for manifest in load_recipe(run.recipe).model.train_ds.manifests:
+        assert Path(manifest).is_absolute()
+    last = run.checkpoints / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    best = max(run.checkpoints.glob("*val_wer*.ckpt"), key=lambda path: steps_made(path) or 0)
+    words = ["--resume", str(run.path), f"trainer.max_steps={max(steps(run)) + 1}"]
+    moved = (place / "spoken").rename(tmp_path / "data")
+    try:
+        done = train(tmp_path, *words)
+        assert done.returncode == 2
+        assert "no such manifest" in done.stderr and "--data-root OLD=NEW" in done.stderr
+        done = train(tmp_path, *words, "--data-root", f"{place / 'spoken'}={moved}")
+    finally:
+        moved.rename(place / "spoken")
+    assert done.returncode == 0, done.stderr
+    assert "warning [torn-checkpoint]" in done.stderr
+    assert f"from {best}" in done.stderr
+    assert load_recipe(run.recipe).model.train_ds.manifests == (str(moved / "manifest.jsonl"),)

@@ -281,3 +281,16 @@ def test_half_a_character_is_refused_where_it_stands(tmp_path: Path, key: str, h
             read(tmp_path / "all.jsonl")
     segments, findings = read_manifest(tmp_path / "all.jsonl", "letters", on_error="collect")
     assert len(segments) == len(findings) == 1
+
+
+def test_recordings_that_have_moved_are_found_under_their_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "new" / "reciter").mkdir(parents=True)
+    audio.write(tmp_path / "new" / "reciter" / "clip.wav", np.zeros(16_000, np.float32))
+    line = {"audio_filepath": "/old/data/reciter/clip.wav", "duration": 1.0, "verses": ["112:1"]}
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    new = str(tmp_path / "new")
+    (segment,) = read_manifest(path, "letters", moved=[("/else", "/where"), ("/old/data", new)])
+    assert segment.audio == f"{new}/reciter/clip.wav"
+    with pytest.raises(QuranAsrError, match="no recording"):
+        read_manifest(path, "letters", moved=[("/old/dat", new)])

@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quran_asr.errors import QuranAsrError
-from quran_asr.experiments.checkpoints import best_of, copy_model, freed, prune, saved_in, source_of
+from quran_asr.experiments.checkpoints import (
+    best_of,
+    copy_model,
+    freed,
+    newest_whole,
+    prune,
+    saved_in,
+    source_of,
+)
 from quran_asr.experiments.run_folder import RunFolder, create_run
 
 
@@ -168,3 +176,25 @@ def test_a_model_is_copied_once_and_nothing_else_is_overwritten(tmp_path: Path) 
         copy_model(source, target)
     assert target.read_bytes() == b"somebody's own"
     assert [path.name for path in target.parent.iterdir()] == ["b.nemo"]
+
+
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(run: RunFolder) -> None:
+    assert newest_whole(run) == (None, None)
+    older = checkpoint(run.checkpoints / "small--val_wer=0.2000-epoch=1.ckpt", 1, 100)
+    newer = checkpoint(run.checkpoints / "small--val_wer=0.3000-epoch=2.ckpt", 2, 200)
+    last = checkpoint(run.checkpoints / "last.ckpt", 3, 300)
+    whole = last.read_bytes()
+    assert newest_whole(run) == (last, None)
+    last.write_bytes(whole[: len(whole) // 2])
+    assert newest_whole(run) == (newer, "torn, or not a checkpoint")
+    last.write_bytes(b"")
+    assert newest_whole(run)[0] == newer
+    last.write_bytes(whole.replace(bytes(1000), bytes(500) + b"x" + bytes(499)))
+    assert newest_whole(run) == (newer, "some of its bytes are wrong")
+    newer.write_bytes(newer.read_bytes()[:-100])
+    assert newest_whole(run)[0] == older
+    last.unlink()
+    assert newest_whole(run) == (older, None)
+    older.write_bytes(b"PK")
+    with pytest.raises(QuranAsrError, match="no other checkpoint of the run is whole"):
+        newest_whole(run)

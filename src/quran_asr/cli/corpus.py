@@ -269,10 +269,11 @@ def corpus() -> None:
 def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: bool, as_json: bool) -> int:
     """Find the recordings in FOLDER... and write a manifest.
 
-    Expects the layout of everyayah.com: RECITER/SSSAAA.mp3 (or wav, flac, ogg, opus), where 002255 is verse
-    2:255. A FOLDER may contain one reciter or many. Files of the basmala (SSS000, bismillah) and the
-    isti'adha (audhubillah) are recognized as such. Unusable files are listed with the reason, here and in
-    MANIFEST.meta.json. Exits 1 if no file is usable; then nothing is written.
+    Expects the layout of everyayah.com: RECITER/SSSAAA.mp3 (or wav, flac, ogg, opus; m4a and others with the
+    extra `media`), where 002255 is verse 2:255. A FOLDER may contain one reciter or many. Files of the
+    basmala (SSS000, bismillah) and the isti'adha (audhubillah) are recognized as such. Unusable files are
+    listed with the reason, here and in MANIFEST.meta.json. Exits 1 if no file is usable; then nothing is
+    written.
     """
     from quran_asr.corpus.scan import LAYOUT, NO_VERSE
     from quran_asr.corpus.scan import scan as scan_folders

@@ -58,7 +58,10 @@ class Recognizer(Protocol):
     def text_of(self, samples: Samples) -> str: ...
 
     def recognize_clips(
-        self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
+        self,
+        segments: Sequence[Segment],
+        on_progress: Callable[[int, int], None] | None = None,
+        on_seconds: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript | QuranAsrError]: ...
 
 
@@ -93,8 +96,14 @@ def refuse_model(path: Path) -> None:
         raise QuranAsrError(what, where=str(path), remedy=f"name the model with --model {path}")
 
 
-def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
+def load(model: Path, decoder: str, look_ahead_ms: int | None, threads: int | None = None) -> Recognizer:
     """A recognizer of whole recordings; torch is imported only for models that are not bundles.
+
+    Args:
+        model: a bundle, a `.nemo`, a `.ckpt` or a run folder.
+        decoder: one of `DECODERS`.
+        look_ahead_ms: one of the model's; None takes the widest.
+        threads: of a bundle's encoder; None takes what ONNX Runtime chooses.
 
     Raises:
         QuranAsrError: the model cannot be loaded, or lacks the decoder or the look-ahead.
@@ -102,7 +111,7 @@ def load(model: Path, decoder: str, look_ahead_ms: int | None) -> Recognizer:
     if is_bundle(model):
         from quran_asr.runtime.recognizer import load as load_bundle
 
-        return load_bundle(model, decoder=decoder, look_ahead_ms=look_ahead_ms)
+        return load_bundle(model, decoder=decoder, look_ahead_ms=look_ahead_ms, threads=threads)
     checkpoint = checkpoint_of(model)
     if decoder == "ctc-beam":
         raise QuranAsrError(

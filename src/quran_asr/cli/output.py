@@ -97,7 +97,9 @@ def progress_bar(title: str, unit: str = "") -> Iterator[OnProgress]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # On a terminal what is printed goes above the bar; a pipe gets it as it is.
+    above = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=above) as bar:
         task = bar.add_task(title, total=None, rate="")
 
         def show(done: int, total: int) -> None:

@@ -30,7 +30,9 @@ from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.config.schema import Recipe
+    from quran_asr.corpus.manifest import Moved
     from quran_asr.experiments.run_folder import RunFolder
+    from quran_asr.experiments.training_clips import Selection
     from quran_asr.training.distributed import Ranks
     from quran_asr.training.trainer import Trained
 
@@ -45,9 +47,13 @@ class Resumption:
     """None: it was stopped before its first checkpoint, and begins again in its folder."""
     chosen: frozenset[str]
     """Keys that this command line gives."""
+    moved: Moved = ()
+    """Folders in which its data lay, and where they are now."""
 
 
-def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | None, best: bool) -> Resumption:
+def resumption(
+    folder: Path, overrides: Sequence[str], *, checkpoint: Path | None, best: bool, moved: Moved = ()
+) -> Resumption:
     """Open a run to go on with; overrides win over its recipe.
 
     Args:
@@ -55,6 +61,7 @@ def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | Non
         overrides: as on the command line.
         checkpoint: a `.ckpt` of the run; None takes the last.
         best: take the one with the lowest `val_wer` instead.
+        moved: folders in which its data lay, and where they are now.
 
     Raises:
         QuranAsrError: no run, no such checkpoint, or a change that the run cannot take.
@@ -62,16 +69,18 @@ def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | Non
     from quran_asr.config.overrides import parse_override
     from quran_asr.config.recipe import load_recipe
     from quran_asr.config.recipe_changes import changes, refuse_impossible
+    from quran_asr.experiments.checkpoints import best_of, newest_whole, saved_in
     from quran_asr.experiments.run_folder import open_run
 
     run = open_run(folder)
-    before = load_recipe(run.recipe)
-    recipe = load_recipe(run.recipe, overrides)
+    before = with_absolute_paths(load_recipe(run.recipe), moved)
+    recipe = with_absolute_paths(load_recipe(run.recipe, overrides), moved)
     recipe = replace(recipe, exp_manager=replace(recipe.exp_manager, resume_from_checkpoint=None))
     changed = changes(before, recipe)
     refuse_impossible(changed)
     if best:
-        checkpoint = run.best_checkpoint()
+        saved = best_of(saved_in(run), suffix=".ckpt")
+        checkpoint = None if saved is None else saved.path
         if checkpoint is None:
             raise QuranAsrError(
                 "the run has no validated checkpoint",
@@ -79,7 +88,17 @@ def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | Non
                 remedy="resume from its last: --resume",
             )
     elif checkpoint is None:
-        checkpoint = run.last_checkpoint()
+        checkpoint, damage = newest_whole(run)
+        if damage is not None:
+            print_finding(
+                Finding(
+                    "warning",
+                    "torn-checkpoint",
+                    str(run.last_checkpoint()),
+                    f"{damage}; the run continues from {checkpoint}, the newest whole checkpoint",
+                    "steps after it are trained again",
+                )
+            )
     chosen = frozenset(parse_override(word).key for word in overrides)
     made, limit = made_of_limit(recipe, checkpoint)
     if "trainer.max_steps" in chosen and made is not None and made >= limit:
@@ -90,7 +109,31 @@ def resumption(folder: Path, overrides: Sequence[str], *, checkpoint: Path | Non
         )
     for change in changed:
         echo(f"override {change}", err=True)
-    return Resumption(run, recipe, checkpoint, chosen)
+    return Resumption(run, recipe, checkpoint, chosen, moved)
+
+
+def with_absolute_paths(recipe: Recipe, moved: Moved = ()) -> Recipe:
+    """The recipe with manifests, and a start from a file, that are found from any working folder."""
+    from quran_asr.corpus.manifest import moved_path
+
+    def absolute(path: str) -> str:
+        return moved_path(os.path.abspath(path), moved)  # noqa: PTH100 - `..` through links stays
+
+    def absolutes(manifests: tuple[str, ...]) -> str | tuple[str, ...] | None:
+        found = tuple(map(absolute, manifests))
+        return found[0] if len(found) == 1 else found or None
+
+    model = recipe.model
+    training = replace(model.train_ds, manifest_filepath=absolutes(model.train_ds.manifests))
+    validation = replace(model.validation_ds, manifest_filepath=absolutes(model.validation_ds.manifests))
+    start = recipe.init_from_pretrained_model
+    if start is not None and Path(absolute(start)).exists():
+        start = absolute(start)
+    return replace(
+        recipe,
+        model=replace(model, train_ds=training, validation_ds=validation),
+        init_from_pretrained_model=start,
+    )
 
 
 def made_of_limit(recipe: Recipe, checkpoint: Path | None) -> tuple[int | None, int]:
@@ -251,6 +294,13 @@ def _processes(number: int) -> str:
     help="Resume from the checkpoint with the lowest validation WER.",
 )
 @click.option(
+    "--data-root",
+    "roots",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="With --resume: manifests and recordings of the folder OLD are now in NEW. May be repeated.",
+)
+@click.option(
     "--allow-partial",
     is_flag=True,
     help="Start even if less than 90 % of the encoder is loaded from the pretrained model.",
@@ -268,6 +318,7 @@ def train(
     validation: tuple[str, ...],
     resume: Path | None,
     resume_best: str | None,
+    roots: tuple[str, ...],
     allow_partial: bool,
     fit_memory: bool,
     no_preflight: bool,
@@ -288,7 +339,9 @@ def train(
         if manifests:  # JSON is YAML too, and holds any path
             overrides.append(f"model.{key}.manifest_filepath={json.dumps(manifests)}")
     with silent_follower():
-        resumed = what_goes_on(name, overrides, resume, resume_best)
+        resumed = what_goes_on(name, overrides, resume, resume_best, moved_folders(roots))
+        if roots and resumed is None:
+            raise QuranAsrError("--data-root needs a run to resume", remedy="name it: --resume RUN")
         if resumed is not None:
             if has_ended(resumed, as_json):
                 return 0
@@ -300,8 +353,25 @@ def train(
         return run_training(start_from_checkpoint(recipe), None, start_options, as_json)
 
 
+def moved_folders(roots: Sequence[str]) -> list[tuple[str, str]]:
+    """(old, new) absolute folders of `OLD=NEW`.
+
+    Raises:
+        QuranAsrError: one is not written so, or its new folder does not exist.
+    """
+    moved = []
+    for root in roots:
+        old, equals, new = root.partition("=")
+        if not (old and equals and new):
+            raise QuranAsrError("is not OLD=NEW", where=f"--data-root {root}", remedy="name two folders")
+        if not Path(new).is_dir():
+            raise QuranAsrError("no such folder", where=f"--data-root {root}: {new}")
+        moved.append((os.path.abspath(old), os.path.abspath(new)))  # noqa: PTH100
+    return moved
+
+
 def what_goes_on(
-    name: str, overrides: list[str], resume: Path | None, resume_best: str | None
+    name: str, overrides: list[str], resume: Path | None, resume_best: str | None, moved: Moved
 ) -> Resumption | None:
     """The run that the command line asks to go on with, if it does.
 
@@ -312,7 +382,7 @@ def what_goes_on(
     if folder is not None:
         if name:
             raise QuranAsrError("--resume uses the recipe of the run", remedy=f"leave out `{name}`")
-        return resumption(folder, overrides, checkpoint=None, best=resume_best is not None)
+        return resumption(folder, overrides, checkpoint=None, best=resume_best is not None, moved=moved)
     if resume_best is not None:
         raise QuranAsrError("--resume-best needs a run", remedy="quran-asr train --resume-best RUN")
     given = load(name or "transfer", overrides).exp_manager.resume_from_checkpoint
@@ -326,7 +396,7 @@ def what_goes_on(
     if name:
         echo(f"the run of {given} is resumed with its own recipe, not `{name}`", err=True)
     run = checkpoint.absolute().parent.parent
-    return resumption(run, overrides, checkpoint=checkpoint, best=False)
+    return resumption(run, overrides, checkpoint=checkpoint, best=False, moved=moved)
 
 
 def run_training(
@@ -342,7 +412,7 @@ def run_training(
         from quran_asr.training.pretrained import refuse_impossible_start
 
         refuse_impossible_start(name)
-    chosen = select_clips(recipe)
+    chosen = clips_of(recipe, resumed)
     echo(describe_data(recipe, *chosen), err=True)
     with contextlib.ExitStack() as until_the_end:
         look = None
@@ -386,6 +456,17 @@ def run_training(
     return report_end(ended, as_json)
 
 
+def clips_of(recipe: Recipe, resumed: Resumption | None) -> tuple[Selection, Selection]:
+    """As `select_clips`; where a resumed run does not find its data, the hint says how to name the place."""
+    try:
+        return select_clips(recipe, () if resumed is None else resumed.moved)
+    except QuranAsrError as error:
+        if resumed is None or not error.what.startswith(("no such manifest", "no recording")):
+            raise
+        remedy = "if the data has moved: --data-root OLD=NEW names the folder where it was and where it is"
+        raise QuranAsrError(error.what, where=error.where, remedy=remedy) from error
+
+
 @contextlib.contextmanager
 def run_folder(
     recipe: Recipe, resumed: Resumption | None, ranks: Ranks
@@ -419,7 +500,7 @@ def begin(recipe: Recipe) -> RunFolder:
     from quran_asr.experiments.run_folder import create_run
 
     run = create_run(recipe.exp_manager.exp_dir, recipe.name)
-    run.write_recipe(recipe)
+    run.write_recipe(with_absolute_paths(recipe))
     return run
 
 

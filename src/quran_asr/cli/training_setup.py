@@ -14,6 +14,7 @@ from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.config.schema import Recipe
+    from quran_asr.corpus.manifest import Moved
     from quran_asr.experiments.checks.data import Tokens
     from quran_asr.experiments.checks.outcome import Outcomes
     from quran_asr.experiments.checks.preflight import Line
@@ -95,8 +96,12 @@ def open_start(recipe: Recipe, start_options: StartOptions) -> Start | None:
     )
 
 
-def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
+def select_clips(recipe: Recipe, moved: Moved = ()) -> tuple[Selection, Selection]:
     """The clips of both manifests that the recipe takes; what it leaves out is reported on stderr.
+
+    Args:
+        recipe: names the manifests.
+        moved: folders in which their recordings lay, and where they lie now.
 
     Raises:
         QuranAsrError: a manifest is missing, unreadable, or nothing in it is left.
@@ -120,7 +125,7 @@ def select_clips(recipe: Recipe) -> tuple[Selection, Selection]:
             )
         segments = []
         for manifest in ds.manifests:
-            segments += read_manifest(manifest, recipe.quran.spelling)
+            segments += read_manifest(manifest, recipe.quran.spelling, moved=moved)
         selection = select(segments, shortest=shortest, longest=ds.max_duration)
         limit = ds.max_duration if ds.max_duration is not None else 0.0
         print_findings(describe(selection, what=what, key=f"model.{key}.max_duration", longest=limit))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quran_asr.cli.models import (
     decoder_option,
+    is_bundle,
     level_notes,
     load,
     look_ahead_option,
@@ -18,11 +20,19 @@ from quran_asr.cli.models import (
     named_or_default,
     refuse_model,
 )
-from quran_asr.cli.output import echo, print_error, print_findings, print_json, progress_bar, word_json
+from quran_asr.cli.output import (
+    OnProgress,
+    echo,
+    print_error,
+    print_findings,
+    print_json,
+    progress_bar,
+    word_json,
+)
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.records import Segment
+    from quran_asr.records import Segment, Transcript
 
 
 @click.command(epilog="Example: quran-asr transcribe recitation.mp3 --json")
@@ -30,50 +40,83 @@ if TYPE_CHECKING:
 @model_option
 @decoder_option
 @look_ahead_option
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Processes that transcribe several files at once (bundles only). Default: one for each core.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the times of the words.")
 def transcribe(
-    files: tuple[Path, ...], model: Path | None, decoder: str, look_ahead_ms: int | None, as_json: bool
+    files: tuple[Path, ...],
+    model: Path | None,
+    decoder: str,
+    look_ahead_ms: int | None,
+    workers: int | None,
+    as_json: bool,
 ) -> int:
-    """Transcribe audio files.
+    """Transcribe audio files of any length.
 
     Prints one line for each FILE: the file, a tab, the words. A file that cannot be transcribed is reported,
-    the others are still transcribed, and the exit code is 2.
+    the others are still transcribed, and the exit code is 2. With the extra `media` FILE can also be m4a,
+    mp4, 3gp, aac, webm, wma or amr.
     """
     for file in files:
         refuse_model(file)
     segments, rates, errors = _as_segments(files)
     results = []
     if segments:
-        recognizer = load(named_or_default(model), decoder, look_ahead_ms)
+        from quran_asr.experiments.checks.machine import available_cores
+
+        path = named_or_default(model)
         print_findings([*low_rate_notes(rates), *level_notes(segments)])
-        with progress_bar("transcribing", "files") as on_progress:
-            answers = list(recognizer.recognize_clips(segments, on_progress))
-        for segment, answer in zip(segments, answers, strict=True):
-            if isinstance(answer, QuranAsrError):
-                errors.append(answer)
+        with progress_bar("transcribing", "s") as on_progress:
+            on_seconds = _counter(sum(segment.duration for segment in segments), on_progress)
+            processes = min(workers or available_cores(), len(segments)) if is_bundle(path) else 1
+            if processes > 1:
+                from quran_asr.runtime.parallel import recognize_in_processes
+
+                one = partial(load, path, decoder, look_ahead_ms, threads=1)
+                one()  # what is wrong with the model is reported once, and here
+                answers = recognize_in_processes(one, segments, processes, on_seconds)
             else:
-                results.append((segment, replace(answer, text=" ".join(answer.text.split()))))
+                answers = load(path, decoder, look_ahead_ms).recognize_clips(segments, on_seconds=on_seconds)
+            for segment, answer in zip(segments, answers, strict=True):
+                if isinstance(answer, QuranAsrError):
+                    errors.append(answer)
+                elif as_json:
+                    results.append(_json(segment, answer))
+                else:
+                    echo(f"{segment.audio}\t{' '.join(answer.text.split())}")
     if len(files) == 1 and errors:
         raise errors[0]
     if as_json:
-        print_json(
-            [
-                {
-                    "audio_filepath": segment.audio,
-                    "text": transcript.text,
-                    "words": [word_json(word) for word in transcript.words],
-                }
-                for segment, transcript in results
-            ]
-        )
-    else:
-        for segment, transcript in results:
-            echo(f"{segment.audio}\t{transcript.text}")
+        print_json(results)
     for error in errors:
         print_error(error)
     if errors:
         raise QuranAsrError(f"{len(errors)} of {len(files)} files could not be transcribed")
     return 0
+
+
+def _json(segment: Segment, transcript: Transcript) -> dict[str, Any]:
+    return {
+        "audio_filepath": segment.audio,
+        "text": " ".join(transcript.text.split()),
+        "words": [word_json(word) for word in transcript.words],
+    }
+
+
+def _counter(total: float, on_progress: OnProgress) -> Callable[[float], None]:
+    """What adds up seconds of audio for a progress bar."""
+    heard = 0.0
+
+    def count(seconds: float) -> None:
+        nonlocal heard
+        heard += seconds
+        on_progress(round(heard), round(total))
+
+    return count
 
 
 def _as_segments(files: tuple[Path, ...]) -> tuple[list[Segment], dict[str, int], list[QuranAsrError]]:

@@ -28,16 +28,22 @@ LONGEST_SECONDS = 24 * 3600.0
 _LONGEST_LINE = 1 << 20
 
 
+Moved = Sequence[tuple[str, str]]
+"""(old, new) absolute folders: what a path named under the first is found under the second."""
+
+
 @overload
-def read_manifest(path: str | Path, spelling: str) -> list[Segment]: ...
-@overload
-def read_manifest(path: str | Path, spelling: str, *, on_error: Literal["raise"]) -> list[Segment]: ...
+def read_manifest(path: str | Path, spelling: str, *, moved: Moved = ()) -> list[Segment]: ...
 @overload
 def read_manifest(
-    path: str | Path, spelling: str, *, on_error: Literal["collect"]
+    path: str | Path, spelling: str, *, on_error: Literal["raise"], moved: Moved = ()
+) -> list[Segment]: ...
+@overload
+def read_manifest(
+    path: str | Path, spelling: str, *, on_error: Literal["collect"], moved: Moved = ()
 ) -> tuple[list[Segment], list[Finding]]: ...
 def read_manifest(
-    path: str | Path, spelling: str, *, on_error: Literal["raise", "collect"] = "raise"
+    path: str | Path, spelling: str, *, on_error: Literal["raise", "collect"] = "raise", moved: Moved = ()
 ) -> list[Segment] | tuple[list[Segment], list[Finding]]:
     """The segments of a manifest, with their text in one spelling.
 
@@ -49,6 +55,7 @@ def read_manifest(
         path: the manifest. Relative audio paths are relative to its folder.
         spelling: one of `text.spelling.SPELLINGS`.
         on_error: `collect` leaves out bad lines and returns a warning for each beside the segments.
+        moved: folders in which recordings lay, and where they lie now.
 
     Raises:
         QuranAsrError: the manifest is missing or has no line; or a line is torn, lacks a key, holds a wrong
@@ -62,7 +69,7 @@ def read_manifest(
     findings: list[Finding] = []
     for number, raw in _lines(path):
         try:
-            segments.append(_segment(_parse(raw), folder, spelling))
+            segments.append(_segment(_parse(raw), folder, spelling, moved=moved))
         except QuranAsrError as error:
             where = f"{path}:{number}"
             if on_error == "raise":
@@ -280,12 +287,14 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return values
 
 
-def _segment(values: dict[str, Any], folder: str, spelling: str, *, must_exist: bool = True) -> Segment:
+def _segment(
+    values: dict[str, Any], folder: str, spelling: str, *, must_exist: bool = True, moved: Moved = ()
+) -> Segment:
     verses = _verses(values.get("verses"), "verses")
     written = values.get("audio_filepath")
     if not isinstance(written, str) or not written or "\0" in written:
         raise QuranAsrError("`audio_filepath` is missing or no path")
-    audio = _resolved(written, folder)
+    audio = moved_path(_resolved(written, folder), moved)
     if must_exist and not is_recording(audio):
         raise QuranAsrError(
             f"no recording `{written}`", remedy="relative paths begin at the manifest's folder"
@@ -363,6 +372,14 @@ def _seconds(values: dict[str, Any], key: str, default: float | None) -> float:
     if not 0 <= value <= LONGEST_SECONDS:  # false for NaN too
         raise QuranAsrError(f"`{key}` is {str(value)[:20]}: not between 0 s and a day")
     return float(value)
+
+
+def moved_path(path: str, moved: Moved) -> str:
+    """Where an absolute path is now: the first old folder that it lies in gives way to the new one."""
+    for old, new in moved:
+        if path == old or path.startswith(old.rstrip(os.sep) + os.sep):
+            return os.path.join(new, os.path.relpath(path, old))  # noqa: PTH118 - thousands of lines
+    return path
 
 
 def _resolved(audio: str, folder: str) -> str:

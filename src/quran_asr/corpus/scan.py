@@ -37,6 +37,11 @@ SOUND_ENDINGS = frozenset(
         ".mp4",
         ".wma",
         ".webm",
+        ".weba",
+        ".mka",
+        ".mkv",
+        ".mov",
+        ".3gp",
         ".amr",
         ".aiff",
     )

@@ -7,6 +7,7 @@ streams can be cut anywhere, batched with others, set aside and dropped. The wor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -123,6 +124,9 @@ def greedy(
         )
     if batch == 0:
         return []
+    if batch == 1:
+        one = encoded[0, : lengths[0]]
+        return [_greedy_alone(one, states[0], predict, join, max_symbols, utterance_end)]
     search = _Search(encoded, lengths, states, utterance_end)
     while True:
         room = search.end_utterances()
@@ -135,6 +139,78 @@ def greedy(
         if len(speaking):
             predicted, hidden = predict(tokens, tuple(part[:, speaking] for part in search.hidden))
             search.emit(speaking, tokens, peaks, predicted, hidden, max_symbols)
+
+
+def _greedy_alone(
+    encoded: Floats,
+    state: SearchState,
+    predict: Predict,
+    join: Join,
+    max_symbols: int,
+    utterance_end: UtteranceEnd | None,
+) -> Step:
+    """The same search of one stream. A listener's pieces have a frame or two, and the bookkeeping of a batch
+    took as long as the networks.
+    """
+    hidden = tuple(part[:, None] for part in state.hidden)
+    predicted = state.predicted[None]
+    last = -FAR if state.last is None else state.last - state.frame
+    allowed = None
+    if utterance_end is not None and utterance_end.allowed is not None and len(encoded):
+        allowed = _next_allowed(utterance_end.allowed)[0]
+    tokens: list[int] = []
+    frames: list[int] = []
+    log_probs: list[float] = []
+    ends: list[int] = []
+    score, at, emitted, block = 0.0, 0, 0, FIRST_BLOCK
+    while True:
+        room = len(encoded) - at
+        if utterance_end is not None and last != -FAR:
+            bound = max(last + utterance_end.patience - 1, 0)
+            if allowed is not None:
+                bound = int(allowed[bound]) if bound < len(allowed) else FAR
+            bound += 1
+            if at == bound:
+                ends.append(state.frame + at)
+                predicted = utterance_end.start.predicted[None]
+                hidden = tuple(part[:, None] for part in utterance_end.start.hidden)
+                last = -FAR
+            else:
+                room = min(room, bound - at)
+        if at >= len(encoded):
+            break
+        size = min(block, room)
+        answer = join(encoded[at : at + size], predicted if size == 1 else predicted.repeat(size, axis=0))
+        blank = answer.shape[1] - 1
+        spoken = 0
+        for token, peak in zip(answer.argmax(axis=1).tolist(), answer.max(axis=1).tolist(), strict=True):
+            if math.isnan(peak):
+                raise QuranAsrError(f"the transducer's scores of frame {state.frame + at + spoken} hold NaN")
+            score += peak
+            if token != blank:
+                break
+            spoken += 1
+        emitted = 0 if spoken else emitted
+        at += spoken
+        if spoken == size:
+            block = min(2 * block, LARGEST_BLOCK)
+            continue
+        block = FIRST_BLOCK
+        predicted, hidden = predict(np.array([token], np.int64), hidden)
+        tokens.append(token)
+        frames.append(state.frame + at)
+        log_probs.append(peak)
+        last = at
+        emitted += 1
+        if emitted == max_symbols:
+            at, emitted = at + 1, 0
+    after = SearchState(
+        tuple(part[:, 0] for part in hidden),
+        predicted[0],
+        state.frame + len(encoded),
+        None if last == -FAR else state.frame + last,
+    )
+    return Step(Hypothesis(tuple(tokens), tuple(frames), score, tuple(log_probs)), tuple(ends), after)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -316,6 +392,16 @@ class TransducerDecoder:
         self.start = start(model.predict, (empty, empty), model.blank)
 
     def step(self, pieces: Sequence[Piece], states: Sequence[SearchState]) -> list[SearchResult]:
+        if len(pieces) == 1:
+            (piece,) = pieces
+            end = None
+            if self._patience is not None:
+                allowed = np.zeros(len(piece.joint), np.bool_) if piece.may_end is None else piece.may_end
+                end = UtteranceEnd(self._patience, self.start, allowed[None])
+            step = _greedy_alone(
+                piece.joint, states[0], self._model.predict, self._model.join, self._max_symbols, end
+            )
+            return [SearchResult(step.found, ends=step.ends, state=step.state)]
         lengths = [len(piece.joint) for piece in pieces]
         encoded = np.zeros((len(pieces), max(lengths), pieces[0].joint.shape[1]), np.float32)
         allowed = np.zeros(encoded.shape[:2], np.bool_)

@@ -104,6 +104,49 @@ def best_of(saved: Iterable[Saved], *, suffix: str = "") -> Saved | None:
     return min(ranked, key=lambda one: rank_of(one.path), default=None)
 
 
+def newest_whole(run: RunFolder) -> tuple[Path | None, str | None]:
+    """Where a run can be continued: its `last.ckpt`, or where that is damaged the newest whole checkpoint.
+
+    Every byte of the candidates is checked, up to the first that is whole.
+
+    Returns:
+        (the checkpoint, or None if there is none; why `last.ckpt` is not taken, or None if it is or is not
+        there).
+
+    Raises:
+        QuranAsrError: there are checkpoints, and none is whole.
+    """
+    last = run.last_checkpoint()
+    why = None if last is None else _damage(last)
+    if last is not None and why is None:
+        return last, None
+    others = [one for one in saved_in(run) if one.ranked and not one.is_nemo]
+    for one in sorted(others, key=lambda one: (one.step or 0, one.modified), reverse=True):
+        if one.torn is None and _damage(one.path) is None:
+            return one.path, why
+    if last is None and not others:
+        return None, None
+    raise QuranAsrError(
+        f"is damaged ({why or 'torn'}), and no other checkpoint of the run is whole",
+        where=str(last or run.checkpoints),
+        remedy="begin a new run from the run's .nemo: init_from_pretrained_model=FILE.nemo",
+    )
+
+
+def _damage(path: Path) -> str | None:
+    """Why a `.ckpt` is not whole, by the checksum of each of its parts; None where it is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+            if bad is None and not any(name.endswith("/data.pkl") for name in archive.namelist()):
+                return "no weights in it"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error):
+        return "torn, or not a checkpoint"
+    return None if bad is None else "some of its bytes are wrong"
+
+
 def averageable(saved: Iterable[Saved]) -> list[Saved]:
     """Whole checkpoints with a rate in the name, in the order given."""
     return [one for one in saved if one.ranked and not one.is_nemo and one.torn is None]

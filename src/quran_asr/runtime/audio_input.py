@@ -354,12 +354,16 @@ def _mp3_frame(head: bytes) -> int | None:
     return (144 if first else 72) * bits // _MP3_HERTZ[first][rate] + (head[2] >> 1 & 1)
 
 
-def blocks_of_file(path: str | Path, seconds: float = 1.0) -> Iterator[Samples]:
+def blocks_of_file(
+    path: str | Path, seconds: float = 1.0, offset: float = 0.0, duration: float | None = None
+) -> Iterator[Samples]:
     """A sound file piece by piece; joined, the pieces are what `audio.read` gives.
 
     Args:
-        path: wav, flac, mp3, ogg or opus, any channels, 8 to 192 kHz.
+        path: any sound file that `audio.read` takes, of 8 to 192 kHz.
         seconds: about the length of a piece: the filter for other rates works in blocks of its own.
+        offset: seconds into the file.
+        duration: seconds; None reads to the end.
 
     Yields:
         float32 [samples], mono at 16 kHz; none is empty.
@@ -370,7 +374,7 @@ def blocks_of_file(path: str | Path, seconds: float = 1.0) -> Iterator[Samples]:
     """
     resampler: Resampler | None = None
     given = 0
-    for block, rate in audio.blocks(path, seconds):
+    for block, rate in audio.blocks(path, seconds, offset, duration):
         resampler = resampler or Resampler(rate, where=str(path))
         if len(piece := resampler.push(block)):
             given += len(piece)

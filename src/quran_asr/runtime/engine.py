@@ -90,7 +90,8 @@ class Engine:
         while groups := _groups(streams):
             for members, frames in groups:
                 chosen = [streams[i] for i in members]
-                features = np.stack([stream.take(frames) for stream in chosen])
+                taken = [stream.take(frames) for stream in chosen]
+                features = taken[0][None] if len(taken) == 1 else np.stack(taken)
                 encoded = self._encode(chosen, features)
                 pieces = [self._piece(*each) for each in zip(chosen, features, encoded, strict=True)]
                 for i, found in zip(members, self._search(chosen, pieces), strict=True):

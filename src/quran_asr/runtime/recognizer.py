@@ -100,7 +100,7 @@ class Recognizer:
         """The words of one recording, with their times.
 
         Args:
-            sound: a file (wav, flac, mp3, ogg, opus), or samples as `Stream.accept` takes them.
+            sound: a file as `audio.read` takes it, or samples as `Stream.accept` takes them.
             rate: hertz of the samples; a file knows its own.
             where: the samples are from, named in errors.
 
@@ -108,15 +108,30 @@ class Recognizer:
             QuranAsrError: it cannot be read, or is no sound.
         """
         if isinstance(sound, str | Path):
-            stream = self.stream(where=str(sound))
-            for piece in blocks_of_file(sound, FILE_SECONDS):
-                stream.push(piece)
+            return self.recognize_pieces(blocks_of_file(sound, FILE_SECONDS), where=str(sound))
+        return self.recognize_pieces([sound], rate, where)
+
+    def recognize_pieces(
+        self,
+        pieces: Iterable[NDArray[Any]],
+        rate: int = SAMPLE_RATE,
+        where: str = "",
+        on_seconds: Callable[[float], None] | None = None,
+    ) -> Transcript:
+        """As `recognize`, of a recording that comes in pieces, which need not be in memory together."""
+        stream = self.stream(where=where)
+        waiting = 0.0
+        for piece in pieces:
+            if waiting:  # the last piece is encoded with the end: a short recording is one pass
                 self.engine.advance([stream])
-        else:
-            stream = self.stream(where=where)
-            stream.push(sound, rate)
+                if on_seconds is not None:
+                    on_seconds(waiting)
+            stream.push(piece, rate)
+            waiting = len(piece) / rate
         stream.end()
         self.engine.advance([stream])
+        if on_seconds is not None:
+            on_seconds(waiting)
         if stream.error is not None:
             raise stream.error
         return stream.transcript
@@ -126,13 +141,21 @@ class Recognizer:
         return self.recognize(samples).text
 
     def recognize_clips(
-        self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
+        self,
+        segments: Sequence[Segment],
+        on_progress: Callable[[int, int], None] | None = None,
+        on_seconds: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript | QuranAsrError]:
-        """One answer a segment, in their order; audio that cannot be read gives the error itself."""
+        """One answer a segment, in their order; audio that cannot be read gives the error itself.
+
+        Args:
+            segments: stretches of any length: no more than a minute of each is in memory.
+            on_progress: called with (done, segments) after each.
+            on_seconds: called with the seconds of audio that were recognized since the last call.
+        """
         for done, segment in enumerate(segments, start=1):
             try:
-                samples = audio.read(segment.audio, segment.offset, segment.duration or None)
-                yield self.recognize(samples, where=segment.place)
+                yield self.recognize_pieces(_pieces(segment), where=segment.place, on_seconds=on_seconds)
             except QuranAsrError as error:
                 yield error
             if on_progress is not None:
@@ -178,6 +201,14 @@ class Recognizer:
         """Samples at 16 kHz that the encoder takes at once: 80 ms and the look-ahead."""
         bundle = self.bundle
         return (self._look_ahead + 1) * bundle.shape.subsampling * bundle.features.hop
+
+
+def _pieces(segment: Segment) -> Iterator[Samples]:
+    duration = segment.duration or None
+    if duration is not None and duration <= FILE_SECONDS:
+        yield audio.read(segment.audio, segment.offset, duration)
+    else:
+        yield from blocks_of_file(segment.audio, FILE_SECONDS, segment.offset, duration)
 
 
 def _is_whole(value: object) -> bool:

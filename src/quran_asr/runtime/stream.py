@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quran_asr.decoding.endpoint import Loudness, levels, may_end
-from quran_asr.decoding.partial import OpenWords, StreamingResult, add_tokens
+from quran_asr.decoding.partial import NOTHING, OpenWords, StreamingResult, add_tokens
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Transcript
 from quran_asr.runtime.features import FeatureSettings, MelState
@@ -57,6 +57,7 @@ class StreamState:
         self._resampler: Resampler | None = None
         self._ended = False
         self._shown = StreamingResult((), ())
+        self._draft = NOTHING
 
     @property
     def transcript(self) -> Transcript:
@@ -125,6 +126,9 @@ class StreamState:
     def put(self, found: SearchResult) -> StreamingResult:
         """Add what the search found in a piece (nothing, at the end of an empty recording)."""
         final = self._ended and not self.ready()
+        if not (final or found.tokens.tokens or found.ends) and found.draft == self._draft:
+            return self._shown
+        self._draft = found.draft
         result, self._open = add_tokens(
             self._open,
             found.tokens,

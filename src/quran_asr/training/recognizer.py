@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +46,11 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 WINDOW = 64
-"""Clips recognized together at most, so that answers come early."""
+"""Clips sorted by length together, so that little is padding and answers still come early."""
 WINDOW_SECONDS = 600.0
-"""Audio in memory, unless one recording is longer."""
+"""Audio in memory of models that take many recordings at once, unless one alone is longer."""
+HELD_SECONDS = 1800.0
+"""Audio that waits to be sorted."""
 BATCH_SECONDS = 120.0
 """Padded audio in one pass of the encoder."""
 LONGEST_SECONDS = 90.0
@@ -70,9 +71,12 @@ class StreamingRecognizer(Recognizer):
     """The recognizer of a bundle with networks in torch, of many recordings at once."""
 
     def recognize_clips(
-        self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
+        self,
+        segments: Sequence[Segment],
+        on_progress: Callable[[int, int], None] | None = None,
+        on_seconds: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript | QuranAsrError]:
-        """One answer a segment, in their order; audio that cannot be read gives the error itself."""
+        """As the recognizer of a bundle; `on_seconds` is called when a group of segments is done."""
         done = 0
         for window in windows(segments):
             streams = [self.stream(where=segment.place) for segment in window]
@@ -84,6 +88,8 @@ class StreamingRecognizer(Recognizer):
                 except QuranAsrError as error:
                     errors[i] = error
             self.engine.advance([stream for i, stream in enumerate(streams) if i not in errors])
+            if on_seconds is not None:
+                on_seconds(sum(s.duration for i, s in enumerate(window) if i not in errors))
             for i, stream in enumerate(streams):
                 yield errors.get(i) or stream.error or stream.transcript
                 done += 1
@@ -126,39 +132,57 @@ class OfflineRecognizer:
         self.training_data: Path | None = None
 
     def recognize_clips(
-        self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
+        self,
+        segments: Sequence[Segment],
+        on_progress: Callable[[int, int], None] | None = None,
+        on_seconds: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript | QuranAsrError]:
-        """One answer a segment, in their order; audio that cannot be read gives the error itself."""
-        done = 0
-        for window in windows(segments):
-            answers: dict[int, QuranAsrError] = {}
-            pieces: list[Piece] = []
-            for i, segment in enumerate(window):
-                try:
-                    samples = audio.read(segment.audio, segment.offset, segment.duration or None)
-                except QuranAsrError as error:
-                    answers[i] = error
-                    continue
-                pieces.extend(Piece(i, offset, part) for offset, part in cut_at_pauses(samples))
-            transcripts = self._recognize(pieces)
-            for i in range(len(window)):
-                if i in answers:
-                    yield answers[i]
-                else:
-                    parts = sorted(
-                        (p.offset, t) for p, t in zip(pieces, transcripts, strict=True) if p.clip == i
-                    )
-                    yield Transcript(
-                        " ".join(t.text for _, t in parts if t.text),
-                        tuple(word for _, t in parts for word in t.words),
-                    )
-                done += 1
+        """One answer a segment, in their order; audio that cannot be read gives the error itself.
+
+        Args:
+            segments: stretches of any length: no more than about half an hour is in memory.
+            on_progress: called with (done, segments) after each.
+            on_seconds: called with the seconds of audio that were recognized since the last call.
+        """
+        given = held = 0
+        pieces: list[Piece] = []
+        parts: dict[int, list[tuple[float, Transcript]]] = {}
+        errors: dict[int, QuranAsrError] = {}
+
+        def recognize_held() -> None:
+            nonlocal held
+            for piece, transcript in zip(pieces, self._recognize(pieces), strict=True):
+                parts.setdefault(piece.clip, []).append((piece.offset, transcript))
+            pieces.clear()
+            if on_seconds is not None and held:
+                on_seconds(held / SAMPLE_RATE)
+            held = 0
+
+        for i, segment in enumerate(segments):
+            try:
+                for offset, samples in cut_at_pauses(_blocks(segment)):
+                    pieces.append(Piece(i, offset, samples))
+                    held += len(samples)
+                    if held > HELD_SECONDS * SAMPLE_RATE:
+                        recognize_held()
+            except QuranAsrError as error:
+                errors[i] = error
+            if i + 1 < min(given + WINDOW, len(segments)):
+                continue
+            recognize_held()
+            for clip in range(given, i + 1):
+                found = sorted(parts.pop(clip, []), key=lambda part: part[0])
+                yield errors.get(clip) or Transcript(
+                    " ".join(transcript.text for _, transcript in found if transcript.text),
+                    tuple(word for _, transcript in found for word in transcript.words),
+                )
                 if on_progress is not None:
-                    on_progress(done, len(segments))
+                    on_progress(clip + 1, len(segments))
+            given = i + 1
 
     def text_of(self, samples: Samples) -> str:
         """The words of a recording, float32 [samples] at 16 kHz."""
-        pieces = [Piece(0, offset, part) for offset, part in cut_at_pauses(samples)]
+        pieces = [Piece(0, offset, part) for offset, part in cut_at_pauses([samples])]
         return " ".join(transcript.text for transcript in self._recognize(pieces) if transcript.text)
 
     def _recognize(self, pieces: Sequence[Piece]) -> list[Transcript]:
@@ -318,21 +342,35 @@ def spelling_of(model: EncDecHybridRNNTCTCBPEModel) -> str:
     return "diacritized"
 
 
-def cut_at_pauses(samples: Samples) -> list[tuple[float, Samples]]:
+def _blocks(segment: Segment) -> Iterator[Samples]:
+    duration = segment.duration or None
+    if duration is not None and duration <= LONGEST_SECONDS:
+        yield audio.read(segment.audio, segment.offset, duration)
+    else:
+        yield from audio.read_blocks(segment.audio, LONGEST_SECONDS, segment.offset, duration)
+
+
+def cut_at_pauses(blocks: Iterable[Samples]) -> Iterator[tuple[float, Samples]]:
     """(seconds, samples) of pieces no longer than about 30 s; audio up to 90 s stays whole.
 
     Cuts lie in the quietest tenth of a second between 20 and 30 s after the last one.
+
+    Args:
+        blocks: of the audio, one after another; as much is in memory as a block and 90 s.
     """
-    if len(samples) <= LONGEST_SECONDS * SAMPLE_RATE:
-        return [(0.0, samples)]
     hop = SAMPLE_RATE // 10
-    energy = np.square(samples[: len(samples) // hop * hop]).reshape(-1, hop).mean(axis=1)
-    cuts = [0]
-    while len(energy) - cuts[-1] > 300:
-        window = energy[cuts[-1] + 200 : cuts[-1] + 300]
-        cuts.append(cuts[-1] + 200 + int(window.argmin()))
-    bounds = [cut * hop for cut in cuts] + [len(samples)]
-    return [(a / SAMPLE_RATE, samples[a:b]) for a, b in pairwise(bounds)]
+    held = np.zeros(0, np.float32)
+    start = 0
+    for block in blocks:
+        held = np.concatenate([held, block])
+        while len(held) // hop > 300 and (start or len(held) > LONGEST_SECONDS * SAMPLE_RATE):
+            cut = 200 * hop + hop * int(
+                np.square(held[200 * hop : 300 * hop]).reshape(-1, hop).mean(1).argmin()
+            )
+            yield start / SAMPLE_RATE, held[:cut]
+            start, held = start + cut, held[cut:]
+    if len(held) or not start:
+        yield start / SAMPLE_RATE, held
 
 
 def restore(path: Path) -> EncDecHybridRNNTCTCBPEModel:
