@@ -51,7 +51,7 @@ TABLE = {
     "containers": room("mp3", ground=False),
     "audio": room("errors records files containers", "numpy soundfile soxr", ground=False),
     "text": room(),
-    "corpus": room("text", "numpy", "espeakng_loader"),
+    "corpus": room("text decoding runtime", "numpy", "distributed espeakng_loader"),
     "decoding": room("text", "numpy"),
     "runtime": room("text decoding", "numpy onnxruntime soxr", "sounddevice"),
     "evaluation": room("text corpus", "numpy"),

@@ -1,4 +1,4 @@
-"""`quran-asr corpus`: from recordings to manifests; audit, split and synthesize them."""
+"""`quran-asr corpus`: from recordings to manifests; align, audit, split and synthesize them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from quran_asr.cli.corpus_align import align, cluster_option, workers_of
 from quran_asr.cli.options import FiniteRange
 from quran_asr.cli.output import echo, findings_as_json, print_findings, print_json, print_table, progress_bar
 from quran_asr.errors import Finding, counted
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
 )
+@cluster_option
 @click.option(
     "--no-audio", is_flag=True, help="A page without audio, if the recordings may not be passed on."
 )
@@ -71,6 +73,7 @@ def audit(
     clipping: float,
     silence: float,
     workers: int | None,
+    cluster: str | None,
     no_audio: bool,
     no_cache: bool,
     as_json: bool,
@@ -99,11 +102,12 @@ def audit(
         clipped_warning=min(clipping, LIMITS.clipped_warning),
         silence_share=silence,
     )
-    with progress_bar("measuring", "clips") as on_progress:
+    with workers_of(cluster) as executor, progress_bar("measuring", "clips") as on_progress:
         report = audit_manifest(
             manifest,
             limits=limits,
             workers=workers,
+            executor=executor,
             cache=None if no_cache else cache_folder() / "audit.sqlite",
             on_progress=on_progress,
         )
@@ -240,7 +244,7 @@ _LONGEST_NAMED = 5
 
 @click.group(epilog="Example: quran-asr corpus scan recordings --to data/all.jsonl")
 def corpus() -> None:
-    """Scan, audit, split or synthesize recordings: everything that makes manifests."""
+    """Scan, align, audit, split or synthesize recordings: everything that makes manifests."""
 
 
 @corpus.command(
@@ -258,8 +262,16 @@ def corpus() -> None:
     help="Report clips over this length. They stay in the manifest.",
 )
 @click.option("--decode", is_flag=True, help="Decode every file to its end: slower, finds damage inside.")
+@cluster_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: bool, as_json: bool) -> int:
+def scan(
+    folders: tuple[str, ...],
+    manifest: str,
+    max_duration: float,
+    decode: bool,
+    cluster: str | None,
+    as_json: bool,
+) -> int:
     """Find the recordings in FOLDER... and write a manifest.
 
     Expects the layout of everyayah.com: RECITER/SSSAAA.mp3 (or wav, flac, ogg, opus), where 002255 is verse
@@ -270,9 +282,14 @@ def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: b
     from quran_asr.corpus.scan import LAYOUT, NO_VERSE
     from quran_asr.corpus.scan import scan as scan_folders
 
-    with progress_bar("scanning", "files") as on_progress:
+    with workers_of(cluster) as executor, progress_bar("scanning", "files") as on_progress:
         report = scan_folders(
-            folders, manifest, max_duration=max_duration, decode=decode, on_progress=on_progress
+            folders,
+            manifest,
+            max_duration=max_duration,
+            decode=decode,
+            executor=executor,
+            on_progress=on_progress,
         )
     if as_json:
         print_json(_scan_as_json(report, manifest))
@@ -502,3 +519,4 @@ def synthesize(references: tuple[str, ...], folder: str, voices: str, fragments:
 
 
 corpus.add_command(audit)
+corpus.add_command(align)

@@ -26,6 +26,7 @@ NEEDED = {
     "plot": ("matplotlib",),
     "speak": ("espeakng_loader",),
     "sweep": ("optuna",),
+    "cluster": ("distributed",),
     "serve": ("starlette", "uvicorn", "websockets"),
 }
 """Extra -> the packages that show whether it is installed."""

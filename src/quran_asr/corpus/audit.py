@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from quran_asr.corpus.text_check import check_text, sounds_of
 from quran_asr.errors import Finding, QuranAsrError, counted
 from quran_asr.files import parse_json, write_atomically
 from quran_asr.records import Segment
+from quran_asr.text.quran import load_quran
 
 _NAMED = 3
 """Clips that a finding names."""
@@ -93,6 +95,7 @@ def audit(
     *,
     limits: Limits = LIMITS,
     workers: int | None = None,
+    executor: Executor | None = None,
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
@@ -102,6 +105,7 @@ def audit(
         manifest: its lines may hold mistakes; each is a finding.
         limits: where a measurement becomes a reason.
         workers: processes; one for each processor if None.
+        executor: where clips are measured, instead of in processes here.
         cache: where measurements are kept between audits; None keeps none.
         on_progress: called with (clips measured, clips).
 
@@ -114,7 +118,9 @@ def audit(
             f"no usable line among {len(findings)}, the first: {findings[0].message}", where=findings[0].where
         )
     segments = [segment for _, segment in lines]
-    measured, effort = measure_clips(segments, cache=cache, workers=workers, on_progress=on_progress)
+    measured, effort = measure_clips(
+        segments, cache=cache, workers=workers, executor=executor, on_progress=on_progress
+    )
     sounds = [sounds_of(segment) for segment in segments]
     duration_models = _paces(segments, measured, sounds, limits)
     by_reciter: dict[str, list[int]] = defaultdict(list)
@@ -190,10 +196,12 @@ def _judge_numbering(
     duration_model: DurationModel,
     limits: Limits,
 ) -> None:
+    quran = load_quran("letters")
     verses = []
     for clip in clips:
         length = _said(measured[clip], limits)
-        if length is not None and len(segments[clip].verses) == 1:
+        whole = segments[clip].text == quran.text(segments[clip].verses)
+        if length is not None and whole and len(segments[clip].verses) == 1:
             verses.append(Recited(clip, segments[clip].verses[0], length))
     for shift in find_shifted(verses, duration_model):
         beside = "after" if shift.by > 0 else "before"
