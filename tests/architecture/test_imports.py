@@ -53,7 +53,7 @@ TABLE = {
     "text": room(),
     "corpus": room("text decoding runtime", "numpy", "distributed espeakng_loader"),
     "decoding": room("text", "numpy"),
-    "runtime": room("text decoding", "numpy onnxruntime soxr", "sounddevice"),
+    "runtime": room("text decoding", "numpy onnxruntime soxr", "sounddevice matplotlib"),
     "evaluation": room("text corpus", "numpy"),
     "config": room("text", "yaml"),
     "experiments": room(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from quran_asr.cli.corpus_align import align, cluster_option, workers_of
+from quran_asr.cli.models import as_bundle, model_option, named_or_default
 from quran_asr.cli.options import FiniteRange
 from quran_asr.cli.output import echo, findings_as_json, print_findings, print_json, print_table, progress_bar
-from quran_asr.errors import Finding, counted
+from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.corpus.audit import AuditReport
@@ -59,6 +61,13 @@ if TYPE_CHECKING:
 @click.option(
     "--workers", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
 )
+@click.option(
+    "--align",
+    "aligned",
+    is_flag=True,
+    help="Also align each clip with its words, by --model: finds swapped clips and cuts of any length.",
+)
+@model_option
 @cluster_option
 @click.option(
     "--no-audio", is_flag=True, help="A page without audio, if the recordings may not be passed on."
@@ -73,20 +82,22 @@ def audit(
     clipping: float,
     silence: float,
     workers: int | None,
+    aligned: bool,
+    model: Path | None,
     cluster: str | None,
     no_audio: bool,
     no_cache: bool,
     as_json: bool,
 ) -> int:
-    """Check every clip of MANIFEST, without a model; MANIFEST itself is not changed.
+    """Check every clip of MANIFEST; MANIFEST itself is not changed. No model is needed.
 
     Decodes each clip; measures level, clipping, silence, noise, bandwidth and edges; compares its duration
     with the speech rate of the reciter, and its text with its verses; finds duplicates. Writes clean.jsonl,
     rejects.jsonl (with reasons), audit.jsonl (all measurements) and audit.html. Exits 1 on errors: clips that
     cannot be decoded, duplicates with different words, shifted verse numbers, wrong text.
     """
+    from contextlib import nullcontext
     from dataclasses import replace
-    from pathlib import Path
 
     from quran_asr.corpus.audit import audit as audit_manifest
     from quran_asr.corpus.audit import write_audit
@@ -102,14 +113,22 @@ def audit(
         clipped_warning=min(clipping, LIMITS.clipped_warning),
         silence_share=silence,
     )
-    with workers_of(cluster) as executor, progress_bar("measuring", "clips") as on_progress:
+    if model is not None and not aligned:
+        raise QuranAsrError("--model is for --align only", remedy="add --align, or leave --model out")
+    with (
+        as_bundle(named_or_default(model)) if aligned else nullcontext() as bundle,
+        workers_of(cluster) as executor,
+        progress_bar("measuring", "clips") as on_progress,
+    ):
         report = audit_manifest(
             manifest,
             limits=limits,
             workers=workers,
             executor=executor,
             cache=None if no_cache else cache_folder() / "audit.sqlite",
+            bundle=bundle.resolve() if bundle is not None else None,
             on_progress=on_progress,
+            on_aligned=on_progress,
         )
     to = Path(folder) if folder is not None else Path(manifest).parent
     page = to / "audit.html"
@@ -499,8 +518,6 @@ def synthesize(references: tuple[str, ...], folder: str, voices: str, fragments:
 
     For trying things out: synthetic voices do not recite. Prints the path of the manifest.
     """
-    from pathlib import Path
-
     from quran_asr.corpus.synthesis import synthesize_corpus
     from quran_asr.text.passages import parse_range
 

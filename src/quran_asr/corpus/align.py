@@ -214,9 +214,9 @@ def align_recordings(
         finally:
             if executor is None:
                 pool.shutdown(cancel_futures=True)
-        lines = sorted(finished.values(), key=lambda line: (line["reciter"], line["audio_filepath"]))
-        reciters = _reciters(lines)
-        _write_manifest(folder, lines, reciters, limits)
+            lines = sorted(finished.values(), key=lambda line: (line["reciter"], line["audio_filepath"]))
+            reciters = _reciters(lines)
+            _write_manifest(folder, lines, reciters, limits)  # after an interruption, of what is finished
     failed = tuple((line["audio_filepath"], line["error"]) for line in lines if line["error"])
     return AlignReport(folder / MANIFEST, reciters, resumed, failed)
 
