@@ -353,8 +353,11 @@ def _write_manifest(
                     "offset": 0.0,
                     "duration": round(clip["end"] - clip["start"], 4),
                     "text": " ".join(words[first : last + 1]),
-                    "verses": [clip["verse"]],
-                    **({"words": clip["words"]} if clip["words"] else {}),
+                    **(
+                        {"part_of": [clip["verse"]], "words": clip["words"]}
+                        if clip["words"]
+                        else {"verses": [clip["verse"]]}
+                    ),
                     "reciter": line["reciter"],
                     "riwaya": "hafs",
                     "score": clip["score"],

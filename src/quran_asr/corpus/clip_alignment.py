@@ -19,7 +19,6 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.records import Segment
 from quran_asr.runtime.recognizer import Recognizer, load
 from quran_asr.text.quran import load_quran
-from quran_asr.text.spelling import spell
 
 EDGE_SHARE = 0.25
 """Of the tokens, so many at each end are looked at by themselves: cuts lose more than single words."""
@@ -59,7 +58,8 @@ def align_clips(
         on_progress: called with (clips done, clips).
 
     Returns:
-        One for each segment in order; None where the recording cannot be read.
+        One for each segment in order; None where the recording cannot be read, or the model's spelling has
+        marks and the text is not that of verses.
 
     Raises:
         QuranAsrError: no such model, a text that it cannot spell, or a worker died.
@@ -94,13 +94,16 @@ def _align_chunk(segments: Sequence[Segment], bundle: str) -> list[ClipAlignment
     recognizer, tokenizer = _loaded(bundle)
     found: list[ClipAlignment | None] = []
     for segment in segments:
+        words = spoken_words(segment, recognizer.spelling)
         try:
             samples = audio.read(segment.audio, segment.offset, segment.duration)
         except (QuranAsrError, OSError):
+            words = []
+        if not words:
             found.append(None)
             continue
         emissions = recognizer.emissions([samples], segment.place)
-        tokens = tokenizer.encode(" ".join(spoken_words(segment, recognizer.spelling)))
+        tokens = tokenizer.encode(" ".join(words))
         forced = force(emissions.log_probs, tokens)
         if forced is None:  # the words need more frames than there are
             found.append(ClipAlignment(-FLOOR, -FLOOR, -FLOOR, len(tokens)))
@@ -121,13 +124,12 @@ def spoken_words(segment: Segment, spelling: str) -> list[str]:
     """The words of a clip as they are recited: letters at the beginning of a surah by their names.
 
     Args:
-        segment: in any spelling.
-        spelling: of the words.
+        segment: in the spelling `letters`.
+        spelling: of the words; without verses no other one than `letters` can be given, and there are none.
     """
     quran = load_quran(spelling)
-    letters = spell(segment.text, "letters")
-    if not segment.verses or letters != load_quran("letters").text(segment.verses):
-        return spell(segment.text, spelling).split()
+    if not segment.verses or segment.text != load_quran("letters").text(segment.verses):
+        return segment.text.split() if spelling == "letters" else []
     words: list[str] = []
     for verse in segment.verses:
         first, *rest = quran.verse(verse).split()

@@ -35,8 +35,6 @@ def check_text(values: Mapping[str, Any], segment: Segment) -> list[tuple[str, s
     reasons = _characters(written)
     if written.strip() and segment.verses:
         theirs = load_quran("letters").text(segment.verses)
-        if is_part(values, segment):
-            return reasons
         if segment.text != theirs:
             reasons.append(("text-differs", f"not the words of {_names(segment.verses)}"))
         elif separate_basmala(written)[0] and not separate_basmala(theirs)[0]:
@@ -44,20 +42,6 @@ def check_text(values: Mapping[str, Any], segment: Segment) -> list[tuple[str, s
         elif not _has_its_marks(written, segment):
             reasons.append(("marks-differ", f"the letters of {_names(segment.verses)} with other marks"))
     return reasons
-
-
-def is_part(values: Mapping[str, Any], segment: Segment) -> bool:
-    """Whether a line says that it holds some words of its verse, by `words`: the first and last, from 0.
-
-    Args:
-        values: the line as it was written.
-        segment: the same line as it was read, in `letters`.
-    """
-    match values.get("words"):
-        case [int(first), int(last)] if len(segment.verses) == 1:
-            words = load_quran("letters").verse(segment.verses[0]).split()
-            return segment.text.split() == words[first : last + 1]
-    return False
 
 
 def sounds_of(segment: Segment) -> Sounds:

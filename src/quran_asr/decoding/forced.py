@@ -81,5 +81,6 @@ def force(log_probs: NDArray[np.float32], tokens: Sequence[int]) -> ForcedAlignm
     of_token = np.maximum(path - 1, 0) // 2
     places = 2 * np.arange(len(spelt)) + 1
     spans = np.stack([np.searchsorted(path, places), np.searchsorted(path, places, "right")], axis=1)
-    chosen = losses[np.arange(len(losses)), path]
-    return ForcedAlignment(spans, np.bincount(of_token, chosen, minlength=len(spelt)))
+    lost = np.zeros(len(spelt))
+    np.add.at(lost, of_token, losses[np.arange(len(losses)), path])
+    return ForcedAlignment(spans, lost)
