@@ -1,7 +1,7 @@
 """Plant known faults in a copy of a corpus, and say how well `quran-asr corpus audit` finds them.
 
     python tools/plant_faults.py plant MANIFEST --to FOLDER [--seed 0] [--share 0.02]
-    quran-asr corpus audit FOLDER/manifest.jsonl
+    quran-asr corpus audit FOLDER/manifest.jsonl [--align --model MODEL]
     python tools/plant_faults.py score FOLDER [--original AUDIT_FOLDER]
 
 Clips without a fault stay where they are and are only named. Changed sound is written as Opus at 16 kHz, so
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 Line = dict[str, Any]
 
 FOUND_BY = {
-    "swapped": {"too-slow", "too-fast", "shifted-numbering"},
-    "cut": {"cut-off", "too-fast"},
+    "swapped": {"too-slow", "too-fast", "shifted-numbering", "other-words", "words-missing"},
+    "cut": {"cut-off", "too-fast", "words-missing", "other-words"},
     "noise": {"noise"},
     "silence": {"silent", "silence"},
-    "shifted": {"shifted-numbering"},
+    "shifted": {"shifted-numbering", "other-words"},
     "clipped": {"clipping"},
     "half-speed": {"too-slow"},
     "copied": {"duplicate-conflict"},

@@ -65,9 +65,9 @@ TABLE = {
     "media": room("errors containers", "numpy", "av", ground=False),
     "audio": room("errors records files containers media shards", "numpy soundfile soxr", ground=False),
     "text": room(),
-    "corpus": room("text", "numpy", "espeakng_loader pyarrow distributed"),
+    "corpus": room("text decoding runtime", "numpy", "espeakng_loader pyarrow distributed"),
     "decoding": room("text", "numpy"),
-    "runtime": room("text decoding", "numpy onnxruntime soxr", "sounddevice"),
+    "runtime": room("text decoding", "numpy onnxruntime soxr", "sounddevice matplotlib"),
     "evaluation": room("text corpus", "numpy"),
     "config": room("text", "yaml"),
     "experiments": room(

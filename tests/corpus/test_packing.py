@@ -195,12 +195,12 @@ def test_nemo_reads_the_shards(manifest: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_dask_cluster_writes_the_same_shards(manifest: Path, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
-    from quran_asr.corpus.executors import executor
+    from quran_asr.corpus.workers import executor
 
     packed(manifest, tmp_path / "here")
     with (
         distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
-        executor(cluster=cluster.scheduler_address) as pool,
+        executor(address=cluster.scheduler_address) as pool,
     ):
         pack(manifest, tmp_path / "there", pool, hours_per_shard=4 / 3600)
     for path in (tmp_path / "here").glob("*.tar"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -287,3 +289,25 @@ def test_real_recordings(interim: Path, recordings: Path) -> None:
                 for known in times["verses"]:
                     if "speech_start" in known:
                         assert starts[known["verse"]] == pytest.approx(known["speech_start"], abs=0.5)
+
+
+def test_a_picture_has_a_row_for_each_stretch(recording: AlignedRecording, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from quran_asr.runtime.alignment_plot import ROW_SECONDS, plot_alignment
+
+    audio.write(tmp_path / "097.flac", np.full(round(recording.seconds * 16_000), 0.1, np.float32))
+    found = replace(recording, audio=str(tmp_path / "097.flac"))
+    plot_alignment(found, tmp_path / "097.svg")
+    written = (tmp_path / "097.svg").read_text("utf-8")
+    assert written.count('<g id="axes_') == math.ceil(recording.seconds / ROW_SECONDS)
+    plot_alignment(replace(found, segments=(), unaligned=()), tmp_path / "nothing.png")
+    assert (tmp_path / "nothing.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_of_one_recording_and_a_known_format(quran_asr: Any, tmp_path: Path) -> None:
+    for words, what in (
+        (("a.mp3", "--plot", "a.txt"), "a .png"),
+        (("a.mp3", "b.mp3", "--plot", "a.png"), "one"),
+    ):
+        done = quran_asr("align", *words, cwd=tmp_path)
+        assert done.code == 2 and what in done.err

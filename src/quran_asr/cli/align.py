@@ -15,6 +15,7 @@ from quran_asr.cli.models import (
     named_or_default,
     refuse_model,
 )
+from quran_asr.cli.options import need
 from quran_asr.cli.output import echo, print_error, print_findings, print_table, progress_bar
 from quran_asr.errors import QuranAsrError
 
@@ -64,6 +65,13 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
     metavar="FOLDER",
     help="Cut the verses into clips in FOLDER, named as EveryAyah names them (002255.flac is 2:255).",
 )
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw the waveform with the words and scores (one recording; needs the extra `plot`).",
+)
 def align(
     recordings: tuple[Path, ...],
     verses: str | None,
@@ -73,6 +81,7 @@ def align(
     formats: tuple[str, ...],
     folder: Path,
     clips_folder: Path | None,
+    picture: Path | None,
 ) -> int:
     """Find when each word of each RECORDING is recited.
 
@@ -84,6 +93,9 @@ def align(
 
     passage = None if verses is None else parse_range(verses)
     _refuse_equal_names(recordings if formats else ())
+    if picture is not None:
+        need("plot")
+        _refuse_picture(picture, recordings)
     for path in recordings:
         refuse_model(path)
     nothing, failures = 0, list[QuranAsrError]()
@@ -91,6 +103,7 @@ def align(
     with as_bundle(named_or_default(model)) as bundle:
         from quran_asr.runtime.alignment import align as find
         from quran_asr.runtime.alignment import in_spelling
+        from quran_asr.runtime.alignment_plot import plot_alignment
         from quran_asr.runtime.recognizer import load
 
         recognizer = load(bundle, decoder="ctc")
@@ -111,6 +124,9 @@ def align(
                 _write_files(found, formats, folder)
                 if clips_folder is not None:
                     _write_clips(found, clips_folder, cut)
+                if picture is not None:
+                    plot_alignment(found, picture)
+                    echo(str(picture), err=True)
                 on_progress(done, len(recordings))
     if len(recordings) == 1 and failures:
         raise failures[0]
@@ -119,6 +135,14 @@ def align(
     if failures:
         raise QuranAsrError(f"{len(failures)} of {len(recordings)} recordings could not be aligned")
     return int(nothing > 0)
+
+
+def _refuse_picture(picture: Path, recordings: tuple[Path, ...]) -> None:
+    if picture.suffix.lower() not in (".png", ".svg", ".pdf"):
+        what = "a picture is a .png, .svg or .pdf"
+        raise QuranAsrError(what, where=str(picture), remedy="name it so, for example 036.png")
+    if len(recordings) > 1:
+        raise QuranAsrError("--plot draws one recording", remedy="align them one by one")
 
 
 def _refuse_equal_names(recordings: tuple[Path, ...]) -> None:

@@ -1,17 +1,20 @@
-"""`quran-asr corpus`: from recordings to manifests; audit, split and synthesize them."""
+"""`quran-asr corpus`: from recordings to manifests; align, audit, split and synthesize them."""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from quran_asr.cli.corpus_align import align, cluster_option, workers_of
 from quran_asr.cli.corpus_import import download, import_
 from quran_asr.cli.corpus_pack import pack
+from quran_asr.cli.models import as_bundle, model_option, named_or_default
 from quran_asr.cli.options import FiniteRange
 from quran_asr.cli.output import echo, findings_as_json, print_findings, print_json, print_table, progress_bar
-from quran_asr.errors import Finding, counted
+from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.corpus.audit import AuditReport
@@ -61,6 +64,14 @@ if TYPE_CHECKING:
     "--workers", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
 )
 @click.option(
+    "--align",
+    "aligned",
+    is_flag=True,
+    help="Also align each clip with its words, by --model: finds swapped clips and cuts of any length.",
+)
+@model_option
+@cluster_option
+@click.option(
     "--no-audio", is_flag=True, help="A page without audio, if the recordings may not be passed on."
 )
 @click.option("--no-cache", is_flag=True, help="Ignore the measurements of earlier audits.")
@@ -73,19 +84,22 @@ def audit(
     clipping: float,
     silence: float,
     workers: int | None,
+    aligned: bool,
+    model: Path | None,
+    cluster: str | None,
     no_audio: bool,
     no_cache: bool,
     as_json: bool,
 ) -> int:
-    """Check every clip of MANIFEST, without a model; MANIFEST itself is not changed.
+    """Check every clip of MANIFEST; MANIFEST itself is not changed. No model is needed.
 
     Decodes each clip; measures level, clipping, silence, noise, bandwidth and edges; compares its duration
     with the speech rate of the reciter, and its text with its verses; finds duplicates. Writes clean.jsonl,
     rejects.jsonl (with reasons), audit.jsonl (all measurements) and audit.html. Exits 1 on errors: clips that
     cannot be decoded, duplicates with different words, shifted verse numbers, wrong text.
     """
+    from contextlib import nullcontext
     from dataclasses import replace
-    from pathlib import Path
 
     from quran_asr.corpus.audit import audit as audit_manifest
     from quran_asr.corpus.audit import write_audit
@@ -101,13 +115,22 @@ def audit(
         clipped_warning=min(clipping, LIMITS.clipped_warning),
         silence_share=silence,
     )
-    with progress_bar("measuring", "clips") as on_progress:
+    if model is not None and not aligned:
+        raise QuranAsrError("--model is for --align only", remedy="add --align, or leave --model out")
+    with (
+        as_bundle(named_or_default(model)) if aligned else nullcontext() as bundle,
+        workers_of(cluster) as executor,
+        progress_bar("measuring", "clips") as on_progress,
+    ):
         report = audit_manifest(
             manifest,
             limits=limits,
             workers=workers,
+            executor=executor,
             cache=None if no_cache else cache_folder() / "audit.sqlite",
+            bundle=bundle.resolve() if bundle is not None else None,
             on_progress=on_progress,
+            on_aligned=on_progress,
         )
     to = Path(folder) if folder is not None else Path(manifest).parent
     page = to / "audit.html"
@@ -242,7 +265,7 @@ _LONGEST_NAMED = 5
 
 @click.group(epilog="Example: quran-asr corpus scan recordings --to data/all.jsonl")
 def corpus() -> None:
-    """Download, import, scan, audit, split, pack or synthesize recordings: all that makes manifests."""
+    """Download, import, scan, align, audit, split, pack or synthesize recordings; makes manifests."""
 
 
 @corpus.command(
@@ -265,8 +288,16 @@ def corpus() -> None:
     help="Decode every file to its end: slower, finds damage "
     "inside, and silent, very quiet and clipped recordings.",
 )
+@cluster_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: bool, as_json: bool) -> int:
+def scan(
+    folders: tuple[str, ...],
+    manifest: str,
+    max_duration: float,
+    decode: bool,
+    cluster: str | None,
+    as_json: bool,
+) -> int:
     """Find the recordings in FOLDER... and write a manifest.
 
     Expects the layout of everyayah.com: RECITER/SSSAAA.mp3 (or wav, flac, ogg, opus; m4a and others with the
@@ -279,9 +310,14 @@ def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: b
     from quran_asr.corpus.scan import scan as scan_folders
     from quran_asr.level_meter import summarized
 
-    with progress_bar("scanning", "files") as on_progress:
+    with workers_of(cluster) as executor, progress_bar("scanning", "files") as on_progress:
         report = scan_folders(
-            folders, manifest, max_duration=max_duration, decode=decode, on_progress=on_progress
+            folders,
+            manifest,
+            max_duration=max_duration,
+            decode=decode,
+            executor=executor,
+            on_progress=on_progress,
         )
     print_findings(summarized(report.notes))
     if as_json:
@@ -492,8 +528,6 @@ def synthesize(references: tuple[str, ...], folder: str, voices: str, fragments:
 
     For trying things out: synthetic voices do not recite. Prints the path of the manifest.
     """
-    from pathlib import Path
-
     from quran_asr.corpus.synthesis import synthesize_corpus
     from quran_asr.text.passages import parse_range
 
@@ -511,5 +545,5 @@ def synthesize(references: tuple[str, ...], folder: str, voices: str, fragments:
     return 0
 
 
-for command in (audit, download, import_, pack):
+for command in (align, audit, download, import_, pack):
     corpus.add_command(command)

@@ -68,9 +68,9 @@ def import_(
     Voice (tsv). Text that is in the Quran gets its verses. Unusable rows are listed with the reason, here and
     in manifest.jsonl.meta.json. The same command resumes an interrupted run. Exits 1 if no row is usable.
     """
-    from quran_asr.corpus.executors import executor
     from quran_asr.corpus.importing import import_corpus, look_at
     from quran_asr.corpus.sources import find_units
+    from quran_asr.corpus.workers import executor
 
     if cluster is not None:
         need("cluster")

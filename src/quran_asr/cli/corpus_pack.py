@@ -62,8 +62,8 @@ def pack(
     Clips are mixed, so that training reads shard after shard. Every shard is read back and compared. The same
     command resumes an interrupted run. Clips that cannot be read are listed and left out; exits 1 then.
     """
-    from quran_asr.corpus.executors import executor
     from quran_asr.corpus.packing import pack as pack_manifest
+    from quran_asr.corpus.workers import executor
 
     if cluster is not None:
         need("cluster")

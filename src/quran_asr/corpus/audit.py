@@ -1,4 +1,4 @@
-"""Audit of a manifest without a model: which clips are fit to train on, and why the others are not.
+"""Audit of a manifest, with a model or without: which clips are fit to train on, and why others are not.
 
 An audit reads, measures and judges, and changes nothing; `write_audit` then writes two manifests and the
 measurements beside the old manifest, which stays as it is.
@@ -9,13 +9,23 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quran_asr.corpus.audit_rules import LIMITS, REASONS, Limits, Reason, judge_sound, usual_of
+from quran_asr.corpus.audit_rules import (
+    LIMITS,
+    REASONS,
+    Limits,
+    Reason,
+    judge_alignments,
+    judge_sound,
+    usual_of,
+)
+from quran_asr.corpus.clip_alignment import ClipAlignment, align_clips
 from quran_asr.corpus.duration_model import FEWEST, DurationModel, Recited, find_shifted, fit_duration_model
 from quran_asr.corpus.fingerprint import find_copies
 from quran_asr.corpus.manifest import collect_lines, sidecar_of, write_manifest
@@ -46,6 +56,8 @@ class Verdict:
     deviation: float | None
     """log(measured / expected) in the reciter's robust standard deviations."""
     reasons: tuple[Reason, ...]
+    alignment: ClipAlignment | None = None
+    """With its words, where the audit has a model."""
 
     @property
     def kept(self) -> bool:
@@ -93,8 +105,11 @@ def audit(
     *,
     limits: Limits = LIMITS,
     workers: int | None = None,
+    executor: Executor | None = None,
     cache: Path | None = None,
+    bundle: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_aligned: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
     """Measure and judge every clip of a manifest. The same files give the same report.
 
@@ -102,8 +117,11 @@ def audit(
         manifest: its lines may hold mistakes; each is a finding.
         limits: where a measurement becomes a reason.
         workers: processes; one for each processor if None.
+        executor: where clips are measured, instead of in processes here.
         cache: where measurements are kept between audits; None keeps none.
+        bundle: folder of a model that aligns each clip with its words; None: no model.
         on_progress: called with (clips measured, clips).
+        on_aligned: called with (clips aligned, clips).
 
     Raises:
         QuranAsrError: the manifest is missing, or none of its lines is usable.
@@ -114,7 +132,12 @@ def audit(
             f"no usable line among {len(findings)}, the first: {findings[0].message}", where=findings[0].where
         )
     segments = [segment for _, segment in lines]
-    measured, effort = measure_clips(segments, cache=cache, workers=workers, on_progress=on_progress)
+    measured, effort = measure_clips(
+        segments, cache=cache, workers=workers, executor=executor, on_progress=on_progress
+    )
+    alignments: list[ClipAlignment | None] = [None] * len(lines)
+    if bundle is not None:
+        alignments = align_clips(segments, bundle, workers=workers, executor=executor, on_progress=on_aligned)
     sounds = [sounds_of(segment) for segment in segments]
     duration_models = _paces(segments, measured, sounds, limits)
     by_reciter: dict[str, list[int]] = defaultdict(list)
@@ -128,6 +151,7 @@ def audit(
     deviations: list[float | None] = [None] * len(lines)
     for reciter, clips in by_reciter.items():
         usual = usual_of([measured[clip] for clip in clips])
+        misfits = judge_alignments([alignments[clip] for clip in clips], limits)
         duration_model = duration_models.get(reciter)
         for clip in clips:
             length = _said(measured[clip], limits)
@@ -135,13 +159,16 @@ def audit(
                 expected[clip] = duration_model.expected(sounds[clip])
                 deviations[clip] = duration_model.deviation(length, sounds[clip])
             reasons[clip] += judge_sound(measured[clip], usual, deviations[clip], limits)
+        for clip, misfit in zip(clips, misfits, strict=True):
+            if misfit is not None:
+                reasons[clip].append(misfit)
         if duration_model:
             _judge_numbering(reasons, clips, segments, measured, duration_model, limits)
     _judge_copies(reasons, segments, measured)
     verdicts = tuple(
-        Verdict(values, segment, one, expect, deviation, tuple(why))
-        for (values, segment), one, expect, deviation, why in zip(
-            lines, measured, expected, deviations, reasons, strict=True
+        Verdict(values, segment, one, expect, deviation, tuple(why), alignment)
+        for (values, segment), one, expect, deviation, why, alignment in zip(
+            lines, measured, expected, deviations, reasons, alignments, strict=True
         )
     )
     said = [*findings, *_summed_up(verdicts), *_few_clips(duration_models)]
@@ -370,6 +397,9 @@ def clip_to_json(one: Verdict) -> dict[str, Any]:
         "letters_per_second": _letters_per_second(one),
         "expected_seconds": None if one.expected is None else round(one.expected, 3),
         "speech_rate_deviation": None if one.deviation is None else round(one.deviation, 2),
+        "alignment": None
+        if one.alignment is None
+        else {key: round(value, 3) for key, value in asdict(one.alignment).items()},
         "signal": None if signal is None else {key: round(value, 4) for key, value in asdict(signal).items()},
     }
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from quran_asr.corpus.clip_alignment import ClipAlignment
 from quran_asr.corpus.measurements import Measured
 from quran_asr.errors import Severity
 
@@ -48,9 +49,15 @@ class Limits:
     """Deviations of the edge's level above the reciter's usual, for that."""
     cut_edge_db: float = -12.0
     """And the edge's level against speech, dB, for that."""
+    misfit: float = 2.5
+    """Nats a token by which the alignment of a clip with its words scores under the reciter's median,"""
+    edge_misfit: float = 2.5
+    """and by which that of the words at one end does."""
 
 
 LIMITS = Limits()
+LEAST_USUAL = -2.0
+"""Nats a token: a reciter whose median is under this is judged by this. All his clips may be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,12 @@ REASONS: dict[str, Kind] = {
         "warning",
         "longer than its words take this reciter",
         "listen: other words, or repeated ones?",
+    ),
+    "other-words": Kind(
+        "reject", "error", "its words are not recognized in it", "listen, and name it as it is recited"
+    ),
+    "words-missing": Kind(
+        "reject", "warning", "the words at an end are not recognized", "cut it again from the recording"
     ),
     "shifted-numbering": Kind(
         "reject",
@@ -157,6 +170,27 @@ def usual_of(measured: Sequence[Measured]) -> Usual:
         start_db=robust([one.start_db for one in signals], 3.0),
         end_db=robust([one.end_db for one in signals], 3.0),
     )
+
+
+def judge_alignments(alignments: Sequence[ClipAlignment | None], limits: Limits) -> list[Reason | None]:
+    """The reason that follows from the alignment of each clip with its words, if any; of one reciter."""
+    known = [one for one in alignments if one is not None]
+    if not known:
+        return [None] * len(alignments)
+    whole = max(LEAST_USUAL, float(np.median([one.score for one in known])))
+    edge = max(LEAST_USUAL, float(np.median([(one.first, one.last) for one in known])))
+
+    def judged(one: ClipAlignment) -> Reason | None:
+        if one.score < whole - limits.misfit:
+            message = f"{one.score:.1f} nats a token, usually {whole:.1f}"
+            return Reason("other-words", message, one.score, whole - limits.misfit)
+        for side, score in (("beginning", one.first), ("end", one.last)):
+            if score < edge - limits.edge_misfit:
+                message = f"{score:.1f} nats a token at the {side}, usually {edge:.1f}"
+                return Reason("words-missing", message, score, edge - limits.edge_misfit)
+        return None
+
+    return [None if one is None else judged(one) for one in alignments]
 
 
 def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Limits) -> list[Reason]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ import numpy as np
 from quran_asr import audio
 from quran_asr.corpus.fingerprint import Fingerprint, fingerprint
 from quran_asr.corpus.signal import Clipping, Signal, measure, power_spectra
+from quran_asr.corpus.workers import processes
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import parse_json
 from quran_asr.records import Segment
@@ -82,6 +81,7 @@ def measure_clips(
     *,
     cache: Path | None = None,
     workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Measured], Effort]:
     """Decode and measure each clip.
@@ -90,6 +90,7 @@ def measure_clips(
         segments: `text` and `verses` do not matter here.
         cache: a database to take from and to add to; what was measured before an interruption stays there.
         workers: processes; one for each processor if None.
+        executor: where clips are measured, instead of in processes here.
         on_progress: called with (clips done, clips).
 
     Returns:
@@ -107,7 +108,7 @@ def measure_clips(
         new: dict[Stretch, Measured] = {}
         cpu = 0.0
         chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-        pool = _processes(min(workers or os.cpu_count() or 1, max(1, len(chunks))))
+        pool = executor or processes(min(workers or os.cpu_count() or 1, max(1, len(chunks))))
         try:
             for future in as_completed([pool.submit(_measure_chunk, chunk) for chunk in chunks]):
                 chunk, results, took = future.result()
@@ -122,21 +123,11 @@ def measure_clips(
                 remedy="try again with --workers 1",
             ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            if executor is None:
+                pool.shutdown(cancel_futures=True)
     measured = [known[key] if key in known else new[s] for s, key in zip(stretches, keys, strict=True)]
     heard = sum(one.signal.seconds for one in new.values() if one.signal)
     return measured, Effort(len(new), heard, cpu, len(segments) - len(todo))
-
-
-def _processes(workers: int) -> Executor:
-    # fork: a caller's script needs no `if __name__` guard, and nothing is imported twice
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    return ProcessPoolExecutor(workers, context, initializer=_without_chatter)
-
-
-def _without_chatter() -> None:
-    """Silence what decoders print about damaged files; the same is said by `Measured.error`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _measure_chunk(stretches: Sequence[Stretch]) -> tuple[Sequence[Stretch], list[Measured], float]:

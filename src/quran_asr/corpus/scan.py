@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, Literal
 
 from quran_asr import audio
 from quran_asr.corpus.manifest import write_manifest
+from quran_asr.corpus.workers import processes
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.level_meter import LevelMeter
 from quran_asr.records import VerseRef
@@ -138,7 +137,7 @@ def classify(path: Path, scanned: Path) -> Recording | Dropped | Ignored:
             )
         if _TRANSLATION.match(folder):
             return Dropped(path, "a translation", f"its folder is called {folder}")
-    reciter = _reciter(folders)
+    reciter = reciter_of(folders)
     stem = path.stem.lower()
     quran = load_quran("diacritized")
     if stem in ("audhubillah", "bismillah"):
@@ -158,7 +157,7 @@ def classify(path: Path, scanned: Path) -> Recording | Dropped | Ignored:
         return Dropped(path, "no such verse", error.what)
 
 
-def _reciter(folders: tuple[str, ...]) -> str:
+def reciter_of(folders: Sequence[str]) -> str:
     """The nearest folder that names somebody: `Alafasy_128kbps`, `Alafasy/128kbps`, `Alafasy/002` are one."""
     for folder in reversed(folders):
         name = _QUALITY.sub("", folder).strip("_- ")
@@ -277,7 +276,7 @@ def _look(
     paths = [what.path for what in recordings]
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     own = executor is None and bool(chunks)
-    pool = _processes(len(chunks)) if own else executor
+    pool = processes(min(os.cpu_count() or 1, len(chunks))) if own else executor
     seconds: dict[Path, float] = {}
     broken: list[Dropped] = []
     notes: list[Finding] = []
@@ -300,17 +299,6 @@ def _look(
         if own and pool:
             pool.shutdown(cancel_futures=True)
     return seconds, broken, sorted(notes, key=lambda note: note.where)
-
-
-def _processes(chunks: int) -> ProcessPoolExecutor:
-    # fork: a caller's script needs no `if __name__` guard, and nothing is imported twice
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    return ProcessPoolExecutor(min(os.cpu_count() or 1, chunks), context, initializer=_without_chatter)
-
-
-def _without_chatter() -> None:
-    """Silence what decoders print about damaged files; the same is said by `Dropped`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _look_at(paths: Sequence[Path], decode: bool) -> list[tuple[Path, float | None, str, list[Finding]]]:

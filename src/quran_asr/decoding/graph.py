@@ -258,7 +258,7 @@ class _Builder:
     def add_verse(self, ref: VerseRef, place: int) -> None:
         costs = self.costs
         words = self.quran.verse(ref).split()
-        letters = _letters(ref, words[0], self.quran.spelling)
+        letters = letter_names(ref, words[0], self.quran.spelling)
         for index, word in enumerate(words):
             enter = costs.enter_word if index else costs.enter_verse
             leave = costs.leave_word if index + 1 < len(words) else costs.leave_verse
@@ -359,7 +359,7 @@ class _Builder:
         )
 
 
-def _letters(ref: VerseRef, word: str, spelling: str) -> str:
+def letter_names(ref: VerseRef, word: str, spelling: str) -> str:
     """The names of the letters of a first word that is recited letter by letter; empty for any other word."""
     begins = ref.ayah == 1 and ref.surah in SURAHS_WITH_LETTERS
     if not begins and ref != VerseRef(42, 2):

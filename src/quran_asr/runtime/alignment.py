@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from quran_asr.decoding.identify import Identification, PlaceInText
     from quran_asr.records import TimedWord, VerseRef
 
-START_SHIFT = -0.14
+START_SHIFT = -0.12
 """Seconds from the frame in which a word's first sound is recognized to the beginning of the word, since CTC
-recognizes a token after it has begun. Chosen on every second of 46 surahs (10 reciters); in the others 94.7 %
-of the verse starts are within 0.1 s then and 98.0 % within 0.3 s, median 0.04 s (1.8M parameters)."""
+recognizes a token after it has begun. The median of 19 surahs of eight reciters (1.8M parameters); measured
+by tools/alignment_accuracy.py, see docs/results/alignment.md."""
 KINDS_IN_JSON = {"sadaqa": "other"}
 """Kind of a segment -> how it is written, where that differs."""
 

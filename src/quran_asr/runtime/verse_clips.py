@@ -1,8 +1,13 @@
-"""Verse clips from an aligned recording, cut where it is quietest between the words."""
+"""Clips of verses, and of parts of verses between pauses, from an aligned recording.
+
+Clips are cut where it is quietest: between the words of a verse and what is recited beside them, or in a
+pause that the reciter makes within a verse.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
+import math
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +19,10 @@ from quran_asr.records import SAMPLE_RATE
 from quran_asr.text.quran import load_quran
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from quran_asr.decoding.path import AlignedSegment
-    from quran_asr.records import Samples, VerseRef
+    from quran_asr.records import Samples, TimedWord, VerseRef
     from quran_asr.runtime.alignment import AlignedRecording
 
 REACH_SECONDS = 0.8
@@ -23,7 +30,51 @@ REACH_SECONDS = 0.8
 INSIDE_SECONDS = 0.05
 """So far inside them, since word times are not exact."""
 LEVEL_SECONDS = 0.02
-"""The level is measured over so long."""
+"""The level is measured over so long where the quietest point is looked for,"""
+DIP_SECONDS = 0.1
+"""and over so long where pauses are: shorter than a pause, longer than the closure of most stops."""
+SPEECH_RANGE_DB = 30.0
+"""What is further below the loudest twentieth of a clip is not speech."""
+PAUSE_DB = 6.0
+"""A pause is so far below the median level of the speech (in a mosque sounds fade slowly),"""
+PAUSE_SECONDS = 0.25
+"""for so long; the closure of a stop is shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A verse, or some words of it, in a recording."""
+
+    verse: VerseRef
+    words: tuple[TimedWord, ...]
+    whole: bool
+    """From the first word of the verse to the last."""
+    start: float
+    """Seconds of the recording."""
+    end: float
+    edge_db: float
+    """How far the louder one of the two cuts is below the median level of the speech: 15 and more in a pause,
+    6 to 12 where the room echoes, little where the reciter goes on without a pause."""
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    @property
+    def name(self) -> str:
+        """As EveryAyah names it, `002282`; of a part with its words, counted from 1: `002282-004-017`."""
+        stem = f"{self.verse.surah:03}{self.verse.ayah:03}"
+        if self.whole:
+            return stem
+        return f"{stem}-{_number(self.words[0]):03}-{_number(self.words[-1]):03}"
+
+    @property
+    def score(self) -> float:
+        """Nats a letter by which the model prefers something else than these words; 0 is best."""
+        letters = sum(len(word.text) for word in self.words)
+        return (
+            sum(len(word.text) * math.log(max(word.confidence or 1.0, 1e-9)) for word in self.words) / letters
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,54 +111,167 @@ def cut_verses(recording: AlignedRecording, folder: Path, skip: Container[VerseR
         QuranAsrError: the recording cannot be read.
         OSError: the folder cannot be written.
     """
-    quran = load_quran(recording.spelling)
-    complete: dict[VerseRef, int] = {}
-    recited: dict[VerseRef, None] = {}
-    for place, segment in enumerate(recording.segments):
-        for verse in segment.verses:
-            recited.setdefault(verse)
-            if [word.index for word in segment.words] == list(range(len(quran.verse(verse).split()))):
-                complete.setdefault(verse, place)
     folder.mkdir(parents=True, exist_ok=True)
-    clips = []
-    for verse, place in complete.items():
-        if verse not in skip:
-            start, end, samples = _clip(recording, place)
-            path = folder / f"{verse.surah:03}{verse.ayah:03}.flac"
-            audio.write(path, samples)
-            clips.append(VerseClip(verse, path, start, end))
-    return VerseClips(tuple(clips), tuple(verse for verse in recited if verse not in complete))
+    recited = dict.fromkeys(verse for segment in recording.segments for verse in segment.verses)
+    clips: dict[VerseRef, VerseClip] = {}
+    complete: set[VerseRef] = set()
+    for clip in find_clips(recording):
+        complete.add(clip.verse)
+        if clip.verse not in skip and clip.verse not in clips:
+            path = write_clip(recording, clip, folder)
+            clips[clip.verse] = VerseClip(clip.verse, path, clip.start, clip.end)
+    return VerseClips(tuple(clips.values()), tuple(verse for verse in recited if verse not in complete))
 
 
-def _clip(recording: AlignedRecording, place: int) -> tuple[float, float, Samples]:
-    """Start and end of a segment's clip in seconds of the recording, and its samples."""
-    segment = recording.segments[place]
-    earliest = max(segment.start - REACH_SECONDS, _end_of_others(recording, segment) - INSIDE_SECONDS, 0.0)
-    latest = min(
-        segment.end + REACH_SECONDS, _start_of_others(recording, segment) + INSIDE_SECONDS, recording.seconds
-    )
-    latest = max(latest, segment.end)
-    samples = audio.read(recording.audio, earliest, latest - earliest)
-    first = quietest(samples, 0.0, segment.start + INSIDE_SECONDS - earliest)
-    last = quietest(samples, segment.end - INSIDE_SECONDS - earliest, latest - earliest)
-    return earliest + first, earliest + last, samples[round(first * SAMPLE_RATE) : round(last * SAMPLE_RATE)]
+def write_clip(recording: AlignedRecording, clip: Clip, folder: Path) -> Path:
+    """Write the samples of a clip under its name, 16 kHz, mono.
+
+    Raises:
+        QuranAsrError: the recording cannot be read.
+        OSError: the folder cannot be written.
+    """
+    path = folder / f"{clip.name}.flac"
+    audio.write(path, audio.read(recording.audio, clip.start, clip.seconds))
+    return path
 
 
-def _end_of_others(recording: AlignedRecording, segment: AlignedSegment) -> float:
-    """Where the speech before a segment ends."""
-    return max((end for start, end in _speech(recording) if start < segment.start), default=0.0)
+def find_clips(recording: AlignedRecording, longest: float | None = None) -> Iterator[Clip]:
+    """The clips of a recording, in order.
+
+    Args:
+        recording: aligned.
+        longest: seconds; a longer verse is cut at pauses into as few parts as possible, and what is recited
+            of a verse before the reciter goes back or leaves words out is a part as well. A part may still be
+            longer, where he makes no pause. None: whole verses only, however long.
+
+    Raises:
+        QuranAsrError: the recording cannot be read.
+    """
+    quran = load_quran(recording.spelling)
+    for verse, words in _runs(recording.segments):
+        length = len(quran.verse(verse).split())
+        whole = len(words) == length
+        if not whole and longest is None:
+            continue
+        sound = _sound_of(recording, words)
+        for first, last, start, end in _parts(sound, words, longest):
+            yield Clip(
+                verse,
+                words[first : last + 1],
+                whole and last + 1 - first == length,
+                start,
+                end,
+                sound.edge_db(start, end),
+            )
 
 
-def _start_of_others(recording: AlignedRecording, segment: AlignedSegment) -> float:
-    """Where the speech after a segment begins."""
-    starts = (start for start, _ in _speech(recording) if start > segment.start)
-    return min(starts, default=recording.seconds)
+def _runs(segments: Iterable[AlignedSegment]) -> Iterator[tuple[VerseRef, tuple[TimedWord, ...]]]:
+    """Words of one verse one after another. A reciter who goes back may end a repeat beyond where he was: the
+    new words are a segment of their own, and one run with it."""
+    verse: VerseRef | None = None
+    run: list[TimedWord] = []
+    for segment in segments:
+        of = segment.verses[0] if segment.verses else None
+        goes_on = of is not None and of == verse and segment.entry == "next"
+        if run and not goes_on:
+            if verse is not None:
+                yield verse, tuple(run)
+            run = []
+        verse = of
+        run += segment.words
+    if run and verse is not None:
+        yield verse, tuple(run)
 
 
-def _speech(recording: AlignedRecording) -> list[tuple[float, float]]:
-    """Start and end of all segments and of what is not aligned."""
-    spans = [(segment.start, segment.end) for segment in recording.segments]
-    return spans + [(other.start, other.end) for other in recording.unaligned]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sound:
+    """The samples around a run of words."""
+
+    samples: Samples
+    offset: float
+    """Seconds of the recording before them."""
+    levels: NDArray[np.float64]
+    """dB every 10 ms, each over `DIP_SECONDS`."""
+    speech_db: float
+    """Median of those that are speech."""
+
+    def quietest(self, start: float, end: float) -> float:
+        return self.offset + quietest(self.samples, start - self.offset, end - self.offset)
+
+    def edge_db(self, start: float, end: float) -> float:
+        """See `Clip.edge_db`."""
+        near = round(DIP_SECONDS / _HOP_SECONDS)
+        levels = []
+        for time in (start, end):
+            place = round((time - self.offset) / _HOP_SECONDS)
+            levels.append(float(self.levels[max(0, place - near) : place + near + 1].min()))
+        return self.speech_db - max(levels)
+
+    def pause(self, start: float, end: float) -> float | None:
+        """The middle of the longest pause between two times of the recording; None: there is none."""
+        first = max(0, round((start - self.offset) / _HOP_SECONDS))
+        low = self.levels[first : round((end - self.offset) / _HOP_SECONDS)] < self.speech_db - PAUSE_DB
+        edges = np.flatnonzero(np.diff(low, prepend=False, append=False)).reshape(-1, 2)
+        lengths = edges[:, 1] - edges[:, 0]
+        if not len(lengths) or lengths.max() * _HOP_SECONDS < PAUSE_SECONDS:
+            return None
+        return float(self.offset + (first + edges[lengths.argmax()].mean()) * _HOP_SECONDS)
+
+
+_HOP_SECONDS = 0.01
+
+
+def _sound_of(recording: AlignedRecording, words: Sequence[TimedWord]) -> _Sound:
+    """The sound of words and as much around them as a clip may take."""
+    first, last = words[0], words[-1]
+    others = [(word.start, word.end) for word in recording.words]
+    others += [(one.start, one.end) for one in recording.unaligned]
+    before = max((end for start, end in others if start < first.start), default=0.0)
+    after = min((start for start, _ in others if start > last.start), default=recording.seconds)
+    earliest = max(first.start - REACH_SECONDS, before - INSIDE_SECONDS, 0.0)
+    latest = min(last.end + REACH_SECONDS, after + INSIDE_SECONDS, recording.seconds)
+    samples = audio.read(recording.audio, earliest, max(latest, last.end) - earliest)
+    levels = _levels(samples)
+    speech = levels[levels > np.percentile(levels, 95) - SPEECH_RANGE_DB]
+    return _Sound(samples, earliest, levels, float(np.median(speech)))
+
+
+def _levels(samples: Samples) -> NDArray[np.float64]:
+    hop, half = round(_HOP_SECONDS * SAMPLE_RATE), round(DIP_SECONDS / 2 * SAMPLE_RATE)
+    power = np.cumsum(np.append(0.0, samples.astype(np.float64) ** 2))
+    middles = np.arange(0, len(samples) + 1, hop)
+    low, high = np.maximum(middles - half, 0), np.minimum(middles + half, len(samples))
+    means = (power[high] - power[low]) / np.maximum(high - low, 1)
+    return np.asarray(10 * np.log10(np.maximum(means, 1e-12)), np.float64)
+
+
+def _parts(
+    sound: _Sound, words: Sequence[TimedWord], longest: float | None
+) -> Iterator[tuple[int, int, float, float]]:
+    """First and last word, start and end of each clip of a run."""
+    start = sound.quietest(sound.offset, words[0].start + INSIDE_SECONDS)
+    end = sound.quietest(words[-1].end - INSIDE_SECONDS, sound.offset + len(sound.samples) / SAMPLE_RATE)
+    pauses: list[tuple[int, float]] = []
+    """(word after it, middle of it)"""
+    if longest is not None and end - start > longest:
+        for number in range(1, len(words)):
+            gap = words[number - 1].end - INSIDE_SECONDS, words[number].start + INSIDE_SECONDS
+            pause = sound.pause(*gap)
+            if pause is not None:
+                pauses.append((number, pause))
+    first = 0
+    while longest is not None and end - start > longest and pauses:
+        near = [pause for pause in pauses if pause[1] - start <= longest]
+        word, time = near[-1] if near else pauses[0]
+        yield first, word - 1, start, time
+        first, start = word, time
+        pauses = [pause for pause in pauses if pause[0] > word]
+    yield first, len(words) - 1, start, end
+
+
+def _number(word: TimedWord) -> int:
+    """Place in the verse, from 1."""
+    return (word.index or 0) + 1
 
 
 def quietest(samples: Samples, start: float, end: float) -> float:

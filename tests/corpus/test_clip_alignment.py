@@ -1,0 +1,71 @@
+"""Clips that do not fit their words: what the alignment scores say, and what an audit makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quran_asr import audio
+from quran_asr.corpus.audit_rules import LIMITS, judge_alignments
+from quran_asr.corpus.clip_alignment import ClipAlignment, spoken_words
+from quran_asr.records import Segment, VerseRef
+from quran_asr.text.quran import load_quran
+
+GOOD = [ClipAlignment(-0.3 + shift, -0.5 + shift, -0.4, 40) for shift in (-0.2, 0.0, 0.1, 0.2)]
+
+
+def codes(*clips: ClipAlignment | None) -> list[str]:
+    return [reason.code if reason else "" for reason in judge_alignments([*GOOD, *clips], LIMITS)][
+        len(GOOD) :
+    ]
+
+
+def test_other_words_and_missing_words_are_told_apart() -> None:
+    swapped, start_cut, end_cut = (
+        ClipAlignment(-7.0, -8.0, -6.0, 40),
+        ClipAlignment(-2.0, -6.0, -0.3, 40),
+        ClipAlignment(-2.0, -0.3, -6.0, 40),
+    )
+    found = codes(swapped, start_cut, end_cut, None, GOOD[0])
+    assert found == ["other-words", "words-missing", "words-missing", "", ""]
+    (reason,) = [one for one in judge_alignments([*GOOD, end_cut], LIMITS) if one]
+    assert "at the end" in reason.detail and reason.action == "reject"
+
+
+def test_a_reciter_whose_clips_are_all_wrong_is_not_usual() -> None:
+    wrong = [ClipAlignment(-7.0, -8.0, -6.0, 40)] * 5
+    assert [reason.code for reason in judge_alignments(wrong, LIMITS) if reason] == 5 * ["other-words"]
+    assert judge_alignments([None], LIMITS) == [None] and judge_alignments([], LIMITS) == []
+
+
+def segment(verse: str, text: str = "") -> Segment:
+    ref = VerseRef.parse(verse)
+    words = text or load_quran("letters").verse(ref)
+    return Segment(audio="", offset=0.0, duration=1.0, verses=(ref,), text=words, reciter="")
+
+
+def test_letters_are_named_and_parts_keep_their_words() -> None:
+    assert spoken_words(segment("2:1"), "letters") == ["ألف", "لام", "ميم"]
+    assert spoken_words(segment("112:1"), "letters") == load_quran("letters").verse(VerseRef(112, 1)).split()
+    assert spoken_words(segment("112:1", "هو الله"), "letters") == ["هو", "الله"]
+
+
+@pytest.mark.slow
+def test_an_audit_with_a_model(small_bundle: Path, voice: np.ndarray, quran_asr, tmp_path: Path) -> None:
+    """Random weights: what they find is arbitrary, that each clip is aligned is not."""
+    for ayah in (1, 2):
+        path = tmp_path / "in" / "reader" / f"11200{ayah}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        audio.write(path, voice[: 48_000 * ayah])
+    done = quran_asr("corpus", "scan", tmp_path / "in", "--to", tmp_path / "all.jsonl")
+    assert done.code == 0, done.err
+    where = ("corpus", "audit", tmp_path / "all.jsonl", "--no-cache", "--no-audio")
+    refused = quran_asr(*where, "--model", small_bundle)
+    assert refused.code == 2 and "--align" in refused.err
+    done = quran_asr(*where, "--align", "--model", small_bundle)
+    assert done.code in (0, 1), done.err
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) == 2 and all(line["alignment"]["score"] <= 0 for line in lines)

@@ -1,0 +1,323 @@
+"""Measure how exact alignments are.
+
+    python tools/alignment_accuracy.py verses TIMES.jsonl --model BUNDLE --scores FOLDER [--unseen NAME ...]
+    python tools/alignment_accuracy.py concatenated MANIFEST --model BUNDLE [--recordings 20] [--seed 0]
+
+`verses` compares verse starts with published times: lines with `audio_filepath`, `reciter`, `surah` and
+`verses`, each of them with `verse` and `speech_start`. It compares a plain CTC Viterbi alignment of the text,
+the Quran search, and each with the emissions divided by label priors (arXiv 2406.02560): log p - a log prior.
+Priors and offsets are taken from every second surah of the reciters that are not `--unseen`, and measured on
+the other surahs and on the unseen reciters. The emissions are kept in `--scores`.
+
+`concatenated` joins verse clips of one reciter into recordings whose truth is exact: verses in a row, verses
+said again, verses left out, pauses and a jump to another surah. The aligner knows nothing but the audio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quran_asr import audio
+from quran_asr.decoding.forced import force
+from quran_asr.decoding.graph import FORMULAS, Kind
+from quran_asr.decoding.tokenization import Tokenizer
+from quran_asr.records import SAMPLE_RATE, VerseRef
+from quran_asr.runtime.alignment import START_SHIFT, align_scores, search_graph
+from quran_asr.runtime.audio_input import blocks_of_file
+from quran_asr.runtime.recognizer import FILE_SECONDS, Recognizer, load
+from quran_asr.text.passages import parse_range
+from quran_asr.text.quran import load_quran
+from quran_asr.text.spelling import spell
+
+PRIOR_SCALES = (0.0, 0.1, 0.2, 0.3, 0.5)
+REPEAT_SECONDS = 1.0
+"""A repeat is found where one of the same verse begins within so much of the marked one."""
+
+
+@dataclass(frozen=True)
+class Surah:
+    """A recording with published times."""
+
+    name: str
+    reciter: str
+    number: int
+    scores: np.ndarray
+    """[frames, vocabulary + 1]"""
+    starts: dict[str, float]
+    """Verse -> seconds at which its speech begins, where that is clear."""
+    basmala: bool
+    repeats: list[tuple[str, float]] | None
+    """(verse, seconds) of what is said again; None: not marked."""
+
+
+def surahs_of(times: Path, recognizer: Recognizer, kept: Path) -> list[Surah]:
+    kept.mkdir(parents=True, exist_ok=True)
+    surahs = []
+    for text in times.read_text("utf-8").splitlines():
+        line: dict[str, Any] = json.loads(text)
+        path = kept / f"{Path(line['audio_filepath']).with_suffix('').as_posix().replace('/', '-')}.npy"
+        if not path.exists():
+            recording = times.parent / line["audio_filepath"]
+            blocks = blocks_of_file(recording, FILE_SECONDS)
+            np.save(path, recognizer.emissions(blocks, str(recording)).log_probs)
+        starts = {v["verse"]: v["speech_start"] for v in line["verses"] if v.get("speech_start") is not None}
+        repeats = [(v["verse"], r["start"]) for v in line["verses"] for r in v.get("repeats", [])]
+        marked = line["times_kind"] == "segments" or bool(repeats)
+        surahs.append(
+            Surah(
+                path.stem,
+                line["reciter"],
+                line["surah"],
+                np.load(path),
+                starts,
+                line["surah"] not in (1, 9) and ("basmala" in line or "opening" in line),
+                repeats if marked else None,
+            )
+        )
+    return surahs
+
+
+def forced_starts(
+    surah: Surah, scores: np.ndarray, recognizer: Recognizer, tokenizer: Tokenizer
+) -> dict[str, float]:
+    """Verse -> the second in which its first letter is recognized, by a plain Viterbi alignment."""
+    quran = load_quran(recognizer.spelling)
+    tokens: list[int] = []
+    if surah.basmala:
+        tokens += tokenizer.encode(spell(FORMULAS[Kind.BASMALA], recognizer.spelling))
+    places: dict[str, int] = {}
+    for ref in parse_range(str(surah.number)):
+        word = tokenizer.encode(quran.verse(ref).split()[0])
+        silent = recognizer.bundle.vocabulary.pieces[word[0]] == "▁"
+        places[str(ref)] = len(tokens) + int(silent and len(word) > 1)
+        tokens += tokenizer.encode(quran.verse(ref))
+    found = force(scores, tokens)
+    assert found is not None
+    return {
+        verse: float(found.spans[place, 0]) * recognizer.bundle.frame_seconds
+        for verse, place in places.items()
+    }
+
+
+def searched(
+    surah: Surah, scores: np.ndarray, recognizer: Recognizer
+) -> tuple[dict[str, float], list[tuple[str, float]]]:
+    """The same by the Quran search in the surah (the first time that a verse is begun), and the repeats."""
+    graph = search_graph(recognizer, parse_range(str(surah.number)))
+    found = align_scores(graph, [scores], recognizer.bundle.frame_seconds, follow_place=False)
+    starts: dict[str, float] = {}
+    repeats = []
+    for segment in found.segments:
+        for ref in segment.verses:
+            if segment.words[0].index == 0 and segment.kind == "verse":
+                starts.setdefault(str(ref), segment.start - START_SHIFT)
+            if segment.kind == "repeat":
+                repeats.append((str(ref), segment.start))
+    return starts, repeats
+
+
+def differences(surahs: list[Surah], found: dict[str, dict[str, float]]) -> np.ndarray:
+    """Found less published start of each verse; infinite where it was not found."""
+    return np.array(
+        [found[one.name].get(verse, np.inf) - start for one in surahs for verse, start in one.starts.items()]
+    )
+
+
+def row(name: str, apart: np.ndarray) -> str:
+    far = np.abs(apart)
+    shares = " | ".join(f"{np.mean(far <= limit):.1%}" for limit in (0.1, 0.3, 1.0))
+    return f"| {name} | {len(far)} | {shares} | {np.median(far):.3f} |"
+
+
+def measure_verses(times: Path, model: Path, kept: Path, unseen: list[str]) -> None:
+    recognizer = load(model, decoder="ctc", threads=1)
+    tokenizer = Tokenizer(recognizer.bundle.vocabulary)
+    surahs = surahs_of(times, recognizer, kept)
+    seen = [one for one in surahs if one.reciter not in unseen]
+    chosen_on, held_out = seen[::2], seen[1::2]
+    groups = {"other surahs": held_out, "unseen reciters": [one for one in surahs if one.reciter in unseen]}
+    prior = np.exp(np.concatenate([one.scores for one in chosen_on]).astype(np.float64)).mean(axis=0)
+    log_prior = np.log(np.maximum(prior, 1e-6))
+    print(f"offsets and priors from {len(chosen_on)} surahs; prior of the blank {prior[-1]:.2f}\n")
+    print("| alignment | prior scale | offset (s) | set | verse starts | 0.1 s | 0.3 s | 1 s | median (s) |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for scale in PRIOR_SCALES:
+        scaled = {one.name: divided(one.scores, log_prior, scale) for one in surahs}
+        ways = {
+            "plain Viterbi": {
+                one.name: forced_starts(one, scaled[one.name], recognizer, tokenizer) for one in surahs
+            },
+            "Quran search": {one.name: searched(one, scaled[one.name], recognizer)[0] for one in surahs},
+        }
+        for way, found in ways.items():
+            apart = differences(chosen_on, found)
+            offset = float(np.median(apart[np.isfinite(apart)]))
+            for shift in (0.0, offset) if scale == 0 else (offset,):
+                for group, those in groups.items():
+                    if those:
+                        cells = row(group, differences(those, found) - shift)
+                        print(f"| {way} | {scale} | {-shift:+.2f} {cells}", flush=True)
+    report_repeats([one for one in surahs if one.repeats is not None], recognizer)
+
+
+def divided(scores: np.ndarray, log_prior: np.ndarray, scale: float) -> np.ndarray:
+    """Emissions divided by the scaled priors, normalized again."""
+    if not scale:
+        return scores
+    raised = scores - scale * log_prior
+    return np.asarray(raised - np.logaddexp.reduce(raised, axis=1, keepdims=True), np.float32)
+
+
+def report_repeats(surahs: list[Surah], recognizer: Recognizer) -> None:
+    right = marked = given = 0
+    for one in surahs:
+        found = searched(one, one.scores, recognizer)[1]
+        given += len(found)
+        for verse, start in one.repeats or []:
+            marked += 1
+            near = next((f for f in found if f[0] == verse and abs(f[1] - start) < REPEAT_SECONDS), None)
+            if near is not None:
+                right += 1
+                found.remove(near)
+    print(
+        f"\nrepeats: {marked} marked, {given} found, {right} of them right, F1 {f1(right, given, marked):.3f}"
+    )
+
+
+def f1(right: int, found: int, true: int) -> float:
+    return 2 * right / (found + true) if found + true else 1.0
+
+
+@dataclass
+class Spoken:
+    """A recording of clips, and what is said in it."""
+
+    samples: list[np.ndarray]
+    words: list[tuple[str, int]]
+    starts: list[tuple[str, float]]
+    repeated: list[str]
+
+    @property
+    def seconds(self) -> float:
+        return sum(map(len, self.samples)) / SAMPLE_RATE
+
+    def pause(self, seconds: float) -> None:
+        self.samples.append(np.zeros(round(seconds * SAMPLE_RATE), np.float32))
+
+    def say(self, line: dict[str, Any], spelling: str) -> None:
+        sound = audio.read(line["audio_filepath"])
+        (verse,) = line["verses"]
+        self.starts.append((verse, self.seconds + speech_start(sound)))
+        length = len(load_quran(spelling).verse(VerseRef.parse(verse)).split())
+        self.words += [(verse, index) for index in range(length)]
+        self.samples.append(sound)
+
+
+def speech_start(samples: np.ndarray) -> float:
+    """Seconds until the level first is within 25 dB of the loudest twentieth."""
+    hop = SAMPLE_RATE // 100
+    frames = samples[: len(samples) // hop * hop].reshape(-1, hop).astype(np.float64)
+    levels = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-12)
+    return float((levels > np.percentile(levels, 95) - 25).argmax()) * 0.01
+
+
+def concatenated(lines: list[dict[str, Any]], rng: random.Random, spelling: str) -> Iterator[Spoken]:
+    by_surah: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+    for line in lines:
+        if len(line["verses"]) == 1:
+            ref = VerseRef.parse(line["verses"][0])
+            by_surah.setdefault((line["reciter"], ref.surah), {})[ref.ayah] = line
+    long = sorted(key for key, verses in by_surah.items() if len(verses) >= 8)
+    while True:
+        spoken = Spoken([], [], [], [])
+        reciter = rng.choice(long)[0]
+        spoken.pause(0.5)
+        for surah in rng.sample([key for key in long if key[0] == reciter], 2):
+            verses = by_surah[surah]
+            ayah = rng.choice(sorted(verses)[:-6])
+            for _ in range(6):
+                if ayah not in verses:
+                    ayah += 1
+                    continue
+                spoken.say(verses[ayah], spelling)
+                spoken.pause(rng.uniform(0.2, 1.0))
+                fate = rng.random()
+                if fate < 0.15:
+                    spoken.repeated.append(verses[ayah]["verses"][0])
+                    spoken.say(verses[ayah], spelling)
+                    spoken.pause(rng.uniform(0.2, 1.0))
+                ayah += 2 if fate > 0.9 else 1
+        yield spoken
+
+
+def measure_concatenated(manifest: Path, model: Path, recordings: int, seed: int) -> None:
+    recognizer = load(model, decoder="ctc", threads=1)
+    graph = search_graph(recognizer)
+    lines = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
+    for line in lines:
+        line["audio_filepath"] = str(manifest.parent / line["audio_filepath"])
+    words_right = words_found = words_true = repeats_right = repeats_found = repeats_true = 0
+    seconds, apart = 0.0, list[float]()
+    drawn = concatenated(lines, random.Random(seed), recognizer.spelling)
+    for _, spoken in zip(range(recordings), drawn, strict=False):
+        seconds += spoken.seconds
+        scores = recognizer.scores([np.concatenate(spoken.samples)])
+        found = align_scores(graph, scores, recognizer.bundle.frame_seconds, follow_place=True)
+        words = [(str(word.verse), word.index) for s in found.segments for word in s.words if s.verses]
+        matching = SequenceMatcher(None, spoken.words, words, autojunk=False).get_matching_blocks()
+        words_right += sum(block.size for block in matching)
+        words_found += len(words)
+        words_true += len(spoken.words)
+        again = [str(s.verses[0]) for s in found.segments if s.kind == "repeat"]
+        repeats_found += len(again)
+        repeats_true += len(spoken.repeated)
+        for verse in spoken.repeated:
+            if verse in again:
+                again.remove(verse)
+                repeats_right += 1
+        begins = [(str(s.verses[0]), s.start) for s in found.segments if s.verses and s.words[0].index == 0]
+        for verse, start in spoken.starts:
+            apart.append(min((abs(at - start) for of, at in begins if of == verse), default=np.inf))
+    far = np.array(apart)
+    print(f"{recordings} recordings, {seconds / 60:.0f} min, {words_true} words, {len(far)} verse starts")
+    print(
+        f"words F1 {f1(words_right, words_found, words_true):.4f} "
+        f"(precision {words_right / words_found:.4f}, recall {words_right / words_true:.4f})\n"
+        f"repeats F1 {f1(repeats_right, repeats_found, repeats_true):.3f} ({repeats_true} planted, "
+        f"{repeats_found} found, {repeats_right} right)\n"
+        f"verse starts within 0.1 s {np.mean(far <= 0.1):.1%}, 0.3 s {np.mean(far <= 0.3):.1%}, "
+        f"median {np.median(far):.3f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(required=True, dest="command")
+    verses = commands.add_parser("verses")
+    verses.add_argument("times", type=Path)
+    verses.add_argument("--scores", type=Path, required=True, help="folder for the emissions")
+    verses.add_argument("--unseen", nargs="*", default=[], help="reciters that nothing is chosen on")
+    joined = commands.add_parser("concatenated")
+    joined.add_argument("manifest", type=Path)
+    joined.add_argument("--recordings", type=int, default=20)
+    joined.add_argument("--seed", type=int, default=0)
+    for command in (verses, joined):
+        command.add_argument("--model", type=Path, required=True, help="a bundle")
+    asked = parser.parse_args()
+    if asked.command == "verses":
+        measure_verses(asked.times, asked.model, asked.scores, asked.unseen)
+    else:
+        measure_concatenated(asked.manifest, asked.model, asked.recordings, asked.seed)
+
+
+if __name__ == "__main__":
+    main()
