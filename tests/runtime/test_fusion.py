@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import quran_asr
 from quran_asr import audio
 from quran_asr.decoding.arpa import write_arpa
 from quran_asr.decoding.fusion import Fusion
+from quran_asr.decoding.options import Decoding
 from quran_asr.decoding.quran_language_model import build_passage_model
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
@@ -34,7 +36,7 @@ def recognizers(small_bundle: Path) -> dict[str, Recognizer]:
     return {name: quran_asr.load(small_bundle, decoder=name, **options) for name in BEAM_DECODERS}
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(BEAM_DECODERS), cuts=st.lists(st.integers(0, 48_000), max_size=12))
 def test_how_a_stream_is_cut_changes_nothing(
     recognizers: dict[str, Recognizer], voice: np.ndarray, name: str, cuts: list[int]
@@ -46,7 +48,8 @@ def test_how_a_stream_is_cut_changes_nothing(
     stream.finish()
     whole = recognizer.recognize(voice)
     assert whole.text
-    assert stream.transcript == whole
+    words = [[(word.text, word.start, word.end) for word in one.words] for one in (whole, stream.transcript)]
+    assert words[0] == words[1]
 
 
 @pytest.mark.parametrize("name", BEAM_DECODERS)
@@ -55,10 +58,10 @@ def test_kept_encoder_outputs_give_the_words_of_the_recording(
 ) -> None:
     recognizer = recognizers[name]
     piece = encode_samples(recognizer, voice)
-    (text,) = decode(recognizer, [piece], recognizer.decoding.fusion)
+    (text,) = decode(recognizer, [piece], recognizer.decoding)
     assert text == recognizer.recognize(voice).text
-    (other,) = decode(recognizer, [piece], None)
-    assert other != text
+    (greedy,) = decode(recognizer, [piece], Decoding(name.removesuffix("-beam"), pause_seconds=None))
+    assert greedy != text
 
 
 @pytest.mark.parametrize("name", BEAM_DECODERS)
@@ -66,10 +69,14 @@ def test_weight_0_is_the_beam_without_a_language_model(
     recognizers: dict[str, Recognizer], voice: np.ndarray, name: str
 ) -> None:
     recognizer = recognizers[name]
-    piece, fusion = encode_samples(recognizer, voice), recognizer.decoding.fusion
+    fusion = recognizer.decoding.fusion
     assert fusion is not None
-    with_model, without = (decode(recognizer, [piece], Fusion(lm, 0.0, 4.0)) for lm in (fusion.model, None))
-    assert list(with_model) == list(without)
+    piece = encode_samples(recognizer, voice)
+    with_model, without = (
+        list(decode(recognizer, [piece], replace(recognizer.decoding, fusion=Fusion(model, 0.0, 4.0))))
+        for model in (fusion.model, None)
+    )
+    assert with_model == without != [""]
 
 
 @pytest.mark.parametrize("name", BEAM_DECODERS)

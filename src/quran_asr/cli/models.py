@@ -20,9 +20,8 @@ from quran_asr.errors import Finding, QuranAsrError
 if TYPE_CHECKING:
     from quran_asr.records import Segment, Transcript
 
-RecognizeClips = Callable[
-    ["Sequence[Segment]", "Callable[[int, int], None] | None"], "Iterator[Transcript | QuranAsrError]"
-]
+RecognizeClips = Callable[..., "Iterator[Transcript | QuranAsrError]"]
+"""As `Recognizer.recognize_clips`."""
 KINDS = "name a bundle, a .nemo, a .ckpt or a run folder"
 
 model_option = click.option(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from quran_asr import audio
@@ -14,7 +13,7 @@ from quran_asr.records import Alternative, Transcript
 
 if TYPE_CHECKING:
     from quran_asr.decoding.decoder import BeamDecoder, Piece
-    from quran_asr.decoding.fusion import Fusion
+    from quran_asr.decoding.options import Decoding
     from quran_asr.records import Samples, Segment
     from quran_asr.runtime.recognizer import Recognizer
 
@@ -83,19 +82,17 @@ def encode_samples(recognizer: Recognizer, samples: Samples, where: str = "") ->
     return recognizer.engine.encode(stream)
 
 
-def decode(recognizer: Recognizer, pieces: Iterable[Piece], fusion: Fusion | None) -> Iterator[str]:
-    """The text of each recording from its encoder outputs, with another language model or other weights.
+def decode(recognizer: Recognizer, pieces: Iterable[Piece], decoding: Decoding) -> Iterator[str]:
+    """The text of each recording from its encoder outputs, with another decoder or language model.
 
     Args:
-        recognizer: whose settings are used otherwise; with a language model its beam search.
+        recognizer: of the bundle; its own decoding is not used.
         pieces: of whole recordings, from `encode`.
-        fusion: instead of the recognizer's.
+        decoding: the decoder and its settings.
 
     Raises:
         QuranAsrError: a score is NaN.
     """
-    name = recognizer.decoding.decoder
-    decoding = replace(recognizer.decoding, decoder=name if fusion is None else BEAMS[name], fusion=fusion)
     decoder = build_decoder(decoding, recognizer.engine.model)
     for piece in pieces:
         (found,) = decoder.step([piece], [decoder.start])
