@@ -28,8 +28,8 @@ class Comparison:
     """Recordings with an error."""
     recognizable: dict[str, tuple[Tally, Tally]]
     """Kind -> outcomes without and with, of the errors whose words are recognized in the unedited clips."""
-    whole: dict[str, tuple[Tally, Tally]]
-    """Of all errors."""
+    nearer: dict[str, tuple[Tally, Tally]]
+    """Of all errors: to what the hypothesis as a whole is nearer, the recited words or the Quran's."""
 
     def to_json(self) -> dict[str, Any]:
         from quran_asr.evaluation.planted_errors import to_json
@@ -45,7 +45,7 @@ class Comparison:
             "with": {"wer": self.fused.whole.spelled.words.rate, **_counts(self.fused)},
             "planted_errors": self.planted,
             "recognizable": both(self.recognizable),
-            "all": both(self.whole),
+            "nearer": both(self.nearer),
         }
 
 
@@ -67,6 +67,7 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
     from quran_asr.evaluation.evaluate import evaluate
     from quran_asr.evaluation.planted_errors import (
         by_kind,
+        nearer,
         outcome,
         plant_errors,
         recognizable,
@@ -120,13 +121,14 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
             where=setting.manifest,
             remedy="name a manifest of whole verses with `verses`, some of them of four words or more",
         )
-    outcomes = [
-        [outcome(one, text) for one, text in zip(planted, decode(recognizer, encoded, way), strict=True)]
-        for way in (greedy, fused)
-    ]
+    texts_of_planted = [list(decode(recognizer, encoded, decoding)) for decoding in (greedy, fused)]
+    known = [recognizable(one, recognized) for one in planted]
     tallies = []
-    for chosen in ([recognizable(one, recognized) for one in planted], [True] * len(planted)):
-        without, with_model = (by_kind(planted, results, chosen) for results in outcomes)
+    for judge, chosen in ((outcome, known), (nearer, [True] * len(planted))):
+        without, with_model = (
+            by_kind(planted, [judge(one, text) for one, text in zip(planted, texts, strict=True)], chosen)
+            for texts in texts_of_planted
+        )
         tallies.append({kind: (without[kind], with_model[kind]) for kind in without})
     return Comparison(reports[0][0], *reports[1], len(planted), *tallies)
 
@@ -151,20 +153,24 @@ def print_comparison(comparison: Comparison) -> None:
     rows: list[tuple[object, ...]] = []
     for name, report in (("without", comparison.without), ("with", comparison.fused)):
         rates = report.whole.spelled
-        rows.append(
-            (name, report.setting.decoder, _percent(rates.words.rate), _percent(rates.characters.rate))
-        )
+        errors = _percent(rates.words.rate), _percent(rates.characters.rate)
+        rows.append((name, report.setting.decoder, *errors))
     print_table(("language model", "decoder", "WER %", "CER %"), rows)
     echo()
-    echo(
-        f"{comparison.planted:,} recordings with a planted error. Of those whose words are recognized in the"
-    )
-    echo("unedited clips without a language model, what is recognized where the error is, in percent:")
+    echo(f"{comparison.planted:,} recordings with a planted error. Of those whose words are recognized in")
+    echo("the unedited clips without a language model, what is recognized at the error, in percent:")
+    _print_tallies(comparison.recognizable)
+    echo()
+    echo("Of all of them, to what the hypothesis as a whole is nearer, by its letters, in percent:")
+    _print_tallies(comparison.nearer)
+
+
+def _print_tallies(tallies: dict[str, tuple[Tally, Tally]]) -> None:
     print_table(
         ("", "errors", "as recited", "corrected", "with LM: as recited", "corrected"),
         [
             (kind, without.errors, *_shares(without), *_shares(fused))
-            for kind, (without, fused) in comparison.recognizable.items()
+            for kind, (without, fused) in tallies.items()
         ],
     )
 

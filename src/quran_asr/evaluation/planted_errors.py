@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from quran_asr.evaluation.edit_distance import align
+from quran_asr.evaluation.edit_distance import align, count
 from quran_asr.evaluation.scoring import word_letters
 from quran_asr.records import SAMPLE_RATE, Segment, TimedWord
 
@@ -202,6 +202,20 @@ def outcome(error: PlantedError, hypothesis: str) -> Outcome:
     if _has(error.recited, error.recited_places, found):
         return "as recited"
     return "corrected" if _has(error.written, error.written_places, found) else "other"
+
+
+def nearer(error: PlantedError, hypothesis: str) -> Outcome:
+    """Is a hypothesis as a whole nearer to the recited words or to those of the Quran, by edited letters?
+
+    Says something of models, too, that recognize few words exactly.
+    """
+    letters = word_letters(" ".join(hypothesis.split()))
+    recited, written = (
+        count(word_letters(" ".join(words)), letters).errors for words in (error.recited, error.written)
+    )
+    if recited == written:
+        return "other"
+    return "as recited" if recited < written else "corrected"
 
 
 def _has(reference: Sequence[str], places: range, hypothesis: Sequence[str]) -> bool:
