@@ -177,7 +177,7 @@ def _compare(
     """Evaluate without and with the language model, and on planted errors; the reports are those with it."""
     import json
 
-    from quran_asr.cli.planted_errors import compare, print_comparison
+    from quran_asr.cli.lm_comparison import compare, print_comparison
     from quran_asr.evaluation.evaluate import unreadable_findings, write_report
     from quran_asr.files import write_atomically
     from quran_asr.runtime.recognizer import Recognizer as OfBundle
@@ -201,6 +201,8 @@ def _described(
     recognizer: Recognizer, language: LanguageModelOptions, rescore: int | None
 ) -> dict[str, Any] | None:
     """The language model for the report, with the weights that were used."""
+    if not language.given:
+        return None
     from quran_asr.runtime.recognizer import Recognizer as OfBundle
 
     if not isinstance(recognizer, OfBundle) or (fusion := recognizer.decoding.fusion) is None:
@@ -348,7 +350,10 @@ def _origin(model: Path) -> tuple[str, Path | None]:
 
 
 def _default_folder(
-    recognizer: Recognizer, manifest: Path, streaming: bool, language: LanguageModelOptions
+    recognizer: Recognizer,
+    manifest: Path,
+    streaming: bool,
+    language: LanguageModelOptions = NO_LANGUAGE_MODEL,
 ) -> Path:
     model = Path(recognizer.name)
     place = Path("evaluations")  # for a bundle too: its folder belongs to the export alone

@@ -140,7 +140,7 @@ def evaluate(
     )
     from quran_asr.decoding.tokenization import Tokenizer
     from quran_asr.runtime.bundle import read_bundle
-    from quran_asr.runtime.fusion import QURAN, read_model
+    from quran_asr.runtime.shallow_fusion import QURAN, read_model
 
     if language is not None and file is None:
         raise QuranAsrError("`--lm` applies to a FILE", remedy="name the text to measure on")
@@ -218,9 +218,9 @@ def tune(
     from quran_asr.evaluation.edit_distance import total
     from quran_asr.evaluation.scoring import score_clips
     from quran_asr.experiments.plots.tuning import plot_tuning
-    from quran_asr.runtime.fusion import read_model, write_tuned
     from quran_asr.runtime.n_best import decode, encode
     from quran_asr.runtime.recognizer import load
+    from quran_asr.runtime.shallow_fusion import read_model, write_tuned
 
     need("plot")
     recognizer = load(model, decoder=BEAMS[decoder], look_ahead_ms=look_ahead_ms)

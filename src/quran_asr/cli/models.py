@@ -49,7 +49,7 @@ look_ahead_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class LanguageModelOptions:
-    """The language model that was asked for; see `runtime.fusion.load_fusion`."""
+    """The language model that was asked for; see `runtime.shallow_fusion.load_fusion`."""
 
     lm: str | None = None
     passage: str | None = None

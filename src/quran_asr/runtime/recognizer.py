@@ -17,7 +17,7 @@ from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import TRAINING_DATA, Bundle, read_bundle
 from quran_asr.runtime.engine import Engine
-from quran_asr.runtime.fusion import load_fusion
+from quran_asr.runtime.shallow_fusion import load_fusion
 from quran_asr.runtime.stream import StreamState
 from quran_asr.text.spelling import edition_of
 
@@ -205,7 +205,7 @@ def load(
         lm: language model: `quran`, an `.npz` or `.arpa` of `quran-asr lm build`, or a model. `transducer`
             and `ctc` become their beam searches. Without it the words are as spoken; with it they are drawn
             to its text.
-        passage, lm_weight, token_bonus: see `fusion.load_fusion`.
+        passage, lm_weight, token_bonus: see `shallow_fusion.load_fusion`.
 
     Raises:
         QuranAsrError: no bundle, a damaged or newer one, a setting out of its range, or the model lacks what

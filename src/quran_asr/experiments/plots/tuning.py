@@ -35,6 +35,7 @@ def plot_tuning(path: Path, points: Sequence[tuple[float, float, float]], title:
         )
     weight, _, wer = min(points, key=lambda point: point[2])
     axes.annotate(f"{100 * wer:.1f} %", (weight, 100 * wer), textcoords="offset points", xytext=(4, -12))
+    axes.set_ylim(top=min(100.0, axes.get_ylim()[1]))  # a bonus that is far too large repeats words
     axes.set_xlabel("weight of the language model")
     axes.set_ylabel("word error rate, %")
     axes.set_title(title, fontsize=10)

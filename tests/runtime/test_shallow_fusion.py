@@ -22,9 +22,9 @@ from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Segment
 from quran_asr.runtime.bundle import read_bundle
-from quran_asr.runtime.fusion import load_fusion, read_tuned, write_tuned
 from quran_asr.runtime.n_best import decode, encode_samples, recognize_n_best
 from quran_asr.runtime.recognizer import Recognizer
+from quran_asr.runtime.shallow_fusion import load_fusion, read_tuned, write_tuned
 
 BEAM_DECODERS = ("transducer-beam", "ctc-beam")
 
