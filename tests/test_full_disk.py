@@ -382,7 +382,8 @@ def _copied_tokenizer(folder: Path, made: Made) -> None:
 
 
 def _graphs(folder: Path, made: Made) -> None:
-    from quran_asr.export.graphs import model_shape, write_graphs
+    from quran_asr.export.graphs import write_graphs
+    from quran_asr.training.streaming import model_shape
 
     write_graphs(made["model"], model_shape(made["model"], "model"), folder)
 
@@ -394,8 +395,8 @@ def _bundle(folder: Path, made: Made) -> None:
 
 
 def _sherpa(folder: Path, made: Made) -> None:
-    from quran_asr.export.graphs import model_shape
     from quran_asr.export.sherpa import write_sherpa
+    from quran_asr.training.streaming import model_shape
 
     shape = model_shape(made["model"], "model")
     write_sherpa(made["model"], shape, folder / "sherpa", shape.look_aheads[0])

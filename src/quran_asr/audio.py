@@ -162,6 +162,28 @@ def blocks(path: str | Path, seconds: float) -> Iterator[tuple[Samples, int]]:
     _refuse_shortfall(path, decoded, wanted, rate)
 
 
+def stored(
+    path: str | Path, offset: float = 0.0, duration: float | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """A file or a stretch of it as it holds it, block by block: float32 [frames, channels] at its own rate.
+
+    Args:
+        path: as in `read`.
+        offset: seconds into the file.
+        duration: seconds; None goes to the end, and what lies beyond the end is left out.
+
+    Raises:
+        QuranAsrError: as `probe`, before the first block.
+    """
+    with _opened(Path(path)) as sound:
+        start = min(round(offset * sound.samplerate), sound.frames)
+        left = sound.frames - start
+        wanted = left if duration is None else min(left, round(duration * sound.samplerate))
+        latest: list[NDArray[np.float32]] = []
+        for _ in _mono_blocks(sound, start, wanted, _BLOCK_FRAMES, latest.append):
+            yield latest.pop()
+
+
 def _refuse_shortfall(path: str | Path, decoded: int, wanted: int, rate: int) -> None:
     if not decoded or wanted - decoded > TOLERANCE_SECONDS * rate:
         raise QuranAsrError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quran_asr.errors import Finding
+from quran_asr.errors import Finding, counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,7 +78,8 @@ class LevelMeter:
             )
         elif channels > 1 and float(self._power.min()) < EMPTY * loudest:
             empty = int((self._power < EMPTY * loudest).sum())
-            found.append(note("empty-channel", f"{empty} of {channels} channels are empty", ""))
+            verb = "is" if empty == 1 else "are"
+            found.append(note("empty-channel", f"{empty} of its {channels} channels {verb} empty", ""))
         if self._near_peak / self.samples > CLIPPED_SHARE:
             share = 100 * self._near_peak / self.samples
             message = f"clipped: {share:.1f} % of its samples are at the peak; words may be missed"
@@ -86,6 +88,18 @@ class LevelMeter:
             message = f"very quiet: its loud parts are at {_decibels(self._loudest):.0f} dBFS"
             found.append(note("very-quiet", message, "record at a higher level"))
         return found
+
+
+def summarized(notes: Sequence[Finding]) -> list[Finding]:
+    """One note for each kind: the first recording of which it holds, and how many more there are."""
+    by_code: dict[str, list[Finding]] = {}
+    for note in notes:
+        by_code.setdefault(note.code, []).append(note)
+    found = []
+    for first, *others in by_code.values():
+        more = f" (and {counted(len(others), 'recording')} more like it)" if others else ""
+        found.append(replace(first, message=first.message + more))
+    return found
 
 
 def _decibels(power: float) -> float:

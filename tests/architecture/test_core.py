@@ -121,6 +121,48 @@ def test_a_folder_of_recordings_is_scanned(tmp_path: Path) -> None:
     assert line["verses"] == ["112:1"]
 
 
+OFFLINE = """
+import socket, sys
+def refuse(*_): raise OSError("no network here")
+socket.socket.connect = socket.getaddrinfo = refuse
+from quran_asr.__main__ import main
+sys.argv[1:] = ["transcribe", "verse.wav", "--json"]
+main()
+"""
+"""The command without a network."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="processor time of children is counted on Unix")
+def test_a_recording_is_transcribed_offline_from_a_cold_start(tmp_path: Path) -> None:
+    """Processor time, for a busy machine takes longer; on an idle one it is the time to wait, or more."""
+    import resource
+
+    import numpy as np
+
+    from quran_asr import audio
+    from quran_asr.runtime.bundle import DEFAULT_MODEL, is_bundle
+
+    if not is_bundle(DEFAULT_MODEL):
+        pytest.skip("no default model in the package yet")
+    seconds = np.arange(5 * 16_000) / 16_000
+    audio.write(tmp_path / "verse.wav", (0.2 * np.sin(400 * seconds * np.sin(seconds))).astype(np.float32))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["audio_filepath"] == "verse.wav"
+    took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert took < 2.0, f"{took:.2f} s of processor time"
+
+
 def test_what_training_lacks_is_said_in_one_line(tmp_path: Path) -> None:
     done = quran_asr("train", "quickstart", "--train", "t.jsonl", "--validation", "v.jsonl", cwd=tmp_path)
     assert done.returncode == 2

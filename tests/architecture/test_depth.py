@@ -84,13 +84,13 @@ def test_evaluate_reaches_the_decoder_of_a_checkpoint_within_the_budget(
     model = build_model(load_recipe("quickstart", tiny_overrides), tokenizer.folder)
     model.save_to(str(manifest.parent / "model.nemo"))
     paths: list[list[str]] = []
-    greedy = ctc.greedy
+    greedy = ctc.greedy_piece
 
-    def kernel(scores: np.ndarray) -> object:
+    def kernel(*given: object) -> object:
         paths.append(path_here("evaluate.evaluate"))
-        return greedy(scores)
+        return greedy(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("quran_asr.training.recognizer.ctc.greedy", kernel)
+    monkeypatch.setattr("quran_asr.decoding.ctc.greedy_piece", kernel)
     evaluate(manifest, manifest.parent / "model.nemo", "--decoder", "ctc")
     (path,) = paths
-    assert len(path) + 1 <= BUDGET, " -> ".join([*path, "ctc.greedy"])
+    assert len(path) + 1 <= BUDGET, " -> ".join([*path, "ctc.greedy_piece"])

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from quran_asr.corpus.manifest import write_manifest
-from quran_asr.evaluation.report import ScoredClip, Setting, Unreadable, make_report
+from quran_asr.evaluation.report import ScoredClip, Setting, Unreadable, make_report, rates
 from quran_asr.evaluation.scoring import score_clips
+from quran_asr.evaluation.stress import StressRow, stress_json
 from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.records import Segment, VerseRef
 from quran_asr.runtime.bundle import Shape, write_description
@@ -76,6 +77,15 @@ def test_every_key_of_a_report_and_its_transcripts_is_described() -> None:
     assert set(report) - described == set()
     assert set(report["lengths"]["short"]) | set(report["worst"][0]["alignment"][0]) <= described
     assert set(clip.to_json()) - section("transcripts.jsonl") == set()
+
+
+def test_every_key_of_stress_is_described() -> None:
+    segment = Segment("a.flac", 0.0, 2.0, (), WORDS, "somebody")
+    measured = rates(score_clips([[WORDS]], [WORDS], "letters"), ["somebody"])
+    row = StressRow("level", "peak 0 dBFS", measured, 0.1)
+    described = section("stress.json") | section("report.json")
+    stressed = stress_json([row], Setting("m.nemo", "ctc", 0, "letters", "simple"), [segment])
+    assert set(stressed) | set(stressed["rows"][0]) <= described
 
 
 def test_every_key_of_a_bundle_is_described() -> None:

@@ -62,7 +62,7 @@ TABLE = {
         "numpy matplotlib tensorboard optuna packaging",
     ),
     "training": room(
-        "text corpus decoding evaluation config experiments",
+        "text corpus decoding runtime evaluation config experiments",
         "numpy omegaconf yaml torch lightning nemo triton sentencepiece tensorboard huggingface_hub "
         "soundfile",
         "pyroomacoustics scipy",

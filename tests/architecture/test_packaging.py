@@ -59,6 +59,14 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
     assert "quran_asr/text/data/quran-uthmani.xml" in packed
 
 
+def test_the_wheel_has_the_default_model(wheel: zipfile.ZipFile) -> None:
+    model = SOURCE / "models" / "default"
+    if not model.is_dir():
+        pytest.skip(f"no model in {model.relative_to(ROOT)} yet")
+    for path in model.iterdir():
+        assert wheel.read(f"quran_asr/models/default/{path.name}") == path.read_bytes()
+
+
 def test_the_sdist_makes_the_same_wheel(copy: Path, wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     script = "import setuptools.build_meta as backend, sys; print(backend.build_sdist(sys.argv[1]))"
     build = [sys.executable, "-c", script, str(tmp_path / "sdist")]

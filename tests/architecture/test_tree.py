@@ -16,6 +16,10 @@ SCRIPTS = ["quickstart.sh", "test.sh", ".ci/run", "tools/environment.sh", "tools
 FONT = ROOT / "src" / "quran_asr" / "server" / "page" / "amiri-quran.woff2"
 """Of the Uthmani script, so that the page needs no network."""
 
+MODEL = ROOT / "src" / "quran_asr" / "models" / "default"
+"""The bundle that commands use when no model is named; it may be absent."""
+MOST_MODEL_BYTES = 20_000_000
+
 LOCKS = ["build.txt", "core.txt", "lock.txt"]
 
 
@@ -38,20 +42,32 @@ def test_no_room_is_called_helpers() -> None:
     assert named & vague == set()
 
 
-def test_the_repository_holds_text_only_but_for_pictures_in_docs_and_a_font() -> None:
+def test_the_repository_holds_text_only_but_for_pictures_in_docs_a_font_and_one_model() -> None:
     binary = []
     for path in tracked():
         content = path.read_bytes()
         picture = path.suffix in {".png", ".svg"} and path.is_relative_to(ROOT / "docs")
         font = path == FONT
-        if not (picture or font) and (b"\0" in content or len(content) > 2_000_000):
+        model = path.parent == MODEL
+        if not (picture or font or model) and (b"\0" in content or len(content) > 2_000_000):
             binary.append(str(path.relative_to(ROOT)))
     assert binary == []
 
 
 def test_no_recording_or_model_is_tracked() -> None:
     suffixes = set(".wav .mp3 .flac .ogg .opus .m4a .nemo .ckpt .onnx .pt .npy .npz".split())
-    assert [str(path) for path in tracked() if path.suffix.lower() in suffixes] == []
+    found = [path for path in tracked() if path.suffix.lower() in suffixes]
+    assert [str(path) for path in found if path.parent != MODEL or path.suffix != ".onnx"] == []
+
+
+def test_the_model_in_the_package_is_a_whole_bundle_and_small() -> None:
+    files = [path for path in tracked() if path.is_relative_to(MODEL)]
+    if not files:
+        pytest.skip(f"no model in {MODEL.relative_to(ROOT)} yet")
+    from quran_asr.runtime.bundle import read_bundle
+
+    assert read_bundle(MODEL).precision == "int8"
+    assert sum(path.stat().st_size for path in files) <= MOST_MODEL_BYTES
 
 
 def test_no_file_names_a_folder_of_somebodys_machine() -> None:

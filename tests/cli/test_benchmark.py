@@ -81,7 +81,7 @@ def test_both_sides_of_a_tiny_model(
     ("args", "said"),
     [
         (("--preset", "huge"), "no preset `huge`"),
-        (("scratch",), "`scratch` is no override"),
+        (("scratch",), "`scratch` is not an override"),
         (("--device", "cpu", "model.encoder.n_layer=3"), "n_layers"),
     ],
 )

@@ -134,6 +134,23 @@ def test_a_resumed_run_keeps_its_data(command, manifest: Path, tmp_path: Path) -
     assert "begin a new run for other data" in said.err
 
 
+@pytest.mark.parametrize(("before", "now"), [("0.2", "0.0"), ("0.0", "0.2")])
+def test_a_resumed_run_keeps_the_modules_of_its_joint_network(
+    command, tmp_path: Path, before: str, now: str
+) -> None:
+    from quran_asr.config.recipe import load_recipe
+    from quran_asr.experiments.run_folder import create_run
+
+    run = create_run(tmp_path / "runs", "laptop")
+    run.write_recipe(load_recipe("laptop", [f"model.joint.jointnet.dropout={before}"]))
+    (run.checkpoints / "last.ckpt").write_bytes(b"")
+    written = run.recipe.read_bytes()
+    refused = command("train", "--resume", run.path, f"model.joint.jointnet.dropout={now}")
+    assert refused.code == 2
+    assert f"model.joint.jointnet.dropout: a resumed run cannot change {before} to {now}" in refused.err
+    assert run.recipe.read_bytes() == written
+
+
 def test_validation_clips_that_are_trained_on_are_told(command, manifest: Path, monkeypatch) -> None:
     import shutil
     from types import SimpleNamespace

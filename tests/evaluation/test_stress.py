@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from quran_asr import audio
 from quran_asr.errors import QuranAsrError
-from quran_asr.evaluation.stress import StressRow, stress
+from quran_asr.evaluation.report import ScoredClip
+from quran_asr.evaluation.scoring import score_clips
+from quran_asr.evaluation.stress import GROUPS, StressRow, chosen_groups, joined_pairs, stress
 from quran_asr.records import Segment
 
 WORDS = ("قل", "هو", "الله", "احد")
@@ -48,26 +50,26 @@ def listener(samples: NDArray[np.float32], *, threshold: float = 1e-4, longest: 
     return " ".join(words)
 
 
-def named(rows: list[StressRow]) -> dict[tuple[str, str], StressRow]:
-    return {(row.condition, row.way): row for row in rows}
+def named(rows: list[StressRow]) -> dict[str, StressRow]:
+    return {row.condition: row for row in rows}
 
 
 def test_a_recognizer_that_withstands_everything_meets_every_goal(segments: list[Segment]) -> None:
     shown: list[tuple[int, int]] = []
-    rows = stress(
-        segments, {"whole file": listener, "stream": listener}, "letters", lambda *at: shown.append(at)
-    )
+    rows = stress(segments, listener, "letters", on_progress=lambda *at: shown.append(at))
     assert shown == [(done, len(rows)) for done in range(1, len(rows) + 1)]
     assert {row.met for row in rows} == {None, True}
-    assert [(row.group, row.condition, row.way) for row in rows[:4]] == [
-        ("clips", "as they are", "whole file"),
-        ("joined", "in pairs", "whole file"),
-        ("joined", "all of a reciter", "whole file"),
-        ("clips", "as they are", "stream"),
+    assert [(row.group, row.condition) for row in rows[:4]] == [
+        ("clips", "as they are"),
+        ("joined", "in pairs"),
+        ("joined", "all of a reciter"),
+        ("silence", "0 s before"),
     ]
-    words = {row.words.reference_length for row in rows if row.way == "whole file"}
+    assert {row.group for row in rows} == {"clips", *GROUPS}
+    words = {row.rates.words.reference_length for row in rows}
     assert words == {sum(len(segment.text.split()) for segment in segments)}
-    assert rows[0].baseline is None and rows[1].baseline == 0.0
+    assert rows[0].clean is None and rows[1].clean == 0.0
+    assert rows[1].rates.wer_interval == (0.0, 0.0)
 
 
 def test_weaknesses_are_found_where_they_are(segments: list[Segment]) -> None:
@@ -77,15 +79,52 @@ def test_weaknesses_are_found_where_they_are(segments: list[Segment]) -> None:
     def forgets(samples: NDArray[np.float32]) -> str:
         return listener(samples, longest=1.7)
 
-    rows = named(stress(segments, {"a": deaf_to_quiet, "b": forgets}, "letters"))
-    assert rows["peak -35 dBFS", "a"].met is False and rows["peak -35 dBFS", "a"].words.hits == 0
-    assert rows["peak 0 dBFS", "a"].met is True
-    assert rows["all of a reciter", "a"].met is True
-    assert rows["as they are", "b"].words.errors == 0
-    assert rows["in pairs", "b"].met is False
-    assert rows["all of a reciter", "b"].words.errors > rows["in pairs", "b"].words.errors
-    line = rows["in pairs", "b"].to_json()
-    assert line["met"] is False and line["wer"] > 0.02 and line["baseline_wer"] == 0.0
+    rows = named(stress(segments, deaf_to_quiet, "letters"))
+    assert rows["peak -35 dBFS"].met is False and rows["peak -35 dBFS"].rates.words.hits == 0
+    assert rows["peak 0 dBFS"].met is True
+    assert rows["all of a reciter"].met is True
+    rows = named(stress(segments, forgets, "letters"))
+    assert rows["as they are"].rates.words.errors == 0
+    assert rows["in pairs"].met is False
+    assert rows["all of a reciter"].rates.words.errors > rows["in pairs"].rates.words.errors
+    line = rows["in pairs"].to_json()
+    assert line["met"] is False and line["wer"] > 0.02 and line["goal"] == 0.02
+    assert line["relative"] is None  # of nothing
+
+    def slips(samples: NDArray[np.float32]) -> str:
+        return " ".join(listener(samples).split()[: 1 if len(samples) > 20_000 else 2])
+
+    rows = named(stress(segments, slips, "letters"))
+    clean, late = rows["as they are"], rows["2 s before"]
+    assert late.relative == pytest.approx(late.rates.words.rate / clean.rates.words.rate - 1)
+    assert late.relative is not None and late.relative > 0 and late.met is False
+
+
+def test_one_recording_of_each_of_few_reciters_has_no_interval(segments: list[Segment]) -> None:
+    """Drawn within each reciter, every draw is the same: an interval of no width would look certain."""
+    rows = named(stress(segments, lambda samples: "", "letters", ("joined",)))
+    assert rows["all of a reciter"].rates.wer_interval is None
+    assert rows["in pairs"].rates.wer_interval is not None
+
+
+def test_the_rows_are_chosen_by_name_and_come_out_the_same_twice(segments: list[Segment]) -> None:
+    seen: list[bytes] = []
+
+    def keep(samples: NDArray[np.float32]) -> str:
+        seen.append(samples.tobytes())
+        return ""
+
+    rows = stress(segments[:2], keep, "letters", ("level", "noise", "room"))
+    assert {row.group for row in rows} == {"clips", "level", "noise", "room"}
+    assert len(rows) == 8
+    first, seen[:] = seen.copy(), []
+    stress(segments[:2], keep, "letters", ("level", "noise", "room"))
+    assert seen == first
+    with pytest.raises(QuranAsrError, match="no stress condition `nois`") as refused:
+        chosen_groups("level,nois")
+    assert "joined, silence, level, noise, room, telephone, mp3" in refused.value.remedy
+    assert chosen_groups("all") == GROUPS
+    assert chosen_groups("level, joined") == ("level", "joined")
 
 
 def test_conditions_are_what_they_are_called(segments: list[Segment]) -> None:
@@ -95,12 +134,16 @@ def test_conditions_are_what_they_are_called(segments: list[Segment]) -> None:
         seen.append(samples)
         return ""
 
-    rows = stress(segments[:1], {"whole file": keep}, "letters")
+    rows = stress(segments[:1], keep, "letters")
     by_name = {row.condition: samples for row, samples in zip(rows, seen, strict=True)}
     clip = by_name["as they are"]
-    assert len(by_name["2 s before"]) - len(clip) == 32_000 and not by_name["2 s before"][:32_000].any()
+    assert len(by_name["2 s before"]) - len(by_name["0 s before"]) == 32_000
+    assert not by_name["2 s before"][:32_000].any()
     assert np.abs(by_name["peak -35 dBFS"]).max() == pytest.approx(10 ** (-35 / 20), rel=1e-5)
     assert np.abs(by_name["peak 0 dBFS"]).max() == pytest.approx(1.0, rel=1e-5)
+    assert np.abs(clip).max() / np.abs(clip[np.abs(by_name["clipped x4"]) < 0.1]).max() == pytest.approx(
+        4, rel=0.1
+    )
     for name, decibels in (("noise at 20 dB", 20), ("noise at 10 dB", 10)):
         noise = by_name[name] - clip
         ratio = 10 * np.log10(np.mean(clip**2) / np.mean(noise**2))
@@ -110,9 +153,26 @@ def test_conditions_are_what_they_are_called(segments: list[Segment]) -> None:
         assert 0.3 < np.corrcoef(by_name[name], clip)[0, 1] < 1 - 1e-6
 
 
+def scored(segments: list[Segment]) -> list[ScoredClip]:
+    texts = [listener(audio.read(segment.audio)) for segment in segments]
+    scores = score_clips([(segment.text,) for segment in segments], texts, "letters")
+    return [ScoredClip(segment, score) for segment, score in zip(segments, scores, strict=True)]
+
+
+def test_every_evaluation_has_pairs_of_clips_beside_the_same_clips_alone(segments: list[Segment]) -> None:
+    clips = scored(segments)  # three of each of two reciters: one pair of each
+    joined = joined_pairs(clips, lambda samples: listener(samples, longest=1.7), "letters")
+    assert joined is not None
+    assert joined.clips == 4
+    assert joined.alone.words.errors == 0
+    assert joined.in_pairs.words.errors > 0
+    assert joined.alone.words.reference_length == joined.in_pairs.words.reference_length
+    assert joined_pairs([clips[0], clips[3]], listener, "letters") is None
+
+
 def test_nothing_to_measure_and_recordings_that_are_gone(tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="no clips"):
-        stress([], {"whole file": listener}, "letters")
+        stress([], listener, "letters")
     gone = Segment(str(tmp_path / "gone.wav"), 0.0, 1.0, (), "قل", "a")
     with pytest.raises(QuranAsrError):
-        stress([gone], {"whole file": listener}, "letters")
+        stress([gone], listener, "letters")

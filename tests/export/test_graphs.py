@@ -7,8 +7,9 @@ import torch
 
 from quran_asr.config.recipe import load_recipe
 from quran_asr.config.schema import Recipe
-from quran_asr.export.graphs import StreamingEncoder, model_shape
+from quran_asr.export.graphs import StreamingEncoder
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, build_model, look_aheads, set_look_ahead
+from quran_asr.training.streaming import model_shape
 from quran_asr.training.tokenizer import Tokenizer
 
 LENGTHS = (417, 253)

@@ -16,7 +16,6 @@ from torch import Tensor
 from quran_asr.audio import read
 from quran_asr.config.recipe import load_recipe
 from quran_asr.errors import QuranAsrError
-from quran_asr.export.graphs import model_shape
 from quran_asr.export.sherpa import FLOOR, nemo_features, tail_seconds, window_frames, write_sherpa
 from quran_asr.records import SAMPLE_RATE, Segment
 from quran_asr.runtime.bundle import Shape
@@ -27,7 +26,8 @@ from quran_asr.training.model import (
     look_aheads,
     set_look_ahead,
 )
-from quran_asr.training.recognizer import Recognizer
+from quran_asr.training.recognizer import OfflineRecognizer
+from quran_asr.training.streaming import model_shape
 from quran_asr.training.tokenizer import Tokenizer
 
 sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="needs the extra dev")
@@ -162,7 +162,7 @@ def test_windows_give_the_frames_of_the_whole_file_from_the_first_to_the_last(
 def test_the_package_says_the_tokens_of_nemos_search_at_their_times(
     model: EncDecHybridRNNTCTCBPEModel, folder: Path, segments: list[Segment], head: str
 ) -> None:
-    search = Recognizer(model, "tiny", head, 80 * LOOK_AHEAD)
+    search = OfflineRecognizer(model, "tiny", head, 80 * LOOK_AHEAD)
     package = recognizer(folder, head)
     said = 0
     for segment in segments[:3]:

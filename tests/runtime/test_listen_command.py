@@ -46,7 +46,7 @@ def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, st
 
 
 def test_a_file_gives_the_words_that_transcribe_gives(small_bundle, recording, capfd) -> None:
-    said = quran_asr.load(small_bundle, look_ahead_ms=80).recognize(recording)
+    said = quran_asr.load(small_bundle, look_ahead_ms=80, pause_seconds=None).recognize(recording)
     code, out, err = run(capfd, recording, "--model", small_bundle, "--look-ahead", "80", "--pause", "0")
     assert (code, out) == (0, said.text + "\n")
     assert err.startswith("6.0 s of audio, ")
@@ -70,7 +70,7 @@ def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
             timeout=60,
         )
         assert heard.returncode == 0, heard.stderr
-        expected = quran_asr.load(small_bundle, pause_seconds=1.0).recognize(whole, rate)
+        expected = quran_asr.load(small_bundle).recognize(whole, rate)
         assert heard.stdout.decode().split() == expected.text.split()
 
 
@@ -315,7 +315,7 @@ def test_a_microphone_is_heard_until_ctrl_c(fake, small_bundle, voice, capfd) ->
     before = signal.getsignal(signal.SIGINT)
     code, out, err = run(capfd, "--model", small_bundle, "--microphone", "--look-ahead", "80")
     assert code == 0, err
-    expected = quran_asr.load(small_bundle, look_ahead_ms=80, pause_seconds=1.0).recognize(voice)
+    expected = quran_asr.load(small_bundle, look_ahead_ms=80).recognize(voice)
     half = out.split()[: len(out.split()) // 2]  # where it was cut off, words differ
     assert half and half == expected.text.split()[: len(half)]
     assert err.startswith("listening; Ctrl-C ends it\n") and " s of audio, " in err

@@ -227,3 +227,23 @@ def test_a_new_decoder_is_a_class_and_a_line_in_the_table(small_bundle: Path, vo
     recognizer = quran_asr.load(small_bundle, decoder="first-best", look_ahead_ms=80)
     assert recognizer.recognize(voice).text
     assert recognizer.decoder == "first-best"
+
+
+def test_where_an_utterance_may_end_does_not_depend_on_the_level(hearing, voice) -> None:
+    """What lies before a recording is silence, and no sound that all the rest is soft beside."""
+
+    def allowed(samples: np.ndarray) -> list[bool]:
+        stream = hearing.stream()
+        stream.push(samples)
+        stream.end()
+        found: list[bool] = []
+        while frames := stream.ready():
+            found += stream.may_end(stream.take(frames)).tolist()
+            stream.encoder = replace(stream.encoder, frames=stream.encoder.frames + frames)
+        return found
+
+    samples = np.concatenate([voice, np.zeros(12_000, np.float32), voice[:16_000]]).astype(np.float32)
+    loud, soft = allowed(samples), allowed(np.float32(0.03) * samples)
+    assert loud == soft
+    assert not any(loud[: len(voice) // 1280])
+    assert any(loud[len(voice) // 1280 :])

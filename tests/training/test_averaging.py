@@ -89,7 +89,7 @@ def run(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def words_of(recognizer_of: Path, segments: list[Segment]) -> Counts:
-    answers = list(load_recognizer(recognizer_of).recognize_clips(segments))
+    answers = list(load_recognizer(recognizer_of, pause_seconds=None).recognize_clips(segments))
     counts = [
         count(segment.text.split(), answer.text.split())
         for segment, answer in zip(segments, answers, strict=True)

@@ -15,12 +15,12 @@ import torch
 from quran_asr.benchmark.runtime_tables import refuse_other_look_aheads
 from quran_asr.config.recipe import load_recipe
 from quran_asr.export.bundle import to_int8, write_unproven
-from quran_asr.export.graphs import model_shape
 from quran_asr.export.sherpa import tail_seconds, write_sherpa
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.runtime.bundle import Bundle, Shape
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, build_model, look_aheads, set_look_ahead
 from quran_asr.training.recognizer import load_model, restore
+from quran_asr.training.streaming import model_shape
 from quran_asr.training.tokenizer import train_tokenizer
 from quran_asr.training.trainer import quiet
 

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.models import as_bundle, model_option, named_or_default, refuse_model
-from quran_asr.cli.output import echo, print_error, print_table, progress_bar
+from quran_asr.cli.models import (
+    as_bundle,
+    level_notes_of_files,
+    model_option,
+    named_or_default,
+    refuse_model,
+)
+from quran_asr.cli.output import echo, print_error, print_findings, print_table, progress_bar
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
@@ -88,6 +94,7 @@ def align(
         from quran_asr.runtime.recognizer import load
 
         recognizer = load(bundle, decoder="ctc")
+        print_findings(level_notes_of_files(recordings))
         with progress_bar("aligning", "recordings") as on_progress:
             for done, path in enumerate(recordings, start=1):
                 try:

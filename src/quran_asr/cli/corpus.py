@@ -257,7 +257,12 @@ def corpus() -> None:
     metavar="SECONDS",
     help="Report clips over this length. They stay in the manifest.",
 )
-@click.option("--decode", is_flag=True, help="Decode every file to its end: slower, finds damage inside.")
+@click.option(
+    "--decode",
+    is_flag=True,
+    help="Decode every file to its end: slower, finds damage "
+    "inside, and silent, very quiet and clipped recordings.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: bool, as_json: bool) -> int:
     """Find the recordings in FOLDER... and write a manifest.
@@ -269,11 +274,13 @@ def scan(folders: tuple[str, ...], manifest: str, max_duration: float, decode: b
     """
     from quran_asr.corpus.scan import LAYOUT, NO_VERSE
     from quran_asr.corpus.scan import scan as scan_folders
+    from quran_asr.level_meter import summarized
 
     with progress_bar("scanning", "files") as on_progress:
         report = scan_folders(
             folders, manifest, max_duration=max_duration, decode=decode, on_progress=on_progress
         )
+    print_findings(summarized(report.notes))
     if as_json:
         print_json(_scan_as_json(report, manifest))
         return int(not report.clips)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from quran_asr.cli.models import (
     as_bundle,
     decoder_option,
     language_model_options,
+    level_notes,
     load,
     look_ahead_option,
     low_rate_notes,
@@ -33,6 +34,7 @@ from quran_asr.errors import QuranAsrError
 if TYPE_CHECKING:
     from quran_asr.cli.models import Recognizer
     from quran_asr.evaluation.report import Group, Report, Setting, Steadiness
+    from quran_asr.evaluation.stress import StressRow
     from quran_asr.evaluation.training_data import TrainingData
     from quran_asr.records import Segment
     from quran_asr.runtime.recognizer import Replay
@@ -80,6 +82,15 @@ SHOWN_EDITS = 10
     help="Folder for report.json and transcripts.jsonl. Default: `evaluations` in the run folder, or in the "
     "working folder if the model is not in a run.",
 )
+@click.option(
+    "--stress",
+    "stressed",
+    is_flag=False,
+    flag_value="all",
+    metavar="[ROWS]",
+    help="Measure what the model withstands instead: joined clips, silence before them, level, noise, room, "
+    "telephone and MP3, beside the clips as they are; ROWS chooses, as in `--stress joined,level`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(
     manifest: Path,
@@ -92,6 +103,7 @@ def evaluate(
     streaming: bool,
     trained_on: Path | None,
     folder: Path | None,
+    stressed: str | None,
     as_json: bool,
 ) -> int:
     """Compute WER and CER of a model on MANIFEST.
@@ -99,7 +111,8 @@ def evaluate(
     Reports error rates with 95 % intervals, by reciter, clip length, and whether reciter and text were in the
     training data. --streaming also reports which clips differ from whole-file recognition and how often
     words on the screen were revised; models other than bundles are first exported to a temporary bundle.
-    Unreadable clips are excluded; then the exit code is 1.
+    Unreadable clips are excluded; then the exit code is 1. --stress writes stress.json and ends with 1 where
+    a goal is missed.
 
     Without --lm and --passage the words are those recited. A language model lowers the error rates of correct
     recitation and hides errors of the reciter: --planted-errors measures both. In recordings made of the
@@ -113,12 +126,18 @@ def evaluate(
     from quran_asr.evaluation.evaluate import evaluate as measure
     from quran_asr.evaluation.evaluate import unreadable_findings, write_report
     from quran_asr.evaluation.report import Setting
+    from quran_asr.evaluation.stress import chosen_groups, joined_pairs
 
     _refuse_a_file(folder)
     refuse_rescoring(rescore, language)
     _refuse_planted_errors(planted_errors, language, streaming=streaming, rescore=rescore)
+    if stressed is not None and (planted_errors or rescore is not None):
+        raise QuranAsrError(
+            "`--stress` is measured by itself", remedy="leave out --planted-errors and --rescore"
+        )
     if rescore is not None and streaming:
         raise QuranAsrError("`--rescore` applies to whole recordings", remedy="leave out --streaming")
+    groups = chosen_groups(stressed or "all")
     read_lines(manifest)  # a bad line is reported now, not after the model has been loaded
     if foreign := unknown_characters_of([manifest]):
         print_findings([foreign])
@@ -138,14 +157,19 @@ def evaluate(
         )
         folder = folder or _default_folder(recognizer, manifest, streaming, language)
         folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the recognition
-        print_findings(low_rate_notes(rates_of(segments)))
+        print_findings([*low_rate_notes(rates_of(segments)), *level_notes(segments)])
+        one = recognizer if replay is None else replay
+        if stressed is not None:
+            return _stress(one, segments, setting, groups, folder, as_json)
         if planted_errors:
             return _compare(recognizer, segments, setting, folder, as_json)
-        recognize: RecognizeClips = (recognizer if replay is None else replay).recognize_clips
+        recognize: RecognizeClips = one.recognize_clips
         if rescore is not None:
             recognize = recognize_lists(recognizer, rescore, rescore)
         with progress_bar("recognizing", "clips") as on_progress:
             report, clips = measure(segments, recognize, setting, training, on_progress)
+        joined = joined_pairs(clips, lambda samples: one.text_of(samples), recognizer.spelling)
+        report = replace(report, joined=joined)
     if replay is not None:
         report = replace(report, steadiness=_steadiness(replay))
     write_report(folder, report, clips)  # before anything is printed: recognition takes the time
@@ -238,6 +262,49 @@ def _recognizer(
         yield recognizer, Replay(recognizer)
 
 
+def _stress(
+    recognizer: Recognizer | Replay,
+    segments: Sequence[Segment],
+    setting: Setting,
+    groups: Sequence[str],
+    folder: Path,
+    as_json: bool,
+) -> int:
+    """Measure, write and print what the model withstands; 1 where a goal is missed."""
+    from quran_asr.evaluation.stress import STRESS_NAME, stress, stress_json, write_stress
+
+    with progress_bar("recognizing", "conditions") as on_progress:
+        rows = stress(segments, recognizer.text_of, setting.spelling, groups, on_progress)
+    measured = stress_json(rows, setting, segments)
+    write_stress(folder, measured)
+    if as_json:
+        print_json(measured)
+    else:
+        _print_setting(setting)
+        echo(f"clips     {len(segments):,} of {setting.manifest}, {measured['hours']:.2f} h")
+        echo()
+        header = ("", "WER %", "95 %", "CER %", "95 %", "WER beside clean", "goal")
+        print_table(header, [_stress_cells(row) for row in rows])
+        echo(f"intervals: {measured['interval_method']}")
+    echo(f"{folder}: {STRESS_NAME}", err=True)
+    return int(any(row.met is False for row in rows))
+
+
+def _stress_cells(row: StressRow) -> tuple[object, ...]:
+    rates = row.rates
+    relative = "" if row.relative is None else f"{100 * row.relative:+.1f} %"
+    goal = "" if row.most is None else f"{100 * row.most:.2f} {'met' if row.met else 'missed'}"
+    return (
+        row.condition,
+        _percent(rates.words.rate),
+        _between(rates.wer_interval),
+        _percent(rates.characters.rate),
+        _between(rates.cer_interval),
+        relative,
+        goal,
+    )
+
+
 def _training_data(recognizer: Recognizer, trained_on: Path | None) -> TrainingData | None:
     """What the model was trained on; None if that is unknown."""
     from quran_asr.evaluation.training_data import TrainingData, find_training_data
@@ -262,14 +329,7 @@ def _steadiness(replay: Replay) -> Steadiness:
 def print_report(report: Report) -> None:
     """The report as a table, rates in percent."""
     setting, whole = report.setting, report.whole
-    ahead = "whole recording" if setting.look_ahead_ms is None else f"look-ahead {setting.look_ahead_ms} ms"
-    echo(f"model     {setting.model}")
-    echo(f"decoder   {setting.decoder}, {ahead}{', streaming' if setting.streaming else ''}")
-    if (language := setting.language_model) is not None:
-        name = language["lm"] or f"passage {language['passage']}"
-        weights = f"weight {language['lm_weight']:g}, token bonus {language['token_bonus']:g}"
-        echo(f"language  {name}, {weights}: errors of the reciter may be corrected")
-    echo(f"spelling  {setting.spelling} ({setting.edition} edition)")
+    _print_setting(setting)
     echo(f"clips     {whole.clips:,} of {setting.manifest}, {whole.hours:.2f} h")
     echo()
     groups = [("all", whole)]
@@ -290,6 +350,13 @@ def print_report(report: Report) -> None:
         f"{report.looping_clips:,} looping (a repetition that is not in the reference), "
         f"{len(report.unreadable):,} unreadable"
     )
+    if report.joined is not None:
+        joined = report.joined
+        echo(
+            f"joined clips: WER {100 * joined.in_pairs.words.rate:.2f} % "
+            f"({_between(joined.in_pairs.wer_interval)}) of the first {joined.clips:,} in pairs, "
+            f"{100 * joined.alone.words.rate:.2f} % of the same alone"
+        )
     if report.steadiness is not None:
         print_steadiness(report.steadiness)
     echo(f"intervals: {report.interval_method}")
@@ -311,6 +378,17 @@ def print_report(report: Report) -> None:
             echo(f"    and {len(wrong) - SHOWN_EDITS} more")
 
 
+def _print_setting(setting: Setting) -> None:
+    ahead = "whole recording" if setting.look_ahead_ms is None else f"look-ahead {setting.look_ahead_ms} ms"
+    echo(f"model     {setting.model}")
+    echo(f"decoder   {setting.decoder}, {ahead}{', streaming' if setting.streaming else ''}")
+    if (language := setting.language_model) is not None:
+        name = language["lm"] or f"passage {language['passage']}"
+        weights = f"weight {language['lm_weight']:g}, token bonus {language['token_bonus']:g}"
+        echo(f"language  {name}, {weights}: errors of the reciter may be corrected")
+    echo(f"spelling  {setting.spelling} ({setting.edition} edition)")
+
+
 def print_steadiness(steadiness: Steadiness) -> None:
     """How often streaming revised what was on the screen, in two lines."""
     echo(f"{steadiness.differing_clips:,} clips whose words differ from whole-file recognition")
@@ -320,23 +398,25 @@ def print_steadiness(steadiness: Steadiness) -> None:
     )
 
 
+def _percent(rate: float) -> str:
+    return f"{100 * rate:6.2f}" if rate != float("inf") else "     -"
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}"
+
+
 def _cells(group: Group) -> tuple[object, ...]:
-    def percent(rate: float) -> str:
-        return f"{100 * rate:6.2f}" if rate != float("inf") else "     -"
-
-    def between(interval: tuple[float, float] | None) -> str:
-        return "-" if interval is None else f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}"
-
     spelled, letters = group.spelled, group.letters
     return (
         group.clips,
         spelled.words.reference_length,
-        percent(spelled.words.rate),
-        between(spelled.wer_interval),
-        percent(spelled.characters.rate),
-        between(spelled.cer_interval),
-        percent(letters.words.rate),
-        percent(letters.characters.rate),
+        _percent(spelled.words.rate),
+        _between(spelled.wer_interval),
+        _percent(spelled.characters.rate),
+        _between(spelled.cer_interval),
+        _percent(letters.words.rate),
+        _percent(letters.characters.rate),
     )
 
 

@@ -90,4 +90,8 @@ def _print(folder: Path, figures: Mapping[str, Any]) -> None:
             f"       log-probabilities differ by up to {cost['largest_difference']:.2g}; whole and in chunks "
             f"{cost['pieces_same']} of {cost['pieces']} clips have the same words"
         )
+    joined = figures.get("joined")
+    if joined:
+        alone, pairs = joined["alone"]["wer"], joined["in_pairs"]["wer"]
+        echo(f"joined: WER {alone:.4f} of {joined['clips']} clips alone, {pairs:.4f} joined in pairs")
     echo(f"{folder}: the bundle, for --model of transcribe, listen and evaluate")

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.models import as_bundle, model_option, named_or_default, refuse_model
-from quran_asr.cli.output import echo, print_error, progress_bar
+from quran_asr.cli.models import (
+    as_bundle,
+    level_notes_of_files,
+    model_option,
+    named_or_default,
+    refuse_model,
+)
+from quran_asr.cli.output import echo, print_error, print_findings, progress_bar
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
@@ -37,6 +43,7 @@ def identify(files: tuple[Path, ...], model: Path | None, as_json: bool) -> int:
         from quran_asr.runtime.recognizer import load
 
         recognizer = load(bundle, decoder="ctc")
+        print_findings(level_notes_of_files(files))
         with progress_bar("identifying", "files") as on_progress:
             for done, file in enumerate(files, start=1):
                 try:

@@ -21,6 +21,7 @@ from quran_asr.cli.models import (
     as_bundle,
     decoder_option,
     language_model_options,
+    level_notes_of_files,
     look_ahead_option,
     low_rate_notes,
     model_option,
@@ -29,6 +30,7 @@ from quran_asr.cli.models import (
 )
 from quran_asr.cli.options import FiniteRange
 from quran_asr.cli.output import Json, Lines, Screen, View, echo, print_findings
+from quran_asr.decoding.options import PAUSE_SECONDS
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from quran_asr.runtime.recognizer import Recognizer
 
 PIPE = "-"
+NOTED_SECONDS = 600.0
+"""Of a file, so much is measured before the first word: it shows what is wrong with the rest."""
 APPLIES = {
     "device": ("--device", ("a microphone",)),
     "rate": ("--rate", ("a pipe",)),
@@ -60,7 +64,7 @@ APPLIES = {
     "--pause",
     "pause_seconds",
     type=FiniteRange(min=0, max=3600),
-    default=1.0,
+    default=PAUSE_SECONDS,
     show_default=True,
     metavar="SECONDS",
     help="A pause of this length ends an utterance; 0: no pause does.",
@@ -121,6 +125,7 @@ def listen(
             **asdict(language),
         )
         if source is not None:
+            print_findings(level_notes_of_files([source], NOTED_SECONDS))
             rate = recognizer.bundle.features.sample_rate
             pieces = _of_file(recognizer, source, real_time)
         elif backend is not None:

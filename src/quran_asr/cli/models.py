@@ -18,7 +18,7 @@ from quran_asr.decoding.options import BEAMS, DECODERS
 from quran_asr.errors import Finding, QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.records import Segment, Transcript
+    from quran_asr.records import Samples, Segment, Transcript
 
 RecognizeClips = Callable[..., "Iterator[Transcript | QuranAsrError]"]
 """As `Recognizer.recognize_clips`."""
@@ -122,6 +122,8 @@ class Recognizer(Protocol):
 
     @property
     def edition(self) -> str: ...
+
+    def text_of(self, samples: Samples) -> str: ...
 
     def recognize_clips(
         self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
@@ -285,6 +287,31 @@ def refuse_bad_archive(checkpoint: Path) -> None:
         from quran_asr.training.nemo_archive import read_archive
 
         read_archive(checkpoint)
+
+
+def level_notes(segments: Sequence[Segment]) -> list[Finding]:
+    """What is silent, very quiet, clipped, or has cancelling or empty channels: one note for each kind.
+
+    What cannot be read is left to recognition to report.
+    """
+    from quran_asr.audio import stored
+    from quran_asr.level_meter import LevelMeter, summarized
+
+    notes: list[Finding] = []
+    for segment in segments:
+        meter = LevelMeter()
+        with suppress(QuranAsrError, OSError):
+            for block in stored(segment.audio, segment.offset, segment.duration or None):
+                meter.add(block)
+            notes += meter.notes(segment.place)
+    return summarized(notes)
+
+
+def level_notes_of_files(files: Sequence[Path], seconds: float = 0.0) -> list[Finding]:
+    """The same of whole files, or of their first seconds."""
+    from quran_asr.records import Segment
+
+    return level_notes([Segment(str(file), 0.0, seconds, (), "", "") for file in files])
 
 
 def rates_of(segments: Sequence[Segment]) -> dict[str, int]:

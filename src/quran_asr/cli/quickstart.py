@@ -97,7 +97,22 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
         print_table(*_table(reports))
         echo(f"\n{shown.audio}\n  reference   {shown.text}\n  hypothesis  {hypothesis}\n")
         echo(f"model   {ended.run.model_file()}\ncurves  {picture}\nreport  {page}")
+        if steps := next_steps():
+            echo(steps)
     return 0
+
+
+def next_steps() -> str:
+    """What to do with a recording of one's own, if there is a model in the package for it; else nothing."""
+    from quran_asr.runtime.bundle import DEFAULT_MODEL, is_bundle
+
+    if not is_bundle(DEFAULT_MODEL):
+        return ""
+    return (
+        "\nwith a recording of your own and the model in the package, which needs no training:\n"
+        "  quran-asr transcribe RECORDING   the words\n"
+        "  quran-asr identify RECORDING     the verses"
+    )
 
 
 def synthesize_corpora(folder: Path, seed: int) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from quran_asr.cli.models import (
     LanguageModelOptions,
     decoder_option,
     language_model_options,
+    level_notes,
     load,
     look_ahead_option,
     low_rate_notes,
@@ -71,7 +72,7 @@ def transcribe(
         listed = max(n_best or 0, rescore or 0)
         decoder = BEAMS[decoder] if listed else decoder
         recognizer = load(named_or_default(model), decoder, look_ahead_ms, language)
-        print_findings(low_rate_notes(rates))
+        print_findings([*low_rate_notes(rates), *level_notes(segments)])
         recognize = recognize_lists(recognizer, listed, rescore) if listed else recognizer.recognize_clips
         with progress_bar("transcribing", "files") as on_progress:
             answers = list(recognize(segments, on_progress))

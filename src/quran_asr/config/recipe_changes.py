@@ -69,6 +69,12 @@ def refuse_impossible(changed: Sequence[Change]) -> None:
         QuranAsrError: a key that was decided when the run began.
     """
     for change in changed:
+        if change.key == "model.joint.jointnet.dropout" and bool(change.before) != bool(change.now):
+            raise QuranAsrError(  # NeMo's joint network has one module less without dropout
+                f"a resumed run cannot change {change.before} to {change.now}",
+                where=change.key,
+                remedy="give a small number above 0 for nearly none" if change.before else _WEIGHTS,
+            )
         if change.key.rsplit(".", 1)[-1].startswith(FREE):
             continue
         for fixed, why in FIXED.items():

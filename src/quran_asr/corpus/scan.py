@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from quran_asr import audio
 from quran_asr.corpus.manifest import write_manifest
-from quran_asr.errors import QuranAsrError
+from quran_asr.errors import Finding, QuranAsrError
+from quran_asr.level_meter import LevelMeter
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import load_quran
 
@@ -194,6 +195,8 @@ class ScanReport:
     """Seconds."""
     over_long: tuple[LongClip, ...]
     """Clips longer than that. They are in the manifest; training leaves them out by its recipe."""
+    notes: tuple[Finding, ...] = ()
+    """Of clips that were decoded: which are silent, very quiet, clipped, or have cancelling channels."""
 
     @property
     def dropped_by_reason(self) -> dict[str, int]:
@@ -235,10 +238,11 @@ def scan(
     found = [what for folder in folders for what in walk(Path(folder))]
     recordings = [what for what in found if isinstance(what, Recording)]
     dropped = [what for what in found if isinstance(what, Dropped)]
-    seconds, broken = _look(recordings, decode, executor, on_progress)
+    seconds, broken, notes = _look(recordings, decode, executor, on_progress)
     dropped += broken
     kept, copies = _without_copies([what for what in recordings if what.path in seconds])
     dropped += copies
+    lines = {str(what.path) for what in kept}
     report = ScanReport(
         clips=len(kept),
         hours=sum(seconds[what.path] for what in kept) / 3600,
@@ -248,6 +252,7 @@ def scan(
         dropped=tuple(sorted(dropped, key=lambda drop: (drop.reason, drop.path))),
         ignored=dict(sorted(Counter(what.what for what in found if isinstance(what, Ignored)).items())),
         max_duration=max_duration,
+        notes=tuple(note for note in notes if note.where in lines),
         over_long=tuple(
             LongClip(what.path, seconds[what.path]) for what in kept if seconds[what.path] > max_duration
         ),
@@ -262,17 +267,19 @@ def _look(
     decode: bool,
     executor: Executor | None,
     on_progress: Callable[[int, int], None] | None,
-) -> tuple[dict[Path, float], list[Dropped]]:
-    """(seconds of each readable file, the others)."""
+) -> tuple[dict[Path, float], list[Dropped], list[Finding]]:
+    """(seconds of each readable file, the others, what is to be noted of those that were decoded)."""
     paths = [what.path for what in recordings]
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     own = executor is None and bool(chunks)
     pool = _processes(len(chunks)) if own else executor
     seconds: dict[Path, float] = {}
     broken: list[Dropped] = []
+    notes: list[Finding] = []
     try:
         for done in as_completed([pool.submit(_look_at, chunk, decode) for chunk in chunks] if pool else []):
-            for path, length, what in done.result():
+            for path, length, what, found in done.result():
+                notes += found
                 if length is None:
                     broken.append(Dropped(path, what.split(":")[0].split(" (")[0], what))
                 else:
@@ -287,7 +294,7 @@ def _look(
     finally:
         if own and pool:
             pool.shutdown(cancel_futures=True)
-    return seconds, broken
+    return seconds, broken, sorted(notes, key=lambda note: note.where)
 
 
 def _processes(chunks: int) -> ProcessPoolExecutor:
@@ -301,19 +308,20 @@ def _without_chatter() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _look_at(paths: Sequence[Path], decode: bool) -> list[tuple[Path, float | None, str]]:
-    """(path, its seconds or None, what is wrong with it) of each."""
-    looked: list[tuple[Path, float | None, str]] = []
+def _look_at(paths: Sequence[Path], decode: bool) -> list[tuple[Path, float | None, str, list[Finding]]]:
+    """(path, its seconds or None, what is wrong with it, what is to be noted) of each."""
+    looked: list[tuple[Path, float | None, str, list[Finding]]] = []
     for path in paths:
         try:
             length = audio.probe(path).seconds
+            meter = LevelMeter()
             if decode:
-                audio.read(path)
-            looked.append((path, length, ""))
+                audio.read(path, on_stored=meter.add)
+            looked.append((path, length, "", meter.notes(str(path)) if decode else []))
         except QuranAsrError as error:
-            looked.append((path, None, error.what))
+            looked.append((path, None, error.what, []))
         except OSError as error:
-            looked.append((path, None, error.strerror or str(error)))
+            looked.append((path, None, error.strerror or str(error), []))
     return looked
 
 

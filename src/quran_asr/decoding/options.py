@@ -27,6 +27,13 @@ BEAMS = {
 }
 """Decoder -> the beam search over the same scores: language models and n-best lists need it."""
 
+PAUSE_SECONDS = 0.4
+"""So long after its last token an utterance ends unless another pause is asked for.
+
+WER of a model of 1.8M parameters (transducer) on 96 clips of 13 reciters without an end, and with ends after
+0.3, 0.4 and 0.6 s: joined in pairs 0.616, 0.599, 0.599, 0.605; all of a reciter joined 0.658, 0.639, 0.639,
+0.641; alone 0.595, 0.599, 0.599, 0.599. CTC changes by at most 0.002.
+"""
 LONGEST_PAUSE = 3600
 """Seconds. Nobody pauses for so long inside an utterance; None is there for who wants no end."""
 
@@ -50,7 +57,7 @@ class Decoding:
     probable than this in a frame; 0 drops none; None takes 1e-3 for CTC and 1e-2 for the transducer."""
     fusion: Fusion | None = None
     """Language model, its weight and the token bonus, for a beam search."""
-    pause_seconds: float | None = 1.0
+    pause_seconds: float | None = PAUSE_SECONDS
     """An utterance ends so long after its last token, at most LONGEST_PAUSE; None never ends one before the
     sound does."""
 

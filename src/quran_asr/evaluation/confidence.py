@@ -52,12 +52,15 @@ def intervals(
         seed: the same seed gives the same intervals.
 
     Returns:
-        For each rate (low, high), or None with fewer than two clips or nothing said.
+        For each rate (low, high), or None with fewer than two clips, nothing said, or few reciters of whom
+        none has two clips: each draw would be the same.
     """
     if len(reciters) < 2:
         return [None] * errors.shape[1]
     random = np.random.default_rng(seed)
-    names, of_reciter = np.unique(np.array(reciters), return_inverse=True)
+    names, of_reciter, clips_of = np.unique(np.array(reciters), return_inverse=True, return_counts=True)
+    if len(names) < FEWEST_RECITERS and clips_of.max() < 2:
+        return [None] * errors.shape[1]
     if len(names) >= FEWEST_RECITERS:
         times = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
     else:

@@ -98,6 +98,27 @@ class Rates:
         }
 
 
+def rates(scores: Sequence[ClipScore], reciters: Sequence[str]) -> Rates:
+    """The rates of some clips in the model's spelling, by these reciters."""
+    errors = np.array([[score.words.errors, score.characters.errors] for score in scores], np.int64)
+    lengths = [[score.words.reference_length, score.characters.reference_length] for score in scores]
+    wer, cer = intervals(errors, np.array(lengths, np.int64), reciters)
+    return Rates(total([s.words for s in scores]), total([s.characters for s in scores]), wer, cer)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What clips lose when they are joined: the prediction network has seen little text across pauses."""
+
+    clips: int
+    """The first ones that have a neighbour of their reciter."""
+    alone: Rates
+    in_pairs: Rates
+
+    def to_json(self) -> dict[str, Any]:
+        return {"clips": self.clips, "alone": self.alone.to_json(), "in_pairs": self.in_pairs.to_json()}
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Some clips together: their counts are summed, then rates are made."""
@@ -147,6 +168,8 @@ class Report:
     unreadable: tuple[Unreadable, ...]
     steadiness: Steadiness | None = None
     """None where whole files were heard."""
+    joined: Joined | None = None
+    """None where no reciter has two clips."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; a rate that has no value is None, never NaN or inf."""
@@ -178,6 +201,7 @@ class Report:
             "mostly_deleted": self.mostly_deleted,
             "looping_clips": self.looping_clips,
             "steadiness": None if self.steadiness is None else asdict(self.steadiness),
+            "joined": None if self.joined is None else self.joined.to_json(),
             "unreadable": [{**_place(clip.segment), "reason": clip.reason} for clip in self.unreadable],
         }
 

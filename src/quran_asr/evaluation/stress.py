@@ -1,15 +1,19 @@
 """What a recognizer withstands: the same clips joined, with silence, at other levels, noisy and encoded.
 
 Every condition is measured on the same clips as the clips as they are, so that the differences are those of
-the condition. The goals are those that a recognizer in use has to meet: nobody cuts a recording into verses,
-starts it with a quarter of a second of silence, and speaks at the level of a studio.
+the condition; what is random is seeded by the number of the clip. The goals are those that a recognizer in
+use has to meet: nobody cuts a recording into verses, starts it with a quarter of a second of silence, and
+speaks at the level of a studio.
 """
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice, zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +29,11 @@ from quran_asr.corpus.effects import (
     without_silence,
 )
 from quran_asr.errors import QuranAsrError
+from quran_asr.evaluation.confidence import method
+from quran_asr.evaluation.report import Joined, Rates, ScoredClip, Setting, rates
 from quran_asr.evaluation.scoring import score_clips
-from quran_asr.records import SAMPLE_RATE, Counts
+from quran_asr.files import write_atomically
+from quran_asr.records import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples, Segment
@@ -34,12 +41,15 @@ if TYPE_CHECKING:
 Recognize = Callable[["Samples"], str]
 """Text of a recording, float32 [samples] at 16 kHz."""
 
+STRESS_NAME = "stress.json"
 MOST_POINTS = 2.0
 """Points of WER that clips may lose when they are joined."""
 MOST_RELATIVE = 0.10
 """Share by which WER may grow with silence before a clip and with its level."""
 LONGEST_JOINED = 300.0
 """Seconds of a recording that all clips of a reciter are joined to."""
+PAIRS = 30
+"""Pairs of clips that every evaluation recognizes joined too."""
 MP3_32 = Codec("MP3", "MPEG_LAYER_III", SAMPLE_RATE, 0.85, 1105)
 GSM = Codec("WAV", "GSM610", 8000)
 
@@ -49,38 +59,37 @@ class StressRow:
     """One condition, measured."""
 
     group: str
-    """`clips`, `joined`, `silence`, `level` or `channel`."""
+    """`clips` or one of `GROUPS`."""
     condition: str
-    way: str
-    """How it was recognized: `whole file`, or a stream with its look-ahead."""
-    words: Counts
-    characters: Counts
-    baseline: float | None
-    """WER of the clips as they are, recognized in the same way; None for that row itself."""
+    rates: Rates
+    clean: float | None
+    """WER of the clips as they are; None for that row itself."""
+
+    @property
+    def relative(self) -> float | None:
+        """By what share the WER is above that of the clips as they are; None where that is 0."""
+        return None if not self.clean else self.rates.words.rate / self.clean - 1
+
+    @property
+    def most(self) -> float | None:
+        """The WER that the condition may reach; None where it has no goal."""
+        if self.clean is None:
+            return None
+        if self.group == "joined":
+            return self.clean + MOST_POINTS / 100
+        return self.clean * (1 + MOST_RELATIVE) if self.group in ("silence", "level") else None
 
     @property
     def met(self) -> bool | None:
         """Whether the goal of the condition is met; None where it has none."""
-        if self.baseline is None:
-            return None
-        if self.group == "joined":
-            return self.words.rate <= self.baseline + MOST_POINTS / 100
-        if self.group in ("silence", "level"):
-            return self.words.rate <= self.baseline * (1 + MOST_RELATIVE)
-        return None
+        return None if self.most is None else self.rates.words.rate <= self.most
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it; rates are fractions."""
-        return {
-            "group": self.group,
-            "condition": self.condition,
-            "way": self.way,
-            "words": self.words.reference_length,
-            "wer": self.words.rate,
-            "cer": self.characters.rate,
-            "baseline_wer": self.baseline,
-            "met": self.met,
-        }
+        head = {"group": self.group, "condition": self.condition}
+        relative = None if self.relative is None else round(self.relative, 6)
+        most = None if self.most is None else round(self.most, 6)
+        return {**head, **self.rates.to_json(), "relative": relative, "goal": most, "met": self.met}
 
 
 Change = Callable[["Samples", int], "Samples"]
@@ -89,7 +98,7 @@ Change = Callable[["Samples", int], "Samples"]
 
 def _silence(seconds: float) -> Change:
     silence = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
-    return lambda clip, _: np.concatenate([silence, clip])
+    return lambda clip, _: np.concatenate([silence, without_silence(clip)])
 
 
 def _peak(decibels: float) -> Change:
@@ -101,41 +110,56 @@ def _noise(decibels: float) -> Change:
 
 
 CONDITIONS: tuple[tuple[str, str, Change], ...] = (
-    ("silence", "starts at once", lambda clip, _: without_silence(clip)),
-    *(("silence", f"{seconds:g} s before", _silence(seconds)) for seconds in (0.1, 0.2, 0.33, 0.5, 1.0, 2.0)),
-    *(("level", f"peak {decibels:g} dBFS", _peak(decibels)) for decibels in (0.0, -10.0, -20.0, -35.0)),
-    ("level", "clipped by 12 dB", lambda clip, _: overdriven(clip, 12.0)),
-    ("channel", "noise at 20 dB", _noise(20.0)),
-    ("channel", "noise at 10 dB", _noise(10.0)),
-    ("channel", "room, 0.5 s", lambda clip, number: in_room(clip, decaying_response(0.5, 3.0, number))),
-    ("channel", "telephone band", lambda clip, _: audio.through(GSM, low_pass(clip, 3400.0))),
-    ("channel", "MP3, 32 kbit/s", lambda clip, _: audio.through(MP3_32, clip)),
+    *(("silence", f"{seconds:g} s before", _silence(seconds)) for seconds in (0.0, 0.2, 0.33, 0.5, 1.0, 2.0)),
+    *(("level", f"peak {decibels:g} dBFS", _peak(decibels)) for decibels in (0.0, -20.0, -35.0)),
+    ("level", "clipped x4", lambda clip, _: overdriven(clip, 20 * np.log10(4.0))),
+    ("noise", "noise at 20 dB", _noise(20.0)),
+    ("noise", "noise at 10 dB", _noise(10.0)),
+    ("room", "room, 0.5 s", lambda clip, number: in_room(clip, decaying_response(0.5, 3.0, number))),
+    ("telephone", "telephone band", lambda clip, _: audio.through(GSM, low_pass(clip, 3400.0))),
+    ("mp3", "MP3, 32 kbit/s", lambda clip, _: audio.through(MP3_32, clip)),
 )
 """Group, name and change of every condition that single clips are put into."""
+GROUPS = ("joined", *dict.fromkeys(group for group, _, _ in CONDITIONS))
+
+
+def chosen_groups(names: str) -> tuple[str, ...]:
+    """The groups that `all` or names with commas between choose.
+
+    Raises:
+        QuranAsrError: there is no such group.
+    """
+    chosen = GROUPS if names == "all" else tuple(name.strip() for name in names.split(","))
+    if unknown := [name for name in chosen if name not in GROUPS]:
+        raise QuranAsrError(f"no stress condition `{unknown[0]}`", remedy=f"there are {', '.join(GROUPS)}")
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
 class _Recording:
     reciter: str
-    text: str
+    texts: tuple[str, ...]
+    """Any of them is right; the first is the reference."""
     samples: Samples
 
 
 def stress(
     segments: Sequence[Segment],
-    ways: Mapping[str, Recognize],
+    recognize: Recognize,
     spelling: str,
+    groups: Sequence[str] = GROUPS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[StressRow]:
-    """Measure all conditions.
+    """Measure the clips as they are and under the conditions of some groups.
 
-    Joined clips are recognized in every way, the other conditions in the first. Clips are joined reciter by
-    reciter in the order of the manifest: in pairs, and all in recordings of up to five minutes.
+    Clips are joined reciter by reciter in the order of the manifest: in pairs, and all in recordings of up to
+    five minutes.
 
     Args:
         segments: clips with their text.
-        ways: names of the ways to recognize, the whole file first.
+        recognize: the recognizer.
         spelling: that is counted in.
+        groups: from `GROUPS`.
         on_progress: called with (rows measured, all rows).
 
     Raises:
@@ -144,34 +168,35 @@ def stress(
     if not segments:
         raise QuranAsrError("no clips to measure", remedy="give a manifest with clips")
     clips = [
-        _Recording(segment.reciter, segment.text, audio.read(segment.audio, segment.offset, segment.duration))
+        _Recording(
+            segment.reciter,
+            (segment.text, *segment.also_accept),
+            audio.read(segment.audio, segment.offset, segment.duration or None),
+        )
         for segment in segments
     ]
-    joined = (("joined", "in pairs", _joined(clips, 2)), ("joined", "all of a reciter", _joined(clips, None)))
-    first = next(iter(ways))
+    chosen = [condition for condition in CONDITIONS if condition[0] in groups]
     rows: list[StressRow] = []
-    count = len(ways) * (1 + len(joined)) + len(CONDITIONS)
+    count = 1 + 2 * ("joined" in groups) + len(chosen)
 
-    def measure(group: str, name: str, way: str, recordings: Sequence[_Recording]) -> None:
-        texts = [ways[way](recording.samples) for recording in recordings]
-        scores = score_clips([(recording.text,) for recording in recordings], texts, spelling)
-        words = sum((score.words for score in scores), Counts())
-        characters = sum((score.characters for score in scores), Counts())
-        baseline = next((row.words.rate for row in rows if (row.group, row.way) == ("clips", way)), None)
-        rows.append(StressRow(group, name, way, words, characters, baseline))
+    def measure(group: str, name: str, recordings: Sequence[_Recording]) -> None:
+        texts = [recognize(recording.samples) for recording in recordings]
+        scores = score_clips([recording.texts for recording in recordings], texts, spelling)
+        measured = rates(scores, [recording.reciter for recording in recordings])
+        rows.append(StressRow(group, name, measured, rows[0].rates.words.rate if rows else None))
         if on_progress is not None:
             on_progress(len(rows), count)
 
-    for way in ways:
-        measure("clips", "as they are", way, clips)
-        for group, name, recordings in joined:
-            measure(group, name, way, recordings)
-    for group, name, change in CONDITIONS:
+    measure("clips", "as they are", clips)
+    if "joined" in groups:
+        measure("joined", "in pairs", _joined(clips, 2))
+        measure("joined", "all of a reciter", _joined(clips, None))
+    for group, name, change in chosen:
         changed = [
-            _Recording(clip.reciter, clip.text, change(clip.samples, number))
+            _Recording(clip.reciter, clip.texts, change(clip.samples, number))
             for number, clip in enumerate(clips)
         ]
-        measure(group, name, first, changed)
+        measure(group, name, changed)
     return rows
 
 
@@ -192,8 +217,68 @@ def _joined(clips: Sequence[_Recording], most: int | None) -> list[_Recording]:
     return [
         _Recording(
             group[0].reciter,
-            " ".join(clip.text for clip in group),
+            (" ".join(clip.texts[0] for clip in group),),
             np.concatenate([clip.samples for clip in group]),
         )
         for group in found
     ]
+
+
+def joined_pairs(clips: Sequence[ScoredClip], recognize: Recognize, spelling: str) -> Joined | None:
+    """The first clips again, joined in pairs of one reciter; None where no reciter has two.
+
+    Args:
+        clips: scored alone.
+        recognize: the same recognizer.
+        spelling: that is counted in.
+
+    Raises:
+        QuranAsrError: a clip cannot be read any more.
+    """
+    pairs = list(islice(_pairs(clips), PAIRS))
+    if not pairs:
+        return None
+    texts = [
+        recognize(
+            np.concatenate(
+                [
+                    audio.read(clip.segment.audio, clip.segment.offset, clip.segment.duration or None)
+                    for clip in pair
+                ]
+            )
+        )
+        for pair in pairs
+    ]
+    references = [(" ".join(clip.score.reference for clip in pair),) for pair in pairs]
+    alone = [clip for pair in pairs for clip in pair]
+    return Joined(
+        clips=len(alone),
+        alone=rates([clip.score for clip in alone], [clip.segment.reciter for clip in alone]),
+        in_pairs=rates(score_clips(references, texts, spelling), [pair[0].segment.reciter for pair in pairs]),
+    )
+
+
+def _pairs(clips: Sequence[ScoredClip]) -> Iterator[tuple[ScoredClip, ScoredClip]]:
+    """Pairs of each reciter's clips in their order, from all reciters in turn."""
+    of_reciter: dict[str, list[ScoredClip]] = {}
+    for clip in clips:
+        of_reciter.setdefault(clip.segment.reciter, []).append(clip)
+    pairs = [zip(members[::2], members[1::2], strict=False) for members in of_reciter.values()]
+    return (pair for row in zip_longest(*pairs) for pair in row if pair is not None)
+
+
+def stress_json(rows: Sequence[StressRow], setting: Setting, segments: Sequence[Segment]) -> dict[str, Any]:
+    """What `stress.json` holds."""
+    return {
+        **asdict(setting),
+        "clips": len(segments),
+        "hours": round(sum(segment.duration for segment in segments) / 3600, 6),
+        "interval_method": method([segment.reciter for segment in segments]),
+        "rows": [row.to_json() for row in rows],
+    }
+
+
+def write_stress(folder: Path, measured: dict[str, Any]) -> None:
+    """Write `stress.json`, atomically."""
+    text = json.dumps(measured, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / STRESS_NAME, text.encode(errors="backslashreplace"))

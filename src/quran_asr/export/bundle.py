@@ -14,13 +14,12 @@ from typing import Any
 from quran_asr import __version__
 from quran_asr.config.recipe import load_recipe
 from quran_asr.corpus.manifest import read_manifest
-from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.experiments.checkpoints import copy_model
-from quran_asr.export.graphs import model_shape, quantize, write_graphs
+from quran_asr.export.graphs import quantize, write_graphs
 from quran_asr.export.sherpa import write_sherpa
-from quran_asr.export.verification import check_bundle, cost_of_int8
+from quran_asr.export.verification import check_bundle, cost_of_int8, cost_of_joining
 from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically
 from quran_asr.locks import locked
 from quran_asr.records import Segment
@@ -36,9 +35,9 @@ from quran_asr.runtime.bundle import (
     is_bundle,
     write_description,
 )
-from quran_asr.runtime.features import FeatureSettings
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
 from quran_asr.training.recognizer import load_model, spelling_of
+from quran_asr.training.streaming import describe, model_shape
 
 CARD = "MODEL_CARD.md"
 
@@ -71,6 +70,7 @@ def model_card(bundle: Bundle) -> str:
         "",
         *_check_lines(figures.get("check")),
         *_int8_lines(figures.get("int8")),
+        *_joined_lines(figures.get("joined")),
         "",
         "Its error rates on unseen reciters were not measured here: run",
         "`quran-asr evaluate MANIFEST --model FOLDER`.",
@@ -133,6 +133,13 @@ def _int8_lines(cost: dict[str, object] | None) -> list[str]:
     else:
         lines.append(f"Words that changed on {cost['clips']} clips: {cost['changed']:.4f} of all.")
     return lines
+
+
+def _joined_lines(joined: dict[str, Any] | None) -> list[str]:
+    if not joined:
+        return []
+    alone, pairs = joined["alone"]["wer"], joined["in_pairs"]["wer"]
+    return ["", f"WER on {joined['clips']} clips: {alone:.4f} alone, {pairs:.4f} joined in pairs."]
 
 
 Target = Callable[[EncDecHybridRNNTCTCBPEModel, Shape, Path, int], None]
@@ -205,6 +212,7 @@ def _export(
         if int8:
             on_step("to 8-bit integers")
             bundle, figures["int8"] = _replace_by_int8(bundle, clips)
+        figures["joined"] = cost_of_joining(bundle, clips)
         for target in targets:
             for frames in shape.look_aheads:
                 name = f"{bundle.milliseconds(frames)}ms"
@@ -243,7 +251,7 @@ def _refuse_to_destroy(folder: Path) -> None:
 def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
     """Write a bundle into an empty folder. Nothing shows yet that it says what the model says."""
     write_graphs(model, shape, folder)
-    bundle = _describe(model, source, shape, folder)
+    bundle = describe(model, source.stem, spelling_of(model), shape, folder, _provenance(model, source))
     bundle.vocabulary.write(folder / VOCABULARY)
     write_description(bundle)
     return bundle
@@ -272,37 +280,16 @@ def _clips(model: EncDecHybridRNNTCTCBPEModel, source: Path, manifest: Path | No
     return [clip for clip in clips if Path(clip.audio).is_file()]
 
 
-def _describe(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
-    pieces = tuple(model.tokenizer.ids_to_tokens(range(model.tokenizer.vocab_size)))
-    sentencepiece = model.tokenizer.tokenizer
-    vocabulary = Vocabulary(pieces, tuple(float(sentencepiece.GetScore(i)) for i in range(len(pieces))))
-    preprocessor = model.cfg.preprocessor
-    rate = int(preprocessor.sample_rate)
-    return Bundle(
-        folder=folder,
-        name=source.stem,
-        spelling=spelling_of(model, vocabulary),
-        features=FeatureSettings(
-            sample_rate=rate,
-            window=round(rate * float(preprocessor.window_size)),
-            hop=round(rate * float(preprocessor.window_stride)),
-            n_fft=int(preprocessor.n_fft),
-            mels=int(preprocessor.features),
-        ),
-        shape=shape,
-        vocabulary=vocabulary,
-        precision="float32",
-        provenance={
-            "model": source.name,
-            "sha256": sha256_of(source),
-            "recipe": (model.cfg.get("quran") or {}).get("recipe"),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "trained_on": _in_numbers(_training_data(source)),
-            "exported": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "quran_asr": __version__,
-        },
-        figures={},
-    )
+def _provenance(model: EncDecHybridRNNTCTCBPEModel, source: Path) -> dict[str, Any]:
+    return {
+        "model": source.name,
+        "sha256": sha256_of(source),
+        "recipe": (model.cfg.get("quran") or {}).get("recipe"),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained_on": _in_numbers(_training_data(source)),
+        "exported": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "quran_asr": __version__,
+    }
 
 
 def _training_data(source: Path) -> TrainingData | None:

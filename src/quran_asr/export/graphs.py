@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quran_asr.errors import QuranAsrError
 from quran_asr.files import full_disk_named
 from quran_asr.runtime.bundle import ENCODER, JOINT, PREDICTION, Shape
 from quran_asr.runtime.sessions import UNKNOWN
@@ -35,61 +34,6 @@ from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
 
 MASKED = -10_000.0
 """Added to scores that attention must not see, as in NeMo."""
-
-
-def model_shape(model: EncDecHybridRNNTCTCBPEModel, name: str) -> Shape:
-    """How a model's graphs are fed.
-
-    Raises:
-        QuranAsrError: the encoder is none that can be fed piece by piece; says which of its keys is why.
-    """
-    cfg = model.cfg.encoder
-    needed = {
-        "subsampling": "dw_striding",
-        "subsampling_factor": 8,
-        "causal_downsampling": True,
-        "self_attention_model": "rel_pos",
-        "att_context_style": "chunked_limited",
-        "conv_norm_type": "layer_norm",
-        "conv_context_size": "causal",
-    }
-    for key, value in needed.items():
-        if cfg.get(key) != value:
-            raise QuranAsrError(
-                f"not a streaming model: encoder.{key} is {cfg.get(key)}, not {value}",
-                where=name,
-                remedy="train with one of the shipped recipes; `transcribe` and `evaluate` take this model",
-            )
-    if str(model.cfg.preprocessor.get("normalize", "NA")) not in ("NA", "None", "null"):
-        raise QuranAsrError(
-            f"features are normalised over the recording (preprocessor.normalize: "
-            f"{model.cfg.preprocessor.normalize}), which a stream cannot know",
-            where=name,
-            remedy="train with model.preprocessor.normalize=NA",
-        )
-    encoder = model.encoder
-    attention = encoder.layers[0].self_attn
-    contexts = [(int(left), int(right)) for left, right in encoder.att_context_size_all]
-    lefts = {left for left, _ in contexts}
-    if len(lefts) != 1 or min(min(context) for context in contexts) < 0:
-        raise QuranAsrError(
-            f"not a streaming model: its attention contexts are {contexts}",
-            where=name,
-            remedy="each needs the same number of frames to the left, and a number to the right",
-        )
-    return Shape(
-        layers=len(encoder.layers),
-        heads=attention.h,
-        head_size=attention.d_k,
-        width=int(cfg.d_model),
-        kernel=int(cfg.conv_kernel_size),
-        left_frames=lefts.pop(),
-        look_aheads=tuple(sorted({right for _, right in contexts}, reverse=True)),
-        joint_width=model.joint.enc.out_features,
-        prediction_layers=model.decoder.pred_rnn_layers,
-        prediction_width=model.decoder.pred_hidden,
-        max_symbols=int(model.cfg.decoding.greedy.max_symbols),
-    )
 
 
 def _before(index: Tensor, end: Tensor, axes: int) -> Tensor:

@@ -13,7 +13,9 @@ from quran_asr import audio
 from quran_asr.decoding import ctc
 from quran_asr.decoding.options import Decoding
 from quran_asr.errors import QuranAsrError
+from quran_asr.evaluation.report import ScoredClip
 from quran_asr.evaluation.scoring import score_clips
+from quran_asr.evaluation.stress import PAIRS, joined_pairs
 from quran_asr.records import SAMPLE_RATE, Counts, Emissions, Segment
 from quran_asr.runtime.bundle import ENCODER, Bundle, read_bundle
 from quran_asr.runtime.recognizer import Recognizer
@@ -109,6 +111,25 @@ def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> di
         result["wer_float"] = round(_rate(texts, before, exact.spelling), 5)
         result["wer"] = round(_rate(texts, after, exact.spelling), 5)
     return result
+
+
+def cost_of_joining(bundle: Bundle, clips: Sequence[Segment]) -> dict[str, Any] | None:
+    """What clips lose when they are joined in pairs, at the widest look-ahead, with the transducer.
+
+    Args:
+        bundle: as it is written.
+        clips: recordings with their texts.
+
+    Returns:
+        As `joined` in a report; None where no two clips of a reciter have texts.
+    """
+    recognizer = Recognizer(bundle)
+    told = [clip for clip in clips if clip.text][: 2 * PAIRS]
+    texts = [recognizer.text_of(samples) for _, samples in _samples(told)]
+    scores = score_clips([(clip.text, *clip.also_accept) for clip in told], texts, bundle.spelling)
+    scored = [ScoredClip(clip, score) for clip, score in zip(told, scores, strict=True)]
+    joined = joined_pairs(scored, recognizer.text_of, bundle.spelling)
+    return None if joined is None else joined.to_json()
 
 
 def _compare(

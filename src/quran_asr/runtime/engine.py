@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,14 +24,47 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
 
 
+class Networks(Protocol):
+    """The networks of a model, fed piece by piece: `Sessions`, or those of a model in torch."""
+
+    @property
+    def start(self) -> Any:
+        """What the encoder keeps of a stream before its first frame; its `frames` are 0."""
+
+    def encode(
+        self, features: Float32, totals: Sequence[int | None], chunk: int, states: Sequence[Any]
+    ) -> tuple[list[Encoded], list[Any]]: ...
+
+    def predict(
+        self, tokens: NDArray[np.int64], state: tuple[Float32, ...]
+    ) -> tuple[Float32, tuple[Float32, ...]]: ...
+
+    def join(self, encoded: Float32, predicted: Float32) -> Float32: ...
+
+
 class Engine:
     """Loaded networks with one decoder. It keeps nothing of the streams, so threads may share it."""
 
-    def __init__(self, bundle: Bundle, decoding: Decoding, threads: int = 0) -> None:
-        """Arguments and errors as `Sessions`."""
+    def __init__(
+        self, bundle: Bundle, decoding: Decoding, threads: int = 0, networks: Networks | None = None
+    ) -> None:
+        """
+        Args:
+            bundle: describes the model.
+            decoding: the decoder.
+            threads: of the encoder; see `Sessions`.
+            networks: None loads the graphs of the bundle.
+
+        Raises:
+            QuranAsrError: as `Sessions`.
+        """
         self.bundle = bundle
-        self.sessions = Sessions(bundle, threads)
-        run_once(self.sessions)
+        self.sessions: Networks
+        if networks is None:
+            self.sessions = sessions = Sessions(bundle, threads)
+            run_once(sessions)
+        else:
+            self.sessions = networks
         self.model = Model(
             predict=self.sessions.predict,
             join=self.sessions.join,
@@ -98,14 +131,19 @@ class Engine:
         """
         joint = [np.zeros((0, self.bundle.shape.joint_width), np.float32)]
         ctc = [np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)]
+        may_end = [np.zeros(0, np.bool_)]
         while frames := stream.ready():
-            (encoded,) = self._encode([stream], stream.take(frames)[None])
-            if encoded is not None:
-                joint.append(encoded.joint)
-                ctc.append(encoded.ctc)
+            features = stream.take(frames)
+            (encoded,) = self._encode([stream], features[None])
+            if (piece := self._piece(stream, features, encoded)) is not None:
+                joint.append(piece.joint)
+                ctc.append(piece.ctc)
+                if piece.may_end is not None:
+                    may_end.append(piece.may_end)
         if stream.error is not None:
             raise stream.error
-        return Piece(np.concatenate(joint), np.concatenate(ctc))
+        allowed = np.concatenate(may_end) if self._utterances_end else None
+        return Piece(np.concatenate(joint), np.concatenate(ctc), allowed)
 
     def _encode(self, streams: Sequence[StreamState], features: Float32) -> list[Encoded | None]:
         """Features [streams, frames, mels] of one piece each; None for a stream whose scores are NaN."""

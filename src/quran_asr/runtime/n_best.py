@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from quran_asr import audio
 from quran_asr.decoding.decoder import build_decoder
 from quran_asr.decoding.options import BEAMS
+from quran_asr.decoding.partial import OpenWords, add_tokens
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Alternative, Transcript
 
@@ -96,4 +97,13 @@ def decode(recognizer: Recognizer, pieces: Iterable[Piece], decoding: Decoding) 
     decoder = build_decoder(decoding, recognizer.engine.model)
     for piece in pieces:
         (found,) = decoder.step([piece], [decoder.start])
-        yield recognizer.bundle.vocabulary.text(found.tokens.tokens + found.draft.tokens)
+        words, _ = add_tokens(
+            OpenWords(),
+            found.tokens,
+            recognizer.bundle.vocabulary,
+            recognizer.bundle.frame_seconds,
+            draft=found.draft,
+            ends=found.ends,
+            final=True,
+        )
+        yield " ".join(word.text for word in words.committed)

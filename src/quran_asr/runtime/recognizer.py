@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quran_asr import audio
-from quran_asr.decoding.options import BEAMS, Decoding
+from quran_asr.decoding.options import BEAMS, PAUSE_SECONDS, Decoding
 from quran_asr.decoding.partial import Revisions, StreamingResult, revisions
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import TRAINING_DATA, Bundle, read_bundle
-from quran_asr.runtime.engine import Engine
+from quran_asr.runtime.engine import Engine, Networks
 from quran_asr.runtime.shallow_fusion import load_fusion
 from quran_asr.runtime.stream import StreamState
 from quran_asr.text.spelling import edition_of
@@ -80,12 +80,13 @@ class Recognizer:
         decoding: Decoding | None = None,
         look_ahead_ms: int | None = None,
         threads: int | None = None,
+        networks: Networks | None = None,
     ) -> None:
-        """See `load`."""
+        """See `load`; `networks` stand in for the graphs of the bundle, see `Engine`."""
         self.bundle = bundle
-        self.decoding = decoding or Decoding(pause_seconds=None)
+        self.decoding = decoding or Decoding()
         self._look_ahead = bundle.look_ahead(look_ahead_ms)
-        self.engine = Engine(bundle, self.decoding, threads or 0)
+        self.engine = Engine(bundle, self.decoding, threads or 0, networks)
         # What an evaluation writes into its report
         self.name = str(bundle.folder)
         self.decoder = self.decoding.decoder
@@ -121,6 +122,10 @@ class Recognizer:
         if stream.error is not None:
             raise stream.error
         return stream.transcript
+
+    def text_of(self, samples: Samples) -> str:
+        """The words of a recording, float32 [samples] at 16 kHz."""
+        return self.recognize(samples).text
 
     def recognize_clips(
         self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
@@ -186,7 +191,7 @@ def load(
     *,
     decoder: str = "transducer",
     look_ahead_ms: int | None = None,
-    pause_seconds: float | None = None,
+    pause_seconds: float | None = PAUSE_SECONDS,
     threads: int | None = None,
     lm: str | Path | LanguageModel | None = None,
     passage: str | None = None,
@@ -199,8 +204,8 @@ def load(
         folder: what `quran-asr export` wrote.
         decoder: `transducer`, `ctc`, `transducer-beam` or `ctc-beam`.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
-        pause_seconds: of a stream, the silence after which its words so far are final and the search starts
-            anew, above 0 and at most 3600; None never does.
+        pause_seconds: the pause after which the words so far are final and the search starts anew, above 0
+            and at most 3600; None never does.
         threads: of the encoder, at most 1024; None or 0 takes what ONNX Runtime chooses.
         lm: language model: `quran`, an `.npz` or `.arpa` of `quran-asr lm build`, or a model. `transducer`
             and `ctc` become their beam searches. Without it the words are as spoken; with it they are drawn
@@ -256,6 +261,11 @@ class Replay:
         """Clips whose words are others than those of the whole file."""
         self.revisions = Revisions()
         """How steady the partial words were, over all clips so far."""
+
+    def text_of(self, samples: Samples) -> str:
+        """The words of a stream of a recording, float32 [samples] at 16 kHz."""
+        shown = results(self.recognizer, samples)
+        return " ".join(word.text for result in shown for word in result.committed)
 
     def recognize_clips(
         self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None

@@ -7,6 +7,7 @@ kept but words. `engine.Engine` moves streams on, many at once where there are m
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Transcript
 from quran_asr.runtime.features import FeatureSettings, MelState
 from quran_asr.runtime.resampling import Resampler
-from quran_asr.runtime.sessions import HISTORY, EncoderState, encoder_frames
+from quran_asr.runtime.sessions import HISTORY, encoder_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,14 +33,12 @@ if TYPE_CHECKING:
 class StreamState:
     """A recording that goes on. Not to be used from two threads at once."""
 
-    def __init__(
-        self, bundle: Bundle, chunk: int, encoder: EncoderState, search: Any, where: str = ""
-    ) -> None:
+    def __init__(self, bundle: Bundle, chunk: int, encoder: Any, search: Any, where: str = "") -> None:
         """
         Args:
             bundle: of the model.
             chunk: look-ahead in frames + 1: the fewest frames that are encoded at once.
-            encoder: before the first frame.
+            encoder: what the networks keep before the first frame; it counts `frames`.
             search: the decoder's state before the first frame.
             where: the recording is from, named in errors.
         """
@@ -153,7 +152,8 @@ class FeatureQueue:
         """Of which no features are made yet: a short piece alone is not worth a Fourier transform."""
         self._held = 0
         self._mel = MelState.start(settings)
-        self._waiting = np.zeros((HISTORY, settings.mels), np.float32)
+        self._silence = np.float32(math.log(settings.guard))
+        self._waiting = np.full((HISTORY, settings.mels), self._silence)
         self._taken = 0
         """Encoder frames."""
         self.count = 0
@@ -181,8 +181,8 @@ class FeatureQueue:
         needed = 8 * frames + 7
         missing = needed - len(self._waiting)  # at the end of the recording, where nothing more will come
         if missing > 0:
-            zeros = np.zeros((missing, self._waiting.shape[1]), np.float32)
-            self._waiting = np.concatenate([self._waiting, zeros])
+            silence = np.full((missing, self._waiting.shape[1]), self._silence)
+            self._waiting = np.concatenate([self._waiting, silence])
         piece, self._waiting = self._waiting[:needed], self._waiting[8 * frames :]
         self._taken += frames
         return piece

@@ -28,7 +28,13 @@ from quran_asr.training.checkpoints import model_weights, replace_nemo, save_nem
 from quran_asr.training.cpu import choose_threads
 from quran_asr.training.model import build_model
 from quran_asr.training.nemo_archive import read_archive, read_weights
-from quran_asr.training.recognizer import Recognizer, load_recognizer, put_weights, restore_checkpoint
+from quran_asr.training.recognizer import (
+    AnyRecognizer,
+    load_recognizer,
+    put_weights,
+    recognizer_of,
+    restore_checkpoint,
+)
 
 Show = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -183,8 +189,10 @@ def keep_if_better(
     model = build_model(recipe, run.tokenizer)
     put_weights(model, weights, averaged[0])
     choose_threads(model)
-    old, old_clips = _hear(load_recognizer(best), segments, _half(on_progress, 0, len(segments)))
-    recognizer = Recognizer(model, "average", "transducer", None)
+    # searched through, as the validations of a training are
+    recognizer = load_recognizer(best, pause_seconds=None)
+    old, old_clips = _hear(recognizer, segments, _half(on_progress, 0, len(segments)))
+    recognizer = recognizer_of(model, "average", pause_seconds=None)
     new, new_clips = _hear(recognizer, segments, _half(on_progress, len(segments), len(segments)))
     named, measured, wer = rate_of(best), old.whole.spelled.words.rate, new.whole.spelled.words.rate
     ranked = named is not None and to is None and (own_clips or abs(named - measured) <= SAME_CLIPS)
@@ -255,7 +263,7 @@ def _half(on_progress: Show | None, before: int, clips: int) -> Show | None:
 
 
 def _hear(
-    recognizer: Recognizer, segments: Sequence[Segment], on_progress: Show | None
+    recognizer: AnyRecognizer, segments: Sequence[Segment], on_progress: Show | None
 ) -> tuple[Report, list[ScoredClip]]:
     setting = Setting(
         model=recognizer.name,

@@ -1,4 +1,9 @@
-"""A trained model as a recognizer in torch."""
+"""A trained model as a recognizer in torch.
+
+A model that can be fed piece by piece is searched as its bundle is (`StreamingRecognizer`), so both give the
+same words of recordings of any length. One that needs whole recordings, as most published models, hears long
+ones in parts (`OfflineRecognizer`).
+"""
 
 from __future__ import annotations
 
@@ -20,10 +25,12 @@ from quran_asr import audio
 from quran_asr.config.architecture import of_nemo
 from quran_asr.config.recipe import load_recipe
 from quran_asr.decoding import ctc
+from quran_asr.decoding.options import PAUSE_SECONDS, Decoding
 from quran_asr.decoding.vocabulary import WORD_START, Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.run_folder import open_run
 from quran_asr.records import SAMPLE_RATE, Hypothesis, Segment, Transcript
+from quran_asr.runtime.recognizer import Recognizer
 from quran_asr.text.spelling import SPELLINGS, alphabet, edition_of
 from quran_asr.training.checkpoints import model_weights
 from quran_asr.training.model import (
@@ -34,12 +41,15 @@ from quran_asr.training.model import (
     set_look_ahead,
 )
 from quran_asr.training.nemo_archive import Archive, extract_tokenizer, read_archive, read_weights
+from quran_asr.training.streaming import TorchNetworks, check_features, describe, model_shape
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 WINDOW = 64
-"""Clips sorted by length together, so that little is padding and answers still come early."""
+"""Clips recognized together at most, so that answers come early."""
+WINDOW_SECONDS = 600.0
+"""Audio in memory, unless one recording is longer."""
 BATCH_SECONDS = 120.0
 """Padded audio in one pass of the encoder."""
 LONGEST_SECONDS = 90.0
@@ -56,33 +66,62 @@ class Piece:
     samples: Samples
 
 
-class Recognizer:
-    """Greedy recognition with one decoder at one look-ahead."""
+class StreamingRecognizer(Recognizer):
+    """The recognizer of a bundle with networks in torch, of many recordings at once."""
+
+    def recognize_clips(
+        self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Transcript | QuranAsrError]:
+        """One answer a segment, in their order; audio that cannot be read gives the error itself."""
+        done = 0
+        for window in windows(segments):
+            streams = [self.stream(where=segment.place) for segment in window]
+            errors: dict[int, QuranAsrError] = {}
+            for i, (segment, stream) in enumerate(zip(window, streams, strict=True)):
+                try:
+                    stream.push(audio.read(segment.audio, segment.offset, segment.duration or None))
+                    stream.end()
+                except QuranAsrError as error:
+                    errors[i] = error
+            self.engine.advance([stream for i, stream in enumerate(streams) if i not in errors])
+            for i, stream in enumerate(streams):
+                yield errors.get(i) or stream.error or stream.transcript
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, len(segments))
+
+
+def windows(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """Segments to recognize together: at most `WINDOW`, and `WINDOW_SECONDS` unless one alone is longer."""
+    window: list[Segment] = []
+    seconds = 0.0
+    for segment in segments:
+        if window and (len(window) == WINDOW or seconds + segment.duration > WINDOW_SECONDS):
+            yield window
+            window, seconds = [], 0.0
+        window.append(segment)
+        seconds += segment.duration
+    if window:
+        yield window
+
+
+class OfflineRecognizer:
+    """Greedy recognition of whole recordings, cut at pauses where they are long."""
 
     def __init__(
         self, model: EncDecHybridRNNTCTCBPEModel, name: str, decoder: str, look_ahead_ms: int | None
     ) -> None:
-        """See `load_recognizer`.
-
-        Raises:
-            QuranAsrError: an unknown decoder, or a look-ahead that the model was not trained for.
-        """
-        if decoder not in ("transducer", "ctc"):
-            raise QuranAsrError(f"no decoder `{decoder}`", remedy="use transducer or ctc")
-        available = look_aheads(model)
-        chosen = next(iter(available)) if look_ahead_ms is None else look_ahead_ms
-        if chosen not in available:
-            known = ", ".join(f"{ms} ms" if ms >= 0 else "whole recording" for ms in available)
-            raise QuranAsrError(
-                f"the model has no look-ahead of {chosen} ms", where=name, remedy=f"it has: {known}"
-            )
-        set_look_ahead(model, available[chosen])
-        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        """A model in evaluation mode, on the device where it is to run; see `recognizer_of`."""
+        context = chosen_context(model, name, look_ahead_ms)
+        set_look_ahead(model, context)
+        self.model = model
         self.name = name
         self.decoder = decoder
-        self.look_ahead_ms: int | None = chosen if chosen >= 0 else None
-        self.vocabulary = Vocabulary(tuple(model.tokenizer.ids_to_tokens(range(model.tokenizer.vocab_size))))
-        self.spelling = spelling_of(model, self.vocabulary)
+        self.look_ahead_ms: int | None = None
+        if context[1] >= 0:
+            self.look_ahead_ms = round(1000 * frame_seconds(model)) * context[1]
+        self.vocabulary = vocabulary_of(model)
+        self.spelling = spelling_of(model)
         self.edition = edition_of(self.spelling)
         self.training_data: Path | None = None
 
@@ -90,8 +129,8 @@ class Recognizer:
         self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Transcript | QuranAsrError]:
         """One answer a segment, in their order; audio that cannot be read gives the error itself."""
-        for start in range(0, len(segments), WINDOW):
-            window = segments[start : start + WINDOW]
+        done = 0
+        for window in windows(segments):
             answers: dict[int, QuranAsrError] = {}
             pieces: list[Piece] = []
             for i, segment in enumerate(window):
@@ -113,8 +152,14 @@ class Recognizer:
                         " ".join(t.text for _, t in parts if t.text),
                         tuple(word for _, t in parts for word in t.words),
                     )
+                done += 1
                 if on_progress is not None:
-                    on_progress(start + i + 1, len(segments))
+                    on_progress(done, len(segments))
+
+    def text_of(self, samples: Samples) -> str:
+        """The words of a recording, float32 [samples] at 16 kHz."""
+        pieces = [Piece(0, offset, part) for offset, part in cut_at_pauses(samples)]
+        return " ".join(transcript.text for transcript in self._hear(pieces) if transcript.text)
 
     def _hear(self, pieces: Sequence[Piece]) -> list[Transcript]:
         """Transcripts in the order of the pieces, heard in batches of similar length."""
@@ -170,22 +215,75 @@ class Recognizer:
         return [ctc.greedy(clip[:n]) for clip, n in zip(scores, frames.tolist(), strict=True)]
 
 
-def load_recognizer(model: Path, decoder: str = "transducer", look_ahead_ms: int | None = None) -> Recognizer:
+AnyRecognizer = StreamingRecognizer | OfflineRecognizer
+
+
+def load_recognizer(
+    model: Path,
+    decoder: str = "transducer",
+    look_ahead_ms: int | None = None,
+    pause_seconds: float | None = PAUSE_SECONDS,
+) -> AnyRecognizer:
     """A recognizer from a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
 
     Args:
         model: what to load.
         decoder: `transducer` or `ctc`.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
+        pause_seconds: after which the search starts anew; None never does, and neither does a model that
+            needs whole recordings.
 
     Raises:
         QuranAsrError: nothing loadable there, or the model lacks what is asked for.
     """
     loaded, model = load_model(model)
-    recognizer = Recognizer(loaded, str(model), decoder, look_ahead_ms)
+    recognizer = recognizer_of(loaded, str(model), decoder, look_ahead_ms, pause_seconds)
     training_data = model.parent.parent / "training_data.json"
     recognizer.training_data = training_data if training_data.is_file() else None
     return recognizer
+
+
+def recognizer_of(
+    model: EncDecHybridRNNTCTCBPEModel,
+    name: str,
+    decoder: str = "transducer",
+    look_ahead_ms: int | None = None,
+    pause_seconds: float | None = PAUSE_SECONDS,
+) -> AnyRecognizer:
+    """A recognizer of a model in memory, which is moved to the GPU if there is one; see `load_recognizer`.
+
+    Raises:
+        QuranAsrError: an unknown decoder, or a look-ahead that the model was not trained for.
+    """
+    if decoder not in ("transducer", "ctc"):
+        raise QuranAsrError(f"no decoder `{decoder}`", remedy="use transducer or ctc")
+    chosen_context(model, name, look_ahead_ms)
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        shape = model_shape(model, name)
+        bundle = describe(model, name, spelling_of(model), shape, Path(name), {})
+        check_features(model, bundle.features, name)
+    except QuranAsrError:
+        return OfflineRecognizer(model, name, decoder, look_ahead_ms)
+    networks = TorchNetworks(model, shape)
+    decoding = Decoding(decoder=decoder, pause_seconds=pause_seconds)
+    return StreamingRecognizer(bundle, decoding, look_ahead_ms, networks=networks)
+
+
+def chosen_context(model: EncDecHybridRNNTCTCBPEModel, name: str, look_ahead_ms: int | None) -> list[int]:
+    """The attention context of a look-ahead; None takes the widest.
+
+    Raises:
+        QuranAsrError: the model was not trained for it; names those that it has.
+    """
+    available = look_aheads(model)
+    chosen = next(iter(available)) if look_ahead_ms is None else look_ahead_ms
+    if chosen not in available:
+        known = ", ".join(f"{ms} ms" if ms >= 0 else "whole recording" for ms in available)
+        raise QuranAsrError(
+            f"the model has no look-ahead of {chosen} ms", where=name, remedy=f"it has: {known}"
+        )
+    return available[chosen]
 
 
 def load_model(path: Path) -> tuple[EncDecHybridRNNTCTCBPEModel, Path]:
@@ -201,12 +299,17 @@ def load_model(path: Path) -> tuple[EncDecHybridRNNTCTCBPEModel, Path]:
     return (restore(path) if path.suffix == ".nemo" else restore_checkpoint(path)), path
 
 
-def spelling_of(model: EncDecHybridRNNTCTCBPEModel, vocabulary: Vocabulary) -> str:
+def vocabulary_of(model: EncDecHybridRNNTCTCBPEModel) -> Vocabulary:
+    return Vocabulary(tuple(model.tokenizer.ids_to_tokens(range(model.tokenizer.vocab_size))))
+
+
+def spelling_of(model: EncDecHybridRNNTCTCBPEModel) -> str:
     """The spelling that a model writes: what its archive says, else what its alphabet shows."""
     stored = model.cfg.get("quran")
     if stored is not None and "spelling" in stored:
         return str(stored.spelling)
-    letters = {letter for piece in vocabulary.pieces if piece != "<unk>" for letter in piece} - {WORD_START}
+    pieces = vocabulary_of(model).pieces
+    letters = {letter for piece in pieces if piece != "<unk>" for letter in piece} - {WORD_START}
     for spelling in sorted(SPELLINGS, key=lambda name: len(alphabet(name))):
         if letters <= alphabet(spelling):
             return spelling
