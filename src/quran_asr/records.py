@@ -110,12 +110,25 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """An entry of an n-best list."""
+
+    text: str
+    score: float
+    """Natural log, acoustic and language model with their weights: the list is sorted by it."""
+    acoustic_score: float
+    """Natural log of the probability of the text by the acoustic model."""
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """The text that a recognizer found in one recording."""
 
     text: str
     words: tuple[TimedWord, ...] = ()
     verses: tuple[VerseRef, ...] = ()
+    n_best: tuple[Alternative, ...] = ()
+    """The most probable texts, the best first, where a list was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from quran_asr.decoding.ctc import PathState, greedy_piece
-from quran_asr.decoding.ctc_beam import BeamState, beam_piece
+from quran_asr.decoding.ctc_beam import beam_piece, start
 from quran_asr.decoding.endpoint import Loudness, Pause, frames_of, levels, may_end
 
 FRAME = 0.08
@@ -76,7 +76,7 @@ def test_both_ctc_searches_end_utterances_by_the_rule(
     said, allowed = [said for said, _ in frames], [allowed for _, allowed in frames]
     expected = by_definition(said, patience, allowed)
     scores, mask = certain(said), np.array(allowed, np.bool_)
-    path, beam = PathState(), BeamState()
+    path, beam = PathState(), start(1)
     path_ends: tuple[int, ...] = ()
     beam_ends: tuple[int, ...] = ()
     for part, allow in ((scores[:cut], mask[:cut]), (scores[cut:], mask[cut:])):

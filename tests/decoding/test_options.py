@@ -13,13 +13,21 @@ from quran_asr.errors import QuranAsrError
 
 
 def test_every_decoder_can_be_chosen() -> None:
-    assert [Decoding(decoder).decoder for decoder in DECODERS] == ["transducer", "ctc", "ctc-beam"]
+    assert [Decoding(decoder).decoder for decoder in DECODERS] == [
+        "transducer",
+        "ctc",
+        "ctc-beam",
+        "transducer-beam",
+    ]
 
 
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"decoder": "viterbi"}, "no decoder `viterbi`\nhint: there are transducer, ctc, ctc-beam"),
+        (
+            {"decoder": "viterbi"},
+            "no decoder `viterbi`\nhint: there are transducer, ctc, ctc-beam, t",
+        ),
         ({"beam": 0}, "beam is 0"),
         ({"max_symbols": -1}, "max_symbols is -1"),
         ({"least_probability": 1.0}, "least_probability is 1.0"),

@@ -73,7 +73,7 @@ def test_a_model_that_is_no_bundle_is_exported_for_streaming(
     assert "unknown" not in report["cells"]  # its training data are those of the run
 
 
-@pytest.mark.parametrize("decoder", ["transducer", "ctc", "ctc-beam"])
+@pytest.mark.parametrize("decoder", ["transducer", "ctc", "ctc-beam", "transducer-beam"])
 def test_a_pause_ends_a_line(decoder: str, bundle: Path, spoken: Path) -> None:
     verses = [audio.read(spoken / VOICE / f"11200{ayah}.flac") for ayah in (1, 2)]
     silence = np.zeros(2 * 16_000, np.float32)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quran_asr.cli.models import (
+    NO_LANGUAGE_MODEL,
+    LanguageModelOptions,
+    RecognizeClips,
     as_bundle,
     decoder_option,
+    language_model_options,
     level_notes,
     load,
     look_ahead_option,
@@ -19,6 +24,9 @@ from quran_asr.cli.models import (
     model_option,
     named_or_default,
     rates_of,
+    recognize_lists,
+    refuse_rescoring,
+    rescore_option,
 )
 from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar
 from quran_asr.errors import QuranAsrError
@@ -34,6 +42,8 @@ if TYPE_CHECKING:
 SHOWN_WORST = 3
 """Of the worst clips in the report, how many are shown on the screen."""
 
+PLANTED_NAME = "planted_errors.json"
+
 SHOWN_EDITS = 10
 """Of each, how many wrong words."""
 
@@ -45,6 +55,14 @@ SHOWN_EDITS = 10
 @model_option
 @decoder_option
 @look_ahead_option
+@language_model_options
+@rescore_option
+@click.option(
+    "--planted-errors",
+    is_flag=True,
+    help="With --lm: also recognize recordings with planted errors, and compare with the recognition without "
+    "a language model.",
+)
 @click.option(
     "--streaming",
     is_flag=True,
@@ -79,6 +97,9 @@ def evaluate(
     model: Path | None,
     decoder: str,
     look_ahead_ms: int | None,
+    language: LanguageModelOptions,
+    rescore: int | None,
+    planted_errors: bool,
     streaming: bool,
     trained_on: Path | None,
     folder: Path | None,
@@ -92,6 +113,11 @@ def evaluate(
     words on the screen were revised; models other than bundles are first exported to a temporary bundle.
     Unreadable clips are excluded; then the exit code is 1. --stress writes stress.json and ends with 1 where
     a goal is missed.
+
+    Without --lm and --passage the words are those recited. A language model lowers the error rates of correct
+    recitation and hides errors of the reciter: --planted-errors measures both. In recordings made of the
+    clips a word is replaced by another word of the same reciter, a word is left out, or two words are
+    exchanged; reported is the share recognized as recited, and the share corrected to the Quran's text.
     """
     from dataclasses import replace
 
@@ -103,11 +129,20 @@ def evaluate(
     from quran_asr.evaluation.stress import chosen_groups, joined_pairs
 
     _refuse_a_file(folder)
+    refuse_rescoring(rescore, language)
+    _refuse_planted_errors(planted_errors, language, streaming=streaming, rescore=rescore)
+    if stressed is not None and (planted_errors or rescore is not None):
+        raise QuranAsrError(
+            "`--stress` is measured by itself", remedy="leave out --planted-errors and --rescore"
+        )
+    if rescore is not None and streaming:
+        raise QuranAsrError("`--rescore` applies to whole recordings", remedy="leave out --streaming")
     groups = chosen_groups(stressed or "all")
     read_lines(manifest)  # a bad line is reported now, not after the model has been loaded
     if foreign := unknown_characters_of([manifest]):
         print_findings([foreign])
-    with _recognizer(named_or_default(model), decoder, look_ahead_ms, streaming) as (recognizer, replay):
+    with _recognizer(named_or_default(model), decoder, look_ahead_ms, language, streaming) as found:
+        recognizer, replay = found
         segments = read_manifest(manifest, recognizer.spelling)
         training = _training_data(recognizer, trained_on)
         setting = Setting(
@@ -118,14 +153,19 @@ def evaluate(
             edition=recognizer.edition,
             manifest=str(manifest),
             streaming=streaming,
+            language_model=_described(recognizer, language, rescore),
         )
-        folder = folder or _default_folder(recognizer, manifest, streaming)
+        folder = folder or _default_folder(recognizer, manifest, streaming, language)
         folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the recognition
         print_findings([*low_rate_notes(rates_of(segments)), *level_notes(segments)])
         one = recognizer if replay is None else replay
         if stressed is not None:
             return _stress(one, segments, setting, groups, folder, as_json)
-        recognize = recognizer.recognize_clips if replay is None else replay.recognize_clips
+        if planted_errors:
+            return _compare(recognizer, segments, setting, folder, as_json)
+        recognize: RecognizeClips = one.recognize_clips
+        if rescore is not None:
+            recognize = recognize_lists(recognizer, rescore, rescore)
         with progress_bar("recognizing", "clips") as on_progress:
             report, clips = measure(segments, recognize, setting, training, on_progress)
         joined = joined_pairs(clips, lambda samples: one.text_of(samples), recognizer.spelling)
@@ -142,19 +182,81 @@ def evaluate(
     return code
 
 
+def _refuse_planted_errors(
+    planted_errors: bool, language: LanguageModelOptions, *, streaming: bool, rescore: int | None
+) -> None:
+    """What is compared is a search with and one without a language model, of whole recordings."""
+    if not planted_errors:
+        return
+    if language.lm is None and language.passage is None:
+        raise QuranAsrError("`--planted-errors` compares with a language model", remedy="add --lm quran")
+    if streaming or rescore is not None:
+        option = "--streaming" if streaming else "--rescore"
+        raise QuranAsrError(f"`--planted-errors` and `{option}` do not go together", remedy="leave one out")
+
+
+def _compare(
+    recognizer: Recognizer, segments: list[Segment], setting: Setting, folder: Path, as_json: bool
+) -> int:
+    """Evaluate without and with the language model, and on planted errors; the reports are those with it."""
+    import json
+
+    from quran_asr.cli.lm_comparison import compare, print_comparison
+    from quran_asr.evaluation.evaluate import unreadable_findings, write_report
+    from quran_asr.files import write_atomically
+    from quran_asr.runtime.recognizer import Recognizer as OfBundle
+
+    if not isinstance(recognizer, OfBundle):
+        raise QuranAsrError("planted errors need a bundle", where=recognizer.name)
+    comparison = compare(recognizer, segments, setting)
+    write_report(folder, comparison.fused, comparison.fused_clips)
+    summary = json.dumps(comparison.to_json(), ensure_ascii=False, indent=2, allow_nan=False)
+    write_atomically(folder / PLANTED_NAME, (summary + "\n").encode())
+    code = print_findings(unreadable_findings(comparison.fused))
+    if as_json:
+        print_json(comparison.to_json())
+    else:
+        print_comparison(comparison)
+    echo(f"{folder}: report.json, transcripts.jsonl and {PLANTED_NAME}", err=True)
+    return code
+
+
+def _described(
+    recognizer: Recognizer, language: LanguageModelOptions, rescore: int | None
+) -> dict[str, Any] | None:
+    """The language model for the report, with the weights that were used."""
+    if not language.given:
+        return None
+    from quran_asr.runtime.recognizer import Recognizer as OfBundle
+
+    if not isinstance(recognizer, OfBundle) or (fusion := recognizer.decoding.fusion) is None:
+        return None
+    return {
+        "lm": language.lm,
+        "passage": language.passage,
+        "lm_weight": fusion.lm_weight,
+        "token_bonus": fusion.token_bonus,
+        "rescored": rescore,
+    }
+
+
 @contextmanager
 def _recognizer(
-    model: Path, decoder: str, look_ahead_ms: int | None, streaming: bool
+    model: Path,
+    decoder: str,
+    look_ahead_ms: int | None,
+    language: LanguageModelOptions = NO_LANGUAGE_MODEL,
+    streaming: bool = False,
 ) -> Iterator[tuple[Recognizer, Replay | None]]:
     """The recognizer, and for an evaluation of streaming what feeds it the clips as streams."""
     if not streaming:
-        yield load(model, decoder, look_ahead_ms), None
+        yield load(model, decoder, look_ahead_ms, language), None
         return
     with as_bundle(model) as bundle:
         from quran_asr.runtime.recognizer import Replay
         from quran_asr.runtime.recognizer import load as load_bundle
 
-        recognizer = load_bundle(bundle, decoder=decoder, look_ahead_ms=look_ahead_ms)
+        recognizer = load_bundle(bundle, decoder=decoder, look_ahead_ms=look_ahead_ms, **asdict(language))
         if bundle != model:
             recognizer.name, recognizer.training_data = _origin(model)
         yield recognizer, Replay(recognizer)
@@ -280,6 +382,10 @@ def _print_setting(setting: Setting) -> None:
     ahead = "whole recording" if setting.look_ahead_ms is None else f"look-ahead {setting.look_ahead_ms} ms"
     echo(f"model     {setting.model}")
     echo(f"decoder   {setting.decoder}, {ahead}{', streaming' if setting.streaming else ''}")
+    if (language := setting.language_model) is not None:
+        name = language["lm"] or f"passage {language['passage']}"
+        weights = f"weight {language['lm_weight']:g}, token bonus {language['token_bonus']:g}"
+        echo(f"language  {name}, {weights}: errors of the reciter may be corrected")
     echo(f"spelling  {setting.spelling} ({setting.edition} edition)")
 
 
@@ -323,7 +429,12 @@ def _origin(model: Path) -> tuple[str, Path | None]:
     return str(model), known if known.is_file() else None
 
 
-def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> Path:
+def _default_folder(
+    recognizer: Recognizer,
+    manifest: Path,
+    streaming: bool,
+    language: LanguageModelOptions = NO_LANGUAGE_MODEL,
+) -> Path:
     model = Path(recognizer.name)
     place = Path("evaluations")  # for a bundle too: its folder belongs to the export alone
     known = recognizer.training_data
@@ -332,6 +443,7 @@ def _default_folder(recognizer: Recognizer, manifest: Path, streaming: bool) -> 
     name = model.resolve().name if model.is_dir() else model.stem
     ahead = "" if recognizer.look_ahead_ms is None else f"--{recognizer.look_ahead_ms}ms"
     way = "--streaming" if streaming else ""
+    way += "--lm" if language.given else ""
     folder = place / name / f"{manifest.stem}--{recognizer.decoder}{ahead}{way}"
     number = 2
     while _of_something_else(folder, recognizer.name, manifest):  # another report is never overwritten

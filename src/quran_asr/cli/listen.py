@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ import click
 from click.core import ParameterSource
 
 from quran_asr.cli.models import (
+    LanguageModelOptions,
     as_bundle,
     decoder_option,
+    language_model_options,
     level_notes_of_files,
     look_ahead_option,
     low_rate_notes,
@@ -56,6 +59,7 @@ APPLIES = {
 @click.option("--device", metavar="NAME", help="Microphone: its number or a part of its name.")
 @decoder_option
 @look_ahead_option
+@language_model_options
 @click.option(
     "--pause",
     "pause_seconds",
@@ -91,6 +95,7 @@ def listen(
     device: str | None,
     decoder: str,
     look_ahead_ms: int | None,
+    language: LanguageModelOptions,
     pause_seconds: float,
     real_time: bool,
     rate: int,
@@ -117,6 +122,7 @@ def listen(
             decoder=decoder,
             look_ahead_ms=look_ahead_ms,
             pause_seconds=pause_seconds or None,
+            **asdict(language),
         )
         if source is not None:
             print_findings(level_notes_of_files([source], NOTED_SECONDS))

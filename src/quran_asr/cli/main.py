@@ -34,6 +34,9 @@ SECTIONS = {
         "text": ("quran_asr.cli.text:text", "Show and search the text of the Quran."),
         "corpus": ("quran_asr.cli.corpus:corpus", "Scan, audit, split or synthesize recordings."),
     },
+    "Language models": {
+        "lm": ("quran_asr.cli.lm:lm", "Build, evaluate and tune language models."),
+    },
     "Train": {
         "quickstart": ("quran_asr.cli.quickstart:quickstart", "Train and evaluate a small model in minutes."),
         "recipe": ("quran_asr.cli.recipe:recipe", "List, show or create training recipes."),

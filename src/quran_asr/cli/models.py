@@ -5,19 +5,23 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from quran_asr.cli.options import need
+from quran_asr.cli.options import FiniteRange, need
 from quran_asr.cli.output import echo
-from quran_asr.decoding.options import DECODERS
+from quran_asr.decoding.options import BEAMS, DECODERS
 from quran_asr.errors import Finding, QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples, Segment, Transcript
 
+RecognizeClips = Callable[..., "Iterator[Transcript | QuranAsrError]"]
+"""As `Recognizer.recognize_clips`."""
 KINDS = "name a bundle, a .nemo, a .ckpt or a run folder"
 
 model_option = click.option(
@@ -32,7 +36,7 @@ decoder_option = click.option(
     type=click.Choice(DECODERS),
     default="transducer",
     show_default=True,
-    help="Decoder (ctc-beam: bundles only).",
+    help="Decoder (beams: bundles only).",
 )
 look_ahead_option = click.option(
     "--look-ahead",
@@ -40,6 +44,70 @@ look_ahead_option = click.option(
     type=click.IntRange(min=0),
     metavar="MS",
     help="Look-ahead of the encoder in milliseconds. Default: the widest of the model.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModelOptions:
+    """The language model that was asked for; see `runtime.shallow_fusion.load_fusion`."""
+
+    lm: str | None = None
+    passage: str | None = None
+    lm_weight: float | None = None
+    token_bonus: float | None = None
+
+    @property
+    def given(self) -> bool:
+        return self != LanguageModelOptions()
+
+
+NO_LANGUAGE_MODEL = LanguageModelOptions()
+
+
+def language_model_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The options of a language model; the command takes them as `language`, `LanguageModelOptions`."""
+
+    @click.option(
+        "--lm",
+        metavar="FILE|quran",
+        help="Language model of `lm build`, or `quran` for the whole Quran. The words are then drawn to its "
+        "text, and errors of the reciter may be corrected. Default: none, words as recited.",
+    )
+    @click.option(
+        "--passage",
+        metavar="VERSES",
+        help="Language model of these verses alone instead of --lm, for example 2:1-141.",
+    )
+    @click.option(
+        "--lm-weight",
+        type=FiniteRange(min=0),
+        metavar="WEIGHT",
+        help="Weight of the language model. Default: that of `lm tune`, else 0.7.",
+    )
+    @click.option(
+        "--token-bonus",
+        type=FiniteRange(),
+        metavar="BONUS",
+        help="Score added for each token. Default: that of `lm tune`, else 1.5.",
+    )
+    @wraps(command)
+    def with_language(
+        lm: str | None,
+        passage: str | None,
+        lm_weight: float | None,
+        token_bonus: float | None,
+        **others: Any,
+    ) -> int:
+        return command(language=LanguageModelOptions(lm, passage, lm_weight, token_bonus), **others)
+
+    return with_language
+
+
+rescore_option = click.option(
+    "--rescore",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Sort the N-best list of a search without the language model with it, instead of searching with it.",
 )
 
 
@@ -96,13 +164,20 @@ def refuse_model(path: Path) -> None:
         raise QuranAsrError(what, where=str(path), remedy=f"name the model with --model {path}")
 
 
-def load(model: Path, decoder: str, look_ahead_ms: int | None, threads: int | None = None) -> Recognizer:
+def load(
+    model: Path,
+    decoder: str,
+    look_ahead_ms: int | None,
+    language: LanguageModelOptions = NO_LANGUAGE_MODEL,
+    threads: int | None = None,
+) -> Recognizer:
     """A recognizer of whole recordings; torch is imported only for models that are not bundles.
 
     Args:
         model: a bundle, a `.nemo`, a `.ckpt` or a run folder.
         decoder: one of `DECODERS`.
         look_ahead_ms: one of the model's; None takes the widest.
+        language: model of the language, and how it is used; needs a bundle.
         threads: of a bundle's encoder; None takes what ONNX Runtime chooses.
 
     Raises:
@@ -111,11 +186,13 @@ def load(model: Path, decoder: str, look_ahead_ms: int | None, threads: int | No
     if is_bundle(model):
         from quran_asr.runtime.recognizer import load as load_bundle
 
-        return load_bundle(model, decoder=decoder, look_ahead_ms=look_ahead_ms, threads=threads)
+        return load_bundle(
+            model, decoder=decoder, look_ahead_ms=look_ahead_ms, threads=threads, **asdict(language)
+        )
     checkpoint = checkpoint_of(model)
-    if decoder == "ctc-beam":
+    if decoder in BEAMS.values() or language.given:
         raise QuranAsrError(
-            "the decoder ctc-beam needs a bundle",
+            f"{'a language model' if language.given else f'the decoder {decoder}'} needs a bundle",
             where=str(model),
             remedy=f"`quran-asr export {model} --to FOLDER` makes one",
         )
@@ -124,6 +201,22 @@ def load(model: Path, decoder: str, look_ahead_ms: int | None, threads: int | No
     from quran_asr.training.recognizer import load_recognizer
 
     return load_recognizer(model, decoder, look_ahead_ms)
+
+
+def recognize_lists(recognizer: Recognizer, count: int, rescore: int | None) -> RecognizeClips:
+    """`recognize_clips` of a bundle's recognizer with n-best lists, rescored with its language model."""
+    from quran_asr.runtime.n_best import recognize_clips_n_best
+    from quran_asr.runtime.recognizer import Recognizer as OfBundle
+
+    if not isinstance(recognizer, OfBundle):
+        raise QuranAsrError("n-best lists need a bundle", where=recognizer.name)
+    return partial(recognize_clips_n_best, recognizer, count=count, rescore=rescore is not None)
+
+
+def refuse_rescoring(rescore: int | None, language: LanguageModelOptions) -> None:
+    """Refuse to rescore without a language model, before anything is loaded."""
+    if rescore is not None and language.lm is None and language.passage is None:
+        raise QuranAsrError("`--rescore` needs a language model", remedy="name one with --lm or --passage")
 
 
 @contextmanager

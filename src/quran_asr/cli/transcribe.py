@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quran_asr.cli.models import (
+    LanguageModelOptions,
     decoder_option,
     is_bundle,
+    language_model_options,
     level_notes,
     load,
     look_ahead_option,
     low_rate_notes,
     model_option,
     named_or_default,
+    recognize_lists,
     refuse_model,
+    refuse_rescoring,
+    rescore_option,
 )
 from quran_asr.cli.output import (
     OnProgress,
@@ -29,6 +35,7 @@ from quran_asr.cli.output import (
     progress_bar,
     word_json,
 )
+from quran_asr.decoding.options import BEAMS
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
@@ -46,6 +53,14 @@ if TYPE_CHECKING:
     metavar="N",
     help="Processes that transcribe several files at once (bundles only). Default: one for each core.",
 )
+@language_model_options
+@rescore_option
+@click.option(
+    "--n-best",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="With --json: also the N most probable texts of each file, with their scores.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the times of the words.")
 def transcribe(
     files: tuple[Path, ...],
@@ -53,16 +68,23 @@ def transcribe(
     decoder: str,
     look_ahead_ms: int | None,
     workers: int | None,
+    language: LanguageModelOptions,
+    n_best: int | None,
+    rescore: int | None,
     as_json: bool,
 ) -> int:
     """Transcribe audio files of any length.
 
     Prints one line for each FILE: the file, a tab, the words. A file that cannot be transcribed is reported,
     the others are still transcribed, and the exit code is 2. With the extra `media` FILE can also be m4a,
-    mp4, 3gp, aac, webm, wma or amr.
+    mp4, 3gp, aac, webm, wma or amr. Words are printed as recited; --lm and --passage give fewer errors for a
+    reciter who makes none, and hide some of those that are made.
     """
     for file in files:
         refuse_model(file)
+    if n_best is not None and not as_json:
+        raise QuranAsrError("`--n-best` applies to --json", remedy="add --json")
+    refuse_rescoring(rescore, language)
     segments, rates, errors = _as_segments(files)
     results = []
     if segments:
@@ -70,22 +92,29 @@ def transcribe(
 
         path = named_or_default(model)
         print_findings([*low_rate_notes(rates), *level_notes(segments)])
+        listed = max(n_best or 0, rescore or 0)
         with progress_bar("transcribing", "s") as on_progress:
             on_seconds = _counter(sum(segment.duration for segment in segments), on_progress)
             processes = min(workers or available_cores(), len(segments)) if is_bundle(path) else 1
-            if processes > 1:
+            if listed:
+                recognizer = load(path, BEAMS[decoder], look_ahead_ms, language)
+                answers = recognize_lists(recognizer, listed, rescore)(segments)
+            elif processes > 1:
                 from quran_asr.runtime.parallel import recognize_in_processes
 
-                one = partial(load, path, decoder, look_ahead_ms, threads=1)
+                one = partial(load, path, decoder, look_ahead_ms, language, threads=1)
                 one()  # what is wrong with the model is reported once, and here
                 answers = recognize_in_processes(one, segments, processes, on_seconds)
             else:
-                answers = load(path, decoder, look_ahead_ms).recognize_clips(segments, on_seconds=on_seconds)
+                recognizer = load(path, decoder, look_ahead_ms, language)
+                answers = recognizer.recognize_clips(segments, on_seconds=on_seconds)
             for segment, answer in zip(segments, answers, strict=True):
+                if listed:
+                    on_seconds(segment.duration)
                 if isinstance(answer, QuranAsrError):
                     errors.append(answer)
                 elif as_json:
-                    results.append(_json(segment, answer))
+                    results.append(_json(segment, answer, n_best))
                 else:
                     echo(f"{segment.audio}\t{' '.join(answer.text.split())}")
     if len(files) == 1 and errors:
@@ -99,11 +128,12 @@ def transcribe(
     return 0
 
 
-def _json(segment: Segment, transcript: Transcript) -> dict[str, Any]:
+def _json(segment: Segment, transcript: Transcript, n_best: int | None) -> dict[str, Any]:
     return {
         "audio_filepath": segment.audio,
         "text": " ".join(transcript.text.split()),
         "words": [word_json(word) for word in transcript.words],
+        **({"n_best": [asdict(one) for one in transcript.n_best[:n_best]]} if n_best else {}),
     }
 
 

@@ -1,71 +1,132 @@
-"""CTC prefix beam search, chunk by chunk.
+"""CTC prefix beam search with a language model, which goes on from piece to piece.
 
 It looks for the text whose alignments are most probable together, where the best path takes the single most
-probable alignment (Graves and Jaitly 2014; Hannun et al. 2014, arXiv 1408.2873, algorithm 1 without its
-language model). What all beams share is given out and forgotten, so the memory of a stream does not grow.
+probable alignment (Graves and Jaitly 2014; Hannun et al. 2014, arXiv 1408.2873, algorithm 1, with the
+language model after every token). What all texts of the beam share is given out and forgotten, so the memory
+of a stream does not grow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quran_asr.decoding.ctc import check_scores
-from quran_asr.decoding.decoder import Model, Piece, SearchResult, patience_of
+from quran_asr.decoding.decoder import N_BEST_PROBABILITY, Model, Piece, SearchResult, patience_of
 from quran_asr.decoding.endpoint import Pause
+from quran_asr.decoding.fusion import (
+    NO_FUSION,
+    Candidate,
+    Doubles,
+    Fusion,
+    Ints,
+    Tail,
+    joined,
+    rescore,
+    shared_tokens,
+)
 from quran_asr.decoding.options import Decoding
 from quran_asr.records import Hypothesis
 
-Doubles = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """The tokens of one beam behind those that all beams share."""
-
-    tokens: tuple[int, ...] = ()
-    frames: tuple[int, ...] = ()
-    """Where each token was most probable while this beam's text ended in it."""
-    log_probs: tuple[float, ...] = ()
-    """Of each token at that frame."""
+LEAST_PROBABILITY = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BeamState:
-    """Where the search of one stream stands: at most so many texts as the beam is wide, best first."""
+    """Where the search of one stream stands: K texts, best first. Its arrays are never written to."""
 
-    candidates: tuple[Candidate, ...] = (Candidate(),)
-    in_blank: Doubles = field(default_factory=lambda: np.zeros(1))
-    """[beams] log probability of the alignments of the text that end in blank."""
-    in_token: Doubles = field(default_factory=lambda: np.full(1, -np.inf))
-    """[beams] log probability of those that end in the text's last token."""
+    tails: tuple[Tail, ...]
+    """A token's frame is where it was most probable while the text ended in it."""
+    in_blank: Doubles
+    """[K] log probability of the alignments of each text that end in blank."""
+    in_token: Doubles
+    """[K] of those that end in the text's last token."""
+    fused: Doubles
+    """[K] what the language model and the token bonus add."""
+    lm_states: Ints
+    """[K]"""
+    rows: tuple[Doubles, Ints]
+    """[K, V] twice: `Fusion.rows` of these states."""
     shared: int | None = None
     """Last token before the tails; None where there is none or it cannot run on."""
     frame: int = 0
+    """Frames searched so far."""
     last: int | None = None
-    """Last frame in which the best text was being said; None before an utterance's first."""
+    """Last frame in which the best text was being spoken; None before an utterance's first."""
 
     @property
     def score(self) -> float:
-        """Log probability of the best text, all its alignments in the beam together."""
-        return float(np.logaddexp(self.in_blank[0], self.in_token[0]))
+        """Of the best text since the utterance began."""
+        return float(self.whole[0])
+
+    @property
+    def whole(self) -> Doubles:
+        """[K] score of each text, all its alignments in the beam together."""
+        return np.logaddexp(self.in_blank, self.in_token) + self.fused
 
     @property
     def best(self) -> Hypothesis:
-        """The tokens that the best beam has behind the shared ones: they may still change."""
-        candidate = self.candidates[0]
-        return Hypothesis(candidate.tokens, candidate.frames, 0.0, candidate.log_probs)
+        """The tokens of the best text behind those that were given out: they may still change."""
+        tail = self.tails[0]
+        return Hypothesis(tail.tokens, tail.frames, 0.0, tail.log_probs)
+
+    def candidates(self) -> list[Candidate]:
+        """The n-best list of what is behind the tokens that were given out."""
+        whole = self.whole.tolist()
+        acoustic = np.logaddexp(self.in_blank, self.in_token).tolist()
+        return [
+            Candidate(joined([tail], score), only)
+            for tail, score, only in zip(self.tails, whole, acoustic, strict=True)
+        ]
+
+
+def start(vocabulary_size: int, fusion: Fusion = NO_FUSION) -> BeamState:
+    """The state before the first frame."""
+    lm_states = np.array([fusion.start], np.int64)
+    rows = fusion.rows(lm_states, vocabulary_size)
+    return BeamState((Tail(),), np.zeros(1), np.full(1, -np.inf), np.zeros(1), lm_states, rows)
+
+
+def search(
+    log_probs: NDArray[np.float32],
+    *,
+    fusion: Fusion = NO_FUSION,
+    beam: int = 8,
+    least_probability: float = LEAST_PROBABILITY,
+    n_best: int = 1,
+) -> list[Candidate]:
+    """Search a whole utterance.
+
+    Args:
+        log_probs: [n, vocabulary + 1], natural log, blank last.
+        fusion: the language model.
+        beam, least_probability: as in `beam_piece`.
+        n_best: length of the list.
+
+    Returns:
+        At most `n_best` and `beam` texts, the best first.
+
+    Raises:
+        QuranAsrError: not two dimensions, no column, or a frame with NaN or without any probability.
+    """
+    check_scores(log_probs)
+    least = np.log(least_probability) if least_probability else -np.inf
+    state = start(log_probs.shape[1] - 1, fusion)
+    for row in log_probs.astype(np.float64):
+        state = _advance(row, state, fusion, beam, least)
+    return state.candidates()[:n_best]
 
 
 def beam_piece(
     log_probs: NDArray[np.float32],
     state: BeamState,
     *,
+    fusion: Fusion = NO_FUSION,
     beam: int = 8,
-    least_probability: float = 1e-3,
+    least_probability: float = LEAST_PROBABILITY,
     pause: Pause | None = None,
     final: bool = False,
 ) -> tuple[Hypothesis, tuple[int, ...], BeamState]:
@@ -73,179 +134,171 @@ def beam_piece(
 
     Args:
         log_probs: [n, vocabulary + 1], natural log, blank last.
-        state: `BeamState()` at the beginning, then what came out last.
+        state: `start(...)` at the beginning, then what came out last.
+        fusion: the language model, the same for the whole stream.
         beam: texts that are kept after every frame.
         least_probability: tokens less probable in a frame are not tried there, and texts less probable than
-            this share of the best are dropped; 0 tries and keeps all.
+            this share of the best, with the language model, are dropped; 0 tries and keeps all.
         pause: when an utterance is over: its best text is taken and the search starts anew.
         final: the sound has ended: the best text is taken.
 
     Returns:
-        The tokens that became certain (all beams share them) with frames counted from the beginning of the
-        stream, the frames at which an utterance was over, and the next state, whose `best` holds the tokens
-        behind them. The score is the change of the best text's log probability.
+        The tokens that became certain (all texts of the beam share them) with frames counted from the
+        beginning of the stream, the frames at which an utterance was over, and the next state, whose `best`
+        holds the tokens behind them. The score is the change of the best text's score.
 
     Raises:
         QuranAsrError: not two dimensions, no column, or a frame with NaN or without any probability.
     """
     check_scores(log_probs)
     least = np.log(least_probability) if least_probability else -np.inf
-    found: list[Candidate] = []
+    begin = start(log_probs.shape[1] - 1, fusion)
+    found: list[Tail] = []
     ends: list[int] = []
     score = 0.0
     for place, row in enumerate(log_probs.astype(np.float64)):
         frame, before = state.frame, state.score
-        state, certain = _give_out_shared(_advance(row, state, beam, least))
+        advanced = _undecided(_advance(row, state, fusion, beam, least))
+        state, certain = _give_out_shared(advanced)
         found.append(certain)
         score += state.score - before
         if pause is not None and pause.over(place, frame, state.last):
             ends.append(frame + 1)
-            found.append(state.candidates[0])
-            state = BeamState(frame=frame + 1)
+            found.append(state.tails[0])
+            state = replace(begin, frame=frame + 1)
     if final:
-        found.append(state.candidates[0])
-        state = BeamState(frame=state.frame)
-    return (
-        Hypothesis(
-            tuple(token for candidate in found for token in candidate.tokens),
-            tuple(frame for candidate in found for frame in candidate.frames),
-            score,
-            tuple(log_prob for candidate in found for log_prob in candidate.log_probs),
-        ),
-        tuple(ends),
-        state,
-    )
+        found.append(state.tails[0])
+        state = replace(begin, frame=state.frame)
+    return joined(found, score), tuple(ends), state
 
 
-def _advance(row: Doubles, state: BeamState, beam: int, least: float) -> BeamState:
+def _advance(row: Doubles, state: BeamState, fusion: Fusion, beam: int, least: float) -> BeamState:
     """One frame: every text stays, by a blank or by going on with its last token, or grows by a token."""
-    blank = len(row) - 1
-    candidates = state.candidates
+    blank, texts = len(row) - 1, len(state.tails)
     tokens = np.flatnonzero(row[:blank] >= min(least, row.max()))
     before = -1 if state.shared is None else state.shared
-    lasts = np.array([candidate.tokens[-1] if candidate.tokens else before for candidate in candidates])
+    lasts = np.array([tail.tokens[-1] if tail.tokens else before for tail in state.tails])
     either = np.logaddexp(state.in_blank, state.in_token)
     stay_blank = either + row[blank]
     stay_token = state.in_token + np.where(lasts < 0, -np.inf, row[lasts])
     # a text grows by its own last token only out of a blank: without it that is the same token going on
     grown = np.where(lasts[:, None] == tokens, state.in_blank[:, None], either[:, None]) + row[tokens]
 
-    places = {candidate.tokens: at for at, candidate in enumerate(candidates)}
-    for at, candidate in enumerate(
-        candidates
-    ):  # where a text grows into another one of the beam, they are one
-        parent = places.get(candidate.tokens[:-1]) if candidate.tokens else None
-        column = np.searchsorted(tokens, candidate.tokens[-1]) if parent is not None else len(tokens)
-        if parent is not None and column < len(tokens) and tokens[column] == candidate.tokens[-1]:
+    places = {tail.tokens: at for at, tail in enumerate(state.tails)}
+    for at, tail in enumerate(state.tails):  # where a text grows into another one of the beam, they are one
+        parent = places.get(tail.tokens[:-1]) if tail.tokens else None
+        column = np.searchsorted(tokens, tail.tokens[-1]) if parent is not None else len(tokens)
+        if parent is not None and column < len(tokens) and tokens[column] == tail.tokens[-1]:
             stay_token[at] = np.logaddexp(stay_token[at], grown[parent, column])
             grown[parent, column] = -np.inf
 
-    scores = np.concatenate([np.logaddexp(stay_blank, stay_token), grown.ravel()])
+    stays = np.logaddexp(stay_blank, stay_token) + state.fused
+    scores = np.concatenate([stays, (grown + state.fused[:, None] + state.rows[0][:, tokens]).ravel()])
     worst = scores.max() + least
     if len(scores) > beam:
         worst = max(worst, np.partition(scores, -beam)[-beam])
     best = np.flatnonzero((scores >= worst) & (scores > -np.inf))
     best = best[np.argsort(-scores[best], kind="stable")][:beam]
-    kept: list[Candidate] = []
-    in_blank, in_token = np.full(len(best), -np.inf), np.full(len(best), -np.inf)
-    for nth, place in enumerate(best.tolist()):
-        if place < len(candidates):
-            in_blank[nth], in_token[nth] = stay_blank[place], stay_token[place]
-            peak = stay_token[place] > stay_blank[place]
-            kept.append(_peaked(candidates[place], state.frame, row) if peak else candidates[place])
-        else:
-            at, column = divmod(place - len(candidates), len(tokens))
-            in_token[nth] = scores[place]
-            kept.append(_grown(candidates[at], int(tokens[column]), state.frame, row))
-    alive = _undecided(kept, in_blank, in_token)
+
+    stayed = best < texts
+    parents = np.where(stayed, best, (best - texts) // max(1, len(tokens)))
+    in_blank, in_token = np.full(len(best), -np.inf), np.empty(len(best))
+    in_blank[stayed], in_token[stayed] = stay_blank[best[stayed]], stay_token[best[stayed]]
+    fused, lm_states = state.fused[parents], state.lm_states[parents]
+    rows = state.rows[0][parents], state.rows[1][parents]
+    added = np.full(len(best), -1)
+    if not stayed.all():
+        columns = (best[~stayed] - texts) % len(tokens)
+        added[~stayed] = tokens[columns]
+        in_token[~stayed] = grown[parents[~stayed], columns]
+        fused[~stayed] += rows[0][~stayed, tokens[columns]]
+        lm_states[~stayed] = rows[1][~stayed, tokens[columns]]
+        rows[0][~stayed], rows[1][~stayed] = fusion.rows(lm_states[~stayed], blank)
+    tails = [
+        state.tails[parent].grown(token, state.frame, float(row[token]))
+        if token >= 0
+        else _peaked(state.tails[parent], state.frame, row, bool(in_token[nth] > in_blank[nth]))
+        for nth, (parent, token) in enumerate(zip(parents.tolist(), added.tolist(), strict=True))
+    ]
     saying = bool(in_token[0] > in_blank[0])
+    last = state.frame if saying else state.last
     return BeamState(
-        tuple(kept[at] for at in alive),
-        in_blank[alive],
-        in_token[alive],
-        state.shared,
-        state.frame + 1,
-        state.frame if saying else state.last,
+        tuple(tails), in_blank, in_token, fused, lm_states, rows, state.shared, state.frame + 1, last
     )
 
 
-def _grown(candidate: Candidate, token: int, frame: int, row: Doubles) -> Candidate:
-    return Candidate(
-        (*candidate.tokens, token), (*candidate.frames, frame), (*candidate.log_probs, float(row[token]))
-    )
+def _peaked(tail: Tail, frame: int, row: Doubles, speaking: bool) -> Tail:
+    """The same tokens, the last of them at this frame if it is spoken and more probable here."""
+    if not speaking or not tail.tokens or row[tail.tokens[-1]] <= tail.log_probs[-1]:
+        return tail
+    token = tail.tokens[-1]
+    shorter = Tail(tail.tokens[:-1], tail.frames[:-1], tail.log_probs[:-1])
+    return shorter.grown(token, frame, float(row[token]))
 
 
-def _peaked(candidate: Candidate, frame: int, row: Doubles) -> Candidate:
-    """The same tokens, the last of them at this frame if it is more probable here."""
-    if not candidate.tokens or row[candidate.tokens[-1]] <= candidate.log_probs[-1]:
-        return candidate
-    return _grown(
-        Candidate(candidate.tokens[:-1], candidate.frames[:-1], candidate.log_probs[:-1]),
-        candidate.tokens[-1],
-        frame,
-        row,
-    )
+def _undecided(state: BeamState) -> BeamState:
+    """The texts, best first, without those that can never overtake another one.
 
-
-def _undecided(candidates: list[Candidate], in_blank: Doubles, in_token: Doubles) -> list[int]:
-    """The beams, best first, without those that can never overtake another one.
-
-    Two texts that end in the same token go on alike, whatever comes: the one that is behind in both kinds of
-    alignments stays behind, if no other beam is its beginning, to add to it, or its continuation. Without
-    this a doubt about one word would keep all later ones from being shared.
+    Two texts that end in the same token and leave the language model in the same state go on alike, whatever
+    comes: the one that is behind in both kinds of alignments stays behind, if no other text is its beginning,
+    to add to it, or its continuation. Without this a doubt about one word would keep all later ones from
+    being shared.
     """
+    tails, lm_states = state.tails, state.lm_states.tolist()
+    in_blank, in_token = (state.in_blank + state.fused).tolist(), (state.in_token + state.fused).tolist()
     alive: list[int] = []
-    for at, candidate in enumerate(candidates):
-        if not candidate.tokens or not any(
-            candidates[other].tokens[-1:] == candidate.tokens[-1:]
+    for at, tail in enumerate(tails):
+        behind = tail.tokens and any(
+            tails[other].tokens[-1:] == tail.tokens[-1:]
+            and lm_states[other] == lm_states[at]
             and in_blank[other] >= in_blank[at]
             and in_token[other] >= in_token[at]
             for other in alive
+        )
+        size = len(tail.tokens)
+        if not behind or any(
+            other is not tail and other.tokens[:size] == tail.tokens[: len(other.tokens)] for other in tails
         ):
             alive.append(at)
-            continue
-        size = len(candidate.tokens)
-        if any(
-            other is not candidate and other.tokens[:size] == candidate.tokens[: len(other.tokens)]
-            for other in candidates
-        ):
-            alive.append(at)
-    return alive
+    if len(alive) == len(tails):
+        return state
+    return replace(
+        state,
+        tails=tuple(tails[at] for at in alive),
+        in_blank=state.in_blank[alive],
+        in_token=state.in_token[alive],
+        fused=state.fused[alive],
+        lm_states=state.lm_states[alive],
+        rows=(state.rows[0][alive], state.rows[1][alive]),
+    )
 
 
-def _give_out_shared(state: BeamState) -> tuple[BeamState, Candidate]:
+def _give_out_shared(state: BeamState) -> tuple[BeamState, Tail]:
     """Take the tokens with which all tails begin out of them.
 
-    Where the beams put a token into different frames the first one counts: in the others the next token
-    could be in the same frame already.
+    Where the texts put a token into different frames the first one counts: in the others the next token could
+    be in the same frame already.
     """
-    shared = 0
-    for tokens in zip(*(candidate.tokens for candidate in state.candidates), strict=False):
-        if len(set(tokens)) > 1:
-            break
-        shared += 1
+    shared = shared_tokens(state.tails)
     if not shared:
-        return state, Candidate()
-    rest = tuple(
-        Candidate(candidate.tokens[shared:], candidate.frames[shared:], candidate.log_probs[shared:])
-        for candidate in state.candidates
-    )
-    best = state.candidates[0]
-    given = Candidate(
-        best.tokens[:shared],
-        tuple(min(candidate.frames[nth] for candidate in state.candidates) for nth in range(shared)),
-        best.log_probs[:shared],
-    )
-    return replace(state, candidates=rest, shared=given.tokens[-1]), given
+        return state, Tail()
+    best = state.tails[0]
+    frames = tuple(min(tail.frames[nth] for tail in state.tails) for nth in range(shared))
+    given = Tail(best.tokens[:shared], frames, best.log_probs[:shared])
+    tails = tuple(tail.from_token(shared) for tail in state.tails)
+    return replace(state, tails=tails, shared=given.tokens[-1]), given
 
 
 class CtcBeamDecoder:
     """Prefix beam search of each stream; see `decoder.Decoder`."""
 
     def __init__(self, decoding: Decoding, model: Model) -> None:
-        self._decoding = decoding
+        self._fusion = decoding.fusion or NO_FUSION
+        self._beam = decoding.beam
+        least = decoding.least_probability
+        self._least_probability = LEAST_PROBABILITY if least is None else least
         self._patience = patience_of(decoding, model)
-        self.start = BeamState()
+        self.start = start(model.blank, self._fusion)
 
     def step(self, pieces: Sequence[Piece], states: Sequence[BeamState]) -> list[SearchResult]:
         results = []
@@ -253,8 +306,9 @@ class CtcBeamDecoder:
             tokens, ends, after = beam_piece(
                 piece.ctc,
                 state,
-                beam=self._decoding.beam,
-                least_probability=self._decoding.least_probability,
+                fusion=self._fusion,
+                beam=self._beam,
+                least_probability=self._least_probability,
                 pause=None if self._patience is None else Pause(self._patience, piece.may_end),
             )
             results.append(SearchResult(tokens, after.best, ends, after))
@@ -262,3 +316,13 @@ class CtcBeamDecoder:
 
     def draft(self, state: BeamState) -> Hypothesis:
         return state.best
+
+    def n_best(self, whole: Piece, count: int, *, rescoring: bool = False) -> list[Candidate]:
+        found = search(
+            whole.ctc,
+            fusion=NO_FUSION if rescoring else self._fusion,
+            beam=max(self._beam, count),
+            least_probability=min(self._least_probability, N_BEST_PROBABILITY),
+            n_best=count,
+        )
+        return rescore(found, self._fusion) if rescoring else found

@@ -14,10 +14,15 @@ from quran_asr.decoding.endpoint import frames_of
 from quran_asr.decoding.options import DECODERS, Decoding
 from quran_asr.decoding.partial import NOTHING
 
+N_BEST_PROBABILITY = 1e-6
+"""An n-best list keeps texts of this share of the best: with the share of a stream most lists were one text
+long."""
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from quran_asr.decoding.fusion import Candidate
     from quran_asr.records import Hypothesis
 
     Float32 = NDArray[np.float32]
@@ -83,6 +88,25 @@ class Decoder(Protocol):
 
     def draft(self, state: Any) -> Hypothesis:
         """The tokens of a state that may still change."""
+
+
+class BeamDecoder(Decoder, Protocol):
+    """A decoder that keeps several texts."""
+
+    def n_best(self, whole: Piece, count: int, *, rescoring: bool = False) -> list[Candidate]:
+        """The most probable texts of a whole recording, the best first, at most `count`.
+
+        Texts are kept to the end here, and down to N_BEST_PROBABILITY, where a stream drops those that differ
+        in words that are final.
+
+        Args:
+            whole: the encoder's outputs for the recording.
+            count: length of the list; the beam is at least so wide.
+            rescoring: search without the language model, and sort the list with it afterwards.
+
+        Raises:
+            QuranAsrError: a score is NaN.
+        """
 
 
 def build_decoder(decoding: Decoding, model: Model) -> Decoder:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quran_asr.errors import QuranAsrError
+
+if TYPE_CHECKING:
+    from quran_asr.decoding.fusion import Fusion
 
 DECODERS = {
     "transducer": "quran_asr.decoding.transducer:TransducerDecoder",
     "ctc": "quran_asr.decoding.ctc:CtcDecoder",
     "ctc-beam": "quran_asr.decoding.ctc_beam:CtcBeamDecoder",
+    "transducer-beam": "quran_asr.decoding.transducer_beam:TransducerBeamDecoder",
 }
 """Name -> class (see `decoder.Decoder`): greedy search over the transducer, the best path of CTC, prefix beam
-search over CTC. Imported when one is chosen."""
+search over CTC, beam search over the transducer. Imported when one is chosen."""
+
+BEAMS = {
+    "transducer": "transducer-beam",
+    "ctc": "ctc-beam",
+    "ctc-beam": "ctc-beam",
+    "transducer-beam": "transducer-beam",
+}
+"""Decoder -> the beam search over the same scores: language models and n-best lists need it."""
 
 PAUSE_SECONDS = 0.4
 """So long after its last token an utterance ends unless another pause is asked for.
@@ -38,10 +51,12 @@ class Decoding:
     max_symbols: int | None = None
     """Most tokens that the transducer may say in one frame; None takes the model's (`greedy.max_symbols`)."""
     beam: int = 8
-    """Prefixes that the beam search keeps after every frame."""
-    least_probability: float = 1e-3
-    """The beam search passes over tokens less probable than this in a frame, and over texts less probable
-    than this share of the best; 0 passes over none."""
+    """Texts that a beam search keeps after every frame."""
+    least_probability: float | None = None
+    """A beam search drops texts less probable than this share of the best, that over CTC also tokens less
+    probable than this in a frame; 0 drops none; None takes 1e-3 for CTC and 1e-2 for the transducer."""
+    fusion: Fusion | None = None
+    """Language model, its weight and the token bonus, for a beam search."""
     pause_seconds: float | None = PAUSE_SECONDS
     """An utterance ends so long after its last token, at most LONGEST_PAUSE; None never ends one before the
     sound does."""
@@ -52,7 +67,12 @@ class Decoding:
         for name, value in (("max_symbols", self.max_symbols), ("beam", self.beam)):
             if value is not None and value < 1:
                 raise QuranAsrError(f"{name} is {value}", remedy="give a whole number of at least 1")
-        if not 0 <= self.least_probability < 1:
+        if self.fusion is not None and self.decoder not in BEAMS.values():
+            raise QuranAsrError(
+                f"the decoder {self.decoder} takes no language model",
+                remedy=f"use {BEAMS[self.decoder]}",
+            )
+        if self.least_probability is not None and not 0 <= self.least_probability < 1:
             raise QuranAsrError(
                 f"least_probability is {self.least_probability}", remedy="give a number from 0 to below 1"
             )

@@ -22,6 +22,8 @@ from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import lost_letters, spell
 
 DEFAULT_ORDER = 6
+DEFAULT_SMOOTHING: Smoothing = "witten-bell"
+"""For a closed text, whose n-grams are all known, it leaves less to those that never occur."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def build_quran_model(
     spelling: str,
     *,
     order: int = DEFAULT_ORDER,
-    smoothing: Smoothing = "kneser-ney",
+    smoothing: Smoothing = DEFAULT_SMOOTHING,
     without: Collection[int] = (),
 ) -> LanguageModel:
     """A model of the whole Quran, verse after verse, the basmala before each surah that has one.
@@ -85,7 +87,13 @@ def build_passage_model(
     sentences = [tokenizer.encode(quran.verse(verse)) for verse in verses]
     if verses[0].ayah == 1 and (basmala := quran.basmala(verses[0].surah)):
         sentences.insert(0, tokenizer.encode(basmala))
-    return estimate([sentences], len(vocabulary), order=order, pieces=tuple(vocabulary.pieces))
+    return estimate(
+        [sentences],
+        len(vocabulary),
+        order=order,
+        smoothing=DEFAULT_SMOOTHING,
+        pieces=tuple(vocabulary.pieces),
+    )
 
 
 def build_text_model(
@@ -94,7 +102,7 @@ def build_text_model(
     path: Path,
     *,
     order: int = DEFAULT_ORDER,
-    smoothing: Smoothing = "kneser-ney",
+    smoothing: Smoothing = DEFAULT_SMOOTHING,
 ) -> LanguageModel:
     """A model of a text file, a sentence a line, brought to the acoustic model's spelling.
 
@@ -112,7 +120,7 @@ def held_out_perplexity(
     surahs: Collection[int],
     *,
     order: int = DEFAULT_ORDER,
-    smoothing: Smoothing = "kneser-ney",
+    smoothing: Smoothing = DEFAULT_SMOOTHING,
 ) -> Perplexity:
     """Perplexity on surahs of a model of all others.
 

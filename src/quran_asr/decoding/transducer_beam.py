@@ -10,11 +10,13 @@ the stream elsewhere gives the same texts.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from quran_asr.decoding.endpoint import Pause
+from quran_asr.decoding.decoder import N_BEST_PROBABILITY, Model, Piece, SearchResult, patience_of
+from quran_asr.decoding.endpoint import Pause, frames_of
 from quran_asr.decoding.fusion import (
     NO_FUSION,
     NO_TOKENS,
@@ -24,12 +26,17 @@ from quran_asr.decoding.fusion import (
     Ints,
     Tail,
     joined,
+    rescore,
     shared_tokens,
 )
+from quran_asr.decoding.options import Decoding
 from quran_asr.decoding.transducer import Floats, Hidden, Join, Predict
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
+LEAST_PROBABILITY = 1e-2
+COMMIT_SECONDS = 2.0
+"""A stream's words are final so long after the best text's tokens."""
 LARGEST_BLOCK = 8
 """Frames that the joint is asked for at once while no text grows."""
 
@@ -40,7 +47,7 @@ class BeamSettings:
 
     beam: int = 8
     """Texts that are kept after every frame."""
-    least_probability: float = 1e-2
+    least_probability: float = LEAST_PROBABILITY
     """Texts less probable than this share of the best, with the language model, are dropped; 0 keeps all."""
     max_symbols: int = 3
     """Most tokens that one frame can add to a text."""
@@ -398,3 +405,45 @@ def _not_late(state: BeamState, frames: int) -> Ints:
         if tail.tokens[:certain] == best.tokens[:certain]:
             alike.append(at)
     return np.array(alike, np.int64)
+
+
+class TransducerBeamDecoder:
+    """Beam search of each stream; see `decoder.Decoder`."""
+
+    def __init__(self, decoding: Decoding, model: Model) -> None:
+        least = decoding.least_probability
+        settings = BeamSettings(
+            beam=decoding.beam,
+            least_probability=LEAST_PROBABILITY if least is None else least,
+            max_symbols=decoding.max_symbols or min(model.max_symbols, BeamSettings().max_symbols),
+            commit_frames=frames_of(COMMIT_SECONDS, model.frame_seconds),
+        )
+        self._patience = patience_of(decoding, model)
+        self._scorer = Scorer(model.predict, model.join, decoding.fusion or NO_FUSION, settings)
+        empty = np.zeros((model.prediction_layers, 1, model.prediction_width), np.float32)
+        self._empty, self._blank = (empty, empty), model.blank
+        self.start = start(self._scorer, self._empty, self._blank)
+
+    def step(self, pieces: Sequence[Piece], states: Sequence[BeamState]) -> list[SearchResult]:
+        results = []
+        for piece, state in zip(pieces, states, strict=True):
+            pause = None if self._patience is None else Pause(self._patience, piece.may_end)
+            tokens, ends, after = beam_piece(piece.joint, state, self._scorer, self.start, pause=pause)
+            results.append(SearchResult(tokens, after.best, ends, after))
+        return results
+
+    def draft(self, state: BeamState) -> Hypothesis:
+        return state.best
+
+    def n_best(self, whole: Piece, count: int, *, rescoring: bool = False) -> list[Candidate]:
+        settings = self._scorer.settings
+        wide = replace(
+            settings,
+            beam=max(settings.beam, count),
+            least_probability=min(settings.least_probability, N_BEST_PROBABILITY),
+            commit_frames=None,
+        )
+        fusion = NO_FUSION if rescoring else self._scorer.fusion
+        scorer = replace(self._scorer, settings=wide, fusion=fusion)
+        found = search(whole.joint, scorer, start(scorer, self._empty, self._blank), count)
+        return rescore(found, self._scorer.fusion) if rescoring else found

@@ -38,6 +38,9 @@ class Setting:
     manifest: str = ""
     streaming: bool = False
     """In chunks as they arrive, or whole recordings."""
+    language_model: Mapping[str, Any] | None = None
+    """`lm` or `passage`, `lm_weight`, `token_bonus`, and `rescored` (length of the n-best lists, or None);
+    None without a language model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,7 @@ class Report:
             "decoder": setting.decoder,
             "look_ahead_ms": setting.look_ahead_ms,
             "streaming": setting.streaming,
+            "language_model": None if setting.language_model is None else dict(setting.language_model),
             "spelling": setting.spelling,
             "edition": setting.edition,
             **self.whole.to_json(),

@@ -65,7 +65,7 @@ class Engine:
             run_once(sessions)
         else:
             self.sessions = networks
-        model = Model(
+        self.model = Model(
             predict=self.sessions.predict,
             join=self.sessions.join,
             prediction_layers=bundle.shape.prediction_layers,
@@ -74,7 +74,7 @@ class Engine:
             max_symbols=bundle.shape.max_symbols,
             frame_seconds=bundle.frame_seconds,
         )
-        self.decoder = build_decoder(decoding, model)
+        self.decoder = build_decoder(decoding, self.model)
         self._utterances_end = decoding.pause_seconds is not None
 
     def advance(self, streams: Sequence[StreamState]) -> list[StreamingResult]:
@@ -122,22 +122,29 @@ class Engine:
                 stream.end()
             else:
                 stream.push(piece)
-            yield self.encode(stream)
+            yield self.encode(stream).ctc
 
-    def encode(self, stream: StreamState) -> Float32:
-        """The CTC scores [n, vocabulary + 1] of what waits in a stream, without decoding it.
+    def encode(self, stream: StreamState) -> Piece:
+        """The encoder's outputs for what waits in a stream, without decoding it.
 
         Raises:
             QuranAsrError: the stream failed, now or before.
         """
-        scores = [np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)]
+        joint = [np.zeros((0, self.bundle.shape.joint_width), np.float32)]
+        ctc = [np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)]
+        may_end = [np.zeros(0, np.bool_)]
         while frames := stream.ready():
-            (encoded,) = self._encode([stream], stream.take(frames)[None])
-            if encoded is not None:
-                scores.append(encoded.ctc)
+            features = stream.take(frames)
+            (encoded,) = self._encode([stream], features[None])
+            if (piece := self._piece(stream, features, encoded)) is not None:
+                joint.append(piece.joint)
+                ctc.append(piece.ctc)
+                if piece.may_end is not None:
+                    may_end.append(piece.may_end)
         if stream.error is not None:
             raise stream.error
-        return np.concatenate(scores)
+        allowed = np.concatenate(may_end) if self._utterances_end else None
+        return Piece(np.concatenate(joint), np.concatenate(ctc), allowed)
 
     def _encode(self, streams: Sequence[StreamState], features: Float32) -> list[Encoded | None]:
         """Features [streams, frames, mels] of one piece each; None for a stream whose scores are NaN."""

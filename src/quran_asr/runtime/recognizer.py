@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quran_asr import audio
-from quran_asr.decoding.options import PAUSE_SECONDS, Decoding
+from quran_asr.decoding.options import BEAMS, PAUSE_SECONDS, Decoding
 from quran_asr.decoding.partial import Revisions, StreamingResult, revisions
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import TRAINING_DATA, Bundle, read_bundle
 from quran_asr.runtime.engine import Engine, Networks
+from quran_asr.runtime.shallow_fusion import load_fusion
 from quran_asr.runtime.stream import StreamState
 from quran_asr.text.spelling import edition_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quran_asr.decoding.language_model import LanguageModel
     from quran_asr.records import Samples
 
 FILE_SECONDS = 60.0
@@ -172,7 +174,7 @@ class Recognizer:
 
     def encode(self, stream: Stream) -> NDArray[np.float32]:
         """The CTC scores of what waits in a stream, see `Engine.encode`."""
-        return self.engine.encode(stream)
+        return self.engine.encode(stream).ctc
 
     def stream(self, look_ahead_ms: int | None = None, where: str = "") -> Stream:
         """A new recording that will come piece by piece.
@@ -222,16 +224,24 @@ def load(
     look_ahead_ms: int | None = None,
     pause_seconds: float | None = PAUSE_SECONDS,
     threads: int | None = None,
+    lm: str | Path | LanguageModel | None = None,
+    passage: str | None = None,
+    lm_weight: float | None = None,
+    token_bonus: float | None = None,
 ) -> Recognizer:
     """A recognizer from a bundle.
 
     Args:
         folder: what `quran-asr export` wrote.
-        decoder: `transducer`, `ctc` or `ctc-beam`.
+        decoder: `transducer`, `ctc`, `transducer-beam` or `ctc-beam`.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
         pause_seconds: the pause after which the words so far are final and the search starts anew, above 0
             and at most 3600; None never does.
         threads: of the encoder, at most 1024; None or 0 takes what ONNX Runtime chooses.
+        lm: language model: `quran`, an `.npz` or `.arpa` of `quran-asr lm build`, or a model. `transducer`
+            and `ctc` become their beam searches. Without it the words are as spoken; with it they are drawn
+            to its text.
+        passage, lm_weight, token_bonus: see `shallow_fusion.load_fusion`.
 
     Raises:
         QuranAsrError: no bundle, a damaged or newer one, a setting out of its range, or the model lacks what
@@ -245,9 +255,14 @@ def load(
         raise QuranAsrError(
             f"threads is {threads!r}", remedy=f"give a whole number from 0 to {MOST_THREADS}, or None"
         )
-    decoding = Decoding(decoder=decoder, pause_seconds=pause_seconds)
+    bundle = read_bundle(Path(folder))
+    fusion = load_fusion(
+        bundle, decoder, lm=lm, passage=passage, lm_weight=lm_weight, token_bonus=token_bonus
+    )
+    searched = decoder if fusion is None else BEAMS.get(decoder, decoder)
+    decoding = Decoding(decoder=searched, pause_seconds=pause_seconds, fusion=fusion)
     whole_threads = None if threads is None else int(threads)
-    return Recognizer(read_bundle(Path(folder)), decoding, look_ahead_ms, whole_threads)
+    return Recognizer(bundle, decoding, look_ahead_ms, whole_threads)
 
 
 def results(recognizer: Recognizer, samples: Samples, where: str = "") -> Iterator[StreamingResult]:

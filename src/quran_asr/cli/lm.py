@@ -1,0 +1,306 @@
+"""`quran-asr lm`: build a language model over a model's tokens, evaluate it, tune its weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option, model_option, named_or_default
+from quran_asr.cli.options import need
+from quran_asr.cli.output import echo, print_error, print_json, print_table, progress_bar
+from quran_asr.decoding.options import BEAMS
+from quran_asr.errors import QuranAsrError
+
+if TYPE_CHECKING:
+    from quran_asr.decoding.fusion import Fusion
+    from quran_asr.decoding.fusion_tuning import TuningPoint
+    from quran_asr.records import Counts
+
+HELD_OUT = "12,36,67"
+WEIGHTS, BONUSES = "0,0.3,0.5,0.7,1,1.4", "0,0.5,1,1.5,2,3"
+SHOWN = 5
+"""Of the best points of a grid, how many are printed."""
+
+order_option = click.option(
+    "--order",
+    type=click.IntRange(1, 16),
+    default=6,
+    show_default=True,
+    help="Length of the longest n-grams, in tokens.",
+)
+smoothing_option = click.option(
+    "--smoothing",
+    type=click.Choice(["witten-bell", "kneser-ney"]),
+    default="witten-bell",
+    show_default=True,
+    help="Witten-Bell suits the Quran, a closed text; modified Kneser-Ney suits open text.",
+)
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic in click before 8.4
+    """Finite numbers with commas between."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"`{value}` is not numbers with commas between", param, ctx)
+
+
+@click.group(epilog="Example: quran-asr lm build --model bundle --to quran-lm")
+def lm() -> None:
+    """Build, evaluate and tune language models."""
+
+
+@lm.command(epilog="Example: quran-asr lm build --model bundle --to quran-lm")
+@click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE]")
+@model_option
+@order_option
+@smoothing_option
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    metavar="NAME",
+    help="Name of the files without their endings. Default: quran-lm, or that of FILE.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def build(
+    file: Path | None, model: Path | None, order: int, smoothing: Any, to: Path | None, as_json: bool
+) -> int:
+    """Build an n-gram model of the Quran, or of the text in FILE, a sentence a line.
+
+    The n-grams are of the tokens of MODEL, in its spelling. Writes NAME.npz, which this package reads, and
+    NAME.arpa, which NeMo and KenLM read.
+    """
+    from quran_asr.decoding.arpa import write_arpa
+    from quran_asr.decoding.quran_language_model import build_quran_model, build_text_model
+    from quran_asr.runtime.bundle import read_bundle
+
+    name = to or Path(file.stem if file else "quran-lm")
+    with as_bundle(named_or_default(model)) as folder:
+        bundle = read_bundle(folder)
+    if file is None:
+        made = build_quran_model(bundle.vocabulary, bundle.spelling, order=order, smoothing=smoothing)
+    else:
+        made = build_text_model(bundle.vocabulary, bundle.spelling, file, order=order, smoothing=smoothing)
+    npz, arpa = (name.with_name(f"{name.name}.{ending}") for ending in ("npz", "arpa"))
+    made.write(npz)
+    write_arpa(made, arpa)
+    if as_json:
+        files = {str(path): path.stat().st_size for path in (npz, arpa)}
+        print_json({"order": order, "smoothing": smoothing, "ngrams": list(made.sizes), "files": files})
+        return 0
+    echo(f"{sum(made.sizes):,} n-grams up to length {made.order}, {smoothing}, {bundle.spelling} spelling")
+    for path in (npz, arpa):
+        echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+@lm.command(epilog="Example: quran-asr lm evaluate --model bundle --held-out 12,36,67")
+@click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE]")
+@model_option
+@click.option(
+    "--held-out",
+    default=HELD_OUT,
+    show_default=True,
+    metavar="SURAHS",
+    help="Surahs that are left out of the counts and measured on.",
+)
+@click.option("--lm", "language", metavar="LM", help="Of FILE: this model instead of the whole Quran's.")
+@order_option
+@smoothing_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(
+    file: Path | None,
+    model: Path | None,
+    held_out: str,
+    language: str | None,
+    order: int,
+    smoothing: Any,
+    as_json: bool,
+) -> int:
+    """Compute the perplexity of a language model on held-out surahs, or on the text in FILE.
+
+    Without FILE two models of the Quran are compared on the same surahs: one that was estimated on all other
+    surahs, one on the whole text. The second has read what it predicts, so its perplexity shows how closed
+    the text is and nothing about text outside of it.
+    """
+    from quran_asr.decoding.quran_language_model import (
+        build_quran_model,
+        held_out_perplexity,
+        perplexity,
+        quran_texts,
+        text_perplexity,
+    )
+    from quran_asr.decoding.tokenization import Tokenizer
+    from quran_asr.runtime.bundle import read_bundle
+    from quran_asr.runtime.shallow_fusion import QURAN, read_model
+
+    if language is not None and file is None:
+        raise QuranAsrError("`--lm` applies to a FILE", remedy="name the text to measure on")
+    surahs = _surahs(held_out)
+    with as_bundle(named_or_default(model)) as folder:
+        bundle = read_bundle(folder)
+    vocabulary, spelling = bundle.vocabulary, bundle.spelling
+    if file is not None:
+        name = language or QURAN
+        found = {
+            f"{file}, model {name}": text_perplexity(read_model(bundle, name), vocabulary, spelling, file)
+        }
+    else:
+        whole = build_quran_model(vocabulary, spelling, order=order, smoothing=smoothing)
+        texts = quran_texts(Tokenizer(vocabulary), spelling, surahs)
+        out = held_out_perplexity(vocabulary, spelling, surahs, order=order, smoothing=smoothing)
+        found = {
+            f"surahs {held_out}, left out of the counts": out,
+            f"surahs {held_out}, in the counts": perplexity(whole, texts, vocabulary),
+        }
+    if as_json:
+        rows = [
+            {
+                "text": name,
+                "perplexity_per_token": one.per_token,
+                "perplexity_per_word": one.per_word,
+                "tokens": one.tokens,
+                "words": one.words,
+            }
+            for name, one in found.items()
+        ]
+        print_json({"order": order, "smoothing": smoothing, "rows": rows})
+        return 0
+    print_table(
+        ("", "tokens", "words", "perplexity per token", "per word"),
+        [
+            (name, one.tokens, one.words, round(one.per_token, 2), round(one.per_word, 1))
+            for name, one in found.items()
+        ],
+    )
+    return 0
+
+
+@lm.command(epilog="Example: quran-asr lm tune bundle data/validation.jsonl")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path))
+@decoder_option
+@look_ahead_option
+@click.option("--lm", "language", default="quran", show_default=True, metavar="LM", help="Language model.")
+@click.option(
+    "--weights", type=Numbers(), default=WEIGHTS, show_default=True, help="Weights of the language model."
+)
+@click.option("--bonuses", type=Numbers(), default=BONUSES, show_default=True, help="Token bonuses.")
+@click.option("--json", "as_json", is_flag=True, help="Print all points as JSON.")
+def tune(
+    model: Path,
+    manifest: Path,
+    decoder: str,
+    look_ahead_ms: int | None,
+    language: str,
+    weights: tuple[float, ...],
+    bonuses: tuple[float, ...],
+    as_json: bool,
+) -> int:
+    """Choose the weight of a language model and the token bonus on the validation clips of MANIFEST.
+
+    MODEL is a bundle. Every weight is tried with every bonus; the encoder runs once. The pair with the fewest
+    word errors is stored in `fusion.json` in the bundle's folder, where `transcribe`, `listen` and `evaluate`
+    find it, and the curve beside it as PNG. MANIFEST must not hold the clips of a later evaluation.
+    """
+    from dataclasses import replace
+
+    from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.decoding.fusion_tuning import tune as try_all
+    from quran_asr.evaluation.edit_distance import total
+    from quran_asr.evaluation.scoring import score_clips
+    from quran_asr.experiments.plots.tuning import plot_tuning
+    from quran_asr.runtime.n_best import decode, encode
+    from quran_asr.runtime.recognizer import load
+    from quran_asr.runtime.shallow_fusion import read_model, write_tuned
+
+    need("plot")
+    recognizer = load(model, decoder=BEAMS[decoder], look_ahead_ms=look_ahead_ms)
+    read = read_model(recognizer.bundle, language)
+    pieces, references = [], []
+    segments = read_manifest(manifest, recognizer.spelling)
+    with progress_bar("encoding", "clips") as on_progress:
+        for done, segment in enumerate(segments, start=1):
+            try:
+                pieces.append(encode(recognizer, segment))
+                references.append((segment.text, *segment.also_accept))
+            except QuranAsrError as error:
+                print_error(error)
+            on_progress(done, len(segments))
+    if not pieces:
+        raise QuranAsrError("none of the clips can be read", where=str(manifest))
+
+    def errors_with(fusion: Fusion) -> tuple[Counts, Counts]:
+        texts = list(decode(recognizer, pieces, replace(recognizer.decoding, fusion=fusion)))
+        scores = score_clips(references, texts, recognizer.spelling)
+        return total(score.words for score in scores), total(score.characters for score in scores)
+
+    with progress_bar("tuning", "points") as on_progress:
+        points = try_all(read, errors_with, weights, bonuses, on_progress)
+    best = points[0]
+    values = {
+        "lm_weight": best.lm_weight,
+        "token_bonus": best.token_bonus,
+        "wer": best.words.rate,
+        "cer": best.characters.rate,
+        "clips": len(pieces),
+        "manifest": str(manifest),
+        "lm": language,
+        "look_ahead_ms": recognizer.look_ahead_ms,
+    }
+    stored = write_tuned(recognizer.bundle, BEAMS[decoder], values)
+    curve = stored.with_name(f"fusion-{BEAMS[decoder]}.png")
+    plot_tuning(
+        curve,
+        [(point.lm_weight, point.token_bonus, point.words.rate) for point in points],
+        f"{BEAMS[decoder]}, {recognizer.look_ahead_ms} ms, {len(pieces):,} clips of {manifest.name}",
+    )
+    if as_json:
+        rows = [
+            {
+                "lm_weight": point.lm_weight,
+                "token_bonus": point.token_bonus,
+                "wer": point.words.rate,
+                "cer": point.characters.rate,
+            }
+            for point in points
+        ]
+        print_json({"decoder": BEAMS[decoder], **values, "points": rows})
+        return 0
+    without = [point for point in points if not point.lm_weight and not point.token_bonus]
+    _print_points([*points[:SHOWN], *(point for point in without if point not in points[:SHOWN])])
+    echo(f"{stored}: weight {best.lm_weight:g}, token bonus {best.token_bonus:g}", err=True)
+    echo(f"{curve}: the curve", err=True)
+    return 0
+
+
+def _print_points(points: list[TuningPoint]) -> None:
+    print_table(
+        ("weight", "token bonus", "WER %", "CER %"),
+        [
+            (
+                point.lm_weight,
+                point.token_bonus,
+                round(100 * point.words.rate, 2),
+                round(100 * point.characters.rate, 2),
+            )
+            for point in points
+        ],
+    )
+
+
+def _surahs(written: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in written.split(","))
+    except ValueError:
+        raise QuranAsrError(
+            f"`{written}` is not numbers of surahs", where="--held-out", remedy="for example 12,36,67"
+        ) from None

@@ -1,0 +1,109 @@
+"""N-best lists of recordings, and whole recordings decoded from encoder outputs that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+from quran_asr import audio
+from quran_asr.decoding.decoder import build_decoder
+from quran_asr.decoding.options import BEAMS
+from quran_asr.decoding.partial import OpenWords, add_tokens
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import Alternative, Transcript
+
+if TYPE_CHECKING:
+    from quran_asr.decoding.decoder import BeamDecoder, Piece
+    from quran_asr.decoding.options import Decoding
+    from quran_asr.records import Samples, Segment
+    from quran_asr.runtime.recognizer import Recognizer
+
+
+def recognize_n_best(
+    recognizer: Recognizer, segment: Segment, count: int, *, rescore: bool = False
+) -> Transcript:
+    """The words of a recording, with the most probable texts as `n_best`.
+
+    Args:
+        recognizer: with a beam search.
+        segment: the recording.
+        count: length of the list, if the beam holds so many; the beam is at least so wide.
+        rescore: search without the language model, and sort the list with it afterwards.
+
+    Raises:
+        QuranAsrError: the recording cannot be read, or the decoder keeps one text alone.
+    """
+    name = recognizer.decoding.decoder
+    if name not in BEAMS.values():
+        raise QuranAsrError(f"the decoder {name} has no n-best list", remedy=f"use {BEAMS['transducer']}")
+    decoder = cast("BeamDecoder", recognizer.engine.decoder)
+    vocabulary, seconds = recognizer.bundle.vocabulary, recognizer.bundle.frame_seconds
+    found = decoder.n_best(encode(recognizer, segment), 2 * count, rescoring=rescore)
+    texts: dict[str, Alternative] = {}
+    for candidate in found:  # one text may be there as several token sequences
+        text = vocabulary.text(candidate.hypothesis.tokens)
+        texts.setdefault(text, Alternative(text, candidate.hypothesis.score, candidate.acoustic))
+    words = vocabulary.words(found[0].hypothesis, seconds)
+    return Transcript(" ".join(word.text for word in words), words, n_best=tuple(texts.values())[:count])
+
+
+def recognize_clips_n_best(
+    recognizer: Recognizer,
+    segments: Sequence[Segment],
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    count: int,
+    rescore: bool = False,
+) -> Iterator[Transcript | QuranAsrError]:
+    """`recognize_n_best` of each segment, in their order; one that cannot be read gives the error itself."""
+    for done, segment in enumerate(segments, start=1):
+        try:
+            yield recognize_n_best(recognizer, segment, count, rescore=rescore)
+        except QuranAsrError as error:
+            yield error
+        if on_progress is not None:
+            on_progress(done, len(segments))
+
+
+def encode(recognizer: Recognizer, segment: Segment) -> Piece:
+    """The encoder's outputs for a recording, without decoding it.
+
+    Raises:
+        QuranAsrError: it cannot be read, or the scores are NaN.
+    """
+    samples = audio.read(segment.audio, segment.offset, segment.duration or None)
+    return encode_samples(recognizer, samples, segment.place)
+
+
+def encode_samples(recognizer: Recognizer, samples: Samples, where: str = "") -> Piece:
+    """The same for samples, float32 at 16 kHz."""
+    stream = recognizer.stream(where=where)
+    stream.push(samples)
+    stream.end()
+    return recognizer.engine.encode(stream)
+
+
+def decode(recognizer: Recognizer, pieces: Iterable[Piece], decoding: Decoding) -> Iterator[str]:
+    """The text of each recording from its encoder outputs, with another decoder or language model.
+
+    Args:
+        recognizer: of the bundle; its own decoding is not used.
+        pieces: of whole recordings, from `encode`.
+        decoding: the decoder and its settings.
+
+    Raises:
+        QuranAsrError: a score is NaN.
+    """
+    decoder = build_decoder(decoding, recognizer.engine.model)
+    for piece in pieces:
+        (found,) = decoder.step([piece], [decoder.start])
+        words, _ = add_tokens(
+            OpenWords(),
+            found.tokens,
+            recognizer.bundle.vocabulary,
+            recognizer.bundle.frame_seconds,
+            draft=found.draft,
+            ends=found.ends,
+            final=True,
+        )
+        yield " ".join(word.text for word in words.committed)

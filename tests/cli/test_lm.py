@@ -1,0 +1,103 @@
+"""`lm build|evaluate|tune`, and the options of a language model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quran_asr import audio
+from quran_asr.cli.main import _run as run
+from quran_asr.decoding.arpa import read_arpa
+from quran_asr.decoding.language_model import read_language_model
+from quran_asr.errors import QuranAsrError
+from quran_asr.runtime.bundle import read_bundle
+
+
+@pytest.fixture
+def bundle(small_bundle: Path, tmp_path: Path) -> Path:
+    """A copy: tuning writes into its folder."""
+    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+
+
+def manifest(folder: Path, voice: np.ndarray) -> Path:
+    lines = []
+    for ayah in (1, 2):
+        audio.write(folder / f"{ayah}.wav", voice[: 32_000 * ayah])
+        lines.append({"audio_filepath": f"{ayah}.wav", "duration": 2.0 * ayah, "verses": [f"112:{ayah}"]})
+    (folder / "some.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "some.jsonl"
+
+
+def test_a_text_becomes_the_same_model_in_two_files(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("قل هو الله أحد\nالله الصمد\n", encoding="utf-8")
+    name = str(tmp_path / "one.v2")
+    assert run(["lm", "build", str(tmp_path / "text.txt"), "--model", str(bundle), "--to", name]) == 0
+    pieces = read_bundle(bundle).vocabulary.pieces
+    npz, arpa = read_language_model(Path(f"{name}.npz")), read_arpa(Path(f"{name}.arpa"), len(pieces))
+    assert npz.pieces == pieces
+    assert npz.sizes == arpa.sizes and npz.order == 6
+    assert "n-grams up to length 6, witten-bell" in capsys.readouterr().out
+    text = str(tmp_path / "text.txt")
+    assert run(["lm", "evaluate", text, "--lm", f"{name}.npz", "--model", str(bundle), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["words"] == 6 and 1 < row["perplexity_per_token"] < 5
+
+
+@pytest.mark.slow
+def test_held_out_surahs_are_harder_than_those_in_the_counts(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["lm", "evaluate", "--model", str(bundle), "--held-out", "36,67", "--json"]) == 0
+    out, seen = json.loads(capsys.readouterr().out)["rows"]
+    assert out["tokens"] == seen["tokens"]
+    assert out["perplexity_per_token"] > 1.5 * seen["perplexity_per_token"]
+
+
+def test_tuned_weights_are_stored_beside_the_bundle_and_used(
+    bundle: Path, voice: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    clips = manifest(tmp_path, voice)
+    (tmp_path / "text.txt").write_text("قل هو الله أحد\n", encoding="utf-8")
+    name = tmp_path / "small"
+    run(["lm", "build", str(tmp_path / "text.txt"), "--model", str(bundle), "--to", str(name)])
+    capsys.readouterr()
+    grid = ["--weights", "0,0.5", "--bonuses", "0,6"]
+    assert run(["lm", "tune", str(bundle), str(clips), "--lm", f"{name}.npz", *grid, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert len(found["points"]) == 4
+    assert found["wer"] == min(point["wer"] for point in found["points"])
+    stored = json.loads((bundle / "fusion.json").read_text())["transducer-beam"]
+    assert (stored["lm_weight"], stored["token_bonus"]) == (found["lm_weight"], found["token_bonus"])
+    assert (bundle / "fusion-transducer-beam.png").read_bytes().startswith(b"\x89PNG")
+
+    words = ["--model", str(bundle), "--lm", f"{name}.npz", "--json"]
+    assert run(["transcribe", str(tmp_path / "1.wav"), *words, "--n-best", "3"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    assert one["n_best"] and one["n_best"][0]["text"] == one["text"]
+    assert run(["evaluate", str(clips), *words, "--to", str(tmp_path / "report")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["language_model"]["lm_weight"] == stored["lm_weight"]
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["transcribe", "a.wav", "--rescore", "4"], "`--rescore` needs a language model"),
+        (["transcribe", "a.wav", "--n-best", "4"], "`--n-best` applies to --json"),
+        (["evaluate", "a.jsonl", "--planted-errors"], "`--planted-errors` compares with a language model"),
+        (["evaluate", "a.jsonl", "--planted-errors", "--lm", "quran", "--streaming"], "do not go together"),
+        (["lm", "evaluate", "--lm", "quran"], "`--lm` applies to a FILE"),
+        (["lm", "evaluate", "--held-out", "one"], "`one` is not numbers of surahs"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_loaded(words: list[str], what: str) -> None:
+    with pytest.raises(QuranAsrError, match=what):
+        run(words)

@@ -1,0 +1,131 @@
+"""Recordings with planted errors hold exactly the words that they name; outcomes are judged at the error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quran_asr.evaluation.planted_errors import (
+    KINDS,
+    AlignedClip,
+    PlantedError,
+    by_kind,
+    cut_points,
+    nearer,
+    outcome,
+    plant_errors,
+    recognizable,
+    recognized_words,
+    to_json,
+)
+from quran_asr.records import SAMPLE_RATE, Segment, TimedWord
+
+if TYPE_CHECKING:
+    from quran_asr.records import Samples
+
+TEXTS = ("من شر الوسواس الخناس", "قل هو الله أحد", "فما يكذبك بعد بالدين حقا", "نعم")
+WORD, GAP = 4_000, 1_600
+"""Samples of a word and of the silence behind it."""
+
+
+def level_of(word: str) -> float:
+    """Each word of these texts is a tone of its own amplitude."""
+    words = [one for text in TEXTS for one in text.split()]
+    return 0.1 + 0.02 * words.index(word)
+
+
+def audio_of(text: str) -> Samples:
+    tone = np.where(np.arange(WORD) % 2, 1, -1)
+    parts = [np.concatenate([level_of(word) * tone, np.zeros(GAP)]) for word in text.split()]
+    return np.concatenate([np.zeros(GAP), *parts]).astype(np.float32)
+
+
+def clip_of(text: str, reciter: str = "one", shift: float = 0.0) -> AlignedClip:
+    starts = [(GAP + place * (WORD + GAP)) / SAMPLE_RATE for place in range(len(text.split()))]
+    words = tuple(
+        TimedWord(word, start + shift, start + WORD / SAMPLE_RATE)
+        for word, start in zip(text.split(), starts, strict=True)
+    )
+    return AlignedClip(Segment(text, 0.0, 1.0, (), text, reciter), words)
+
+
+def levels_in(samples: Samples) -> list[float]:
+    """Amplitudes of the tones in a recording, in order."""
+    loud = np.abs(samples) > 0.01
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], loud.astype(int), [0]])))
+    return [float(np.median(np.abs(samples[a:b]))) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+@given(seed=st.integers(0, 1_000), shift=st.floats(-0.04, 0.04))
+def test_what_is_in_the_recording_is_what_is_named(seed: int, shift: float) -> None:
+    clips = [clip_of(text, shift=shift) for text in TEXTS]
+    planted = list(plant_errors(clips, lambda segment: audio_of(segment.audio), seed))
+    assert [error.kind for error in planted] == [*KINDS] * 3  # the last clip is too short
+    for error in planted:
+        assert " ".join(error.written) == error.segment.text
+        expected = [level_of(word) for word in error.recited]
+        if error.kind == "replaced":  # at the level of the word that it replaces
+            expected[error.recited_places[0]] = level_of(error.written[error.recited_places[0]])
+        assert levels_in(error.samples) == pytest.approx(expected, abs=0.008)
+        shown = [error.recited[place] for place in error.recited_places]
+        assert shown == [clips[clip].words[word].text for clip, word in error.sources]
+        assert outcome(error, " ".join(error.recited)) == "as recited"
+        assert outcome(error, " ".join(error.written)) == "corrected"
+        assert outcome(error, "") == "other"
+        assert nearer(error, " ".join(error.recited) + "ا") == "as recited"
+        assert nearer(error, " ".join(error.written) + "ا") == "corrected"
+
+
+def test_words_come_from_the_same_reciter_only() -> None:
+    clips = [clip_of(TEXTS[0], "one"), clip_of(TEXTS[1], "two")]
+    planted = list(plant_errors(clips, lambda segment: audio_of(segment.audio)))
+    assert {error.kind for error in planted} == {"omitted", "exchanged"}
+
+
+def error_of(kind: str, recited: str, written: str, places: range, there: range) -> PlantedError:
+    segment = Segment("a", 0.0, 1.0, (), written, "one")
+    nothing = np.zeros(0, np.float32)
+    words = tuple(recited.split()), tuple(written.split())
+    return PlantedError(kind, segment, nothing, *words, places, there, ((0, 1),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("hypothesis", "expected"),
+    [
+        ("من الوسواس الخناس", "as recited"),
+        ("في من الوسواس الناس", "as recited"),
+        ("من شر الوسواس الخناس", "corrected"),
+        ("شر الوسواس", "corrected"),
+        ("من سر الوسواس الخناس", "other"),
+        ("الخناس", "other"),
+    ],
+)
+def test_an_omission_shows_in_its_neighbours(hypothesis: str, expected: str) -> None:
+    error = error_of("omitted", "من الوسواس الخناس", "من شر الوسواس الخناس", range(2), range(1, 2))
+    assert outcome(error, hypothesis) == expected
+
+
+def test_only_recognized_words_count_as_recognizable() -> None:
+    recognized = recognized_words(clip_of(TEXTS[1]), "قل هم الله")
+    assert recognized == {0, 2}
+    error = error_of("omitted", "من الوسواس", "من شر الوسواس", range(2), range(1, 2))
+    assert not recognizable(error, [recognized])
+    assert recognizable(error, [frozenset({1})])
+
+
+def test_outcomes_are_counted_by_kind() -> None:
+    error = error_of("omitted", "من الوسواس", "من شر الوسواس", range(2), range(1, 2))
+    tallies = to_json(by_kind([error] * 3, ["as recited", "corrected", "other"], [True, True, False]))
+    assert tallies["omitted"] == tallies["all"] == {"errors": 2, "as_recited": 1, "corrected": 1, "other": 0}
+    assert tallies["replaced"]["errors"] == 0
+
+
+def test_cuts_move_into_the_silence_between_words() -> None:
+    clip = clip_of(TEXTS[0], shift=0.05)  # an alignment that is late by 50 ms
+    samples = audio_of(TEXTS[0])
+    for cut in cut_points(samples, clip.words):
+        assert not samples[max(0, cut - 80) : cut + 80].any()
