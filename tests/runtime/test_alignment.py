@@ -96,7 +96,7 @@ def test_the_json_of_an_alignment(recording: AlignedRecording) -> None:
     first, second, *_, last = written["segments"]
     assert (first["kind"], first["verses"], first["words"][0]["verse"]) == ("basmala", [], None)
     assert set(second) == {"verses", "words", "start", "end", "kind", "score"}
-    assert set(second["words"][0]) == {"word", "verse", "index", "start", "end", "confidence"}
+    assert set(second["words"][0]) == {*("word", "verse", "index", "start", "end", "confidence", "mismatch")}
     assert second["verses"] == ["97:1"] and [word["index"] for word in second["words"]] == list(range(5))
     assert " ".join(word["word"] for word in last["words"]) == " ".join(verse("97:5"))
     (other,) = written["unaligned"]
