@@ -117,14 +117,17 @@ def main() -> None:
     marked = sum(word.mismatch is not None for word in unchanged)
     print(f"{len(known)} of {len(clips)} clips aligned word for word")
     print(f"unchanged: {marked} of {len(unchanged)} words marked ({100 * marked / len(unchanged):.1f} %)")
-    found = false = others = 0
+    found = absent = false = others = lost = 0
     for planted in plant(known, chosen.errors, chosen.seed):
         words = aligned(recognizer, planted.clip, planted.samples)
         by_place = {(word.verse, word.index): word.mismatch is not None for word in words}
+        absent += planted.wrong not in by_place
         found += by_place.pop(planted.wrong, True)
+        lost += len(planted.clip.text.split()) - 1 - len(by_place)
         false += sum(by_place.values())
         others += len(by_place)
     print(f"planted: {found} of {chosen.errors} found ({100 * found / chosen.errors:.1f} %)")
+    print(f"  {absent} of them because the word is not aligned; {lost} other words are not aligned either")
     print(f"false flags: {false} of {others} other words ({100 * false / others:.1f} %)")
 
 
