@@ -134,6 +134,7 @@ def _costs(graph: Graph) -> tuple[Int16, Int16, Int16]:
     """Of entering each word, of coming from the word before, and of the further arcs, in steps."""
 
     def in_steps(units: NDArray[np.int64]) -> Int16:
-        return np.minimum(np.rint(units * (STEPS / UNITS)), -DEAD_STEPS).astype(np.int16)
+        steps: Int16 = np.minimum(np.rint(units * (STEPS / UNITS)), -DEAD_STEPS).astype(np.int16)
+        return steps
 
     return in_steps(graph.enter), in_steps(graph.chain), in_steps(graph.arcs[:, 2])

@@ -63,8 +63,12 @@ class IdentificationCounts:
         return sum(self.outcomes.values())
 
     def to_json(self) -> dict[str, Any]:
-        rates = {"recall": round(self.recall, 6), "precision": round(self.precision, 6)}
-        return {"clips": self.clips, **self.outcomes, **rates}
+        return {
+            "clips": self.clips,
+            **{str(name): count for name, count in self.outcomes.items()},
+            "recall": round(self.recall, 6),
+            "precision": round(self.precision, 6),
+        }
 
 
 @dataclass(frozen=True, slots=True)
