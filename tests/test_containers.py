@@ -115,6 +115,13 @@ def test_a_flac_is_as_long_as_its_frames(total: int, tmp_path: Path) -> None:
     assert pitches(samples) == [500, 900]
 
 
+def test_bytes_like_the_head_of_a_flac_frame_at_the_very_end(tmp_path: Path) -> None:
+    """These end where the block size would follow; a recording ended so."""
+    path = tmp_path / "recording.flac"
+    path.write_bytes(encoded(tones(500), "FLAC", "PCM_16") + b"\xff\xf9hD\xfd\n+\x1d")
+    assert len(audio.read(path)) == round(1.5 * RATE)
+
+
 def without_header(mp3: bytes) -> bytes:
     """An MP3 without its first frame, which holds the Xing or Info header."""
     second = mp3.index(b"\xff\xf3", 4)

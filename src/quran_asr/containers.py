@@ -141,10 +141,9 @@ def _flac_frame_end(head: bytes, fixed: int) -> int | None:
     for byte in head[5 : 4 + length]:
         number = number << 6 | byte & 0x3F
     place = 4 + length
-    if size_code == 6:
-        block, place = head[place] + 1, place + 1
-    elif size_code == 7:
-        block, place = int.from_bytes(head[place : place + 2], "big") + 1, place + 2
+    if size_code in (6, 7):
+        wide = size_code - 5
+        block, place = int.from_bytes(head[place : place + wide], "big") + 1, place + wide
     else:
         block = 192 if size_code == 1 else 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8
     place += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)

@@ -56,6 +56,9 @@ class TimedWord:
     verse: VerseRef | None = None
     index: int | None = None
     """Place of the word in its verse, from 0."""
+    mismatch: str | None = None
+    """Of a word of the Quran, what was recognized in its place, where that disagrees; perhaps nothing, then
+    empty. None where it agrees, or where nothing was compared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,11 +98,27 @@ def test_the_json_of_an_alignment(recording: AlignedRecording) -> None:
     first, second, *_, last = written["segments"]
     assert (first["kind"], first["verses"], first["words"][0]["verse"]) == ("basmala", [], None)
     assert set(second) == {"verses", "words", "start", "end", "kind", "score"}
-    assert set(second["words"][0]) == {"word", "verse", "index", "start", "end", "confidence"}
+    assert set(second["words"][0]) == {*("word", "verse", "index", "start", "end", "confidence", "mismatch")}
     assert second["verses"] == ["97:1"] and [word["index"] for word in second["words"]] == list(range(5))
     assert " ".join(word["word"] for word in last["words"]) == " ".join(verse("97:5"))
     (other,) = written["unaligned"]
     assert set(other) == {"start", "end", "reason"}
+
+
+def test_a_word_that_is_recited_otherwise_is_marked_with_both(last_part: Graph) -> None:
+    """Two letters of the fourth word of 97:1 are others; right words are not marked, however it is cut."""
+    words = verse("97:1")
+    wrong = words[3][:-2] + "سن"
+    said = Speech(sharpness=10).pause(0.5).say([*words[:3], wrong, *words[4:]]).pause(0.4)
+    scores = said.say(verse("97:2")).pause(0.5).log_probs()
+    for size in (len(scores), 7):
+        pieces = np.split(scores, range(size, len(scores), size))
+        found = align_scores(last_part, pieces, FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary)
+        written = as_recording(found, 9.0).to_json()["segments"]
+        assert [word["word"] for word in written[0]["words"]] == words
+        marked = [word["mismatch"] for segment in written for word in segment["words"]]
+        assert marked[3] == {"written": words[3], "recognized": wrong}
+        assert {one for place, one in enumerate(marked) if place != 3} == {None}
 
 
 def test_formulas_at_the_end_are_other_in_json(last_part: Graph) -> None:
@@ -257,6 +273,25 @@ def test_the_commands_print_json_and_name_what_cannot_be_read(
         assert json.loads(line)["audio_filepath"] == str(tmp_path / "a.wav") and key in json.loads(line)
         done = quran_asr(command, tmp_path / "b.wav", tmp_path / "a.wav", "--model", small_bundle)
         assert done.code == 2 and "b.wav: an empty file" in done.err and str(tmp_path / "a.wav") in done.out
+
+
+def test_an_evaluation_counts_identified_verses(
+    small_bundle: Path, voice: np.ndarray, quran_asr: Any, tmp_path: Path
+) -> None:
+    """With random weights nothing is right; each clip has an outcome, in the report and on the screen."""
+    audio.write(tmp_path / "a.wav", voice)
+    line = {"audio_filepath": "a.wav", "duration": len(voice) / 16_000, "verses": ["112:1"], "reciter": "x"}
+    (tmp_path / "two.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(line)}\n")
+    arguments = ("evaluate", tmp_path / "two.jsonl", "--model", small_bundle, "--decoder", "ctc")
+    done = quran_asr(*arguments, "--identify", "--to", tmp_path / "report", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert json.loads((tmp_path / "report" / "report.json").read_text("utf-8")) == report
+    counts = report["identification"]
+    assert counts["clips"] == 2 == sum(counts[name] for name in ("exact", "partial", "wrong", "nothing"))
+    assert list(counts["reciters"]) == ["x"]
+    shown = quran_asr(*arguments, "--identify", "--to", tmp_path / "report")
+    assert "identified" in shown.out and "precision %" in shown.out
 
 
 @pytest.fixture(scope="module")

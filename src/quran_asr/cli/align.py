@@ -86,8 +86,9 @@ def align(
     """Find when each word of each RECORDING is recited.
 
     Prints a table of verses, formulas (basmala, isti'adha, amin), repeats and speech that is not Quran;
-    --json has the words too. Repeated, missing and reordered verses are found as they are recited. Recordings
-    may be hours long. Exit code 1 where no verse is found in a recording.
+    --json has the words too. Repeated, missing and reordered verses are found as they are recited. Words in
+    whose place something else is recognized are listed with both: the reciter is never corrected in silence.
+    Recordings may be hours long. Exit code 1 where no verse is found in a recording.
     """
     from quran_asr.text.passages import parse_range
 
@@ -173,6 +174,16 @@ def _print(found: AlignedRecording) -> None:
             for start, end, name, words, score in sorted(rows, key=lambda row: row[:2])
         ],
     )
+    wrong = [word for word in found.words if word.mismatch is not None]
+    if wrong:
+        echo("words that were not recognized as they are written")
+        print_table(
+            ("start", "end", "verse", "written", "recognized"),
+            [
+                (f"{word.start:.2f}", f"{word.end:.2f}", word.verse or "", word.text, word.mismatch or "-")
+                for word in wrong
+            ],
+        )
 
 
 def _write_files(found: AlignedRecording, formats: tuple[str, ...], folder: Path) -> None:

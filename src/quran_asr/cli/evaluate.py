@@ -33,6 +33,7 @@ from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.cli.models import Recognizer
+    from quran_asr.evaluation.identification import IdentificationTable
     from quran_asr.evaluation.report import Group, Report, Setting, Steadiness
     from quran_asr.evaluation.stress import StressRow
     from quran_asr.evaluation.training_data import TrainingData
@@ -69,6 +70,12 @@ SHOWN_EDITS = 10
     help="Recognize each clip as a stream, in chunks of the look-ahead, as in live use.",
 )
 @click.option(
+    "--identify",
+    "identifies",
+    is_flag=True,
+    help="Also find the verses of each clip in the whole Quran, and count how many are right.",
+)
+@click.option(
     "--trained-on",
     type=click.Path(path_type=Path),
     metavar="MANIFEST|RUN",
@@ -101,6 +108,7 @@ def evaluate(
     rescore: int | None,
     planted_errors: bool,
     streaming: bool,
+    identifies: bool,
     trained_on: Path | None,
     folder: Path | None,
     stressed: str | None,
@@ -110,7 +118,8 @@ def evaluate(
 
     Reports error rates with 95 % intervals, by reciter, clip length, and whether reciter and text were in the
     training data. --streaming also reports which clips differ from whole-file recognition and how often
-    words on the screen were revised; models other than bundles are first exported to a temporary bundle.
+    words on the screen were revised; --identify how many clips have all of their verses found (exact), some,
+    wrong ones or nothing. For both, models other than bundles are first exported to a temporary bundle.
     Unreadable clips are excluded; then the exit code is 1. --stress writes stress.json and ends with 1 where
     a goal is missed.
 
@@ -141,7 +150,8 @@ def evaluate(
     read_lines(manifest)  # a bad line is reported now, not after the model has been loaded
     if foreign := unknown_characters_of([manifest]):
         print_findings([foreign])
-    with _recognizer(named_or_default(model), decoder, look_ahead_ms, language, streaming) as found:
+    model = named_or_default(model)
+    with _recognizer(model, decoder, look_ahead_ms, language, streaming) as found:
         recognizer, replay = found
         segments = read_manifest(manifest, recognizer.spelling)
         training = _training_data(recognizer, trained_on)
@@ -172,6 +182,8 @@ def evaluate(
         report = replace(report, joined=joined)
     if replay is not None:
         report = replace(report, steadiness=_steadiness(replay))
+    if identifies:
+        report = replace(report, identification=_identification(model, segments))
     write_report(folder, report, clips)  # before anything is printed: recognition takes the time
     code = print_findings(unreadable_findings(report))
     if as_json:
@@ -316,6 +328,24 @@ def _training_data(recognizer: Recognizer, trained_on: Path | None) -> TrainingD
     return None
 
 
+def _identification(model: Path, segments: Sequence[Segment]) -> IdentificationTable:
+    """Which verses are found, with one search of the whole Quran for each clip."""
+    from quran_asr.evaluation.identification import identification_table
+
+    with as_bundle(model) as bundle:
+        from quran_asr.runtime.alignment import identify_clips
+        from quran_asr.runtime.recognizer import load as load_bundle
+
+        recognizer = load_bundle(bundle, decoder="ctc")
+        with progress_bar("identifying", "clips") as on_progress:
+            return identification_table(
+                segments,
+                lambda clips: identify_clips(recognizer, clips),
+                recognizer.spelling,
+                on_progress,
+            )
+
+
 def _steadiness(replay: Replay) -> Steadiness:
     """How streaming differed from whole-file recognition; the clips that differ are listed on stderr."""
     from quran_asr.evaluation.report import Steadiness
@@ -359,6 +389,8 @@ def print_report(report: Report) -> None:
         )
     if report.steadiness is not None:
         print_steadiness(report.steadiness)
+    if report.identification is not None:
+        print_identification(report.identification)
     echo(f"intervals: {report.interval_method}")
     if "unknown" in report.cells:
         echo("the training data of the model are unknown: name them with --trained-on")
@@ -396,6 +428,28 @@ def print_steadiness(steadiness: Steadiness) -> None:
         f"{steadiness.words:,} words shown: {steadiness.grown:,} times one was extended, "
         f"{steadiness.replaced:,} times one was replaced or removed"
     )
+
+
+def print_identification(table: IdentificationTable) -> None:
+    """Which verses were found, of all clips and by reciter; rates in percent."""
+    from quran_asr.evaluation.identification import OUTCOMES
+
+    groups = [("all", table.whole), *((f"reciter {name}", counts) for name, counts in table.reciters.items())]
+    echo()
+    print_table(
+        ("identified", "clips", *OUTCOMES, "recall %", "precision %"),
+        [
+            (
+                name,
+                counts.clips,
+                *counts.outcomes.values(),
+                f"{100 * counts.recall:.1f}",
+                f"{100 * counts.precision:.1f}",
+            )
+            for name, counts in groups
+        ],
+    )
+    echo()
 
 
 def _percent(rate: float) -> str:

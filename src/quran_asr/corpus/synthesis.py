@@ -286,6 +286,21 @@ class Engine:
             raise QuranAsrError(f"the engine did not synthesize every word of `{' '.join(words)}`")
         return samples, tuple(begins[position] for position in positions)
 
+    def speak(self, text: str, voice: str, rate: int, pitch: int) -> Samples:
+        """Speak a text in any of the engine's languages.
+
+        Args:
+            text: in the writing of the language.
+            voice: a language of eSpeak's, for example `fr`, perhaps with a variant (`fr+f2`).
+            rate: words a minute.
+            pitch: 0 to 100.
+
+        Raises:
+            QuranAsrError: the engine refuses.
+        """
+        native_rate, native, _ = self._synthesize(text, voice, rate, pitch)
+        return audio.resample(native, native_rate)
+
     def _synthesize(
         self, text: str, voice: str, rate: int, pitch: int
     ) -> tuple[int, Samples, list[tuple[int, int]]]:

@@ -164,16 +164,34 @@ def window(graph: Graph, low: int, high: int) -> Graph:
     """The part of a graph that has the formulas outside the text and the words `low` to `high` - 1."""
     if (low, high) == (graph.formulas, graph.words):
         return graph
-    words = np.r_[: graph.formulas, low:high]
-    begin, end = int(graph.first[low]), int(graph.last[high - 1]) + 1
-    states = np.r_[: int(graph.first[graph.formulas]), begin:end]
-    lengths = (graph.last - graph.first + 1)[words]
-    chain = graph.chain[words].copy()
-    chain[graph.formulas] = NEVER
-    arcs = graph.arcs[((graph.arcs[:, :2] >= low) & (graph.arcs[:, :2] < high)).all(axis=1)]
+    return part(graph, [(low, high)])
+
+
+def part(graph: Graph, ranges: Sequence[tuple[int, int]]) -> Graph:
+    """The formulas outside the text and some ranges of words, ascending: from word, to the word before.
+
+    Ranges do not follow each other: from one to the next leads only a jump, or an arc of the graph. So near
+    the edge of a range, where going back would lead into the range before, words cannot be gone back to.
+    """
+    words = np.r_[(slice(0, graph.formulas), *(slice(low, high) for low, high in ranges))]
+    number = np.full(graph.words, -1)
+    number[words] = np.arange(len(words))
+    all_lengths = graph.last - graph.first + 1
+    states = np.flatnonzero(np.repeat(number >= 0, all_lengths))
+    lengths = all_lengths[words]
+    last = np.cumsum(lengths) - 1
+    chain, local = graph.chain[words].copy(), graph.local[words].copy()
+    for low, high in ranges:
+        begin, end = int(number[low]), int(number[high - 1]) + 1
+        if low > graph.formulas:
+            chain[begin] = NEVER
+            local[begin : begin + graph.costs.skip_words + 1] = False
+        if end < len(words):
+            local[max(begin, end - graph.costs.back_words) : end] = False
+    arcs = graph.arcs[(number[graph.arcs[:, :2]] >= 0).all(axis=1)].copy()
+    arcs[:, :2] = number[arcs[:, :2]]
     doubled = np.zeros(graph.states, np.bool_)
     doubled[graph.doubled] = True
-    last = np.cumsum(lengths) - 1
     return Graph(
         tokens=graph.tokens[states],
         first=last - lengths + 1,
@@ -182,12 +200,12 @@ def window(graph: Graph, low: int, high: int) -> Graph:
         enter=graph.enter[words],
         leave=graph.leave[words],
         chain=chain,
-        arcs=arcs - np.array([low - graph.formulas, low - graph.formulas, 0, 0]),
-        local=graph.local[words],
+        arcs=arcs,
+        local=local,
         kind=graph.kind[words],
         verse=graph.verse[words],
         index=graph.index[words],
-        texts=(*graph.texts[: graph.formulas], *graph.texts[low:high]),
+        texts=tuple(graph.texts[word] for word in words.tolist()),
         refs=graph.refs,
         costs=graph.costs,
         formulas=graph.formulas,

@@ -1,4 +1,10 @@
-"""Which verses a recording holds, and how sure that is."""
+"""Which verses a recording holds, and how sure that is.
+
+All of the Quran is compared with the recording in two steps: a local alignment chooses places, and the exact
+search, with jumps and repeats, is made around these. A place is accepted if it stands out from the rest of
+the Quran in this very recording. That asks nothing of the model but to prefer the right words: a weak model
+loses at every place, a strong one at all but the right ones.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quran_asr.decoding.graph import UNITS, Graph, Kind
-from quran_asr.decoding.path import Alignment, Clock, align_path
+from quran_asr.decoding.graph import Graph, Kind
+from quran_asr.decoding.places import WORDS_AROUND, local_scores, neighbourhood, other_speech
 from quran_asr.decoding.search import (
     DEFAULT_BEAM,
     HUB,
@@ -17,7 +23,6 @@ from quran_asr.decoding.search import (
     Visit,
     advance,
     best_end,
-    emissions_in_units,
     score,
     start,
     trace,
@@ -30,6 +35,12 @@ if TYPE_CHECKING:
 
 EQUAL = 0.5
 """Nats: places whose scores differ by less cannot be told apart."""
+CHANCE_SHARE = 1 / 80
+"""Of the words of the Quran, those that a recording fits best by chance: about a thousand, more than the
+words of any verse that is repeated."""
+BY_CHANCE, BY_CHANCE_A_TOKEN, MOST_BY_CHANCE = 9.0, 0.25, 40.0
+"""Nats by which the best of all places may stand out from these though there is no Quran: at least, for each
+token that the model recognizes, and at most. From measured false accepts, see docs/results/accuracy.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +66,20 @@ class Identification:
     last_word: int
     score: float
     """Nats a token by which the model prefers something else than the words of the path; 0 is best."""
+    evidence: float
+    """Nats by which the best place stands out more than one does without Quran; above 0 it is accepted."""
     margin: float
-    """Nats by which the next best place is worse."""
+    """Nats by which the next best place is worse; infinite where there is none."""
     equal: tuple[PlaceInText, ...]
     """Other places that cannot be told apart."""
     alternatives: tuple[PlaceInText, ...]
     """The next best places, the best first."""
-    alignment: Alignment
 
 
 def identify(
     graph: Graph,
     emissions: Emissions,
-    most_loss: float = 1.3,
-    least_gain: float = 5.0,
+    least_evidence: float = 0.0,
     alternatives: int = 5,
     beam: float = DEFAULT_BEAM,
 ) -> Identification:
@@ -77,30 +88,49 @@ def identify(
     Args:
         graph: of the whole Quran, or of a passage to choose from.
         emissions: of the whole recording.
-        most_loss: nats a token that a path may lose; beyond, nothing is found.
-        least_gain: nats by which the path must be better than one of other speech only; a single short word
-            cannot reach it.
+        least_evidence: nats, see `Identification.evidence`; `-inf` accepts any place.
         alternatives: how many of them to give.
         beam: as in `search.advance`.
 
     Raises:
         QuranAsrError: the scores have a wrong shape or hold NaN.
     """
-    state, visits = advance(graph, start(graph), emissions.log_probs, beam)
-    end = best_end(graph, state)
-    path = visits + trace(graph, state, end)
-    alignment = align_path(graph, path, Clock(emissions.frame_seconds, emissions.offset))
-    best = _place(graph, path, 0.0)
-    tokens = sum(len(visit.tokens) for visit in _text(graph, path))
-    loss = sum(visit.loss for visit in _text(graph, path)) / max(1, tokens)
-    gain = score(state, end.entry) - _no_quran(graph, emissions)
-    if best is None or loss > most_loss or gain < least_gain:
-        return Identification((), 0, 0, -loss, gain, (), (), alignment)
-    others = _others(graph, state, visits, best, score(state, end.entry), alternatives + 1)
+    log_probs = emissions.log_probs
+    scores = local_scores(graph, log_probs)
+    _, tokens = other_speech(graph, log_probs)
+    evidence = _evidence(graph, scores, tokens)
+    if evidence < least_evidence:
+        return _nothing(evidence)
+    near = neighbourhood(graph, scores, tokens)
+    state, visits = advance(near, start(near), log_probs, beam)
+    end = best_end(near, state)
+    path = visits + trace(near, state, end)
+    best = _place(near, path, 0.0)
+    if best is None:
+        return _nothing(evidence)
+    said = _text(near, path)
+    loss = sum(visit.loss for visit in said) / sum(len(visit.tokens) for visit in said)
+    others = _others(near, state, visits, best, score(state, end.entry), alternatives + 1)
     equal = tuple(place for place in others if place.score > -EQUAL)
     rest = tuple(place for place in others if place.score <= -EQUAL)[:alternatives]
     margin = -rest[0].score if rest else np.inf
-    return Identification(best.verses, best.first_word, best.last_word, -loss, margin, equal, rest, alignment)
+    return Identification(best.verses, best.first_word, best.last_word, -loss, evidence, margin, equal, rest)
+
+
+def _nothing(evidence: float) -> Identification:
+    return Identification((), 0, 0, 0.0, evidence, np.inf, (), ())
+
+
+def _evidence(graph: Graph, scores: NDArray[np.float64], tokens: int) -> float:
+    """Nats by which the best place fits better than other speech, and than chance would make it."""
+    is_text = graph.kind == Kind.VERSE
+    best = int(np.where(is_text, scores, -np.inf).argmax())
+    elsewhere = is_text.copy()
+    elsewhere[max(0, best - tokens - WORDS_AROUND) : best + tokens + WORDS_AROUND] = False
+    others = np.sort(scores[elsewhere])[::-1]
+    chance = float(others[int(CHANCE_SHARE * len(others))]) if len(others) else 0.0
+    allowed = min(MOST_BY_CHANCE, BY_CHANCE + BY_CHANCE_A_TOKEN * tokens)
+    return float(scores[best]) - max(0.0, chance) - allowed
 
 
 def _text(graph: Graph, path: tuple[Visit, ...]) -> list[Visit]:
@@ -145,11 +175,3 @@ def _others(
         if len(found) == most and place is not None and place.score <= -EQUAL:
             break
     return found
-
-
-def _no_quran(graph: Graph, emissions: Emissions) -> float:
-    """Nats of a path that stays in the hub."""
-    units = emissions_in_units(emissions.log_probs, graph.costs.floor)
-    labels: NDArray[np.intp] = units.argmax(axis=1)
-    begins = (labels != np.append(-1, labels[:-1])) & (labels != units.shape[1] - 1)
-    return float(units.max(axis=1).sum()) / UNITS - graph.costs.garbage_token * float(begins.sum())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -112,16 +112,23 @@ class Reached:
     """The greatest number since the last jump."""
 
 
-def align_path(graph: Graph, visits: Iterable[Visit], clock: Clock) -> Alignment:
+def align_path(
+    graph: Graph, visits: Iterable[Visit], clock: Clock, mismatches: Mapping[Visit, str] | None = None
+) -> Alignment:
     """A path as segments and what lies between them.
 
     Args:
         graph: of the search.
         visits: the whole path, as `advance` and `finish` gave it.
         clock: of the recording.
+        mismatches: what was recognized in place of some words, see `mismatch.mismatches`.
     """
     path = tuple(visits)
     words, _ = path_words(graph, path, clock)
+    if mismatches:
+        words = tuple(
+            replace(one, word=replace(one.word, mismatch=mismatches.get(one.visit))) for one in words
+        )
     doubtful = _doubtful(graph, words)
     segments: list[AlignedSegment] = []
     open_segment: list[PathWord] = []

@@ -11,6 +11,7 @@ import numpy as np
 
 from quran_asr.evaluation.confidence import Interval, intervals, method
 from quran_asr.evaluation.edit_distance import total
+from quran_asr.evaluation.identification import IdentificationTable
 from quran_asr.evaluation.scoring import ClipScore
 from quran_asr.evaluation.training_data import TrainingData, cells
 from quran_asr.records import Counts, Segment
@@ -170,6 +171,8 @@ class Report:
     """None where whole files were recognized."""
     joined: Joined | None = None
     """None where no reciter has two clips."""
+    identification: IdentificationTable | None = None
+    """None where it was not asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; a rate that has no value is None, never NaN or inf."""
@@ -202,6 +205,7 @@ class Report:
             "looping_clips": self.looping_clips,
             "steadiness": None if self.steadiness is None else asdict(self.steadiness),
             "joined": None if self.joined is None else self.joined.to_json(),
+            "identification": None if self.identification is None else self.identification.to_json(),
             "unreadable": [{**_place(clip.segment), "reason": clip.reason} for clip in self.unreadable],
         }
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quran_asr.audio import probe
+from quran_asr.audio import probe, read
 from quran_asr.decoding import ctc
 from quran_asr.decoding import identify as identification
 from quran_asr.decoding.follow import finish_following, follow, start_following
 from quran_asr.decoding.graph import FORMULAS, Graph, Kind, build_graph
+from quran_asr.decoding.mismatch import mismatches
 from quran_asr.decoding.path import AlignedSegment, Alignment, Clock, Unaligned, align_path
 from quran_asr.decoding.search import Visit, advance, finish, start
 from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
+from quran_asr.records import Hypothesis, TimedWord
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import default_model
 from quran_asr.runtime.recognizer import FILE_SECONDS, Recognizer, load
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quran_asr.decoding.identify import Identification, PlaceInText
-    from quran_asr.records import TimedWord, VerseRef
+    from quran_asr.records import Segment, VerseRef
 
 START_SHIFT = -0.12
 """Seconds from the frame in which a word's first sound is recognized to the beginning of the word, since CTC
@@ -68,7 +70,8 @@ class IdentifiedRecording:
             "verses": [str(verse) for verse in place.verses],
             "first_word": place.first_word if found else None,
             "last_word": place.last_word if found else None,
-            "score": round(place.score, 3),
+            "score": round(place.score, 3) if found else None,
+            "evidence": round(place.evidence, 3),
             "margin": round(place.margin, 3) if math.isfinite(place.margin) else None,
             "equal": [_place_json(other) for other in place.equal],
             "alternatives": [_place_json(other) for other in place.alternatives],
@@ -138,6 +141,25 @@ def identify(audio: str | Path, model: str | Path | Recognizer | None = None) ->
     return IdentifiedRecording(str(audio), recognizer.bundle.name, place, hypothesis)
 
 
+def identify_clips(
+    recognizer: Recognizer, segments: Sequence[Segment]
+) -> Iterator[tuple[tuple[VerseRef, ...], ...] | QuranAsrError]:
+    """The verses of each clip, then those of equal wording; nothing where nothing in the Quran fits.
+
+    Audio that cannot be read gives the error itself.
+    """
+    graph = search_graph(recognizer)
+    for segment in segments:
+        try:
+            samples = read(segment.audio, segment.offset, segment.duration or None)
+            emissions = recognizer.emissions([samples], segment.place)
+        except QuranAsrError as error:
+            yield error
+            continue
+        place = identification.identify(graph, emissions)
+        yield (place.verses, *(other.verses for other in place.equal)) if place.verses else ()
+
+
 def align(
     audio: str | Path,
     verses: str | Sequence[VerseRef] | None = None,
@@ -159,7 +181,13 @@ def align(
     recognizer = _recognizer(model)
     scores = recognizer.scores(blocks_of_file(audio, FILE_SECONDS), str(audio))
     graph = search_graph(recognizer, passage)
-    found = align_scores(graph, scores, recognizer.bundle.frame_seconds, follow_place=passage is None)
+    found = align_scores(
+        graph,
+        scores,
+        recognizer.bundle.frame_seconds,
+        follow_place=passage is None,
+        vocabulary=recognizer.bundle.vocabulary,
+    )
     return AlignedRecording(
         str(audio),
         recognizer.bundle.name,
@@ -201,14 +229,25 @@ def _respelled(segment: AlignedSegment, spelling: str) -> tuple[TimedWord, ...]:
         place = places[word.index or 0]
         if words and words[-1].index == place:
             confidences = [one.confidence for one in (words[-1], word) if one.confidence is not None]
-            words[-1] = replace(words[-1], end=word.end, confidence=min(confidences, default=None))
+            wrong = [one.mismatch for one in (words[-1], word) if one.mismatch is not None]
+            words[-1] = replace(
+                words[-1],
+                end=word.end,
+                confidence=min(confidences, default=None),
+                mismatch=" ".join(wrong) if wrong else None,
+            )
         else:
             words.append(replace(word, text=texts[place], index=place))
     return tuple(words)
 
 
 def align_scores(
-    graph: Graph, scores: Iterable[NDArray[np.float32]], frame_seconds: float, *, follow_place: bool
+    graph: Graph,
+    scores: Iterable[NDArray[np.float32]],
+    frame_seconds: float,
+    *,
+    follow_place: bool,
+    vocabulary: Vocabulary | None = None,
 ) -> Alignment:
     """The alignment of CTC scores that come in pieces; how they are cut changes nothing.
 
@@ -217,8 +256,13 @@ def align_scores(
         scores: log-probabilities [n, vocabulary + 1] each, blank last.
         frame_seconds: seconds of a frame.
         follow_place: search only around the place once it is known, see `follow`; exact where False.
+        vocabulary: of the scores, to mark words that the recognition disagrees with; None: none is marked.
     """
     visits: list[Visit] = []
+    tokens: list[int] = []
+    frames: list[int] = []
+    if vocabulary is not None:
+        scores = _noted(scores, tokens, frames)
     if follow_place:
         following = start_following(graph)
         for piece in scores:
@@ -231,7 +275,21 @@ def align_scores(
             state, new = advance(graph, state, piece)
             visits += new
         visits += finish(graph, state)
-    return align_path(graph, visits, Clock(frame_seconds, start_shift=START_SHIFT))
+    free = Hypothesis(tuple(tokens), tuple(frames), 0.0)
+    wrong = None if vocabulary is None else mismatches(graph, visits, free, vocabulary)
+    return align_path(graph, visits, Clock(frame_seconds, start_shift=START_SHIFT), wrong)
+
+
+def _noted(
+    scores: Iterable[NDArray[np.float32]], tokens: list[int], frames: list[int]
+) -> Iterator[NDArray[np.float32]]:
+    """The same scores. The tokens that are recognized in them without the text are added to the lists."""
+    state = ctc.PathState()
+    for piece in scores:
+        new, _, state = ctc.greedy_piece(piece, state)
+        tokens += new.tokens
+        frames += new.frames
+        yield piece
 
 
 def search_graph(recognizer: Recognizer, verses: Sequence[VerseRef] | None = None) -> Graph:
@@ -263,6 +321,7 @@ def _word_json(word: TimedWord) -> dict[str, Any]:
         "start": round(word.start, 3),
         "end": round(word.end, 3),
         "confidence": None if word.confidence is None else round(word.confidence, 4),
+        "mismatch": None if word.mismatch is None else {"written": word.text, "recognized": word.mismatch},
     }
 
 
