@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from quran_asr.decoding.follow import FollowState, finish_following, follow, open_path, start_following
+from quran_asr.decoding.follow import LIVE, FollowState, finish_following, follow, open_path, start_following
 from quran_asr.decoding.graph import Graph, build_graph
 from quran_asr.decoding.path import Clock, PathWord, Reached, path_words, text_places
 from quran_asr.decoding.search import HUB, Visit
@@ -117,7 +117,7 @@ def track(
     if not len(log_probs):
         return state, ()
     clock = Clock(frame_seconds)
-    search, visits = follow(text.graph, state.search, log_probs, BEAM)
+    search, visits = follow(text.graph, state.search, log_probs, BEAM, LIVE)
     state, messages = _with_final(text, replace(state, search=search), visits, clock)
     position = _position(text, state, clock)
     if position != state.position:
@@ -128,7 +128,7 @@ def track(
 
 def finish_tracking(text: Text, state: Tracking, frame_seconds: float) -> tuple[Message, ...]:
     """The recitation has ended: the last words, final."""
-    _, visits = finish_following(text.graph, state.search, BEAM)
+    _, visits = finish_following(text.graph, state.search, BEAM, LIVE)
     state, messages = _with_final(text, state, visits, Clock(frame_seconds))
     words = _final_words(text, state.held, state.given)
     return (*messages, Words(words)) if words else messages
