@@ -248,8 +248,8 @@ def best_end(graph: Graph, state: SearchState, inside_word: bool = False) -> Pat
     Args:
         graph: the one that the state was started with.
         state: the last one.
-        inside_word: may the path end within a word, as while a recording goes on? It does so in any case where
-            no other path is left.
+        inside_word: may the path end within a word, as while a recording goes on? It does so in any case
+            where no other path is left.
     """
     part = window(graph, state.low, state.high)
     ends = word_ends(graph, state)
