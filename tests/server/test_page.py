@@ -133,6 +133,8 @@ def opened(browser: Any, address: str, server: Server, **settings: Any) -> Any:
 
 
 def end(socket: Any) -> None:
+    position = {"type": "position", "time": 1.0, "word": "112:1:0", "pending": ["112:1:0"]}
+    socket.send(json.dumps(position))
     socket.send(json.dumps({"type": "words", "words": WORDS}))
     socket.send(json.dumps({"type": "end", "seconds": 3.0, "reason": "stop"}))
 
@@ -233,7 +235,7 @@ def test_the_keyboard_is_enough(browser: Any, address: str, recording: Path) -> 
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "microphone"
     page.keyboard.press("Enter")
-    wait_until(page, lambda: server.bytes > 0)
+    wait_until(page, lambda: server.bytes > 64_000)  # two seconds to listen to again
     assert page.get_attribute("#microphone", "aria-pressed") == "true"
     page.keyboard.press("Enter")
     page.wait_for_selector("#summary:not([hidden])")

@@ -277,7 +277,7 @@ async function microphone() {
     },
     end() {
       media.getTracks().forEach((track) => track.stop());
-      context.close();
+      if (context.state !== "closed") context.close();
     },
   };
 }
@@ -370,12 +370,14 @@ function summarize(seconds) {
     }),
   );
   const again = [
-    ...recited.flatMap((word) => word.skipped.map((left) => [left, "legendSkipped", word.start - 1, word.start])),
-    ...repeated.map((word) => [word.word, "legendRepeated", word.start, word.end]),
-    ...other.map((word) => [word.word, "legendDiffers", word.start, word.end]),
-  ].sort((one, two) => one[2] - two[2]);
+    ...recited.flatMap((word) =>
+      word.skipped.map((left) => ({ word: left, why: "legendSkipped", from: word.start - 1, to: word.start })),
+    ),
+    ...repeated.map((word) => ({ word: word.word, why: "legendRepeated", from: word.start, to: word.end })),
+    ...other.map((word) => ({ word: word.word, why: "legendDiffers", from: word.start, to: word.end })),
+  ].sort((one, two) => one.to - two.to || two.from - one.from);
   element("look-again").replaceChildren(
-    ...again.map(([word, why, from, to]) => {
+    ...again.map(({ word, why, from, to }) => {
       const button = document.createElement("button");
       button.type = "button";
       button.lang = "ar";
