@@ -129,7 +129,7 @@ def test_no_scores_bring_nothing(text: Text) -> None:
     assert track(text, state, np.zeros((0, 3), np.float32), FRAME) == (state, ())
 
 
-def test_final_words_come_three_seconds_after_their_end(text: Text) -> None:
+def test_final_words_come_four_seconds_after_their_end(text: Text) -> None:
     state, lags = start_tracking(text), []
     log_probs = Speech().say([word for ayah in range(1, 8) for word in verse(f"67:{ayah}")]).log_probs()
     for begin in range(0, len(log_probs), CHUNK):
@@ -137,5 +137,5 @@ def test_final_words_come_three_seconds_after_their_end(text: Text) -> None:
         now = (begin + CHUNK) * FRAME
         lags += [now - word.end for word in final(list(updates))]
     assert len(lags) > 50
-    assert np.median(lags[10:]) < 3.5
+    assert np.median(lags[10:]) < 4.2
     assert max(lags[10:]) < 8

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from quran_asr.cli.output import columns, printable
+from quran_asr.cli.output import columns
+from quran_asr.errors import printable
 
 if TYPE_CHECKING:
     from quran_asr.records import VerseRef

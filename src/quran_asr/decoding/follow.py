@@ -66,8 +66,8 @@ class Timing:
 
 ALIGNING = Timing(interval=64, held=1, most_held=1)
 """For recordings: visits are given out when no other path is left, some intervals of 5 s later."""
-LIVE = Timing(interval=8, held=2, most_held=6, lag=16)
-"""For listeners: at 0.08 s a frame a word is given out about 3 s after its end, later only while the path is
+LIVE = Timing(interval=8, held=2, most_held=6, lag=24)
+"""For listeners: at 0.08 s a frame a word is given out about 4 s after its end, later only while the path is
 in doubt."""
 
 
