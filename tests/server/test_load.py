@@ -69,7 +69,8 @@ async def send_half_samples(port: int, pcm: bytes) -> None:
     async with websockets.connect(f"ws://127.0.0.1:{port}/session", ping_interval=None) as socket:
         await socket.send(START)
         await socket.send(pcm[:3201])
-        assert [json.loads(answer)["type"] async for answer in socket][-1] == "error"
+        assert json.loads(await socket.recv())["type"] == "ready"
+        assert json.loads(await socket.recv())["type"] == "error"
 
 
 async def tear_a_frame(port: int, pcm: bytes) -> None:
