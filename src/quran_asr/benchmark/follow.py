@@ -269,7 +269,7 @@ def follow_by_browser(address: str, said: Recitation, chromium: str, folder: Pat
         final = page.evaluate("window.recitation()")
         browser.close()
     if loud is None:
-        raise QuranAsrError("the browser sent no sound of the recording", where=said.name)
+        raise QuranAsrError("the browser sent no audio of the recording", where=said.name)
     shown = tuple(Lit((one["ms"] - loud) / 1000 + first, one["word"]) for one in lit)
     return Followed(shown, tuple(final["words"]), float(final["flag_below"]))
 
