@@ -12,6 +12,9 @@ for samples in microphone:                             # float32 or int16, any r
     print(result.committed, result.partial)
 print(stream.finish().committed)
 
+for update in quran_asr.follow("recitation.mp3", "bundle"):  # the current word, and words that are final
+    print(update)
+
 print(quran_asr.identify("recitation.mp3", "bundle").verses)
 for segment in quran_asr.align("surah36.mp3", "36", "bundle").segments:
     print(segment.verses, segment.start, segment.end)
@@ -28,12 +31,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quran_asr.errors import QuranAsrError
     from quran_asr.runtime.alignment import align, identify
+    from quran_asr.runtime.following import follow
     from quran_asr.runtime.recognizer import Recognizer, load
     from quran_asr.text.quran import Quran, load_quran
 
 __version__ = "0.1.0"
 
-__all__ = ["Quran", "QuranAsrError", "Recognizer", "__version__", "align", "identify", "load", "load_quran"]
+__all__ = [
+    "Quran",
+    "QuranAsrError",
+    "Recognizer",
+    "__version__",
+    "align",
+    "follow",
+    "identify",
+    "load",
+    "load_quran",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -45,6 +59,10 @@ def __getattr__(name: str) -> Any:
         from quran_asr.runtime import alignment
 
         return getattr(alignment, name)
+    if name == "follow":
+        from quran_asr.runtime import following
+
+        return following.follow
     if name == "QuranAsrError":
         from quran_asr.errors import QuranAsrError
 

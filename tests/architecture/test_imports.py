@@ -88,6 +88,7 @@ TABLE = {
     "benchmark": room(
         "text corpus decoding runtime evaluation config experiments training export",
         "numpy torch lightning nemo omegaconf sentencepiece onnx soundfile sherpa_onnx",
+        "playwright websockets",
     ),
     "server": room("text decoding runtime", "numpy starlette anyio uvicorn"),
     "cli": room(

@@ -363,3 +363,28 @@ def test_on_a_terminal_words_are_rewritten_in_place(small_bundle, recording) -> 
     assert (
         results[-1].split() == quran_asr.load(small_bundle, look_ahead_ms=0).recognize(recording).text.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--at", "1:1"), "`--at` applies to --follow"),
+        (("--follow", "--pause", "1"), "`--pause` does not apply to --follow"),
+        (("--follow", "--decoder", "ctc"), "`--decoder` does not apply to --follow"),
+    ],
+)
+def test_what_following_has_no_use_for_is_refused(words, said, recording, capfd) -> None:
+    code, _, err = run(capfd, recording, *words)
+    assert code == 2 and said in err
+
+
+def test_following_a_file_gives_what_python_gives(small_bundle, recording, capfd) -> None:
+    from quran_asr.server.protocol import as_json
+
+    updates = [as_json(update) for update in quran_asr.follow(recording, small_bundle)]
+    samples = audio.read(recording)
+    again = quran_asr.follow((samples[at : at + 1600] for at in range(0, len(samples), 1600)), small_bundle)
+    finals = [one for one in updates if '"words"' in one]
+    assert [one for one in map(as_json, again) if '"words"' in one] == finals
+    code, out, _ = run(capfd, recording, "--follow", "--model", small_bundle, "--json")
+    assert (code, out.splitlines()) == (0, updates)

@@ -17,11 +17,9 @@ pytest.importorskip("httpx", reason="Starlette's test client needs it")
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.runtime.recognizer import load
 from quran_asr.server.app import PAGE, Service, build_app
 from quran_asr.server.session import Limits
-from quran_asr.server.tracking import build_text
 from quran_asr.text.quran import load_quran
 
 HOME = "http://127.0.0.1:8765"
@@ -33,7 +31,7 @@ START = {"type": "start"}
 @pytest.fixture(scope="module")
 def service(small_bundle: Path) -> Service:
     recognizer = load(small_bundle, decoder="ctc", look_ahead_ms=480, threads=1)
-    return Service(recognizer, build_text(Tokenizer(recognizer.bundle.vocabulary), recognizer.spelling))
+    return Service(recognizer)
 
 
 @pytest.fixture

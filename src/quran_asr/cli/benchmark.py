@@ -327,6 +327,104 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
     return 0
 
 
+@benchmark.command(epilog="Example: quran-asr benchmark follow surahs.jsonl --model bundle")
+@click.argument("manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--model", type=click.Path(path_type=Path), metavar="BUNDLE", help="Default: the shipped model."
+)
+@click.option(
+    "--noise",
+    type=FiniteRange(min=-20, max=60),
+    metavar="DECIBELS",
+    help="Also with white noise at this signal-to-noise ratio.",
+)
+@click.option(
+    "--fast",
+    is_flag=True,
+    help="Send as fast as the server takes it: lag without the time to compute, the same on a busy machine.",
+)
+@click.option(
+    "--browser",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="CHROMIUM",
+    help="Also through this browser, with the recording as its microphone.",
+)
+@click.option(
+    "--to",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write the JSON to this file, after each recording.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def follow(
+    manifest: Path,
+    model: Path | None,
+    noise: float | None,
+    fast: bool,
+    browser: Path | None,
+    file: Path | None,
+    as_json: bool,
+) -> int:
+    """Measure how well `serve` follows the recordings of MANIFEST, in real time.
+
+    Each is a recording of at least nine consecutive verses. Two of them are recited again after a third of
+    it, and some are left out after two thirds. Lag is from the end of a word to its highlight.
+    """
+    need("serve")
+    from quran_asr.benchmark.follow import (
+        HEADER,
+        figures,
+        follow_by_browser,
+        follow_by_websocket,
+        recitation,
+        row,
+        serving,
+        with_noise,
+    )
+    from quran_asr.cli.models import as_bundle, named_or_default
+    from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.files import write_atomically
+    from quran_asr.runtime.following import load_for_following
+
+    measured: dict[str, list[dict[str, Any]]] = {}
+    with as_bundle(named_or_default(model)) as bundle, tempfile.TemporaryDirectory() as folder:
+        recognizer = load_for_following(bundle)
+        segments = read_manifest(manifest, recognizer.spelling)
+        with serving(bundle) as address:
+            for segment in segments:
+                try:
+                    said = recitation(recognizer, segment)
+                except QuranAsrError as error:
+                    _say(f"{error.where}: left out: {error.what}")
+                    continue
+                _say(f"{segment.place}: {len(said.samples) / 16_000:.0f} s")
+                found = {"websocket": figures(said, follow_by_websocket(address, said, fast=fast))}
+                if noise is not None:
+                    noisy = with_noise(said, noise)
+                    heard = follow_by_websocket(address, noisy, fast=fast)
+                    found[f"websocket, {noise:g} dB"] = figures(noisy, heard)
+                if browser is not None:
+                    seen = follow_by_browser(address, said, str(browser), Path(folder))
+                    found["browser"] = figures(said, seen)
+                for name, one in found.items():
+                    measured.setdefault(name, []).append(one)
+                if file is not None:
+                    text = json.dumps(measured, ensure_ascii=False, indent=1) + "\n"
+                    write_atomically(file, text.encode())
+    if not measured:
+        raise QuranAsrError("no recording could be measured", where=str(manifest))
+    if as_json:
+        print_json(measured)
+        return 0
+    rows = []
+    for name, sessions in measured.items():
+        rows += [row([one], f"{one['recording']}, {name}") for one in sessions]
+        rows.append(row(sessions, f"all, {name}"))
+    print_table(HEADER, rows)
+    return 0
+
+
 def _print(figures: dict[str, Any]) -> None:
     from quran_asr.benchmark.training_tables import growth_table, precision_table, table
 

@@ -87,6 +87,15 @@ APPLIES = {
     metavar="SECONDS",
     help="Fail after so long without audio from a microphone or pipe.",
 )
+@click.option(
+    "--follow",
+    "follow_quran",
+    is_flag=True,
+    help="Find the place in the Quran and print its Uthmani words as they are recited.",
+)
+@click.option(
+    "--at", metavar="VERSE", help="With --follow: where the recitation is expected to begin, as in 36:1."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def listen(
     file: str | None,
@@ -100,30 +109,38 @@ def listen(
     real_time: bool,
     rate: int,
     stall_seconds: float,
+    follow_quran: bool,
+    at: str | None,
     as_json: bool,
 ) -> int:
     """Transcribe FILE, a microphone or a pipe live, word by word.
 
     On a terminal final words are plain and words that may still change are dim. Elsewhere each word is
     printed when it is final, one line for each utterance. FILE - reads 16-bit mono PCM from a pipe. Models
-    other than bundles are first exported to a temporary bundle. Ctrl-C prints the words so far and exits with
-    130, or with 0 for a microphone.
+    other than bundles are first exported to a temporary bundle. With --follow a line is a verse: repeated
+    words stand in (), words left out in []. Ctrl-C prints the words so far and exits with 130, or with 0 for
+    a microphone.
     """
     if microphone == (file is not None):
         raise QuranAsrError("give either a FILE or --microphone")
+    _refuse_with_follow(follow_quran, at)
     _refuse_what_does_not_apply("a microphone" if microphone else "a pipe" if file == PIPE else "a file")
     source = None if microphone or file == PIPE else _existing(str(file))
     backend = _backend() if microphone else None
     with as_bundle(named_or_default(model)) as bundle:
+        from quran_asr.runtime.following import load_for_following
         from quran_asr.runtime.recognizer import load
 
-        recognizer = load(
-            bundle,
-            decoder=decoder,
-            look_ahead_ms=look_ahead_ms,
-            pause_seconds=pause_seconds or None,
-            **asdict(language),
-        )
+        if follow_quran:
+            recognizer = load_for_following(bundle, look_ahead_ms)
+        else:
+            recognizer = load(
+                bundle,
+                decoder=decoder,
+                look_ahead_ms=look_ahead_ms,
+                pause_seconds=pause_seconds or None,
+                **asdict(language),
+            )
         if source is not None:
             print_findings(level_notes_of_files([source], NOTED_SECONDS))
             rate = recognizer.bundle.features.sample_rate
@@ -133,7 +150,11 @@ def listen(
             pieces = _of_microphone(backend, device, stall_seconds)
         else:
             pieces = _of_pipe(stall_seconds)
-        interrupted = _listen(recognizer, pieces, rate, "" if source is None else str(source), _view(as_json))
+        where = "" if source is None else str(source)
+        if follow_quran:
+            interrupted = _follow(recognizer, pieces, rate, where, at, as_json)
+        else:
+            interrupted = _listen(recognizer, pieces, rate, where, _view(as_json))
     return 130 if interrupted and not microphone else 0
 
 
@@ -153,6 +174,39 @@ def _listen(
             view.end()
     took = time.monotonic() - begun
     echo(f"{seconds:.1f} s of audio, {len(stream.words):,} words, in {took:.1f} s", err=True)
+    return interruption.asked
+
+
+def _follow(
+    recognizer: Recognizer,
+    pieces: Iterator[NDArray[Any]],
+    rate: int,
+    where: str,
+    at: str | None,
+    as_json: bool,
+) -> bool:
+    """Show the place in the Quran; True if Ctrl-C ended the stream."""
+    from quran_asr.cli.following import FollowJson, FollowLines, FollowScreen
+    from quran_asr.runtime.following import Follower
+    from quran_asr.runtime.tracking import WordRef
+
+    follower = Follower(recognizer, None if at is None else WordRef.parse(at), where)
+    view: FollowJson | FollowLines
+    if as_json:
+        view = FollowJson(sys.stdout)
+    elif sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        view = FollowScreen(
+            sys.stdout, shutil.get_terminal_size().columns, colour="NO_COLOR" not in os.environ
+        )
+    else:
+        view = FollowLines(sys.stdout)
+    with Interruption() as interruption:
+        try:
+            while (piece := interruption.wait_for(pieces)) is not None:
+                view.show(follower.accept(piece, rate))
+            view.show(follower.finish())
+        finally:
+            view.end()
     return interruption.asked
 
 
@@ -233,6 +287,17 @@ def _of_pipe(stall_seconds: float) -> Iterator[NDArray[Any]]:
             remedy="ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - | quran-asr listen -",
         )
     return piped(sys.stdin.fileno(), stall_seconds=stall_seconds)
+
+
+def _refuse_with_follow(follow_quran: bool, at: str | None) -> None:
+    if at is not None and not follow_quran:
+        raise QuranAsrError("`--at` applies to --follow")
+    context = click.get_current_context()
+    for name, option in (("decoder", "--decoder"), ("pause_seconds", "--pause")):
+        if follow_quran and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise QuranAsrError(
+                f"`{option}` does not apply to --follow, which searches the text of the Quran"
+            )
 
 
 def _refuse_what_does_not_apply(source: str) -> None:

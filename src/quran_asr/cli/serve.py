@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from contextlib import closing
+import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import click
@@ -14,8 +15,7 @@ from quran_asr.cli.options import FiniteRange, need
 from quran_asr.cli.output import echo
 from quran_asr.errors import QuranAsrError
 
-USUAL_LOOK_AHEAD = 500
-"""Milliseconds. A model that may look ahead for longer shows a word too late."""
+EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 @click.command(epilog="Example: quran-asr serve --model bundle --port 8000")
@@ -30,8 +30,9 @@ USUAL_LOOK_AHEAD = 500
 )
 @look_ahead_option
 @click.option(
-    "--allow-network", is_flag=True, help="Serve other machines too; needs --certificate and --key."
+    "--allow-network", is_flag=True, help="Serve other machines too; needs --tls, or --certificate and --key."
 )
+@click.option("--tls", is_flag=True, help="Make a self-signed certificate with openssl, valid for 30 days.")
 @click.option(
     "--certificate",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -50,16 +51,26 @@ USUAL_LOOK_AHEAD = 500
     show_default=True,
     help="Longest session.",
 )
+@click.option(
+    "--flag-below",
+    type=FiniteRange(min=0, max=1),
+    default=0.01,
+    show_default=True,
+    metavar="CONFIDENCE",
+    help="Mark a word as recognized differently below this confidence; 0: none.",
+)
 def serve(
     model: Path | None,
     host: str,
     port: int,
     look_ahead_ms: int | None,
     allow_network: bool,
+    tls: bool,
     certificate: Path | None,
     key: Path | None,
     sessions: int,
     hours: float,
+    flag_below: float,
 ) -> int:
     """Serve a page that follows a reciter in the Quran, from a microphone or a recording.
 
@@ -67,40 +78,40 @@ def serve(
     """
     if (certificate is None) != (key is None):
         raise QuranAsrError("`--certificate` and `--key` belong together")
+    if tls and certificate is not None:
+        raise QuranAsrError("`--tls` makes a certificate; leave it out where --certificate is given")
     beyond = not _is_loopback(host)
     if beyond and not allow_network:
         raise QuranAsrError(
             f"{host} can be reached from other machines",
-            remedy="add --allow-network, --certificate and --key, or leave --host out",
+            remedy="add --allow-network and --tls, or leave --host out",
         )
-    if beyond and certificate is None:
+    if beyond and certificate is None and not tls:
         raise QuranAsrError(
             "browsers give the microphone to pages over TLS only, and the audio could be read on the way",
-            remedy="add --certificate and --key",
+            remedy="add --tls, or --certificate and --key",
         )
     need("serve")
-    with as_bundle(named_or_default(model)) as bundle, closing(_listening(host, port)) as listener:
+    with ExitStack() as stack:
+        bundle = stack.enter_context(as_bundle(named_or_default(model)))
+        listener = stack.enter_context(closing(_listening(host, port)))
         import secrets
 
-        from quran_asr.decoding.tokenization import Tokenizer
-        from quran_asr.runtime.bundle import read_bundle
-        from quran_asr.runtime.recognizer import load
+        from quran_asr.runtime.following import load_for_following, text_of
         from quran_asr.server.app import Service
+        from quran_asr.server.certificate import network_address, self_signed
         from quran_asr.server.run import run
         from quran_asr.server.session import Limits
-        from quran_asr.server.tracking import build_text
 
-        if look_ahead_ms is None:
-            known = read_bundle(bundle).look_aheads_ms
-            look_ahead_ms = max((ms for ms in known if ms <= USUAL_LOOK_AHEAD), default=min(known))
-        recognizer = load(bundle, decoder="ctc", look_ahead_ms=look_ahead_ms, threads=1)
-        service = Service(
-            recognizer,
-            build_text(Tokenizer(recognizer.bundle.vocabulary), recognizer.spelling),
-            Limits(sessions=sessions, seconds=3600 * hours),
-            token=secrets.token_urlsafe(16) if beyond else "",
-        )
-        name = f"[{host}]" if ":" in host else host
+        name = network_address() if host in EVERY_ADDRESS else host
+        if tls:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="quran-asr-serve-"))
+            certificate, key = self_signed(Path(folder), (name, socket.gethostname(), "localhost"))
+        recognizer = load_for_following(bundle, look_ahead_ms, threads=1)
+        text_of(recognizer)  # now, not in the first session
+        limits = Limits(sessions=sessions, seconds=3600 * hours, flag_below=flag_below)
+        service = Service(recognizer, limits, token=secrets.token_urlsafe(16) if beyond else "")
+        name = f"[{name}]" if ":" in name else name
         address = f"http{'s' if certificate else ''}://{name}:{listener.getsockname()[1]}/"
         echo(f"{address}#{service.token}" if service.token else address)
         echo("Ctrl-C ends it", err=True)

@@ -1,11 +1,12 @@
 """The search over the whole Quran at the price of a passage: only the neighbourhood, once the place is known.
 
-Where the place is known the next interval is searched in a window around it. Its path is then judged: if it
+Where the place is known the next interval is searched in a window around it. The path is then judged: if it
 loses more against the best token of every frame than a jump costs and `TOLERANCE` nats a token, or if it has
-other speech, this interval and the one before are searched again in the whole Quran. So what the window can
-miss is bounded: a jump out of it that gains less than that in each interval.
+other speech, all intervals whose visits were not given out yet are searched again in the whole Quran. So what
+the window can miss is bounded: a jump out of it that gains less than that.
 
-Visits are given out an interval later. As in `search`, the state is a value, and chunks change nothing.
+How soon visits are given out, and then never change, is the `Timing`. As in `search`, the state is a value,
+and chunks change nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from quran_asr.decoding.graph import UNITS, Graph, Kind
 from quran_asr.decoding.search import (
     DEFAULT_BEAM,
     HUB,
+    FixedLag,
     SearchState,
     Visit,
     advance,
@@ -32,8 +34,6 @@ from quran_asr.decoding.search import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INTERVAL = 64
-"""Frames."""
 TOLERANCE = 1.2
 """Nats a token that a path may lose before it is doubted."""
 KNOWN_WORDS = 6
@@ -42,6 +42,33 @@ WORDS_BEHIND = 200
 WORDS_AHEAD = 600
 NEAR_EDGE = 100
 """So many words from the edge of the window it is moved."""
+DOUBT_FRAMES = 64
+"""For so long after a doubt the whole Quran is searched."""
+CLEAR_NATS = 20.0
+"""While the place is not known a word is committed early only if no other path is closer: two places with the
+same wording stay open until a word tells them apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When visits are given out."""
+
+    interval: int
+    """Frames between two judgements."""
+    held: int
+    """Intervals after which visits are given out,"""
+    most_held: int
+    """or up to so many while the path is in doubt, and may have to be searched again."""
+    lag: int | None = None
+    """Frames after which a word of the best path is committed, see `FixedLag`; None: only once no other path
+    is left."""
+
+
+ALIGNING = Timing(interval=64, held=1, most_held=1)
+"""For recordings: visits are given out when no other path is left, some intervals of 5 s later."""
+LIVE = Timing(interval=8, held=2, most_held=6, lag=24)
+"""For listeners: at 0.08 s a frame a word is given out about 4 s after its end, later only while the path is
+in doubt."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +81,8 @@ class Interval:
     """The state after them."""
     visits: tuple[Visit, ...]
     """Committed in them."""
+    excess: float = 0.0
+    """Nats that the path lost in it, and in those before as far as they were no gain, beyond `TOLERANCE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +108,9 @@ class FollowState:
     place: Place
     """There."""
     open: tuple[Interval, ...] = ()
-    """At most two, and one that is not full."""
+    """Whose visits are not given out yet; the last one may not be full."""
+    doubted: int = -DOUBT_FRAMES
+    """Frame of the last doubt."""
 
     @property
     def latest(self) -> SearchState:
@@ -105,64 +136,108 @@ def open_path(graph: Graph, state: FollowState) -> tuple[Visit, ...]:
 
 
 def follow(
-    graph: Graph, state: FollowState, log_probs: NDArray[np.float32], beam: float = DEFAULT_BEAM
+    graph: Graph,
+    state: FollowState,
+    log_probs: NDArray[np.float32],
+    beam: float = DEFAULT_BEAM,
+    timing: Timing = ALIGNING,
 ) -> tuple[FollowState, tuple[Visit, ...]]:
-    """Search on: arguments, result and errors as `search.advance` has them."""
+    """Search on: arguments, result and errors as `search.advance` has them.
+
+    Args:
+        timing: the same for the whole recording.
+    """
     given: list[Visit] = []
     while len(log_probs):
-        if not state.open or len(state.open[-1].frames) == INTERVAL:
+        if not state.open or len(state.open[-1].frames) == timing.interval:
             begun = _window_for(graph, state)
             state = replace(state, open=(*state.open, Interval(log_probs[:0], begun, ())))
         *full, last = state.open
-        chunk, log_probs = np.split(log_probs, [INTERVAL - len(last.frames)])
-        state = replace(state, open=(*full, _searched_on(graph, last, chunk, beam)))
-        if len(state.open[-1].frames) == INTERVAL:
-            state = _judged(graph, state, beam)
-            if len(state.open) == 2:
-                first, second = state.open
-                given += first.visits
-                state = FollowState(first.after, _place(graph, state.place, first.visits), (second,))
+        chunk, log_probs = np.split(log_probs, [timing.interval - len(last.frames)])
+        fixed_lag = _fixed_lag(graph, replace(state, open=tuple(full)), timing)
+        state = replace(state, open=(*full, _searched_on(graph, last, chunk, beam, timing, fixed_lag)))
+        if len(state.open[-1].frames) == timing.interval:
+            state = _judged(graph, state, beam, timing)
+            state, visits = _given_out(graph, state, timing)
+            given += visits
     return state, tuple(given)
 
 
 def finish_following(
-    graph: Graph, state: FollowState, beam: float = DEFAULT_BEAM
+    graph: Graph, state: FollowState, beam: float = DEFAULT_BEAM, timing: Timing = ALIGNING
 ) -> tuple[SearchState, tuple[Visit, ...]]:
     """The recording has ended.
 
     Returns:
         The last state of the search, and all visits that were not given out before.
     """
-    state = _judged(graph, state, beam) if state.open else state
+    state = _judged(graph, state, beam, timing) if state.open else state
     committed = tuple(visit for interval in state.open for visit in interval.visits)
     return state.latest, (*committed, *finish(graph, state.latest))
 
 
-def _searched_on(graph: Graph, interval: Interval, frames: NDArray[np.float32], beam: float) -> Interval:
-    after, visits = advance(graph, interval.after, frames, beam, INTERVAL)
+def _searched_on(
+    graph: Graph,
+    interval: Interval,
+    frames: NDArray[np.float32],
+    beam: float,
+    timing: Timing,
+    fixed_lag: FixedLag | None,
+) -> Interval:
+    after, visits = advance(graph, interval.after, frames, beam, timing.interval, fixed_lag)
     return Interval(np.concatenate([interval.frames, frames]), after, interval.visits + visits)
 
 
-def _judged(graph: Graph, state: FollowState, beam: float) -> FollowState:
-    """The same, or its open intervals searched in the whole Quran if the path of the last is doubtful."""
-    before = state.open[-2].after if len(state.open) > 1 else state.judged
-    if _everything(graph, state.latest) or not _doubtful(graph, before, state.open[-1]):
+def _fixed_lag(graph: Graph, state: FollowState, timing: Timing) -> FixedLag | None:
+    if timing.lag is None:
+        return None
+    return FixedLag(timing.lag, 0.0 if _latest_place(graph, state).known else CLEAR_NATS)
+
+
+def _judged(graph: Graph, state: FollowState, beam: float, timing: Timing) -> FollowState:
+    """The same, or its open intervals searched in the whole Quran if the path is doubtful."""
+    *full, last = state.open
+    before = full[-1] if full else Interval(last.frames[:0], state.judged, ())
+    last = replace(last, excess=max(0.0, before.excess) + _excess(graph, before.after, last))
+    state = replace(state, open=(*full, last))
+    strange = _has_other_speech(graph, before.after, last)
+    if _everything(graph, state.latest) or (last.excess <= graph.costs.leave_word and not strange):
         return state
-    after = move(graph, state.judged, graph.formulas, graph.words)
-    again: list[Interval] = []
+    again = FollowState(
+        move(graph, state.judged, graph.formulas, graph.words), state.place, (), state.latest.frame
+    )
     for interval in state.open:
-        again.append(_searched_on(graph, Interval(interval.frames[:0], after, ()), interval.frames, beam))
-        after = again[-1].after
-    return replace(state, open=tuple(again))
+        fixed_lag = _fixed_lag(graph, again, timing)
+        fresh = Interval(interval.frames[:0], again.latest, ())
+        fresh = _searched_on(graph, fresh, interval.frames, beam, timing, fixed_lag)
+        again = replace(again, open=(*again.open, fresh))
+    return replace(again, judged=state.judged)
+
+
+def _given_out(graph: Graph, state: FollowState, timing: Timing) -> tuple[FollowState, tuple[Visit, ...]]:
+    """The visits of the first intervals, if they are old enough, and the state without those."""
+    given: tuple[Visit, ...] = ()
+    doubtful = state.open[-1].excess > graph.costs.leave_word / 2 and not _everything(graph, state.latest)
+    while len(state.open) > (timing.most_held if doubtful else timing.held):
+        first, *later = state.open
+        given += first.visits
+        place = _place(graph, state.place, first.visits)
+        state = replace(state, judged=first.after, place=place, open=tuple(later))
+    return state, given
+
+
+def _latest_place(graph: Graph, state: FollowState) -> Place:
+    place = state.place
+    for interval in state.open:
+        place = _place(graph, place, interval.visits)
+    return place
 
 
 def _window_for(graph: Graph, state: FollowState) -> SearchState:
     """The latest state, in the window that the next interval is to be searched in."""
-    place = state.place
-    for interval in state.open:
-        place = _place(graph, place, interval.visits)
-    at, latest = place.word, state.latest
-    if at is None or not place.known:
+    place, latest = _latest_place(graph, state), state.latest
+    at = place.word
+    if at is None or not place.known or latest.frame - state.doubted < DOUBT_FRAMES:
         return latest
     low, high = latest.low, latest.high
     inside = low + NEAR_EDGE <= at or low == graph.formulas
@@ -175,14 +250,17 @@ def _everything(graph: Graph, state: SearchState) -> bool:
     return (state.low, state.high) == (graph.formulas, graph.words)
 
 
-def _doubtful(graph: Graph, before: SearchState, interval: Interval) -> bool:
+def _excess(graph: Graph, before: SearchState, interval: Interval) -> float:
+    """Nats by which the path is worse than the best token of every frame, less `TOLERANCE` for each token."""
     units = emissions_in_units(interval.frames, graph.costs.floor)
     labels = units.argmax(axis=1)
     tokens = int(((labels[1:] != labels[:-1]) & (labels[1:] != units.shape[1] - 1)).sum())
     lost = float(units.max(axis=1).sum()) / UNITS - (best_total(interval.after) - best_total(before))
-    if lost > graph.costs.leave_word + TOLERANCE * tokens:
-        return True
-    path = (*interval.visits, *finish(graph, interval.after))
+    return lost - TOLERANCE * tokens
+
+
+def _has_other_speech(graph: Graph, before: SearchState, interval: Interval) -> bool:
+    path = (*interval.visits, *finish(graph, interval.after, inside_word=True))
     return any(visit.word == HUB and visit.end > before.frame for visit in path)
 
 

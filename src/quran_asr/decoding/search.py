@@ -106,6 +106,16 @@ class SearchState:
     """Units that were taken from all entries so far, to keep them small."""
 
 
+@dataclass(frozen=True, slots=True)
+class FixedLag:
+    """Words are committed though other paths are left: those in which they differ are dropped."""
+
+    frames: int
+    """A word of the best path that the path left so long ago, or longer, is committed"""
+    margin: float = 0.0
+    """if all paths without it are so many nats behind; those of them that are, are dropped in any case."""
+
+
 def start(graph: Graph) -> SearchState:
     """The state before the first frame: in the hub."""
     first = Records(np.zeros(1, np.int32), np.full(1, HUB, np.int32), np.full(1, -1, np.int32))
@@ -182,6 +192,7 @@ def advance(
     log_probs: NDArray[np.floating],
     beam: float = DEFAULT_BEAM,
     commit_frames: int = COMMIT_FRAMES,
+    fixed_lag: FixedLag | None = None,
 ) -> tuple[SearchState, tuple[Visit, ...]]:
     """Search on.
 
@@ -192,6 +203,7 @@ def advance(
         beam: nats behind the best state at which a state is dropped; `inf` drops none.
         commit_frames: frames, counted from the beginning of the recording, between two commitments. Less
             costs more time.
+        fixed_lag: commit sooner; None: only what all paths within the beam have in common.
 
     Returns:
         The state after them, and the visits that can no longer change, in order; each one comes once.
@@ -210,7 +222,7 @@ def advance(
     for row in units:
         run.step(row)
         if run.frame % commit_frames == 0:
-            committed += run.collect()
+            committed += run.collect(fixed_lag)
     return run.state(), tuple(committed)
 
 
@@ -236,7 +248,8 @@ def best_end(graph: Graph, state: SearchState, inside_word: bool = False) -> Pat
     Args:
         graph: the one that the state was started with.
         state: the last one.
-        inside_word: may the path end within a word, as while a recording goes on?
+        inside_word: may the path end within a word, as while a recording goes on? It does so in any case
+            where no other path is left.
     """
     part = window(graph, state.low, state.high)
     ends = word_ends(graph, state)
@@ -244,7 +257,7 @@ def best_end(graph: Graph, state: SearchState, inside_word: bool = False) -> Pat
     best = PathEnd(int(ends[word]), _word(graph, state.low, word))
     if state.hub >> _SHIFT > best.entry >> _SHIFT:
         best = PathEnd(state.hub, HUB)
-    if inside_word:
+    if inside_word or best.entry < _ALIVE:  # a fixed lag may leave nothing but paths within words
         entries = np.maximum(state.tokens, state.blanks)
         place = int(entries.argmax())
         if int(entries[place]) >> _SHIFT > best.entry >> _SHIFT:
@@ -410,9 +423,11 @@ class _Run:
         entered = self.records.add_all(self.frame, source, value[best] & _RECORD)
         firsts[target[best]] = (value[best] & _SCORE) | entered
 
-    def collect(self) -> list[Visit]:
+    def collect(self, fixed_lag: FixedLag | None) -> list[Visit]:
         """Drop what is no longer needed; the visits that all open paths have in common."""
         held = (self.tokens, self.blanks, self.garbage)
+        if fixed_lag is not None:
+            self._drop_others(fixed_lag)
         best = max(self.hub >> _SHIFT, *(int(entries.max()) >> _SHIFT for entries in held))
         self.taken += best
         self.hub = max(self.hub - (best << _SHIFT), _DEAD)
@@ -445,14 +460,33 @@ class _Run:
         self._forget()
         return committed
 
+    def _drop_others(self, fixed_lag: FixedLag) -> None:
+        """Drop paths that do not share with the best one the words that it left long ago."""
+        records = self.records.view()
+        held = (self.tokens, self.blanks, self.garbage)
+        best = max(self.hub, *(int(entries.max()) for entries in held))
+        shared = best & _RECORD
+        while shared and records.frame[shared] > self.frame - fixed_lag.frames:
+            shared = int(records.before[shared])
+        if not shared:
+            return
+        way = np.arange(len(records.frame))
+        while len(later := np.flatnonzero(way > shared)):
+            way[later] = records.before[way[later]]
+        other = way != shared
+        behind = (best & _SCORE) - (int(fixed_lag.margin * UNITS) << _SHIFT)
+        for entries in held:
+            entries[other[entries & _RECORD] & (entries <= behind)] = _DEAD
+        if other[self.hub & _RECORD] and self.hub <= behind:
+            self.hub = _DEAD
+
     def _forget(self) -> None:
         """Drop the emissions of frames that lie before every word that is not yet committed."""
         records = self.records.view()
         following = records.before == 0
         needed = int(records.frame[0])
-        if (
-            self.hub & _RECORD == 0 or (records.word[following] == HUB).any()
-        ):  # it is the hub that was entered
+        waits = self.hub > _ALIVE and self.hub & _RECORD == 0
+        if waits or (records.word[following] == HUB).any():  # it is the hub that was entered
             needed = int(records.frame[following].min()) if following.any() else self.frame
         if needed > self.base:
             self.emissions = self.emissions[needed - self.base :]

@@ -31,7 +31,6 @@ from quran_asr.runtime.recognizer import Recognizer
 from quran_asr.server import protocol
 from quran_asr.server.protocol import Failure, Start, as_json, parse
 from quran_asr.server.session import Limits, Session
-from quran_asr.server.tracking import Text
 from quran_asr.text.editions import SURAHS, load_edition
 from quran_asr.text.quran import load_quran
 
@@ -65,7 +64,6 @@ class Service:
     """What the connections share."""
 
     recognizer: Recognizer
-    text: Text
     limits: Limits = field(default_factory=Limits)
     token: str = ""
     """Asked of every session; empty: none is, and only names of this machine are answered."""
@@ -218,7 +216,7 @@ async def _converse(socket: WebSocket, service: Service, start: Start) -> None:
     async def work(function: Callable[[], Result]) -> Result:
         return await anyio.to_thread.run_sync(function, limiter=limiter)
 
-    session = await work(lambda: Session(service.recognizer, service.text, start, service.limits))
+    session = await work(lambda: Session(service.recognizer, start, service.limits))
     await _sent(socket, service, session.ready())
     while not session.ended:
         message = await _received(socket, service)

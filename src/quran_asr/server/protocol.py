@@ -6,38 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from quran_asr.decoding.path import Entry, SegmentKind
 from quran_asr.errors import QuranAsrError
-from quran_asr.records import SAMPLE_RATE, VerseRef
+from quran_asr.records import SAMPLE_RATE
+from quran_asr.runtime.tracking import Position, WordRef, Words
 
 VERSION = 1
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 """Hertz."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class WordRef:
-    """A word of the mushaf: `2:255:4` is the fifth word of verse 2:255."""
-
-    verse: VerseRef
-    index: int
-    """Place in the verse's Uthmani words, from 0."""
-
-    def __str__(self) -> str:
-        return f"{self.verse}:{self.index}"
-
-    @classmethod
-    def parse(cls, written: str) -> WordRef:
-        """Read `2:255` (its first word) or `2:255:4`.
-
-        Raises:
-            QuranAsrError: it is neither.
-        """
-        parts = written.split(":")
-        index = parts.pop() if len(parts) == 3 else "0"
-        if not (index.isascii() and index.isdigit() and len(index) < 4):
-            raise QuranAsrError(f"`{written}` is not a word", remedy="write surah:verse:index, as in 2:255:0")
-        return cls(VerseRef.parse(":".join(parts)), int(index))
 
 
 # From the client
@@ -98,47 +73,8 @@ class Ready:
     max_seconds: float
     """The session ends after so much audio."""
     max_message_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where the reciter seems to be. Replaces the position before; each part of it may still change."""
-
-    type: ClassVar[str] = "position"
-    time: float
-    """Seconds of audio so far."""
-    word: WordRef | None
-    """The current word; None: nothing of the Quran is being recited, or the place is not known yet."""
-    pending: tuple[WordRef, ...]
-    """Recited since the last final word, in order, the current word included."""
-
-
-@dataclass(frozen=True, slots=True)
-class FinalWord:
-    """A word that was recited. It does not change any more."""
-
-    word: WordRef | None
-    """None: of a formula that is not part of the text."""
-    text: str
-    """In the model's spelling."""
-    start: float
-    """Seconds from the beginning of the session."""
-    end: float
-    confidence: float
-    """0 to 1: geometric mean, over the word's tokens, of their probability relative to the best token."""
-    kind: SegmentKind
-    entry: Entry
-    """How it follows the words before."""
-    skipped: tuple[WordRef, ...] = ()
-    """Words that were left out just before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """More final words. The words of a session are those of all these messages, in order."""
-
-    type: ClassVar[str] = "words"
-    words: tuple[FinalWord, ...]
+    flag_below: float
+    """A final word with less confidence counts as recognized differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +102,12 @@ Message = Ready | Position | Words | End | Failure
 
 def as_json(message: Message) -> str:
     """A message as the client gets it."""
-    return json.dumps({"type": message.type} | _plain(message), ensure_ascii=False)
+    return json.dumps(plain(message), ensure_ascii=False)
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """A message as values of JSON."""
+    return {"type": message.type, **_plain(message)}
 
 
 def _plain(value: Any) -> Any:

@@ -23,6 +23,13 @@ def run(service: Service, listener: socket.socket, certificate: Path | None, key
         certificate: PEM; None: without TLS.
         key: PEM, of the certificate.
     """
+    build_server(service, certificate, key).run(sockets=[listener])
+
+
+def build_server(
+    service: Service, certificate: Path | None = None, key: Path | None = None
+) -> uvicorn.Server:
+    """The server, not yet running."""
     service.workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     config = uvicorn.Config(
         build_app(service),
@@ -41,4 +48,4 @@ def run(service: Service, listener: socket.socket, certificate: Path | None, key
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)

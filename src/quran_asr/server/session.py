@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from quran_asr.errors import QuranAsrError
+from quran_asr.runtime.following import Follower
 from quran_asr.runtime.recognizer import Recognizer
 from quran_asr.server.protocol import VERSION, End, Message, Ready, Start
-from quran_asr.server.tracking import Text, finish_tracking, start_tracking, track
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +23,20 @@ class Limits:
     message_bytes: int = 64 * 1024
     silence_seconds: float = 30.0
     """Without a message from a client, or with a message that a client does not take, a session ends."""
+    flag_below: float = 0.01
+    """Confidence under which a final word counts as recognized differently."""
 
 
 class Session:
     """One recitation that is followed. Not to be used from two threads at once."""
 
-    def __init__(self, recognizer: Recognizer, text: Text, start: Start, limits: Limits) -> None:
+    def __init__(self, recognizer: Recognizer, start: Start, limits: Limits) -> None:
         """Raises QuranAsrError: there is no such word to start at."""
         self._recognizer = recognizer
-        self._text = text
         self._rate = start.rate
         self._limits = limits
         self._samples = 0
-        self._tracking = start_tracking(text, start.at)
-        self._stream = recognizer.stream(where="the session")
+        self._follower = Follower(recognizer, start.at, where="the session")
         self.ended = False
 
     @property
@@ -48,10 +48,10 @@ class Session:
         """The first message."""
         limits, ahead = self._limits, self._recognizer.look_ahead_ms or 0
         name = self._recognizer.bundle.name
-        return Ready(VERSION, name, ahead, limits.seconds, limits.message_bytes)
+        return Ready(VERSION, name, ahead, limits.seconds, limits.message_bytes, limits.flag_below)
 
     def accept(self, pcm: bytes) -> tuple[Message, ...]:
-        """Take in more audio: 16-bit little-endian mono samples.
+        """Follow more audio: 16-bit little-endian mono samples.
 
         Raises:
             QuranAsrError: half a sample, more than a message may hold, or the session has ended.
@@ -66,8 +66,7 @@ class Session:
             raise QuranAsrError(f"a message of {len(pcm):,} bytes ends inside a 16-bit sample")
         samples = np.frombuffer(pcm, "<i2").astype(np.int16, copy=False)
         self._samples += len(samples)
-        self._stream.push(samples, self._rate)
-        messages = self._track()
+        messages = self._follower.accept(samples, self._rate)
         return (*messages, *self._finish("limit")) if self.seconds >= self._limits.seconds else messages
 
     def finish(self) -> tuple[Message, ...]:
@@ -76,14 +75,4 @@ class Session:
 
     def _finish(self, reason: str) -> tuple[Message, ...]:
         self.ended = True
-        self._stream.end()
-        messages = self._track()
-        frame_seconds = self._recognizer.bundle.frame_seconds
-        last = finish_tracking(self._text, self._tracking, frame_seconds)
-        return (*messages, *last, End(self.seconds, reason))
-
-    def _track(self) -> tuple[Message, ...]:
-        scores = self._recognizer.encode(self._stream)
-        frame_seconds = self._recognizer.bundle.frame_seconds
-        self._tracking, messages = track(self._text, self._tracking, scores, frame_seconds)
-        return messages
+        return (*self._follower.finish(), End(self.seconds, reason))

@@ -2,6 +2,8 @@
 
 const RATE = 16000;
 const MOST_BUFFERED = 64000; // bytes that may wait in the browser: 2 s of sound
+const MOST_KEPT = 30 * 60; // seconds of a microphone that are kept for listening again
+const SESSIONS_KEPT = 20; // summaries, in this browser only
 const AGAIN_SECONDS = [0.5, 1, 2, 4, 8]; // between attempts to connect again
 
 const TEXTS = {
@@ -10,7 +12,7 @@ const TEXTS = {
     anywhere: "Find the place by itself", controls: "Controls", summary: "This session", other: "العربية",
     source: "Text of the Quran:", font: "Font: Amiri Quran,",
     legendCurrent: "current word", legendPending: "recited, not final yet", legendFinal: "recited",
-    legendRepeated: "repeated", legendSkipped: "skipped",
+    legendRepeated: "repeated", legendSkipped: "skipped", legendDiffers: "recognized differently",
     welcome: "Press Recite, or open a recording. The sound goes to this server only and is not stored.",
     connecting: "Connecting…", searching: "Listening for the place…", following: "Following: {place}",
     again: "The connection was lost; connecting again…", lost: "The connection was lost.",
@@ -18,6 +20,10 @@ const TEXTS = {
     behind: "The server is {seconds} s behind.", decoding: "Reading the recording…",
     ended: "Finished.", words: "Words", verses: "Verses", time: "Time", pace: "Words a minute",
     pauses: "Pauses over 2 s", repeats: "Repeated words", skips: "Skipped words", seconds: "{n} s",
+    differs: "Recognized differently", lookAgain: "Words to look at again", none: "None.",
+    earlier: "Earlier sessions in this browser", forget: "Forget them", recordingOf: "Recording",
+    text: "Text of the Quran; arrow keys choose a recited word, Enter plays it", player: "Recording",
+    progress: "Progress", downloads: "Downloads", playWord: "Play {word}, {place}: {why}",
     limit: "The session reached its longest time.",
   },
   ar: {
@@ -25,7 +31,7 @@ const TEXTS = {
     anywhere: "تحديد الموضع تلقائيًا", controls: "أدوات التحكم", summary: "هذه الجلسة", other: "English",
     source: "نص القرآن:", font: "الخط: أميري قرآن،",
     legendCurrent: "الكلمة الحالية", legendPending: "تُليت ولم تثبت بعد", legendFinal: "تُليت",
-    legendRepeated: "مكررة", legendSkipped: "متروكة",
+    legendRepeated: "مكررة", legendSkipped: "متروكة", legendDiffers: "سُمعت على خلاف النص",
     welcome: "اضغط «ابدأ التلاوة» أو افتح تسجيلًا. لا يُرسل الصوت إلا إلى هذا الخادم ولا يُحفظ.",
     connecting: "جارٍ الاتصال…", searching: "جارٍ البحث عن الموضع…", following: "الموضع: {place}",
     again: "انقطع الاتصال؛ جارٍ إعادة الاتصال…", lost: "انقطع الاتصال.",
@@ -33,6 +39,10 @@ const TEXTS = {
     behind: "الخادم متأخر {seconds} ث.", decoding: "جارٍ قراءة التسجيل…",
     ended: "انتهت الجلسة.", words: "الكلمات", verses: "الآيات", time: "المدة", pace: "كلمة في الدقيقة",
     pauses: "وقفات أطول من ثانيتين", repeats: "كلمات مكررة", skips: "كلمات متروكة", seconds: "{n} ث",
+    differs: "سُمعت على خلاف النص", lookAgain: "كلمات للمراجعة", none: "لا شيء.",
+    earlier: "جلسات سابقة في هذا المتصفح", forget: "احذفها", recordingOf: "التسجيل",
+    text: "نص القرآن؛ اختر كلمة متلوة بالأسهم واضغط Enter لسماعها", player: "التسجيل",
+    progress: "التقدم", downloads: "التنزيلات", playWord: "استمع إلى {word}، {place}: {why}",
     limit: "بلغت الجلسة أقصى مدة.",
   },
 };
@@ -49,7 +59,11 @@ const texts = new Map(); // surah -> its text
 let words = []; // final ones, as the server sent them, times from the beginning of the first connection
 let position = { word: null, pending: [] };
 let session = null; // while one is open
-let recording = null; // object URL of a file
+let recording = null; // object URL of a file, or of what the microphone gave
+let stopAt = Infinity; // seconds at which the player is to stop
+let chosen = null; // place in `words` of the one that the arrow keys are on
+let flagBelow = 0; // confidence, told by the server
+window.recitation = () => ({ words, flag_below: flagBelow }); // for `quran-asr benchmark follow`
 
 // The text
 
@@ -97,6 +111,7 @@ async function show(surah) {
   markPosition(position);
 }
 
+const differs = (word) => Boolean(word.word) && word.confidence < flagBelow;
 const span = (word) => document.getElementById(`w${word}`);
 
 function mark(word) {
@@ -105,6 +120,7 @@ function mark(word) {
     there.classList.add("final", "playable");
     there.classList.remove("skipped");
     if (word.kind === "repeat") there.classList.add("repeated");
+    if (differs(word)) there.classList.add("differs");
   }
   for (const skipped of word.skipped) {
     const left = span(skipped);
@@ -140,6 +156,7 @@ class Session {
     this.offset = 0; // seconds before this connection
     this.attempt = 0;
     this.stopping = false;
+    this.kept = []; // what the microphone gave, Int16Array each
     this.connect();
   }
 
@@ -163,6 +180,7 @@ class Session {
     if (session !== this) return; // another one has begun meanwhile
     if (message.type === "ready") {
       this.ready = true;
+      flagBelow = message.flag_below;
       this.attempt = 0;
       this.offset = this.sent / this.source.rate;
       if (!this.begun) {
@@ -186,6 +204,7 @@ class Session {
       tell("", {}, [message.what, message.remedy].filter(Boolean).join(" — "));
     } else if (message.type === "end") {
       this.over = true;
+      this.source.end();
       finish(this.sent / this.source.rate, message.reason);
     }
   }
@@ -195,6 +214,7 @@ class Session {
     for (let i = 0; i < samples.length; i++) pcm[i] = Math.max(-1, Math.min(1, samples[i])) * 32767;
     if (this.source.live) {
       this.sent += samples.length; // time goes on, whoever hears
+      if (this.sent <= MOST_KEPT * this.source.rate) this.kept.push(pcm);
       if (!this.ready || this.socket.readyState !== WebSocket.OPEN) return;
     } else {
       while (!this.over && !this.failed && (!this.ready || this.socket.bufferedAmount > MOST_BUFFERED)) await wait(0.05);
@@ -257,7 +277,7 @@ async function microphone() {
     },
     end() {
       media.getTracks().forEach((track) => track.stop());
-      context.close();
+      if (context.state !== "closed") context.close();
     },
   };
 }
@@ -290,6 +310,7 @@ async function begin(makeSource) {
   session?.stop();
   session = null;
   words = [];
+  chosen = null;
   shown = 0;
   position = { word: null, pending: [] };
   element("summary").hidden = true;
@@ -309,6 +330,7 @@ async function follow(word) {
 }
 
 function finish(seconds, reason) {
+  if (session?.kept.length) offer(wav(session.kept, session.source.rate));
   session = null;
   markPosition({ word: null, pending: [] });
   element("progress").hidden = true;
@@ -325,6 +347,7 @@ function summarize(seconds) {
   const pauses = words.filter((word, i) => i && word.start - words[i - 1].end > 2).length;
   const repeated = recited.filter((word) => word.kind === "repeat");
   const skipped = recited.flatMap((word) => word.skipped);
+  const other = recited.filter(differs);
   const spoken = recited.length ? recited.at(-1).end - recited[0].start : 0;
   const figures = [
     ["words", recited.length],
@@ -334,7 +357,9 @@ function summarize(seconds) {
     ["pauses", pauses],
     ["repeats", repeated.length],
     ["skips", skipped.length],
+    ["differs", other.length],
   ];
+  remember(figures);
   element("figures").replaceChildren(
     ...figures.flatMap(([key, value]) => {
       const term = document.createElement("dt");
@@ -344,30 +369,86 @@ function summarize(seconds) {
       return [term, detail];
     }),
   );
+  const again = [
+    ...recited.flatMap((word) =>
+      word.skipped.map((left) => ({ word: left, why: "legendSkipped", from: word.start - 1, to: word.start })),
+    ),
+    ...repeated.map((word) => ({ word: word.word, why: "legendRepeated", from: word.start, to: word.end })),
+    ...other.map((word) => ({ word: word.word, why: "legendDiffers", from: word.start, to: word.end })),
+  ].sort((one, two) => one.to - two.to || two.from - one.from);
   element("look-again").replaceChildren(
-    ...[...new Set([...skipped, ...repeated.map((word) => word.word)])].map((word) => {
+    ...again.map(({ word, why, from, to }) => {
       const button = document.createElement("button");
       button.type = "button";
       button.lang = "ar";
       const [surah, ayah, index] = word.split(":").map(Number);
-      load(surah).then((text) => (button.textContent = text.verses[ayah - 1][index]));
-      button.title = word;
+      load(surah).then((text) => {
+        button.textContent = text.verses[ayah - 1][index];
+        button.title = `${surah}:${ayah} ${say(why)}`;
+        const values = { word: button.textContent, place: `${surah}:${ayah}`, why: say(why) };
+        button.setAttribute("aria-label", say("playWord", values));
+      });
       button.onclick = async () => {
         await show(surah);
         span(word).scrollIntoView({ block: "center" });
-        play(word);
+        listen(from, to);
       };
       return button;
     }),
   );
+  if (!again.length) element("look-again").textContent = say("none");
   element("summary").hidden = false;
+}
+
+// Figures of this session beside those of earlier ones. They stay in this browser.
+function remember(figures) {
+  const kept = JSON.parse(localStorage.getItem("sessions") ?? "[]");
+  const day = new Date().toISOString().slice(0, 16).replace("T", " ");
+  if (words.length) kept.unshift({ day, figures });
+  localStorage.setItem("sessions", JSON.stringify(kept.slice(0, SESSIONS_KEPT)));
+  showEarlier();
+}
+
+function showEarlier() {
+  const kept = JSON.parse(localStorage.getItem("sessions") ?? "[]");
+  element("earlier").hidden = !kept.length;
+  element("earlier-list").replaceChildren(
+    ...kept.map(({ day, figures }) => {
+      const line = document.createElement("li");
+      line.textContent = `${day}: ${figures.map(([key, value]) => `${say(key)} ${value}`).join(" · ")}`;
+      return line;
+    }),
+  );
+}
+
+function wav(chunks, rate) {
+  const bytes = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
+  const head = new DataView(new ArrayBuffer(44));
+  const text = (at, letters) => [...letters].forEach((letter, i) => head.setUint8(at + i, letter.charCodeAt(0)));
+  text(0, "RIFF"), text(8, "WAVEfmt "), text(36, "data");
+  head.setUint32(4, 36 + bytes, true), head.setUint32(16, 16, true), head.setUint16(20, 1, true);
+  head.setUint16(22, 1, true), head.setUint32(24, rate, true), head.setUint32(28, 2 * rate, true);
+  head.setUint16(32, 2, true), head.setUint16(34, 16, true), head.setUint32(40, bytes, true);
+  return new Blob([head, ...chunks], { type: "audio/wav" });
+}
+
+function offer(sound) {
+  if (recording) URL.revokeObjectURL(recording);
+  recording = URL.createObjectURL(sound);
+  element("player").src = recording;
+  element("player").hidden = false;
 }
 
 function play(word) {
   const found = words.find((one) => one.word === word);
-  if (!recording || !found) return;
+  if (found) listen(found.start);
+}
+
+function listen(from, to = Infinity) {
+  if (!recording) return;
   const player = element("player");
-  player.currentTime = found.start;
+  player.currentTime = Math.max(0, from);
+  stopAt = to;
   player.play().catch(() => {}); // where the browser forbids it, its own controls are there
 }
 
@@ -391,7 +472,7 @@ async function lines() { // verse by verse, as recited
 }
 
 const FORMATS = {
-  json: async () => JSON.stringify({ words, verses: await lines() }, null, 1),
+  json: async () => JSON.stringify({ words, verses: await lines(), flag_below: flagBelow }, null, 1),
   srt: async () =>
     (await lines()).map((one, i) => `${i + 1}\n${clock(one.start, ",")} --> ${clock(one.end, ",")}\n${one.text}\n`).join("\n"),
   vtt: async () =>
@@ -440,6 +521,7 @@ function translate() {
   document.querySelectorAll("[data-text]").forEach((one) => (one.textContent = say(one.dataset.text)));
   document.querySelectorAll("[data-label]").forEach((one) => one.setAttribute("aria-label", say(one.dataset.label)));
   element("language").textContent = say("other");
+  showEarlier();
   element("language").lang = language === "ar" ? "en" : "ar";
   controls();
 }
@@ -463,10 +545,7 @@ element("microphone").onclick = async () => {
 };
 
 async function open(file) {
-  if (recording) URL.revokeObjectURL(recording);
-  recording = URL.createObjectURL(file);
-  element("player").src = recording;
-  element("player").hidden = false;
+  offer(file);
   element("progress").hidden = false;
   tell("decoding");
   try {
@@ -500,9 +579,35 @@ element("language").onclick = () => {
 element("text").onclick = ({ target }) => {
   if (target.classList.contains("playable")) play(target.id.slice(1));
 };
+element("text").onkeydown = (event) => {
+  const step = { ArrowLeft: 1, ArrowDown: 1, ArrowRight: -1, ArrowUp: -1 }[event.key]; // the text runs to the left
+  if (session || !words.length || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.key === "Enter" && chosen !== null) listen(words[chosen].start);
+  else if (step) choose(step);
+  else return;
+  event.preventDefault();
+};
+
+async function choose(step) {
+  let next = chosen === null ? 0 : chosen + step;
+  while (words[next] && !words[next].word) next += step;
+  if (!words[next]) return;
+  chosen = next;
+  await show(Number(words[next].word.split(":", 1)[0]));
+  markPosition({ word: words[next].word, pending: [] });
+}
+
+element("forget").onclick = () => {
+  localStorage.removeItem("sessions");
+  showEarlier();
+};
 element("player").ontimeupdate = () => {
   if (session) return;
   const now = element("player").currentTime;
+  if (now > stopAt + 0.3) {
+    stopAt = Infinity;
+    element("player").pause();
+  }
   const word = words.findLast((one) => one.word && one.start <= now);
   markPosition({ word: word && now < word.end + 0.5 ? word.word : null, pending: [] });
   if (word) show(Number(word.word.split(":", 1)[0]));

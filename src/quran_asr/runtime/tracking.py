@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from quran_asr.decoding.follow import FollowState, finish_following, follow, open_path, start_following
+from quran_asr.decoding.follow import LIVE, FollowState, finish_following, follow, open_path, start_following
 from quran_asr.decoding.graph import Graph, build_graph
-from quran_asr.decoding.path import Clock, PathWord, Reached, path_words, text_places
+from quran_asr.decoding.path import (
+    Clock,
+    Entry,
+    PathWord,
+    Reached,
+    SegmentKind,
+    path_words,
+    text_places,
+)
 from quran_asr.decoding.search import HUB, Visit
 from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.errors import QuranAsrError
-from quran_asr.server.protocol import FinalWord, Message, Position, WordRef, Words
+from quran_asr.records import VerseRef
 from quran_asr.text.passages import word_map
 from quran_asr.text.quran import load_quran
 
@@ -26,6 +34,75 @@ KNOWN_WORDS = 3
 BEAM = 60.0
 """Nats. Three times what a jump costs; with the width that files are searched with, words wait for long until
 no other path is left."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class WordRef:
+    """A word of the mushaf: `2:255:4` is the fifth word of verse 2:255."""
+
+    verse: VerseRef
+    index: int
+    """Place in the verse's Uthmani words, from 0."""
+
+    def __str__(self) -> str:
+        return f"{self.verse}:{self.index}"
+
+    @classmethod
+    def parse(cls, written: str) -> WordRef:
+        """Read `2:255` (its first word) or `2:255:4`.
+
+        Raises:
+            QuranAsrError: it is neither.
+        """
+        parts = written.split(":")
+        index = parts.pop() if len(parts) == 3 else "0"
+        if not (index.isascii() and index.isdigit() and len(index) < 4):
+            raise QuranAsrError(f"`{written}` is not a word", remedy="write surah:verse:index, as in 2:255:0")
+        return cls(VerseRef.parse(":".join(parts)), int(index))
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the reciter seems to be. Replaces the position before; each part of it may still change."""
+
+    type: ClassVar[str] = "position"
+    time: float
+    """Seconds of sound so far."""
+    word: WordRef | None
+    """The current word; None: nothing of the Quran is being recited, or the place is not known yet."""
+    pending: tuple[WordRef, ...]
+    """Recited since the last final word, in order, the current word included."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalWord:
+    """A word that was recited. It does not change any more."""
+
+    word: WordRef | None
+    """None: of a formula that is not part of the text."""
+    text: str
+    """In the model's spelling."""
+    start: float
+    """Seconds from the beginning of the session."""
+    end: float
+    confidence: float
+    """0 to 1: geometric mean, over the word's tokens, of their probability relative to the best token."""
+    kind: SegmentKind
+    entry: Entry
+    """How it follows the words before."""
+    skipped: tuple[WordRef, ...] = ()
+    """Words that were left out just before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """More final words. The words of a session are those of all these messages, in order."""
+
+    type: ClassVar[str] = "words"
+    words: tuple[FinalWord, ...]
+
+
+Update = Position | Words
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +176,7 @@ def start_tracking(text: Text, at: WordRef | None = None) -> Tracking:
 
 def track(
     text: Text, state: Tracking, log_probs: NDArray[np.float32], frame_seconds: float
-) -> tuple[Tracking, tuple[Message, ...]]:
+) -> tuple[Tracking, tuple[Update, ...]]:
     """Follow on.
 
     Args:
@@ -117,7 +194,7 @@ def track(
     if not len(log_probs):
         return state, ()
     clock = Clock(frame_seconds)
-    search, visits = follow(text.graph, state.search, log_probs, BEAM)
+    search, visits = follow(text.graph, state.search, log_probs, BEAM, LIVE)
     state, messages = _with_final(text, replace(state, search=search), visits, clock)
     position = _position(text, state, clock)
     if position != state.position:
@@ -126,9 +203,9 @@ def track(
     return replace(state, position=position), messages
 
 
-def finish_tracking(text: Text, state: Tracking, frame_seconds: float) -> tuple[Message, ...]:
+def finish_tracking(text: Text, state: Tracking, frame_seconds: float) -> tuple[Update, ...]:
     """The recitation has ended: the last words, final."""
-    _, visits = finish_following(text.graph, state.search, BEAM)
+    _, visits = finish_following(text.graph, state.search, BEAM, LIVE)
     state, messages = _with_final(text, state, visits, Clock(frame_seconds))
     words = _final_words(text, state.held, state.given)
     return (*messages, Words(words)) if words else messages
@@ -136,7 +213,7 @@ def finish_tracking(text: Text, state: Tracking, frame_seconds: float) -> tuple[
 
 def _with_final(
     text: Text, state: Tracking, visits: Sequence[Visit], clock: Clock
-) -> tuple[Tracking, tuple[Message, ...]]:
+) -> tuple[Tracking, tuple[Update, ...]]:
     """Add visits that do not change any more; what of them can be given out."""
     new, reached = path_words(text.graph, visits, clock, state.reached)
     row, held, given = state.row, list(state.held), state.given

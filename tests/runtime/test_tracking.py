@@ -10,8 +10,18 @@ import numpy as np
 import pytest
 
 from quran_asr.errors import QuranAsrError
-from quran_asr.server.protocol import FinalWord, Message, Position, WordRef, Words
-from quran_asr.server.tracking import Text, build_text, finish_tracking, start_tracking, track
+from quran_asr.runtime.tracking import (
+    FinalWord,
+    Position,
+    Text,
+    Update,
+    WordRef,
+    Words,
+    build_text,
+    finish_tracking,
+    start_tracking,
+    track,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 from spoken import FRAME, TOKENIZER, Speech, verse
@@ -25,9 +35,9 @@ def text() -> Text:
     return build_text(TOKENIZER, "letters")
 
 
-def tracked(text: Text, speech: Speech, at: str = "", chunk: int = CHUNK) -> list[Message]:
+def tracked(text: Text, speech: Speech, at: str = "", chunk: int = CHUNK) -> list[Update]:
     state = start_tracking(text, WordRef.parse(at) if at else None)
-    messages: list[Message] = []
+    messages: list[Update] = []
     log_probs = speech.log_probs()
     for begin in range(0, len(log_probs), chunk):
         state, new = track(text, state, log_probs[begin : begin + chunk], FRAME)
@@ -35,7 +45,7 @@ def tracked(text: Text, speech: Speech, at: str = "", chunk: int = CHUNK) -> lis
     return [*messages, *finish_tracking(text, state, FRAME)]
 
 
-def final(messages: list[Message]) -> list[FinalWord]:
+def final(messages: list[Update]) -> list[FinalWord]:
     return [word for message in messages if isinstance(message, Words) for word in message.words]
 
 
@@ -117,3 +127,15 @@ def test_a_word_that_does_not_exist_is_refused(text: Text) -> None:
 def test_no_scores_bring_nothing(text: Text) -> None:
     state = start_tracking(text)
     assert track(text, state, np.zeros((0, 3), np.float32), FRAME) == (state, ())
+
+
+def test_final_words_come_four_seconds_after_their_end(text: Text) -> None:
+    state, lags = start_tracking(text), []
+    log_probs = Speech().say([word for ayah in range(1, 8) for word in verse(f"67:{ayah}")]).log_probs()
+    for begin in range(0, len(log_probs), CHUNK):
+        state, updates = track(text, state, log_probs[begin : begin + CHUNK], FRAME)
+        now = (begin + CHUNK) * FRAME
+        lags += [now - word.end for word in final(list(updates))]
+    assert len(lags) > 50
+    assert np.median(lags[10:]) < 4.2
+    assert max(lags[10:]) < 8

@@ -1,0 +1,380 @@
+"""How well the server follows a reciter: lag, words, wrong highlights, false marks, recovery.
+
+The audio of a session is made of one recording: its verses in order, with two of them recited again after a
+third, and a jump forward after two thirds. When each word ends follows from forced alignment of the recording
+with its known verses by the same model, so the tables say nothing about errors that both share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quran_asr import audio
+from quran_asr.errors import QuranAsrError
+from quran_asr.records import SAMPLE_RATE, Segment
+from quran_asr.runtime.alignment import AlignedRecording, align_scores, in_spelling, search_graph
+from quran_asr.runtime.recognizer import Recognizer
+
+if TYPE_CHECKING:
+    from quran_asr.records import Samples
+
+CHUNK_SECONDS = 0.1
+REPEATED_VERSES = 2
+LEAST_VERSES = 9
+"""A recording with fewer has no room for a repeat and a jump."""
+LATE_SECONDS = 2.0
+"""A word that is lit later than this after its end was not followed."""
+EARLY_SECONDS = 1.0
+"""A word that is lit sooner than this before its start is a wrong highlight."""
+MARGIN_SECONDS = 0.15
+"""Verses are cut so long before their first word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A word of the audio of a session."""
+
+    word: str
+    """As the protocol has it, `2:255:4`."""
+    start: float
+    """Seconds in the audio."""
+    end: float
+    repeat: bool = False
+    """Of the planted repeat."""
+    planted: str = ""
+    """`repeat` or `jump` at the first word after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recitation:
+    """The audio of a session, and what is said in it."""
+
+    name: str
+    samples: Samples
+    words: tuple[Said, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lit:
+    """A word became the current one."""
+
+    seconds: float
+    """Since the audio began."""
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What came out of a session."""
+
+    lit: tuple[Lit, ...]
+    final: tuple[dict[str, Any], ...]
+    """Final words, as the server sent them, with `shown`: seconds since the audio began."""
+    flag_below: float
+
+
+def recitation(recognizer: Recognizer, segment: Segment) -> Recitation:
+    """A recording of known verses, with a repeat and a jump.
+
+    Raises:
+        QuranAsrError: it cannot be read, has too few verses, or does not fit them.
+    """
+    samples = audio.read(segment.audio, segment.offset, segment.duration or None)
+    graph = search_graph(recognizer, segment.verses)
+    seconds = len(samples) / SAMPLE_RATE
+    frame_seconds = recognizer.bundle.frame_seconds
+    found = align_scores(graph, recognizer.scores([samples]), frame_seconds, follow_place=False)
+    aligned = AlignedRecording(
+        segment.audio, "", recognizer.spelling, seconds, found.segments, found.unaligned
+    )
+    verses = [one for one in in_spelling(aligned, "uthmani").segments if one.kind == "verse"]
+    if len(verses) < LEAST_VERSES or [one.verses[0] for one in verses] != list(segment.verses):
+        raise QuranAsrError(
+            f"{len(verses)} whole verses are aligned in it; {LEAST_VERSES} are needed, and all in order",
+            where=segment.place,
+        )
+    starts = [max(0.0, verse.start - MARGIN_SECONDS) for verse in verses]
+    edges = [*starts, seconds]
+    third = len(verses) // 3
+    order = [
+        *range(third + 1),
+        *range(third + 1 - REPEATED_VERSES, third + 1),
+        *range(third + 1, 2 * third),
+        *range(len(verses) - (third - 1), len(verses)),
+    ]
+    parts, words, at = [samples[: round(SAMPLE_RATE * starts[0])]], [], starts[0]
+    for number, verse in enumerate(order):
+        begin, end = edges[verse], edges[verse + 1]
+        planted = "repeat" if number == third + 1 else ""
+        if number and verse - order[number - 1] > 1:
+            planted = "jump"
+        for place, word in enumerate(verses[verse].words):
+            ref = f"{verses[verse].verses[0]}:{word.index}"
+            again = third < number <= third + REPEATED_VERSES
+            first = planted if place == 0 else ""
+            words.append(Said(ref, word.start - begin + at, word.end - begin + at, again, first))
+        parts.append(samples[round(SAMPLE_RATE * begin) : round(SAMPLE_RATE * end)])
+        at += end - begin
+    return Recitation(Path(segment.audio).stem, np.concatenate(parts), tuple(words))
+
+
+def with_noise(said: Recitation, decibels: float) -> Recitation:
+    """The same in white noise at a signal-to-noise ratio over the whole recording."""
+    random = np.random.default_rng(0)
+    power = float(np.mean(np.square(said.samples, dtype=np.float64)))
+    noise = random.normal(0, np.sqrt(power / 10 ** (decibels / 10)), len(said.samples))
+    noisy = np.clip(said.samples + noise, -1, 1).astype(np.float32)
+    return Recitation(f"{said.name} {decibels:g} dB", noisy, said.words)
+
+
+@contextlib.contextmanager
+def serving(bundle: Path) -> Iterator[str]:
+    """A server in a process of its own; its address."""
+    words = [sys.executable, "-m", "quran_asr", "serve", "--model", str(bundle), "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None and server.stderr is not None
+            address = server.stdout.readline().strip()
+            if not address:
+                raise QuranAsrError(f"the server did not start: {server.stderr.read().strip()[:300]}")
+            yield address
+        finally:
+            server.terminate()
+
+
+def follow_by_websocket(address: str, said: Recitation, *, fast: bool = False) -> Followed:
+    """Send a recitation through a websocket.
+
+    Args:
+        address: of the server.
+        said: to be sent.
+        fast: as fast as the server takes it, and times are those of the audio that each answer needed, so
+            that computing counts for nothing. Else in real time by the clock.
+    """
+    return asyncio.run(_session(address, said, fast))
+
+
+async def _session(address: str, said: Recitation, fast: bool) -> Followed:
+    import websockets
+
+    pcm = (np.clip(said.samples, -1, 1) * 32_767).astype("<i2")
+    step = round(SAMPLE_RATE * CHUNK_SECONDS)
+    lit: list[Lit] = []
+    final: list[dict[str, Any]] = []
+    place = address.replace("http", "ws", 1) + "session"
+    async with websockets.connect(place, ping_interval=None, max_size=None) as socket:
+        await socket.send(json.dumps({"type": "start"}))
+        ready = json.loads(await socket.recv())
+        begun = time.monotonic()
+
+        async def speak() -> None:
+            for begin in range(0, len(pcm), step):
+                if not fast:  # a chunk is there once it was said
+                    due = begun + min(len(pcm), begin + step) / SAMPLE_RATE
+                    await asyncio.sleep(max(0.0, due - time.monotonic()))
+                await socket.send(pcm[begin : begin + step].tobytes())
+            await socket.send('{"type": "stop"}')
+
+        speaking = asyncio.create_task(speak())
+        now = 0.0
+        async for text in socket:
+            message = json.loads(text)
+            if not fast:
+                now = time.monotonic() - begun
+            elif message["type"] == "position":
+                now = message["time"] + CHUNK_SECONDS
+            if message["type"] == "position" and message["word"] is not None:
+                lit.append(Lit(now, message["word"]))
+            elif message["type"] == "words":
+                final += [{**word, "shown": now} for word in message["words"]]
+            elif message["type"] == "error":
+                raise QuranAsrError(f"the server ended the session: {message['what']}")
+        await speaking
+    return Followed(tuple(lit), tuple(final), float(ready["flag_below"]))
+
+
+SILENCE_SECONDS = 4.0
+"""Before the recitation, so that its beginning can be found in what the browser sends."""
+WATCH = """
+(() => {
+  const begun = { at: null, loud: null, sent: 0 };
+  window.lit = [];
+  const send = WebSocket.prototype.send;
+  WebSocket.prototype.send = function (data) {
+    if (typeof data !== "string" && begun.loud === null) {
+      const samples = new Int16Array(data.buffer ?? data);
+      const found = samples.findIndex((value) => Math.abs(value) > THRESHOLD);
+      if (found >= 0) begun.loud = performance.now() - (1000 * (samples.length - found)) / 16000;
+    }
+    return send.call(this, data);
+  };
+  window.begun = begun;
+  new MutationObserver(() => {
+    const word = document.querySelector("main .current")?.id.slice(1) ?? null;
+    if (word && word !== window.lit.at(-1)?.word) window.lit.push({ ms: performance.now(), word });
+  }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["class"] });
+})();
+"""
+
+
+def follow_by_browser(address: str, said: Recitation, chromium: str, folder: Path) -> Followed:
+    """Play a recitation into the microphone of a real browser, and watch the words that its page lights.
+
+    Args:
+        address: of the server.
+        said: to be played.
+        chromium: program.
+        folder: to write the recording to.
+    """
+    from playwright.sync_api import sync_playwright
+
+    loudest = float(np.abs(said.samples).max())
+    threshold = 0.1 * loudest
+    first = int(np.argmax(np.abs(said.samples) > threshold)) / SAMPLE_RATE
+    file = folder / "microphone.wav"
+    silence = np.zeros(round(SILENCE_SECONDS * SAMPLE_RATE), np.float32)
+    with wave.open(str(file), "wb") as out:
+        out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        samples = np.concatenate([silence, said.samples])
+        out.writeframes((np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes())
+    arguments = [
+        "--no-sandbox",
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={file}%noloop",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_page()
+        page.add_init_script(WATCH.replace("THRESHOLD", str(round(32_767 * threshold))))
+        page.goto(address)
+        page.wait_for_function("document.querySelector('main .word') !== null")
+        page.click("#microphone")
+        page.wait_for_timeout(1000 * (SILENCE_SECONDS + len(said.samples) / SAMPLE_RATE + 2))
+        page.click("#microphone")
+        page.wait_for_selector("#summary:not([hidden])", timeout=60_000)
+        lit, loud = page.evaluate("[window.lit, window.begun.loud]")
+        final = page.evaluate("window.recitation()")
+        browser.close()
+    if loud is None:
+        raise QuranAsrError("the browser sent no audio of the recording", where=said.name)
+    shown = tuple(Lit((one["ms"] - loud) / 1000 + first, one["word"]) for one in lit)
+    return Followed(shown, tuple(final["words"]), float(final["flag_below"]))
+
+
+def figures(said: Recitation, followed: Followed) -> dict[str, Any]:
+    """What a session is worth; seconds, shares and counts.
+
+    A word is lit at the first highlight of it, or of the word after it, between `EARLY_SECONDS` before its
+    start and `LATE_SECONDS` after its end. Lag is from its end to that: negative where it was lit before it
+    ended.
+    """
+    following = [*said.words[1:], None]
+    found = [_lag(one, after, followed) for one, after in zip(said.words, following, strict=True)]
+    lags = [lag for lag in found if lag is not None]
+    words = len(said.words)
+    recoveries: dict[str, list[float]] = {"repeat": [], "jump": []}
+    for number, word in enumerate(said.words):
+        if word.planted:
+            recoveries[word.planted].append(_recovery(said.words[number:], followed))
+    flags = [word for word in followed.final if word["word"] and _flagged(word, followed.flag_below)]
+    repeats = {word.word for word in said.words if word.repeat}
+    false = [word for word in flags if not (word["kind"] == "repeat" and word["word"] in repeats)]
+    final_lags = [word["shown"] - word["end"] for word in followed.final if "shown" in word]
+    return {
+        "recording": said.name,
+        "seconds": round(len(said.samples) / SAMPLE_RATE, 1),
+        "words": words,
+        "followed": len(lags),
+        "lag": sorted(round(lag, 3) for lag in lags),
+        "wrong_highlights": sum(_is_wrong(one, said.words) for one in followed.lit),
+        "false_marks": len(false),
+        "repeat_recovery": recoveries["repeat"],
+        "jump_recovery": recoveries["jump"],
+        "final_lag": sorted(round(lag, 3) for lag in final_lags),
+    }
+
+
+def _lag(one: Said, after: Said | None, followed: Followed) -> float | None:
+    for lit in followed.lit:
+        inside = one.start - EARLY_SECONDS <= lit.seconds <= one.end + LATE_SECONDS
+        if inside and (lit.word == one.word or (after is not None and lit.word == after.word)):
+            return lit.seconds - one.end
+    return None
+
+
+def _recovery(words: Sequence[Said], followed: Followed) -> float:
+    """Seconds from the end of the first word after a repeat or jump to the first right highlight."""
+    for lit in followed.lit:
+        for word in words:
+            if lit.word == word.word and word.start - EARLY_SECONDS <= lit.seconds <= word.end + LATE_SECONDS:
+                return max(0.0, round(lit.seconds - words[0].end, 3))
+    return float("inf")
+
+
+def _is_wrong(lit: Lit, words: Sequence[Said]) -> bool:
+    return not any(
+        lit.word == word.word and word.start - EARLY_SECONDS <= lit.seconds <= word.end + LATE_SECONDS
+        for word in words
+    )
+
+
+def _flagged(word: dict[str, Any], flag_below: float) -> bool:
+    return bool(word["skipped"]) or word["kind"] == "repeat" or word["confidence"] < flag_below
+
+
+def row(measured: Sequence[dict[str, Any]], name: str) -> tuple[str, ...]:
+    """One line of the table, over several sessions."""
+    words = sum(one["words"] for one in measured)
+    lags = [lag for one in measured for lag in one["lag"]]
+    final = [lag for one in measured for lag in one["final_lag"]]
+    return (
+        name,
+        str(words),
+        f"{sum(one['followed'] for one in measured) / words:.3f}",
+        _two(lags),
+        _two(final),
+        f"{100 * sum(one['wrong_highlights'] for one in measured) / words:.1f}",
+        f"{100 * sum(one['false_marks'] for one in measured) / words:.1f}",
+        _seconds([value for one in measured for value in one["repeat_recovery"]]),
+        _seconds([value for one in measured for value in one["jump_recovery"]]),
+    )
+
+
+HEADER = (
+    "recording",
+    "words",
+    "followed",
+    "lag, median / 95 %",
+    "final after, median / 95 %",
+    "wrong highlights per 100",
+    "false marks per 100",
+    "after a repeat",
+    "after a jump",
+)
+
+
+def _two(values: Sequence[float]) -> str:
+    if not values:
+        return "—"
+    median, most = np.percentile(values, [50, 95])
+    return f"{median:.2f} / {most:.2f} s"
+
+
+def _seconds(values: Sequence[float]) -> str:
+    if not values:
+        return "—"
+    median = float(np.median(values))
+    return f"{median:.1f} s" if np.isfinite(median) else "not"
