@@ -37,8 +37,8 @@ def put(voice: np.ndarray, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("damage", "said", "do"),
     [
-        (lambda voice: put(voice, np.nan), r"at 2\.50 s .* no number", "finite"),
-        (lambda voice: put(voice, np.inf), "no number", "finite"),
+        (lambda voice: put(voice, np.nan), r"at 2\.50 s .* not a number", "finite"),
+        (lambda voice: put(voice, np.inf), "not a number", "finite"),
         (lambda voice: voice * 32_768, "audio lies within -1 and 1", "int16"),
         (lambda voice: (voice * 1000).astype(np.int32), "samples come as int32", "int16 or float32"),
         (lambda voice: voice.reshape(2, 3, -1), r"samples come as \[2, 3, 16000\]", "frames, channels"),
@@ -122,7 +122,7 @@ def test_a_broken_stream_leaves_its_neighbours_as_they_would_be_alone(recognizer
     recognizer.advance(streams)
     assert streams[0].transcript.text == alone[0]
     assert streams[3].transcript.text == alone[3]
-    assert "no numbers" in str(streams[2].error) and "spoilt" in str(streams[2].error)
+    assert "not numbers" in str(streams[2].error) and "spoilt" in str(streams[2].error)
     with pytest.raises(QuranAsrError, match=r"spoilt: from about 1\.9 s"):
         streams[2].accept(voice)
     with pytest.raises(QuranAsrError, match="fed NaN"):
@@ -182,7 +182,7 @@ def test_an_8_bit_graph_does_not_carry_nan_to_a_neighbour(
         recognizer.advance(streams)
         nothing = np.full_like(ill.encoder.keys, np.nan)
         ill.encoder = replace(ill.encoder, keys=nothing, values=nothing)
-    assert "no numbers" in str(ill.error)
+    assert "not numbers" in str(ill.error)
     assert well.error is None and len(well.words) > len(ill.words) > 0
 
 
