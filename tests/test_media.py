@@ -218,7 +218,7 @@ def test_a_video_without_sound_is_named(tmp_path):
         image = av.VideoFrame.from_ndarray(np.full((48, 32), 16, np.uint8), format="yuv420p")
         container.mux(picture.encode(image))
         container.mux(picture.encode())
-    with pytest.raises(QuranAsrError, match="no sound track in it"):
+    with pytest.raises(QuranAsrError, match="no audio track in it"):
         audio.probe(tmp_path / "silent.mp4")
 
 

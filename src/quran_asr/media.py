@@ -40,7 +40,7 @@ class Medium:
     """Whether the header holds a length that was not guessed."""
 
 
-_MP4 = Medium("MP4", "MPEG-4 sound (m4a, mp4)", "mov", True)
+_MP4 = Medium("MP4", "MPEG-4 audio (m4a, mp4)", "mov", True)
 _MEDIA = (
     (b"\x1aE\xdf\xa3", Medium("WEBM", "WebM or Matroska", "matroska", True)),
     (b"#!AMR", Medium("AMR", "AMR", "amr", False)),
@@ -97,7 +97,7 @@ _Decoded: TypeAlias = "tuple[int | None, int, NDArray[np.float32]]"
 
 
 class MediaSound:
-    """The first sound track of a file: what is read of a `soundfile.SoundFile`."""
+    """The first audio track of a file: what is read of a `soundfile.SoundFile`."""
 
     def __init__(self, path: Path, link: Link, medium: Medium) -> None:
         """
@@ -107,7 +107,7 @@ class MediaSound:
             medium: what `medium_of` says of its first bytes.
 
         Raises:
-            QuranAsrError: the extra is missing, no sound track, damaged or truncated.
+            QuranAsrError: the extra is missing, no audio track, damaged or truncated.
         """
         _pyav(medium, path)
         stat = path.stat()
@@ -206,18 +206,18 @@ def _index(path: Path, link: Link, medium: Medium, _size: int, _modified: int) -
         if (claimed := track.seconds) is not None and medium.has_length:
             if frames / rate < claimed - _TOLERANCE_SECONDS:
                 raise QuranAsrError(
-                    f"truncated: its header says {claimed:.1f} s, and only {frames / rate:.1f} s are there",
+                    f"truncated: {claimed:.1f} s by its header, but only {frames / rate:.1f} s are there",
                     where=str(path),
                 )
             if medium is _MP4 and frames / rate - claimed < _TOLERANCE_SECONDS:
-                frames = min(frames, round(claimed * rate))  # what fills the last frame is no sound
+                frames = min(frames, round(claimed * rate))  # the last frame ends in padding
         return _Index(rate, channels, frames, np.asarray(times, np.int64), np.asarray(places, np.int64))
     finally:
         track.close()
 
 
 class _Track:
-    """The first sound track of a container, open."""
+    """The first audio track of a container, open."""
 
     def __init__(self, path: Path, link: Link, medium: Medium) -> None:
         self._av = _pyav(medium, path)
@@ -232,7 +232,7 @@ class _Track:
             raise self._refused(f"damaged or truncated ({_reason(error)})") from None
         if not self._container.streams.audio:
             self.close()
-            raise self._refused("no sound track in it")
+            raise self._refused("no audio track in it")
         self._stream = self._container.streams.audio[0]
         if self._stream.codec_context is None:
             self.close()

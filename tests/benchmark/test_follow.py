@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quran_asr.benchmark.follow import Followed, Lit, Recitation, Said, figures, row, with_noise
+from quran_asr.benchmark.follow import Followed, Lit, Recitation, RecitedWord, figures, row, with_noise
 
 SAID = (
-    Said("1:1:0", 0.0, 0.5),
-    Said("1:1:1", 0.5, 1.0),
-    Said("1:2:0", 3.0, 3.5),
-    Said("1:1:0", 10.0, 10.5, repeat=True, planted="repeat"),
-    Said("1:1:1", 10.5, 11.0, repeat=True),
-    Said("1:6:0", 20.0, 20.5, planted="jump"),
-    Said("1:6:1", 20.5, 21.0),
+    RecitedWord("1:1:0", 0.0, 0.5),
+    RecitedWord("1:1:1", 0.5, 1.0),
+    RecitedWord("1:2:0", 3.0, 3.5),
+    RecitedWord("1:1:0", 10.0, 10.5, repeat=True, planted="repeat"),
+    RecitedWord("1:1:1", 10.5, 11.0, repeat=True),
+    RecitedWord("1:6:0", 20.0, 20.5, planted="jump"),
+    RecitedWord("1:6:1", 20.5, 21.0),
 )
 RECITATION = Recitation("a", np.full(16_000 * 22, 0.1, np.float32), SAID)
 

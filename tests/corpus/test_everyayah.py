@@ -137,7 +137,7 @@ def test_missing_files_and_web_pages_are_listed_and_leave_nothing(site: Site, tm
     assert [one.reason.split(" (")[0] for one in report.missing] == [
         "the server answers 404",
         "a web page, not a recording",
-        "not a sound file that can be read, or damaged",
+        "not an audio file that can be read, or damaged",
     ]
     assert [path.name for path in tmp_path.rglob("*.mp3")] == ["112001.mp3"]
 

@@ -43,7 +43,7 @@ MARGIN_SECONDS = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RecitedWord:
     """A word of the audio of a session."""
 
     word: str
@@ -59,11 +59,11 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Recitation:
-    """The audio of a session, and what is said in it."""
+    """The audio of a session, and the words recited in it."""
 
     name: str
     samples: Samples
-    words: tuple[Said, ...]
+    words: tuple[RecitedWord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +124,19 @@ def recitation(recognizer: Recognizer, segment: Segment) -> Recitation:
             ref = f"{verses[verse].verses[0]}:{word.index}"
             again = third < number <= third + REPEATED_VERSES
             first = planted if place == 0 else ""
-            words.append(Said(ref, word.start - begin + at, word.end - begin + at, again, first))
+            words.append(RecitedWord(ref, word.start - begin + at, word.end - begin + at, again, first))
         parts.append(samples[round(SAMPLE_RATE * begin) : round(SAMPLE_RATE * end)])
         at += end - begin
     return Recitation(Path(segment.audio).stem, np.concatenate(parts), tuple(words))
 
 
-def with_noise(said: Recitation, decibels: float) -> Recitation:
+def with_noise(recited: Recitation, decibels: float) -> Recitation:
     """The same in white noise at a signal-to-noise ratio over the whole recording."""
     random = np.random.default_rng(0)
-    power = float(np.mean(np.square(said.samples, dtype=np.float64)))
-    noise = random.normal(0, np.sqrt(power / 10 ** (decibels / 10)), len(said.samples))
-    noisy = np.clip(said.samples + noise, -1, 1).astype(np.float32)
-    return Recitation(f"{said.name} {decibels:g} dB", noisy, said.words)
+    power = float(np.mean(np.square(recited.samples, dtype=np.float64)))
+    noise = random.normal(0, np.sqrt(power / 10 ** (decibels / 10)), len(recited.samples))
+    noisy = np.clip(recited.samples + noise, -1, 1).astype(np.float32)
+    return Recitation(f"{recited.name} {decibels:g} dB", noisy, recited.words)
 
 
 @contextlib.contextmanager
@@ -154,22 +154,22 @@ def serving(bundle: Path) -> Iterator[str]:
             server.terminate()
 
 
-def follow_by_websocket(address: str, said: Recitation, *, fast: bool = False) -> Followed:
+def follow_by_websocket(address: str, recited: Recitation, *, fast: bool = False) -> Followed:
     """Send a recitation through a websocket.
 
     Args:
         address: of the server.
-        said: to be sent.
+        recited: to be sent.
         fast: as fast as the server takes it, and times are those of the audio that each answer needed, so
             that computing counts for nothing. Else in real time by the clock.
     """
-    return asyncio.run(_session(address, said, fast))
+    return asyncio.run(_session(address, recited, fast))
 
 
-async def _session(address: str, said: Recitation, fast: bool) -> Followed:
+async def _session(address: str, recited: Recitation, fast: bool) -> Followed:
     import websockets
 
-    pcm = (np.clip(said.samples, -1, 1) * 32_767).astype("<i2")
+    pcm = (np.clip(recited.samples, -1, 1) * 32_767).astype("<i2")
     step = round(SAMPLE_RATE * CHUNK_SECONDS)
     lit: list[Lit] = []
     final: list[dict[str, Any]] = []
@@ -179,15 +179,15 @@ async def _session(address: str, said: Recitation, fast: bool) -> Followed:
         ready = json.loads(await socket.recv())
         begun = time.monotonic()
 
-        async def speak() -> None:
+        async def send() -> None:
             for begin in range(0, len(pcm), step):
-                if not fast:  # a chunk is there once it was said
+                if not fast:  # a chunk is there once it was recited
                     due = begun + min(len(pcm), begin + step) / SAMPLE_RATE
                     await asyncio.sleep(max(0.0, due - time.monotonic()))
                 await socket.send(pcm[begin : begin + step].tobytes())
             await socket.send('{"type": "stop"}')
 
-        speaking = asyncio.create_task(speak())
+        sending = asyncio.create_task(send())
         now = 0.0
         async for text in socket:
             message = json.loads(text)
@@ -201,7 +201,7 @@ async def _session(address: str, said: Recitation, fast: bool) -> Followed:
                 final += [{**word, "shown": now} for word in message["words"]]
             elif message["type"] == "error":
                 raise QuranAsrError(f"the server ended the session: {message['what']}")
-        await speaking
+        await sending
     return Followed(tuple(lit), tuple(final), float(ready["flag_below"]))
 
 
@@ -229,25 +229,25 @@ WATCH = """
 """
 
 
-def follow_by_browser(address: str, said: Recitation, chromium: str, folder: Path) -> Followed:
+def follow_by_browser(address: str, recited: Recitation, chromium: str, folder: Path) -> Followed:
     """Play a recitation into the microphone of a real browser, and watch the words that its page lights.
 
     Args:
         address: of the server.
-        said: to be played.
+        recited: to be played.
         chromium: program.
         folder: to write the recording to.
     """
     from playwright.sync_api import sync_playwright
 
-    loudest = float(np.abs(said.samples).max())
+    loudest = float(np.abs(recited.samples).max())
     threshold = 0.1 * loudest
-    first = int(np.argmax(np.abs(said.samples) > threshold)) / SAMPLE_RATE
+    first = int(np.argmax(np.abs(recited.samples) > threshold)) / SAMPLE_RATE
     file = folder / "microphone.wav"
     silence = np.zeros(round(SILENCE_SECONDS * SAMPLE_RATE), np.float32)
     with wave.open(str(file), "wb") as out:
         out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-        samples = np.concatenate([silence, said.samples])
+        samples = np.concatenate([silence, recited.samples])
         out.writeframes((np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes())
     arguments = [
         "--no-sandbox",
@@ -262,44 +262,44 @@ def follow_by_browser(address: str, said: Recitation, chromium: str, folder: Pat
         page.goto(address)
         page.wait_for_function("document.querySelector('main .word') !== null")
         page.click("#microphone")
-        page.wait_for_timeout(1000 * (SILENCE_SECONDS + len(said.samples) / SAMPLE_RATE + 2))
+        page.wait_for_timeout(1000 * (SILENCE_SECONDS + len(recited.samples) / SAMPLE_RATE + 2))
         page.click("#microphone")
         page.wait_for_selector("#summary:not([hidden])", timeout=60_000)
         lit, loud = page.evaluate("[window.lit, window.begun.loud]")
         final = page.evaluate("window.recitation()")
         browser.close()
     if loud is None:
-        raise QuranAsrError("the browser sent no audio of the recording", where=said.name)
+        raise QuranAsrError("the browser sent no audio of the recording", where=recited.name)
     shown = tuple(Lit((one["ms"] - loud) / 1000 + first, one["word"]) for one in lit)
     return Followed(shown, tuple(final["words"]), float(final["flag_below"]))
 
 
-def figures(said: Recitation, followed: Followed) -> dict[str, Any]:
+def figures(recited: Recitation, followed: Followed) -> dict[str, Any]:
     """What a session is worth; seconds, shares and counts.
 
     A word is lit at the first highlight of it, or of the word after it, between `EARLY_SECONDS` before its
     start and `LATE_SECONDS` after its end. Lag is from its end to that: negative where it was lit before it
     ended.
     """
-    following = [*said.words[1:], None]
-    found = [_lag(one, after, followed) for one, after in zip(said.words, following, strict=True)]
+    following = [*recited.words[1:], None]
+    found = [_lag(one, after, followed) for one, after in zip(recited.words, following, strict=True)]
     lags = [lag for lag in found if lag is not None]
-    words = len(said.words)
+    words = len(recited.words)
     recoveries: dict[str, list[float]] = {"repeat": [], "jump": []}
-    for number, word in enumerate(said.words):
+    for number, word in enumerate(recited.words):
         if word.planted:
-            recoveries[word.planted].append(_recovery(said.words[number:], followed))
+            recoveries[word.planted].append(_recovery(recited.words[number:], followed))
     flags = [word for word in followed.final if word["word"] and _flagged(word, followed.flag_below)]
-    repeats = {word.word for word in said.words if word.repeat}
+    repeats = {word.word for word in recited.words if word.repeat}
     false = [word for word in flags if not (word["kind"] == "repeat" and word["word"] in repeats)]
     final_lags = [word["shown"] - word["end"] for word in followed.final if "shown" in word]
     return {
-        "recording": said.name,
-        "seconds": round(len(said.samples) / SAMPLE_RATE, 1),
+        "recording": recited.name,
+        "seconds": round(len(recited.samples) / SAMPLE_RATE, 1),
         "words": words,
         "followed": len(lags),
         "lag": sorted(round(lag, 3) for lag in lags),
-        "wrong_highlights": sum(_is_wrong(one, said.words) for one in followed.lit),
+        "wrong_highlights": sum(_is_wrong(one, recited.words) for one in followed.lit),
         "false_marks": len(false),
         "repeat_recovery": recoveries["repeat"],
         "jump_recovery": recoveries["jump"],
@@ -307,7 +307,7 @@ def figures(said: Recitation, followed: Followed) -> dict[str, Any]:
     }
 
 
-def _lag(one: Said, after: Said | None, followed: Followed) -> float | None:
+def _lag(one: RecitedWord, after: RecitedWord | None, followed: Followed) -> float | None:
     for lit in followed.lit:
         inside = one.start - EARLY_SECONDS <= lit.seconds <= one.end + LATE_SECONDS
         if inside and (lit.word == one.word or (after is not None and lit.word == after.word)):
@@ -315,7 +315,7 @@ def _lag(one: Said, after: Said | None, followed: Followed) -> float | None:
     return None
 
 
-def _recovery(words: Sequence[Said], followed: Followed) -> float:
+def _recovery(words: Sequence[RecitedWord], followed: Followed) -> float:
     """Seconds from the end of the first word after a repeat or jump to the first right highlight."""
     for lit in followed.lit:
         for word in words:
@@ -324,7 +324,7 @@ def _recovery(words: Sequence[Said], followed: Followed) -> float:
     return float("inf")
 
 
-def _is_wrong(lit: Lit, words: Sequence[Said]) -> bool:
+def _is_wrong(lit: Lit, words: Sequence[RecitedWord]) -> bool:
     return not any(
         lit.word == word.word and word.start - EARLY_SECONDS <= lit.seconds <= word.end + LATE_SECONDS
         for word in words

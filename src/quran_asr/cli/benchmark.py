@@ -394,19 +394,19 @@ def follow(
         with serving(bundle) as address:
             for segment in segments:
                 try:
-                    said = recitation(recognizer, segment)
+                    recited = recitation(recognizer, segment)
                 except QuranAsrError as error:
                     _say(f"{error.where}: left out: {error.what}")
                     continue
-                _say(f"{segment.place}: {len(said.samples) / 16_000:.0f} s")
-                found = {"websocket": figures(said, follow_by_websocket(address, said, fast=fast))}
+                _say(f"{segment.place}: {len(recited.samples) / 16_000:.0f} s")
+                found = {"websocket": figures(recited, follow_by_websocket(address, recited, fast=fast))}
                 if noise is not None:
-                    noisy = with_noise(said, noise)
-                    heard = follow_by_websocket(address, noisy, fast=fast)
-                    found[f"websocket, {noise:g} dB"] = figures(noisy, heard)
+                    noisy = with_noise(recited, noise)
+                    followed = follow_by_websocket(address, noisy, fast=fast)
+                    found[f"websocket, {noise:g} dB"] = figures(noisy, followed)
                 if browser is not None:
-                    seen = follow_by_browser(address, said, str(browser), Path(folder))
-                    found["browser"] = figures(said, seen)
+                    seen = follow_by_browser(address, recited, str(browser), Path(folder))
+                    found["browser"] = figures(recited, seen)
                 for name, one in found.items():
                     measured.setdefault(name, []).append(one)
                 if file is not None:

@@ -139,12 +139,12 @@ def _json(segment: Segment, transcript: Transcript, n_best: int | None) -> dict[
 
 def _counter(total: float, on_progress: OnProgress) -> Callable[[float], None]:
     """What adds up seconds of audio for a progress bar."""
-    heard = 0.0
+    done = 0.0
 
     def count(seconds: float) -> None:
-        nonlocal heard
-        heard += seconds
-        on_progress(round(heard), round(total))
+        nonlocal done
+        done += seconds
+        on_progress(round(done), round(total))
 
     return count
 

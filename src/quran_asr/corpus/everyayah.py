@@ -277,7 +277,7 @@ def _go_on(server: Server, path: str, part: Path) -> bool:
         announced = answer.headers.get("Content-Length")
         total = there + int(announced) if announced and announced.isdigit() else None
         if total is not None and total > LARGEST:
-            raise _NotHadError(f"{total:,} bytes are no verse")
+            raise _NotHadError(f"too large for a verse: {total:,} bytes")
         size = there
         with part.open("ab" if there else "wb") as file:
             for block in iter(lambda: answer.read(_BLOCK), b""):
@@ -285,7 +285,7 @@ def _go_on(server: Server, path: str, part: Path) -> bool:
                     raise _NotHadError("a web page, not a recording")
                 size += len(block)
                 if size > LARGEST:
-                    raise _NotHadError(f"more than {LARGEST:,} bytes are no verse")
+                    raise _NotHadError(f"too large for a verse: more than {LARGEST:,} bytes")
                 file.write(block)
     return size > 0 and total in (None, size)
 

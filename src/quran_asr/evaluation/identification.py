@@ -13,7 +13,7 @@ from quran_asr.text.quran import load_quran
 
 Verses = tuple[VerseRef, ...]
 Places = tuple[Verses, ...]
-"""The verses that were found, and those of equal wording that they cannot be told apart from; empty when
+"""The verses that were found, and those of equal wording that cannot be distinguished from them; empty when
 nothing was found."""
 Identify = Callable[[Sequence[Segment]], Iterable[Places | QuranAsrError]]
 """Gives one answer for each clip, in their order; an error if a clip cannot be read."""

@@ -124,10 +124,10 @@ def cost_of_joining(bundle: Bundle, clips: Sequence[Segment]) -> dict[str, Any] 
         As `joined` in a report; None where no two clips of a reciter have texts.
     """
     recognizer = Recognizer(bundle)
-    told = [clip for clip in clips if clip.text][: 2 * PAIRS]
-    texts = [recognizer.text_of(samples) for _, samples in _samples(told)]
-    scores = score_clips([(clip.text, *clip.also_accept) for clip in told], texts, bundle.spelling)
-    scored = [ScoredClip(clip, score) for clip, score in zip(told, scores, strict=True)]
+    with_text = [clip for clip in clips if clip.text][: 2 * PAIRS]
+    texts = [recognizer.text_of(samples) for _, samples in _samples(with_text)]
+    scores = score_clips([(clip.text, *clip.also_accept) for clip in with_text], texts, bundle.spelling)
+    scored = [ScoredClip(clip, score) for clip, score in zip(with_text, scores, strict=True)]
     joined = joined_pairs(scored, recognizer.text_of, bundle.spelling)
     return None if joined is None else joined.to_json()
 

@@ -1,8 +1,8 @@
 """A trained model as a recognizer in torch.
 
 A model that can be fed piece by piece is searched as its bundle is (`StreamingRecognizer`), so both give the
-same words of recordings of any length. One that needs whole recordings, as most published models, hears long
-ones in parts (`OfflineRecognizer`).
+same words of recordings of any length. One that needs whole recordings, as most published models, transcribes
+long ones in parts (`OfflineRecognizer`).
 """
 
 from __future__ import annotations

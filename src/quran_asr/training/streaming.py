@@ -124,7 +124,7 @@ def describe(
 
 @torch.inference_mode()
 def check_features(model: EncDecHybridRNNTCTCBPEModel, settings: FeatureSettings, name: str) -> None:
-    """Does the model hear the features that the runtime makes?
+    """Check that the features of the model are those that the runtime computes.
 
     Raises:
         QuranAsrError: they differ by more than `FEATURE_TOLERANCE`.
@@ -196,12 +196,12 @@ class TorchNetworks:
         assert attention.shape == (layers, len(states), reach, width)
         ctc = self.model.ctc_decoder(encoder_output=frames).float().cpu().numpy()
         joint = self.model.joint.enc(frames.transpose(1, 2)).float().cpu().numpy()
-        heard = [Encoded(joint[row, :count], ctc[row, :count]) for row, count in enumerate(there)]
+        encoded = [Encoded(joint[row, :count], ctc[row, :count]) for row, count in enumerate(there)]
         following = [
             EncoderCache(state.frames + n, attention[:, row].clone(), convolution[:, row].clone())
             for row, state in enumerate(states)
         ]
-        return heard, following
+        return encoded, following
 
     def _subsampled(
         self, features: Float32, totals: Sequence[int | None], states: Sequence[EncoderCache]
