@@ -40,11 +40,14 @@ class LevelMeter:
     """Sum of squares of the mean of the channels."""
     _loudest: float = 0.0
     """Mean square of the loudest block."""
+    _range: tuple[float, float] = (math.inf, -math.inf)
+    """Lowest and highest sample."""
 
     def add(self, block: NDArray[np.float32]) -> None:
         """Take in float32 [frames, channels]."""
         if not len(block):
             return
+        self._range = min(self._range[0], float(block.min())), max(self._range[1], float(block.max()))
         loud = np.abs(block)
         peak = float(loud.max())
         if peak > self.peak * 1.01:
@@ -65,6 +68,8 @@ class LevelMeter:
 
         if not self.samples or _decibels(self.peak**2) < SILENT_DB:
             return [note("silent", "silent: nothing in it is louder than -80 dBFS", "check the microphone")]
+        if self._range[0] == self._range[1]:
+            return [note("silent", "silent: all of its samples are the same", "check the microphone")]
         found = []
         channels = len(self._power)
         loudest = float(self._power.max())

@@ -209,7 +209,8 @@ def test_a_trial_that_failed_late_is_reported_and_the_others_count(
     out, message = capsys.readouterr()
     assert [variant["seeds"] for variant in json.loads(out)["variants"]] == [[0, 1], [0]]
     assert "error [trial-failed] quickstart model.optim.lr=0.01, seed 1: " in message
-    assert "m.jsonl:1: no recording `none.flac`; it is excluded from all figures" in message
+    assert "last.ckpt: is damaged (torn, or not a checkpoint)" in message
+    assert "it is excluded from all figures" in message
     assert "the same command runs it again" in message
 
 

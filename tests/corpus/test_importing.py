@@ -78,7 +78,7 @@ def test_everyayah_in_parquet(tmp_path: Path) -> None:
     assert [line["reciter"] for line in lines] == ["husary"] * 4
     assert [Path(line["audio_filepath"]).suffix for line in lines] == [".flac", ".opus", ".mp3", ".flac"]
     assert Path(lines[0]["audio_filepath"]).read_bytes() == FLAC
-    assert reasons(report) == {"a web page, not sound": 1, "its path leads out of the corpus": 1}
+    assert reasons(report) == {"a web page, not audio": 1, "its path leads out of the corpus": 1}
     assert len(read_manifest(report.manifest, "uthmani")) == 4
     again = imported(tmp_path / "in", tmp_path / "out")
     assert (again.kept_units, again.clips) == (1, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -89,25 +89,25 @@ def transcribe(
     results = []
     if segments:
         from quran_asr.experiments.checks.machine import available_cores
+        from quran_asr.runtime.parallel import recognize_in_processes
 
         path = named_or_default(model)
-        print_findings([*low_rate_notes(rates), *level_notes(segments)])
         listed = max(n_best or 0, rescore or 0)
+        processes = min(workers or available_cores(), len(segments)) if is_bundle(path) and not listed else 1
+        recognize: Callable[..., Iterable[Transcript | QuranAsrError]]
+        if processes > 1:
+            one = partial(load, path, decoder, look_ahead_ms, language, threads=1)
+            one()  # what is wrong with the model is reported once, and here
+            recognize = partial(recognize_in_processes, one, workers=processes)
+        elif listed:
+            recognizer = load(path, BEAMS[decoder], look_ahead_ms, language)
+            recognize = recognize_lists(recognizer, listed, rescore)
+        else:
+            recognize = load(path, decoder, look_ahead_ms, language).recognize_clips
+        print_findings([*low_rate_notes(rates), *level_notes(segments)])
         with progress_bar("transcribing", "s") as on_progress:
             on_seconds = _counter(sum(segment.duration for segment in segments), on_progress)
-            processes = min(workers or available_cores(), len(segments)) if is_bundle(path) else 1
-            if listed:
-                recognizer = load(path, BEAMS[decoder], look_ahead_ms, language)
-                answers = recognize_lists(recognizer, listed, rescore)(segments)
-            elif processes > 1:
-                from quran_asr.runtime.parallel import recognize_in_processes
-
-                one = partial(load, path, decoder, look_ahead_ms, language, threads=1)
-                one()  # what is wrong with the model is reported once, and here
-                answers = recognize_in_processes(one, segments, processes, on_seconds)
-            else:
-                recognizer = load(path, decoder, look_ahead_ms, language)
-                answers = recognizer.recognize_clips(segments, on_seconds=on_seconds)
+            answers = recognize(segments) if listed else recognize(segments, on_seconds=on_seconds)
             for segment, answer in zip(segments, answers, strict=True):
                 if listed:
                     on_seconds(segment.duration)
