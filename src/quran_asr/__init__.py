@@ -3,9 +3,10 @@
 ```python
 import quran_asr
 
-recognizer = quran_asr.load("bundle")                  # a folder that `quran-asr export` wrote
-print(recognizer.recognize("recitation.mp3").text)
+print(quran_asr.transcribe("recitation.mp3").text)     # with the model of the package
+print(quran_asr.identify("recitation.mp3").verses)
 
+recognizer = quran_asr.load("bundle")                  # a folder that `quran-asr export` wrote
 stream = recognizer.stream()
 for samples in microphone:                             # float32 or int16, any rate that is given
     result = stream.accept(samples)
@@ -15,7 +16,6 @@ print(stream.finish().committed)
 for update in quran_asr.follow("recitation.mp3", "bundle"):  # the current word, and words that are final
     print(update)
 
-print(quran_asr.identify("recitation.mp3", "bundle").verses)
 for segment in quran_asr.align("surah36.mp3", "36", "bundle").segments:
     print(segment.verses, segment.start, segment.end)
 ```
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from quran_asr.errors import QuranAsrError
     from quran_asr.runtime.alignment import align, identify
     from quran_asr.runtime.following import follow
-    from quran_asr.runtime.recognizer import Recognizer, load
+    from quran_asr.runtime.recognizer import Recognizer, load, transcribe
     from quran_asr.text.quran import Quran, load_quran
 
 __version__ = "0.1.0"
@@ -47,11 +47,12 @@ __all__ = [
     "identify",
     "load",
     "load_quran",
+    "transcribe",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Recognizer", "load"):
+    if name in ("Recognizer", "load", "transcribe"):
         from quran_asr.runtime import recognizer
 
         return getattr(recognizer, name)

@@ -15,7 +15,7 @@ from quran_asr.decoding.partial import Revisions, StreamingResult, revisions
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
 from quran_asr.runtime.audio_input import blocks_of_file
-from quran_asr.runtime.bundle import TRAINING_DATA, Bundle, read_bundle
+from quran_asr.runtime.bundle import TRAINING_DATA, Bundle, default_model, read_bundle
 from quran_asr.runtime.engine import Engine, Networks
 from quran_asr.runtime.shallow_fusion import load_fusion
 from quran_asr.runtime.stream import StreamState
@@ -218,7 +218,7 @@ def _is_whole(value: object) -> bool:
 
 
 def load(
-    folder: str | Path,
+    folder: str | Path | None = None,
     *,
     decoder: str = "transducer",
     look_ahead_ms: int | None = None,
@@ -232,7 +232,7 @@ def load(
     """A recognizer from a bundle.
 
     Args:
-        folder: what `quran-asr export` wrote.
+        folder: what `quran-asr export` wrote; None takes the model of the package.
         decoder: `transducer`, `ctc`, `transducer-beam` or `ctc-beam`.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
         pause_seconds: the pause after which the words so far are final and the search starts anew, above 0
@@ -255,7 +255,7 @@ def load(
         raise QuranAsrError(
             f"threads is {threads!r}", remedy=f"give a whole number from 0 to {MOST_THREADS}, or None"
         )
-    bundle = read_bundle(Path(folder))
+    bundle = read_bundle(default_model() if folder is None else Path(folder))
     fusion = load_fusion(
         bundle, decoder, lm=lm, passage=passage, lm_weight=lm_weight, token_bonus=token_bonus
     )
@@ -263,6 +263,20 @@ def load(
     decoding = Decoding(decoder=searched, pause_seconds=pause_seconds, fusion=fusion)
     whole_threads = None if threads is None else int(threads)
     return Recognizer(bundle, decoding, look_ahead_ms, whole_threads)
+
+
+def transcribe(audio: str | Path, model: str | Path | Recognizer | None = None) -> Transcript:
+    """The words of a recording, with their times.
+
+    Args:
+        audio: wav, flac, mp3, ogg or opus; with the extra `media` also m4a, mp4, webm and others.
+        model: a bundle, or a recognizer that is loaded already; None takes the model of the package.
+
+    Raises:
+        QuranAsrError: no such recording, no such model, or the package has none.
+    """
+    recognizer = model if isinstance(model, Recognizer) else load(model)
+    return recognizer.recognize(audio)
 
 
 def results(recognizer: Recognizer, samples: Samples, where: str = "") -> Iterator[StreamingResult]:
