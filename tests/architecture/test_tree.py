@@ -69,7 +69,7 @@ def test_the_model_in_the_package_is_a_whole_bundle_and_small() -> None:
         pytest.skip(f"no model in {MODEL.relative_to(ROOT)} yet")
     from quran_asr.runtime.bundle import read_bundle
 
-    assert read_bundle(MODEL).precision == "int8"
+    assert read_bundle(MODEL).precision == "int8-weights"
     assert sum(path.stat().st_size for path in files) <= MOST_MODEL_BYTES
 
 

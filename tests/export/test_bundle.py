@@ -134,6 +134,24 @@ def test_sample_by_sample(bundle: Path, sounds: dict[str, np.ndarray], expected:
     assert np.abs(got - expected[0, "cut in mid-word"][0]).max() < 1e-3
 
 
+def test_one_kind_of_8_bits_is_chosen(quran_asr: Any, tmp_path: Path) -> None:
+    done = quran_asr("export", "any.nemo", "--to", tmp_path / "to", "--int8", "--int8-weights")
+    assert done.code == 2
+    assert "`--int8` and `--int8-weights` exclude each other" in done.err
+
+
+def test_int8_weights_are_nearly_as_exact_as_floats(quickstart: Any, quran_asr: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "int8"
+    done = quran_asr("export", quickstart.figures["run"], "--to", folder, "--int8-weights", "--json")
+    assert done.code == 0, done.err
+    cost = json.loads(done.out)["figures"]["int8"]
+    assert cost["size_ratio"] < 0.5
+    assert abs(cost["wer"] - cost["wer_float"]) < 0.01
+    assert 0 < cost["largest_difference"] < 0.5
+    assert cost["pieces_same"] == cost["pieces"]
+    assert read_bundle(folder).precision == "int8-weights"
+
+
 def test_int8_reports_what_it_costs(quickstart: Any, quran_asr: Any, tmp_path: Path) -> None:
     folder = tmp_path / "int8"
     done = quran_asr("export", quickstart.figures["run"], "--to", folder, "--int8", "--json")

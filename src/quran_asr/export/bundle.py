@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from quran_asr import __version__
 from quran_asr.config.recipe import load_recipe
@@ -18,7 +18,7 @@ from quran_asr.corpus.manifest import read_manifest
 from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.experiments.checkpoints import copy_model
-from quran_asr.export.graphs import quantize, write_graphs
+from quran_asr.export.graphs import quantize, quantize_weights, write_graphs
 from quran_asr.export.targets import TARGETS
 from quran_asr.export.verification import check_bundle, cost_of_int8, cost_of_joining
 from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically
@@ -42,6 +42,8 @@ from quran_asr.training.recognizer import load_model, spelling_of
 from quran_asr.training.streaming import describe, model_shape
 
 CARD = "MODEL_CARD.md"
+Precision = Literal["float32", "int8", "int8-weights"]
+"""Of the encoder, see `export`."""
 
 
 def model_card(bundle: Bundle) -> str:
@@ -152,7 +154,7 @@ def export(
     model_path: Path,
     folder: Path,
     *,
-    int8: bool = False,
+    precision: Precision = "float32",
     targets: Sequence[str] = (),
     manifest: Path | None = None,
     on_step: Callable[[str], None] = lambda step: None,
@@ -162,7 +164,9 @@ def export(
     Args:
         model_path: a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
         folder: where the bundle shall be; an earlier bundle there is replaced when the new one is proven.
-        int8: keep the encoder's matrices as 8-bit integers.
+        precision: `int8` computes with the encoder's matrices in 8-bit integers: small and fast, at a cost in
+            accuracy. `int8-weights` stores them so and computes in 32-bit floats: as small, no faster, and
+            nearly as exact as `float32`.
         targets: names from `TARGETS`; adds `<target>/<look-ahead>ms` for each look-ahead, in 32-bit floats.
         manifest: recordings to verify it with; with int8 their texts also show what it costs. None takes the
             validation recordings of the model's run if they are there, else synthetic audio alone.
@@ -179,13 +183,13 @@ def export(
     folder = folder.resolve()
     _refuse_to_destroy(folder)
     with locked(folder.with_name(f".{folder.name}.lock"), busy="another export writes here"):
-        return _export(model_path, folder, int8, targets, manifest, on_step)
+        return _export(model_path, folder, precision, targets, manifest, on_step)
 
 
 def _export(
     model_path: Path,
     folder: Path,
-    int8: bool,
+    precision: Precision,
     targets: Sequence[str],
     manifest: Path | None,
     on_step: Callable[[str], None],
@@ -206,9 +210,9 @@ def _export(
         bundle = write_unproven(model, source, shape, unfinished)
         on_step("comparing with the model, whole and in pieces")
         figures: dict[str, Any] = {"check": check_bundle(model, unfinished, clips)}
-        if int8:
+        if precision != "float32":
             on_step("to 8-bit integers")
-            bundle, figures["int8"] = _replace_by_int8(bundle, clips)
+            bundle, figures["int8"] = _replace_by_int8(bundle, precision, clips)
         figures["joined"] = cost_of_joining(bundle, clips)
         for target in targets:
             module, _, function = TARGETS[target].partition(":")
@@ -256,12 +260,13 @@ def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shap
     return bundle
 
 
-def to_int8(bundle: Bundle, folder: Path) -> Bundle:
+def to_int8(bundle: Bundle, folder: Path, precision: Precision = "int8") -> Bundle:
     """Write the bundle again into an empty folder, with an encoder of 8-bit integers."""
     for name in (PREDICTION, JOINT, VOCABULARY):
         copy_model(bundle.folder / name, folder / name)
-    quantize(bundle.folder / ENCODER, folder / ENCODER)
-    smaller = replace(bundle, folder=folder, precision="int8")
+    write = quantize if precision == "int8" else quantize_weights
+    write(bundle.folder / ENCODER, folder / ENCODER)
+    smaller = replace(bundle, folder=folder, precision=precision)
     write_description(smaller)
     return smaller
 
@@ -315,14 +320,16 @@ def _write_training_data(data: TrainingData, folder: Path) -> None:
     write_atomically(folder / TRAINING_DATA, text.encode())
 
 
-def _replace_by_int8(bundle: Bundle, clips: Sequence[Segment]) -> tuple[Bundle, dict[str, Any]]:
+def _replace_by_int8(
+    bundle: Bundle, precision: Precision, clips: Sequence[Segment]
+) -> tuple[Bundle, dict[str, Any]]:
     """The same bundle with an encoder of 8-bit integers, and what that costs."""
     smaller = bundle.folder / "int8"
     smaller.mkdir()
-    cost = cost_of_int8(bundle, to_int8(bundle, smaller), clips)
+    cost = cost_of_int8(bundle, to_int8(bundle, smaller, precision), clips)
     (smaller / ENCODER).replace(bundle.folder / ENCODER)
     shutil.rmtree(smaller)
-    return replace(bundle, precision="int8"), cost
+    return replace(bundle, precision=precision), cost
 
 
 def _take_place(unfinished: Path, folder: Path) -> None:

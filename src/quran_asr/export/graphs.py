@@ -23,8 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from quran_asr.files import full_disk_named
@@ -427,3 +430,32 @@ def quantize(source: Path, target: Path) -> None:
             )
     finally:
         logging.disable(logging.NOTSET)
+
+
+def quantize_weights(source: Path, target: Path) -> None:
+    """Write a graph whose matrices are stored as 8-bit integers, a scale for each output.
+
+    ONNX Runtime makes 32-bit floats of them when it loads the graph. It is no faster than the floats, and
+    nearly as exact: with `quantize` a model of 13M parameters lost 3 points of WER where this lost 0.6, and
+    its words depended on how a recording is cut into chunks, since each chunk has scales of its own.
+    """
+    model = onnx.load(source)
+    graph = model.graph
+    weights = {one.name: one for one in graph.initializer}
+    outputs: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights:
+            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            outputs[node.input[1]] = 0 if transposed else 1
+    for name, axis in outputs.items():
+        matrix = numpy_helper.to_array(weights[name])
+        if matrix.ndim != 2:
+            continue
+        scales = np.maximum(np.abs(matrix).max(axis=1 - axis), 1e-12).astype(np.float32) / 127
+        rounded = np.rint(matrix / np.expand_dims(scales, 1 - axis)).astype(np.int8)
+        graph.initializer.remove(weights[name])
+        stored = [f"{name}_int8", f"{name}_scales"]
+        graph.initializer.extend(map(numpy_helper.from_array, (rounded, scales), stored))
+        graph.node.insert(0, helper.make_node("DequantizeLinear", stored, [name], axis=axis))
+    with full_disk_named(target, source.stat().st_size):
+        onnx.save(model, target)

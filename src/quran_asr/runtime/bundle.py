@@ -82,7 +82,7 @@ class Bundle:
     shape: Shape
     vocabulary: Vocabulary
     precision: str
-    """`float32` or `int8` (weights of the encoder's matrices)."""
+    """Of the encoder's matrices: `float32`, `int8`, or `int8-weights` (stored in 8 bits, computed in 32)."""
     provenance: Mapping[str, Any]
     """Which model, recipe, data and version it was made from."""
     figures: Mapping[str, Any]

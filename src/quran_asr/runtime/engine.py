@@ -161,7 +161,7 @@ class Engine:
         if len(streams) == 1:
             streams[0].error = _not_a_number(streams[0], "encoder")
             return [None]
-        # each alone: an 8-bit graph scales a batch as one, so one stream's NaN is in its neighbours too
+        # each alone: an `int8` graph scales a batch as one, so one stream's NaN is in its neighbours too
         each = zip(streams, features, strict=True)
         return [one for stream, piece in each for one in self._encode([stream], piece[None])]
 
