@@ -21,7 +21,7 @@ import pytest
 if importlib.util.find_spec("torch") is not None:
     pytest.skip("this environment has torch; ./test.sh runs it in .venv-core", allow_module_level=True)
 
-MEGABYTES = 200
+MEGABYTES = 225
 """What the core install may add to an empty environment."""
 
 
@@ -76,7 +76,7 @@ def test_every_package_without_torch_can_be_imported() -> None:
     names = [
         ".".join(("quran_asr", *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
         for path in sorted(folder.rglob("*.py"))
-        if path.relative_to(folder).parts[0] not in {"training", "export", "benchmark"}
+        if path.relative_to(folder).parts[0] not in {"training", "export", "benchmark", "server"}
     ]
     code = "import importlib, sys\nfor n in sys.argv[1:]: importlib.import_module(n)\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=60)
