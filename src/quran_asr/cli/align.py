@@ -95,8 +95,8 @@ def align(
     passage = None if verses is None else parse_range(verses)
     _refuse_equal_names(recordings if formats else ())
     if picture is not None:
-        need("plot")
         _refuse_picture(picture, recordings)
+        need("plot")
     for path in recordings:
         refuse_model(path)
     nothing, failures = 0, list[QuranAsrError]()
