@@ -1,6 +1,6 @@
-"""Forced alignment: when each token of a known text is said, all of them, once and in order.
+"""Forced alignment: when each token of a known text is recited, all of them, once and in order.
 
-The plain Viterbi path of CTC. Where it is not known that just this text is said, `search` finds what is.
+The plain Viterbi path of CTC. Where it is not known that just this text is recited, `search` finds what is.
 """
 
 from __future__ import annotations

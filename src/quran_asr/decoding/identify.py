@@ -108,8 +108,8 @@ def identify(
     best = _place(near, path, 0.0)
     if best is None:
         return _nothing(evidence)
-    said = _text(near, path)
-    loss = sum(visit.loss for visit in said) / sum(len(visit.tokens) for visit in said)
+    recited = _text(near, path)
+    loss = sum(visit.loss for visit in recited) / sum(len(visit.tokens) for visit in recited)
     others = _others(near, state, visits, best, score(state, end.entry), alternatives + 1)
     equal = tuple(place for place in others if place.score > -EQUAL)
     rest = tuple(place for place in others if place.score <= -EQUAL)[:alternatives]

@@ -28,7 +28,7 @@ STEPS = 8
 SURE_BLANK = -0.02
 """Log-probability: of several frames in a row whose blank is likelier, one is enough."""
 MOST_STEPS = 24_000
-"""Scores beyond are not told apart: 3,000 nats, some minutes of recitation."""
+"""Scores beyond are not distinguished: 3,000 nats, some minutes of recitation."""
 DEAD_STEPS = -12_000
 MOST_PLACES = 24
 """So many places are searched in detail,"""

@@ -73,8 +73,8 @@ def _draw(axes: Any, recording: AlignedRecording, samples: Samples, start: float
             [segment.start, segment.end], [1.12, 1.12], color=colour, linewidth=2, solid_capstyle="butt"
         )
         if start <= segment.start < end:
-            said = f"{label(segment)}  {segment.score:.2f}"
-            axes.text(segment.start, 1.2, said, fontsize=8, color=colour, va="bottom")
+            caption = f"{label(segment)}  {segment.score:.2f}"
+            axes.text(segment.start, 1.2, caption, fontsize=8, color=colour, va="bottom")
         for word in segment.words:
             if word.start < end and word.end > start:
                 sure = 1.0 if word.confidence is None else word.confidence

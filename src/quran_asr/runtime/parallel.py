@@ -59,8 +59,8 @@ def recognize_in_processes(
     """
     # fork: a caller's script needs no `if __name__` guard, and nothing is imported twice
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    heard, stop = context.Value("d", 0.0), context.Event()
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(load, heard, stop))
+    recognized, stop = context.Value("d", 0.0), context.Event()
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(load, recognized, stop))
     try:
         answers = [pool.submit(_recognize, segment) for segment in segments]
         reported = 0.0
@@ -68,7 +68,7 @@ def recognize_in_processes(
             done = False
             while not done:
                 done = bool(wait([answer], _REPORT_SECONDS).done)
-                if on_seconds is not None and (total := heard.value) > reported:
+                if on_seconds is not None and (total := recognized.value) > reported:
                     on_seconds(total - reported)
                     reported = total
             answers[i] = Future()  # what was given need not be kept
@@ -86,18 +86,18 @@ _process: Any = None
 """Of a worker: its recognizer, the seconds that all workers have recognized, and whether to stop."""
 
 
-def _begin(load: Callable[[], Recognizer], heard: Any, stop: Any) -> None:
+def _begin(load: Callable[[], Recognizer], recognized: Any, stop: Any) -> None:
     global _process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the parent answers it
-    _process = load(), heard, stop
+    _process = load(), recognized, stop
 
 
 def _recognize(segment: Segment) -> Answer:
-    recognizer, heard, stop = _process
+    recognizer, recognized, stop = _process
 
     def count(seconds: float) -> None:
-        with heard.get_lock():
-            heard.value += seconds
+        with recognized.get_lock():
+            recognized.value += seconds
         if stop.is_set():
             raise _StoppedError
 

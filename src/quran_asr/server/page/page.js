@@ -62,7 +62,7 @@ let session = null; // while one is open
 let recording = null; // object URL of a file, or of what the microphone gave
 let stopAt = Infinity; // seconds at which the player is to stop
 let chosen = null; // place in `words` of the one that the arrow keys are on
-let flagBelow = 0; // confidence, told by the server
+let flagBelow = 0; // confidence; the server sends it
 window.recitation = () => ({ words, flag_below: flagBelow }); // for `quran-asr benchmark follow`
 
 // The text
