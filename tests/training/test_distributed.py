@@ -102,7 +102,7 @@ def test_two_processes_have_the_losses_of_one_and_a_run_goes_from_one_to_two_and
     moving, _ = train(*words, *ONE, "trainer.max_epochs=2")
     _, said = train("--resume", str(moving.path), "trainer.max_epochs=3", *TWO[:2])
     assert "its effective batch of 4 is kept" in said
-    assert "no longer those of an undisturbed run" in said
+    assert "differ from an uninterrupted run" in said
     assert "trainer.accumulate_grad_batches=1" in said
     _, said = train("--resume", str(moving.path), "trainer.max_epochs=4", *ONE[:2])
     assert "its effective batch of 4 is kept" in said
@@ -152,7 +152,7 @@ def test_a_signal_to_the_first_process_stops_both_with_a_checkpoint(words: list[
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert time.monotonic() - began < 20
-    assert "go on with: quran-asr train --resume" in said
+    assert "continue with: quran-asr train --resume" in said
     assert list(tmp_path.glob("quickstart/*/checkpoints/last.ckpt"))
 
 
