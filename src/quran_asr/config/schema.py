@@ -246,7 +246,8 @@ class Sched:
 class Optim:
     """`model.optim`"""
 
-    name: Literal["adamw"]
+    name: Literal["adamw", "muon"]
+    """`muon` updates the matrices of the encoder's layers by Muon and all other parameters by AdamW."""
     lr: Positive
     """The peak rate; with NoamAnnealing a multiplier (`plan` shows the peak that follows)."""
     betas: tuple[Share, Share]

@@ -131,7 +131,7 @@ def model_config(recipe: Recipe, tokenizer_folder: Path) -> dict[str, Any]:
             },
         },
         "optim": {
-            "name": model.optim.name,
+            "name": "adamw",  # NeMo has no Muon
             "lr": model.optim.lr,
             "betas": list(model.optim.betas),
             "weight_decay": model.optim.weight_decay,

@@ -20,6 +20,7 @@ from quran_asr.config.schedule import learning_rate, transferred_share
 from quran_asr.config.schema import Optim, Quran
 from quran_asr.errors import Finding
 from quran_asr.experiments.run_folder import RunFolder
+from quran_asr.training.muon import Muon, hidden_matrices
 
 WHOLE = ("whole", "level", "bins")
 """How a tensor came (see `transfer_map.How`) of which all values, or nearly all, are the start's."""
@@ -54,7 +55,7 @@ def transferred_names(run: RunFolder, on_finding: Callable[[Finding], None]) -> 
 
 
 class ParamGroups:
-    """The parameters of a model as AdamW's groups: the fresh ones first, then the copied."""
+    """The parameters of a model as the optimizer's groups: the fresh ones first, then the copied."""
 
     def __init__(
         self,
@@ -95,10 +96,18 @@ class ParamGroups:
         return [parameter for name, parameter in named if name in self.copied]
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW and its schedule, as Lightning takes them."""
+        """The optimizer and its schedule, as Lightning takes them."""
         groups = [{"params": group} for group in self.parameters() if group]
-        optimizer = torch.optim.AdamW(
-            groups, lr=1.0, betas=self.optim.betas, weight_decay=self.optim.weight_decay, fused=True
+        settings: dict[str, Any] = {
+            "lr": 1.0,
+            "betas": self.optim.betas,
+            "weight_decay": self.optim.weight_decay,
+            "fused": True,
+        }
+        optimizer = (
+            Muon(groups, hidden_matrices(self.model), **settings)
+            if self.optim.name == "muon"
+            else torch.optim.AdamW(groups, **settings)
         )
         rates: list[Callable[[int], float]] = [self.rate, self.copied_rate]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rates[: len(groups)])
