@@ -73,7 +73,7 @@ class Muon(torch.optim.AdamW):
         self._matrices = {id(parameter) for parameter in matrices}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all parameters that have a gradient."""
         loss = None
         if closure is not None:
