@@ -94,6 +94,10 @@ SMALL = 5_000_000
 """Parameters under which one CPU thread is as fast as several."""
 FEW_CHANNELS = 64
 """Channels of the subsampling up to which oneDNN works faster on them where they lie last."""
+PRIMITIVE_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+# oneDNN compiles a kernel for every shape that it meets and keeps 1,024 of them by default: fewer than ten
+# batches of different lengths need, so that an eighth of a step went into compiling. It reads this once.
+os.environ.setdefault(PRIMITIVE_CACHE, "8192")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's `mallopt` (man 3 mallopt)."""
 
