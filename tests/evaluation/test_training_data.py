@@ -121,6 +121,19 @@ def test_the_file_lists_what_was_trained_on(tmp_path: Path) -> None:
         assert find_training_data(place, "diacritized") == training
 
 
+def test_data_that_was_trained_on_later_is_added(tmp_path: Path) -> None:
+    manifest = manifest_in(tmp_path)
+    before = TrainingData.from_segments([clip("minshawi", "113:1"), clip("husary", "2:255")], [manifest])
+    assert before.joined(before) == before
+    manifest.write_text(manifest.read_text("utf-8") * 2, "utf-8")
+    later = TrainingData.from_segments([clip("husary", "1:1"), clip("alafasy", text="قُلْ هُوَ")], [manifest])
+    both = before.joined(later)
+    assert both.reciters == ("alafasy", "husary", "minshawi")
+    assert [str(verse) for verse in both.verses] == ["1:1", "2:255", "113:1"]
+    assert both.texts == ("قل هو",)
+    assert [one.clips for one in both.manifests] == [3, 6], "the same path with other contents"
+
+
 def test_a_file_without_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="no such file"):
         TrainingData.read(tmp_path / "training_data.json")

@@ -184,6 +184,24 @@ def test_another_batch_size_trains_the_rest_of_the_epoch_once(start: Start) -> N
     assert [row["step"] for row in rows if row["split"] == "train" and row["epoch"] == 2] == [11, 12, 13]
 
 
+def test_clips_that_changed_since_are_reported_and_recorded(
+    start: Start, spoken: Path, segments: list[Segment]
+) -> None:
+    own = spoken.with_name("changing.jsonl")
+    lines = spoken.read_text("utf-8").splitlines(keepends=True)
+    own.write_text("".join(lines[:8]), "utf-8")
+    stopped = start(f"model.train_ds.manifest_filepath={own}", stop=at_step(3), clips=segments[:8])
+    unchanged: list[Finding] = []
+    start(resume=stopped, stop=at_step(5), clips=segments[:8], findings=unchanged)
+    assert "changed-data" not in {finding.code for finding in unchanged}
+    own.write_text("".join(lines), "utf-8")
+    changed: list[Finding] = []
+    start(resume=stopped, stop=at_step(7), findings=changed)
+    assert str(own) in next(one.message for one in changed if one.code == "changed-data")
+    recorded = stopped.read_json("training_data.json")
+    assert [manifest["clips"] for manifest in recorded["manifests"]] == [8, len(lines)]
+
+
 class Planted:
     def __init__(self, flag: Path) -> None:
         self.flag = flag

@@ -60,6 +60,16 @@ class TrainingData:
         facts = tuple(_facts(path) for path in manifests)
         return cls(facts, tuple(sorted(reciters)), tuple(sorted(verses)), tuple(sorted(texts - {""})))
 
+    def joined(self, later: TrainingData) -> TrainingData:
+        """This and what was trained on later, each reciter, verse, text and manifest once."""
+        known = {manifest.sha256 for manifest in self.manifests}
+        return TrainingData(
+            self.manifests + tuple(one for one in later.manifests if one.sha256 not in known),
+            tuple(sorted({*self.reciters, *later.reciters})),
+            tuple(sorted({*self.verses, *later.verses})),
+            tuple(sorted({*self.texts, *later.texts})),
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "manifests": [asdict(manifest) for manifest in self.manifests],

@@ -21,6 +21,7 @@ from quran_asr import __version__
 from quran_asr.config.architecture import of_nemo
 from quran_asr.config.schema import Recipe
 from quran_asr.errors import Finding, QuranAsrError
+from quran_asr.evaluation.training_data import FILE_NAME as TRAINING_DATA_FILE
 from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.experiments.checks.machine import audio_budget
 from quran_asr.experiments.diagnostics.diagnosis import Diagnosis
@@ -132,10 +133,12 @@ def train(
     if device.type == "cpu":
         suit_cpu(model)
     engine = choose_engine(device, ranks, on_finding)
+    if first:
+        manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
+        trained_on = TrainingData.from_segments(training, manifests)
+        record_training_data(run, trained_on, resume is not None, on_finding)
     if resume is None and first:
         run.write_json("environment.json", environment(ranks, engine))
-        manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
-        run.write_json("training_data.json", TrainingData.from_segments(training, manifests).to_json())
         if start is not None:
             start_from(start, model, recipe, run, training_set)
         elif recipe.quran.initialization == "data":
@@ -199,6 +202,25 @@ def train(
         best = average_at_end(run, validation, trainer.global_step, best, on_finding)
     seconds = time.perf_counter() - began
     return Trained(run, interrupted, trainer.global_step, seconds, best, stopped_by)
+
+
+def record_training_data(
+    run: RunFolder, trained_on: TrainingData, resumed: bool, on_finding: Callable[[Finding], None]
+) -> None:
+    """Write `training_data.json`; a resumed run adds to it what has changed in the manifests."""
+    file = run.path / TRAINING_DATA_FILE
+    if resumed and file.is_file():
+        before = TrainingData.read(file)
+        trained_on = before.joined(trained_on)
+        if trained_on == before:
+            return
+        changed = ", ".join(one.path for one in trained_on.manifests[len(before.manifests) :]) or "the clips"
+        message = (
+            f"{changed} changed since this run began: the rest of the epoch is planned from the new clips, "
+            f"and {TRAINING_DATA_FILE} lists what was trained on before and after"
+        )
+        on_finding(Finding("warning", "changed-data", "model.train_ds.manifest_filepath", message, ""))
+    run.write_json(TRAINING_DATA_FILE, trained_on.to_json())
 
 
 def choose_engine(device: torch.device, ranks: Ranks, on_finding: Callable[[Finding], None]) -> str:
