@@ -316,7 +316,7 @@ class Checkpoints(lightning.Callback):
         )
 
     def _is_the_end(self, trainer: lightning.Trainer) -> bool:
-        """Whether this was the last batch: the end is kept as a place to go on from, like any other."""
+        """Whether this was the last batch: a training can be resumed from its end too."""
         if 0 < trainer.max_steps <= trainer.global_step:
             return True
         return bool(trainer.is_last_batch and 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1)
@@ -353,7 +353,7 @@ def keep_among_best(last: Path, name: str, wer: float, epoch: int, keep: int) ->
     with replacing(target) as temporary:
         temporary.unlink()
         try:
-            os.link(last, temporary)  # written anew, `last.ckpt` becomes another file: this one stays
+            os.link(last, temporary)  # the next `last.ckpt` is another file: this one stays
         except OSError:  # a file system without links
             shutil.copyfile(last, temporary)
     for _, path in others[keep - 1 :]:
