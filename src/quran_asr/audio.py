@@ -326,7 +326,7 @@ def _mono_blocks(
     """Up to `frames` frames from `start`, channels averaged; fewer where the file ends early.
 
     The last block takes a remainder of up to 120 ms with it, the longest Opus packet: libsndfile (1.2.2)
-    gives wrong samples when a read goes on inside the last packet of an Opus file.
+    gives wrong samples when a read continues inside the last packet of an Opus file.
     """
     remainder = round(_LONGEST_PACKET_SECONDS * sound.samplerate)
     warm_up = min(start, round(_MP3_WARM_UP_SECONDS * sound.samplerate)) if sound.format == "MP3" else 0
@@ -407,7 +407,7 @@ def _decoder(path: Path, file: io.FileIO, medium: Medium | None) -> Iterator[Sou
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound file that goes on reading where it is.
+    """An audio file that continues to read at its current position.
 
     `soundfile` seeks to that place after every read of a file that can seek, and an MP3 decoder then lacks
     what the frames before left for the next one: a click at the end of every block.

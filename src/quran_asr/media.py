@@ -124,7 +124,7 @@ class MediaSound:
         """The sample that is read next."""
 
     def seek(self, frame: int) -> None:
-        """Go on reading at this sample."""
+        """Continue reading at this sample."""
         self._place = frame
         self._waiting = self._waiting[:0]
         self.close()

@@ -10,7 +10,7 @@ import pytest
 
 from quran_asr import audio
 from quran_asr.corpus.audit_rules import LIMITS, judge_alignments
-from quran_asr.corpus.clip_alignment import ClipAlignment, spoken_words
+from quran_asr.corpus.clip_alignment import ClipAlignment, recited_words
 from quran_asr.records import Segment, VerseRef
 from quran_asr.text.quran import load_quran
 
@@ -48,9 +48,9 @@ def segment(verse: str, text: str = "") -> Segment:
 
 
 def test_letters_are_named_and_parts_keep_their_words() -> None:
-    assert spoken_words(segment("2:1"), "letters") == ["ألف", "لام", "ميم"]
-    assert spoken_words(segment("112:1"), "letters") == load_quran("letters").verse(VerseRef(112, 1)).split()
-    assert spoken_words(segment("112:1", "هو الله"), "letters") == ["هو", "الله"]
+    assert recited_words(segment("2:1"), "letters") == ["ألف", "لام", "ميم"]
+    assert recited_words(segment("112:1"), "letters") == load_quran("letters").verse(VerseRef(112, 1)).split()
+    assert recited_words(segment("112:1", "هو الله"), "letters") == ["هو", "الله"]
 
 
 @pytest.mark.slow

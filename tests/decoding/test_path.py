@@ -206,7 +206,7 @@ def test_what_is_kept_does_not_grow_with_the_recording() -> None:
     sizes = []
     for _ in range(40):
         state, _ = advance(graph, state, once)
-        sizes.append((len(state.records.frame), len(state.emissions), len(state.spoken)))
+        sizes.append((len(state.records.frame), len(state.emissions), len(state.non_blank)))
     assert max(sizes[20:]) <= max(sizes[:20])
     assert state.frame == 40 * len(once)
 

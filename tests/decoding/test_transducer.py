@@ -147,7 +147,7 @@ def test_calls_grow_with_the_tokens_and_not_with_frames_or_streams() -> None:
     assert networks.join_calls == 2 * calls
 
 
-def test_streams_without_nan_go_on_from_the_same_states() -> None:
+def test_streams_without_nan_continue_from_the_same_states() -> None:
     networks = Networks(2, talkative=-1.0)
     good = np.asarray(np.random.default_rng(5).normal(size=(2, 12, J)), np.float32)
     (first, second) = greedy(good, [12, 12], [networks.start()] * 2, networks.predict, networks.join)

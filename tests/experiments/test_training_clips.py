@@ -48,10 +48,11 @@ def test_parts_of_verses_and_unnamed_reciters_stay_alone() -> None:
     ]
     part = replace(whole[4], text=whole[4].text.split()[0])
     every = [*whole[:3], whole[3], part, whole[5]]
-    assert with_windows(every, recipe) == every
-    (joined,) = with_windows([*every, whole[4]], recipe)[7:]
+    longest = recipe.model.train_ds.max_duration
+    assert with_windows(every, recipe.quran, longest) == every
+    (joined,) = with_windows([*every, whole[4]], recipe.quran, longest)[7:]
     assert joined.parts == (whole[3], whole[4])
-    assert with_windows(whole, load_recipe("base")) == whole
+    assert with_windows(whole, load_recipe("base").quran, longest) == whole
 
 
 def test_a_clip_that_names_no_verse_stays_alone() -> None:

@@ -167,7 +167,7 @@ def test_the_audio_of_windows_is_that_of_their_verses(
 ) -> None:
     augment = replace(tiny.quran.augment or load_recipe("base").quran.augment, windows=2)
     recipe = replace(tiny, quran=replace(tiny.quran, augment=augment))
-    both = with_windows(segments, recipe)
+    both = with_windows(segments, recipe.quran, recipe.model.train_ds.max_duration)
     joined = [segment for segment in both if segment.parts]
     assert list(both[: len(segments)]) == segments
     assert joined

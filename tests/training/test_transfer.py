@@ -212,7 +212,7 @@ def test_a_training_from_normalised_features_folds_the_level_of_its_clips_in(
     run = create_run(tmp_path / "runs", "tiny")
     pretrained = Pretrained("offline", tmp_path / "offline.nemo", "0" * 64, "file")
     said: list[str] = []
-    start_from(Start(pretrained, archive, False, False, said.append), model, tiny, run, clips)
+    start_from(Start(pretrained, archive, False, False, said.append), model, tiny.model, run, clips)
     theirs = read_weights(archive)[FIRST[0]]
     mean, deviation = feature_level(*sample_features(model, clips))
     assert torch.allclose(model.encoder.pre_encode.conv[0].weight * deviation, theirs, atol=1e-6)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from quran_asr.config.recipe import load_recipe
+from quran_asr.errors import QuranAsrError
+from quran_asr.experiments.run_folder import create_run
+from quran_asr.records import Segment
+from quran_asr.training.averaging import export, mean_weights, same_model
+from quran_asr.training.checkpoints import model_weights
+from quran_asr.training.nemo_archive import read_archive, read_weights
 from quran_asr.training.optimizer import WeightAverage
+from quran_asr.training.trainer import train
 
 
 def test_the_mean_is_the_weighted_sum_of_all_steps() -> None:
@@ -63,3 +72,45 @@ def test_a_mean_continues_from_a_checkpoint(decay: float) -> None:
         average.update(layer.parameters(), step)
         resumed.update(layer.parameters(), step)
     torch.testing.assert_close(average.averaged(layer), resumed.averaged(layer))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_the_model_that_was_validated(
+    spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The `.ckpt` and the `.nemo` of a step are one model: the running mean, not the weights in training."""
+    recipe = load_recipe(
+        "quickstart",
+        [
+            *tiny_overrides,
+            f"model.train_ds.manifest_filepath={spoken}",
+            "model.encoder.conv_norm_type=batch_norm",  # statistics stand among the parameters
+            "quran.weight_average=0.9",
+            "trainer.max_steps=3",
+            "trainer.check_val_every_n_epoch=null",
+            "trainer.val_check_interval=3",
+        ],
+    )
+    run = create_run(tmp_path, recipe.name)
+    run.write_recipe(recipe)
+    train(recipe, run, segments, segments[:4], watcher=lambda _: None, on_finding=print)
+    nemo, checkpoint = run.best_nemo(), run.best_checkpoint()
+    assert nemo is not None and checkpoint is not None
+    assert same_model(nemo, checkpoint)
+    expected = read_weights(read_archive(nemo))
+    trained = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert not all(torch.equal(trained[f"model.{name}"], tensor) for name, tensor in expected.items())
+
+    export(checkpoint, tmp_path / "exported.nemo")
+    assert same_model(tmp_path / "exported.nemo", checkpoint)
+    mean = mean_weights([checkpoint, checkpoint])
+    assert all(torch.equal(mean[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_mean_of_other_parameters_than_the_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.ckpt"
+    weights = {"model.a": torch.zeros(2), "model.b": torch.zeros(3)}
+    torch.save({"state_dict": weights, "quran_asr": {"weight_average": [torch.ones(4)]}}, path)
+    with pytest.raises(QuranAsrError, match="running mean") as refused:
+        model_weights(path)
+    assert refused.value.where == str(path)

@@ -19,12 +19,12 @@ from quran_asr.text.quran import load_quran
 from quran_asr.training.data.epoch import Stage, stage_batches
 
 WORDS_A_SECOND = 1.5
-"""Of made clips: quick recitation. Measured recitations have 0.7 to 1.25 on average, eSpeak about two."""
+"""Words per second of synthetic clips: fast recitation. Recitations average 0.7 to 1.25, eSpeak about two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Clips, and the batches that our loader makes of them in its first epoch."""
+    """Clips, and their batches in the first epoch of our loader."""
 
     segments: tuple[Segment, ...]
     batches: tuple[tuple[Segment, ...], ...]
@@ -55,7 +55,7 @@ def made_clips(count: int, seconds: tuple[float, float], spelling: str, folder: 
 
 
 def chosen_clips(manifests: Sequence[str], count: int, spelling: str) -> list[Segment]:
-    """`count` clips of manifests, drawn with a fixed seed; again from the beginning where there are fewer.
+    """`count` clips of manifests, drawn with a fixed seed; repeated from the beginning if there are fewer.
 
     Raises:
         QuranAsrError: no manifest has a clip.
@@ -68,7 +68,7 @@ def chosen_clips(manifests: Sequence[str], count: int, spelling: str) -> list[Se
 
 
 def in_batches(segments: Sequence[Segment], clips: int, folder: Path) -> Clips:
-    """Plan the batches of seed 0, and write the manifest with which NeMo makes the same."""
+    """Plan the batches of seed 0, and write the manifest from which NeMo makes the same ones."""
     planned = stage_batches([s.duration for s in segments], [Stage(0, clips, None, None, 1)], 0, 0)
     batches = tuple(tuple(segments[i] for i in batch) for batch in planned)
     manifest = folder / f"{clips}x{len(batches)}.jsonl"

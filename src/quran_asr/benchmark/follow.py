@@ -2,7 +2,7 @@
 
 The audio of a session is made of one recording: its verses in order, with two of them recited again after a
 third, and a jump forward after two thirds. When each word ends follows from forced alignment of the recording
-with its known verses by the same model, so the tables say nothing about errors that both share.
+with its known verses by the same model, so the tables do not show errors that both share.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 CHUNK_SECONDS = 0.1
 REPEATED_VERSES = 2
 LEAST_VERSES = 9
-"""A recording with fewer has no room for a repeat and a jump."""
+"""Verses needed for a repeat and a jump."""
 LATE_SECONDS = 2.0
-"""A word that is lit later than this after its end was not followed."""
+"""Seconds after its end within which a word must be highlighted to count as followed."""
 EARLY_SECONDS = 1.0
-"""A word that is lit sooner than this before its start is a wrong highlight."""
+"""Seconds before its start from which a highlight of a word is correct."""
 MARGIN_SECONDS = 0.15
-"""Verses are cut so long before their first word."""
+"""Seconds before the first word at which verses are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class RecitedWord:
     """A word of the audio of a session."""
 
     word: str
-    """As the protocol has it, `2:255:4`."""
+    """In the notation of the protocol, `2:255:4`."""
     start: float
     """Seconds in the audio."""
     end: float
@@ -77,7 +77,7 @@ class Lit:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What came out of a session."""
+    """The messages of a session."""
 
     lit: tuple[Lit, ...]
     final: tuple[dict[str, Any], ...]
@@ -160,8 +160,8 @@ def follow_by_websocket(address: str, recited: Recitation, *, fast: bool = False
     Args:
         address: of the server.
         recited: to be sent.
-        fast: as fast as the server takes it, and times are those of the audio that each answer needed, so
-            that computing counts for nothing. Else in real time by the clock.
+        fast: as fast as the server accepts it; times are positions in the audio that each reply needed,
+            without computing time. Otherwise in real time by the clock.
     """
     return asyncio.run(_session(address, recited, fast))
 
@@ -181,7 +181,7 @@ async def _session(address: str, recited: Recitation, fast: bool) -> Followed:
 
         async def send() -> None:
             for begin in range(0, len(pcm), step):
-                if not fast:  # a chunk is there once it was recited
+                if not fast:  # a chunk is available once it has been recited
                     due = begun + min(len(pcm), begin + step) / SAMPLE_RATE
                     await asyncio.sleep(max(0.0, due - time.monotonic()))
                 await socket.send(pcm[begin : begin + step].tobytes())
@@ -206,7 +206,7 @@ async def _session(address: str, recited: Recitation, fast: bool) -> Followed:
 
 
 SILENCE_SECONDS = 4.0
-"""Before the recitation, so that its beginning can be found in what the browser sends."""
+"""Marker before the recitation, to find its beginning in the audio that the browser sends."""
 WATCH = """
 (() => {
   const begun = { at: null, loud: null, sent: 0 };
@@ -230,7 +230,7 @@ WATCH = """
 
 
 def follow_by_browser(address: str, recited: Recitation, chromium: str, folder: Path) -> Followed:
-    """Play a recitation into the microphone of a real browser, and watch the words that its page lights.
+    """Play a recitation into the microphone of a real browser, and record the highlights of its page.
 
     Args:
         address: of the server.
@@ -275,11 +275,11 @@ def follow_by_browser(address: str, recited: Recitation, chromium: str, folder: 
 
 
 def figures(recited: Recitation, followed: Followed) -> dict[str, Any]:
-    """What a session is worth; seconds, shares and counts.
+    """The figures of a session: seconds, shares and counts.
 
-    A word is lit at the first highlight of it, or of the word after it, between `EARLY_SECONDS` before its
-    start and `LATE_SECONDS` after its end. Lag is from its end to that: negative where it was lit before it
-    ended.
+    A word counts as highlighted at the first highlight of it, or of the word after it, between
+    `EARLY_SECONDS` before its start and `LATE_SECONDS` after its end. The lag runs from its end to the
+    highlight: negative if it was highlighted before it ended.
     """
     following = [*recited.words[1:], None]
     found = [_lag(one, after, followed) for one, after in zip(recited.words, following, strict=True)]
@@ -316,7 +316,7 @@ def _lag(one: RecitedWord, after: RecitedWord | None, followed: Followed) -> flo
 
 
 def _recovery(words: Sequence[RecitedWord], followed: Followed) -> float:
-    """Seconds from the end of the first word after a repeat or jump to the first right highlight."""
+    """Seconds from the end of the first word after a repeat or jump to the first correct highlight."""
     for lit in followed.lit:
         for word in words:
             if lit.word == word.word and word.start - EARLY_SECONDS <= lit.seconds <= word.end + LATE_SECONDS:

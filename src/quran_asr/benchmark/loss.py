@@ -120,7 +120,7 @@ def median_seconds(step: Callable[[], object], device: torch.device, repeats: in
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
-    """Most bytes that a step holds in addition to what was held before; None where it cannot be measured."""
+    """Peak bytes of a step above those held before it; None where that cannot be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -135,7 +135,7 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class LossFigures:
-    """Ours beside stock NeMo's."""
+    """Our loss compared with stock NeMo's."""
 
     device: str
     engine: str
@@ -151,7 +151,7 @@ class LossFigures:
 
     @property
     def ratios(self) -> dict[str, float | None]:
-        """How many times faster, and which share of the bytes."""
+        """Speed-up, and share of the bytes."""
         if self.missing:
             return {}
         ours, stock = self.bytes["ours"], self.bytes["stock"]

@@ -29,7 +29,7 @@ NARROW = 480
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is to be measured."""
+    """The measurements to make."""
 
     models: Models
     files: tuple[str, ...]
@@ -65,8 +65,8 @@ def compare(task: Task, report: Report, keep: Callable[[dict[str, Any]], None]) 
     """Measure all recognizers.
 
     Args:
-        task: what to measure.
-        report: called with what is measured next.
+        task: the measurements.
+        report: called with the name of the next measurement.
         keep: called with the figures so far, at each stage.
 
     Raises:
@@ -106,7 +106,7 @@ def compare(task: Task, report: Report, keep: Callable[[dict[str, Any]], None]) 
 
 
 def write_clips(segments: Sequence[Segment], seconds: float, folder: Path) -> tuple[tuple[str, ...], float]:
-    """The first recordings up to so many seconds as wav files, and their total length."""
+    """The first recordings, up to this many seconds, as wav files, and their total length."""
     files: list[str] = []
     total = 0.0
     for segment in segments:
@@ -137,7 +137,7 @@ def _setups(task: Task) -> dict[str, tuple[str, dict[str, Any]]]:
 def _speed(
     task: Task, workers: Mapping[str, Worker], figures: dict[str, dict[str, Any]], report: Report
 ) -> None:
-    """Real-time factors, whole and per look-ahead: a round to warm up, then rounds that count."""
+    """Real-time factors, whole and per look-ahead: a warm-up round, then the measured ones."""
     files = list(task.files)
     jobs: list[tuple[str, dict[str, Any]]] = [("whole", {"files": files})]
     jobs += [("stream", {"files": files, "look_ahead_ms": ms}) for ms in task.look_aheads_ms]

@@ -46,8 +46,8 @@ def word_delays(
             computing in that step), `text`, `committed` (words that stay; None where unknown).
 
     Returns:
-        Of each word that is in the last text too, and at its place: the audio consumed when it first stood
-        where it stands in the end, and computing, less its end.
+        For each word that is in the final text at its position: the audio consumed when it first appeared
+        at its final position, plus computing time, minus its end.
     """
     if not changes:
         return []
@@ -79,7 +79,7 @@ def spread(delays: Sequence[float]) -> dict[str, float | int] | None:
 
 
 def table(figures: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows; the best of a row is marked with a star. Rows that nobody has are left out."""
+    """Header and rows; the best of a row is marked with a star. Rows without any figure are left out."""
     looks = [str(ms) for ms in figures["look_aheads_ms"]]
     rows: list[tuple[str, str, Callable[[float], str]]] = [
         ("whole files, real-time factor", "whole/rtf_cpu", _factor),

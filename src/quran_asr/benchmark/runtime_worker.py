@@ -1,4 +1,4 @@
-"""What the runtime benchmark measures of a recognizer, the same way for all, in the worker's process."""
+"""The measurements of the runtime benchmark, the same for all recognizers, in the worker's process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PIECE_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a recognizer shows after a step."""
+    """The output of a recognizer after a step."""
 
     audio_seconds: float
     """Seconds of audio that it has consumed."""
@@ -49,7 +49,7 @@ class Recognizer(Protocol):
         Args:
             recordings: float32 at 16 kHz, all of the same length.
             look_ahead_ms: one of the model's.
-            piece: samples to hand over at a time; None takes what the look-ahead needs at once.
+            piece: samples to pass at a time; None takes the chunk of the look-ahead.
         """
 
 
@@ -129,7 +129,7 @@ class RuntimeWorker:
         return {"cpu": statistics.median(cpu), "wall": statistics.median(wall)}
 
     def memory(self) -> dict[str, int]:
-        """Bytes that are in use, and the most that ever were."""
+        """Bytes in use, and the peak."""
         return {"used": resident_bytes(), "peak": peak_bytes()}
 
 
@@ -146,7 +146,7 @@ class Timer:
 
 
 def repeated(files: Sequence[str], seconds: float) -> Samples:
-    """The recordings one after another, repeated, as float32 of so many seconds."""
+    """The recordings one after another, repeated up to this many seconds, float32."""
     once = np.concatenate([audio.read(file) for file in files])
     return np.resize(once, round(seconds * SAMPLE_RATE))
 
@@ -160,7 +160,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever had in use.
+    """The peak memory of this process.
 
     Not from `getrusage` on Linux, which reports the parent's peak if that was higher.
     """

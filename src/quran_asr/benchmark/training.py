@@ -1,7 +1,8 @@
 """Training speed of stock NeMo and of this package, in turn, on the same weights and batches.
 
 Each runs in a process of its own (`worker.py`), so that neither's memory, threads or settings touch the
-other's. They are called in turn, round by round, and medians are taken: other load on the machine meets both.
+other's. They are called in turn, round by round, and medians are taken: other load on the machine affects
+both.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from quran_asr.training.tokenizer import Tokenizer, train_tokenizer
 AFTER_STEPS = 500
 """In which float32 and bf16 are compared on a GPU."""
 LAST_LOSSES = 20
-"""Mean over so many steps at their end."""
+"""Number of final steps over which the loss is averaged."""
 GROWTH = (2, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is to be measured."""
+    """The measurements to make."""
 
     preset: Preset
     overrides: tuple[str, ...]
@@ -56,7 +57,7 @@ class Task:
     threads: int = 1
 
     def words(self) -> tuple[str, ...]:
-        """Overrides of the recipe: one process, one batch a step, nothing but steps."""
+        """Overrides of the recipe: one process, one batch per step, steps only."""
         return (
             *self.preset.overrides,
             "quran.seed=0",
@@ -92,7 +93,7 @@ def compare(
     """Measure stock NeMo and ours on a preset.
 
     Args:
-        report: called with what is measured next.
+        report: called with the name of the next measurement.
         alone: also time joint and loss alone, and one of our validations.
 
     Raises:
@@ -156,7 +157,7 @@ def grown(task: Task) -> Iterator[tuple[str, Task]]:
 
 
 def calibration(task: Task, figures: dict[str, Any]) -> Calibration:
-    """What `plan` uses of this device: the speed of our training."""
+    """The calibration of this device for `plan`: the speed of our training."""
     batch, step = figures["batch"]["audio_seconds"], figures["ours"]["step_seconds"]
     validation = figures["validation_seconds_per_hour"]
     return measured_by(task.recipe, figures["device"], batch, step, validation, figures["date"][:10])
@@ -213,7 +214,7 @@ def _worker(
 
 
 def _about(task: Task, clips: Clips, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What is measured, beside the figures: means over the batches that are counted."""
+    """Description of the task next to the figures: means over the counted batches."""
     recipe = task.recipe
     architecture = of_recipe(recipe.model, recipe.quran.vocabulary_size)
     counted = [segment for batch in clips.batches[1:] for segment in batch]
@@ -234,7 +235,7 @@ def _about(task: Task, clips: Clips, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _same(workers: dict[str, Worker], task: Task) -> dict[str, Any]:
-    """What both report of their model and first batch.
+    """The model and first batch as reported by both.
 
     Raises:
         QuranAsrError: they differ, so that a comparison would be meaningless.

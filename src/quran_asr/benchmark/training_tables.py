@@ -23,7 +23,7 @@ class Preset:
     """In a batch on a CPU."""
     clips_on_gpu: int
     seconds: tuple[float, float]
-    """Lengths of made clips are drawn between these."""
+    """Range of the lengths of synthetic clips."""
 
 
 _SMALL = (
@@ -70,14 +70,14 @@ class LossTime:
 
     joint_loss: float
     loss: float
-    """From the joint's output, there already, to its gradient: the lattice alone."""
+    """From the given output of the joint to its gradient: the lattice alone."""
     joint: float
     """NeMo's joint alone."""
 
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured of one system so far."""
+    """The figures of one system so far."""
 
     steps: list[StepTime] = field(default_factory=list)
     losses: list[LossTime] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Measured:
     peak_bytes: int | None = None
 
     def figures(self, audio_seconds: float, flops: float, peak_flops: float | None) -> dict[str, Any]:
-        """Medians, as they stand in the JSON. Times in seconds; what was not measured yet is None.
+        """Medians in the form of the JSON. Times in seconds; None for what has not been measured yet.
 
         Args:
             audio_seconds: in a batch, without padding.
@@ -120,7 +120,7 @@ COMPARED = {
 
 
 def ratios(stock: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, float | None]:
-    """How many times better ours is: less time, less memory, more audio. None where a figure is missing."""
+    """Ratios in our favour: less time, less memory, more audio. None where a figure is missing."""
     found: dict[str, float | None] = {}
     for key in COMPARED:
         theirs, mine = stock[key], ours[key]
@@ -131,7 +131,7 @@ def ratios(stock: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, float
 
 
 def table(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of one preset's figures: what, stock, ours, how many times better."""
+    """Rows of one preset's figures: name, stock, ours, ratio."""
     stock, ours, ratio = result["stock"], result["ours"], result["ratio"]
     rows: list[tuple[str, ...]] = []
     for key, label in COMPARED.items():

@@ -49,9 +49,9 @@ def now(device: torch.device) -> float:
 
 @dataclass
 class Clock(lightning.Callback):
-    """Divides each step into parts: what passes between two marks belongs to the part that the later names.
+    """Divides each step into parts: the time between two marks belongs to the part that the later one names.
 
-    On a GPU marks are events in its stream, so that nothing waits for them but the end of a step.
+    On a GPU marks are events in its stream, so that only the end of a step waits for them.
     """
 
     device: torch.device
@@ -64,7 +64,7 @@ class Clock(lightning.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Marks where the parts of a forward pass begin and end."""
+        """Marks the beginning and end of the parts of a forward pass."""
         model = self.model
         begins = ((model.decoder, "loss"), (model.joint, "loss"), (model.loss, "joint"))
         ends = (
@@ -127,7 +127,7 @@ CERTAIN = 1e4
 def validation_seconds_per_hour(module: TrainingModule, device: torch.device) -> float:
     """Validate a module's validation clips; CPU seconds on a CPU, seconds of the wall on a GPU.
 
-    Both decoders, the losses and the counting take part; audio that was read before is not read again.
+    Includes both decoders, the losses and the error counts; audio that is cached is not read again.
     """
     clips, ds = module.validation_clips, module.recipe.model.validation_ds
     loader = validation_loader(clips, batch_size=ds.batch_size, num_workers=0, pin=False, ranks=Ranks())
@@ -136,7 +136,7 @@ def validation_seconds_per_hour(module: TrainingModule, device: torch.device) ->
     try:
         with torch.no_grad(), talkative(module, batches):
             module.on_validation_start()
-            module.validation_step(batches[0].to(device), 0)  # what is made at the first time
+            module.validation_step(batches[0].to(device), 0)  # allocations of the first call
             began = now(device)
             for number, batch in enumerate(batches):
                 module.validation_step(batch.to(device), number)
@@ -150,12 +150,12 @@ def validation_seconds_per_hour(module: TrainingModule, device: torch.device) ->
 def talkative(module: TrainingModule, batches: list[Batch]) -> Iterator[None]:
     """Let the transducer emit about as many tokens as the batches have, at random frames.
 
-    Random weights emit the most symbols that are allowed at every frame, or none, and decoding costs by
-    symbols: neither is what a training pays from its first hour on.
+    Random weights emit the maximum number of symbols at every frame, or none, and the cost of decoding grows
+    with the symbols: neither is typical of a training after its first hour.
     """
     tokens = sum(sum(batch.labels) for batch in batches)
     frames = sum(int(frame_counts(module.model, batch.samples).sum()) for batch in batches)
-    share = tokens / (tokens + frames)  # of the joint's answers: each frame ends with a blank
+    share = tokens / (tokens + frames)  # of the joint's outputs: each frame ends with a blank
     draw = torch.Generator(module.device).manual_seed(0)
 
     def choose(layer: nn.Module, inputs: tuple[Tensor, ...], scores: Tensor) -> None:
@@ -171,7 +171,7 @@ def talkative(module: TrainingModule, batches: list[Batch]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a worker is started with."""
+    """The setup of a worker."""
 
     system: str
     recipe: str
@@ -193,7 +193,7 @@ def load(setup: Setup) -> Iterator[TrainingWorker]:
 
 
 class TrainingWorker:
-    """Stock NeMo's model or ours, and what is measured of it."""
+    """Stock NeMo's model or ours, and its measurements."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -246,7 +246,7 @@ class TrainingWorker:
         }
 
     def steps(self, count: int, precision: str | int | None = None) -> list[StepTime]:
-        """Train `count` steps, and one before them that is not counted."""
+        """Train `count` steps after one that is not counted."""
         return self.train(count + 1, precision)[1:]
 
     def train(self, count: int, precision: str | int | None = None) -> list[StepTime]:
@@ -432,7 +432,7 @@ def build_stock(recipe: Recipe, tokenizer: Path, manifest: Path) -> EncDecHybrid
         "manifest_filepath": str(manifest),
         "sample_rate": recipe.model.sample_rate,
         "batch_size": recipe.model.train_ds.batch_size,
-        "shuffle": False,  # the manifest stands in the order of our batches
+        "shuffle": False,  # the manifest is in the order of our batches
         "num_workers": recipe.model.train_ds.num_workers,
         "pin_memory": True,
         "max_duration": None,

@@ -1,7 +1,7 @@
 """A worker of a benchmark: an object in a process of its own, whose methods are called from here.
 
 Each competitor gets such a process, so that its memory, threads and libraries are its own. The process is
-started fresh, imports only what its loader imports, and answers one call at a time.
+new, imports only what its loader imports, and handles one call at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from quran_asr.errors import QuranAsrError
 
 LAST_SECONDS = 60.0
-"""A worker that has not ended so long after its last call is terminated."""
+"""Seconds after its last call at which a worker that has not ended is terminated."""
 
 
 class Worker:
@@ -59,8 +59,8 @@ def started(name: str, loader: str, setup: object, threads: int) -> Iterator[Wor
 
     Args:
         name: for messages.
-        loader: `module:function`; the function takes the setup and gives a context manager of the object. It
-            is named, not passed, so that this process does not import what only the worker needs.
+        loader: `module:function`; the function takes the setup and returns a context manager of the object.
+            It is named, not passed, so that this process does not import the worker's packages.
         setup: anything that can be pickled.
         threads: of OpenMP in the worker.
 
@@ -86,11 +86,11 @@ def started(name: str, loader: str, setup: object, threads: int) -> Iterator[Wor
 
 
 def serve(loader: str, setup: object, connection: Connection) -> None:
-    """In the worker's process: answer calls until None arrives.
+    """In the worker's process: handle calls until None arrives.
 
     A call is (method, args, kwargs), an answer (error or None, result, CPU seconds of the process so far).
     """
-    os.dup2(2, 1)  # stdout belongs to the command; what libraries print goes to stderr
+    os.dup2(2, 1)  # stdout belongs to the command; output of libraries goes to stderr
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends this process
     module, _, function = loader.partition(":")
     load: Callable[[object], AbstractContextManager[object]]
@@ -110,7 +110,7 @@ def serve(loader: str, setup: object, connection: Connection) -> None:
 
 @contextlib.contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """What the worker inherits: its threads, before any library has counted the cores."""
+    """Environment of the worker: its threads, before any library has counted the cores."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:

@@ -51,7 +51,7 @@ class Sherpa:
             yield Shown(min(start + step, length) / SAMPLE_RATE, texts)
 
     def _recognizer(self, look_ahead_ms: int) -> Any:
-        """The one of this look-ahead; a folder serves one, and only one is held."""
+        """The recognizer of this look-ahead; a folder is for one look-ahead, and only one is loaded."""
         if self.loaded is None or self.loaded[0] != look_ahead_ms:
             self.loaded = None
             folder = Path(self.setup["folders"][str(look_ahead_ms)])

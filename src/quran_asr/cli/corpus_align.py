@@ -92,8 +92,8 @@ def align(
     searched in the whole Quran. A manifest names what a recording holds by `surah` or `verses`. Clips are
     named as EveryAyah names them: RECITER/002255.flac; parts of long verses with their words,
     002282-001-017.flac. Clips whose alignment is poor are left out, and listed with the reason in
-    recordings.jsonl. Run the same command again to go on after an interruption. Exit code 1 if no clip can be
-    used or a recording cannot be read.
+    recordings.jsonl. Run the same command again to continue after an interruption. Exit code 1 if no clip can
+    be used or a recording cannot be read.
     """
     from quran_asr.corpus.align import Limits, align_recordings
 

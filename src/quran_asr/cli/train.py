@@ -54,7 +54,7 @@ class Resumption:
 def resumption(
     folder: Path, overrides: Sequence[str], *, checkpoint: Path | None, best: bool, moved: Moved = ()
 ) -> Resumption:
-    """Open a run to go on with; overrides win over its recipe.
+    """Open a run to resume; overrides win over its recipe.
 
     Args:
         folder: the run.
@@ -192,7 +192,7 @@ def _average_is_due(resumed: Resumption, made: int) -> bool:
         return True
 
 
-def go_on_from(resumed: Resumption, ranks: int) -> Recipe:
+def recipe_to_resume(resumed: Resumption, ranks: int) -> Recipe:
     """Put the run's files back to where its checkpoint stands, and keep its effective batch.
 
     Args:
@@ -339,7 +339,7 @@ def train(
         if manifests:  # JSON is YAML too, and holds any path
             overrides.append(f"model.{key}.manifest_filepath={json.dumps(manifests)}")
     with silent_follower():
-        resumed = what_goes_on(name, overrides, resume, resume_best, moved_folders(roots))
+        resumed = run_to_resume(name, overrides, resume, resume_best, moved_folders(roots))
         if roots and resumed is None:
             raise QuranAsrError("--data-root needs a run to resume", remedy="name it: --resume RUN")
         if resumed is not None:
@@ -370,10 +370,10 @@ def moved_folders(roots: Sequence[str]) -> list[tuple[str, str]]:
     return moved
 
 
-def what_goes_on(
+def run_to_resume(
     name: str, overrides: list[str], resume: Path | None, resume_best: str | None, moved: Moved
 ) -> Resumption | None:
-    """The run that the command line asks to go on with, if it does.
+    """The run that the command line asks to resume, if any.
 
     A `.ckpt` under `exp_manager.resume_from_checkpoint` names its run; the overrides beside it win.
     """
@@ -485,7 +485,7 @@ def run_folder(
                 run = begin(recipe)
             held.enter_context(run.held())
             if resumed is not None:
-                recipe = go_on_from(resumed, ranks.size)
+                recipe = recipe_to_resume(resumed, ranks.size)
         run, recipe = ranks.from_first((run, recipe))
         try:
             yield run, recipe

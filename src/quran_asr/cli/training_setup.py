@@ -143,7 +143,8 @@ def describe_data(recipe: Recipe, training: Selection, validation: Selection) ->
     from quran_asr.experiments.training_clips import hours, with_windows
 
     reciters = counted(len({segment.reciter for segment in training.kept}), "reciter")
-    joined = with_windows(training.kept, recipe)[len(training.kept) :]
+    longest = recipe.model.train_ds.max_duration
+    joined = with_windows(training.kept, recipe.quran, longest)[len(training.kept) :]
     more = f" and on {counted(len(joined), 'window')} of consecutive verses ({hours(joined):.2f} h)"
     return (
         f"training on {counted(len(training.kept), 'clip')} ({training.hours:.2f} h, {reciters})"

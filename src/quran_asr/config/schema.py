@@ -356,7 +356,7 @@ class Augment:
     speed: tuple[Annotated[float, Range(low=0.5, high=2)], ...] = (1.0,)
     """Factors drawn with equal probability; [1.0] changes nothing."""
     equalizer_db: Annotated[float, Range(low=0, high=40)] = 0.0
-    """The spectrum of each clip is bent by up to this much, anew in each octave."""
+    """The spectrum of each clip is bent by up to this much, independently in each octave."""
     noise_probability: Share = 0.0
     """Steady noise, of a colour between white and brown."""
     noise_snr_db: tuple[Decibels, Decibels] = (5.0, 30.0)
@@ -402,7 +402,7 @@ class Quran:
     weight_average: Annotated[float, Range(low=0, high=0.99999)]
     """Decay per optimizer step of the running mean of the weights that is validated and kept; 0: none."""
     prefix_resets: Share
-    """Share of clips in which the prediction network starts anew at some word, as it does after a pause."""
+    """Share of clips in which the prediction network restarts at some word, as it does after a pause."""
     prefix_noise: Share
     """Share of wrong tokens that the prediction network reads in training, so that it relies on the audio."""
     average: CountInt

@@ -1,7 +1,7 @@
 """Whole surahs to verse clips and a manifest, recording by recording, in processes or on a cluster.
 
 Each finished recording is a line of `recordings.jsonl`: what was cut from it, and what was left out and why.
-A later call takes up there; `manifest.jsonl` is made of these lines alone.
+A later call continues from there; `manifest.jsonl` is built from these lines alone.
 """
 
 from __future__ import annotations
@@ -37,37 +37,37 @@ LAYOUT = "<reciter>/SSS.<ext>, such as Alafasy/036.mp3 for surah 36"
 SURAHS = 114
 
 FITS_SHARE = 0.5
-"""Of a reciter's verses that are found, so many must be usable, or the text is doubted as a whole."""
+"""Least usable share of a reciter's verses; below it the text itself is doubted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a clip must have to be used."""
+    """Limits within which a clip is used."""
 
     longest: float = 30.0
     """Seconds; longer verses are cut at pauses."""
     shortest: float = 0.4
     """Seconds."""
     score: float = -1.5
-    """Nats a letter by which the model may prefer something else than the words of the clip."""
+    """Nats per letter by which the model may prefer other tokens to the words of the clip."""
     edge_db: float = 5.0
-    """Both cuts are so far below the median level of the speech."""
+    """dB by which both cuts are below the median speech level."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A recording that is to be cut."""
+    """A recording to cut."""
 
     audio: str
     """Path."""
     reciter: str
     verses: str
-    """What it holds, as `parse_range` reads it; empty: not known, the whole Quran is searched."""
+    """Its passage, as `parse_range` reads it; empty: unknown, and the whole Quran is searched."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReciterReport:
-    """How much of a reciter can be used."""
+    """The usable share of a reciter."""
 
     reciter: str
     recordings: int
@@ -80,17 +80,17 @@ class ReciterReport:
     """Reason -> clips, verses or recordings."""
     fits: bool
     """Enough of the clips that were found are usable; otherwise other words may be recited, or another
-    riwaya, or the model cannot follow the sound."""
+    riwaya, or the model cannot follow the audio."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlignReport:
-    """What was cut from all recordings, those of earlier calls among them."""
+    """The clips of all recordings, including those of earlier calls."""
 
     manifest: Path
     reciters: tuple[ReciterReport, ...]
     resumed: int
-    """Recordings that were finished before."""
+    """Recordings finished by an earlier call."""
     failed: tuple[tuple[str, str], ...]
     """Recordings that cannot be read, each with the reason."""
 
@@ -102,8 +102,8 @@ class AlignReport:
 def find_sources(places: Sequence[str | Path]) -> list[Source]:
     """The recordings of folders and manifests.
 
-    A file of a folder that is named by a number from 001 to 114 holds that surah, from another one nothing is
-    known. A line of a manifest says it by `surah` or by `verses`.
+    A file named by a number from 001 to 114 holds that surah; of any other file the passage is unknown. A
+    line of a manifest names it by `surah` or `verses`.
 
     Raises:
         QuranAsrError: no such folder or manifest, a damaged line, no recording in it, or two that would be
@@ -173,14 +173,14 @@ def align_recordings(
     """Cut recordings into clips of verses, and write a manifest of those whose alignment is good.
 
     Clips are `TO/RECITER/SSSAAA.flac`; of a part of a verse `SSSAAA-FFF-LLL.flac`, with its first and last
-    word counted from 1. What is finished already is not done again, unless the recording, the model or the
+    word counted from 1. Finished recordings are skipped, unless the recording, the model or the
     limits have changed.
 
     Args:
         places: folders and manifests, see `find_sources`.
         to: folder for `manifest.jsonl`, `recordings.jsonl` and the clips.
         bundle: folder of the model; on a cluster the workers find it under the same path.
-        limits: what a clip must have.
+        limits: for a clip to be used.
         jobs: processes.
         executor: where recordings are aligned, instead of in processes here.
         on_progress: called with (recordings finished, recordings).
@@ -217,7 +217,7 @@ def align_recordings(
                 pool.shutdown(cancel_futures=True)
             lines = sorted(finished.values(), key=lambda line: (line["reciter"], line["audio_filepath"]))
             reciters = _reciters(lines)
-            _write_manifest(folder, lines, reciters, limits)  # after an interruption, of what is finished
+            _write_manifest(folder, lines, reciters, limits)  # also after an interruption
     failed = tuple((line["audio_filepath"], line["error"]) for line in lines if line["error"])
     return AlignReport(folder / MANIFEST, reciters, resumed, failed)
 
@@ -300,12 +300,12 @@ def _described(clip: Clip) -> dict[str, Any]:
 
 
 def _digest(bundle: Path) -> str:
-    """What the model is: its description and its encoder."""
+    """The identity of the model: its description and its encoder."""
     return " ".join(sha256_of(bundle / name)[:16] for name in ("bundle.json", "encoder.onnx"))
 
 
 def _key(source: Source, settings: str) -> str:
-    """What must be equal for a finished recording not to be done again; empty where it cannot be found."""
+    """Identity of a recording; one that is finished is skipped while it is unchanged. Empty if not found."""
     try:
         state = Path(source.audio).stat()
     except OSError:
@@ -314,7 +314,7 @@ def _key(source: Source, settings: str) -> str:
 
 
 def _finished(path: Path) -> dict[str, dict[str, Any]]:
-    """Recording -> its last line. The last one of a call that was killed may be torn: it is done again."""
+    """Recording -> its last line. A truncated last line, of a killed call, is ignored."""
     finished: dict[str, dict[str, Any]] = {}
     if path.exists():
         for raw in path.read_bytes().splitlines():

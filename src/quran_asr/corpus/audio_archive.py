@@ -1,7 +1,7 @@
 """Clips in tar archives of bounded size, encoded as Ogg Opus; pack and unpack.
 
-What comes out of an archive is looked at before it is written: plain files with the names that a manifest of
-this program gives, of bounded size, and nothing else.
+The content of an archive is checked before it is written: only plain files of bounded size with the names
+that a manifest of this program contains.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _TAR_BLOCK, _TAR_END = 512, 10_240
 _KEPT_KEYS = frozenset(
     "duration text verses reciter riwaya source kind also_accept part_of id category".split()
 )
-"""Keys of a manifest's line that travel; `audio_filepath` and `offset` are made anew."""
+"""Keys of a manifest line that are kept; `audio_filepath` and `offset` are replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What came into the archives."""
+    """The content of the archives."""
 
     pieces: tuple[Path, ...]
     manifests: dict[str, Path]
@@ -49,7 +49,7 @@ class Packed:
     bytes: int
     """Archives and manifests."""
     encoded: int
-    """Clips that were encoded anew; the others were Opus of that rate already and are as they were."""
+    """Clips that were re-encoded; the others already were Opus of that rate and are copied."""
 
 
 def pack(
@@ -64,13 +64,13 @@ def pack(
 ) -> Packed:
     """Pack clips into `folder` until the bytes or the hours are used up.
 
-    Clips come in an order that their names alone decide, and that mixes reciters and verses: whatever is left
-    out is a fair sample of the whole.
+    The order of clips depends on their names alone and mixes reciters and verses: both the packed and the
+    remaining clips are fair samples of the whole.
 
     Args:
         parts: manifest lines with absolute paths, by part; the first part takes what the others leave.
         budget: bytes of all archives together, manifests included.
-        hours: at most so much of a part; a part without an entry takes what fits.
+        hours: limit for each part; a part without an entry takes all that fits.
         kilobits: of Opus, a second.
         largest: bytes of one archive.
         on_progress: called with (bytes written, bytes allowed).
@@ -84,7 +84,7 @@ def pack(
     seconds = dict.fromkeys(parts, 0.0)
     text_bytes = 0
     taken: dict[tuple[str, float, float], str] = {}
-    for name in [*list(parts)[1:], *list(parts)[:1]]:  # the small parts first, whole if they may
+    for name in [*list(parts)[1:], *list(parts)[:1]]:  # the small parts first, complete if they fit
         limit = 3600 * hours.get(name, float("inf"))
         for line in sorted(parts[name], key=lambda line: (_order(line), line["audio_filepath"])):
             if seconds[name] + line["duration"] > limit:
@@ -92,8 +92,8 @@ def pack(
             key = (line["audio_filepath"], line.get("offset") or 0.0, line["duration"])
             data = b""
             if key not in taken:
-                data, anew = _as_opus(line, kilobits)
-                encoded += anew
+                data, reencoded = _as_opus(line, kilobits)
+                encoded += reencoded
             cost = (_in_tar(len(data)) if data else 0) + 2 * len(json.dumps(line))
             if writer.bytes + text_bytes + cost + _TAR_END > budget:
                 break
@@ -128,7 +128,7 @@ def unpack(pieces: Iterable[Path], folder: Path) -> int:
     """Write the clips of archives below `folder`, which may hold some of them already; their number.
 
     Raises:
-        QuranAsrError: an archive is torn, or holds something other than clips.
+        QuranAsrError: an archive is truncated, or contains anything but clips.
     """
     count = 0
     for piece in pieces:
@@ -166,7 +166,7 @@ def _write_plainly(target: Path, data: bytes) -> None:
 
 
 class _Pieces:
-    """Archives that are begun anew when the next clip would make one too large."""
+    """Writes archives; starts a new one when the next clip would make the current one too large."""
 
     def __init__(self, folder: Path, largest: int) -> None:
         self.folder, self.largest = folder, largest
@@ -176,7 +176,7 @@ class _Pieces:
         self._begin()
 
     def add(self, data: bytes) -> str:
-        """Its name: what a clip holds names it, so that equal ones are there once."""
+        """Its name is derived from its content, so that equal clips are stored once."""
         name = f"clips/{hashlib.sha256(data).hexdigest()[:16]}.opus"
         if name in self._names:
             return name
@@ -212,7 +212,7 @@ def _in_tar(size: int) -> int:
 
 
 def _order(line: dict[str, Any]) -> str:
-    """Its recording's last two names and its place there, hashed: no machine's folders are in it."""
+    """Hash of the last two path components of its recording and its position: no folders of this machine."""
     path = Path(line["audio_filepath"])
     key = f"{path.parent.name}/{path.name} {line.get('offset') or 0} {line['duration']}"
     return hashlib.sha256(key.encode()).hexdigest()
@@ -223,7 +223,7 @@ def _travelling(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_opus(line: dict[str, Any], kilobits: int) -> tuple[bytes, bool]:
-    """A clip as Opus, and whether it was encoded anew: a second lossy step would gain nothing."""
+    """A clip as Opus, and whether it was re-encoded: a second lossy step would gain nothing."""
     path, offset, duration = Path(line["audio_filepath"]), line.get("offset") or 0.0, line["duration"]
     size = os.stat(path).st_size  # noqa: PTH116
     if not offset and size <= 1.25 * 125 * kilobits * duration + 2_000:

@@ -1,7 +1,7 @@
 """Audit of a manifest, with a model or without: which clips are fit to train on, and why others are not.
 
 An audit reads, measures and judges, and changes nothing; `write_audit` then writes two manifests and the
-measurements beside the old manifest, which stays as it is.
+measurements next to the audited manifest, which is not changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from quran_asr.files import parse_json, write_atomically
 from quran_asr.records import Segment
 
 _NAMED = 3
-"""Clips that a finding names."""
+"""Number of clips named in a finding."""
 
 _SAME_SOUND = 0.8
 """Share of the longer of two clips from which they count as copies of each other."""
@@ -52,12 +52,12 @@ class Verdict:
     segment: Segment
     measured: Measured
     expected: float | None
-    """Seconds that the words should take at the reciter's pace; None where nothing can be said."""
+    """Seconds that the words should take at the reciter's speech rate; None where that is unknown."""
     deviation: float | None
     """log(measured / expected) in the reciter's robust standard deviations."""
     reasons: tuple[Reason, ...]
     alignment: ClipAlignment | None = None
-    """With its words, where the audit has a model."""
+    """Alignment with its words, if the audit has a model."""
 
     @property
     def kept(self) -> bool:
@@ -65,7 +65,7 @@ class Verdict:
 
     @property
     def name(self) -> str:
-        """How people find the clip: reciter and verses, or its path."""
+        """Readable name of the clip: reciter and verses, or its path."""
         if not self.segment.verses:
             return self.segment.audio
         return " ".join(filter(None, [self.segment.reciter, *map(str, self.segment.verses[:3])]))
@@ -73,15 +73,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What an audit found."""
+    """The result of an audit."""
 
     manifest: Path
     verdicts: tuple[Verdict, ...]
-    """One for each line that can be read, in order."""
+    """One for each readable line, in order."""
     findings: tuple[Finding, ...]
-    """What is wrong, summed up: errors first."""
+    """Summarized findings, errors first."""
     duration_models: dict[str, DurationModel]
-    """Reciter -> how fast he recites; reciters of whom no clip can be read are left out."""
+    """Reciter -> speech rate; reciters without a readable clip are left out."""
     effort: Effort
     limits: Limits
 
@@ -114,11 +114,11 @@ def audit(
     """Measure and judge every clip of a manifest. The same files give the same report.
 
     Args:
-        manifest: its lines may hold mistakes; each is a finding.
-        limits: where a measurement becomes a reason.
+        manifest: its lines may be invalid; each such line is a finding.
+        limits: for rejection.
         workers: processes; one for each processor if None.
         executor: where clips are measured, instead of in processes here.
-        cache: where measurements are kept between audits; None keeps none.
+        cache: of measurements between audits; None for no cache.
         bundle: folder of a model that aligns each clip with its words; None: no model.
         on_progress: called with (clips measured, clips).
         on_aligned: called with (clips aligned, clips).
@@ -154,7 +154,7 @@ def audit(
         misfits = judge_alignments([alignments[clip] for clip in clips], limits)
         duration_model = duration_models.get(reciter)
         for clip in clips:
-            length = _said(measured[clip], limits)
+            length = _speech_seconds(measured[clip], limits)
             if duration_model and length is not None:
                 expected[clip] = duration_model.expected(sounds[clip])
                 deviations[clip] = duration_model.deviation(length, sounds[clip])
@@ -171,13 +171,13 @@ def audit(
             lines, measured, expected, deviations, reasons, alignments, strict=True
         )
     )
-    said = [*findings, *_summed_up(verdicts), *_few_clips(duration_models)]
+    every = [*findings, *_summed_up(verdicts), *_few_clips(duration_models)]
     order = ("error", "warning", "note")
-    said.sort(key=lambda finding: order.index(finding.severity))
-    return AuditReport(Path(manifest), verdicts, tuple(said), duration_models, effort, limits)
+    every.sort(key=lambda finding: order.index(finding.severity))
+    return AuditReport(Path(manifest), verdicts, tuple(every), duration_models, effort, limits)
 
 
-def _said(one: Measured, limits: Limits) -> float | None:
+def _speech_seconds(one: Measured, limits: Limits) -> float | None:
     """Seconds of a clip without the silence at its ends; None where there is no speech."""
     signal = one.signal
     if signal is None or signal.speech_db < limits.silent_db or signal.seconds < limits.shortest:
@@ -188,10 +188,10 @@ def _said(one: Measured, limits: Limits) -> float | None:
 def _paces(
     segments: Sequence[Segment], measured: Sequence[Measured], sounds: Sequence[Sounds], limits: Limits
 ) -> dict[str, DurationModel]:
-    """The pace of each reciter; of those with few clips, that of all clips together."""
+    """The speech rate of each reciter; for reciters with few clips, that of all clips together."""
     clips: dict[str, list[tuple[Sounds, float]]] = defaultdict(list)
     for segment, one, its_sounds in zip(segments, measured, sounds, strict=True):
-        length = _said(one, limits)
+        length = _speech_seconds(one, limits)
         if length is not None:
             clips[segment.reciter].append((its_sounds, length))
     together: DurationModel | None = None
@@ -219,23 +219,23 @@ def _judge_numbering(
 ) -> None:
     verses = []
     for clip in clips:
-        length = _said(measured[clip], limits)
+        length = _speech_seconds(measured[clip], limits)
         if length is not None and len(segments[clip].verses) == 1:
             verses.append(Recited(clip, segments[clip].verses[0], length))
     for shift in find_shifted(verses, duration_model):
         beside = "after" if shift.by > 0 else "before"
-        said = (
+        message = (
             f"{shift.first} to {shift.last} fit the verse {beside} each better "
             f"(evidence {shift.evidence:.0f} nats)"
         )
         for clip in shift.clips:
-            reasons[clip].append(Reason("shifted-numbering", said, shift.evidence))
+            reasons[clip].append(Reason("shifted-numbering", message, shift.evidence))
 
 
 def _judge_copies(
     reasons: list[list[Reason]], segments: Sequence[Segment], measured: Sequence[Measured]
 ) -> None:
-    """Copies of equal words are rejected but for the first; of other words or reciters all are."""
+    """Reject copies: all but the first if the words are equal; all of them if words or reciters differ."""
     same: set[tuple[int, int]] = set()
     first_of: dict[str, int] = {}
     for clip, one in enumerate(measured):
@@ -269,7 +269,7 @@ def _judge_copies(
 
 
 def _summed_up(verdicts: Sequence[Verdict]) -> list[Finding]:
-    """One finding for each reason, which names the clips that are furthest out."""
+    """One finding for each reason, which names the most extreme clips."""
     found = []
     for code, kind in REASONS.items():
         those = [
@@ -279,14 +279,14 @@ def _summed_up(verdicts: Sequence[Verdict]) -> list[Finding]:
         ]
         if those:
             those.sort(key=lambda pair: -_excess(pair[1]))
-            # a run of shifted verses is named once
+            # a run of shifted verses is listed once
             first = {(one.segment.reciter, reason.detail): one.name for one, reason in reversed(those)}
             names = [f"{name}: {detail}" for (_, detail), name in reversed(first.items())]
             named = "; ".join(names[:_NAMED])
             more = f"; {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             done = "rejected" if kind.action == "reject" else "kept"
-            said = f"{counted(len(those), 'clip')} {done}: {kind.meaning} ({named}{more})"
-            found.append(Finding(kind.severity, code, "", said, kind.remedy))
+            message = f"{counted(len(those), 'clip')} {done}: {kind.meaning} ({named}{more})"
+            found.append(Finding(kind.severity, code, "", message, kind.remedy))
     return found
 
 
@@ -305,24 +305,24 @@ def _few_clips(duration_models: Mapping[str, DurationModel]) -> list[Finding]:
     )
     if not few:
         return []
-    said = (
+    message = (
         f"{counted(len(few), 'reciter')} {'has' if len(few) == 1 else 'have'} fewer than {FEWEST} clips "
         f"({', '.join(few[:5])}{', ...' if few[5:] else ''}): "
         "their durations are judged by all clips together, which finds less"
     )
-    return [Finding("note", "few-clips", "", said, "")]
+    return [Finding("note", "few-clips", "", message, "")]
 
 
 def write_audit(report: AuditReport, to: str | Path) -> list[Path]:
-    """Write `clean.jsonl`, `rejects.jsonl` and `audit.jsonl` into a folder, each whole or not at all.
+    """Write `clean.jsonl`, `rejects.jsonl` and `audit.jsonl` into a folder, each atomically.
 
     Lines keep all their keys; rejects get one more, `audit`, with the reasons.
 
     Returns:
-        Those of the files that stood there before, from an earlier audit.
+        The replaced files of an earlier audit.
 
     Raises:
-        QuranAsrError: one of the files would replace the audited manifest, or one that no audit wrote.
+        QuranAsrError: one of the files would replace the audited manifest, or a file that no audit wrote.
         OSError: the folder cannot be written.
     """
     folder = Path(to)
@@ -360,10 +360,10 @@ def write_audit(report: AuditReport, to: str | Path) -> list[Path]:
 
 def _is_of_an_audit(path: Path) -> bool:
     try:
-        said = parse_json(sidecar_of(path).read_text(encoding="utf-8"))
+        sidecar = parse_json(sidecar_of(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(said, dict) and said.get("made_by") == "corpus audit"
+    return isinstance(sidecar, dict) and sidecar.get("made_by") == "corpus audit"
 
 
 def reasons_to_json(one: Verdict) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from quran_asr.files import write_atomically
 PLAYERS_A_REASON = 4
 PLAYERS = 40
 PLAYED_SECONDS = 20.0
-"""A longer clip is cut for the page."""
+"""Seconds; a longer clip is cut for the page."""
 
 _BINS = 40
 
@@ -63,13 +63,13 @@ audio{width:100%;margin-top:.4rem}
 
 
 def write_page(report: AuditReport, path: Path, *, with_audio: bool = True) -> Path:
-    """Write the page; one that stands there is replaced.
+    """Write the page; an existing one is replaced.
 
     Args:
-        report: what was found.
+        report: of the audit.
         path: of the page.
-        with_audio: put the worst clips into it. Recordings may often not be passed on, and then nor may the
-            page.
+        with_audio: embed the worst clips. Recordings often may not be redistributed; the page then may not
+            either.
 
     Returns:
         `path`.
@@ -192,7 +192,7 @@ def _short(value: float) -> str:
 
 
 def _worst(report: AuditReport, with_audio: bool) -> str:
-    """Cards of the clips that are furthest out, a few of each reason."""
+    """Cards of the most extreme clips, a few for each reason."""
     chosen: list[Verdict] = []
     for code in report.reasons:
         those = [one for one in report.rejects if any(reason.code == code for reason in one.reasons)]

@@ -17,16 +17,16 @@ Action = Literal["reject", "warn"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where a measurement becomes a reason. Deviations are in robust standard deviations of the reciter."""
+    """Thresholds of the reasons. Deviations are in robust standard deviations of the reciter."""
 
     shortest: float = 0.4
     """Seconds."""
     silent_db: float = -55.0
-    """Level of the speech, dB against full scale, under which there is none."""
+    """Speech level, dBFS, below which a clip has no speech."""
     silence_share: float = 0.33
     """Share of the clip in pauses."""
     pause: float = 4.0
-    """Seconds without sound between sounds."""
+    """Seconds of a pause within the clip."""
     ends: float = 1.0
     """Seconds of silence before or after; more is a warning."""
     clipped: float = 0.012
@@ -35,38 +35,39 @@ class Limits:
     noise_db: float = 5.0
     """Estimated signal-to-noise ratio, dB, under which a clip is rejected."""
     hiss_db: float = -32.5
-    """Steady sound above 5 kHz, dB against the whole, over which it is too,"""
+    """Steady noise above 5 kHz relative to the whole clip, dB, above which it is rejected too,"""
     hiss_noise_db: float = 15.0
-    """if the ratio is under this as well."""
+    """if the signal-to-noise ratio is also below this."""
     too_slow: float = 4.0
-    """Deviations of the duration above what the words take."""
+    """Deviations of the duration above that expected from the words."""
     too_fast: float = 3.5
-    """And below it: pauses and repeated words make clips longer, nothing makes whole ones much shorter."""
+    """And below it: pauses and repeated words make clips longer, nothing makes a complete clip much
+    shorter."""
     speech_rate_warning: float = 3.2
-    cut_pace: float = 1.5
-    """Deviations under the expected duration which, with an edge as loud as speech, make a cut."""
+    cut_rate: float = 1.5
+    """Deviations below the expected duration that, with an edge as loud as speech, indicate a cut."""
     cut_edge: float = 2.5
-    """Deviations of the edge's level above the reciter's usual, for that."""
+    """and deviations of the level of that edge above the reciter's usual one,"""
     cut_edge_db: float = -12.0
-    """And the edge's level against speech, dB, for that."""
+    """and its level relative to the speech, dB."""
     misfit: float = 2.5
-    """Nats a token by which the alignment of a clip with its words scores under the reciter's median,"""
+    """Nats per token by which the alignment of a clip with its words scores below the reciter's median,"""
     edge_misfit: float = 2.5
     """and by which that of the words at one end does."""
 
 
 LIMITS = Limits()
 LEAST_USUAL = -2.0
-"""Nats a token: a reciter whose median is under this is judged by this. All his clips may be wrong."""
+"""Nats per token: replaces a lower median of a reciter, whose clips may all be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a reason means."""
+    """A reason for rejection or warning."""
 
     action: Action
     severity: Severity
-    """Of the finding that sums up all clips with this reason."""
+    """Severity of the finding that summarizes all clips with this reason."""
     meaning: str
     remedy: str
 
@@ -136,7 +137,7 @@ REASONS: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One thing that is wrong with one clip."""
+    """One problem of one clip."""
 
     code: str
     detail: str
@@ -150,7 +151,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What is usual for a reciter: medians and robust deviations of what is judged by them."""
+    """Usual values of a reciter: medians and robust deviations of the measurements judged by them."""
 
     start_db: tuple[float, float]
     end_db: tuple[float, float]
@@ -194,13 +195,13 @@ def judge_alignments(alignments: Sequence[ClipAlignment | None], limits: Limits)
 
 
 def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Limits) -> list[Reason]:
-    """Reasons that follow from the sound of a clip and from how long its words should take.
+    """Reasons from the signal of a clip and from the expected duration of its words.
 
     Args:
         one: the clip.
         usual: of its reciter.
         deviation: `DurationModel.deviation`; None where it could not be judged.
-        limits: where a measurement becomes a reason.
+        limits: the thresholds.
     """
     signal = one.signal
     if signal is None:
@@ -239,7 +240,7 @@ def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Li
 def _judge_duration(one: Measured, usual: Usual, deviation: float, limits: Limits) -> list[Reason]:
     assert one.signal is not None
     reasons = []
-    if deviation < -limits.cut_pace:
+    if deviation < -limits.cut_rate:
         for side, level, (middle, spread) in (
             ("begins", one.signal.start_db, usual.start_db),
             ("ends", one.signal.end_db, usual.end_db),

@@ -1,4 +1,4 @@
-"""How well clips fit their words, by a model: swapped clips and cuts show, however long they are."""
+"""How well clips fit their words, by a model: detects swapped and cut clips of any length."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from quran_asr.runtime.recognizer import Recognizer, load
 from quran_asr.text.quran import load_quran
 
 EDGE_SHARE = 0.25
-"""Of the tokens, so many at each end are looked at by themselves: cuts lose more than single words."""
+"""Tokens at each end that are scored separately: cuts lose more than single words."""
 _CHUNK = 16
 """Clips that one process aligns between two reports."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipAlignment:
-    """The forced alignment of a clip with its words. Scores are nats a token by which the model prefers
-    something else; 0 is best."""
+    """The forced alignment of a clip with its words. Scores are nats per token by which the model prefers
+    other tokens; 0 is best."""
 
     score: float
     """Of all tokens."""
@@ -94,7 +94,7 @@ def _align_chunk(segments: Sequence[Segment], bundle: str) -> list[ClipAlignment
     recognizer, tokenizer = _loaded(bundle)
     found: list[ClipAlignment | None] = []
     for segment in segments:
-        words = spoken_words(segment, recognizer.spelling)
+        words = recited_words(segment, recognizer.spelling)
         try:
             samples = audio.read(segment.audio, segment.offset, segment.duration)
         except (QuranAsrError, OSError):
@@ -120,7 +120,7 @@ def _loaded(bundle: str) -> tuple[Recognizer, Tokenizer]:
     return recognizer, Tokenizer(recognizer.bundle.vocabulary)
 
 
-def spoken_words(segment: Segment, spelling: str) -> list[str]:
+def recited_words(segment: Segment, spelling: str) -> list[str]:
     """The words of a clip as they are recited: letters at the beginning of a surah by their names.
 
     Args:

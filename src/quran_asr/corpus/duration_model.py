@@ -1,7 +1,7 @@
 """Expected duration of a clip from its text and its reciter's speech rate.
 
 The expected duration is a sum over phones (`phone_classes.py`), fitted for each reciter so that outliers
-weigh little. Judged is the logarithm of measured over expected, in units of the reciter's own scatter.
+weigh little. The score is log(measured / expected) in units of the reciter's own scatter.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _ROUNDS = 30
 _PRIOR_CLIPS = 4.0
 _SHORTEST = 0.3
 _BULK, _OF_BULK = 2.0, 0.8796
-"""Deviations within which clips are the bulk, and the deviation of a normal distribution cut off there."""
+"""Deviations that delimit the bulk of the clips; deviation of a normal distribution truncated there."""
 _TAILS = 4.0
-"""Degrees of freedom of Student's t, which judges the residuals: outliers are expected."""
+"""Degrees of freedom of Student's t for the residuals: outliers are expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class DurationModel:
-    """How fast one reciter recites."""
+    """The speech rate of one reciter."""
 
     seconds: Sounds
     """Seconds of each kind of phone, in the order of `phone_classes.KINDS`."""
     scatter: float
     """Robust standard deviation of log(measured / expected), from the median absolute deviation."""
     clips: int
-    """How many it rests on."""
+    """Number of clips that it was fitted to."""
     own: bool
     """False where the reciter has fewer than `FEWEST` clips and all reciters were taken together."""
 
@@ -63,8 +63,8 @@ class DurationModel:
 def fit_duration_model(counts_of_phones: Sequence[Sounds], seconds: Sequence[float]) -> DurationModel:
     """Fit the seconds of each kind of phone.
 
-    Iteratively reweighted least squares on relative errors with Huber's weights, drawn towards `SECONDS`
-    times one factor: with few clips the factor is all that is fitted, with hundreds the data decide.
+    Iteratively reweighted least squares on relative errors with Huber's weights, regularized towards
+    `SECONDS` times one factor: with few clips only the factor is fitted, with hundreds the data dominate.
 
     Args:
         counts_of_phones: of each clip.
@@ -96,9 +96,9 @@ def fit_duration_model(counts_of_phones: Sequence[Sounds], seconds: Sequence[flo
 
 
 def _scatter(residuals: NDArray[np.float64]) -> float:
-    """Standard deviation of the bulk: from the median absolute deviation, then without what is far out.
+    """Standard deviation of the bulk: from the median absolute deviation, then without the outliers.
 
-    Where a quarter of the clips is wrong the first alone is a quarter too large.
+    If a quarter of the clips is wrong, the first step alone is a quarter too large.
     """
     scatter = 1.4826 * float(np.median(np.abs(residuals - np.median(residuals))))
     for _ in range(10):
@@ -111,10 +111,10 @@ def _scatter(residuals: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Recited:
-    """One verse as one clip has it."""
+    """One verse in one clip."""
 
     index: int
-    """Of the clip, for the caller."""
+    """Index of the clip, for the caller."""
     ref: VerseRef
     seconds: float
     """Silence at the ends left out."""
@@ -166,7 +166,7 @@ def find_shifted(verses: Sequence[Recited], duration_model: DurationModel) -> li
 
 
 def _neighbour(ref: VerseRef, by: int) -> Sounds | None:
-    """Phones of the verse before or after; before the first stands the basmala."""
+    """Phones of the verse before or after; the basmala precedes the first."""
     ayah = ref.ayah + by
     if ayah == 0:
         return phones_of_basmala()
@@ -176,7 +176,7 @@ def _neighbour(ref: VerseRef, by: int) -> Sounds | None:
 
 
 def _likelihood(duration_model: DurationModel, seconds: float, counts_of_phones: Sounds | None) -> float:
-    """Log of Student's t density, but for a constant; an outlier's where there is no such verse."""
+    """Log of Student's t density, up to a constant; that of an outlier where there is no such verse."""
     deviation = 4.0 if counts_of_phones is None else duration_model.deviation(seconds, counts_of_phones)
     return -(_TAILS + 1) / 2 * float(np.log1p(deviation**2 / _TAILS))
 

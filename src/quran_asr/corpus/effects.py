@@ -1,6 +1,6 @@
-"""What happens to recitation on its way into a file: silence, rooms, noise, bandwidth, level, clipping.
+"""Simulated recording conditions: silence, rooms, noise, bandwidth, level, clipping.
 
-Used to change training audio at random, and to measure what a recognizer withstands.
+Used for augmentation in training, and to measure the robustness of a recognizer.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.floating[Any]]
 
 BANDS_HZ = SAMPLE_RATE / 2 / 2.0 ** np.arange(7, -1, -1)
-"""An octave apart, 62.5 Hz to 8 kHz: where the tone is bent."""
+"""Bands of the equalizer, an octave apart, 62.5 Hz to 8 kHz."""
 
 
 def in_room(samples: Samples, response: Samples) -> Samples:
-    """A clip as recorded in a room, float32 and as long as it was: the echo of its end is not waited for."""
+    """A clip as recorded in a room, float32 and of the same length: the echo after its end is cut."""
     if not len(samples):
         return samples
     size = _fast_length(len(samples) + len(response))
@@ -35,7 +35,7 @@ def in_room(samples: Samples, response: Samples) -> Samples:
 
 
 def decaying_response(seconds: float, direct_db: float, seed: int = 0) -> Samples:
-    """The impulse response of a room as noise that decays evenly behind the direct sound, of energy 1.
+    """The impulse response of a room: direct sound followed by exponentially decaying noise, of energy 1.
 
     Args:
         seconds: reverberation time, until 60 dB less are left (Polack's model of a diffuse room, 1988).
@@ -62,7 +62,7 @@ def without_silence(samples: Samples) -> Samples:
 
 
 def with_silence(samples: Samples, before: float, after: float, drawn: random.Random) -> Samples:
-    """A clip with seconds of silence before and behind it.
+    """A clip with seconds of silence before and after it.
 
     Half of the silences are digital zeros, the others steady noise 30 to 70 dB below the clip: room tone.
     """
@@ -86,7 +86,7 @@ def at_level(samples: Samples, level_db: float) -> Samples:
 
 
 def overdriven(samples: Samples, decibels: float) -> Samples:
-    """A clip of which the peaks are cut off so many dB below the highest; as loud at the peak as before."""
+    """A clip whose peaks are cut off this many dB below the highest, with the same peak level as before."""
     peak = float(np.abs(samples).max(initial=0.0))
     if peak <= 0:
         return samples
@@ -96,7 +96,7 @@ def overdriven(samples: Samples, decibels: float) -> Samples:
 
 
 def low_pass(samples: Samples, cutoff_hz: float) -> Samples:
-    """What a recording of that bandwidth keeps: the spectrum falls to nothing within 300 Hz.
+    """A clip limited to a bandwidth: the spectrum falls to zero within 300 Hz.
 
     Published recitations end anywhere between 3.5 and 8 kHz; a model trained on one bandwidth only
     learns the channel with the voice.
@@ -107,7 +107,7 @@ def low_pass(samples: Samples, cutoff_hz: float) -> Samples:
 
 
 def equalize(samples: Samples, decibels: Sequence[float]) -> Samples:
-    """Another tone: the gains of eight octaves (62.5 Hz to 8 kHz), with straight lines between in dB."""
+    """Equalize: gains of eight octaves (62.5 Hz to 8 kHz), linear in dB between them."""
 
     def gain_at(hertz: FloatArray) -> FloatArray:
         octaves = np.log2(np.maximum(hertz, BANDS_HZ[0]))
@@ -118,7 +118,7 @@ def equalize(samples: Samples, decibels: Sequence[float]) -> Samples:
 
 
 def with_noise(samples: Samples, snr_db: float, drawn: random.Random) -> Samples:
-    """Steady noise beneath a clip: its power falls by 0 (white) to 6 dB (brown) an octave.
+    """A clip with steady noise, whose power falls by 0 (white) to 6 dB (brown) per octave.
 
     Args:
         samples: float32 [samples].
@@ -130,7 +130,7 @@ def with_noise(samples: Samples, snr_db: float, drawn: random.Random) -> Samples
 
 
 def coloured_noise(length: int, drawn: random.Random) -> Samples:
-    """Steady noise of power 1 that falls by 0 (white) to 6 dB (brown) an octave; float32 [length]."""
+    """Steady noise of power 1 that falls by 0 (white) to 6 dB (brown) per octave; float32 [length]."""
     white = np.random.default_rng(drawn.getrandbits(64)).standard_normal(length, dtype=np.float32)
     slope = drawn.uniform(0.0, 1.0)
     noise = _filtered(white, lambda hertz: np.maximum(hertz, 20.0) ** -slope)
@@ -142,7 +142,7 @@ def _power(samples: Samples) -> float:
 
 
 def _filtered(samples: Samples, gain_at: Callable[[FloatArray], FloatArray]) -> Samples:
-    """A filter without delay, as its gain at each frequency in hertz."""
+    """Filter without delay, with a gain for each frequency in hertz."""
     if not len(samples):
         return samples
     size = _fast_length(len(samples))
@@ -154,7 +154,7 @@ def _filtered(samples: Samples, gain_at: Callable[[FloatArray], FloatArray]) -> 
 
 
 def _fast_length(length: int) -> int:
-    """The next length that has no prime factor above 5: others transform up to four times slower."""
+    """The next length without a prime factor above 5: others take up to four times as long to transform."""
     while True:
         rest = length
         for factor in (2, 3, 5):

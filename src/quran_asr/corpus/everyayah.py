@@ -1,8 +1,8 @@
 """Downloading from everyayah.com, or a mirror of it: a folder for each reciter, a file for each verse.
 
-One request at a time and not too many a second: the server is a gift to everybody. A file has its name only
-when it is whole, of the announced length, with the checksum of the server's list where there is one, and a
-recording; an interrupted file is resumed at its last byte.
+One request at a time, at a limited rate: the server is run by volunteers. A file gets its name only when it
+is complete, of the announced length, with the checksum of the server's list if there is one, and a recording;
+an interrupted file is resumed at its last byte.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LARGEST = 64 << 20
 _LARGEST_LIST = 8 << 20
 _BLOCK = 1 << 16
 _GIVE_UP = 5
-"""Files in a row that cannot be had: something is wrong with the server, or with the way to it."""
+"""Consecutive failed files after which the server, or the connection, is taken to be at fault."""
 _FOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
@@ -49,7 +49,7 @@ class Recitation:
 
 @dataclass(frozen=True, slots=True)
 class MissingFile:
-    """A verse that could not be had, and why."""
+    """A verse that could not be downloaded, and why."""
 
     url: str
     reason: str
@@ -57,24 +57,24 @@ class MissingFile:
 
 @dataclass(frozen=True, slots=True)
 class DownloadReport:
-    """What a download brought."""
+    """The result of a download."""
 
     folder: Path
     fetched: int
     """Files."""
     bytes: int
     present: int
-    """Files that were there before."""
+    """Files that already existed."""
     checked: int
-    """Fetched files whose checksum the server gives, and which have it."""
+    """Fetched files verified against a checksum of the server."""
     missing: tuple[MissingFile, ...]
 
 
 class Server:
-    """Requests one after another, so many a second at most."""
+    """Sends requests one after another, at a limited rate per second."""
 
     def __init__(self, address: str = SERVER, rate: float = 4.0) -> None:
-        """Nothing is asked yet.
+        """Sends no request yet.
 
         Raises:
             QuranAsrError: the address is not one of http or https.
@@ -90,7 +90,7 @@ class Server:
         self._opener = urllib.request.build_opener(_StaySafe)
 
     def open(self, path: str, start: int = 0) -> http.client.HTTPResponse:
-        """The answer for a file from byte `start` on; waits until it is time for another request.
+        """The response for a file from byte `start`; waits until the next request is due.
 
         Raises:
             urllib.error.HTTPError, OSError, http.client.HTTPException: as `urllib.request`.
@@ -107,10 +107,10 @@ class Server:
         return answer
 
     def read(self, path: str) -> bytes | None:
-        """A small file; None where the server has none.
+        """A small file; None if the server does not have it.
 
         Raises:
-            QuranAsrError: the server cannot be reached, or sends something else than a small file.
+            QuranAsrError: the server cannot be reached, or does not send a small file.
         """
         for attempt in range(TRIES):
             try:
@@ -149,10 +149,10 @@ class _StaySafe(urllib.request.HTTPRedirectHandler):
 
 
 def recitations(server: Server) -> list[Recitation]:
-    """What the server offers, by its own list.
+    """The recitations that the server lists.
 
     Raises:
-        QuranAsrError: it has no list that can be read.
+        QuranAsrError: it has no readable list.
     """
     content = server.read("recitations.js")
     where = f"{server.address}/recitations.js"
@@ -174,7 +174,7 @@ def recitations(server: Server) -> list[Recitation]:
 def wanted_files(
     reciters: Sequence[str], refs: Sequence[VerseRef], folder: Path
 ) -> tuple[list[tuple[str, Path]], int]:
-    """(path on the server, file here) of each verse that is not here yet, and how many are.
+    """(path on the server, local file) of each missing verse, and the number of existing ones.
 
     Raises:
         QuranAsrError: a reciter's name is not the name of a folder.
@@ -207,8 +207,8 @@ def download(
     """Fetch verses of reciters to `folder/RECITER/SSSAAA.mp3`, which `corpus scan` reads.
 
     Raises:
-        QuranAsrError: a name is wrong, or the server gives nothing that is wanted several times in a row.
-        OSError: the disk is full; finished files are kept, and so is what there is of the current one.
+        QuranAsrError: a name is wrong, or several files in a row cannot be downloaded.
+        OSError: the disk is full; finished files and the part of the current one are kept.
     """
     files, present = wanted_files(reciters, refs, folder)
     missing: list[MissingFile] = []
@@ -241,19 +241,19 @@ def download(
 
 
 class _NotHadError(Exception):
-    """A file that the server does not have, or that is not what it should be."""
+    """A file that the server does not have, or that is not the expected one."""
 
 
 def _fetch(server: Server, path: str, target: Path, checksum: str | None) -> None:
-    """Bring one file, in several tries if need be, each going on where the last one stopped."""
+    """Download one file, in several tries if needed, each resuming the last one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     problem: Exception | None = None
     for attempt in range(TRIES):
         try:
-            whole = _go_on(server, path, part)
+            whole = _resume(server, path, part)
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # what is here is no beginning of what is there
+            if error.code == 416:  # the local part does not match the file on the server
                 part.unlink(missing_ok=True)
             elif error.code < 500 and error.code != 429:
                 raise _NotHadError(f"the server answers {error.code}") from None
@@ -268,8 +268,8 @@ def _fetch(server: Server, path: str, target: Path, checksum: str | None) -> Non
     raise _NotHadError(_reason(problem) if problem else "the connection ends before the file does")
 
 
-def _go_on(server: Server, path: str, part: Path) -> bool:
-    """Append to what there is of a file; whether it is whole now."""
+def _resume(server: Server, path: str, part: Path) -> bool:
+    """Append to the local part of a file; returns whether it is complete."""
     there = part.stat().st_size if part.exists() else 0
     with server.open(path, there) as answer:
         if there and not str(answer.headers.get("Content-Range", "")).startswith(f"bytes {there}-"):
@@ -291,7 +291,7 @@ def _go_on(server: Server, path: str, part: Path) -> bool:
 
 
 def _refuse_unlike(part: Path, checksum: str | None) -> None:
-    """Refuse, and throw away, what is not the file of the server's list, or not a recording."""
+    """Refuse and delete a file that does not match the server's list, or is not a recording."""
     if checksum is not None:
         with part.open("rb") as file:
             if hashlib.file_digest(file, "md5").hexdigest() != checksum:
@@ -317,7 +317,7 @@ def _is_web_page(content: bytes) -> bool:
 
 
 def _wait(attempt: int, error: Exception | None) -> None:
-    """Longer after each try; as long as the server asks for, up to a minute."""
+    """Seconds to wait: longer after each try, or as long as the server requests, up to a minute."""
     if attempt + 1 == TRIES:
         return
     asked = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
@@ -335,7 +335,7 @@ def refuse_unknown(reciters: Sequence[str], offered: Sequence[Recitation]) -> No
     """Refuse reciters that the server does not list.
 
     Raises:
-        QuranAsrError: with the names that are most alike.
+        QuranAsrError: with the most similar names.
     """
     folders = [one.folder for one in offered]
     for reciter in reciters:

@@ -1,9 +1,9 @@
-"""Audio fingerprints: duplicates despite another codec, gain, rate or trimming, found without all pairs.
+"""Audio fingerprints: duplicates despite another codec, gain, rate or trimming, without comparing all pairs.
 
 Every 16 ms of audio has a code of 24 bits: whether the energy difference of neighbouring bands grows or
-falls (Haitsma and Kalker, "A highly robust audio fingerprinting system", ISMIR 2002). A part of the codes,
-chosen by the code itself, so that both copies choose the same, goes into an index; copies meet there at one
-distance.
+falls (Haitsma and Kalker, "A highly robust audio fingerprinting system", ISMIR 2002). A subset of the codes,
+selected by the code itself so that both copies select the same, goes into an index; the codes of copies match
+there at one constant offset.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ FRAME_SECONDS = HOP / SAMPLE_RATE
 
 _BANDS = 25
 _LOWEST, _HIGHEST = 200.0, 3400.0
-"""Hertz. Every recording has these, those of 8 kHz telephones too."""
+"""Hertz: a band that every recording has, including 8 kHz telephone recordings."""
 _SMOOTHED = 16
 """Frames over which energy is summed, so that copies may begin anywhere between two frames."""
 _STEP = 4
 _KEPT = 4
-"""One code of so many is kept."""
+"""One code in this many is kept."""
 _CROWDED = 24
-"""A code in more clips than this identifies nothing: silence, a hum."""
+"""Codes in more clips than this, such as silence or a hum, are ignored."""
 _FEWEST = 5
-"""Codes that two copies must share at one distance."""
+"""Codes that two copies must share at one offset,"""
 _LEAST_SHARE = 0.06
-"""And their share of those that the shorter overlap has."""
+"""and their share of the codes in the shorter overlap."""
 _LEAST_IN_A_HALF = 0.15
-"""Share of the matches that each half of the overlap has: two clips of a synthetic voice that only begin
+"""Least share of the matches in each half of the overlap: two clips of a synthetic voice that only begin
 with the same words are not copies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Kept codes of one clip."""
+    """The fingerprint of one clip: its kept codes."""
 
     frames: NDArray[np.uint32]
     """Ascending; a frame is 16 ms."""
@@ -59,11 +59,11 @@ class Copy:
     second: int
     """Indexes of the clips, `first` below `second`."""
     later: float
-    """Seconds: what is at t in `first` is at t + `later` in `second`."""
+    """Seconds: audio at t in `first` is at t + `later` in `second`."""
     overlap: float
-    """Share of the shorter clip that both have."""
+    """Shared part of the shorter clip, 0 to 1."""
     overlap_of_longer: float
-    """Share of the longer clip."""
+    """Shared part of the longer clip, 0 to 1."""
     matches: float
     """Share of the kept codes in the overlap that are equal."""
 
@@ -109,7 +109,7 @@ def find_copies(prints: Sequence[Fingerprint]) -> list[Copy]:
     codes = np.concatenate([one.codes for one in prints])
     frames = np.concatenate([one.frames for one in prints]).astype(np.int64)
     clips = np.repeat(np.arange(len(prints)), [len(one.codes) for one in prints])
-    # A code that a clip repeats (a held vowel) counts once for it: the first.
+    # Of a code that a clip repeats (a held vowel) only the first occurrence counts.
     order = np.lexsort((frames, clips, codes))
     codes, frames, clips = codes[order], frames[order], clips[order]
     first = np.ones(len(codes), dtype=bool)
@@ -133,7 +133,7 @@ def find_copies(prints: Sequence[Fingerprint]) -> list[Copy]:
 def _aligned(
     prints: Sequence[Fingerprint], a: int, b: int, meetings: Sequence[tuple[int, int]]
 ) -> Copy | None:
-    """What two clips share at the distance of most meetings (frame in a, distance)."""
+    """The overlap of two clips at the offset of most matches (frame in a, offset)."""
     places, distances = np.asarray(meetings).T
     values, counts = np.unique(distances, return_counts=True)
     near = np.array([counts[np.abs(values - value) <= 1].sum() for value in values])

@@ -1,8 +1,8 @@
-"""From corpora in the layouts of others to a manifest of ours.
+"""Import of corpora in other layouts: recordings and a manifest.
 
 Recordings inside parquet, arrow and zip files become files below `audio/`; those that are files, or members
-of plain tar shards, stay where they are. A unit that is done has a record, and is not read again when the
-command is repeated. What is left out is listed with its reason.
+of plain tar shards, stay where they are. A finished unit has a record, and is not read again when the command
+is repeated. Unused rows are listed with the reason.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from quran_asr.text.surah_names import find_surah
 
 MANIFEST, RECORDS, AUDIO = "manifest.jsonl", "imported", "audio"
 _ENDINGS = {"vorbis": "ogg"}
-"""Format -> ending of a file's name, where it is another."""
+"""Format -> file suffix, where it differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class DroppedRow:
 
     row: str
     reason: str
-    """Equal for equal cases, so that they can be counted."""
+    """The same for the same cause, so that rows can be counted by it."""
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A foreign corpus that was looked at, and how its columns are read."""
+    """A corpus in another layout, and the meaning of its columns."""
 
     units: tuple[Unit, ...]
     names: tuple[str, ...]
@@ -71,18 +71,18 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What became of a corpus."""
+    """The result of an import."""
 
     manifest: Path | None
-    """None where no row could be used; nothing was written then."""
+    """None if no row could be used; then nothing was written."""
     clips: int
     hours: float
     reciters: int
     with_verses: int
-    """Clips whose text is in the Quran, in one place."""
+    """Clips whose text occurs in exactly one place of the Quran."""
     dropped: tuple[DroppedRow, ...]
     kept_units: int
-    """Units that an earlier run had finished."""
+    """Units finished by an earlier run."""
 
     @property
     def dropped_by_reason(self) -> dict[str, int]:
@@ -94,7 +94,7 @@ def look_at(units: Sequence[Unit], chosen: Mapping[Role, str]) -> Corpus:
 
     Args:
         units: of `sources.find_units`, at least one.
-        chosen: columns that are named by the user; an empty name means that there is none.
+        chosen: columns named by the user; an empty name means that there is none.
 
     Raises:
         QuranAsrError: a chosen column does not exist, or neither text nor verses are found.
@@ -128,15 +128,14 @@ def import_corpus(
     """Write the recordings of a corpus and a manifest of them.
 
     Args:
-        folder: missing, empty, or begun by this function: it is continued.
-        executor: where units are imported, one a job.
+        folder: missing, empty, or of an earlier call, which is continued.
+        executor: where units are imported, one per job.
         labels: rows with these values in the label column are taken; empty for `GOOD_LABELS`.
-        reciter: of rows that name none.
+        reciter: for rows that name none.
         on_progress: called with (units done, units).
 
     Raises:
-        QuranAsrError: a unit cannot be read as a whole, `folder` belongs to something else, or a job's
-            process died.
+        QuranAsrError: a unit cannot be read at all, `folder` has other content, or a job's process died.
         OSError: the disk is full; finished units are kept.
     """
     folder = Path(folder).absolute()
@@ -199,7 +198,7 @@ def _write_manifest(folder: Path, records: Sequence[Path], corpus: Corpus, kept:
 def _import_unit(
     unit: Unit, folder: Path, columns: Mapping[Role, str], labels: frozenset[str], reciter: str
 ) -> tuple[Path, bool]:
-    """Import a unit unless it was; the path of its record, and whether it was."""
+    """Import a unit unless it is finished; returns the path of its record, and whether it was finished."""
     stat = unit.path.stat()
     facts = [str(unit.path), stat.st_size, stat.st_mtime_ns, unit.first_row, unit.rows, dict(columns)]
     facts += [sorted(labels), reciter]
@@ -227,7 +226,7 @@ class _NotUsedError(Exception):
 def _line(
     row: Row, folder: Path, number: int, columns: Mapping[Role, str], labels: frozenset[str], reciter: str
 ) -> dict[str, Any]:
-    """The manifest's line of a row. What costs least is looked at first."""
+    """The manifest line of a row. Cheap checks come first."""
     if "label" in columns:
         label = str(row.values.get(columns["label"]) or "").strip()
         if label.lower() not in labels:
@@ -256,9 +255,9 @@ def _line(
 
 
 def _stretch(row: Row) -> tuple[float, float | None]:
-    """Offset and seconds where the layout has stretches of recordings; else the whole recording.
+    """Offset and seconds if the layout has segments of recordings; otherwise the whole recording.
 
-    A column with durations of whole recordings is not needed: the recording itself is looked at.
+    A column with durations of whole recordings is not needed: the recording itself is measured.
     """
     if isinstance(row.audio, bytes) or "offset" not in row.values:
         return 0.0, None
@@ -293,7 +292,7 @@ def _stored(content: bytes | str, folder: Path, number: int) -> tuple[str, float
 
 
 def _content(values: Mapping[str, Any], columns: Mapping[Role, str]) -> tuple[str, list[str]]:
-    """Text as written and its verses, where it is known which."""
+    """Text as written, and its verses where they are known."""
     written = values.get(columns.get("text", "text"))
     text = " ".join(written.split()) if isinstance(written, str) else ""
     if text and not spell(text, "letters"):
@@ -302,12 +301,12 @@ def _content(values: Mapping[str, Any], columns: Mapping[Role, str]) -> tuple[st
     named = tuple(map(str, verses)) if isinstance(verses, list) and verses else _named(values, columns)
     if named:
         refs = tuple(ref for name in named for ref in _parsed(name))
-        spoken = load_quran("diacritized").text(refs)
+        verse_text = load_quran("diacritized").text(refs)
         if not text:
-            return spoken, [str(ref) for ref in refs]
-        if _same(text, spoken):
+            return verse_text, [str(ref) for ref in refs]
+        if _same(text, verse_text):
             return text, [str(ref) for ref in refs]
-        if columns.get("text") and spell(text, "letters") not in spell(spoken, "letters"):
+        if columns.get("text") and spell(text, "letters") not in spell(verse_text, "letters"):
             raise _NotUsedError("its text is not that of its verse", f"{', '.join(named)}: {text[:80]}")
         return text, [str(ref) for ref in refs]  # a part of a verse
     if not text:
@@ -316,7 +315,7 @@ def _content(values: Mapping[str, Any], columns: Mapping[Role, str]) -> tuple[st
 
 
 def _named(values: Mapping[str, Any], columns: Mapping[Role, str]) -> tuple[str, ...]:
-    """The verse that its columns name."""
+    """The verse named by the columns."""
     if verse := values.get(columns.get("verse", "")):
         return (str(verse[0] if isinstance(verse, list) else verse).strip(),)
     surah, ayah = _surah(values, columns), str(values.get(columns.get("ayah", ""), "")).strip()
@@ -335,16 +334,16 @@ def _parsed(name: str) -> tuple[VerseRef, ...]:
         raise _NotUsedError("no such verse", error.what) from None
 
 
-def _same(text: str, spoken: str) -> bool:
+def _same(text: str, verse_text: str) -> bool:
     """Whether two texts have the same letters, in either edition, a basmala before them apart."""
     for one in (text, separate_basmala(text)[1]):
-        if one and spell(one, "letters") == spell(spoken, "letters"):
+        if one and spell(one, "letters") == spell(verse_text, "letters"):
             return True
-    return _typed(text) == _typed(spoken)
+    return _typed(text) == _typed(verse_text)
 
 
 def _typed(text: str) -> str:
-    """Letters as people type them: without hamzas and spaces, in which spellings differ most."""
+    """Letters without hamzas and spaces, in which typed spellings differ most."""
     return spell(text, "letters").translate(_TYPED)
 
 
@@ -353,7 +352,7 @@ _TYPED = str.maketrans("أإآىةؤئ", "ااايهوي", "ء ")
 
 @lru_cache(maxsize=100_000)
 def _place(text: str, surah: int | None) -> tuple[VerseRef, ...]:
-    """The verses that a text is or is from, where it stands in one place (of that surah); else none."""
+    """The verses that a text is or is part of, if it occurs in one place (of that surah); otherwise none."""
     try:
         matches = find(load_quran("diacritized"), text)
     except QuranAsrError:

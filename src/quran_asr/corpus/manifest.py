@@ -1,7 +1,7 @@
-"""Manifests: one JSON object a line, each a stretch of a recording with the words recited in it.
+"""Manifests: one JSON object per line, each a segment of a recording with the words recited in it.
 
-A NeMo manifest is one; ours has more keys (`verses`, `reciter`, `riwaya`, `source`), and keys that nobody
-here knows survive. Manifests come from anywhere, so every value is looked at before it is believed.
+NeMo manifests are valid; ours have more keys (`verses`, `reciter`, `riwaya`, `source`), and unknown keys are
+preserved. Manifests come from many sources, so every value is validated.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import SPELLINGS, edition_of, separate_basmala, spell
 
 LONGEST_SECONDS = 24 * 3600.0
-"""A stretch longer than a day is a unit mistaken (samples or milliseconds for seconds)."""
+"""A segment longer than a day is a wrong unit (samples or milliseconds for seconds)."""
 
 _LONGEST_LINE = 1 << 20
 
 
 Moved = Sequence[tuple[str, str]]
-"""(old, new) absolute folders: what a path named under the first is found under the second."""
+"""(old, new) absolute folders: files named under the first are found under the second."""
 
 
 @overload
@@ -48,21 +48,21 @@ def read_manifest(
     """The segments of a manifest, with their text in one spelling.
 
     Where a line names verses and its text is that of these verses in any spelling (a basmala before them
-    apart), or missing, the text comes from the edition of the asked spelling. Another text, of a part of a
-    verse say, is taken as it is and brought to the spelling.
+    apart), or missing, the text comes from the edition of that spelling. Any other text, for example of a
+    part of a verse, is converted to the spelling.
 
     Args:
         path: the manifest. Relative audio paths are relative to its folder.
         spelling: one of `text.spelling.SPELLINGS`.
         on_error: `collect` leaves out bad lines and returns a warning for each beside the segments.
-        moved: folders in which recordings lay, and where they lie now.
+        moved: old and new folders of recordings.
 
     Raises:
-        QuranAsrError: the manifest is missing or has no line; or a line is torn, lacks a key, holds a wrong
-            value or names a verse or a recording that does not exist (`file:line`). With `collect` only if
-            no line is good.
+        QuranAsrError: the manifest is missing or has no line; or a line is truncated, lacks a key, holds a
+            wrong value or names a verse or a recording that does not exist (`file:line`). With `collect` only
+            if no line is good.
     """
-    edition_of(spelling)  # a wrong spelling is the caller's mistake, not every line's
+    edition_of(spelling)  # a wrong spelling is an error of the caller, not of every line
     path = Path(path)
     folder = os.path.realpath(path.parent)
     segments: list[Segment] = []
@@ -105,7 +105,7 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 def find_line(manifests: Sequence[str | Path], segment: Segment) -> str:
-    """`file:line` of the first line that gives this stretch of this recording; its audio if none does."""
+    """`file:line` of the first line with this segment of this recording; its audio if there is none."""
     for manifest in manifests:
         path = Path(manifest)
         folder = os.path.realpath(path.parent)
@@ -121,14 +121,14 @@ def find_line(manifests: Sequence[str | Path], segment: Segment) -> str:
 
 
 def collect_lines(path: str | Path) -> tuple[list[tuple[dict[str, Any], Segment]], list[Finding]]:
-    """The lines of a manifest that may hold mistakes, for those who look for them.
+    """The lines of a manifest that may contain errors, for validation.
 
     Returns:
         (each line as it was written, `audio_filepath` made absolute, with its segment in `letters`; an error
-        for each line that no manifest may have). A recording that does not exist is no such mistake here.
+        for each invalid line). A missing recording is not an error here.
 
     Raises:
-        QuranAsrError: the manifest is missing, is no manifest, or has no line.
+        QuranAsrError: the manifest is missing, is not a manifest, or has no line.
     """
     path = Path(path)
     folder = os.path.realpath(path.parent)
@@ -147,10 +147,10 @@ def collect_lines(path: str | Path) -> tuple[list[tuple[dict[str, Any], Segment]
 
 
 def each_line(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`file:line`, its keys) of every line that is a JSON object; others are passed over.
+    """(`file:line`, its keys) of every line that is a JSON object; others are skipped.
 
     Raises:
-        QuranAsrError: no such manifest, or something else under its name.
+        QuranAsrError: no such manifest, or not a manifest.
     """
     for number, raw in _lines(path):
         with contextlib.suppress(QuranAsrError):
@@ -161,7 +161,7 @@ def parse_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, keys) of every line, numbers from 1; the values of the keys have not been checked.
 
     Raises:
-        QuranAsrError: no such manifest, something else under its name, or a line that is no JSON object.
+        QuranAsrError: no such manifest, not a manifest, or a line that is not a JSON object.
     """
     for number, raw in _lines(path):
         try:
@@ -174,12 +174,12 @@ def parse_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def write_manifest(
     path: str | Path, lines: Sequence[Mapping[str, Any]], meta: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a manifest and its sidecar `<path>.meta.json`, each whole or not at all.
+    """Write a manifest and its sidecar `<path>.meta.json`, each atomically.
 
     Args:
-        path: missing folders are made.
+        path: missing folders are created.
         lines: `audio_filepath` absolute or relative to the working folder; it is written relative to `path`.
-        meta: what the sidecar says besides `version`, `clips` and `hours`.
+        meta: keys of the sidecar besides `version`, `clips` and `hours`.
 
     Raises:
         QuranAsrError: `path` is a folder, or empty.
@@ -204,7 +204,7 @@ def write_manifest(
 
 
 def sidecar_of(manifest: Path) -> Path:
-    """Where the description of a manifest stands."""
+    """The path of a manifest's sidecar."""
     return manifest.with_name(manifest.name + ".meta.json")
 
 
@@ -234,11 +234,11 @@ _FOREIGN_FILES = (
     (b"\x1f\x8b", "a gzipped file, such as lhotse cuts"),
     (b"ARROW1", "an arrow file"),
 )
-"""First bytes, what they tell."""
+"""First bytes -> the file format."""
 
 
 def foreign_layout(values: Mapping[str, Any]) -> str | None:
-    """What a line is of, where it is known and not a manifest's."""
+    """The format that a line belongs to, if it is known and not that of a manifest."""
     is_cut = "recording" in values and {"start", "supervisions"} & set(values)
     if is_cut or values.get("type") == "MixedCut":
         return "a lhotse cut manifest"
@@ -248,7 +248,7 @@ def foreign_layout(values: Mapping[str, Any]) -> str | None:
 
 
 def _refuse_foreign(path: Path, first: bytes) -> None:
-    """Name what is known by its first line, and what makes a manifest of it."""
+    """Name the format if its first line is known, and the command that converts it."""
     known = next((what for magic, what in _FOREIGN_FILES if first.startswith(magic)), None)
     if known is None and {b"path", b"sentence"} <= set(first.rstrip(b"\r\n").split(b"\t")):
         known = "a table of Common Voice"
@@ -276,11 +276,11 @@ def _parse(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise QuranAsrError("not UTF-8 text") from None
     except json.JSONDecodeError as error:
-        begun = raw.lstrip().startswith(b"{")  # of anything else no end can be missed
+        begun = raw.lstrip().startswith(b"{")  # nothing else can be truncated unnoticed
         torn = begun and not (raw.endswith(b"\n") and raw.rstrip().endswith(b"}"))
         what = "a torn line (its end is missing)" if torn else "not JSON"
         raise QuranAsrError(f"{what}: {error.msg.lower()} at character {error.pos + 1}") from None
-    except ValueError as error:  # nested without end, half a character, a number of thousands of digits
+    except ValueError as error:  # nested too deep, half a character, a number with thousands of digits
         raise QuranAsrError(f"not JSON that can be read: {error}") from None
     if not isinstance(values, dict):
         raise QuranAsrError("not a JSON object", remedy='a line looks like {"audio_filepath": ..., ...}')
@@ -375,7 +375,7 @@ def _seconds(values: dict[str, Any], key: str, default: float | None) -> float:
 
 
 def moved_path(path: str, moved: Moved) -> str:
-    """Where an absolute path is now: the first old folder that it lies in gives way to the new one."""
+    """The new location of an absolute path: the first old folder that contains it is replaced."""
     for old, new in moved:
         if path == old or path.startswith(old.rstrip(os.sep) + os.sep):
             return os.path.join(new, os.path.relpath(path, old))  # noqa: PTH118 - thousands of lines
@@ -389,7 +389,7 @@ def _resolved(audio: str, folder: str) -> str:
 
 
 def _relative_to(folder: Path) -> Callable[[str], str]:
-    """How to write a path relative to `folder`, so that it is found from there also through links."""
+    """A path relative to `folder`, valid from there also through links."""
     lexical, physical = os.path.abspath(folder), os.path.realpath(folder)  # noqa: PTH100
 
     @cache  # thousands of recordings, few folders
@@ -397,7 +397,7 @@ def _relative_to(folder: Path) -> Callable[[str], str]:
         near = os.path.relpath(os.path.abspath(place), lexical)  # noqa: PTH100
         if near.split(os.sep, 1)[0] != os.pardir:
             return near
-        # `..` climbs from where a linked folder really is
+        # `..` starts from the real location of a linked folder
         return os.path.relpath(os.path.realpath(place), physical)
 
     def relative(audio: str) -> str:

@@ -27,7 +27,7 @@ from quran_asr.records import Segment
 from quran_asr.shards import member_of
 
 _VERSION = 1
-"""Raise it when a measurement changes: older ones in the cache are then not believed."""
+"""Increase it when a measurement changes: older entries of the cache are then ignored."""
 
 _CHUNK = 8
 """Clips that one process measures between two reports."""
@@ -38,14 +38,14 @@ Stretch = tuple[str, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is known of the sound of one clip."""
+    """Measurements of the audio of one clip."""
 
     signal: Signal | None
     """None if it cannot be read."""
     error: str
     """Why it cannot be read; empty otherwise."""
     missing: bool
-    """There is no such file."""
+    """Whether the file does not exist."""
     rate: int
     """Hertz, as stored; 0 if it cannot be read."""
     channels: int
@@ -56,23 +56,23 @@ class Measured:
     """Hash of the decoded samples."""
     fingerprint: Fingerprint
     past_end: bool = False
-    """The recording can be read, and is shorter than its line says."""
+    """Whether the recording is readable but shorter than its line states."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What measuring took; clips that came from the cache left out."""
+    """Cost of the measurements, without cached clips."""
 
     clips: int
     audio_seconds: float
     cpu_seconds: float
-    """Of all workers together."""
+    """Total of all workers."""
     cached: int
-    """Clips that came from the cache."""
+    """Cached clips."""
 
     @property
     def times_real_time(self) -> float | None:
-        """Seconds of sound measured in a second of one core."""
+        """Seconds of audio measured per second of one core."""
         return self.audio_seconds / self.cpu_seconds if self.clips and self.cpu_seconds else None
 
 
@@ -87,14 +87,14 @@ def measure_clips(
     """Decode and measure each clip.
 
     Args:
-        segments: `text` and `verses` do not matter here.
-        cache: a database to take from and to add to; what was measured before an interruption stays there.
+        segments: `text` and `verses` are not used.
+        cache: a database that is read and extended; it keeps the measurements of an interrupted call.
         workers: processes; one for each processor if None.
         executor: where clips are measured, instead of in processes here.
         on_progress: called with (clips done, clips).
 
     Returns:
-        (a measurement for each segment in order, what it took).
+        (a measurement for each segment in order, the cost).
 
     Raises:
         QuranAsrError: a worker died.
@@ -126,8 +126,8 @@ def measure_clips(
             if executor is None:
                 pool.shutdown(cancel_futures=True)
     measured = [known[key] if key in known else new[s] for s, key in zip(stretches, keys, strict=True)]
-    heard = sum(one.signal.seconds for one in new.values() if one.signal)
-    return measured, Effort(len(new), heard, cpu, len(segments) - len(todo))
+    seconds = sum(one.signal.seconds for one in new.values() if one.signal)
+    return measured, Effort(len(new), seconds, cpu, len(segments) - len(todo))
 
 
 def _measure_chunk(stretches: Sequence[Stretch]) -> tuple[Sequence[Stretch], list[Measured], float]:
@@ -137,7 +137,7 @@ def _measure_chunk(stretches: Sequence[Stretch]) -> tuple[Sequence[Stretch], lis
 
 
 def measure_clip(path: str, offset: float, duration: float) -> Measured:
-    """Decode and measure one stretch of a file; a file that cannot be read is a result too."""
+    """Decode and measure one segment of a file; an unreadable file is a result too."""
     nothing = np.zeros(0, dtype=np.uint32)
     unread = Measured(None, "", False, 0, 0, "", 0.0, "", Fingerprint(nothing, nothing, 0))
     info = None
@@ -170,7 +170,7 @@ def _fields(measured: Measured) -> dict[str, Any]:
 
 
 def _key(stretch: Stretch) -> str:
-    """What must be equal for a measurement to hold; empty where there is no file."""
+    """Identity of a file: a measurement is valid while it is unchanged. Empty if there is no file."""
     path, offset, duration = stretch
     try:
         member = member_of(path)
@@ -181,7 +181,7 @@ def _key(stretch: Stretch) -> str:
 
 
 def _open(cache: Path | None) -> sqlite3.Connection:
-    """The cache, or one in memory where there is none or it cannot be used."""
+    """The cache, or one in memory if there is none or it cannot be used."""
     if cache is not None:
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """Clips of a manifest in tar shards that NeMo, WebDataset and this package read in sequence.
 
-`audio_0.tar`, `audio_1.tar`, ... hold the clips in an order that mixes reciters and verses, so that a few
-shards at a time are a fair sample. `tarred_audio_manifest.json` is NeMo's manifest of them, `manifest.jsonl`
-is ours, whose paths say where in its shard a clip lies (`quran_asr.shards`). A shard is written, read back
-and compared, and only then has its name; what is finished is kept when the command runs again.
+`audio_0.tar`, `audio_1.tar`, ... contain the clips in an order that mixes reciters and verses, so that any
+few shards are a fair sample. `tarred_audio_manifest.json` is NeMo's manifest of them, `manifest.jsonl` is
+ours, whose paths give the location of a clip in its shard (`quran_asr.shards`). A shard is written, read back
+and compared before it gets its name; finished shards are kept when the command runs again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from quran_asr.text.quran import load_quran
 Codec: TypeAlias = Literal["auto", "flac", "opus"]
 OPUS_KILOBITS = 32
 _LOSSY = {"mp3": "mp3", "opus": "opus", "vorbis": "ogg"}
-"""Formats that `auto` copies as they are -> ending; FLAC of what they decode to would be larger."""
+"""Formats that `auto` copies -> file suffix; as FLAC they would be larger."""
 MANIFEST, NEMO_MANIFEST, RECORDS = "manifest.jsonl", "tarred_audio_manifest.json", "shards"
 
 
 @dataclass(frozen=True, slots=True)
 class DroppedClip:
-    """A clip that is in no shard, and why."""
+    """A clip that is not in any shard, and why."""
 
     clip: str
     reason: str
@@ -48,13 +48,13 @@ class DroppedClip:
 
 @dataclass(frozen=True, slots=True)
 class PackReport:
-    """What a folder of shards holds."""
+    """The content of a folder of shards."""
 
     manifest: Path
     nemo_manifest: Path
     shards: int
     kept_shards: int
-    """Shards that an earlier run had finished."""
+    """Shards finished by an earlier run."""
     clips: int
     hours: float
     bytes: int
@@ -62,7 +62,7 @@ class PackReport:
 
     @property
     def nemo_shards(self) -> str:
-        """The shards in the way NeMo and WebDataset are given them."""
+        """The shards in the notation of NeMo and WebDataset."""
         folder = self.manifest.parent
         return str(folder / f"audio__OP_0..{self.shards - 1}_CL_.tar")
 
@@ -80,17 +80,17 @@ def pack(
     """Write the clips of a manifest to shards in `folder`.
 
     Args:
-        manifest: of this package or of NeMo; stretches of recordings are cut out.
-        folder: missing, empty, or begun by this function with the same arguments: it is continued.
-        executor: where shards are written, one a job.
+        manifest: of this package or of NeMo; segments of recordings are cut out.
+        folder: missing, empty, or of an earlier call with the same arguments, which is continued.
+        executor: where shards are written, one per job.
         hours_per_shard: of audio.
         codec: `flac` at 16 kHz, 16 bits; `opus` at 32 kbit/s; `auto` copies whole MP3, Opus and Vorbis files
-            as they are and makes FLAC of all others.
-        verify: read the shards of an earlier run again, and write anew those that have changed.
+            and converts all others to FLAC.
+        verify: check the shards of an earlier run, and rewrite those that have changed.
         on_progress: called with (shards finished, shards).
 
     Raises:
-        QuranAsrError: the manifest is wrong, `folder` belongs to something else, no clip can be read, or a
+        QuranAsrError: the manifest is wrong, `folder` has other content, no clip can be read, or a
             job's process died.
         OSError: the disk is full; finished shards are kept.
     """
@@ -110,7 +110,7 @@ def pack(
 
 
 def _shares(lines: Sequence[dict[str, Any]], hours: float) -> list[list[tuple[int, dict[str, Any]]]]:
-    """(place in the manifest, line) of each shard: an order by chance that the number of lines decides."""
+    """(index in the manifest, line) of each shard, in a random order fixed by the number of lines."""
     order = list(range(len(lines)))
     random.Random(f"shards {len(lines)}").shuffle(order)
     total = sum(line["duration"] for line in lines)
@@ -125,7 +125,7 @@ def _shares(lines: Sequence[dict[str, Any]], hours: float) -> list[list[tuple[in
 
 
 def _stale(folder: Path, first: int) -> int:
-    """How many shards of an earlier, larger packing stand behind those of this one."""
+    """Number of surplus shards of an earlier, larger packing."""
     count = 0
     while _record_path(folder, first + count).exists():
         count += 1
@@ -144,7 +144,7 @@ def _write_shards(
     verify: bool,
     on_progress: Callable[[int, int], None],
 ) -> int:
-    """How many shards were finished already."""
+    """Number of shards that are already finished."""
     jobs = [
         executor.submit(_write_shard, folder, number, share, codec, verify)
         for number, share in enumerate(shares)
@@ -169,7 +169,7 @@ def _write_shards(
 def _write_shard(
     folder: Path, number: int, share: Sequence[tuple[int, dict[str, Any]]], codec: Codec, verify: bool
 ) -> bool:
-    """Write a shard and then its record, unless both are there; whether they were."""
+    """Write a shard and then its record, unless both exist; returns whether they did."""
     target, record = folder / f"audio_{number}.tar", _record_path(folder, number)
     source = hashlib.sha256(json.dumps([codec, share], sort_keys=True).encode()).hexdigest()
     if _is_finished(target, record, source, verify):
@@ -216,13 +216,13 @@ def _is_finished(target: Path, record: Path, source: str, verify: bool) -> bool:
 
 
 def _encoded(line: dict[str, Any], codec: Codec) -> tuple[bytes, str]:
-    """The clip as a file of its own, and the ending of its name."""
+    """The clip as a separate file, and its suffix."""
     offset, duration = line.get("offset") or 0.0, line["duration"]
     with as_file(Path(line["audio_filepath"])) as path:
         if codec == "auto" and not offset:
             info = audio.probe(path)
             whole = abs(info.seconds - duration) <= audio.TOLERANCE_SECONDS
-            # A file whose header misleads decoders is no help to others: it is made anew.
+            # A file whose header misleads decoders would mislead other readers too: it is re-encoded.
             if whole and info.format in _LOSSY and not links(path):
                 return path.read_bytes(), _LOSSY[info.format]
         samples = audio.read(path, offset, duration)
@@ -239,7 +239,7 @@ def _name(line: dict[str, Any]) -> str:
 
 
 def _travelling(line: dict[str, Any]) -> dict[str, Any]:
-    """A line's keys but for its place in a recording; with its text, which NeMo needs."""
+    """The keys of a line except its position in a recording; with its text, which NeMo needs."""
     kept = {key: value for key, value in line.items() if key != "offset"}
     if not str(kept.get("text") or "").strip():
         verses = [VerseRef.parse(ref) for ref in line["verses"]]
@@ -248,7 +248,7 @@ def _travelling(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compare(shard: Path, expected: dict[str, tuple[int, int, str]]) -> None:
-    """Read a shard back as others will, and compare place, size and content of every member."""
+    """Read a shard back independently, and compare position, size and content of every member."""
     found = {}
     with tarfile.TarFile(shard) as tar:
         for member in tar:

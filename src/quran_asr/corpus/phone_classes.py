@@ -29,14 +29,14 @@ KINDS = (
     "open ends",
     "surah ends",
 )
-"""What is counted, in the order of `Sounds` and `SECONDS`."""
+"""The phone classes, in the order of `SECONDS`."""
 
 Sounds = tuple[float, ...]
-"""How many of each of `KINDS`."""
+"""Count of each of `KINDS`."""
 
 SECONDS: Sounds = (0.24, 0.21, 0.30, 0.16, 1.24, 1.90, 0.16, 0.16, 0.69, 0.03, 0.93, 0.31, 0.85)
-"""What each of `KINDS` adds to a verse, in seconds: mean of fits to four reciters (docs/results/audit.md).
-Reciters differ mostly by one factor, so this is where a fit begins, and all of it where clips are few."""
+"""Seconds per phone of each of `KINDS`: mean of fits to four reciters (docs/results/audit.md). Reciters
+differ mostly by one factor, so a fit starts here, and with few clips fits only the factor."""
 
 _LETTERS = "\u0621-\u063a\u0641-\u064a\u0671"
 _TATWEEL, _SHADDA, _SUKUN, _MADDAH, _SUPERSCRIPT_ALEF = "\u0640", "\u0651", "\u0652", "\u0653", "\u0670"
@@ -84,7 +84,7 @@ def phones_of_basmala() -> Sounds:
 
 
 def phones_of_text(text: str) -> Sounds:
-    """Count the phones of words whose verse is not known, by letters: so many a letter as in the Quran.
+    """Estimate the phones of words whose verse is not known, from the average per letter in the Quran.
 
     Args:
         text: in any spelling.

@@ -1,4 +1,4 @@
-"""From folders of recordings to a manifest; every skipped file is reported."""
+"""Builds a manifest from folders of recordings; reports every skipped file."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ SOUND_ENDINGS = frozenset(
         ".aiff",
     )
 )
-"""A file with one of these is expected to be a recording. What it really is, `audio.probe` says."""
+"""Suffixes of files that are expected to be recordings; `audio.probe` checks it."""
 
 _ARCHIVE_ENDINGS = frozenset((".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
 
 ISTIADHA = "أَعُوذُ بِاللَّهِ مِنَ الشَّيْطَانِ الرَّجِيمِ"
-"""What is said before reciting; not a verse."""
+"""What is recited before a passage; not a verse."""
 
 _QUALITY = re.compile(r"[_\- ]*\d+ ?k(?:b|bps|bit|bits)?(?=$|[_\- ])", re.IGNORECASE)
 _NO_RECITER = re.compile(
@@ -66,13 +66,13 @@ Kind = Literal["verse", "basmala", "istiadha"]
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A file whose name says what is recited in it."""
+    """A file whose name gives its passage."""
 
     path: Path
     reciter: str
     kind: Kind
     verses: tuple[VerseRef, ...]
-    """Empty for the basmala before a surah and for the isti'adha: they are no verses."""
+    """Empty for the basmala before a surah and for the isti'adha, which are not verses."""
     text: str
     """In the spelling `diacritized`."""
 
@@ -83,14 +83,14 @@ class Dropped:
 
     path: Path
     reason: str
-    """The kind of reason, equal for equal cases, so that they can be counted."""
+    """The kind of reason, by which files can be counted."""
     detail: str
     """One sentence about this file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A file that is no recording by its name."""
+    """A file that by its name is not a recording."""
 
     path: Path
     what: str
@@ -98,7 +98,7 @@ class Ignored:
 
 
 def walk(folder: Path) -> Iterator[Recording | Dropped | Ignored]:
-    """Every file under a folder, hidden ones left out, in the order of names; links are followed once.
+    """Every file under a folder except hidden ones, in the order of names; links are followed once.
 
     Raises:
         QuranAsrError: there is no such folder.
@@ -120,7 +120,7 @@ def walk(folder: Path) -> Iterator[Recording | Dropped | Ignored]:
 
 
 def classify(path: Path, scanned: Path) -> Recording | Dropped | Ignored:
-    """What a file is by its name and by the folders between it and the scanned one (that one included)."""
+    """The content of a file by its name and by the folders from the scanned one down to it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:  # a manifest could not name it
@@ -158,7 +158,8 @@ def classify(path: Path, scanned: Path) -> Recording | Dropped | Ignored:
 
 
 def reciter_of(folders: Sequence[str]) -> str:
-    """The nearest folder that names somebody: `Alafasy_128kbps`, `Alafasy/128kbps`, `Alafasy/002` are one."""
+    """The nearest folder that names a reciter: `Alafasy_128kbps`, `Alafasy/128kbps` and `Alafasy/002`
+    agree."""
     for folder in reversed(folders):
         name = _QUALITY.sub("", folder).strip("_- ")
         if name and not _NO_RECITER.fullmatch(name):
@@ -167,12 +168,12 @@ def reciter_of(folders: Sequence[str]) -> str:
 
 
 _CHUNK = 64
-"""Files that one process looks at between two reports."""
+"""Files that one process checks between two reports."""
 
 
 @dataclass(frozen=True, slots=True)
 class LongClip:
-    """A clip over the length that a recipe would take."""
+    """A clip longer than recipes admit."""
 
     path: Path
     seconds: float
@@ -180,13 +181,13 @@ class LongClip:
 
 @dataclass(frozen=True, slots=True)
 class ScanReport:
-    """What was found in the folders."""
+    """The result of a scan."""
 
     clips: int
-    """Lines of the manifest; if none, no manifest was written."""
+    """Lines of the manifest; if 0, no manifest was written."""
     hours: float
     kinds: dict[str, int]
-    """How many of the clips are a `verse`, a `basmala` before a surah, the `istiadha`."""
+    """Number of clips of each kind: `verse`, `basmala` (before a surah), `istiadha`."""
     reciters: dict[str, tuple[int, float]]
     """Reciter -> (clips, hours)."""
     verses: int
@@ -194,13 +195,13 @@ class ScanReport:
     dropped: tuple[Dropped, ...]
     """Recordings that are not in the manifest."""
     ignored: dict[str, int]
-    """Files that are no recordings by their names, counted."""
+    """Counts of files that by their names are not recordings."""
     max_duration: float
     """Seconds."""
     over_long: tuple[LongClip, ...]
-    """Clips longer than that. They are in the manifest; training leaves them out by its recipe."""
+    """Clips longer than that. They are in the manifest; the recipe of a training excludes them."""
     notes: tuple[Finding, ...] = ()
-    """Of clips that were decoded: which are silent, very quiet, clipped, or have cancelling channels."""
+    """Notes on decoded clips: silent, very quiet, clipped, or with channels that cancel."""
 
     @property
     def dropped_by_reason(self) -> dict[str, int]:
@@ -220,20 +221,20 @@ def scan(
     executor: Executor | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ScanReport:
-    """Find recordings in EveryAyah's layout, look at each, and write a manifest of those that can be read.
+    """Find recordings in EveryAyah's layout, check each, and write a manifest of the readable ones.
 
     The same folders give the same bytes. The basmala before a surah (`SSS000`, `bismillah`) and the
-    isti'adha (`audhubillah`) become lines with their text and no verses. A verse that a reciter has twice,
-    in another quality or format, is kept once: the larger file.
+    isti'adha (`audhubillah`) become lines with their text and no verses. Of a verse that a
+    reciter has in two qualities or formats, the larger file is kept.
 
     Args:
         folders: each a reciter's folder, or a folder with reciters' folders at any depth.
-        to: the manifest; missing folders are made.
+        to: the manifest; missing folders are created.
         max_duration: seconds; longer clips are kept and reported.
         decode: decode every file to its end, which also finds damage in the middle (some 400 times real
-            time for each processor); otherwise only its beginning and end are looked at.
-        executor: where files are looked at; a process for each processor if None.
-        on_progress: called with (files looked at, files).
+            time for each processor); otherwise only its beginning and end are read.
+        executor: where files are checked; a process for each processor if None.
+        on_progress: called with (files checked, files).
 
     Raises:
         QuranAsrError: a folder does not exist.
@@ -272,7 +273,7 @@ def _look(
     executor: Executor | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[Path, float], list[Dropped], list[Finding]]:
-    """(seconds of each readable file, the others, what is to be noted of those that were decoded)."""
+    """(seconds of each readable file, the other files, notes on the decoded ones)."""
     paths = [what.path for what in recordings]
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     own = executor is None and bool(chunks)
@@ -302,7 +303,7 @@ def _look(
 
 
 def _look_at(paths: Sequence[Path], decode: bool) -> list[tuple[Path, float | None, str, list[Finding]]]:
-    """(path, its seconds or None, what is wrong with it, what is to be noted) of each."""
+    """(path, its seconds or None, its error, its note) of each."""
     looked: list[tuple[Path, float | None, str, list[Finding]]] = []
     for path in paths:
         try:
@@ -319,7 +320,7 @@ def _look_at(paths: Sequence[Path], decode: bool) -> list[tuple[Path, float | No
 
 
 def _without_copies(recordings: Iterable[Recording]) -> tuple[list[Recording], list[Dropped]]:
-    """Each verse once for each reciter, and each recording of a formula once: (kept in order, dropped).
+    """One file per verse and reciter, and one per recording of a formula: (kept in order, dropped).
 
     EveryAyah has most reciters in several qualities, and the same basmala before 112 surahs.
     """

@@ -1,6 +1,6 @@
 """Signal measurements of one clip: level, noise, pauses, clipping, bandwidth.
 
-All of it comes from one decoding and one spectrogram, so that an audit costs little more than decoding.
+All measurements share one decoding and one spectrogram, so that an audit costs little more than decoding.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 BLOCK_SECONDS = 0.01
-"""Levels are measured in blocks of this length."""
+"""Samples of the blocks in which levels are measured."""
 
 WINDOW, HOP = 1024, 256
 """Samples of the spectrogram's Hann window and of its step: 64 and 16 ms."""
 
 SILENCE_DB = -32.0
-"""A block this far below the level of the speech is silence."""
+"""dB below the speech level at which a block is silence."""
 
 SILENCE_DBFS = -70.0
-"""And below this level it is silence whatever the speech is like."""
+"""Level in dBFS below which a block is silence regardless of the speech level."""
 
 SHORTEST_PAUSE = 0.15
 """Seconds. A shorter gap is part of the speech: a stop consonant, a breath between words."""
 
 EDGE_SECONDS = 0.03
-"""How much of a clip's beginning and end shows whether it was cut off within a phone."""
+"""Seconds at each end of a clip that show whether it was cut off within a phone."""
 
 FULL_SCALE = 0.99
-"""From here on a sample counts as clipped. Lossy codecs round a flat top, hence below 1."""
+"""Least magnitude of a clipped sample. Lossy codecs round a flat top, hence below 1."""
 
 _FLAT_RUN = 4
-"""So many equal samples in a row, near the peak, are a flat top wherever it lies."""
+"""Equal samples in a row, near the peak, that make a flat top at any level."""
 
 _NOISE_QUANTILE = 0.1
 _HISS_HERTZ = (5_000.0, 7_500.0)
@@ -90,7 +90,7 @@ class Clipping:
         self.peak = 0.0
 
     def __call__(self, block: NDArray[np.float32]) -> None:
-        """Look at float32 [frames, channels]."""
+        """Count in float32 [frames, channels]."""
         size = np.abs(block)
         peak = float(size.max(initial=0.0))
         clipped = size >= FULL_SCALE
@@ -130,7 +130,7 @@ def measure(samples: Samples, power: NDArray[np.float32], clipping: Clipping) ->
     Args:
         samples: float32 [samples] at 16 kHz, as `audio.read` gives them.
         power: `power_spectra(samples)`.
-        clipping: what has seen the clip's blocks as stored.
+        clipping: the counter that has processed the blocks of the clip as stored.
     """
     levels = block_levels(samples)
     speech = float(np.quantile(levels, 0.9))
@@ -174,10 +174,10 @@ def block_levels(samples: Samples) -> NDArray[np.float32]:
 
 
 def noise_floor(power: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Power of what is always there in each frequency, float64 [WINDOW // 2 + 1].
+    """Noise floor: power that is always present at each frequency, float64 [WINDOW // 2 + 1].
 
-    Speech leaves gaps in time in every frequency; steady noise fills them. The floor is what a tenth of the
-    smoothed frames stay below (Martin's minimum statistics, IEEE TSAP 9(5), 2001, with a quantile for the
+    Speech leaves gaps in time in every frequency; steady noise fills them. The floor is the first decile of
+    the smoothed frames (Martin's minimum statistics, IEEE TSAP 9(5), 2001, with a quantile for the
     minimum).
     """
     return np.asarray(np.quantile(_moving_mean(power, 5), _NOISE_QUANTILE, axis=0), dtype=np.float64)
@@ -186,7 +186,7 @@ def noise_floor(power: NDArray[np.float32]) -> NDArray[np.float64]:
 def noise_ratio(floor: NDArray[np.float64], power: NDArray[np.float32]) -> float:
     """Speech against the floor, dB, between -20 and 80.
 
-    An estimate that is too low for clean audio: reverberation and long vowels count as noise too.
+    The estimate is too low for clean audio: reverberation and long vowels count as noise too.
     """
     noise = float(floor.sum())
     total = float(power.mean(axis=0, dtype=np.float64).sum())
@@ -194,9 +194,9 @@ def noise_ratio(floor: NDArray[np.float64], power: NDArray[np.float32]) -> float
 
 
 def hiss(floor: NDArray[np.float64], power: NDArray[np.float32]) -> float:
-    """The floor between 5 and 7.5 kHz against the whole clip, dB, at least -100.
+    """The floor between 5 and 7.5 kHz relative to the whole clip, dB, at least -100.
 
-    Reverberation hardly reaches there, so this separates the two, unless the recording was cut off lower.
+    Reverberation is weak there, so this separates it from noise, unless the bandwidth is lower.
     """
     low, high = (round(hertz * WINDOW / SAMPLE_RATE) for hertz in _HISS_HERTZ)
     total = float(power.mean(axis=0, dtype=np.float64).sum())

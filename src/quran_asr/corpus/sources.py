@@ -1,7 +1,7 @@
-"""Corpora in the layouts of others: what a folder or file holds, and its rows one by one.
+"""Corpora in other layouts: the content of a folder or file, and its rows one by one.
 
-Everything here comes from outside. Sizes are looked at before anything is unpacked, no name in an archive
-becomes a path on this machine, and nothing that a file asks for is run or fetched.
+All input is untrusted. Sizes are checked before anything is unpacked, no name in an archive becomes a path on
+this machine, and no code or address in a file is run or fetched.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Kind: TypeAlias = Literal["parquet", "arrow", "zip", "nemo-tarred", "lhotse", "c
 LARGEST_FILE = 512 << 20
 """Bytes of one recording."""
 LARGEST_GROWTH = 100
-"""Unpacked over packed, of a recording in a zip archive: sound hardly compresses."""
+"""Largest compression ratio of a recording in a zip archive: audio hardly compresses."""
 LARGEST_ROW_GROUP = 8 << 30
 """Bytes of a row group of a parquet file, unpacked. The largest of tarteel-ai/everyayah take about 1 GB."""
 MOST_MEMBERS = 1_000_000
 ROWS_A_UNIT = 500
 _LONGEST_LINE = 1 << 20
 _SAMPLE = 200
-"""Rows by which columns are guessed."""
+"""Rows from which columns are guessed."""
 
 Role: TypeAlias = Literal["audio", "text", "verse", "surah", "ayah", "reciter", "duration", "label"]
 ROLES: tuple[Role, ...] = ("audio", "text", "verse", "surah", "ayah", "reciter", "duration", "label")
@@ -53,19 +53,19 @@ _NAMES: dict[Role, str] = {
     "duration": "duration duration_seconds duration_s",
     "label": "final_label label quality_label quality status",
 }
-"""Names of columns, in the order in which they are believed."""
+"""Names of columns, the most reliable first."""
 GOOD_LABELS = frozenset("correct good valid accepted verified".split())
-"""Labels of a quality column whose rows are taken unless others are asked for."""
+"""Labels of a quality column whose rows are taken by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A recording, or a stretch of one, and what is known of it."""
+    """A recording, or a segment of one, and its metadata."""
 
     name: str
-    """Where it is in its source, for messages."""
+    """Its position in the source, for messages."""
     audio: bytes | str | None
-    """What the recording holds, or its path."""
+    """The bytes of the recording, or its path."""
     values: Mapping[str, Any]
     """Column -> value."""
     problem: str = ""
@@ -74,20 +74,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A part of a corpus that is imported at once: a parquet file, an archive, or a few hundred rows."""
+    """A part of a corpus that is imported as one job: a parquet file, an archive, or a few hundred rows."""
 
     kind: Kind
     path: Path
     rows: tuple[dict[str, Any], ...] = ()
-    """Of layouts that keep rows apart from recordings."""
+    """Rows, in layouts that store them separately from the recordings."""
     first_row: int = 0
 
 
 def find_units(sources: Sequence[str | Path]) -> list[Unit]:
-    """The parts of corpora in the layouts that are known, in the order of the sources.
+    """The units of corpora in known layouts, in the order of the sources.
 
     Raises:
-        QuranAsrError: nothing of the kind is there, or a list of recordings is damaged or empty.
+        QuranAsrError: no known layout, or a list of recordings is damaged or empty.
     """
     units = []
     for source in sources:
@@ -210,10 +210,10 @@ def read_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
     """The rows of a unit.
 
     Args:
-        columns: as `guess_columns` or the user named them; only these are read where a file has columns.
+        columns: from `guess_columns` or the user; of a columnar file only these are read.
 
     Raises:
-        QuranAsrError: the unit as a whole cannot be read.
+        QuranAsrError: the unit cannot be read at all.
     """
     reader = {
         "parquet": _parquet_rows,
@@ -272,7 +272,7 @@ def _arrow_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
 
 
 def _batches(source: Any) -> Iterator[Any]:
-    """Of both kinds of arrow files; `datasets` writes streams. Unchecked offsets would crash the process."""
+    """Both kinds of arrow files; `datasets` writes streams. Unchecked offsets would crash the process."""
     import pyarrow
 
     try:
@@ -291,7 +291,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _with_audio(path: Path, number: int, values: dict[str, Any], columns: Mapping[Role, str]) -> Row:
-    """`datasets` keeps audio as {bytes, path}; others as bytes, or as a path beside the file."""
+    """`datasets` stores audio as {bytes, path}; others as bytes, or as a path relative to the file."""
     name = f"{path}, row {number}"
     cell = values.pop(columns.get("audio", ""), None)
     if isinstance(cell, dict):
@@ -308,7 +308,7 @@ def _with_audio(path: Path, number: int, values: dict[str, Any], columns: Mappin
 
 
 def _beside(name: str, folder: Path, place: str, values: Mapping[str, Any]) -> Row:
-    """A recording below a folder; a path that leads out of it is refused."""
+    """A recording below a folder; a path outside it is refused."""
     try:
         path = (folder / place).resolve()
         if not path.is_relative_to(folder.resolve()):
@@ -358,7 +358,7 @@ def _zip_row(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Row
 
 
 def _tarred_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
-    """Clips stay in their shard: the manifest will name the stretch of it."""
+    """Clips stay in their shard: the manifest refers to the segment of it."""
     members: dict[str, Member] = {}
     try:
         with open_tar(unit.path) as archive:
@@ -373,7 +373,7 @@ def _tarred_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
         ) from None
     for line in unit.rows:
         written = str(line.get("audio_filepath"))
-        # NeMo names further stretches of one member so
+        # NeMo's notation for more segments of one member
         found = members.get(Path(written).name) or members.get(
             re.sub(r"-sub\d+(?=\.\w+$)", "", Path(written).name)
         )
@@ -427,7 +427,7 @@ def _common_voice_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]
 
 
 def guess_columns(unit: Unit) -> tuple[tuple[str, ...], dict[Role, str]]:
-    """All columns of a unit, and which of them mean what, by their names and by the first values."""
+    """All columns of a unit, and their roles by name and by the first values."""
     names, sample = _sample(unit)
     plain = {re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_"): name for name in reversed(names)}
     guessed: dict[Role, str] = {}
@@ -497,7 +497,7 @@ def _without_audio(schema: Any) -> list[str]:
 
 
 def _fits(role: Role, values: Sequence[Any]) -> bool:
-    """Whether values can be what a column is taken for: `aya` is a number here and a text there."""
+    """Whether values fit the role of a column: `aya` is a number in one corpus and text in another."""
     known = [value for value in values if value not in (None, "")]
     if not known:
         return role in ("audio", "reciter")

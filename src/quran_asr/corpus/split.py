@@ -1,7 +1,7 @@
 """Training, validation and test splits that do not leak: whole reciters or whole texts are held out.
 
-Rows of a corpus are not independent. The same reciter, or the same words, in both splits make an error rate
-look better than it is; a random split of rows has both.
+Rows of a corpus are not independent. The same reciter, or the same words, in both splits make error rates
+too optimistic; a random split of rows shares both.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class SplitReport:
-    """What was written, and what the splits have in common."""
+    """The written splits, and their overlap."""
 
     by: Literal["reciter", "verse"]
     seed: int
     splits: dict[str, Split]
     """`train`, `validation` and, if asked for, `test`."""
     stale: tuple[Path, ...]
-    """A `test.jsonl` that stood in the folder before and is not of this split."""
+    """An existing `test.jsonl` in the folder that is not part of this split."""
 
 
 def split(
@@ -66,7 +66,7 @@ def split(
     share: float = 0.05,
     seed: int = 0,
 ) -> SplitReport:
-    """Divide a manifest into `train.jsonl`, `validation.jsonl` and perhaps `test.jsonl`.
+    """Divide a manifest into `train.jsonl`, `validation.jsonl` and optionally `test.jsonl`.
 
     By reciter, all clips of a held-out reciter are in one split. By verse, all clips of a held-out wording
     are, of every reciter: verses of the same letters (55:13 and its twins), verses that one clip joins, and
@@ -74,23 +74,23 @@ def split(
 
     Args:
         manifest: its lines; to split by reciter, each must name one.
-        to: the folder of the new manifests; the old one is left as it is.
-        by: what is held out whole.
+        to: the folder of the new manifests; the old one is not changed.
+        by: the unit that is held out.
         hold_out: for validation: names of reciters, or verses such as `112` and `2:255-257`. If none are
-            given they are drawn by `seed` until they have `share` of the hours.
+            given, they are drawn with `seed` until they have `share` of the hours.
         test: the same for the test set; None makes no test set, an empty list draws.
         share: of the hours, for each set that is drawn; between 0 and 1.
         seed: the same seed draws the same.
 
     Raises:
         QuranAsrError: the manifest is not usable; a name or verse is not in it or is wanted for both sets; a
-            clip has no reciter; a recording stands under two reciters; or a split would be empty.
+            clip has no reciter; a recording has two reciters; or a split would be empty.
     """
     if not 0 < share < 1:
         raise QuranAsrError(f"a share of {share} of the hours cannot be held out", remedy="0.05 is usual")
     lines = read_lines(manifest)
     groups = _reciters_of(lines, str(manifest)) if by == "reciter" else _wordings_of(lines)
-    held_out: dict[str, str] = {}  # group -> side
+    held_out: dict[str, str] = {}  # group -> split
     for side, names in (("validation", hold_out), ("test", test)):
         if names is None:
             continue
@@ -150,7 +150,7 @@ def _reciters_of(lines: Sequence[Line], where: str) -> list[str]:
 
 
 def _wordings_of(lines: Sequence[Line]) -> list[str]:
-    """For each line a name of all the wordings that must stay in one split with it (union-find)."""
+    """For each line an identifier shared by all lines that must stay in one split with it (union-find)."""
     parent: dict[str, str] = {}
 
     def root(node: str) -> str:
@@ -167,7 +167,7 @@ def _wordings_of(lines: Sequence[Line]) -> list[str]:
 
 
 def _wordings(line: Line) -> set[str]:
-    """The words of a clip, by letters: each verse of which it has all or a part, else its text."""
+    """The wordings of a clip, by letters: each verse that it contains all or part of, otherwise its text."""
     refs = [*(line.get("verses") or []), *(line.get("part_of") or [])]
     if not refs:
         return {spell(line["text"], "letters")}
@@ -175,7 +175,7 @@ def _wordings(line: Line) -> set[str]:
 
 
 def _named(name: str, by: str, lines: Sequence[Line], groups: Sequence[str]) -> set[str]:
-    """The groups that a name on the command line means."""
+    """The groups that a name on the command line refers to."""
     if by == "reciter":
         if name not in groups:
             raise QuranAsrError(
@@ -192,7 +192,7 @@ def _named(name: str, by: str, lines: Sequence[Line], groups: Sequence[str]) -> 
 def _drawn(
     lines: Sequence[Line], groups: Sequence[str], taken: set[str], share: float, seed: str
 ) -> set[str]:
-    """Groups drawn by chance until they have a share of the hours; never all that are left."""
+    """Groups drawn at random until they have a share of the hours; never all remaining ones."""
     seconds: dict[str, float] = defaultdict(float)
     for line, group in zip(lines, groups, strict=True):
         seconds[group] += line["duration"]
@@ -222,12 +222,13 @@ def _describe(manifest: Path, members: Mapping[str, Sequence[Line]], side: str) 
 
 
 # Names come from folders, sites and people: `Alafasy_128kbps`, `Mishari Al-Afasy`, `مشاري العفاسي`. There
-# are many ways from Arabic into Latin letters, and consonants survive most of them.
+# are many romanizations of Arabic, and most of them preserve the consonants.
 
 _CONSONANTS = dict(
     zip("بتثجحخدذرزسشصضطظعغفقكلمنه", "b t t j h x d d r z s $ s d t z _ g f k k l m n h".split(), strict=True)
 )
-"""Arabic letters as Latin ones; those that Latin spellings confuse are one. `_` is left out, like vowels."""
+"""Arabic letters as Latin ones; letters that Latin spellings confuse are merged. `_` and vowels are
+dropped."""
 _PAIRS = {"kh": "x", "gh": "g", "sh": "$", "ch": "$", "th": "t", "dh": "d", "ph": "f"}
 _SINGLE = str.maketrans({"q": "k", "c": "k", "v": "f", "p": "b", "_": None, "ة": None})
 _VOWELS = re.compile("[aeiouwyاويىئؤءآأإٱ]")
@@ -235,7 +236,7 @@ _STYLES = frozenset(
     "al el ul as ash ad ar at az an the murattal mujawwad muallim hafs warsh sheikh shaikh shaykh "
     "qari imam dr الشيخ القارئ الامام مرتل مجود".split()
 )
-"""Articles, titles and kinds of recitation: they do not distinguish reciters."""
+"""Articles, titles and kinds of recitation, which do not distinguish reciters."""
 _BITRATE = re.compile(r"\d+ ?kbps", re.IGNORECASE)
 _LEAST_CONSONANTS = 4
 """Fewer of them are shared by names that have nothing to do with each other."""
@@ -244,7 +245,7 @@ _ALIKE, _ALIKE_IN_VOWELS = 0.88, 0.7
 _LEAST_LETTERS = 8
 """Shorter names that differ by a letter may be two people's."""
 _DISTINCTIVE_LETTERS = 5
-"""A name of that many letters stands for a person by itself, as Alafasy does."""
+"""A name of that many letters identifies a person by itself, as Alafasy does."""
 
 
 def may_be_one(a: str, b: str) -> bool:
@@ -296,7 +297,7 @@ def _numbers(words: list[str]) -> list[str]:
 
 @cache
 def _consonants(word: str) -> str:
-    """What is left of a word when vowels and doublings go; a single letter stays."""
+    """A word without vowels and doubled letters; a single letter stays."""
     if len(word) == 1:
         return word
     for pair, letter in _PAIRS.items():

@@ -1,10 +1,10 @@
-"""Synthetic speech: verses spoken by eSpeak NG's Arabic voices, to try the whole path without recordings.
+"""Synthetic speech: verses by eSpeak NG's Arabic voices, to try everything without recordings.
 
-It is synthetic speech, not recitation: no tajwid, every final vowel said, no pause rules. A model that was
-trained on it knows these voices and these verses and nothing else.
+It is synthetic speech, not recitation: no tajwid, every final vowel pronounced, no pause rules. A model that
+was trained on it knows these voices and these verses and nothing else.
 
 eSpeak NG is licensed under GPL-3. It comes with the optional extra `speak` (the wheel `espeakng-loader`), is
-loaded in this file only, and nothing of it is part of this package.
+loaded in this file only, and no part of it is included in this package.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ VOICES = (
     *("ar", "ar+m1", "ar+m2", "ar+m3", "ar+m5", "ar+m7", "ar+m8", "ar+f1", "ar+f2", "ar+f4", "ar+f5"),
     *("ar+Andy", "ar+Annie", "ar+Michael", "ar+f3", "ar+Alex"),
 )
-"""Sixteen that differ and are understood; the last two are held out by the quickstart."""
+"""Sixteen distinct, intelligible voices; the quickstart holds out the last two."""
 
 RATES, PITCHES = (120, 180), (30, 70)
-"""Words a minute, and eSpeak's 0 to 100: each clip draws its own between these."""
+"""Ranges of words per minute and of eSpeak's pitch (0 to 100), drawn for each clip."""
 
 _SILENCE_BEFORE, _SILENCE_AFTER = 0.25, 0.2
 """Seconds. The engine itself leaves none. A streaming model needs some frames after the last word, and before
@@ -64,7 +64,7 @@ _LETTER_NAMES = {
     "ه": "هَا",
     "ي": "يَا",
 }
-"""The letters that open 29 surahs are said by name. They are the only words without marks."""
+"""The letters that open 29 surahs are pronounced by name. They are the only words without marks."""
 
 
 def synthesize_corpus(
@@ -82,15 +82,15 @@ def synthesize_corpus(
     layout. Rate and pitch of a clip are drawn from the seed, the voice and the verse: the same arguments
     give the same bytes, and more voices or verses change none of the others.
 
-    A fragment is a manifest line more: one to four neighbouring words of a clip, cut where the engine says
-    that words begin, with their own text. It has no `verses` (it is not the verse) but `part_of`.
+    A fragment is an additional manifest line: one to four adjacent words of a clip, cut at the word starts
+    that the engine reports, with their own text. It has no `verses` (it is not the verse) but `part_of`.
 
     Args:
         refs: the verses, each once.
         voices: `ar`, or `ar+` and a variant of eSpeak's.
-        folder: where it goes; missing folders are made, files of the same name replaced.
-        fragments_per_verse: at most so many for each clip; fewer where a verse has too few words.
-        on_progress: called with (clips spoken, clips to speak).
+        folder: for the corpus; missing folders are created, files of the same name replaced.
+        fragments_per_verse: most fragments of each clip; fewer if a verse has too few words.
+        on_progress: called with (clips done, clips).
 
     Returns:
         The path of the manifest, `folder/manifest.jsonl`: in the order of voices, then verses, each clip
@@ -108,7 +108,7 @@ def synthesize_corpus(
             raise QuranAsrError(f"`{given}` is given twice")
     quran = load_quran("diacritized")
     for ref in refs:
-        quran.verse(ref)  # a wrong verse is said before anything is written
+        quran.verse(ref)  # a wrong verse is reported before anything is written
     folder = Path(folder)
     lines: list[dict[str, Any]] = []
     with Engine() as engine:
@@ -139,11 +139,11 @@ def _speak_verse(
     chance = random.Random(f"{seed} {voice} {ref}")
     rate, pitch = chance.randint(*RATES), chance.randint(*PITCHES)
     words = text.split(" ")
-    spoken, starts = engine.synthesize_words(words, voice, rate, pitch)
+    speech, starts = engine.synthesize_words(words, voice, rate, pitch)
     silence = [
         np.zeros(round(seconds * SAMPLE_RATE), np.float32) for seconds in (_SILENCE_BEFORE, _SILENCE_AFTER)
     ]
-    samples = np.concatenate([silence[0], spoken, silence[1]])
+    samples = np.concatenate([silence[0], speech, silence[1]])
     reciter = f"espeak-{voice.partition('+')[2]}".rstrip("-")
     path = folder / reciter / f"{ref.surah:03}{ref.ayah:03}.flac"
     audio.write(path, samples)
@@ -156,7 +156,7 @@ def _speak_verse(
         "verses": [str(ref)],
         **known,
     }
-    bounds = [_SILENCE_BEFORE + start for start in (*starts, len(spoken) / SAMPLE_RATE)]
+    bounds = [_SILENCE_BEFORE + start for start in (*starts, len(speech) / SAMPLE_RATE)]
     parts = [
         (first, first + count)
         for count in range(1, min(_LONGEST_FRAGMENT, len(words) - 1) + 1)
@@ -204,7 +204,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 
 class Engine:
-    """eSpeak NG. What it says depends on its arguments alone.
+    """eSpeak NG. Its output depends on the arguments alone.
 
     The library keeps state between utterances (a vibrato that runs on, a random generator), so each
     utterance gets a library of its own: a private copy of the file, loaded, seeded, and unloaded again.
@@ -247,7 +247,7 @@ class Engine:
         self.close()
 
     def check_voice(self, voice: str) -> None:
-        """Refuse a voice that is not `ar` or `ar+` and a variant; the engine takes any name in silence.
+        """Refuse a voice that is not `ar` or `ar+` and a variant; the engine accepts any name silently.
 
         Raises:
             QuranAsrError: there is no such voice; it lists those there are.
@@ -266,7 +266,7 @@ class Engine:
         """Speak words with vowel marks in one breath.
 
         Args:
-            words: at least one; words without any mark are said letter by letter.
+            words: at least one; words without any mark are pronounced letter by letter.
             voice: as `check_voice` allows.
             rate: words a minute.
             pitch: 0 to 100.
@@ -277,9 +277,9 @@ class Engine:
         Raises:
             QuranAsrError: the engine refuses.
         """
-        said = [_as_said(word) for word in words]
-        positions = [sum(len(word) + 1 for word in said[:number]) for number in range(len(said))]
-        native_rate, native, events = self._synthesize(" ".join(said), voice, rate, pitch)
+        pronounced = [_as_pronounced(word) for word in words]
+        positions = [sum(len(word) + 1 for word in pronounced[:number]) for number in range(len(pronounced))]
+        native_rate, native, events = self._synthesize(" ".join(pronounced), voice, rate, pitch)
         samples = audio.resample(native, native_rate)
         begins = {position: sample / native_rate for position, sample in events}
         if not len(samples) or any(position not in begins for position in positions):
@@ -304,7 +304,7 @@ class Engine:
     def _synthesize(
         self, text: str, voice: str, rate: int, pitch: int
     ) -> tuple[int, Samples, list[tuple[int, int]]]:
-        """(rate in hertz, samples at that rate, [(place in the text, sample) of each spoken word])."""
+        """(rate in hertz, samples at that rate, [(place in the text, sample) of each word])."""
         chunks: list[bytes] = []
         words: list[tuple[int, int]] = []
         interrupted: list[BaseException] = []
@@ -350,7 +350,7 @@ class Engine:
         return native_rate, native, words
 
 
-def _as_said(word: str) -> str:
+def _as_pronounced(word: str) -> str:
     if re.search("[\u064b-\u0652]", word):
         return word
     return " ".join(_LETTER_NAMES.get(letter, letter) for letter in word)

@@ -1,4 +1,4 @@
-"""Checks of manifest text: Arabic, the verse that it names, characters outside every spelling."""
+"""Checks of manifest text: Arabic, equal to the named verses, known characters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HARMLESS = frozenset("\u0640\u06de\u06e9\u06dd\u200c\u200d\u200e\u200f\ufeff\n\
 
 
 def check_text(values: Mapping[str, Any], segment: Segment) -> list[tuple[str, str]]:
-    """What is wrong with the text of a line.
+    """Problems of the text of a line.
 
     Args:
         values: the line as it was written.
@@ -45,7 +45,7 @@ def check_text(values: Mapping[str, Any], segment: Segment) -> list[tuple[str, s
 
 
 def sounds_of(segment: Segment) -> Sounds:
-    """The sounds of what a clip should hold."""
+    """The phones of the words of a clip."""
     quran = load_quran("letters")
     verses = segment.verses
     if not verses or segment.text != quran.text(verses):
@@ -66,7 +66,7 @@ def _verse_of_letters() -> dict[str, VerseRef]:
 def _characters(written: str) -> list[tuple[str, str]]:
     known = alphabet("uthmani") | alphabet("diacritized") | _HARMLESS
     odd = sorted(set(written) - known)
-    # What the spelling knows how to read, such as a Persian kaf, still gives an Arabic letter.
+    # Letters that the spelling converts, such as a Persian kaf, become Arabic letters.
     foreign = [char for char in odd if unicodedata.category(char)[0] == "L" and not spell(char, "letters")]
     rest = [char for char in odd if char not in foreign]
     reasons = []
@@ -97,7 +97,7 @@ MOST_SHOWN = 12
 def unknown_characters_of(manifests: Sequence[str | Path]) -> Finding | None:
     """A warning where texts as written have letters that their references lack; None where none has.
 
-    Lines that cannot be used are passed over: they are told by who reads the manifest.
+    Unusable lines are skipped: reading the manifest reports them.
 
     Raises:
         QuranAsrError: a manifest is missing.

@@ -1,4 +1,4 @@
-"""Where the work on recordings is done: processes here, or a Dask cluster. Both are executors."""
+"""Executors for jobs on recordings: local processes, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from typing import Literal
 from quran_asr.errors import QuranAsrError
 
 CONNECT_SECONDS = 10
-"""To wait for the scheduler of a cluster."""
+"""Seconds to wait for the scheduler of a cluster."""
 
 
 def processes(count: int, start: Literal["fork", "spawn"] = "fork") -> Executor:
     """Processes of this machine.
 
     Args:
-        count: of them; fewer are started for fewer jobs.
+        count: number of processes; fewer are started for fewer jobs.
         start: how. After a fork a caller's script needs no `if __name__` guard, and nothing is imported
-            twice; only Linux can do it. What starts threads of its own, as ONNX Runtime does, is spawned.
+            twice; only Linux has it. Jobs that start threads, as ONNX Runtime does, are spawned.
     """
     method = start if sys.platform == "linux" else None
     return ProcessPoolExecutor(count, multiprocessing.get_context(method), initializer=_silence_decoders)
 
 
 def _silence_decoders() -> None:
-    """Decoders print about damaged files what the results say too."""
+    """Silence the decoders' messages about damaged files; the results report them."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextmanager
 def executor(jobs: int | None = None, address: str | None = None) -> Iterator[Executor]:
-    """Processes of this machine, or a Dask cluster; what has not begun when the block ends is cancelled.
+    """Processes of this machine, or a Dask cluster; pending jobs are cancelled when the block ends.
 
     Args:
-        jobs: processes; None for one for each core. A cluster has its own number.
+        jobs: processes; None for one for each core. A cluster has a number of its own.
         address: of the scheduler of a cluster, see `cluster`.
     """
     if address is not None:
@@ -60,7 +60,7 @@ def cluster(address: str) -> Iterator[Executor]:
         address: of the scheduler, for example `tcp://node1:8786`.
 
     Raises:
-        QuranAsrError: nobody answers there, or a worker died with its job.
+        QuranAsrError: no scheduler answers there, or a worker died with its job.
     """
     from distributed import Client, KilledWorker
 

@@ -1,7 +1,7 @@
 """Language models as ARPA files, which KenLM and NeMo read.
 
 A token is one character there, chr(token + 100), as NeMo encodes tokens for its n-gram models
-(`DEFAULT_TOKEN_OFFSET`); with `symbols` any other words stand for the tokens, the pieces themselves say.
+(`DEFAULT_TOKEN_OFFSET`); with `symbols` other words represent the tokens, for example the pieces themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from quran_asr.files import write_atomically
 NEMO_OFFSET = 100
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
-"""What ARPA files have for the logarithm of 0."""
+"""The value that ARPA files use for the logarithm of 0."""
 
 Places = dict[tuple[int, ...], int]
 Entries = dict[tuple[int, ...], tuple[float, float]]
@@ -27,7 +27,7 @@ Entries = dict[tuple[int, ...], tuple[float, float]]
 
 
 def nemo_symbols(vocabulary_size: int) -> tuple[str, ...]:
-    """The character that stands for each token in NeMo's n-gram models."""
+    """The character that represents each token in NeMo's n-gram models."""
     return tuple(chr(token + NEMO_OFFSET) for token in range(vocabulary_size))
 
 
@@ -86,13 +86,13 @@ def read_arpa(
         pieces: of the vocabulary, to be kept with the model.
 
     Raises:
-        QuranAsrError: the file is missing or not ARPA (`file:line`), has words that stand for no token, or
-            lacks an n-gram that a longer one begins with.
+        QuranAsrError: the file is missing or not ARPA (`file:line`), has words that represent no token, or
+            lacks an n-gram that is the prefix of a longer one.
     """
     names = {name: token for token, name in enumerate(_checked(symbols, vocabulary_size))}
     names |= {END: vocabulary_size, BEGIN: vocabulary_size + 1}
     places: Places = {(): 0}
-    """State of each n-gram; the longest ones have none, but nobody asks for them."""
+    """State of each n-gram; the longest ones have none and need none."""
     levels: list[Level] = []
     unknown, first_state, before = -math.inf, 1, 0
     for entries in _sections(path, names):
@@ -119,7 +119,7 @@ def read_arpa(
 
 
 def _with_all_tokens(entries: Entries, vocabulary_size: int) -> tuple[Entries, float]:
-    """The 1-grams of every token, and the log probability that is left for anything else."""
+    """The unigrams of every token, and the log probability left for anything else."""
     unknown = entries.get((vocabulary_size + 2,), (-math.inf, 0.0))[0]
     missing = sum((token,) not in entries for token in range(vocabulary_size))
     share = unknown - math.log(missing) if missing else 0.0

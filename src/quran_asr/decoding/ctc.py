@@ -18,14 +18,14 @@ from quran_asr.records import Hypothesis
 
 @dataclass(frozen=True, slots=True)
 class PathState:
-    """Where the best path of one stream stands."""
+    """State of the best path of one stream."""
 
     frame: int = 0
     """Frames so far, from the beginning of the stream."""
     running: int | None = None
-    """Token of the last frame: the same one in the next frame is not a new token; None after a blank."""
+    """Token of the last frame: repeated in the next frame, it is not a new token. None after a blank."""
     last: int | None = None
-    """Frame of the utterance's last token or repeat; None before its first."""
+    """Frame of the last token or repeat of the utterance; None before its first."""
 
 
 def greedy(log_probs: NDArray[np.float32]) -> Hypothesis:
@@ -48,12 +48,12 @@ def greedy(log_probs: NDArray[np.float32]) -> Hypothesis:
 def greedy_piece(
     log_probs: NDArray[np.float32], state: PathState, pause: Pause | None = None
 ) -> tuple[Hypothesis, tuple[int, ...], PathState]:
-    """The new tokens of one more piece of a stream; together those of `greedy` over the whole.
+    """The new tokens of one more chunk of a stream; together they are those of `greedy` over the whole.
 
     Args:
         log_probs: [n, vocabulary + 1], natural log, blank last.
-        state: `PathState()` at the beginning, then what came out last.
-        pause: when an utterance is over; None never ends one.
+        state: `PathState()` at the beginning, then the state that the last call returned.
+        pause: ends an utterance; None: never.
 
     Returns:
         The tokens with frames counted from the beginning of the stream, the frames at which an utterance was
@@ -88,7 +88,7 @@ def greedy_piece(
 
 
 def check_scores(log_probs: NDArray[np.float32]) -> None:
-    """Are these CTC scores?
+    """Check that these are CTC scores.
 
     Raises:
         QuranAsrError: not two dimensions, no column, or a frame with NaN or without any probability.

@@ -1,9 +1,9 @@
-"""CTC prefix beam search with a language model, which goes on from piece to piece.
+"""CTC prefix beam search with a language model, chunk by chunk.
 
 It looks for the text whose alignments are most probable together, where the best path takes the single most
 probable alignment (Graves and Jaitly 2014; Hannun et al. 2014, arXiv 1408.2873, algorithm 1, with the
-language model after every token). What all texts of the beam share is given out and forgotten, so the memory
-of a stream does not grow.
+language model after every token). Tokens that all texts of the beam share are emitted and dropped, so
+the memory of a stream does not grow.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LEAST_PROBABILITY = 1e-3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BeamState:
-    """Where the search of one stream stands: K texts, best first. Its arrays are never written to."""
+    """State of the search of one stream: K texts, best first. Its arrays are never modified."""
 
     tails: tuple[Tail, ...]
     """A token's frame is where it was most probable while the text ended in it."""
@@ -45,17 +45,17 @@ class BeamState:
     in_token: Doubles
     """[K] of those that end in the text's last token."""
     fused: Doubles
-    """[K] what the language model and the token bonus add."""
+    """[K] the contribution of the language model and the token bonus."""
     lm_states: Ints
     """[K]"""
     rows: tuple[Doubles, Ints]
     """[K, V] twice: `Fusion.rows` of these states."""
     shared: int | None = None
-    """Last token before the tails; None where there is none or it cannot run on."""
+    """Last token before the tails; None where there is none or where it cannot continue."""
     frame: int = 0
     """Frames searched so far."""
     last: int | None = None
-    """Last frame in which the best text was being spoken; None before an utterance's first."""
+    """Last frame in which the best text was still being recited; None before the first of an utterance."""
 
     @property
     def score(self) -> float:
@@ -69,12 +69,12 @@ class BeamState:
 
     @property
     def best(self) -> Hypothesis:
-        """The tokens of the best text behind those that were given out: they may still change."""
+        """The tokens of the best text after those already emitted; they may still change."""
         tail = self.tails[0]
         return Hypothesis(tail.tokens, tail.frames, 0.0, tail.log_probs)
 
     def candidates(self) -> list[Candidate]:
-        """The n-best list of what is behind the tokens that were given out."""
+        """The n-best list of the tokens that are not emitted yet."""
         whole = self.whole.tolist()
         acoustic = np.logaddexp(self.in_blank, self.in_token).tolist()
         return [
@@ -130,22 +130,22 @@ def beam_piece(
     pause: Pause | None = None,
     final: bool = False,
 ) -> tuple[Hypothesis, tuple[int, ...], BeamState]:
-    """Search one more piece of a stream; cutting it elsewhere gives the same tokens.
+    """Search one more chunk of a stream; the chunk boundaries do not affect the tokens.
 
     Args:
         log_probs: [n, vocabulary + 1], natural log, blank last.
-        state: `start(...)` at the beginning, then what came out last.
+        state: `start(...)` at the beginning, then the state that the last call returned.
         fusion: the language model, the same for the whole stream.
         beam: texts that are kept after every frame.
         least_probability: tokens less probable in a frame are not tried there, and texts less probable than
             this share of the best, with the language model, are dropped; 0 tries and keeps all.
-        pause: when an utterance is over: its best text is taken and the search starts anew.
-        final: the sound has ended: the best text is taken.
+        pause: ends an utterance: its best text is taken and the search restarts.
+        final: the audio has ended: the best text is taken.
 
     Returns:
         The tokens that became certain (all texts of the beam share them) with frames counted from the
         beginning of the stream, the frames at which an utterance was over, and the next state, whose `best`
-        holds the tokens behind them. The score is the change of the best text's score.
+        holds the tokens after them. The score is the change of the best text's score.
 
     Raises:
         QuranAsrError: not two dimensions, no column, or a frame with NaN or without any probability.
@@ -173,7 +173,7 @@ def beam_piece(
 
 
 def _advance(row: Doubles, state: BeamState, fusion: Fusion, beam: int, least: float) -> BeamState:
-    """One frame: every text stays, by a blank or by going on with its last token, or grows by a token."""
+    """One frame: every text stays, by a blank or a repeat of its last token, or grows by a token."""
     blank, texts = len(row) - 1, len(state.tails)
     tokens = np.flatnonzero(row[:blank] >= min(least, row.max()))
     before = -1 if state.shared is None else state.shared
@@ -181,11 +181,11 @@ def _advance(row: Doubles, state: BeamState, fusion: Fusion, beam: int, least: f
     either = np.logaddexp(state.in_blank, state.in_token)
     stay_blank = either + row[blank]
     stay_token = state.in_token + np.where(lasts < 0, -np.inf, row[lasts])
-    # a text grows by its own last token only out of a blank: without it that is the same token going on
+    # a text grows by its own last token only after a blank: without one it is a repeat of the same token
     grown = np.where(lasts[:, None] == tokens, state.in_blank[:, None], either[:, None]) + row[tokens]
 
     places = {tail.tokens: at for at, tail in enumerate(state.tails)}
-    for at, tail in enumerate(state.tails):  # where a text grows into another one of the beam, they are one
+    for at, tail in enumerate(state.tails):  # merge texts that grow into another one
         parent = places.get(tail.tokens[:-1]) if tail.tokens else None
         column = np.searchsorted(tokens, tail.tokens[-1]) if parent is not None else len(tokens)
         if parent is not None and column < len(tokens) and tokens[column] == tail.tokens[-1]:
@@ -228,7 +228,7 @@ def _advance(row: Doubles, state: BeamState, fusion: Fusion, beam: int, least: f
 
 
 def _peaked(tail: Tail, frame: int, row: Doubles, speaking: bool) -> Tail:
-    """The same tokens, the last of them at this frame if it is spoken and more probable here."""
+    """The same tokens, the last of them at this frame if it is emitted and more probable here."""
     if not speaking or not tail.tokens or row[tail.tokens[-1]] <= tail.log_probs[-1]:
         return tail
     token = tail.tokens[-1]
@@ -239,10 +239,9 @@ def _peaked(tail: Tail, frame: int, row: Doubles, speaking: bool) -> Tail:
 def _undecided(state: BeamState) -> BeamState:
     """The texts, best first, without those that can never overtake another one.
 
-    Two texts that end in the same token and leave the language model in the same state go on alike, whatever
-    comes: the one that is behind in both kinds of alignments stays behind, if no other text is its beginning,
-    to add to it, or its continuation. Without this a doubt about one word would keep all later ones from
-    being shared.
+    Two texts with the same last token and the same language model state have the same continuations: the one
+    with the lower score for both kinds of alignment stays lower, unless another text is its prefix, and adds
+    to it, or its continuation. Without this, doubt about one word would keep all later ones uncommitted.
     """
     tails, lm_states = state.tails, state.lm_states.tolist()
     in_blank, in_token = (state.in_blank + state.fused).tolist(), (state.in_token + state.fused).tolist()
@@ -274,10 +273,10 @@ def _undecided(state: BeamState) -> BeamState:
 
 
 def _give_out_shared(state: BeamState) -> tuple[BeamState, Tail]:
-    """Take the tokens with which all tails begin out of them.
+    """Remove the common prefix of all tails from them.
 
-    Where the texts put a token into different frames the first one counts: in the others the next token could
-    be in the same frame already.
+    Where the texts have a token in different frames, the first frame counts: in the others the next token
+    could already be in the same frame.
     """
     shared = shared_tokens(state.tails)
     if not shared:

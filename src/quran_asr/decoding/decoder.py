@@ -1,4 +1,4 @@
-"""What the decoders have in common: encoder scores in, tokens out, piece by piece of several streams at once.
+"""The interface of the decoders: encoder scores in, tokens out, chunk by chunk, for several streams at once.
 
 A decoder is one class in the file of its algorithm and one line in `options.DECODERS`.
 """
@@ -15,8 +15,8 @@ from quran_asr.decoding.options import DECODERS, Decoding
 from quran_asr.decoding.partial import NOTHING
 
 N_BEST_PROBABILITY = 1e-6
-"""An n-best list keeps texts of this share of the best: with the share of a stream most lists were one text
-long."""
+"""An n-best list keeps texts down to this share of the best one's probability: with the share used for
+streams, most lists had one text."""
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a decoder may ask of a model besides the scores of its encoder."""
+    """What a decoder needs of a model besides the scores of its encoder."""
 
     predict: Callable[[NDArray[np.int64], tuple[Float32, ...]], tuple[Float32, tuple[Float32, ...]]]
     """The prediction network: tokens [B], state -> predicted [B, joint width], next state."""
@@ -42,31 +42,31 @@ class Model:
     """The state of the prediction network: two arrays [layers, B, width]."""
     blank: int
     max_symbols: int
-    """Tokens that one frame may give."""
+    """Most tokens in one frame."""
     frame_seconds: float
-    """Seconds of audio behind one encoder frame."""
+    """Seconds of audio per encoder frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What the encoder gives for n frames of one stream."""
+    """The encoder's outputs for n frames of one stream."""
 
     joint: Float32
     """[n, joint width]: the joint network's encoder side."""
     ctc: Float32
     """[n, vocabulary + 1] log-probabilities, natural log, blank last."""
     may_end: NDArray[np.bool_] | None = None
-    """[n]: does the signal level allow an utterance to end after this frame? None: utterances do not end."""
+    """[n]: whether the signal level allows an utterance to end after this frame; None: no utterance ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a piece brought to one stream."""
+    """The result of one chunk of one stream."""
 
     tokens: Hypothesis = NOTHING
-    """New tokens, which stay."""
+    """New tokens, which are final."""
     draft: Hypothesis = NOTHING
-    """All tokens after them that may still change."""
+    """The tokens after them, which may still change."""
     ends: tuple[int, ...] = ()
     """Frames at which an utterance was over."""
     state: Any = None
@@ -74,16 +74,16 @@ class SearchResult:
 
 
 class Decoder(Protocol):
-    """A search that goes on from piece to piece. It keeps nothing of the streams: their states are values."""
+    """A search that continues from chunk to chunk. It keeps no state of the streams: states are values."""
 
     start: Any
     """State of a stream before its first frame."""
 
     def step(self, pieces: Sequence[Piece], states: Sequence[Any]) -> list[SearchResult]:
-        """Search a piece of each of several streams.
+        """Search one chunk of each of several streams.
 
         Raises:
-            QuranAsrError: a score is NaN; all states stay good.
+            QuranAsrError: a score is NaN; all states stay valid.
         """
 
     def draft(self, state: Any) -> Hypothesis:
@@ -96,8 +96,8 @@ class BeamDecoder(Decoder, Protocol):
     def n_best(self, whole: Piece, count: int, *, rescoring: bool = False) -> list[Candidate]:
         """The most probable texts of a whole recording, the best first, at most `count`.
 
-        Texts are kept to the end here, and down to N_BEST_PROBABILITY, where a stream drops those that differ
-        in words that are final.
+        Texts are kept to the end here, down to N_BEST_PROBABILITY; a stream drops those that differ in words
+        that are final.
 
         Args:
             whole: the encoder's outputs for the recording.

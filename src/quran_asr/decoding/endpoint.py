@@ -1,6 +1,6 @@
 """Endpoint detection: no token for a while, and silence where the signal level is known.
 
-Reciters breathe between verses; then the words so far are final and the search starts anew. But they also
+Reciters breathe between verses; then the words so far are final and the search restarts. But they also
 hold vowels (madd) for two seconds and more, in which no token comes within a word: so a frame may
 be the last of an utterance only where the audio itself is silent.
 """
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 SILENCE_DB = -20.0
-"""A frame this far below the level of the speech is silence. Echo fills the pauses of many recordings: in 60
+"""A frame this far below the speech level is silence. Echo fills the pauses of many recordings: in 60
 surahs (487 verses, 11 reciters) -32, -26 and -20 dB find 143, 180 and 239 pauses, and inside of 400 single
 verses (5 reciters), where there should be none, 0, 1 and 3."""
 FALL_DB = 1.0
-"""How much the level of the speech falls in a second in which speech is only softer."""
+"""dB per second by which the tracked speech level decays while the speech is softer."""
 QUIET_SECONDS = 0.3
-"""How long it must be silent at the end; the closure of a stop or of a doubled letter is shorter."""
+"""Seconds of silence that end an utterance; the closure of a stop or of a doubled letter is shorter."""
 
 
 def frames_of(pause_seconds: float, frame_seconds: float) -> int:
@@ -30,20 +30,20 @@ def frames_of(pause_seconds: float, frame_seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Loudness:
-    """What silence is measured against, carried from one piece of a stream into the next."""
+    """The reference level for silence, carried from one chunk of a stream to the next."""
 
     speech_db: float = -math.inf
-    """Level of the speech so far."""
+    """Speech level so far."""
     quiet: int = 0
     """Frames of silence up to now."""
 
 
 def levels(log_mel: NDArray[np.float32], subsampling: int) -> NDArray[np.float64]:
-    """Level of each encoder frame in dB, [frames // subsampling], against no particular reference.
+    """Level of each encoder frame in dB, [frames // subsampling], relative to an arbitrary reference.
 
     Args:
-        log_mel: [frames, mels], natural log of the power, not normalized; frames beyond whole groups are
-            not looked at.
+        log_mel: [frames, mels], natural log of the power, not normalized; an incomplete last group is
+            ignored.
         subsampling: feature frames in an encoder frame.
     """
     whole = len(log_mel) // subsampling
@@ -55,11 +55,11 @@ def levels(log_mel: NDArray[np.float32], subsampling: int) -> NDArray[np.float64
 def may_end(
     levels_db: NDArray[np.float64], loudness: Loudness, frame_seconds: float
 ) -> tuple[NDArray[np.bool_], Loudness]:
-    """After which frames of a piece the audio allows an utterance to end, and the loudness after the piece.
+    """After which frames of a chunk the audio allows an utterance to end, and the loudness after the chunk.
 
     Args:
         levels_db: [n], as `levels` gives them.
-        loudness: after the piece before; `Loudness()` at first.
+        loudness: after the previous chunk; `Loudness()` at first.
         frame_seconds: seconds of a frame.
     """
     needed = frames_of(QUIET_SECONDS, frame_seconds)
@@ -77,7 +77,7 @@ def may_end(
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The rule for one piece of one stream, frames counted from the beginning of the stream.
+    """The rule for one chunk of one stream, frames counted from the beginning of the stream.
 
     An utterance is over after the first frame with which `patience` frames have passed since its last
     speech, that speech's own frame counted, if the audio allows it there.
@@ -88,11 +88,11 @@ class Pause:
     """[n], as `may_end` gives it; None: after any frame."""
 
     def over(self, place: int, frame: int, last: int | None) -> bool:
-        """Is the utterance over after the frame at `place` of the piece, `frame` of the stream?
+        """Whether the utterance is over after the frame at `place` of the chunk, `frame` of the stream.
 
         Args:
-            place: where the frame stands in the piece.
-            frame: where it stands in the stream.
+            place: of the frame in the chunk.
+            frame: its number in the stream.
             last: frame of the stream with the utterance's last speech; None before its first.
         """
         waited = last is not None and frame + 1 - last >= self.patience

@@ -1,12 +1,12 @@
-"""The search over the whole Quran at the price of a passage: only the neighbourhood, once the place is known.
+"""The search of the whole Quran at the cost of a passage: only a window, once the position is known.
 
-Where the place is known the next interval is searched in a window around it. The path is then judged: if it
-loses more against the best token of every frame than a jump costs and `TOLERANCE` nats a token, or if it has
-other speech, all intervals whose visits were not given out yet are searched again in the whole Quran. So what
-the window can miss is bounded: a jump out of it that gains less than that.
+Where the position is known, the next interval is searched in a window around it. The path is then judged: if
+it loses more against the best token of every frame than a jump costs and `TOLERANCE` nats a token, or if it
+has other speech, all intervals whose visits have not been emitted yet are searched again in the whole Quran.
+So the error of the window is bounded: it misses only a jump that gains less than that.
 
-How soon visits are given out, and then never change, is the `Timing`. As in `search`, the state is a value,
-and chunks change nothing.
+`Timing` decides how soon visits are emitted; then they never change. As in `search`, the state is a value,
+and the chunk boundaries change nothing.
 """
 
 from __future__ import annotations
@@ -37,37 +37,37 @@ if TYPE_CHECKING:
 TOLERANCE = 1.2
 """Nats a token that a path may lose before it is doubted."""
 KNOWN_WORDS = 6
-"""So many committed words in a row, and the place is known."""
+"""Committed words in a row after which the position is known."""
 WORDS_BEHIND = 200
 WORDS_AHEAD = 600
 NEAR_EDGE = 100
-"""So many words from the edge of the window it is moved."""
+"""Distance in words from the edge of the window at which it is moved."""
 DOUBT_FRAMES = 64
-"""For so long after a doubt the whole Quran is searched."""
+"""Frames after a doubt for which the whole Quran is searched."""
 CLEAR_NATS = 20.0
-"""While the place is not known a word is committed early only if no other path is closer: two places with the
-same wording stay open until a word tells them apart."""
+"""While the position is not known a word is committed early only if no other path is closer: two places with
+the same wording stay open until a word distinguishes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When visits are given out."""
+    """When visits are emitted."""
 
     interval: int
     """Frames between two judgements."""
     held: int
-    """Intervals after which visits are given out,"""
+    """Intervals after which visits are emitted,"""
     most_held: int
-    """or up to so many while the path is in doubt, and may have to be searched again."""
+    """or at most, while the path is in doubt and may have to be searched again."""
     lag: int | None = None
     """Frames after which a word of the best path is committed, see `FixedLag`; None: only once no other path
     is left."""
 
 
 ALIGNING = Timing(interval=64, held=1, most_held=1)
-"""For recordings: visits are given out when no other path is left, some intervals of 5 s later."""
+"""For recordings: visits are emitted when no other path is left, some intervals of 5 s later."""
 LIVE = Timing(interval=8, held=2, most_held=6, lag=24)
-"""For listeners: at 0.08 s a frame a word is given out about 4 s after its end, later only while the path is
+"""For live use: at 0.08 s per frame a word is emitted about 4 s after its end, later only while the path is
 in doubt."""
 
 
@@ -82,12 +82,12 @@ class Interval:
     visits: tuple[Visit, ...]
     """Committed in them."""
     excess: float = 0.0
-    """Nats that the path lost in it, and in those before as far as they were no gain, beyond `TOLERANCE`."""
+    """Nats beyond `TOLERANCE` that the path lost in it, and in the intervals before it unless they gained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the reciter is."""
+    """The position of the reciter."""
 
     word: int | None = None
     """Last committed word of the text."""
@@ -101,14 +101,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FollowState:
-    """What is known of a recording that is followed."""
+    """State of a recording that is followed."""
 
     judged: SearchState
     """Before the open intervals."""
     place: Place
     """There."""
     open: tuple[Interval, ...] = ()
-    """Whose visits are not given out yet; the last one may not be full."""
+    """Intervals whose visits have not been emitted yet; the last one may not be full."""
     doubted: int = -DOUBT_FRAMES
     """Frame of the last doubt."""
 
@@ -123,14 +123,14 @@ def start_following(graph: Graph, word: int | None = None) -> FollowState:
 
     Args:
         graph: of the whole Quran, or of a passage.
-        word: of the graph, near which the recitation is expected to begin; None: anywhere. It may begin
-            elsewhere all the same.
+        word: of the graph, near which the recitation is expected to begin; None: anywhere. It may
+            nevertheless begin elsewhere.
     """
     return FollowState(start(graph), Place() if word is None else Place(word, KNOWN_WORDS))
 
 
 def open_path(graph: Graph, state: FollowState) -> tuple[Visit, ...]:
-    """The best path as it is now, after all visits that were given out. It may still change."""
+    """The current best path after all emitted visits. It may still change."""
     searched = tuple(visit for interval in state.open for visit in interval.visits)
     return (*searched, *finish(graph, state.latest, inside_word=True))
 
@@ -142,7 +142,7 @@ def follow(
     beam: float = DEFAULT_BEAM,
     timing: Timing = ALIGNING,
 ) -> tuple[FollowState, tuple[Visit, ...]]:
-    """Search on: arguments, result and errors as `search.advance` has them.
+    """Continue the search: arguments, result and errors as in `search.advance`.
 
     Args:
         timing: the same for the whole recording.
@@ -158,7 +158,7 @@ def follow(
         state = replace(state, open=(*full, _searched_on(graph, last, chunk, beam, timing, fixed_lag)))
         if len(state.open[-1].frames) == timing.interval:
             state = _judged(graph, state, beam, timing)
-            state, visits = _given_out(graph, state, timing)
+            state, visits = _emitted(graph, state, timing)
             given += visits
     return state, tuple(given)
 
@@ -169,7 +169,7 @@ def finish_following(
     """The recording has ended.
 
     Returns:
-        The last state of the search, and all visits that were not given out before.
+        The last state of the search, and all visits that have not been emitted before.
     """
     state = _judged(graph, state, beam, timing) if state.open else state
     committed = tuple(visit for interval in state.open for visit in interval.visits)
@@ -214,7 +214,7 @@ def _judged(graph: Graph, state: FollowState, beam: float, timing: Timing) -> Fo
     return replace(again, judged=state.judged)
 
 
-def _given_out(graph: Graph, state: FollowState, timing: Timing) -> tuple[FollowState, tuple[Visit, ...]]:
+def _emitted(graph: Graph, state: FollowState, timing: Timing) -> tuple[FollowState, tuple[Visit, ...]]:
     """The visits of the first intervals, if they are old enough, and the state without those."""
     given: tuple[Visit, ...] = ()
     doubtful = state.open[-1].excess > graph.costs.leave_word / 2 and not _everything(graph, state.latest)
@@ -265,7 +265,7 @@ def _has_other_speech(graph: Graph, before: SearchState, interval: Interval) -> 
 
 
 def _place(graph: Graph, place: Place, visits: tuple[Visit, ...]) -> Place:
-    """The place after some more visits."""
+    """The position after some more visits."""
     word, row = place.word, place.row
     for visit in visits:
         if visit.word == HUB:

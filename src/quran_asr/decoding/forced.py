@@ -1,6 +1,6 @@
-"""Forced alignment: when each token of a known text is recited, all of them, once and in order.
+"""Forced alignment: when each token of a known text is recited, each once and in order.
 
-The plain Viterbi path of CTC. Where it is not known that just this text is recited, `search` finds what is.
+The plain Viterbi path of CTC. Where the recited text is not known exactly, use `search`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FLOOR = 16.0
-"""Nats: no token of a frame is worse than this."""
+"""Nats: floor of a token's score in a frame."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,8 +28,8 @@ class ForcedAlignment:
     spans: NDArray[np.int64]
     """[N, 2]: first frame and frame after the last of each token."""
     losses: NDArray[np.float64]
-    """[N]: nats by which the frames of a token, and the blanks behind it, score less than the best token of
-    each frame. Those before the first token count for it. 0 is best."""
+    """[N]: nats by which the frames of a token, and the blanks after it, score less than the best token of
+    each frame. Blanks before the first token count for it. 0 is best."""
 
 
 def force(log_probs: NDArray[np.float32], tokens: Sequence[int]) -> ForcedAlignment | None:
@@ -43,7 +43,7 @@ def force(log_probs: NDArray[np.float32], tokens: Sequence[int]) -> ForcedAlignm
         The best path; None where there are fewer frames than the tokens need.
 
     Raises:
-        QuranAsrError: no token, or the scores are none.
+        QuranAsrError: no token, or the scores are invalid.
     """
     if not tokens:
         raise QuranAsrError("no text to align")

@@ -1,7 +1,7 @@
-"""What CTC and transducer beams share: the texts in a beam, and the language model's part of their scores.
+"""Shared by the CTC and transducer beams: the texts in a beam, and shallow fusion of a language model.
 
 The score of a text is acoustic + lm_weight * language model + token_bonus * tokens (shallow fusion; natural
-logs). The bonus makes up for what a language model takes from every further token.
+logs). The bonus compensates for the cost that a language model adds with every token.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The tokens of one text in a beam behind those that all texts share."""
+    """The tokens of one text in a beam after the prefix that all texts share."""
 
     tokens: tuple[int, ...] = ()
     frames: tuple[int, ...] = ()
     """Frame of each token, from the beginning of the stream."""
     log_probs: tuple[float, ...] = ()
-    """Of each token in that frame, by the acoustic model alone."""
+    """Log probability of each token in that frame, by the acoustic model alone."""
 
     def grown(self, token: int, frame: int, log_prob: float) -> Tail:
         return Tail((*self.tokens, token), (*self.frames, frame), (*self.log_probs, log_prob))
@@ -48,14 +48,14 @@ class Candidate:
     """An entry of an n-best list."""
 
     hypothesis: Hypothesis
-    """Its score is the whole one, by which the list is sorted."""
+    """Its score is the total score, by which the list is sorted."""
     acoustic: float
     """Natural log of the probability of the text by the acoustic model, all its alignments in the beam."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fusion:
-    """A language model beside an acoustic one.
+    """A language model combined with an acoustic model.
 
     Raises:
         QuranAsrError: a weight without a model, or a weight or bonus that is not a finite number.
@@ -67,7 +67,7 @@ class Fusion:
     token_bonus: float = 0.0
     """Added for every token; may be negative."""
     begins_sentence: bool = True
-    """Does an utterance begin as a sentence does, or anywhere?"""
+    """Whether an utterance begins like a sentence, or anywhere in the text."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.lm_weight) and np.isfinite(self.token_bonus) and self.lm_weight >= 0):
@@ -84,7 +84,7 @@ class Fusion:
         return self.model.start if self.model is not None and self.begins_sentence else 0
 
     def rows(self, states: Ints, vocabulary_size: int) -> tuple[Doubles, Ints]:
-        """What each token adds to the score of a text in each of K states, and the states after it.
+        """The contribution of each token to the score of a text in each of K states, and the states after it.
 
         Returns:
             [K, V] float64 and [K, V].
@@ -100,11 +100,11 @@ NO_FUSION = Fusion()
 
 
 def rescore(candidates: Sequence[Candidate], fusion: Fusion) -> list[Candidate]:
-    """Sort an n-best list anew, with another language model or other weights.
+    """Rescore an n-best list with another language model or other weights.
 
     Args:
         candidates: of one utterance, from its beginning.
-        fusion: what takes the place of the one that they were found with.
+        fusion: replaces the one of the search.
     """
     whole = np.array([candidate.acoustic for candidate in candidates])
     texts = [candidate.hypothesis.tokens for candidate in candidates]
@@ -123,7 +123,7 @@ def _rescored(hypothesis: Hypothesis, score: float) -> Hypothesis:
 
 
 def shared_tokens(tails: Sequence[Tail]) -> int:
-    """With how many tokens do all of these texts begin alike?"""
+    """Length in tokens of the common prefix of these texts."""
     shared = 0
     for tokens in zip(*(tail.tokens for tail in tails), strict=False):
         if len(set(tokens)) > 1:
@@ -133,7 +133,7 @@ def shared_tokens(tails: Sequence[Tail]) -> int:
 
 
 def joined(tails: Sequence[Tail], score: float) -> Hypothesis:
-    """Tails of one text behind each other."""
+    """Concatenate tails of one text."""
     return Hypothesis(
         tuple(token for tail in tails for token in tail.tokens),
         tuple(frame for tail in tails for frame in tail.frames),

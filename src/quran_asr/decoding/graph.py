@@ -1,13 +1,14 @@
 """The words of the Quran as one graph of a CTC model's tokens.
 
 The nodes are words in the order of the mushaf, each a chain of tokens. The end of a word leads to the next.
-Between two surahs stand optional formulas (sadaqa Allahu al-azim, isti'adha, basmala), after 1:7 amin. They
-stand once more outside the text, to be said anywhere. Two further kinds of state have no words:
+Optional formulas follow between two surahs (sadaqa Allahu al-azim, isti'adha, basmala), and amin after 1:7.
+Each exists once more outside the text, so that it can be recited anywhere. Two more kinds of state have no
+words:
 
 hub
-    one state for being nowhere in the Quran: the beginning, other speech, and every jump on its way.
+    one state outside the Quran: for the beginning, other speech, and every jump.
 garbage
-    one state behind each word: other speech, after which the reciter goes on where he was.
+    one state after each word: other speech, after which the reciter continues where he was.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UNITS = 1024
-"""Scores are whole numbers, so that sums are exact in any order: so many units a nat."""
+"""Units per nat. Scores are integers, so that sums are exact in any order."""
 NEVER = 1 << 29
 """Cost in units of an arc that does not exist."""
 
 
 class Kind(IntEnum):
-    """What the words of a node belong to."""
+    """The kind of text that a word belongs to."""
 
     VERSE = 0
     BASMALA = 1
@@ -52,7 +53,7 @@ FORMULAS = {
     Kind.AMIN: "آمِين",
     Kind.SADAQA: "صَدَقَ اللَّهُ الْعَظِيمُ",
 }
-"""What is said beside the text, in Tanzil's simple spelling."""
+"""What is recited beside the text, in Tanzil's simple spelling."""
 
 LETTER_NAMES = {
     "ا": "أَلِفْ",
@@ -79,7 +80,7 @@ SURAHS_WITH_LETTERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What the arcs cost, in nats. 0 or more; `inf` removes an arc."""
+    """Costs of the arcs in nats, 0 or more; `inf` removes an arc."""
 
     enter_verse: float = 0.0
     """From the hub to the first word of a verse or of a formula between surahs."""
@@ -94,19 +95,19 @@ class Costs:
     leave_word: float = 14.0
     """From any other word to the hub. A jump costs this and an entry."""
     back: float = 9.0
-    """To a word at most `back_words` before the next one: something is repeated."""
+    """To a word at most `back_words` before the next one: a repetition."""
     back_words: int = 24
     skip: float = 18.0
-    """To a word at most `skip_words` after the next one: something is left out."""
+    """To a word at most `skip_words` after the next one: an omission."""
     skip_words: int = 4
     formula: float = 3.0
     """Into a formula between surahs, or amin."""
     garbage: float = 6.0
-    """Into the garbage state behind a word."""
+    """Into the garbage state after a word."""
     garbage_token: float = 2.5
-    """Of other speech, each token that the model says; its frames score as the best token does."""
+    """For each token that the model emits in other speech; its frames score as the best token does."""
     floor: float = 16.0
-    """No token of a frame is worse than this, so that one frame cannot break a path."""
+    """Floor of a token's score in a frame, so that one frame cannot break a path."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,11 +131,11 @@ class Graph:
     arcs: NDArray[np.int64]
     """[A, 4]: (from word, to word, cost, 1 if a blank must come between) of further arcs."""
     local: NDArray[np.bool_]
-    """[W]: may be reached by going back or skipping."""
+    """[W]: whether it can be reached by going back or skipping."""
     kind: NDArray[np.int8]
     """[W]: `Kind` of each word."""
     verse: NDArray[np.int32]
-    """[W]: place in `refs`; of a formula between surahs that of the verse that it stands beside, else -1."""
+    """[W]: place in `refs`; of a formula between surahs that of the adjacent verse, else -1."""
     index: NDArray[np.int32]
     """[W]: place of the word in its verse or formula, from 0. Two spellings of one word have the same."""
     texts: tuple[str, ...]
@@ -144,7 +145,7 @@ class Graph:
     formulas: int = 0
     """Words of the formulas outside the text; they come first."""
     word_start: int = -1
-    """The vocabulary's bare word start, a token without sound; -1: it has none."""
+    """The vocabulary's bare word start, a token without letters; -1: it has none."""
 
     @property
     def words(self) -> int:
@@ -285,12 +286,12 @@ class _Builder:
                 spellings.append((word, letters))
             before = self.open
             self.open = [
-                self._add(text, spoken, before, 0.0, enter, leave, Kind.VERSE, place, index)
-                for text, spoken in spellings
+                self._add(text, recited, before, 0.0, enter, leave, Kind.VERSE, place, index)
+                for text, recited in spellings
             ]
 
     def formula(self, kind: Kind, place: int) -> None:
-        """One that may be said here, or not."""
+        """Add a formula that may be recited here."""
         before = self.open
         costs = self.costs
         words = spell(FORMULAS[kind], self.quran.spelling).split()
@@ -304,7 +305,7 @@ class _Builder:
         self.open = [*before, *self.open]
 
     def free_formula(self, kind: Kind) -> None:
-        """One that may be said anywhere: from the hub and back to it."""
+        """Add a formula that may be recited anywhere: from the hub and back to it."""
         words = spell(FORMULAS[kind], self.quran.spelling).split()
         before: list[int] = []
         for index, word in enumerate(words):
@@ -315,7 +316,7 @@ class _Builder:
     def _add(
         self,
         text: str,
-        spoken: str,
+        recited: str,
         before: Sequence[int],
         cost: float,
         enter: float,
@@ -326,10 +327,10 @@ class _Builder:
     ) -> int:
         word = len(self.first)
         state = len(self.tokens)
-        tokens = self.spelt.get(spoken)
+        tokens = self.spelt.get(recited)
         if tokens is None:
-            tokens = tuple(token for part in spoken.split() for token in self.tokenizer.encode(part))
-            self.spelt[spoken] = tokens
+            tokens = tuple(token for part in recited.split() for token in self.tokenizer.encode(part))
+            self.spelt[recited] = tokens
         chained = np.inf
         for other in before:
             same = self._last_token(other) == tokens[0]

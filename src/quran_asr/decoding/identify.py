@@ -1,9 +1,9 @@
-"""Which verses a recording holds, and how sure that is.
+"""Which verses a recording contains, and with what evidence.
 
-All of the Quran is compared with the recording in two steps: a local alignment chooses places, and the exact
-search, with jumps and repeats, is made around these. A place is accepted if it stands out from the rest of
-the Quran in this very recording. That asks nothing of the model but to prefer the right words: a weak model
-loses at every place, a strong one at all but the right ones.
+The whole Quran is compared with the recording in two steps: a local alignment selects candidate places, and
+the exact search, with jumps and repeats, runs around them. A place is accepted if it stands out from the rest
+of the Quran in the same recording. The model need only prefer the right words: a weak model scores low
+everywhere, a strong one everywhere but at the right place.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EQUAL = 0.5
-"""Nats: places whose scores differ by less cannot be told apart."""
+"""Nats: places whose scores differ by less cannot be distinguished."""
 CHANCE_SHARE = 1 / 80
-"""Of the words of the Quran, those that a recording fits best by chance: about a thousand, more than the
-words of any verse that is repeated."""
+"""Rank among the words of the Quran that measures chance: about a thousand, more than the words of any
+repeated verse."""
 BY_CHANCE, BY_CHANCE_A_TOKEN, MOST_BY_CHANCE = 9.0, 0.25, 40.0
-"""Nats by which the best of all places may stand out from these though there is no Quran: at least, for each
-token that the model recognizes, and at most. From measured false accepts, see docs/results/accuracy.md."""
+"""Nats by which the best place may exceed that rank in a recording without Quran: at least, for each
+recognized token, and at most. From measured false accepts, see docs/results/accuracy.md."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceInText:
-    """Verses in order, and the words with which they begin and end."""
+    """Consecutive verses, and the first and last word."""
 
     verses: tuple[VerseRef, ...]
     first_word: int
@@ -58,20 +58,20 @@ class PlaceInText:
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """Where in the Quran a recording is."""
+    """The verses of a recording."""
 
     verses: tuple[VerseRef, ...]
     """In recited order; empty when nothing fits."""
     first_word: int
     last_word: int
     score: float
-    """Nats a token by which the model prefers something else than the words of the path; 0 is best."""
+    """Nats per token by which the model prefers other tokens to the words of the path; 0 is best."""
     evidence: float
-    """Nats by which the best place stands out more than one does without Quran; above 0 it is accepted."""
+    """Nats by which the best place stands out beyond chance; above 0 it is accepted."""
     margin: float
     """Nats by which the next best place is worse; infinite where there is none."""
     equal: tuple[PlaceInText, ...]
-    """Other places that cannot be told apart."""
+    """Other places that cannot be distinguished."""
     alternatives: tuple[PlaceInText, ...]
     """The next best places, the best first."""
 
@@ -122,7 +122,7 @@ def _nothing(evidence: float) -> Identification:
 
 
 def _evidence(graph: Graph, scores: NDArray[np.float64], tokens: int) -> float:
-    """Nats by which the best place fits better than other speech, and than chance would make it."""
+    """Nats by which the best place fits better than other speech, and better than chance."""
     is_text = graph.kind == Kind.VERSE
     best = int(np.where(is_text, scores, -np.inf).argmax())
     elsewhere = is_text.copy()
@@ -158,7 +158,7 @@ def _others(
     best_score: float,
     most: int,
 ) -> list[PlaceInText]:
-    """The best paths that end in other verses, each with a verse that no better one has."""
+    """The best paths that end in other verses, each with a verse that no better path has."""
     ends = word_ends(graph, state)
     seen = set(best.verses)
     found: list[PlaceInText] = []

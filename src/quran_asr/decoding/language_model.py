@@ -1,8 +1,8 @@
 """An n-gram language model over the tokens of an acoustic model, as arrays.
 
-A state is a whole number: the longest context of the model that ends the text so far. Scores of all tokens
-in many states come from one call, with the back-off resolved in numpy, so that a beam search asks once for
-all of its hypotheses. Probabilities are natural logarithms everywhere but in ARPA files.
+A state is an integer: the longest context of the model that is a suffix of the text so far. Scores of all
+tokens in many states come from one call, with the back-off resolved in numpy, so that a beam search makes one
+call for all of its hypotheses. Probabilities are natural logarithms everywhere except in ARPA files.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MOST_ORDER = 16
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """All n-grams of one length, sorted by (prefix, token): how a model is handed to `assemble`."""
+    """All n-grams of one length, sorted by (prefix, token), as `assemble` takes them."""
 
     prefix: Ints
-    """[n] place of the n-gram without its last token in the level before; 0 in the first level."""
+    """[n] index of the n-gram without its last token in the previous level; 0 in the first level."""
     token: Ints
     """[n] last token: 0 to V - 1, V for the end of a sentence, V + 1 for its beginning (first level only)."""
     suffix: Ints
-    """[n] state of the longest n-gram of the model, at most one token shorter, that ends this one."""
+    """[n] state of the longest n-gram of the model that is a proper suffix of this one."""
     log_prob: NDArray[np.float64]
     """[n] natural log; -inf for the beginning of a sentence."""
     backoff: NDArray[np.float64]
@@ -49,7 +49,7 @@ class Level:
 class LanguageModel:
     """A back-off n-gram model. A states count S, A n-grams, V tokens; S - 1 n-grams are shorter than `order`.
 
-    The n-grams stand in the order of their context's state and, within it, of their last token. Made by
+    The n-grams are sorted by the state of their context and, within it, by their last token. Made by
     `assemble`, `read_language_model`, `ngram_estimation.estimate` or `arpa.read_arpa`.
     """
 
@@ -86,7 +86,7 @@ class LanguageModel:
         return self.vocabulary_size + 2 if self.order > 1 else ROOT
 
     def check_vocabulary(self, pieces: Sequence[str]) -> None:
-        """Is this model's text made of these tokens? A wrong encoding ruins every word.
+        """Check that the model is over these tokens: a wrong encoding would ruin every word.
 
         Raises:
             QuranAsrError: another number of tokens, or other pieces.
@@ -229,7 +229,7 @@ def assemble(
     targets = np.concatenate([np.arange(1, states), levels[-1].suffix])
     if len(levels) == 1:
         targets = np.zeros(sizes[0], np.int64)
-    # A state that knows no n-gram and gives all weight to the shorter context is that shorter context.
+    # A state without n-grams that gives all weight to the shorter context is that shorter context.
     alike = (np.diff(first) == 0) & (backoffs == 0.0)
     alike[ROOT] = False
     for _ in levels:
@@ -283,7 +283,7 @@ def read_language_model(path: Path) -> LanguageModel:
 
 
 def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> LanguageModel:
-    """Derive the links between the states. Raises ValueError where the arrays do not fit each other."""
+    """Derive the links between the states. Raises ValueError where the arrays are inconsistent."""
     size = int(arrays["vocabulary_size"])
     sizes = tuple(int(n) for n in arrays["sizes"])
     tokens = arrays["tokens"].astype(np.int64)

@@ -1,9 +1,9 @@
-"""Where the recognition disagrees with the text: words that are written otherwise than they were recited.
+"""Mismatches: words of the text in whose place the model recognizes something else.
 
-An alignment puts a word of the text wherever it is expected. Here each aligned word is weighed against the
-free recognition of the same frames: by how many nats is the model surer of something else? Weak models are
-unsure of right words too, and of some voices more than of others, so the measure of a recording is its own
-words: a word disagrees if it loses far more than they do.
+An alignment places each word of the text where it is expected. Here each aligned word is compared with the
+unconstrained recognition of the same frames, by the difference in nats. Weak models are also uncertain about
+correct words, and more so for some voices, so a recording is compared with itself: a word is a mismatch if it
+loses far more than its other words.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LEAST_LOSS = 8.0
 LEAST_LOSS_A_TOKEN = 3.0
 """nats for each of its tokens,"""
 TIMES_TYPICAL = 2.0
-"""and so many times what the words of the recording lose a token, in the median. Chosen by false flags on
+"""and this multiple of the median loss per token in the recording. Chosen by false flags on
 planted errors, see docs/results/accuracy.md."""
 
 
 def mismatches(
     graph: Graph, path: Sequence[Visit], free: Hypothesis, vocabulary: Vocabulary
 ) -> dict[Visit, str]:
-    """The words of a path that the recognition disagrees with.
+    """The mismatches of a path.
 
     Args:
         graph: of the path.

@@ -3,7 +3,7 @@
 Modified Kneser-Ney as Chen and Goodman 1998 (equations 23 to 27) and KenLM's `lmplz` (Heafield et al. 2013)
 define it: counts of all but the longest n-grams and those that begin a sentence are numbers of distinct
 tokens before them; three discounts for each length; every length is interpolated with the next shorter one,
-the shortest with an even spread over the tokens that were seen and one unknown token. Witten-Bell is method C
+the shortest with a uniform distribution over the tokens seen and one unknown token. Witten-Bell is method C
 of Witten and Bell 1991, interpolated.
 """
 
@@ -22,10 +22,10 @@ from quran_asr.errors import QuranAsrError
 Doubles = NDArray[np.float64]
 Smoothing = Literal["kneser-ney", "witten-bell"]
 Text = Sequence[Sequence[int]]
-"""Sentences that follow each other: the tokens of each. An n-gram may go on from one into the next."""
+"""Consecutive sentences: the tokens of each. An n-gram may cross from one into the next."""
 
 ANY = 0
-"""A window of any length that ends here is counted."""
+"""An n-gram of any length that ends here is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class _Counts:
     prefix: Ints
     token: Ints
     suffix: Ints
-    """Place in the level before of the n-gram without its first token."""
+    """Index in the previous level of the n-gram without its first token."""
     begins: NDArray[np.bool_]
-    """Does it begin a sentence?"""
+    """Whether it begins a sentence."""
     raw: Ints
     """Occurrences."""
 
@@ -55,7 +55,7 @@ def estimate(
     Tokens that the texts lack share the probability of the unknown token.
 
     Args:
-        texts: of each its sentences. A text of one sentence is counted as everywhere; where sentences follow
+        texts: the sentences of each. A text of one sentence is counted as usual; where sentences follow
             each other (verses of a surah), n-grams across the border are counted too, and each sentence can
             begin and end on its own.
         vocabulary_size: V; tokens are 0 to V - 1.
@@ -128,7 +128,7 @@ def _count(texts: Sequence[Text], vocabulary_size: int, order: int) -> list[_Cou
         parts.append([-1, begin, *whole, end])
         masks.append([ANY] * len(parts[-1]))
         border = 0
-        for sentence in sentences[:-1]:  # each can end and the next begin, as if alone
+        for sentence in sentences[:-1]:  # each can end, and the next can begin, as if it were alone
             border += len(sentence)
             context = whole[max(0, border - order + 1) : border]
             parts.append([-1, *context, end])
@@ -174,7 +174,7 @@ def _discounts(counts: Ints) -> tuple[float, float, float] | None:
 def _smooth(
     counts: Ints, prefix: Ints, contexts: int, discounts: tuple[float, float, float] | None
 ) -> tuple[Doubles, Doubles]:
-    """Each n-gram's own share of its context's probability, and what each context leaves to shorter ones."""
+    """The discounted probability of each n-gram in its context, and the weight of the shorter context."""
     total = np.bincount(prefix, counts, contexts)
     safe = np.maximum(total, 1)
     if discounts is None:

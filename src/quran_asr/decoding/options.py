@@ -28,14 +28,14 @@ BEAMS = {
 """Decoder -> the beam search over the same scores: language models and n-best lists need it."""
 
 PAUSE_SECONDS = 0.4
-"""So long after its last token an utterance ends unless another pause is asked for.
+"""Seconds after its last token at which an utterance ends by default.
 
-WER of a model of 1.8M parameters (transducer) on 96 clips of 13 reciters without an end, and with ends after
-0.3, 0.4 and 0.6 s: joined in pairs 0.616, 0.599, 0.599, 0.605; all of a reciter joined 0.658, 0.639, 0.639,
-0.641; alone 0.595, 0.599, 0.599, 0.599. CTC changes by at most 0.002.
+WER of a model of 1.8M parameters (transducer) on 96 clips of 13 reciters without endpoints, and with
+endpoints after 0.3, 0.4 and 0.6 s: joined in pairs 0.616, 0.599, 0.599, 0.605; all of a reciter joined 0.658,
+0.639, 0.639, 0.641; alone 0.595, 0.599, 0.599, 0.599. CTC changes by at most 0.002.
 """
 LONGEST_PAUSE = 3600
-"""Seconds. Nobody pauses for so long inside an utterance; None is there for who wants no end."""
+"""Seconds; no pause within an utterance is that long. For no endpoints at all, use None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,17 @@ class Decoding:
     decoder: str = "transducer"
     """A key of DECODERS."""
     max_symbols: int | None = None
-    """Most tokens that the transducer may say in one frame; None takes the model's (`greedy.max_symbols`)."""
+    """Most tokens that the transducer may emit per frame; None takes the model's (`greedy.max_symbols`)."""
     beam: int = 8
-    """Texts that a beam search keeps after every frame."""
+    """Beam width: texts that are kept after every frame."""
     least_probability: float | None = None
     """A beam search drops texts less probable than this share of the best, that over CTC also tokens less
     probable than this in a frame; 0 drops none; None takes 1e-3 for CTC and 1e-2 for the transducer."""
     fusion: Fusion | None = None
     """Language model, its weight and the token bonus, for a beam search."""
     pause_seconds: float | None = PAUSE_SECONDS
-    """An utterance ends so long after its last token, at most LONGEST_PAUSE; None never ends one before the
-    sound does."""
+    """Seconds after its last token at which an utterance ends, at most LONGEST_PAUSE; None: only with the
+    audio."""
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -79,7 +79,7 @@ class Decoding:
         pause = self.pause_seconds
         if pause is None:
             return
-        number = isinstance(pause, int | float) and not isinstance(pause, bool)  # a program may give anything
+        number = isinstance(pause, int | float) and not isinstance(pause, bool)  # a caller may pass anything
         if not number or not 0 < pause <= LONGEST_PAUSE:
             raise QuranAsrError(
                 f"pause_seconds is {pause}",

@@ -13,19 +13,19 @@ NOTHING = Hypothesis((), (), 0.0)
 
 @dataclass(frozen=True, slots=True)
 class StreamingResult:
-    """What a listener may be shown after a piece of audio."""
+    """The words to display after a chunk of audio."""
 
     committed: tuple[TimedWord, ...]
-    """Words that became certain now. They follow those of earlier results and never change."""
+    """Words that are final from now on. They follow those of earlier results and never change."""
     partial: tuple[TimedWord, ...]
-    """All words after the committed ones, as they look now."""
+    """All words after the committed ones, which may still change."""
     ends: tuple[int, ...] = ()
     """Places in `committed` before which an utterance ended: 2 is between its second and third word."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenWords:
-    """The tokens behind the committed words: what goes from one piece of a stream into the next."""
+    """The tokens after the committed words: the state that is carried from one chunk to the next."""
 
     tokens: Hypothesis = NOTHING
     committed: int = 0
@@ -44,11 +44,11 @@ def add_tokens(
 ) -> tuple[StreamingResult, OpenWords]:
     """Add new tokens of a stream to its words.
 
-    A word is committed when the next one has begun, when the utterance was over, or with the end of the
-    sound: found tokens are never taken back, but more of them may make the last word longer.
+    A word is committed when the next one has begun, when the utterance is over, or when the audio ends:
+    tokens are never revoked, but more of them may make the last word longer.
 
     Args:
-        state: `OpenWords()` at the beginning of a stream, then what came out last.
+        state: `OpenWords()` at the beginning of a stream, then the state that the last call returned.
         found: the new tokens, frames counted from the beginning of the stream.
         vocabulary: the model's pieces.
         frame_seconds: seconds of a frame.
@@ -102,21 +102,21 @@ def _part(whole: Hypothesis, begin: int, end: int) -> Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
-    """How steady the partial words of a stream were."""
+    """Stability of the partial words of a stream."""
 
     words: int = 0
     """Words that were committed in the end."""
     grown: int = 0
     """Times that a word already shown became longer."""
     replaced: int = 0
-    """Times that a word already shown became another one or was gone."""
+    """Times that a word already shown was replaced or removed."""
 
     def __add__(self, other: Revisions) -> Revisions:
         return Revisions(self.words + other.words, self.grown + other.grown, self.replaced + other.replaced)
 
 
 def revisions(results: Iterable[StreamingResult]) -> Revisions:
-    """Count how often a listener saw a partial word change, over all results of a stream in their order."""
+    """Count how often a displayed partial word changed, over all results of a stream in order."""
     words = grown = replaced = 0
     shown: list[str] = []
     for result in results:

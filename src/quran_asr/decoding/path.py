@@ -1,4 +1,4 @@
-"""A path through the graph as people read it: words with times, in segments of one verse each."""
+"""A path through the graph in readable form: words with times, in segments of one verse each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SegmentKind = Literal["verse", "repeat", "basmala", "istiadha", "amin", "sadaqa"
 Entry = Literal["start", "next", "back", "skip", "jump"]
 
 MERGED_SECONDS = 1.0
-"""Stretches of other speech that are closer are given as one."""
+"""Stretches of other speech that are closer are merged."""
 LEAST_GAIN = 5.0
 """Nats by which words without a jump between them must be better than other speech, as in `identify`: one
-short word in noise is not a place in the Quran."""
+short word in noise is not a passage of the Quran."""
 LEAST_TOKENS = 3
 """Fewer tokens than this are noise, not speech."""
 
@@ -37,11 +37,11 @@ class AlignedSegment:
     """The verse; empty for a formula."""
     words: tuple[TimedWord, ...]
     kind: SegmentKind
-    """`repeat`: words that were recited just before."""
+    """`repeat`: words that were already recited just before."""
     entry: Entry
     """How it follows the words before: `next` in the text, `back` or `skip` by a few words, or `jump`."""
     score: float
-    """Nats a token by which the model prefers something else than these words; 0 is best."""
+    """Nats per token by which the model prefers other tokens to these words; 0 is best."""
 
     @property
     def start(self) -> float:
@@ -65,7 +65,7 @@ class Unaligned:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """A recording against the text."""
+    """A recording aligned with the text."""
 
     segments: tuple[AlignedSegment, ...]
     unaligned: tuple[Unaligned, ...]
@@ -73,7 +73,7 @@ class Alignment:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """From frames to seconds."""
+    """Conversion of frames to seconds."""
 
     frame_seconds: float
     offset: float = 0.0
@@ -104,7 +104,7 @@ class PathWord:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """How far a path has come."""
+    """How far a path has advanced in the text."""
 
     last: int = -1
     """Number of its last word in the text of the graph; -1: none yet."""
@@ -115,7 +115,7 @@ class Reached:
 def align_path(
     graph: Graph, visits: Iterable[Visit], clock: Clock, mismatches: Mapping[Visit, str] | None = None
 ) -> Alignment:
-    """A path as segments and what lies between them.
+    """A path as segments and the stretches between them.
 
     Args:
         graph: of the search.
@@ -156,7 +156,7 @@ def path_words(
         reached: before the part; None at the beginning of the path.
 
     Returns:
-        The words, and how far the path has come with them.
+        The words, and how far the path has advanced.
     """
     places = text_places(graph)
     last, furthest = (-1, -1) if reached is None else (reached.last, reached.furthest)
@@ -193,7 +193,7 @@ def path_words(
 
 
 def _first_frame(graph: Graph, visit: Visit) -> int:
-    """Where the first phone of a word is recognized. A bare word start may come long before, in a breath."""
+    """The frame in which the first phone of a word is recognized; a bare word start may come much earlier."""
     silent = graph.tokens[graph.first[visit.word]] == graph.word_start
     return visit.tokens[1 if silent and len(visit.tokens) > 1 else 0][0]
 
@@ -234,7 +234,7 @@ def _segment(graph: Graph, recited: list[PathWord]) -> AlignedSegment:
 
 
 def _doubtful(graph: Graph, words: Sequence[PathWord]) -> set[Visit]:
-    """Words that other speech explains nearly as well, with all that follow them without a jump."""
+    """Words that other speech explains nearly as well, with all that follow without a jump."""
     places: list[list[PathWord]] = []
     for recited in words:
         if not places or recited.entry in ("start", "jump"):

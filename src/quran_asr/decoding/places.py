@@ -1,11 +1,11 @@
-"""The places where a recording may be: all of the Quran against it, at a fraction of the price of the search.
+"""Candidate places of a recording in the whole Quran, at a fraction of the cost of the search.
 
-A local alignment, as Smith and Waterman (J Mol Biol 147, 1981) do it: a path enters at any word, follows the
-text and ends at any word. Other speech before and behind it scores 0, as does one of other speech only. There
-are no jumps, no repeats and no times, only the best score that ends with each word. That needs one number for
-each token of the Quran, and eighths of a nat in 16 bits are exact enough to choose places.
+A local alignment (Smith and Waterman, J Mol Biol 147, 1981): a path enters at any word, follows the text and
+ends at any word. Other speech before and after it scores 0, as does a path of other speech only. There are no
+jumps, no repeats and no times, only the best score that ends with each word. That takes one number for each
+token of the Quran, and eighths of a nat in 16 bits are precise enough to select places.
 
-The scores of all the places where the recording is not are also the measure of what chance can reach.
+The scores of all wrong places also show what score chance can reach.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 STEPS = 8
 """A nat."""
 SURE_BLANK = -0.02
-"""Log-probability: of several frames in a row whose blank is likelier, one is enough."""
+"""Log-probability of the blank above which a run of frames is reduced to one."""
 MOST_STEPS = 24_000
-"""Scores beyond are not distinguished: 3,000 nats, some minutes of recitation."""
+"""Higher scores are not distinguished: 3,000 nats, some minutes of recitation."""
 DEAD_STEPS = -12_000
 MOST_PLACES = 24
-"""So many places are searched in detail,"""
+"""Places that are searched in detail,"""
 WORDS_AROUND = 60
-"""with so many words before their first word and behind their last one."""
+"""and words before their first and after their last word that are included."""
 
 
 def local_scores(graph: Graph, log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The best path that ends with each word, without jumps.
+    """The score of the best path that ends with each word, without jumps.
 
     Args:
         graph: of the whole Quran, or of a passage.
@@ -76,7 +76,7 @@ def local_scores(graph: Graph, log_probs: NDArray[np.floating]) -> NDArray[np.fl
 
 
 def other_speech(graph: Graph, log_probs: NDArray[np.floating]) -> tuple[NDArray[np.float64], int]:
-    """What frames score in other speech, nats relative to their blank; and how many tokens they have."""
+    """Scores of frames in other speech, nats relative to their blank; and the number of tokens in them."""
     units = emissions_in_units(log_probs, graph.costs.floor)
     labels = units.argmax(axis=1)
     begins = (labels != np.append(-1, labels[:-1])) & (labels != units.shape[1] - 1)
@@ -84,12 +84,12 @@ def other_speech(graph: Graph, log_probs: NDArray[np.floating]) -> tuple[NDArray
 
 
 def neighbourhood(graph: Graph, scores: NDArray[np.float64], tokens: int) -> Graph:
-    """The part of a graph in which the places with the best scores are; all of it if that is little less.
+    """The part of a graph that contains the best places; all of it if that is only a little more.
 
     Args:
         graph: of the scores.
         scores: as `local_scores` gives them.
-        tokens: that the recording has, which bounds the words from the beginning of a path to its end.
+        tokens: of the recording; they bound the length of a path in words.
     """
     before = tokens + WORDS_AROUND
     if before * MOST_PLACES > graph.words or scores.max() >= MOST_STEPS / STEPS:
@@ -118,7 +118,7 @@ def _against_other_speech(graph: Graph, log_probs: NDArray[np.floating]) -> NDAr
 
 
 def _gains(graph: Graph, row: NDArray[np.int8]) -> NDArray[np.int8]:
-    """[N]: what each state's token scores. A table of bytes is many times as fast as an index."""
+    """[N]: the score of each state's token. A table of bytes is many times faster than indexing."""
     if len(row) > 256:
         return row[graph.tokens]
     return np.frombuffer(_token_bytes(graph).translate(row.tobytes().ljust(256, b"\0")), np.int8)
@@ -131,7 +131,7 @@ def _token_bytes(graph: Graph) -> bytes:
 
 @lru_cache(maxsize=2)
 def _costs(graph: Graph) -> tuple[Int16, Int16, Int16]:
-    """Of entering each word, of coming from the word before, and of the further arcs, in steps."""
+    """Costs of entering each word, of coming from the previous word, and of the other arcs, in steps."""
 
     def in_steps(units: NDArray[np.int64]) -> Int16:
         steps: Int16 = np.minimum(np.rint(units * (STEPS / UNITS)), -DEAD_STEPS).astype(np.int16)

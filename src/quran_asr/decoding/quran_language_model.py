@@ -1,7 +1,7 @@
 """Language models of the Quran: the whole of it, a passage, or any text; and how well they predict.
 
 The Quran is a closed text: a model of all of it has seen every verse, so its perplexity there says nothing
-about other text. `held_out_perplexity` leaves surahs out of the counts and measures on them.
+about other text. `held_out_perplexity` excludes surahs from the counts and measures on them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from quran_asr.text.spelling import lost_letters, spell
 
 DEFAULT_ORDER = 6
 DEFAULT_SMOOTHING: Smoothing = "witten-bell"
-"""For a closed text, whose n-grams are all known, it leaves less to those that never occur."""
+"""For a closed text, whose n-grams are all known, it leaves less probability to unseen ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """How well a model predicts some texts, the ends of their sentences not counted."""
+    """Perplexity of a model on some texts, without the ends of their sentences."""
 
     log_prob: float
     """Natural log of the probability of all tokens."""
@@ -71,7 +71,7 @@ def build_quran_model(
 def build_passage_model(
     vocabulary: Vocabulary, spelling: str, passage: str, *, order: int = DEFAULT_ORDER
 ) -> LanguageModel:
-    """A model of one passage, for an application that knows what is recited.
+    """A model of one passage, for applications that know which one is recited.
 
     Args:
         vocabulary: the acoustic model's pieces with their scores.
@@ -134,7 +134,7 @@ def held_out_perplexity(
 
 
 def perplexity(model: LanguageModel, texts: Sequence[Text], vocabulary: Vocabulary) -> Perplexity:
-    """How well a model predicts texts, each read on from sentence to sentence.
+    """Perplexity of a model on texts, each continued from sentence to sentence.
 
     Raises:
         QuranAsrError: a token that the model lacks.

@@ -1,15 +1,15 @@
-"""The exact search: the best way through the graph for all frames so far, frame by frame.
+"""The exact search: the best path through the graph for all frames so far, frame by frame.
 
 Viterbi with token passing. A state's entry is one 64-bit integer: its score in the upper half, and in the
-lower half the record of how its word was entered. The maximum of two entries is then the better path with its
+lower half the record of how its word was entered. The maximum of two entries is then the better path and its
 history, sums are exact, and no table of frames times states is kept. Records are made at word entries only.
-Every `COMMIT_FRAMES` those that no state holds any more are dropped, and what all states have in common is
-committed: it can no longer change.
+Every `COMMIT_FRAMES` those that no state refers to any more are dropped, and the common prefix of all states
+is committed: it can no longer change.
 
 Scores are relative to the blank's, in units of 1 / `UNITS` nat: a blank then costs nothing, and a token's
 score and that of the blank after it need one addition between them.
 
-Everything between two calls is a value, `SearchState`. How the frames are cut into chunks changes nothing.
+The state between two calls is a value, `SearchState`. The chunk boundaries change nothing.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     Int32 = NDArray[np.int32]
 
 HUB = -1
-"""In place of a word: the hub."""
+"""The hub, in place of a word."""
 COMMIT_FRAMES = 64
-"""So many frames lie between two commitments, unless something else is asked for."""
+"""Default number of frames between two commitments."""
 DEFAULT_BEAM = 400.0
-"""Nats behind the best state at which a state is dropped. Far more than any jump costs."""
+"""Beam in nats: states that score lower than the best by more are dropped. Far above the cost of a jump."""
 
 _SHIFT = 32
 _RECORD = (1 << _SHIFT) - 1
@@ -41,7 +41,7 @@ _SCORE = ~_RECORD
 _DEAD = -(1 << 30) << _SHIFT
 """Entry of a state without a path."""
 _ALIVE = -(1 << 29) << _SHIFT
-"""Entries from here on have a path."""
+"""The least entry that has a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +55,19 @@ class Visit:
     end: int
     """Frame at which it was left; `start` where the hub was only passed."""
     tokens: tuple[tuple[int, int], ...] = ()
-    """First frame and frame after the last of every token. Behind the last one come blanks, or garbage. In
-    the hub these are the runs of frames in which the model says anything."""
+    """First frame and frame after the last of every token. Blanks or garbage follow the last one. In the hub
+    these are the runs of frames in which the model emits a token."""
     garbage: int | None = None
-    """Frame from which on the rest of the visit is garbage; None: there is none."""
+    """Frame from which the rest of the visit is garbage; None: there is none."""
     silent: bool = False
-    """A blank or garbage had to come between the word and the next one."""
+    """Whether a blank or garbage had to separate the word from the next one."""
     loss: float = 0.0
-    """Nats by which the word (without garbage behind it) scores less than the best token of every frame."""
+    """Nats by which the word (without garbage after it) scores less than the best token of every frame."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
-    """How words were entered. A record's number is greater than that of the one before it."""
+    """How words were entered. The number of a record is greater than that of its predecessor."""
 
     frame: NDArray[np.int32]
     """[R]: at this frame a word or the hub was entered,"""
@@ -79,7 +79,7 @@ class Records:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchState:
-    """All that the search knows after some frames. N tokens and W words of its window."""
+    """State of the search after some frames. N tokens and W words of its window."""
 
     frame: int
     """Frames so far."""
@@ -88,32 +88,32 @@ class SearchState:
     high: int
     """Word after the last one."""
     tokens: Int64
-    """[N] entries: the frame before was this token."""
+    """[N] entries: the previous frame was this token."""
     blanks: Int64
-    """[N] entries: the frame before was a blank behind this token."""
+    """[N] entries: the previous frame was a blank after this token."""
     garbage: Int64
-    """[W] entries: the frame before was other speech behind this word."""
+    """[W] entries: the previous frame was other speech after this word."""
     hub: int
     """Entry of the hub."""
     label: int
-    """Best token of the frame before; -1 at the beginning."""
+    """Best token of the previous frame; -1 at the beginning."""
     records: Records
     emissions: Int32
-    """[F, vocabulary + 1]: those frames that the open paths differ in, and perhaps some before; in units."""
-    spoken: NDArray[np.bool_]
-    """[S]: is a token better than the blank? Of all frames since the last committed visit."""
+    """[F, vocabulary + 1] units: the frames in which the open paths differ, and perhaps some before."""
+    non_blank: NDArray[np.bool_]
+    """[S]: whether a token is better than the blank, for all frames since the last committed visit."""
     taken: int
-    """Units that were taken from all entries so far, to keep them small."""
+    """Units subtracted from all entries so far, to keep them small."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixedLag:
-    """Words are committed though other paths are left: those in which they differ are dropped."""
+    """Commits words while other paths are left; paths that differ in them are dropped."""
 
     frames: int
-    """A word of the best path that the path left so long ago, or longer, is committed"""
+    """A word that the best path left at least this many frames ago is committed"""
     margin: float = 0.0
-    """if all paths without it are so many nats behind; those of them that are, are dropped in any case."""
+    """if all paths without it score lower by this many nats; those that do are dropped in any case."""
 
 
 def start(graph: Graph) -> SearchState:
@@ -130,13 +130,13 @@ def start(graph: Graph) -> SearchState:
         label=-1,
         records=first,
         emissions=np.zeros((0, 0), np.int32),
-        spoken=np.zeros(0, np.bool_),
+        non_blank=np.zeros(0, np.bool_),
         taken=0,
     )
 
 
 def move(graph: Graph, state: SearchState, low: int, high: int) -> SearchState:
-    """Search on in another window: the words `low` to `high` - 1. Paths in words outside it are dropped."""
+    """Continue in another window: the words `low` to `high` - 1. Paths in words outside it are dropped."""
     if (low, high) == (state.low, state.high):
         return state
     old, new = window(graph, state.low, state.high), window(graph, low, high)
@@ -172,7 +172,7 @@ def _states(graph: Graph, words: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def emissions_in_units(log_probs: NDArray[np.floating], floor: float) -> Int32:
-    """CTC scores as the search takes them: [n, vocabulary + 1] units relative to the blank of the frame.
+    """CTC scores in the form of the search: [n, vocabulary + 1] units relative to the blank of the frame.
 
     Raises:
         QuranAsrError: not two dimensions, or a score is NaN.
@@ -194,19 +194,19 @@ def advance(
     commit_frames: int = COMMIT_FRAMES,
     fixed_lag: FixedLag | None = None,
 ) -> tuple[SearchState, tuple[Visit, ...]]:
-    """Search on.
+    """Continue the search.
 
     Args:
         graph: the one that the state was started with.
         state: before these frames. It is not changed.
         log_probs: [n, vocabulary + 1] natural log, blank last.
-        beam: nats behind the best state at which a state is dropped; `inf` drops none.
-        commit_frames: frames, counted from the beginning of the recording, between two commitments. Less
-            costs more time.
-        fixed_lag: commit sooner; None: only what all paths within the beam have in common.
+        beam: nats below the best state at which a state is dropped; `inf` drops none.
+        commit_frames: frames, counted from the beginning of the recording, between two commitments. Fewer
+            take more time.
+        fixed_lag: commit sooner; None: only the common prefix of all paths within the beam.
 
     Returns:
-        The state after them, and the visits that can no longer change, in order; each one comes once.
+        The state after them, and the visits that can no longer change, in order; each is returned once.
 
     Raises:
         QuranAsrError: the scores have a wrong shape or hold NaN.
@@ -228,7 +228,7 @@ def advance(
 
 @dataclass(frozen=True, slots=True)
 class PathEnd:
-    """Where a path ends."""
+    """The end of a path."""
 
     entry: int
     word: int
@@ -243,13 +243,13 @@ def finish(graph: Graph, state: SearchState, inside_word: bool = False) -> tuple
 
 
 def best_end(graph: Graph, state: SearchState, inside_word: bool = False) -> PathEnd:
-    """Where the best path ends.
+    """The end of the best path.
 
     Args:
         graph: the one that the state was started with.
         state: the last one.
-        inside_word: may the path end within a word, as while a recording goes on? It does so in any case
-            where no other path is left.
+        inside_word: whether the path may end within a word, as in an unfinished recording. It does so in any
+            case where no other path is left.
     """
     part = window(graph, state.low, state.high)
     ends = word_ends(graph, state)
@@ -257,7 +257,7 @@ def best_end(graph: Graph, state: SearchState, inside_word: bool = False) -> Pat
     best = PathEnd(int(ends[word]), _word(graph, state.low, word))
     if state.hub >> _SHIFT > best.entry >> _SHIFT:
         best = PathEnd(state.hub, HUB)
-    if inside_word or best.entry < _ALIVE:  # a fixed lag may leave nothing but paths within words
+    if inside_word or best.entry < _ALIVE:  # a fixed lag may leave only paths within words
         entries = np.maximum(state.tokens, state.blanks)
         place = int(entries.argmax())
         if int(entries[place]) >> _SHIFT > best.entry >> _SHIFT:
@@ -275,8 +275,8 @@ def _word(graph: Graph, low: int, number: int) -> int:
 def word_ends(graph: Graph, state: SearchState) -> Int64:
     """[W] entries of the paths that end with each word of the window."""
     last = window(graph, state.low, state.high).last
-    said = np.maximum(state.tokens[last], state.blanks[last])
-    return np.maximum(said, state.garbage)
+    best = np.maximum(state.tokens[last], state.blanks[last])
+    return np.maximum(best, state.garbage)
 
 
 def score(state: SearchState, entry: int) -> float:
@@ -295,9 +295,9 @@ def trace(graph: Graph, state: SearchState, end: PathEnd) -> tuple[Visit, ...]:
     record = end.entry & _RECORD
     visits = _visits(graph, state.records, record)
     last = Visit(end.word, int(state.records.frame[record]), state.frame)
-    heard = Measured(state.emissions, state.frame - len(state.emissions), state.spoken, state.frame)
-    aligned = [align_visit(graph, visit, heard) for visit in visits]
-    return (*aligned, align_visit(graph, last, heard, end.tokens))
+    measured = Measured(state.emissions, state.frame - len(state.emissions), state.non_blank, state.frame)
+    aligned = [align_visit(graph, visit, measured) for visit in visits]
+    return (*aligned, align_visit(graph, last, measured, end.tokens))
 
 
 class _Run:
@@ -312,7 +312,7 @@ class _Run:
         self.base = state.frame - len(state.emissions)
         """Frame of `emissions[0]`."""
         self.emissions = emissions
-        self.spoken = list(state.spoken)
+        self.non_blank = list(state.non_blank)
         self.tokens = state.tokens.copy()
         self.blanks = state.blanks.copy()
         self.garbage = state.garbage.copy()
@@ -323,7 +323,7 @@ class _Run:
         self.records = _Growing(state.records)
         self._both = np.empty_like(self.tokens)
         self._gains = np.empty_like(self.tokens)
-        self._said, self._ends, self._entries, self._firsts = (np.empty_like(self.garbage) for _ in range(4))
+        self._last, self._ends, self._entries, self._firsts = (np.empty_like(self.garbage) for _ in range(4))
         # Costs as they are added to entries
         self._enter = graph.enter << _SHIFT
         self._leave = graph.leave << _SHIFT
@@ -347,10 +347,10 @@ class _Run:
         """Add one frame: [vocabulary + 1] units relative to the blank."""
         graph, tokens, both = self.graph, self.tokens, self._both
         np.maximum(tokens, self.blanks, out=both)
-        np.take(both, graph.last, out=self._said, mode="clip")
-        ends = np.maximum(self._said, self.garbage, out=self._ends)
+        np.take(both, graph.last, out=self._last, mode="clip")
+        ends = np.maximum(self._last, self.garbage, out=self._ends)
 
-        # The hub, for those who leave here and for those who enter below
+        # The hub, for paths that leave here and for paths that enter below
         near = np.flatnonzero(ends > max((self.hub & _SCORE) + self._near, _ALIVE))
         stayed, hub = self.hub, self.hub
         if len(near):
@@ -368,7 +368,7 @@ class _Run:
         np.maximum(firsts, entries, out=firsts)
         self._enter_from_words(near)
 
-        # One token on, or staying
+        # The next token, or the same one
         doubled = np.maximum(tokens[graph.doubled], self.blanks[graph.doubled - 1])
         np.maximum(tokens[1:], both[:-1], out=tokens[1:])
         tokens[graph.first] = firsts
@@ -377,19 +377,19 @@ class _Run:
         tokens += self._gains
         self.blanks, self._both = both, self.blanks
 
-        (goes_on,), (begins,), self.label = other_speech(units[None], self.label, self._garbage_token)
-        self.garbage += int(goes_on) << _SHIFT
-        self._said += (int(begins) << _SHIFT) - self._garbage_in
-        np.maximum(self.garbage, self._said, out=self.garbage)
-        self.spoken.append(self.label != len(units) - 1)
-        self.hub = max(stayed + (int(goes_on) << _SHIFT), hub + (int(begins) << _SHIFT))
+        (stays,), (begins,), self.label = other_speech(units[None], self.label, self._garbage_token)
+        self.garbage += int(stays) << _SHIFT
+        self._last += (int(begins) << _SHIFT) - self._garbage_in
+        np.maximum(self.garbage, self._last, out=self.garbage)
+        self.non_blank.append(self.label != len(units) - 1)
+        self.hub = max(stayed + (int(stays) << _SHIFT), hub + (int(begins) << _SHIFT))
         self.frame += 1
 
     def _enter_from_words(self, near: NDArray[np.intp]) -> None:
-        """Enter words from the ends of others, where that is better than from the hub; into `_firsts`.
+        """Enter words from the ends of others where that is better than from the hub; into `_firsts`.
 
         Args:
-            near: words whose ends are good enough for going back and skipping.
+            near: words whose ends are good enough for going back or skipping.
         """
         graph, ends, firsts = self.graph, self._ends, self._firsts
         following = np.flatnonzero(ends[:-1] > firsts[1:])
@@ -424,7 +424,7 @@ class _Run:
         firsts[target[best]] = (value[best] & _SCORE) | entered
 
     def collect(self, fixed_lag: FixedLag | None) -> list[Visit]:
-        """Drop what is no longer needed; the visits that all open paths have in common."""
+        """Drop records that are no longer needed; returns the visits that all open paths have in common."""
         held = (self.tokens, self.blanks, self.garbage)
         if fixed_lag is not None:
             self._drop_others(fixed_lag)
@@ -443,8 +443,8 @@ class _Run:
 
         common = _common(records.before, np.flatnonzero(marked))
         visits = _visits(self.whole, records, common)
-        heard = Measured(self.emissions, self.base, np.array(self.spoken, np.bool_), self.frame)
-        committed = [align_visit(self.whole, visit, heard) for visit in visits]
+        measured = Measured(self.emissions, self.base, np.array(self.non_blank, np.bool_), self.frame)
+        committed = [align_visit(self.whole, visit, measured) for visit in visits]
 
         _mark_ways(records.before, marked, common)
         numbers = np.maximum(np.cumsum(marked, dtype=np.int64) - 1, 0)
@@ -456,12 +456,12 @@ class _Run:
         before = numbers[records.before[marked]].astype(np.int32)
         before[0] = -1
         self.records = _Growing(Records(records.frame[marked], records.word[marked], before))
-        self.spoken = self.spoken[len(self.spoken) - (self.frame - int(records.frame[common])) :]
+        self.non_blank = self.non_blank[len(self.non_blank) - (self.frame - int(records.frame[common])) :]
         self._forget()
         return committed
 
     def _drop_others(self, fixed_lag: FixedLag) -> None:
-        """Drop paths that do not share with the best one the words that it left long ago."""
+        """Drop paths that differ from the best one in words that it left long ago."""
         records = self.records.view()
         held = (self.tokens, self.blanks, self.garbage)
         best = max(self.hub, *(int(entries.max()) for entries in held))
@@ -481,7 +481,7 @@ class _Run:
             self.hub = _DEAD
 
     def _forget(self) -> None:
-        """Drop the emissions of frames that lie before every word that is not yet committed."""
+        """Drop the emissions of frames before the first word that is not yet committed."""
         records = self.records.view()
         following = records.before == 0
         needed = int(records.frame[0])
@@ -505,7 +505,7 @@ class _Run:
             label=self.label,
             records=Records(records.frame.copy(), records.word.copy(), records.before.copy()),
             emissions=self.emissions[: self.frame - self.base].copy(),
-            spoken=np.array(self.spoken, np.bool_),
+            non_blank=np.array(self.non_blank, np.bool_),
             taken=self.taken,
         )
 
@@ -545,37 +545,37 @@ class _Growing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """What is kept of the frames of visits that are to be aligned."""
+    """The stored frames of visits that are to be aligned."""
 
     emissions: Int32
     """[F, vocabulary + 1] units."""
     base: int
     """Frame of `emissions[0]`."""
-    spoken: NDArray[np.bool_]
+    non_blank: NDArray[np.bool_]
     """[S]"""
     end: int
-    """Frame after the last of `spoken`."""
+    """Frame after the last of `non_blank`."""
 
 
-def align_visit(graph: Graph, visit: Visit, heard: Measured, tokens: int | None = None) -> Visit:
-    """Where in its visit a word has its tokens, by the same scores and costs as the search.
+def align_visit(graph: Graph, visit: Visit, measured: Measured, tokens: int | None = None) -> Visit:
+    """Align the tokens of a word within its visit, by the same scores and costs as the search.
 
     Args:
         graph: of the search.
         visit: as the records have it.
-        heard: from the visit's start on; of a visit of the hub only `spoken`.
-        tokens: how many of the word's tokens are said; None: all, and perhaps garbage behind.
+        measured: from the visit's start on; of a visit of the hub only `non_blank`.
+        tokens: how many of the word's tokens were recited; None: all, and perhaps garbage after them.
     """
     if visit.word == HUB:
-        first = heard.end - len(heard.spoken)
+        first = measured.end - len(measured.non_blank)
         edges = np.flatnonzero(
-            np.diff(heard.spoken[visit.start - first : visit.end - first], prepend=0, append=0)
+            np.diff(measured.non_blank[visit.start - first : visit.end - first], prepend=0, append=0)
         )
         runs = (edges + visit.start).reshape(-1, 2).tolist()
         return replace(visit, tokens=tuple((begin, end) for begin, end in runs))
     costs = graph.costs
     spelt = graph.spelt(visit.word)[:tokens]
-    frames = heard.emissions[visit.start - heard.base : visit.end - heard.base].astype(np.int64)
+    frames = measured.emissions[visit.start - measured.base : visit.end - measured.base].astype(np.int64)
     # States in order: token 0, its blank, token 1, its blank, ..., garbage. Each is reached from itself and,
     # at these costs, from the state before and the one before that.
     states = 2 * len(spelt) + 1
@@ -616,22 +616,23 @@ def align_visit(graph: Graph, visit: Visit, heard: Measured, tokens: int | None 
 
 
 def other_speech(units: NDArray[np.integer], label: int, token_cost: int) -> tuple[Int64, Int64, int]:
-    """What frames score as other speech: their best token, less a cost for each token that begins.
+    """Scores of frames as other speech: their best token, less a cost for each token that begins.
 
     Args:
         units: [n, vocabulary + 1]
-        label: best token of the frame before; -1: none.
+        label: best token of the previous frame; -1: none.
         token_cost: in units.
 
     Returns:
         Units [n] of a path that was in other speech before, units [n] of one that enters it with the frame
-        (and pays for a token that goes on), and the best token of the last frame.
+        (and pays for a token that continues), and the best token of the last frame.
     """
     labels = units.argmax(axis=1)
     before = np.append(label, labels)
     best: Int64 = units[np.arange(len(units)), labels].astype(np.int64)
-    speaks = labels != units.shape[1] - 1
-    return best - (speaks & (labels != before[:-1])) * token_cost, best - speaks * token_cost, int(before[-1])
+    is_token = labels != units.shape[1] - 1
+    begins = is_token & (labels != before[:-1])
+    return best - begins * token_cost, best - is_token * token_cost, int(before[-1])
 
 
 def _visits(graph: Graph, records: Records, last: int) -> list[Visit]:
@@ -649,14 +650,14 @@ def _visits(graph: Graph, records: Records, last: int) -> list[Visit]:
 
 
 def _common(before: NDArray[np.int32], held: NDArray[np.intp]) -> int:
-    """The last record that is on the way to all of these."""
+    """The last common ancestor of these records."""
     while len(held) > 1:
         held = np.unique(np.where(held > held[0], before[held], held))
     return int(held[0])
 
 
 def _mark_ways(before: NDArray[np.int32], marked: NDArray[np.bool_], common: int) -> None:
-    """Mark all records on the way from `common` to those that are marked."""
+    """Mark all records on the paths from `common` to the marked ones."""
     fresh = np.flatnonzero(marked)
     while len(fresh):
         fresh = np.unique(before[fresh[fresh > common]])

@@ -1,4 +1,4 @@
-"""Text to the model's tokens without sentencepiece: byte-pair merges by the scores of the vocabulary."""
+"""Text to tokens without sentencepiece: byte-pair merges by the scores of the vocabulary."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Greedy transducer decoding, chunk by chunk.
 
-The search is a value: a `SearchState` goes in with a piece of encoded frames and the next one comes out, so
-streams can be cut anywhere, batched with others, set aside and dropped. The words are those of NeMo's
-`greedy_batch` over the whole, however it was cut.
+The state is a value: a call takes a `SearchState` and a chunk of encoded frames and returns the next state,
+so streams can be cut anywhere, batched with others, suspended and dropped. The words are those of NeMo's
+`greedy_batch` over the whole recording, whatever the chunks.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Join = Callable[[Floats, Floats], Floats]
 """encoded [N, J], predicted [N, J] -> log-probabilities [N, V + 1], natural log, blank last."""
 
 FIRST_BLOCK = 4
-"""Frames that the joint is asked for after a token; while there is none, each block is twice the last."""
+"""Frames in a call of the joint after a token; without a token each block is twice the last."""
 LARGEST_BLOCK = 32
 FAR = 1 << 40
-"""A frame that no piece has."""
+"""A frame beyond every chunk."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchState:
-    """Where the search of one stream stands. Its arrays are never written to."""
+    """State of the search of one stream. Its arrays are never modified."""
 
     hidden: Hidden
     """Each [layers, hidden]."""
@@ -53,23 +53,23 @@ class SearchState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UtteranceEnd:
-    """When an utterance is over: the next token then starts as the first one of a stream did."""
+    """Condition for the end of an utterance; the next token then starts like the first one of a stream."""
 
     patience: int
-    """Frames without a token after the last one, itself counted; at least 1."""
+    """Frames since the last token, its own frame included; at least 1."""
     start: SearchState
-    """What the search goes back to, from `start`; its frame is not used."""
+    """The state that the search returns to, from `start`; its frame is not used."""
     allowed: NDArray[np.bool_] | None = None
-    """[B, n]: may the utterance end after this frame? (Not while a vowel is held.) None: after any."""
+    """[B, n]: whether the utterance may end after this frame (not while a vowel is held); None: after any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one piece brought to one stream."""
+    """The result of one chunk of one stream."""
 
     found: Hypothesis
     """The new tokens, frames counted from the beginning of the stream, with their log-probabilities. The
-    score is that of the path through this piece, blanks too."""
+    score is that of the path through this chunk, including blanks."""
     ends: tuple[int, ...]
     """Frames at which an utterance was over; a token at or after such a frame belongs to the next one."""
     state: SearchState
@@ -97,23 +97,23 @@ def greedy(
     max_symbols: int = 10,
     utterance_end: UtteranceEnd | None = None,
 ) -> list[Step]:
-    """Search one piece of each of B streams for its most probable tokens.
+    """Search one chunk of each of B streams for its most probable tokens.
 
     A frame is left when blank is its best token or after `max_symbols` tokens, as in NeMo. While
-    frames are blank the prediction does not change, so the joint is asked for blocks of frames and the first
-    token in each is taken: calls grow with the tokens, not with the frames.
+    frames are blank the prediction does not change, so the joint is evaluated on blocks of frames and the
+    first token in each is taken: the number of calls grows with the tokens, not with the frames.
 
     Args:
         encoded: [B, n, J] frames of the encoder, projected for the joint.
-        valid: how many of the n frames each stream has.
+        valid: number of valid frames of each stream, at most n.
         states: of each stream.
         predict: the prediction network.
         join: the joint network.
         max_symbols: most tokens in one frame.
-        utterance_end: start anew after a pause; None searches through.
+        utterance_end: restart after a pause; None: never.
 
     Raises:
-        QuranAsrError: a score is NaN. The states stay good: the streams without NaN can be searched again.
+        QuranAsrError: a score is NaN. The states stay valid: the streams without NaN can be searched again.
     """
     batch, width, _ = encoded.shape
     lengths = np.asarray(valid, np.int64)
@@ -149,7 +149,7 @@ def _greedy_alone(
     max_symbols: int,
     utterance_end: UtteranceEnd | None,
 ) -> Step:
-    """The same search of one stream. A listener's pieces have a frame or two, and the bookkeeping of a batch
+    """The same search of one stream. Live chunks have a frame or two, for which the bookkeeping of a batch
     took as long as the networks.
     """
     hidden = tuple(part[:, None] for part in state.hidden)
@@ -182,17 +182,17 @@ def _greedy_alone(
         size = min(block, room)
         answer = join(encoded[at : at + size], predicted if size == 1 else predicted.repeat(size, axis=0))
         blank = answer.shape[1] - 1
-        spoken = 0
+        blanks = 0
         for token, peak in zip(answer.argmax(axis=1).tolist(), answer.max(axis=1).tolist(), strict=True):
             if math.isnan(peak):
-                raise QuranAsrError(f"the transducer's scores of frame {state.frame + at + spoken} hold NaN")
+                raise QuranAsrError(f"the transducer's scores of frame {state.frame + at + blanks} hold NaN")
             score += peak
             if token != blank:
                 break
-            spoken += 1
-        emitted = 0 if spoken else emitted
-        at += spoken
-        if spoken == size:
+            blanks += 1
+        emitted = 0 if blanks else emitted
+        at += blanks
+        if blanks == size:
             block = min(2 * block, LARGEST_BLOCK)
             continue
         block = FIRST_BLOCK
@@ -215,22 +215,22 @@ def _greedy_alone(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """Frames that the joint is asked for at once: some of each of N streams, one stream behind the other."""
+    """Frames in one call of the joint: some of each of N streams, one stream after the other."""
 
     rows: NDArray[np.int64]
     """[N], the streams."""
     starts: NDArray[np.int64]
-    """[N], place of each stream's first frame among all."""
+    """[N], index of each stream's first frame among all."""
     stops: NDArray[np.int64]
-    """[N], place after its last."""
+    """[N], index after its last."""
     row_of: NDArray[np.int64]
     """[frames], the stream of each."""
     frame_of: NDArray[np.int64]
-    """[frames], its place in the piece."""
+    """[frames], its index in the chunk."""
 
     @classmethod
     def of(cls, rows: NDArray[np.int64], size: NDArray[np.int64], at: NDArray[np.int64]) -> _Block:
-        """So many frames of each of these streams, from frame `at` of the piece on."""
+        """This many frames of each of these streams, from frame `at` of the chunk."""
         stops = size.cumsum()
         starts = stops - size
         frame_of = np.arange(stops[-1]) - np.repeat(starts - at, size)
@@ -238,7 +238,7 @@ class _Block:
 
 
 class _Search:
-    """Where the search of one piece stands: arrays over the B streams, written to as it advances."""
+    """State of the search of one chunk: arrays over the B streams, modified as it advances."""
 
     def __init__(
         self,
@@ -259,9 +259,9 @@ class _Search:
         if utterance_end is not None and utterance_end.allowed is not None and width:
             self.allowed = _next_allowed(utterance_end.allowed)
         self.at = np.zeros(batch, np.int64)
-        """Next frame in the piece."""
+        """Next frame in the chunk."""
         self.emitted = np.zeros(batch, np.int64)
-        """Tokens in that frame."""
+        """Tokens so far in that frame."""
         self.block = np.full(batch, FIRST_BLOCK, np.int64)
         self.scores = np.zeros(batch)
         self.tokens: list[list[int]] = [[] for _ in states]
@@ -270,7 +270,7 @@ class _Search:
         self.ends: list[list[int]] = [[] for _ in states]
 
     def end_utterances(self) -> NDArray[np.int64]:
-        """Start anew where an utterance is over. Gives [B], frames until the next end, or the piece's."""
+        """Restart where an utterance is over. Returns [B]: frames until the next end, or the chunk's."""
         room: NDArray[np.int64] = self.lengths - self.at
         if self.utterance_end is None:
             return room
@@ -289,12 +289,12 @@ class _Search:
     def pass_blanks(
         self, asked: _Block, answer: Floats
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Go on to the first token of each stream, or behind the block. Gives (streams that speak, their
-        tokens, these tokens' log-probabilities)."""
+        """Advance to the first token of each stream, or past the block. Returns (streams with a token, their
+        tokens, the log-probabilities of these tokens)."""
         blank = answer.shape[1] - 1
         best = answer.argmax(axis=1)
         peaks = answer[np.arange(len(best)), best].astype(np.float64)
-        if np.isnan(peaks).any():  # argmax answers with the first NaN of a frame
+        if np.isnan(peaks).any():  # argmax returns the first NaN of a frame
             bad = int(np.isnan(peaks).argmax())
             row = asked.row_of[bad]
             raise QuranAsrError(
@@ -342,7 +342,7 @@ class _Search:
         self.emitted[full] = 0
 
     def steps(self, states: Sequence[SearchState]) -> list[Step]:
-        """What the piece brought to each stream."""
+        """The result of the chunk for each stream."""
         return [self._step(row, state) for row, state in enumerate(states)]
 
     def _step(self, row: int, state: SearchState) -> Step:
@@ -364,7 +364,7 @@ class _Search:
 
 
 def _next_allowed(allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[B, n]: the first frame from each on behind which the utterance may end; FAR where there is none."""
+    """[B, n]: the first frame, from each frame on, after which the utterance may end; FAR if none."""
     frames = np.where(allowed, np.arange(allowed.shape[1]), FAR)
     return np.minimum.accumulate(frames[:, ::-1], axis=1)[:, ::-1]
 

@@ -1,10 +1,9 @@
-"""Transducer beam search with a language model, which goes on from piece to piece.
+"""Transducer beam search with a language model, chunk by chunk.
 
-Frame by frame, as in the modified adaptive expansion search (Kim et al. 2020, arXiv 2006.14589): in every
-frame each text of the beam can grow by tokens, and the alignments of one text add up. With a beam that keeps
-everything the scores are those of the forward algorithm (Graves 2012) with at most `max_symbols` tokens a
-frame. All texts that grow in a frame are asked in one call of each network. The state is a value, and cutting
-the stream elsewhere gives the same texts.
+Modified adaptive expansion search (Kim et al. 2020, arXiv 2006.14589): in every frame each text of the beam
+can grow by tokens, and the alignments of one text are summed. With an unlimited beam the scores are those of
+the forward algorithm (Graves 2012) with at most `max_symbols` tokens per frame. All texts that grow in a
+frame share one call of each network. The state is a value, and the chunk boundaries do not affect the texts.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from quran_asr.records import Hypothesis
 
 LEAST_PROBABILITY = 1e-2
 COMMIT_SECONDS = 2.0
-"""A stream's words are final so long after the best text's tokens."""
+"""Seconds after which the tokens of the best text are final in a stream."""
 LARGEST_BLOCK = 8
-"""Frames that the joint is asked for at once while no text grows."""
+"""Frames in one call of the joint while no text grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,10 @@ class BeamSettings:
     least_probability: float = LEAST_PROBABILITY
     """Texts less probable than this share of the best, with the language model, are dropped; 0 keeps all."""
     max_symbols: int = 3
-    """Most tokens that one frame can add to a text."""
+    """Most tokens that a text can gain in one frame."""
     commit_frames: int | None = None
-    """The best text's tokens of so many frames ago are certain: texts that differ there are dropped, so that
-    a stream's words are final in bounded time. None waits until no text in the beam differs."""
+    """Tokens of the best text that are older than this many frames are final: texts that differ there are
+    dropped, so that words are final in bounded time. None waits until no text in the beam differs."""
 
     @property
     def least(self) -> float:
@@ -63,7 +62,7 @@ class BeamSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:
-    """What scores texts, and how many are kept: the same for the whole of a stream."""
+    """The networks, the language model and the beam: constant for a whole stream."""
 
     predict: Predict
     """The prediction network."""
@@ -76,13 +75,13 @@ class Scorer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BeamState:
-    """Where the search of one stream stands: K texts, best first. Its arrays are never written to."""
+    """State of the search of one stream: K texts, best first. Its arrays are never modified."""
 
     tails: tuple[Tail, ...]
     acoustic: Doubles
     """[K] log probability of all alignments in the beam of each text."""
     fused: Doubles
-    """[K] what the language model and the token bonus add."""
+    """[K] the contribution of the language model and the token bonus."""
     lm_states: Ints
     """[K]"""
     rows: tuple[Doubles, Ints]
@@ -96,11 +95,11 @@ class BeamState:
     last: int | None = None
     """Frame of the last token before the tails in this utterance; None where there is none."""
     certain: Tail = NO_TOKENS
-    """Tokens before the tails that were not given out yet."""
+    """Tokens before the tails that have not been emitted yet."""
 
     @property
     def best(self) -> Hypothesis:
-        """The tokens of the best text behind those that were given out: they may still change."""
+        """The tokens of the best text after those already emitted; they may still change."""
         tail = self.tails[0]
         return Hypothesis(tail.tokens, tail.frames, 0.0, tail.log_probs)
 
@@ -110,7 +109,7 @@ class BeamState:
         return float((self.acoustic + self.fused).max())
 
     def candidates(self) -> list[Candidate]:
-        """The n-best list of what is behind the tokens that were given out."""
+        """The n-best list of the tokens that are not emitted yet."""
         whole = self.acoustic + self.fused
         return [
             Candidate(joined([self.certain, self.tails[at]], float(whole[at])), float(self.acoustic[at]))
@@ -137,7 +136,7 @@ def search(encoded: Floats, scorer: Scorer, begin: BeamState, n_best: int = 1) -
 
     Args:
         encoded: [n, J] frames of the encoder, projected for the joint.
-        scorer: the networks and the language model; a `commit_frames` keeps only texts that begin alike.
+        scorer: the networks and the language model; `commit_frames` keeps only texts with a common prefix.
         begin: from `start`.
         n_best: length of the list.
 
@@ -162,19 +161,19 @@ def beam_piece(
     pause: Pause | None = None,
     final: bool = False,
 ) -> tuple[Hypothesis, tuple[int, ...], BeamState]:
-    """Search one more piece of a stream.
+    """Search one more chunk of a stream.
 
     Args:
         encoded: [n, J] frames of the encoder, projected for the joint.
-        state: `begin` at first, then what came out last.
+        state: `begin` at first, then the state that the last call returned.
         scorer: the networks and the language model.
-        begin: from `start`: where the search starts anew after an utterance.
-        pause: when an utterance is over: its best text is taken and the search starts anew.
-        final: the sound has ended: the best text is taken.
+        begin: from `start`: the state after the end of an utterance.
+        pause: ends an utterance: its best text is taken and the search restarts.
+        final: the audio has ended: the best text is taken.
 
     Returns:
         The tokens that became certain with frames counted from the beginning of the stream, the frames at
-        which an utterance was over, and the next state, whose `best` holds the tokens behind them. The score
+        which an utterance was over, and the next state, whose `best` holds the tokens after them. The score
         is the change of the best text's score.
 
     Raises:
@@ -202,7 +201,7 @@ def beam_piece(
 def _advance(
     encoded: Floats, state: BeamState, scorer: Scorer, pause: Pause | None = None, origin: int = 0
 ) -> BeamState:
-    """Search a block of frames, or up to the end of the utterance in it. The piece began at `origin`."""
+    """Search a block of frames, or up to the end of the utterance in it. The chunk began at `origin`."""
     block = encoded[:LARGEST_BLOCK]
     scores = _ask(block, state, scorer.join)
     while len(block):
@@ -236,11 +235,11 @@ def _ask(block: Floats, state: BeamState, join: Join) -> Doubles:
 
 
 def _quiet_frames(scores: Doubles, blanks: Doubles, state: BeamState, settings: BeamSettings) -> int:
-    """How many frames from here on leave the texts of the beam as they are: none grows, none is dropped.
+    """Number of frames from here that leave the beam unchanged: no text grows, none is dropped.
 
     Args:
         scores: [frames, K, V + 1].
-        blanks: [frames, K] of each text if it has not grown after each frame.
+        blanks: [frames, K] score of each text after each frame if it has not grown.
     """
     stays = state.acoustic + blanks + state.fused
     floor, fewest = stays.max(axis=1) + settings.least, stays.min(axis=1)
@@ -252,7 +251,7 @@ def _quiet_frames(scores: Doubles, blanks: Doubles, state: BeamState, settings: 
 
 
 def _until_over(quiet: int, blanks: Doubles, state: BeamState, pause: Pause, origin: int) -> int:
-    """How many of these quiet frames there are until the utterance is over."""
+    """Number of these quiet frames before the utterance is over."""
     best = (state.acoustic + blanks[:quiet] + state.fused).argmax(axis=1)
     for place, text in enumerate(best.tolist()):
         frame = state.frame + place
@@ -338,10 +337,10 @@ def _grow(block: Floats, scores: Doubles, state: BeamState, scorer: Scorer) -> t
 
 
 def _set_apart_shared(state: BeamState) -> BeamState:
-    """Take the tokens with which all tails begin out of them.
+    """Remove the common prefix of all tails from them.
 
-    Where the texts put a token into different frames the first one counts: in the others the next token could
-    be in the same frame already.
+    Where the texts have a token in different frames, the first frame counts: in the others the next token
+    could already be in the same frame.
     """
     shared = shared_tokens(state.tails)
     if not shared:
@@ -354,13 +353,13 @@ def _set_apart_shared(state: BeamState) -> BeamState:
 
 
 def _best_places(scores: Doubles, floor: float) -> Ints:
-    """Places of all scores that are possible and not below a floor, best first."""
+    """Indices of all finite scores that are not below a floor, best first."""
     places = np.flatnonzero(scores >= max(floor, -np.finfo(np.float64).max))
     return places[np.argsort(-scores[places], kind="stable")]
 
 
 def _extended(pool: BeamState, parents: Ints, tokens: Ints, scorer: Scorer) -> BeamState:
-    """These texts of the pool with one more token each; their tails and acoustic scores are left open."""
+    """These texts of the pool with one more token each; their tails and acoustic scores are not filled in."""
     predicted, hidden = scorer.predict(tokens, tuple(part[:, parents] for part in pool.hidden))
     lm_states = pool.rows[1][parents, tokens]
     return BeamState(
@@ -394,9 +393,9 @@ def _together(first: BeamState, second: BeamState) -> BeamState:
 
 
 def _not_late(state: BeamState, frames: int) -> Ints:
-    """Places of the texts that agree with the best in its tokens of more than so many frames ago.
+    """Indices of the texts that agree with the best in its tokens older than this many frames.
 
-    Asked before a frame in which some text grows, so that it does not matter how the stream is cut.
+    Evaluated before a frame in which some text grows, so that the chunk boundaries do not matter.
     """
     best, before = state.tails[0], state.frame - frames
     alike = []

@@ -36,7 +36,7 @@ class Vocabulary:
         return len(self.pieces)
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of a token sequence, words parted by one space.
+        """The text of a token sequence, words separated by one space.
 
         Raises:
             QuranAsrError: a token that the vocabulary lacks.
@@ -53,10 +53,11 @@ class Vocabulary:
         the next word starts if that is sooner. `offset` is the time of frame 0 in seconds.
 
         The confidence of a word is its probability, the product of its tokens'; None where the hypothesis has
-        none. With the quickstart model on clean and noisy speech the product separated right from wrong words
-        better than the least token's probability with every decoder (area under the curve 0.85 against 0.83
-        for the transducer, 0.96 against 0.95 for CTC). The geometric mean is better still on clean speech
-        (0.83 against 0.82; 0.92 against 0.90) and worse on noise (0.76 against 0.80; 0.75 against 0.83).
+        none. With the quickstart model on clean and noisy speech the product separated correct from wrong
+        words better than the lowest token probability with every decoder (area under the curve 0.85 against
+        0.83 for the transducer, 0.96 against 0.95 for CTC). The geometric mean is better still on clean
+        speech (0.83 against 0.82; 0.92 against 0.90) and worse on noise (0.76 against 0.80; 0.75 against
+        0.83).
         """
         texts: list[str] = []
         firsts: list[int] = []
@@ -65,7 +66,7 @@ class Vocabulary:
         log_probs = hypothesis.log_probs or (math.nan,) * len(hypothesis.tokens)
         for token, frame, log_prob in zip(hypothesis.tokens, hypothesis.frames, log_probs, strict=True):
             for nth, part in enumerate(self._piece(token).split(WORD_START)):
-                if nth or not texts:  # a word start stood before this part
+                if nth or not texts:  # this part follows a word start
                     texts.append("")
                     firsts.append(frame)
                     lasts.append(frame)

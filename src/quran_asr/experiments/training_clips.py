@@ -6,25 +6,30 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Augment, Quran
 from quran_asr.errors import Finding, counted
 from quran_asr.records import Segment, VerseRef
 from quran_asr.text.quran import load_quran
 
 
-def with_windows(segments: Sequence[Segment], recipe: Recipe) -> Sequence[Segment]:
-    """The clips of a training, and after them the windows of consecutive verses that its recipe asks for."""
-    augment = recipe.quran.augment
-    if augment is None or not has_windows(recipe):
+def with_windows(segments: Sequence[Segment], quran: Quran, longest: float) -> Sequence[Segment]:
+    """The clips of a training, followed by the windows of consecutive verses that its recipe asks for.
+
+    Args:
+        segments: the clips.
+        quran: the recipe's section; its `augment`, `spelling` and `seed` count.
+        longest: seconds of a window (`model.train_ds.max_duration`).
+    """
+    augment = quran.augment
+    if augment is None or not has_windows(augment):
         return segments
-    longest = recipe.model.train_ds.max_duration
-    whole = [segment for segment in segments if _is_whole(segment, recipe.quran.spelling)]
-    return [*segments, *windows(whole, most=augment.windows, longest=longest, seed=recipe.quran.seed)]
+    whole = [segment for segment in segments if _is_whole(segment, quran.spelling)]
+    return [*segments, *windows(whole, most=augment.windows, longest=longest, seed=quran.seed)]
 
 
-def has_windows(recipe: Recipe) -> bool:
-    """Whether a recipe joins consecutive verses."""
-    return recipe.quran.augment is not None and recipe.quran.augment.windows > 1
+def has_windows(augment: Augment | None) -> bool:
+    """Whether consecutive verses are joined."""
+    return augment is not None and augment.windows > 1
 
 
 def _is_whole(segment: Segment, spelling: str) -> bool:

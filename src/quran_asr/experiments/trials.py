@@ -128,8 +128,8 @@ def run_trials(
     Raises:
         QuranAsrError: a training of an earlier call does not end.
         KeyboardInterrupt: this process was interrupted. Running trials have ended with a checkpoint; a second
-            interrupt, or 10 minutes, ends them without. On Windows they always end without, and go on from
-            their last one.
+            interrupt, or 10 minutes, ends them without. On Windows they always end without, and continue
+            from their last one.
     """
     left = list(trials)
     running: dict[TrialT, _Training] = {}

@@ -47,7 +47,7 @@ Precision = Literal["float32", "int8", "int8-weights"]
 
 
 def model_card(bundle: Bundle) -> str:
-    """Markdown, from what the bundle knows and nothing else."""
+    """Markdown, generated from the bundle's description alone."""
     provenance, figures = bundle.provenance, bundle.figures
     trained = provenance.get("trained_on")
     data = (
@@ -147,7 +147,7 @@ def _joined_lines(joined: dict[str, Any] | None) -> list[str]:
 
 
 WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, *TARGETS}
-"""What a folder may contain that a new bundle replaces."""
+"""Files that a folder may contain to be replaced by a new bundle."""
 
 
 def export(
@@ -163,18 +163,18 @@ def export(
 
     Args:
         model_path: a `.nemo`, a `.ckpt` of a run, or a run folder (its best).
-        folder: where the bundle shall be; an earlier bundle there is replaced when the new one is proven.
+        folder: of the bundle; an existing bundle is replaced once the new one is verified.
         precision: `int8` computes with the encoder's matrices in 8-bit integers: small and fast, at a cost in
-            accuracy. `int8-weights` stores them so and computes in 32-bit floats: as small, no faster, and
-            nearly as exact as `float32`.
+            accuracy. `int8-weights` stores them in 8 bits and computes in 32-bit floats: as small, no
+            faster, and nearly as accurate as `float32`.
         targets: names from `TARGETS`; adds `<target>/<look-ahead>ms` for each look-ahead, in 32-bit floats.
-        manifest: recordings to verify it with; with int8 their texts also show what it costs. None takes the
-            validation recordings of the model's run if they are there, else synthetic audio alone.
-        on_step: called with what is being done.
+        manifest: recordings for the verification; with int8 their texts also measure its cost. None takes the
+            validation recordings of the model's run if they exist, otherwise synthetic audio alone.
+        on_step: called with a description of the current step.
 
     Raises:
-        QuranAsrError: an unknown target, nothing loadable, no streaming model, something else stands in the
-            folder, or the bundle differs from the model. Then nothing is written.
+        QuranAsrError: an unknown target, no loadable model, no streaming model, other files in the folder, or
+            the bundle differs from the model. Then nothing is written.
     """
     if unknown := set(targets) - set(TARGETS):
         raise QuranAsrError(
@@ -194,7 +194,7 @@ def _export(
     manifest: Path | None,
     on_step: Callable[[str], None],
 ) -> Bundle:
-    """Write it under another name, and let that take the folder's place; nobody else writes there now."""
+    """Write it under a temporary name, then rename it; the folder is locked meanwhile."""
     if is_bundle(folder):
         on_step(f"a bundle is in {folder}: it is replaced when the new one is proven")
     on_step(f"loading {model_path}")
@@ -236,7 +236,7 @@ def _export(
 
 
 def _refuse_to_destroy(folder: Path) -> None:
-    """What an export did not write is not its to take away."""
+    """Refuse a folder with files that no export wrote."""
     if folder == Path.cwd():
         raise QuranAsrError(
             "this is the working folder", where=str(folder), remedy="name another one with --to"
@@ -297,7 +297,7 @@ def _provenance(model: EncDecHybridRNNTCTCBPEModel, source: Path) -> dict[str, A
 
 
 def _training_data(source: Path) -> TrainingData | None:
-    """What the run of a checkpoint was trained on; None where nobody knows."""
+    """The training data of a checkpoint's run; None if unknown."""
     path = source.parent.parent / TRAINING_DATA
     return TrainingData.read(path) if path.is_file() else None
 
@@ -323,7 +323,7 @@ def _write_training_data(data: TrainingData, folder: Path) -> None:
 def _replace_by_int8(
     bundle: Bundle, precision: Precision, clips: Sequence[Segment]
 ) -> tuple[Bundle, dict[str, Any]]:
-    """The same bundle with an encoder of 8-bit integers, and what that costs."""
+    """The same bundle with an 8-bit encoder, and the cost in accuracy."""
     smaller = bundle.folder / "int8"
     smaller.mkdir()
     cost = cost_of_int8(bundle, to_int8(bundle, smaller, precision), clips)
@@ -333,7 +333,7 @@ def _replace_by_int8(
 
 
 def _take_place(unfinished: Path, folder: Path) -> None:
-    """Make the finished folder the one that was asked for; an earlier bundle goes."""
+    """Move the finished folder to its final place; an earlier bundle is removed."""
     earlier = unfinished_path(folder.parent)
     if folder.exists():
         folder.rename(earlier)

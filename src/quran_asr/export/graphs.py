@@ -2,16 +2,17 @@
 
 The encoder is NeMo's cache-aware FastConformer written for inference, with the trained weights:
 
-- What is kept between pieces are keys and values, not the layers' inputs: a piece projects its own frames
-  only, where NeMo projects the whole left context again for every piece.
+- The cache between chunks holds keys and values, not the layers' inputs: a chunk projects its own frames
+  only, where NeMo projects the whole left context again for every chunk.
 - Positions are projected once, when the graph is made.
-- The subsampling is fed real history alone, and what lies before the recording is zero behind each of its
-  convolutions, as it is for a whole file. So no frame is computed twice and none is dropped.
-- What training needs apart is folded together: query, key and value are one product, factors and biases are
-  in the matrices. All frames of all streams are rows of one matrix, which is what runtimes fuse best.
-- The chunk (look-ahead + 1) is an input. A stream is fed a chunk at a time, a whole file many: same numbers.
+- The subsampling gets real history only, and frames before the recording are zero after each of its
+  convolutions, as they are for a whole file. So no frame is computed twice and none is dropped.
+- Separate parameters of the training are folded: query, key and value are one product, factors and biases are
+  in the matrices. All frames of all streams are rows of one matrix, which runtimes fuse best.
+- The chunk (look-ahead + 1) is an input. A stream is processed one chunk at a time, a whole file many at
+  once, with the same numbers.
 
-Equality with NeMo's whole-file pass is checked by `export` before it writes (`export_check.py`).
+`export` verifies equality with NeMo's whole-file pass before it writes (`verification.py`).
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Subsampling(nn.Module):
                 x = F.conv2d(x, stage.weight, stage.bias)
             else:
                 x = stage(x)
-                # zero behind each stage, not only before the first: what NeMo's padding does
+                # zero after each stage, not only before the first, as NeMo's padding does
                 per_frame = {-6: 4, -2: 2, 0: 1}[first]
                 index = per_frame * begin.unsqueeze(1) + first + torch.arange(x.size(2)).unsqueeze(0)
                 x = x * _before(index, end, 4)
@@ -80,7 +81,7 @@ class Subsampling(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What all layers share: computed once."""
+    """Values shared by all layers, computed once."""
 
     batch: int
     frames: int
@@ -91,11 +92,11 @@ class Piece:
 
 
 class Attention(nn.Module):
-    """Relative-position attention (Transformer-XL, 3.3) to keys and values that are kept.
+    """Relative-position attention (Transformer-XL, 3.3) with cached keys and values.
 
     Query, key and value are one product without a bias. The query's is part of the two biases of
-    relative attention; the key's adds the same to all scores of a frame, which softmax takes out; the
-    value's comes through unchanged, for weights sum to one, and is added behind the output matrix.
+    relative attention; the key's adds a constant to all scores of a frame, which softmax removes; the value's
+    is unchanged, since the weights sum to one, and is added after the output matrix.
     """
 
     def __init__(self, attention: Any, positions: Tensor) -> None:
@@ -121,7 +122,7 @@ class Attention(nn.Module):
         split = self.enter(x).view(batch, n, 3 * self.heads, self.size).transpose(1, 2)
         query, key, value = split.split(self.heads, dim=1)
         content = torch.matmul(query + self.content_bias, torch.cat([keys, key], dim=2).transpose(2, 3))
-        # The table holds distances 2 left - 1 .. -left, of which n frames need the middle.
+        # The table holds distances 2 left - 1 .. -left; n frames need the middle of it.
         table = self.table[:, :, left - n : 2 * left + n]
         position = torch.matmul(query + self.position_bias, table)
         # Skewing: row i begins n - 1 - i further right, so rows one shorter begin where they should.
@@ -138,7 +139,7 @@ class Convolution(nn.Module):
 
     def __init__(self, convolution: Any) -> None:
         super().__init__()
-        # Two products, where training has one that is cut in two
+        # Two products, where training has one that is split in two
         self.value, self.gate = _as_linears(convolution.pointwise_conv1, 2)
         (self.leave,) = _as_linears(convolution.pointwise_conv2, 1)
         self.norm = convolution.batch_norm
@@ -149,7 +150,7 @@ class Convolution(nn.Module):
         self.register_buffer("bias", None if depthwise.bias is None else depthwise.bias.detach().clone())
 
     def forward(self, x: Tensor, piece: Piece, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B n, width], kept [B, kernel - 1, width] before -> [B n, width], what to keep."""
+        """x [B n, width], kept [B, kernel - 1, width] before -> [B n, width], the next cache."""
         width, before = self.taps.size(0), self.taps.size(2) - 1
         x = (self.value(x) * torch.sigmoid(self.gate(x))).view(piece.batch, piece.frames, width)
         x = torch.cat([kept, x], dim=1)
@@ -161,7 +162,7 @@ class Convolution(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two products; the half by which it counts is in the second."""
+    """Two products; the factor one half is part of the second."""
 
     def __init__(self, module: Any, factor: float) -> None:
         super().__init__()
@@ -230,19 +231,19 @@ class StreamingEncoder(nn.Module):
         values: Tensor,
         kept: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One piece of each of B streams.
+        """One chunk of each of B streams.
 
         Args:
             mels: float32 [B, 8n + 7, mels], feature frames 8 begin - 14 .. 8 (begin + n - 1).
-            begin: int64 [B], encoder frames before this piece; a multiple of the chunk.
+            begin: int64 [B], encoder frames before this chunk; a multiple of its size.
             total: int64 [B], feature frames of the recording, or a huge number while it is not known.
             chunk: int64 [], look-ahead in frames + 1.
             keys, values: float32 [B, layers, heads, left, size].
             kept: float32 [B, layers, kernel - 1, width].
 
         Returns:
-            The joint's encoder input [B, n, joint], CTC log-probabilities [B, n, vocabulary + 1], and what
-            to give with the next piece.
+            The joint's encoder input [B, n, joint], CTC log-probabilities [B, n, vocabulary + 1], and the
+            cache for the next chunk.
         """
         x = self.subsampling(mels, begin, total)
         batch, n = x.size(0), x.size(1)
@@ -326,7 +327,7 @@ def _bias(linear: Any) -> Tensor:
 
 
 def _as_linears(convolution: Any, parts: int) -> list[nn.Linear]:
-    """A convolution one frame wide as matrices, each for a part of its output."""
+    """A pointwise convolution as matrices, each for a part of its output."""
     weight, bias = convolution.weight.squeeze(-1), _bias(convolution)
     return [_linear(*part) for part in zip(weight.chunk(parts), bias.chunk(parts), strict=True)]
 
@@ -385,8 +386,8 @@ def write_graph(
     Args:
         module: in evaluation mode, on the CPU.
         inputs: examples by name, in the order of `forward`.
-        outputs: names of what comes back.
-        axes: which axes vary, by name; the first one of what is not named here, unless it is a number.
+        outputs: names of the outputs.
+        axes: dynamic axes by name; the first axis of tensors not named here, unless they are scalars.
         path: the file.
     """
     named = {name: dict(axes.get(name, {0: "batch"})) for name in (*inputs, *outputs)}
@@ -394,7 +395,7 @@ def write_graph(
         if value.ndim == 0:
             del named[name]
     with warnings.catch_warnings(), torch.inference_mode(), full_disk_named(path):
-        warnings.simplefilter("ignore")  # on constants that are meant as such, and on the exporter's age
+        warnings.simplefilter("ignore")  # about intended constants, and about the age of the exporter
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
             module.eval(),
@@ -411,13 +412,13 @@ def write_graph(
 def quantize(source: Path, target: Path) -> None:
     """Write a graph with its matrices as 8-bit integers, a scale for each column.
 
-    What flows between them stays 32-bit float and is rounded to 8 bits at each matrix, with a scale of its
-    own each time (dynamic quantisation): no recordings are needed to prepare it. Weights use 7 of the 8 bits:
-    processors without VNNI add two products in 16 bits, which 8 would overflow; it costs no word.
+    Activations stay 32-bit floats and are rounded to 8 bits at each matrix, with a scale computed each time
+    (dynamic quantisation), so no calibration recordings are needed. Weights use 7 of the 8 bits: processors
+    without VNNI add two products in 16 bits, which 8 bits would overflow; no word changed for it.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.disable(logging.WARNING)  # it warns of a preparation that these graphs do not need
+    logging.disable(logging.WARNING)  # warns about a preprocessing step that these graphs do not need
     try:
         with full_disk_named(target, source.stat().st_size):
             quantize_dynamic(
@@ -435,9 +436,9 @@ def quantize(source: Path, target: Path) -> None:
 def quantize_weights(source: Path, target: Path) -> None:
     """Write a graph whose matrices are stored as 8-bit integers, a scale for each output.
 
-    ONNX Runtime makes 32-bit floats of them when it loads the graph. It is no faster than the floats, and
-    nearly as exact: with `quantize` a model of 13M parameters lost 3 points of WER where this lost 0.6, and
-    its words depended on how a recording is cut into chunks, since each chunk has scales of its own.
+    ONNX Runtime converts them to 32-bit floats when it loads the graph. It is no faster than the floats, and
+    nearly as accurate: with `quantize` a model of 13M parameters lost 3 points of WER where this lost 0.6,
+    and its words depended on how a recording is cut into chunks, since each chunk has scales of its own.
     """
     model = onnx.load(source)
     graph = model.graph

@@ -2,13 +2,13 @@
 
 sherpa-onnx runs NeMo's streaming models on phones, boards and in browsers, in a dozen languages. It cuts the
 features into windows of `window_size` frames, `chunk_shift` apart, and hands each to the encoder with three
-tensors that it does not look into: zeros first, then what the encoder gave back. An incomplete last window is
-dropped. What this asks of the graph:
+opaque tensors: zeros first, then those that the encoder returned. An incomplete last window is dropped.
+Consequences for the graph:
 
 - Windows do not overlap (`window_size` = `chunk_shift` = one chunk), so the graph keeps the 14 frames of
-  history that its subsampling needs in one of those tensors. It begins with real history, at frame 0: no
-  frame is computed twice, none is dropped, and the words are those of a whole-file pass.
-- sherpa's features are NeMo's (Slaney mel, Hann window, no dither) but for three things. Frames are centred
+  history that its subsampling needs in one of those tensors. It starts at frame 0: no frame is computed
+  twice, none is dropped, and the words are those of a whole-file pass.
+- sherpa's features are NeMo's (Slaney mel, Hann window, no dither) with three differences. Frames are centred
   half a hop later: 80 samples of silence before a recording put them where NeMo has them. The logarithm is
   cut at 2^-23 where NeMo adds 2^-24: undone in the graph (`nemo_features`). The Hann window is periodic.
 
@@ -42,21 +42,21 @@ CTC_REPEATS = 2
 """How often each frame of CTC is given: sherpa-onnx assumes 40 ms per frame there, whatever the metadata
 has. A repeated frame does not change a greedy search, and times and pauses come out right."""
 FLOOR = math.log(2.0**-23)
-"""The smallest logarithm that sherpa-onnx gives."""
+"""The smallest logarithm in sherpa-onnx's features."""
 FRAME_SECONDS = 0.08
 
 
 def window_frames(look_ahead_frames: int, subsampling: int = 8) -> int:
-    """Feature frames (10 ms) that sherpa-onnx hands over at a time."""
+    """Feature frames (10 ms) in one window of sherpa-onnx."""
     return subsampling * (look_ahead_frames + 1)
 
 
 def tail_seconds(look_ahead_frames: int, subsampling: int = 8) -> float:
     """Silence to append to a recording, so that sherpa-onnx processes each of its encoder frames.
 
-    A window is taken when one frame more than it is there. At worst the last encoder frame is the first of
-    its window and looks up to the seventh feature frame past the recording: a window and those seven, less
-    the half hop by which sherpa rounds up.
+    A window is processed once one more frame than its length is available. At worst the last encoder frame is
+    the first of its window and looks up to the seventh feature frame past the recording: a window and those
+    seven, less the half hop by which sherpa rounds up.
     """
     return round(0.01 * (window_frames(look_ahead_frames, subsampling) + 7) - 0.005, 3)
 
@@ -76,9 +76,9 @@ def write_sherpa(
     Args:
         model: in evaluation mode, on the CPU.
         shape: its encoder's.
-        folder: made where it is missing.
+        folder: created if missing.
         look_ahead_frames: encoder frames to the right, one of `shape.look_aheads`.
-        heads: what to write.
+        heads: which of the two to write.
 
     Raises:
         QuranAsrError: a look-ahead that the model lacks, another head, or a vocabulary that `tokens.txt`
@@ -110,8 +110,8 @@ def write_sherpa(
 def nemo_features(mels: Tensor) -> Tensor:
     """log(max(E, 2^-23)), as sherpa-onnx gives, to log(E + 2^-24), as NeMo does: float32 [B, T, mels].
 
-    Of an energy at the floor no more is known. A frame that lies there with all its mels is digital silence,
-    E = 0; elsewhere 2^-26 is nearest on average (measured on recitations and on synthetic speech).
+    An energy at the floor is unknown. A frame with all its mels at the floor is digital silence, E = 0;
+    elsewhere 2^-26 is closest on average (measured on recitations and on synthetic speech).
     """
     floor = mels <= FLOOR + 1e-4
     quiet = torch.where(floor.all(dim=2, keepdim=True), 0.0, 2.0**-26)
@@ -119,7 +119,7 @@ def nemo_features(mels: Tensor) -> Tensor:
 
 
 class Graph(nn.Module):
-    """A module that knows what its inputs and outputs are called."""
+    """A module with names for its inputs and outputs."""
 
     def inputs(self) -> dict[str, tuple[Tensor, int]]:
         """Examples by name, each with its axis of streams."""
@@ -131,7 +131,7 @@ class Graph(nn.Module):
 
 
 class SherpaEncoder(Graph):
-    """The encoder of `export_graph` behind the inputs and outputs of NeMo's cache-aware export.
+    """The encoder of `export_graph` with the inputs and outputs of NeMo's cache-aware export.
 
     The three tensors between windows: `cache_last_channel` holds keys and values, `cache_last_time` what the
     convolutions keep and the last feature frames, `cache_last_channel_len` the encoder frames so far.
@@ -233,7 +233,7 @@ class SherpaEncoder(Graph):
 
 
 class SherpaDecoder(Graph):
-    """The prediction network behind the inputs and outputs of NeMo's export."""
+    """The prediction network with the inputs and outputs of NeMo's export."""
 
     def __init__(self, model: EncDecHybridRNNTCTCBPEModel) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ class SherpaDecoder(Graph):
 
 
 class SherpaJoiner(Graph):
-    """The joint behind the inputs and outputs of NeMo's export."""
+    """The joint network with the inputs and outputs of NeMo's export."""
 
     def __init__(self, model: EncDecHybridRNNTCTCBPEModel) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Other runtimes that a model is exported for. Without torch: `quran-asr --help` reads the names."""
+"""Other runtimes that a model can be exported for. No torch: `quran-asr --help` reads the names."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def check_bundle(
 
 
 def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> dict[str, Any]:
-    """What 8-bit matrices change, at the widest look-ahead, with the transducer.
+    """The effect of 8-bit matrices, at the widest look-ahead, with the transducer.
 
     Args:
         exact: with 32-bit floats.
@@ -79,7 +79,7 @@ def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> di
         clips: recordings with their texts; without any, words on synthetic audio are compared.
 
     Returns:
-        `clips`, `size_ratio`, `changed` (words that are others, as a share of all), with texts `wer_float`
+        `clips`, `size_ratio`, `changed` (share of changed words), with texts `wer_float`
         and `wer`, and of the first clips `largest_difference` (of a CTC log-probability from the floats') and
         `pieces_same` of `pieces`: clips with the same words whole and in pieces.
     """
@@ -114,7 +114,7 @@ def cost_of_int8(exact: Bundle, smaller: Bundle, clips: Sequence[Segment]) -> di
 
 
 def cost_of_joining(bundle: Bundle, clips: Sequence[Segment]) -> dict[str, Any] | None:
-    """What clips lose when they are joined in pairs, at the widest look-ahead, with the transducer.
+    """The loss of accuracy when clips are joined in pairs, at the widest look-ahead, with the transducer.
 
     Args:
         bundle: as it is written.
@@ -167,7 +167,7 @@ def _compare(
 def nemo_transcribes(model: EncDecHybridRNNTCTCBPEModel, samples: Floats) -> tuple[Floats, tuple[int, ...]]:
     """The model's own whole-file pass: CTC log-probabilities [frames, vocabulary + 1], transducer tokens.
 
-    A recording of less than a feature frame has no frame here; NeMo itself would make one of nothing.
+    A recording shorter than a feature frame has no frame here; NeMo itself would return one.
     """
     if len(samples) < int(model.cfg.preprocessor.sample_rate * model.cfg.preprocessor.window_stride):
         return np.zeros((0, int(model.tokenizer.vocab_size) + 1), np.float32), ()
@@ -220,7 +220,8 @@ def _samples(
 
 
 def _made_up() -> Iterator[tuple[str, Floats]]:
-    """What recordings hardly hold: silence, less than a piece, more than the left context, a click."""
+    """Cases that recordings rarely contain: silence, less than a chunk, more than the left context,
+    clicks."""
     draw = np.random.default_rng(0)
     yield "silence", np.zeros(SAMPLE_RATE, np.float32)
     yield "one feature frame", (0.1 * draw.standard_normal(161)).astype(np.float32)

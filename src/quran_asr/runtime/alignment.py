@@ -1,4 +1,4 @@
-"""Where in the Quran a recording is: the verses that it holds, and when each of their words is recited."""
+"""Identification and alignment: the verses of a recording, and when each of their words is recited."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from quran_asr.records import Segment, VerseRef
 
 START_SHIFT = -0.12
-"""Seconds from the frame in which a word's first sound is recognized to the beginning of the word, since CTC
+"""Seconds from the frame in which the first phone of a word is recognized to its beginning, since CTC
 recognizes a token after it has begun. The median of 19 surahs of eight reciters (1.8M parameters); measured
 by tools/alignment_accuracy.py, see docs/results/alignment.md."""
 KINDS_IN_JSON = {"sadaqa": "other"}
-"""Kind of a segment -> how it is written, where that differs."""
+"""Kind of a segment -> its name in JSON, where that differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class IdentifiedRecording:
     place: Identification
     """Where it is in the Quran."""
     hypothesis: str
-    """What the model recognizes without knowing the Quran, in its spelling: best path of CTC."""
+    """The unconstrained recognition, in the model's spelling: best path of CTC."""
 
     @property
     def verses(self) -> tuple[VerseRef, ...]:
-        """In recited order; empty when nothing in the Quran fits."""
+        """In recited order; empty if no verse fits."""
         return self.place.verses
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class IdentifiedRecording:
 
 @dataclass(frozen=True, slots=True)
 class AlignedRecording:
-    """A recording against the text."""
+    """A recording aligned with the text."""
 
     audio: str
     """Path of the recording."""
@@ -144,7 +144,7 @@ def identify(audio: str | Path, model: str | Path | Recognizer | None = None) ->
 def identify_clips(
     recognizer: Recognizer, segments: Sequence[Segment]
 ) -> Iterator[tuple[tuple[VerseRef, ...], ...] | QuranAsrError]:
-    """The verses of each clip, then those of equal wording; nothing where nothing in the Quran fits.
+    """The verses of each clip, then those of equal wording; empty if no verse fits.
 
     Audio that cannot be read gives the error itself.
     """
@@ -165,12 +165,12 @@ def align(
     verses: str | Sequence[VerseRef] | None = None,
     model: str | Path | Recognizer | None = None,
 ) -> AlignedRecording:
-    """Find when each word of a recording is recited. It is read piece by piece and may be hours long.
+    """Find when each word of a recording is recited. It is read in blocks and may be hours long.
 
     Args:
         audio: wav, flac, mp3, ogg or opus.
-        verses: what it holds, for example `36`, `2:1-141` or references in order; parts of it may be missing,
-            repeated or out of order. None: nothing is known, and the whole Quran is searched.
+        verses: its content, for example `36`, `2:1-141` or references in order; parts may be missing,
+            repeated or out of order. None: unknown, and the whole Quran is searched.
         model: as in `identify`.
 
     Raises:
@@ -204,7 +204,7 @@ def in_spelling(recording: AlignedRecording, spelling: str) -> AlignedRecording:
     Words that the mushaf joins become one, from the start of the first to the end of the last.
 
     Raises:
-        QuranAsrError: no such spelling; or the words are Uthmani, which does not say how to part them.
+        QuranAsrError: no such spelling; or the words are Uthmani, which does not show how to split them.
     """
     if spelling == recording.spelling:
         return recording
@@ -249,14 +249,14 @@ def align_scores(
     follow_place: bool,
     vocabulary: Vocabulary | None = None,
 ) -> Alignment:
-    """The alignment of CTC scores that come in pieces; how they are cut changes nothing.
+    """The alignment of CTC scores that arrive in chunks; the chunk boundaries change nothing.
 
     Args:
         graph: of the whole Quran, or of the passage.
         scores: log-probabilities [n, vocabulary + 1] each, blank last.
         frame_seconds: seconds of a frame.
-        follow_place: search only around the place once it is known, see `follow`; exact where False.
-        vocabulary: of the scores, to mark words that the recognition disagrees with; None: none is marked.
+        follow_place: search only around the position once it is known, see `follow`; exact if False.
+        vocabulary: of the scores, to mark mismatches; None marks none.
     """
     visits: list[Visit] = []
     tokens: list[int] = []
@@ -283,7 +283,7 @@ def align_scores(
 def _noted(
     scores: Iterable[NDArray[np.float32]], tokens: list[int], frames: list[int]
 ) -> Iterator[NDArray[np.float32]]:
-    """The same scores. The tokens that are recognized in them without the text are added to the lists."""
+    """Pass the scores through; tokens of their unconstrained recognition are appended to the lists."""
     state = ctc.PathState()
     for piece in scores:
         new, _, state = ctc.greedy_piece(piece, state)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from quran_asr.runtime.alignment import AlignedRecording
 
 CUE_SECONDS = 7.0
-"""A subtitle is shown no longer, if it has more than one word."""
+"""Longest display of a subtitle of more than one word."""
 PAUSE_SECONDS = 0.4
-"""A subtitle ends at a pause of so long,"""
+"""A subtitle ends at a pause of at least this length,"""
 LEAST_CUE_SECONDS = 2.0
-"""if it was shown for so long."""
+"""if it has been shown for at least this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class _Cue:
-    """Words that are shown together."""
+    """Words that are displayed together."""
 
     words: tuple[TimedWord, ...]
     label: str
-    """Behind the last word of a verse: its place. Else empty."""
+    """After the last word of a verse, its reference; otherwise empty."""
 
 
 def textgrid(recording: AlignedRecording) -> str:
@@ -77,7 +77,7 @@ def textgrid(recording: AlignedRecording) -> str:
 
 
 def srt(recording: AlignedRecording) -> str:
-    """SubRip: the words as they are recited, behind each verse its place."""
+    """SubRip: the words as they are recited, with the reference after each verse."""
     blocks = []
     for number, cue in enumerate(_cues(recording), start=1):
         start, end = (_clock(seconds, ",") for seconds in (cue.words[0].start, cue.words[-1].end))
@@ -87,7 +87,7 @@ def srt(recording: AlignedRecording) -> str:
 
 
 def webvtt(recording: AlignedRecording) -> str:
-    """WebVTT with a timestamp before each word, so that players can show how far the recitation is."""
+    """WebVTT with a timestamp before each word, so that players can show the current word."""
     blocks = ["WEBVTT\n"]
     for cue in _cues(recording):
         first, *rest = cue.words
@@ -153,7 +153,7 @@ def _without_gaps(
 
 def _cues(recording: AlignedRecording) -> Iterator[_Cue]:
     parts = [segment for segment in recording.segments if segment.kind == "verse"]
-    goes_on = {id(part) for part, after in pairwise(parts) if after.verses == part.verses}
+    continues = {id(part) for part, after in pairwise(parts) if after.verses == part.verses}
     for segment in recording.segments:
         shown: list[TimedWord] = []
         for word in segment.words:
@@ -164,11 +164,11 @@ def _cues(recording: AlignedRecording) -> Iterator[_Cue]:
                     yield _Cue(tuple(shown), "")
                     shown = []
             shown.append(word)
-        ends = segment.kind == "verse" and id(segment) not in goes_on
+        ends = segment.kind == "verse" and id(segment) not in continues
         yield _Cue(tuple(shown), f"({label(segment)})" if ends else "")
 
 
 def _clock(seconds: float, point: str) -> str:
-    """`01:02:03.456`, with the character that the format has before the milliseconds."""
+    """`01:02:03.456`, with the decimal separator of the format."""
     whole, milliseconds = divmod(round(1000 * seconds), 1000)
     return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"

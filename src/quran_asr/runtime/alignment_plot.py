@@ -1,4 +1,4 @@
-"""A picture of an aligned recording: the waveform, the words under it, and how sure each is."""
+"""Plot of an aligned recording: the waveform, the words below it, and the confidence of each."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ KIND_COLOURS = {"verse": "#0f766e", "repeat": "#7c3aed"}
 
 
 def plot_alignment(recording: AlignedRecording, path: Path) -> None:
-    """Draw a recording in rows from top to bottom; `path` says by its ending in which format.
+    """Draw a recording in rows from top to bottom, in the format of the suffix of `path`.
 
-    Each word is a box from its start to its end, the redder the less the model is sure of it. A line over the
+    Each word is a box from its start to its end, redder the lower its confidence. A line over the
     words names the verse or the formula. Speech that is not aligned is shaded.
 
     Raises:

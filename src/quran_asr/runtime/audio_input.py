@@ -1,7 +1,7 @@
 """Audio inputs of a stream: microphone (PortAudio, extra `mic`), pipe of 16-bit samples, file in blocks.
 
-PortAudio's thread puts blocks of 80 ms, one encoder frame, into a queue; the iterator takes them out. What
-would pass unheard is told: sound that was lost, a microphone that gives nothing, one that is muted.
+PortAudio's thread puts blocks of 80 ms, one encoder frame, into a queue; the iterator takes them out. It
+reports audio that was lost, and a microphone that is silent or muted.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 BLOCK_SECONDS = 0.08
 
 _QUEUE_BLOCKS = 750
-"""A minute: a recognizer that lags further behind will not catch up, and memory must end somewhere."""
+"""A minute: a recognizer that lags further behind will not catch up, and memory must be bounded."""
 
 _QUIET_SECONDS = 3.0
-"""Even a silent room gives noise; only a muted or forbidden microphone gives zeros for so long."""
+"""Even a silent room has noise; only a muted or blocked microphone gives zeros for this long."""
 
-_TELL_EVERY_SECONDS = 5.0
+_REPORT_EVERY_SECONDS = 5.0
 
 
 class Backend(Protocol):
-    """What is used of the module `sounddevice`."""
+    """The part of the module `sounddevice` that is used."""
 
     InputStream: Callable[..., Any]
     PortAudioError: type[Exception]
@@ -82,7 +82,7 @@ def load_backend() -> Backend:
 
 
 def input_devices(backend: Backend | None = None) -> tuple[InputDevice, ...]:
-    """All that can be listened to, perhaps nothing.
+    """All input devices, perhaps none.
 
     Raises:
         QuranAsrError: as `load_backend`.
@@ -102,9 +102,9 @@ def microphone(
 
     Args:
         device: number or part of the name, as `input_devices` lists them; None is the system's default.
-        stall_seconds: no sound for so long is an error.
-        tell: called with one line when sound was lost (at most every five seconds), or when there is nothing
-            but zeros.
+        stall_seconds: no data for this long is an error.
+        tell: called with one line when audio was lost (at most every five seconds), or when there are only
+            zeros.
         backend: another module like `sounddevice`.
 
     Yields:
@@ -129,7 +129,7 @@ def microphone(
             finished_callback=arrivals.end,
         )
         with stream:
-            yield from _heard(arrivals, Resampler(rate, where=chosen.name), stall_seconds, tell)
+            yield from _blocks_of(arrivals, Resampler(rate, where=chosen.name), stall_seconds, tell)
     except backend.PortAudioError as error:
         raise QuranAsrError(
             f"cannot be listened to ({_one_line(error)})",
@@ -139,12 +139,12 @@ def microphone(
 
 
 class _Arrivals:
-    """What PortAudio's thread leaves for ours."""
+    """Data passed from PortAudio's thread to ours."""
 
     def __init__(self) -> None:
         self.blocks: queue.Queue[NDArray[np.float32]] = queue.Queue(_QUEUE_BLOCKS)
         self.lost = 0
-        """Times that sound was lost. Only PortAudio's thread writes it."""
+        """Number of times that audio was lost. Only PortAudio's thread writes it."""
         self.ended = False
 
     def take(self, block: NDArray[np.float32], frames: int, when: object, status: Any) -> None:
@@ -159,20 +159,20 @@ class _Arrivals:
         self.ended = True
 
 
-def _heard(
+def _blocks_of(
     arrivals: _Arrivals, resampler: Resampler, stall_seconds: float, tell: Callable[[str], None]
 ) -> Iterator[Samples]:
-    told_lost, tell_again_at, only_zeros = 0, 0.0, True
+    reported, next_report, only_zeros = 0, 0.0, True
     while True:
         block = _next_block(arrivals, stall_seconds, resampler.where)
         piece = resampler.push(block)
         seconds = resampler.samples_seen / resampler.rate
-        if arrivals.lost > told_lost and seconds >= tell_again_at:
+        if arrivals.lost > reported and seconds >= next_report:
             tell(
-                f"{resampler.where}: at {seconds:.1f} s audio was lost {_times(arrivals.lost - told_lost)}: "
+                f"{resampler.where}: at {seconds:.1f} s audio was lost {_times(arrivals.lost - reported)}: "
                 "this computer does not keep up"
             )
-            told_lost, tell_again_at = arrivals.lost, seconds + _TELL_EVERY_SECONDS
+            reported, next_report = arrivals.lost, seconds + _REPORT_EVERY_SECONDS
         if only_zeros:
             only_zeros = not block.any()
             if only_zeros and seconds >= _QUIET_SECONDS:
@@ -183,7 +183,7 @@ def _heard(
 
 
 def _next_block(arrivals: _Arrivals, stall_seconds: float, name: str) -> NDArray[np.float32]:
-    """The next block; short waits, so that one who presses Ctrl-C is answered on every system."""
+    """The next block; waits are short, so that Ctrl-C works on every system."""
     waits = max(1, round(stall_seconds / 0.1))
     for _ in range(waits):
         try:
@@ -221,7 +221,7 @@ def _mode(backend: Backend, device: InputDevice) -> tuple[int, int]:
             except backend.PortAudioError:
                 continue
             return rate, channels
-    return device.rate, device.channels  # opening it will say why it cannot
+    return device.rate, device.channels  # opening it reports the reason
 
 
 def _input_device(described: dict[str, Any]) -> InputDevice:
@@ -243,7 +243,7 @@ def _one_line(error: Exception) -> str:
 
 BLOCK_BYTES = 1 << 16
 HEAD_BYTES = 2048
-"""Looked at before anything is heard, 64 ms at 16 kHz: the first frame of an MP3 and the next header."""
+"""Looked at before anything is recognized, 64 ms at 16 kHz: the first frame of an MP3 and the next header."""
 _FILES = {
     b"RIFF": "wav",
     b"OggS": "ogg",
@@ -256,7 +256,7 @@ _FILES = {
     b"<script": "a web page",
     b"<!--": "a web page",
 }
-"""How files begin that are no bare samples; a recording begins so once in millions."""
+"""First bytes of file formats; raw samples begin with these once in millions of recordings."""
 _MP3_KILOBITS = {
     True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -270,14 +270,14 @@ def piped(descriptor: int, *, stall_seconds: float = 10.0, where: str = "-") -> 
 
     Args:
         descriptor: what to read; mono, 16 bits, little-endian.
-        stall_seconds: nothing for so long is an error (not on Windows, which cannot wait for a pipe).
+        stall_seconds: no data for this long is an error (not on Windows, which cannot wait for a pipe).
         where: named in errors.
 
     Yields:
-        int16 [samples], as many as are there; never none.
+        int16 [samples], as many as are available; never empty.
 
     Raises:
-        QuranAsrError: a file comes instead of samples, or nothing comes.
+        QuranAsrError: a file arrives instead of samples, or no data arrives.
     """
     rest = _head(descriptor, stall_seconds, where)
     _refuse_file(rest, where)
@@ -296,7 +296,7 @@ def piped(descriptor: int, *, stall_seconds: float = 10.0, where: str = "-") -> 
 
 
 def _head(descriptor: int, stall_seconds: float, where: str) -> bytes:
-    """The first bytes, however small the pieces are in which they come."""
+    """The first bytes, however small the reads are."""
     head = b""
     while len(head) < HEAD_BYTES and (new := _read(descriptor, stall_seconds, where)):
         head += new
@@ -304,7 +304,7 @@ def _head(descriptor: int, stall_seconds: float, where: str) -> bytes:
 
 
 def _read(descriptor: int, seconds: float, where: str) -> bytes:
-    """What there is, at least a byte; none at the end. Waits are short, so that Ctrl-C is answered."""
+    """The available bytes, at least one; empty at the end. Waits are short, so that Ctrl-C works."""
     until = time.monotonic() + seconds
     while sys.platform != "win32" and not select.select([descriptor], [], [], 0.1)[0]:
         if time.monotonic() >= until:
@@ -326,7 +326,7 @@ def _refuse_file(head: bytes, where: str) -> None:
 
 
 def _file_kind(head: bytes) -> str | None:
-    """What file begins so; None of samples."""
+    """The file format that begins with these bytes; None for samples."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for magic, what in _FILES.items():
         if head.startswith(magic) or (what == "a web page" and text.startswith(magic)):
@@ -337,13 +337,13 @@ def _file_kind(head: bytes) -> str | None:
 
 
 def _is_mp3(head: bytes) -> bool:
-    """Two bytes alone (FF FB, FA, F3 or F2) may be a sample: the header must be one and another follow."""
+    """Two bytes (FF FB, FA, F3 or F2) may be a sample: the header must be valid, and another must follow."""
     length = _mp3_frame(head)
     return length is not None and (len(head) < length + 2 or head[length : length + 2] == head[:2])
 
 
 def _mp3_frame(head: bytes) -> int | None:
-    """Bytes of the frame of layer III that begins here; None where none does."""
+    """Bytes of the layer III frame that begins here; None if none does."""
     if len(head) < 4 or head[0] != 0xFF or head[1] not in (0xFB, 0xFA, 0xF3, 0xF2):
         return None
     first = head[1] >= 0xFA
@@ -357,11 +357,11 @@ def _mp3_frame(head: bytes) -> int | None:
 def blocks_of_file(
     path: str | Path, seconds: float = 1.0, offset: float = 0.0, duration: float | None = None
 ) -> Iterator[Samples]:
-    """A sound file piece by piece; joined, the pieces are what `audio.read` gives.
+    """An audio file in blocks; joined, the blocks are what `audio.read` returns.
 
     Args:
-        path: any sound file that `audio.read` takes, of 8 to 192 kHz.
-        seconds: about the length of a piece: the filter for other rates works in blocks of its own.
+        path: any audio file that `audio.read` takes, of 8 to 192 kHz.
+        seconds: approximate length of a block: the filter for other rates has blocks of its own.
         offset: seconds into the file.
         duration: seconds; None reads to the end.
 
@@ -369,8 +369,8 @@ def blocks_of_file(
         float32 [samples], mono at 16 kHz; none is empty.
 
     Raises:
-        QuranAsrError: no sound file, or empty, or of an unusual rate, before the first piece; damaged,
-            truncated, or with a sample that is no number, when the reading comes there.
+        QuranAsrError: not an audio file, empty, or of an unusual rate, before the first block; damaged,
+            truncated, or with a sample that is not a number, when that block is read.
     """
     resampler: Resampler | None = None
     given = 0
@@ -379,7 +379,7 @@ def blocks_of_file(
         if len(piece := resampler.push(block)):
             given += len(piece)
             yield piece
-    if resampler is None:  # `blocks` gives one or refuses the file
+    if resampler is None:  # `blocks` yields one or refuses the file
         return
     if len(piece := resampler.finish()):
         yield piece

@@ -1,8 +1,8 @@
 """A bundle: the folder with an exported model.
 
-`bundle.json` lists the other files with the hashes of their bytes, how audio becomes features,
-how the encoder is fed, and where the model comes from. A bundle may come from anywhere: names in it are
-plain names, numbers are within bounds, and nothing is loaded whose bytes are not those that were written.
+`bundle.json` lists the other files with their hashes, the feature settings, the encoder's inputs, and the
+provenance of the model. A bundle may come from an untrusted source: names in it must be plain file names,
+numbers must be within bounds, and every file must match its hash before it is loaded.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from quran_asr.runtime.features import FeatureSettings
 from quran_asr.text.spelling import SPELLINGS
 
 FORMAT = 1
-"""Version of the layout. A reader refuses what is newer than itself."""
+"""Version of the layout. A reader refuses newer versions."""
 DESCRIPTION = "bundle.json"
 ENCODER, PREDICTION, JOINT, VOCABULARY = "encoder.onnx", "prediction.onnx", "joint.onnx", "vocabulary.txt"
 TRAINING_DATA = "training_data.json"
-"""What the model was trained on; not every bundle has it."""
+"""The training data; not every bundle has it."""
 NEEDED = (ENCODER, PREDICTION, JOINT, VOCABULARY)
 AGAIN = "export the model again, or copy the whole folder again"
 DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "default"
 """Package data: the bundle that commands use when no model is named."""
 MOST_CACHED = 1 << 26
-"""Numbers that a stream may keep of the encoder; a model of 114M parameters keeps 1 << 20."""
+"""Largest size of the encoder's cache in numbers; a model of 114M parameters has 1 << 20."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How the graphs are fed."""
+    """Shapes of the graphs' inputs."""
 
     layers: int
     heads: int
@@ -46,16 +46,16 @@ class Shape:
     width: int
     """Channels of a layer (`d_model`)."""
     kernel: int
-    """Frames that a layer's convolution sees, its own among them."""
+    """Kernel size of a layer's convolution in frames."""
     left_frames: int
-    """Frames that attention sees to the left; a piece has at most so many."""
+    """Left context of the attention in frames, and the largest chunk."""
     look_aheads: tuple[int, ...]
-    """Frames to the right that the model was trained with, the widest first."""
+    """Right contexts that the model was trained with, in frames, the widest first."""
     joint_width: int
     prediction_layers: int
     prediction_width: int
     max_symbols: int
-    """Tokens that one frame may give; more are the loop of a model that has lost its way."""
+    """Most tokens in one frame; more would be a model in an endless loop."""
     subsampling: int = 8
     """Feature frames to one encoder frame."""
 
@@ -86,11 +86,11 @@ class Bundle:
     provenance: Mapping[str, Any]
     """Which model, recipe, data and version it was made from."""
     figures: Mapping[str, Any]
-    """What was measured when it was made."""
+    """Measurements of the export."""
 
     @property
     def frame_seconds(self) -> float:
-        """Seconds of audio behind one encoder frame."""
+        """Seconds of audio per encoder frame."""
         return self.shape.subsampling * self.features.hop / self.features.sample_rate
 
     @property
@@ -139,7 +139,7 @@ def default_model() -> Path:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read and check a bundle: every file that is needed is there, whole and unchanged.
+    """Read and check a bundle: every required file is present, complete and unchanged.
 
     Raises:
         QuranAsrError: no bundle, made by a newer version, or damaged; names the file.
@@ -189,7 +189,7 @@ def write_description(bundle: Bundle, extra: Sequence[str] = ()) -> None:
 
     Args:
         bundle: what to describe.
-        extra: further files whose checksums are recorded, relative to the folder.
+        extra: additional files whose checksums are recorded, relative to the folder.
     """
     described = {
         "format": FORMAT,
@@ -242,7 +242,7 @@ def _description(folder: Path) -> dict[str, Any]:
 
 
 def _vocabulary(path: Path) -> Vocabulary:
-    """Pieces are shown on terminals, so none may steer one."""
+    """Pieces are printed on terminals, so they must not contain control characters."""
     try:
         vocabulary = Vocabulary.read(path)
     except QuranAsrError as error:

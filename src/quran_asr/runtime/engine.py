@@ -1,4 +1,4 @@
-"""The networks and the decoder of a bundle: audio that waits in streams becomes words, of many at once."""
+"""The networks and the decoder of a bundle: recognizes the buffered audio of many streams at once."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class Networks(Protocol):
-    """The networks of a model, fed piece by piece: `Sessions`, or those of a model in torch."""
+    """The networks of a model, run chunk by chunk: `Sessions`, or those of a model in torch."""
 
     @property
     def start(self) -> Any:
-        """What the encoder keeps of a stream before its first frame; its `frames` are 0."""
+        """The encoder's cache for a stream before its first frame; its `frames` are 0."""
 
     def encode(
         self, features: Float32, totals: Sequence[int | None], chunk: int, states: Sequence[Any]
@@ -43,7 +43,7 @@ class Networks(Protocol):
 
 
 class Engine:
-    """Loaded networks with one decoder. It keeps nothing of the streams, so threads may share it."""
+    """Loaded networks with one decoder. It holds no state of the streams, so threads may share it."""
 
     def __init__(
         self, bundle: Bundle, decoding: Decoding, threads: int = 0, networks: Networks | None = None
@@ -78,12 +78,12 @@ class Engine:
         self._utterances_end = decoding.pause_seconds is not None
 
     def advance(self, streams: Sequence[StreamState]) -> list[StreamingResult]:
-        """Recognize what waits in each of several streams; pieces of one size are encoded together.
+        """Recognize the buffered audio of several streams; chunks of one size are encoded together.
 
-        A stream that fails gets its `error` and an empty result, and its neighbours go on as if alone.
+        A stream that fails gets its `error` and an empty result; the others are not affected.
 
         Returns:
-            Of each stream, in their order, what became certain and what may change.
+            For each stream, in their order, the words that are now final and those that may change.
         """
         results = [StreamingResult((), ()) for _ in streams]
         moved: set[int] = set()
@@ -105,7 +105,7 @@ class Engine:
         return results
 
     def emissions(self, stream: StreamState, pieces: Iterable[Samples]) -> Iterator[Float32]:
-        """The CTC scores of a recording that comes in pieces, as soon as they are there.
+        """The CTC scores of a recording that arrives in chunks, as soon as they are available.
 
         Args:
             stream: a new one.
@@ -125,10 +125,10 @@ class Engine:
             yield self.encode(stream).ctc
 
     def encode(self, stream: StreamState) -> Piece:
-        """The encoder's outputs for what waits in a stream, without decoding it.
+        """The encoder's outputs for the buffered audio of a stream, without decoding it.
 
         Raises:
-            QuranAsrError: the stream failed, now or before.
+            QuranAsrError: the stream failed, now or earlier.
         """
         joint = [np.zeros((0, self.bundle.shape.joint_width), np.float32)]
         ctc = [np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)]
@@ -147,7 +147,7 @@ class Engine:
         return Piece(np.concatenate(joint), np.concatenate(ctc), allowed)
 
     def _encode(self, streams: Sequence[StreamState], features: Float32) -> list[Encoded | None]:
-        """Features [streams, frames, mels] of one piece each; None for a stream whose scores are NaN."""
+        """Encode features [streams, frames, mels], one chunk each; None for a stream whose scores are NaN."""
         encoded, following = self.sessions.encode(
             features,
             [stream.total for stream in streams],
@@ -161,7 +161,7 @@ class Engine:
         if len(streams) == 1:
             streams[0].error = _not_a_number(streams[0], "encoder")
             return [None]
-        # each alone: an `int8` graph scales a batch as one, so one stream's NaN is in its neighbours too
+        # each alone: an `int8` graph scales a batch as one, so the NaN of one stream spreads to the others
         each = zip(streams, features, strict=True)
         return [one for stream, piece in each for one in self._encode([stream], piece[None])]
 
@@ -174,7 +174,7 @@ class Engine:
     def _search(
         self, streams: Sequence[StreamState], pieces: Sequence[Piece | None]
     ) -> list[SearchResult | None]:
-        """One piece each; None for a stream without one, or whose scores are NaN."""
+        """One chunk each; None for a stream without one, or whose scores are NaN."""
         alive = [(stream, piece) for stream, piece in zip(streams, pieces, strict=True) if piece is not None]
         if not alive:
             return [None] * len(streams)
@@ -193,7 +193,7 @@ class Engine:
 
 
 def _groups(streams: Sequence[StreamState]) -> list[tuple[list[int], int]]:
-    """Places of the streams that can be encoded together, and how many frames of each."""
+    """Indices of the streams that can be encoded together, and the number of frames of each."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i, stream in enumerate(streams):
         if frames := stream.ready():

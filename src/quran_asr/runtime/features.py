@@ -4,8 +4,8 @@ They are those of NeMo's AudioToMelSpectrogramPreprocessor in evaluation (no dit
 numpy: pre-emphasis, short-time Fourier transform with zeros before the beginning and after the end, power,
 mel filters with Slaney's scale and areas, natural logarithm of the power plus a guard.
 
-A stream is a value: `MelState.push` takes samples and gives the frames that are complete and the state after
-them. Its frames are those of the whole recording to the last bit, however the samples are cut.
+The state of a stream is a value: `MelState.push` takes samples and returns the complete frames and the next
+state. The frames equal those of the whole recording to the last bit, whatever the chunks.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
 
 _FRAMES_AT_ONCE = 1024
-"""Ten seconds: their spectra take a few megabytes, however long the recording is."""
+"""Ten seconds: their spectra take a few megabytes, whatever the length of the recording."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSettings:
-    """How samples become features. The defaults are those of every recipe; a bundle stores them.
+    """Feature settings. The defaults are those of every recipe; a bundle stores them.
 
     Raises:
         QuranAsrError: a setting that is not a number or that allows no features; it names the setting.
@@ -40,7 +40,7 @@ class FeatureSettings:
     sample_rate: int = SAMPLE_RATE
     """Hertz."""
     window: int = 400
-    """Samples under one (symmetric) Hann window; even. Frame t sees samples hop * t - window / 2 and on."""
+    """Samples under one (symmetric) Hann window; even. Frame t begins at sample hop * t - window / 2."""
     hop: int = 160
     """Samples from one frame to the next; at most half a window."""
     n_fft: int = 512
@@ -52,7 +52,7 @@ class FeatureSettings:
     highest_hertz: float = SAMPLE_RATE / 2
     """Where the last filter ends; at most half the sample rate."""
     preemphasis: float = 0.97
-    """Share of the sample before that is subtracted."""
+    """Share of the previous sample that is subtracted."""
     guard: float = 2.0**-24
     """Added to the power before the logarithm: silence is log(guard)."""
 
@@ -79,11 +79,11 @@ class FeatureSettings:
                 )
 
     def frames(self, samples: int) -> int:
-        """Frames of a recording of so many samples."""
+        """Frames of a recording of this many samples."""
         return samples // self.hop
 
     def samples_for(self, frames: int) -> int:
-        """Samples after which a stream has given so many frames; each ends half a window after its middle."""
+        """Samples after which a stream has this many frames; each ends half a window after its centre."""
         return self.hop * (frames - 1) + self.window // 2 if frames > 0 else 0
 
 
@@ -106,13 +106,13 @@ def log_mel(samples: Float32, settings: FeatureSettings = DEFAULT) -> Float32:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MelState:
-    """Where a stream stands, of one recording or of several that advance together."""
+    """State of a stream, of one recording or of several that advance together."""
 
     settings: FeatureSettings
     tail: Float32
     """Pre-emphasized samples from the beginning of the next frame's window, [..., under window + hop]."""
     last: Float32
-    """The last sample as it came, [..., 1]."""
+    """The last sample before pre-emphasis, [..., 1]."""
     samples_seen: int
     """Samples so far."""
     given: int
@@ -125,14 +125,14 @@ class MelState:
         return cls(settings, silence, np.zeros((*streams, 1), dtype=np.float32), samples_seen=0, given=0)
 
     def push(self, samples: Float32) -> tuple[Float32, MelState]:
-        """Take in more audio.
+        """Process more audio.
 
         Args:
             samples: float32 [..., samples], any number of them, for each stream alike; finite.
 
         Returns:
-            The frames that are complete now, float32 [..., frames, mels], and the state to go on from; this
-            one stays as it is.
+            The frames that are complete now, float32 [..., frames, mels], and the next state; this one does
+            not change.
         """
         if not samples.shape[-1]:
             return self._log_mel(self.tail, 0), self
@@ -153,7 +153,7 @@ class MelState:
         return self._log_mel(signal, count), after
 
     def finish(self) -> Float32:
-        """The frames still due if the audio ends here, float32 [..., frames, mels]: zeros follow it."""
+        """The remaining frames if the audio ends here, float32 [..., frames, mels], padded with zeros."""
         count = self.settings.frames(self.samples_seen) - self.given
         missing = max(0, self.settings.hop * (count - 1) + self.settings.window - self.tail.shape[-1])
         zeros = np.zeros((*self.tail.shape[:-1], missing), dtype=np.float32)
@@ -169,11 +169,11 @@ class MelState:
             frames = min(_FRAMES_AT_ONCE, count - first)
             stretch = signal[..., first * hop : (first + frames - 1) * hop + window]
             windows = np.lib.stride_tricks.sliding_window_view(stretch, window, axis=-1)[..., ::hop, :]
-            # NeMo centres the window among zeros; where they stand turns only the phase.
+            # NeMo pads the window with zeros on both sides; their position affects only the phase.
             spectrum = np.fft.rfft(windows * hann, settings.n_fft)
             power = np.square(spectrum.real) + np.square(spectrum.imag)
             power = power.astype(np.float32, copy=False)  # before numpy 2 it is float64
-            # One product a frame: a product of several sums in an order that depends on how many there are.
+            # One product per frame: in a larger one the order of summation depends on the number of frames.
             mels = np.matmul(power[..., None, :], filters)[..., 0, :]
             features[..., first : first + frames, :] = np.log(mels + np.float32(settings.guard))
         return features
@@ -207,9 +207,9 @@ def mel_filters(settings: FeatureSettings = DEFAULT) -> Float32:
 
 
 _LINEAR = 3 / 200
-"""Mels a hertz below 1 kHz, where there are 15 mels."""
+"""Mels per hertz below 1 kHz, where there are 15 mels."""
 _LOGARITHMIC = 27 / math.log(6.4)
-"""Mels a natural logarithm of the frequency above 1 kHz."""
+"""Mels per unit of the natural logarithm of the frequency above 1 kHz."""
 
 
 def _mel(hertz: float) -> float:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LONGEST_LOOK_AHEAD_MS = 500
-"""A model that may look ahead for longer shows a word too late."""
+"""A longer look-ahead would show words too late."""
 
 
 class Follower:
@@ -49,7 +49,7 @@ class Follower:
         self._stream = recognizer.stream(where=where)
 
     def accept(self, samples: NDArray[Any], rate: int = SAMPLE_RATE) -> tuple[Update, ...]:
-        """Follow on: what is new. Arguments and errors as `Stream.accept`."""
+        """Process more audio and return what is new. Arguments and errors as in `Stream.accept`."""
         self._stream.push(samples, rate)
         return self._track()
 
@@ -84,14 +84,14 @@ def follow(
     ```
 
     Args:
-        audio: a recording (wav, flac, mp3, ogg, opus), or samples as they come: float32 or int16 [samples].
+        audio: a recording (wav, flac, mp3, ogg, opus), or chunks of samples: float32 or int16 [samples].
         model: a bundle, or a recognizer that is loaded already; None takes the model of the package.
         at: where the recitation is expected to begin, `36:1` or `2:255:4`; None: anywhere.
-        rate: hertz of samples; a recording knows its own.
+        rate: hertz of samples; not needed for a recording.
 
     Yields:
-        `Position` when the current word changes, `Words` when more words are final, in order. What is final
-        does not change, and how the samples are cut does not change it either.
+        `Position` when the current word changes, `Words` when more words are final, in order. Final words
+        never change, and the chunk boundaries do not affect them.
 
     Raises:
         QuranAsrError: no such recording, model or word; a sample is not a number or far too large.

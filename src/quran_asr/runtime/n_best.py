@@ -1,4 +1,4 @@
-"""N-best lists of recordings, and whole recordings decoded from encoder outputs that are kept."""
+"""N-best lists of recordings, and decoding of whole recordings from stored encoder outputs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def recognize_n_best(
     Args:
         recognizer: with a beam search.
         segment: the recording.
-        count: length of the list, if the beam holds so many; the beam is at least so wide.
+        count: largest length of the list, and smallest beam.
         rescore: search without the language model, and sort the list with it afterwards.
 
     Raises:
-        QuranAsrError: the recording cannot be read, or the decoder keeps one text alone.
+        QuranAsrError: the recording cannot be read, or the decoder is not a beam search.
     """
     name = recognizer.decoding.decoder
     if name not in BEAMS.values():
@@ -40,7 +40,7 @@ def recognize_n_best(
     vocabulary, seconds = recognizer.bundle.vocabulary, recognizer.bundle.frame_seconds
     found = decoder.n_best(encode(recognizer, segment), 2 * count, rescoring=rescore)
     texts: dict[str, Alternative] = {}
-    for candidate in found:  # one text may be there as several token sequences
+    for candidate in found:  # one text may have several token sequences
         text = vocabulary.text(candidate.hypothesis.tokens)
         texts.setdefault(text, Alternative(text, candidate.hypothesis.score, candidate.acoustic))
     words = vocabulary.words(found[0].hypothesis, seconds)
@@ -55,7 +55,7 @@ def recognize_clips_n_best(
     count: int,
     rescore: bool = False,
 ) -> Iterator[Transcript | QuranAsrError]:
-    """`recognize_n_best` of each segment, in their order; one that cannot be read gives the error itself."""
+    """`recognize_n_best` of each segment, in order; the error itself for one that cannot be read."""
     for done, segment in enumerate(segments, start=1):
         try:
             yield recognize_n_best(recognizer, segment, count, rescore=rescore)

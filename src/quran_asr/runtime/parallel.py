@@ -1,4 +1,4 @@
-"""Several recordings at once, each in a process of its own; answers come in the order of the recordings."""
+"""Several recordings at once, each in its own process; results are in the order of the recordings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REPORT_SECONDS = 0.2
 
 
 class Recognizer(Protocol):
-    """What a process needs of a recognizer."""
+    """The method of a recognizer that a process needs."""
 
     def recognize_clips(
         self,
@@ -34,7 +34,7 @@ class Recognizer(Protocol):
 
 
 class _StoppedError(Exception):
-    """The parent has no more use for an answer."""
+    """The parent needs no more results."""
 
 
 def recognize_in_processes(
@@ -43,9 +43,9 @@ def recognize_in_processes(
     workers: int,
     on_seconds: Callable[[float], None] | None = None,
 ) -> Iterator[Answer]:
-    """The answers of `Recognizer.recognize_clips`, from processes that each take the next recording.
+    """The results of `Recognizer.recognize_clips`, from processes that each take the next recording.
 
-    Whoever stops listening, as after Ctrl-C, stops the processes within a minute of audio.
+    Closing the iterator, as Ctrl-C does, stops the processes within a minute of audio.
 
     Args:
         load: makes the recognizer of a process; a function of a module, or a `partial` of one. It should use
@@ -71,7 +71,7 @@ def recognize_in_processes(
                 if on_seconds is not None and (total := recognized.value) > reported:
                     on_seconds(total - reported)
                     reported = total
-            answers[i] = Future()  # what was given need not be kept
+            answers[i] = Future()  # results that were yielded need not be kept
             yield answer.result()
     except BrokenProcessPool as error:
         raise QuranAsrError(
@@ -88,7 +88,7 @@ _process: Any = None
 
 def _begin(load: Callable[[], Recognizer], recognized: Any, stop: Any) -> None:
     global _process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the parent answers it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the parent handles it
     _process = load(), recognized, stop
 
 

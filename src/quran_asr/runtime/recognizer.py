@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 FILE_SECONDS = 60.0
-"""Of a file, so much is in memory at once."""
+"""Seconds of a file in memory at once."""
 MOST_THREADS = 1024
 
 
@@ -44,11 +44,11 @@ class Stream(StreamState):
 
         Args:
             samples: any number of them: int16, or float in about [-1, 1]; [samples] or [samples, channels].
-            rate: hertz, the same for the whole stream; converted while it comes.
+            rate: hertz, the same for the whole stream; resampled on the fly.
 
         Raises:
-            QuranAsrError: a sample is NaN or far too large, the rate changes, the model gives scores that are
-                no numbers, or the stream has ended. The stream is then over; what was committed stays in
+            QuranAsrError: a sample is NaN or far too large, the rate changes, the model gives scores that
+                are not numbers, or the stream has ended. The stream is then over; committed words stay in
                 `words`.
         """
         self.push(samples, rate)
@@ -56,10 +56,10 @@ class Stream(StreamState):
         return self._unless_failed(result)
 
     def finish(self) -> StreamingResult:
-        """The recording has ended: everything not yet committed is now.
+        """End the recording: all remaining words are committed.
 
         Raises:
-            QuranAsrError: the stream failed, now or before.
+            QuranAsrError: the stream failed, now or earlier.
         """
         self.end()
         (result,) = self.engine.advance([self])
@@ -72,7 +72,7 @@ class Stream(StreamState):
 
 
 class Recognizer:
-    """Hears recitation with one decoder at one look-ahead. Safe to share between threads; streams are not."""
+    """Recognizes recitation with one decoder at one look-ahead. Threads may share it, but not its streams."""
 
     def __init__(
         self,
@@ -82,12 +82,12 @@ class Recognizer:
         threads: int | None = None,
         networks: Networks | None = None,
     ) -> None:
-        """See `load`; `networks` stand in for the graphs of the bundle, see `Engine`."""
+        """See `load`; `networks` replace the graphs of the bundle, see `Engine`."""
         self.bundle = bundle
         self.decoding = decoding or Decoding()
         self._look_ahead = bundle.look_ahead(look_ahead_ms)
         self.engine = Engine(bundle, self.decoding, threads or 0, networks)
-        # What an evaluation writes into its report
+        # Recorded in evaluation reports
         self.name = str(bundle.folder)
         self.decoder = self.decoding.decoder
         self.look_ahead_ms: int | None = bundle.milliseconds(self._look_ahead)
@@ -103,11 +103,11 @@ class Recognizer:
 
         Args:
             sound: a file as `audio.read` takes it, or samples as `Stream.accept` takes them.
-            rate: hertz of the samples; a file knows its own.
+            rate: hertz of the samples; not needed for a file.
             where: the samples are from, named in errors.
 
         Raises:
-            QuranAsrError: it cannot be read, or is no sound.
+            QuranAsrError: it cannot be read, or is not audio.
         """
         if isinstance(sound, str | Path):
             return self.recognize_pieces(blocks_of_file(sound, FILE_SECONDS), where=str(sound))
@@ -120,11 +120,11 @@ class Recognizer:
         where: str = "",
         on_seconds: Callable[[float], None] | None = None,
     ) -> Transcript:
-        """As `recognize`, of a recording that comes in pieces, which need not be in memory together."""
+        """As `recognize`, for a recording that arrives in chunks, which need not be in memory together."""
         stream = self.stream(where=where)
         waiting = 0.0
         for piece in pieces:
-            if waiting:  # the last piece is encoded with the end: a short recording is one pass
+            if waiting:  # the last chunk is encoded with the end: a short recording is one pass
                 self.engine.advance([stream])
                 if on_seconds is not None:
                     on_seconds(waiting)
@@ -148,10 +148,10 @@ class Recognizer:
         on_progress: Callable[[int, int], None] | None = None,
         on_seconds: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript | QuranAsrError]:
-        """One answer a segment, in their order; audio that cannot be read gives the error itself.
+        """One result per segment, in order; the error itself for audio that cannot be read.
 
         Args:
-            segments: stretches of any length: no more than a minute of each is in memory.
+            segments: of any length: no more than a minute of each is in memory.
             on_progress: called with (done, segments) after each.
             on_seconds: called with the seconds of audio that were recognized since the last call.
         """
@@ -164,20 +164,20 @@ class Recognizer:
                 on_progress(done, len(segments))
 
     def emissions(self, pieces: Iterable[Samples], where: str = "") -> Emissions:
-        """The CTC scores of a recording that comes in pieces: float32 samples at 16 kHz."""
+        """The CTC scores of a recording that arrives in chunks: float32 samples at 16 kHz."""
         nothing = np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)
         return Emissions(np.concatenate([nothing, *self.scores(pieces, where)]), self.bundle.frame_seconds)
 
     def scores(self, pieces: Iterable[Samples], where: str = "") -> Iterator[NDArray[np.float32]]:
-        """The same as `emissions`, [n, vocabulary + 1] at a time, as soon as they are there."""
+        """The same as `emissions`, [n, vocabulary + 1] at a time, as soon as they are available."""
         return self.engine.emissions(self.stream(where=where), pieces)
 
     def encode(self, stream: Stream) -> NDArray[np.float32]:
-        """The CTC scores of what waits in a stream, see `Engine.encode`."""
+        """The CTC scores of the buffered audio of a stream, see `Engine.encode`."""
         return self.engine.encode(stream).ctc
 
     def stream(self, look_ahead_ms: int | None = None, where: str = "") -> Stream:
-        """A new recording that will come piece by piece.
+        """A new recording that will arrive in chunks.
 
         Args:
             look_ahead_ms: instead of the recognizer's own.
@@ -187,7 +187,7 @@ class Recognizer:
         return Stream(self.engine, ahead + 1, where)
 
     def advance(self, streams: Sequence[Stream]) -> list[StreamingResult]:
-        """Recognize what waits in each of several streams, see `Engine.advance`.
+        """Recognize the buffered audio of several streams, see `Engine.advance`.
 
         Raises:
             QuranAsrError: a stream is named twice, or belongs to another recognizer.
@@ -232,15 +232,15 @@ def load(
     """A recognizer from a bundle.
 
     Args:
-        folder: what `quran-asr export` wrote; None takes the model of the package.
+        folder: of a bundle (`quran-asr export`); None takes the model of the package.
         decoder: `transducer`, `ctc`, `transducer-beam` or `ctc-beam`.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
-        pause_seconds: the pause after which the words so far are final and the search starts anew, above 0
+        pause_seconds: the pause after which the words so far are final and the search restarts, above 0
             and at most 3600; None never does.
-        threads: of the encoder, at most 1024; None or 0 takes what ONNX Runtime chooses.
+        threads: of the encoder, at most 1024; None or 0 leaves the choice to ONNX Runtime.
         lm: language model: `quran`, an `.npz` or `.arpa` of `quran-asr lm build`, or a model. `transducer`
-            and `ctc` become their beam searches. Without it the words are as spoken; with it they are drawn
-            to its text.
+            and `ctc` become their beam searches. Without it the words are as recited; with it they are
+            drawn to its text.
         passage, lm_weight, token_bonus: see `shallow_fusion.load_fusion`.
 
     Raises:
@@ -280,15 +280,15 @@ def transcribe(audio: str | Path, model: str | Path | Recognizer | None = None) 
 
 
 def results(recognizer: Recognizer, samples: Samples, where: str = "") -> Iterator[StreamingResult]:
-    """What a listener is shown of a recording that comes a chunk at a time, to its end.
+    """The results to display for a recording that arrives in chunks, to its end.
 
     Args:
-        recognizer: hears it, at its own look-ahead.
+        recognizer: recognizes it, at its own look-ahead.
         samples: float32 [samples], mono at 16 kHz.
         where: they are from, named in errors.
 
     Raises:
-        QuranAsrError: a sample is no sound.
+        QuranAsrError: a sample is not audio.
     """
     stream = recognizer.stream(where=where)
     size = recognizer.chunk_samples
@@ -298,14 +298,14 @@ def results(recognizer: Recognizer, samples: Samples, where: str = "") -> Iterat
 
 
 class Replay:
-    """A recognizer for evaluations that hears every clip as a stream and, beside it, as a whole."""
+    """A recognizer for evaluations that recognizes every clip both as a stream and as a whole."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         self.recognizer = recognizer
         self.differing: list[Segment] = []
-        """Clips whose words are others than those of the whole file."""
+        """Clips whose words differ from those of the whole file."""
         self.revisions = Revisions()
-        """How steady the partial words were, over all clips so far."""
+        """Stability of the partial words, over all clips so far."""
 
     def text_of(self, samples: Samples) -> str:
         """The words of a stream of a recording, float32 [samples] at 16 kHz."""
@@ -315,16 +315,16 @@ class Replay:
     def recognize_clips(
         self, segments: Sequence[Segment], on_progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Transcript | QuranAsrError]:
-        """One answer a segment, in their order; audio that cannot be read gives the error itself."""
+        """One result per segment, in order; the error itself for audio that cannot be read."""
         for done, segment in enumerate(segments, start=1):
             try:
-                yield self._hear(segment)
+                yield self._recognize(segment)
             except QuranAsrError as error:
                 yield error
             if on_progress is not None:
                 on_progress(done, len(segments))
 
-    def _hear(self, segment: Segment) -> Transcript:
+    def _recognize(self, segment: Segment) -> Transcript:
         samples = audio.read(Path(segment.audio), segment.offset, segment.duration or None)
         shown = list(results(self.recognizer, samples, segment.place))
         words = tuple(word for result in shown for word in result.committed)

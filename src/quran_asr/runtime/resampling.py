@@ -1,7 +1,7 @@
 """Streaming resampler: any rate and channel count to mono at 16 kHz.
 
-Cut anywhere, the result is that of `audio.read` for the same audio in a file: the same mean of the channels,
-the same filter (soxr's HQ). What is not audio is refused here, before a recognizer makes words of it.
+Whatever the chunks, the result equals that of `audio.read` for the same audio in a file: the same mean of the
+channels, the same filter (soxr's HQ). Invalid audio is refused here, before it reaches a recognizer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
-"""Hertz. Below telephones there is no speech to recognize; above, no audio device."""
+"""Hertz: from telephone speech to the highest rate of audio devices."""
 
 MOST_CHANNELS = 64
 
 MOST_MAGNITUDE = 1e3
-"""Audio is about [-1, 1] and may overshoot; 16-bit numbers given as float pass this within milliseconds."""
+"""Audio is about [-1, 1] and may overshoot; 16-bit integers passed as float soon exceed this."""
 
 
 class Resampler:
@@ -69,7 +69,7 @@ class Resampler:
                 any number of frames, also none.
 
         Returns:
-            float32 [samples] at 16 kHz, as far as they are settled; perhaps none.
+            float32 [samples] at 16 kHz, those that are complete; perhaps none.
 
         Raises:
             QuranAsrError: another type or shape, a sample that is NaN or infinite or far too large (with
@@ -84,7 +84,7 @@ class Resampler:
         return np.asarray(self._stream.resample_chunk(mono), dtype=np.float32)
 
     def finish(self) -> Samples:
-        """The audio has ended: the samples that the filter still held, float32 [samples]."""
+        """End the audio; returns the samples that the filter still held, float32 [samples]."""
         nothing = np.zeros(0, dtype=np.float32)
         if self._ended or self._stream is None:
             self._ended = True
@@ -111,7 +111,7 @@ class Resampler:
         return audio.mono(floats[:, None] if floats.ndim == 1 else floats)
 
     def _refuse_invalid(self, samples: NDArray[np.floating[Any]]) -> None:
-        sane = np.abs(samples) <= MOST_MAGNITUDE  # false of NaN too
+        sane = np.abs(samples) <= MOST_MAGNITUDE  # false for NaN too
         if sane.all():
             return
         first = int(np.argmin(sane if sane.ndim == 1 else sane.all(axis=1)))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HISTORY = 14
-"""Feature frames before 8j that encoder frame j is made of."""
+"""Feature frames before 8j that encoder frame j depends on."""
 INSIDE = {
     ("model", 7): "graph",
     ("model", 20): "training",
@@ -44,7 +44,7 @@ INSIDE = {
     ("sparse", 1): "tensor",
     ("sparse", 2): "tensor",
 }
-"""(message, field) of ONNX's protobuf -> the message in it: all ways to a tensor. Source: onnx.proto."""
+"""(message, field) of ONNX's protobuf -> the message in it: all paths to a tensor. Source: onnx.proto."""
 EXTERNAL = frozenset({("tensor", 13)})
 """A tensor's `external_data`, which names a file; a bundle's tensors have none."""
 UNKNOWN = 1 << 40
@@ -52,7 +52,7 @@ UNKNOWN = 1 << 40
 
 
 def encoder_frames(features: int) -> int:
-    """Encoder frames of a recording of so many feature frames: three halvings, padded as in training."""
+    """Encoder frames of a recording of this many feature frames: three halvings, padded as in training."""
     for _ in range(3):
         features = features // 2 + 1
     return features
@@ -60,7 +60,7 @@ def encoder_frames(features: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class EncoderState:
-    """What the encoder keeps of one stream."""
+    """The encoder's cache of one stream."""
 
     frames: int
     """Encoder frames so far."""
@@ -73,7 +73,7 @@ class EncoderState:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A piece of one stream after the encoder."""
+    """Encoder outputs for a chunk of one stream."""
 
     joint: Float32
     """[n, joint width]: the joint's encoder input."""
@@ -82,17 +82,17 @@ class Encoded:
 
 
 class Sessions:
-    """The three graphs of a bundle, loaded. Safe to use from several threads: it keeps no state."""
+    """The three graphs of a bundle, loaded. Safe to use from several threads: it holds no state."""
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
         """Load the graphs.
 
         Args:
             bundle: where they are.
-            threads: of the encoder; 0 takes what ONNX Runtime chooses (one a physical core).
+            threads: of the encoder; 0 leaves the choice to ONNX Runtime (one per physical core).
 
         Raises:
-            QuranAsrError: ONNX Runtime cannot load a graph, or its inputs are not those that are needed.
+            QuranAsrError: ONNX Runtime cannot load a graph, or its inputs are not the expected ones.
         """
         self.bundle = bundle
         self.encoder = _load(bundle.folder / ENCODER, threads)
@@ -113,7 +113,7 @@ class Sessions:
         chunk: int,
         states: Sequence[EncoderState],
     ) -> tuple[list[Encoded], list[EncoderState]]:
-        """A piece of n frames of each of B streams.
+        """Encode a chunk of n frames of each of B streams.
 
         Args:
             features: [B, 8n + 7, mels]: feature frames 8j - 14 .. 8(j + n - 1) of a stream at frame j.
@@ -122,7 +122,7 @@ class Sessions:
             states: of each stream.
 
         Returns:
-            Of each stream the frames that exist (fewer than n at a recording's end), and its next state.
+            For each stream the frames that exist (fewer than n at the end of a recording) and its next state.
         """
         n = (features.shape[1] - 7) // self.bundle.shape.subsampling
         begin = np.array([state.frames for state in states], np.int64)
@@ -228,10 +228,10 @@ def _fields(content: mmap.mmap, place: int, end: int) -> Iterator[tuple[int, int
 def _load(path: Path, threads: int) -> Any:
     refuse_external(path)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # warnings about this machine's devices concern nobody
+    options.log_severity_level = 3  # hides warnings about this machine's devices
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that wait for the next piece would else burn the processor that their host needs.
+    # Otherwise threads that wait for the next chunk would spin and take processor time from the application.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -240,17 +240,17 @@ def _load(path: Path, threads: int) -> Any:
         raise QuranAsrError(what, where=str(path), remedy=AGAIN) from error
 
 
-# Checksums show that files are those that were written, not that they are a recognizer's. A piece of silence
-# through all three graphs does: what they take, what they give, how wide it is. It costs some milliseconds,
-# and the first piece of the first stream comes sooner for it.
+# Checksums show that files are unchanged, not that they form a recognizer. A chunk of silence through all
+# three graphs does: it checks their inputs, outputs and widths. It takes some milliseconds, and the first
+# chunk of the first stream is faster for it.
 
 
 def run_once(sessions: Sessions) -> None:
-    """Recognize a piece of silence.
+    """Recognize a chunk of silence.
 
     Raises:
-        QuranAsrError: a graph takes or gives something else than is needed, gives what is not a number, or is
-            made for another vocabulary; it names the file.
+        QuranAsrError: a graph has other inputs or outputs than expected, returns values that are not numbers,
+            or is made for another vocabulary; it names the file.
     """
     bundle = sessions.bundle
     shape, classes = bundle.shape, len(bundle.vocabulary) + 1
@@ -278,7 +278,7 @@ def run_once(sessions: Sessions) -> None:
 def _asked(sessions: Sessions, name: str, ask: Callable[[], Any]) -> Any:
     try:
         return ask()
-    except Exception as error:  # ONNX Runtime raises a class of its own for each kind of misfit
+    except Exception as error:  # ONNX Runtime raises a class of its own for each kind of mismatch
         reason = " ".join(str(error).split())[:200]
         raise QuranAsrError(
             f"is another graph than a bundle's ({reason})",

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 QURAN = "quran"
 """Name of the language model of the whole Quran, instead of a file's."""
 QURAN_MODEL = "quran-lm.npz"
-"""In a bundle's folder: that model, if it ships with the bundle."""
+"""File of that model in a bundle's folder, if it ships with the bundle."""
 TUNED = "fusion.json"
 LM_WEIGHT, TOKEN_BONUS = 0.7, 1.5
-"""Where nothing was tuned. Chosen with a model of 1.8M parameters on validation clips."""
+"""Defaults without tuning, chosen with a model of 1.8M parameters on validation clips."""
 
 
 def load_fusion(
@@ -42,7 +42,7 @@ def load_fusion(
     lm_weight: float | None = None,
     token_bonus: float | None = None,
 ) -> Fusion | None:
-    """What a beam search over a bundle adds to the acoustic scores; None without a language model.
+    """The shallow fusion of a beam search over a bundle; None without a language model.
 
     Args:
         bundle: the acoustic model.
@@ -102,7 +102,7 @@ def quran_model(bundle: Bundle) -> LanguageModel:
     with suppress(QuranAsrError):
         return read_language_model(cached)
     model = build_quran_model(vocabulary, bundle.spelling)
-    with suppress(OSError):  # a folder that cannot be written to costs time, not the model
+    with suppress(OSError):  # if the folder cannot be written to, the model is built again next time
         cached.parent.mkdir(parents=True, exist_ok=True)
         model.write(cached)
     return model
@@ -134,7 +134,7 @@ def read_tuned(bundle: Bundle) -> dict[str, dict[str, float]]:
 
 
 def write_tuned(bundle: Bundle, decoder: str, values: Mapping[str, Any]) -> Path:
-    """Store what was tuned for a decoder beside the bundle, and keep what is stored for others.
+    """Store the tuned weights of a decoder in the bundle's folder; those of other decoders stay.
 
     Args:
         bundle: the acoustic model.

@@ -1,8 +1,8 @@
-"""One recording that goes on: what waits for the encoder, and where encoder, decoder and words stand.
+"""The state of one unfinished recording: buffered audio, and the states of encoder, decoder and words.
 
-Audio becomes features as soon as it can, features wait until the encoder can take a piece, scores become
-tokens and words. The parts are values and a stream holds the latest of each, so nothing that came before is
-kept but words. `engine.Engine` moves streams on, many at once where there are many.
+Audio becomes features as soon as possible, features are buffered until the encoder can take a chunk, and
+scores become tokens and words. The parts are values and a stream holds the latest of each, so only words
+accumulate. `engine.Engine` advances streams, many at once.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 
 class StreamState:
-    """A recording that goes on. Not to be used from two threads at once."""
+    """An unfinished recording. Not to be used from two threads at once."""
 
     def __init__(self, bundle: Bundle, chunk: int, encoder: Any, search: Any, where: str = "") -> None:
         """
         Args:
             bundle: of the model.
             chunk: look-ahead in frames + 1: the fewest frames that are encoded at once.
-            encoder: what the networks keep before the first frame; it counts `frames`.
+            encoder: the cache of the networks before the first frame; it counts `frames`.
             search: the decoder's state before the first frame.
             where: the recording is from, named in errors.
         """
@@ -61,11 +61,11 @@ class StreamState:
 
     @property
     def transcript(self) -> Transcript:
-        """What is committed so far."""
+        """The committed text so far."""
         return Transcript(" ".join(word.text for word in self.words), tuple(self.words))
 
     def push(self, samples: NDArray[Any], rate: int = SAMPLE_RATE) -> None:
-        """Take samples; they wait until the stream is advanced. Arguments and errors as `Stream.accept`."""
+        """Buffer samples until the stream is advanced. Arguments and errors as in `Stream.accept`."""
         if self.error is not None:
             raise self.error
         if self._ended:
@@ -86,7 +86,7 @@ class StreamState:
             raise
 
     def end(self) -> None:
-        """No more sound will come."""
+        """Mark the end of the audio."""
         if self._ended or self.error is not None:
             return
         self._ended = True
@@ -95,7 +95,7 @@ class StreamState:
         self._features.finish()
 
     def ready(self) -> int:
-        """Frames that the encoder can take now, a multiple of the chunk; 0 if it must wait for more sound."""
+        """Frames that the encoder can take now, a multiple of the chunk; 0 if it must wait for more audio."""
         if self.error is not None:
             return 0
         most = self.bundle.shape.left_frames // self.chunk * self.chunk
@@ -110,21 +110,21 @@ class StreamState:
 
     @property
     def total(self) -> int | None:
-        """Feature frames of the whole recording; None while it goes on."""
+        """Feature frames of the whole recording; None before its end."""
         return self._features.count if self._ended else None
 
     def take(self, frames: int) -> Float32:
-        """Features [8 frames + 7, mels] of the next piece; they leave the queue."""
+        """Take the features [8 frames + 7, mels] of the next chunk from the queue."""
         return self._features.take(frames)
 
     def may_end(self, piece: Float32) -> NDArray[np.bool_]:
-        """After which frames of a piece the sound allows an utterance to end: bool [frames]."""
+        """After which frames of a chunk the audio allows an utterance to end: bool [frames]."""
         loud = levels(piece[7:], self.bundle.shape.subsampling)  # frame j ends with feature 8j
         allowed, self._loudness = may_end(loud, self._loudness, self.bundle.frame_seconds)
         return allowed
 
     def put(self, found: SearchResult) -> StreamingResult:
-        """Add what the search found in a piece (nothing, at the end of an empty recording)."""
+        """Add the tokens of a chunk (none at the end of an empty recording)."""
         final = self._ended and not self.ready()
         if not (final or found.tokens.tokens or found.ends) and found.draft == self._draft:
             return self._shown
@@ -143,17 +143,17 @@ class StreamState:
         return result
 
     def wait(self) -> StreamingResult | None:
-        """What may still change, where no piece came; None at the end, when it is to be committed."""
+        """The tokens that may still change, without a new chunk; None at the end, when they are committed."""
         return None if self._ended else self._shown
 
 
 class FeatureQueue:
-    """Features that wait for the encoder, behind the history that it needs."""
+    """Features buffered for the encoder, after the history that it needs."""
 
     def __init__(self, settings: FeatureSettings) -> None:
         self._settings = settings
         self._samples: list[Float32] = []
-        """Of which no features are made yet: a short piece alone is not worth a Fourier transform."""
+        """Samples without features yet: a short chunk alone is not worth a Fourier transform."""
         self._held = 0
         self._mel = MelState.start(settings)
         self._silence = np.float32(math.log(settings.guard))
@@ -165,7 +165,7 @@ class FeatureQueue:
 
     @property
     def frames(self) -> int:
-        """Encoder frames whose features are all there."""
+        """Encoder frames whose features are complete."""
         return max(0, (len(self._waiting) - 7) // 8)
 
     def push(self, samples: Float32) -> None:
@@ -175,7 +175,7 @@ class FeatureQueue:
         if self._mel.samples_seen + self._held >= due:
             self._settle()
         else:
-            self._samples[-1] = samples.copy()  # a caller may use its buffer again
+            self._samples[-1] = samples.copy()  # a caller may reuse its buffer
 
     def finish(self) -> None:
         self._settle()
@@ -183,7 +183,7 @@ class FeatureQueue:
 
     def take(self, frames: int) -> Float32:
         needed = 8 * frames + 7
-        missing = needed - len(self._waiting)  # at the end of the recording, where nothing more will come
+        missing = needed - len(self._waiting)  # at the end of the recording
         if missing > 0:
             silence = np.full((missing, self._waiting.shape[1]), self._silence)
             self._waiting = np.concatenate([self._waiting, silence])

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KNOWN_WORDS = 3
-"""A place is shown once so many words in a row agree with it; fewer fit somewhere by chance."""
+"""Words in a row that must agree with a position before it is shown; fewer fit somewhere by chance."""
 BEAM = 60.0
-"""Nats. Three times what a jump costs; with the width that files are searched with, words wait for long until
-no other path is left."""
+"""Nats: three times the cost of a jump. With the beam used for files, words would wait long until no other
+path is left."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,20 +63,20 @@ class WordRef:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the reciter seems to be. Replaces the position before; each part of it may still change."""
+    """The likely position of the reciter. Replaces the previous one; each part of it may still change."""
 
     type: ClassVar[str] = "position"
     time: float
-    """Seconds of sound so far."""
+    """Seconds of audio so far."""
     word: WordRef | None
-    """The current word; None: nothing of the Quran is being recited, or the place is not known yet."""
+    """The current word; None: no Quran is being recited, or the position is not known yet."""
     pending: tuple[WordRef, ...]
     """Recited since the last final word, in order, the current word included."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinalWord:
-    """A word that was recited. It does not change any more."""
+    """A recited word. It is final."""
 
     word: WordRef | None
     """None: of a formula that is not part of the text."""
@@ -107,7 +107,7 @@ Update = Position | Words
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """The text that is followed, and how it is shown."""
+    """The text that is followed, and the words that are displayed."""
 
     graph: Graph
     words: tuple[WordRef, ...]
@@ -143,18 +143,18 @@ def build_text(tokenizer: Tokenizer, spelling: str) -> Text:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracking:
-    """What is known of a recitation so far."""
+    """State of a recitation."""
 
     search: FollowState
     reached: Reached = field(default_factory=Reached)
     row: int = 0
     """Final words in a row, without a jump between."""
     held: tuple[PathWord, ...] = ()
-    """Final words that are not given out yet: too few in a row, or parts of a word of the mushaf."""
+    """Final words that have not been emitted yet: too few in a row, or parts of a word of the mushaf."""
     given: int = -1
-    """Number in the text of the last word that was given out; -1: none."""
+    """Number in the text of the last emitted word; -1: none."""
     position: tuple[WordRef | None, tuple[WordRef, ...]] = (None, ())
-    """Given out last."""
+    """The last one emitted."""
 
 
 def start_tracking(text: Text, at: WordRef | None = None) -> Tracking:
@@ -177,7 +177,7 @@ def start_tracking(text: Text, at: WordRef | None = None) -> Tracking:
 def track(
     text: Text, state: Tracking, log_probs: NDArray[np.float32], frame_seconds: float
 ) -> tuple[Tracking, tuple[Update, ...]]:
-    """Follow on.
+    """Process more frames.
 
     Args:
         text: as in `start_tracking`.
@@ -214,7 +214,7 @@ def finish_tracking(text: Text, state: Tracking, frame_seconds: float) -> tuple[
 def _with_final(
     text: Text, state: Tracking, visits: Sequence[Visit], clock: Clock
 ) -> tuple[Tracking, tuple[Update, ...]]:
-    """Add visits that do not change any more; what of them can be given out."""
+    """Add final visits; returns the words that can be emitted."""
     new, reached = path_words(text.graph, visits, clock, state.reached)
     row, held, given = state.row, list(state.held), state.given
     ready: list[FinalWord] = []
@@ -236,7 +236,7 @@ def _with_final(
 
 
 def _is_part(text: Text, word: PathWord) -> bool:
-    """Does the word of the mushaf go on in the next word of the graph's text?"""
+    """Whether the word of the mushaf continues in the next word of the graph's text."""
     following = word.place + 1
     return 0 < following < len(text.words) and text.words[following] == text.words[word.place]
 
@@ -283,7 +283,7 @@ def _final_words(text: Text, words: Sequence[PathWord], given: int) -> tuple[Fin
 
 
 def _position(text: Text, state: Tracking, clock: Clock) -> tuple[WordRef | None, tuple[WordRef, ...]]:
-    """The current word, and all that were recited since the last one that was given out."""
+    """The current word, and all words recited since the last emitted one."""
     path = open_path(text.graph, state.search)
     open_words, _ = path_words(text.graph, path, clock, state.reached)
     pending = [text.words[word.place] for word in state.held if word.place >= 0]

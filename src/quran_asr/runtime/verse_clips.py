@@ -1,7 +1,7 @@
 """Clips of verses, and of parts of verses between pauses, from an aligned recording.
 
-Clips are cut where it is quietest: between the words of a verse and what is recited beside them, or in a
-pause that the reciter makes within a verse.
+Clips are cut at the quietest point: between a verse and the words before and after it, or in a pause within
+the verse.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from quran_asr.runtime.alignment import AlignedRecording
 
 REACH_SECONDS = 0.8
-"""So far outside the words of a verse a clip may begin and end: sounds fade, and held vowels end late."""
+"""Largest margin around the words of a verse: voices fade, and held vowels end late."""
 INSIDE_SECONDS = 0.05
-"""So far inside them, since word times are not exact."""
+"""Largest margin inside them, since word times are not exact."""
 LEVEL_SECONDS = 0.02
-"""The level is measured over so long where the quietest point is looked for,"""
+"""Window of the level when searching for the quietest point,"""
 DIP_SECONDS = 0.1
-"""and over so long where pauses are: shorter than a pause, longer than the closure of most stops."""
+"""and when searching for pauses: shorter than a pause, longer than the closure of most stops."""
 SPEECH_RANGE_DB = 30.0
-"""What is further below the loudest twentieth of a clip is not speech."""
+"""dB below the loudest twentieth of a clip: lower levels are not speech."""
 PAUSE_DB = 6.0
-"""A pause is so far below the median level of the speech (in a mosque sounds fade slowly),"""
+"""dB of a pause below the median speech level (in a mosque the echo fades slowly),"""
 PAUSE_SECONDS = 0.25
-"""for so long; the closure of a stop is shorter."""
+"""and its least length; the closure of a stop is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Clip:
     end: float
     edge_db: float
     """How far the louder one of the two cuts is below the median level of the speech: 15 and more in a pause,
-    6 to 12 where the room echoes, little where the reciter goes on without a pause."""
+    6 to 12 in a reverberant room, little where the reciter continues without a pause."""
 
     @property
     def seconds(self) -> float:
@@ -70,7 +70,7 @@ class Clip:
 
     @property
     def score(self) -> float:
-        """Nats a letter by which the model prefers something else than these words; 0 is best."""
+        """Nats per letter by which the model prefers other tokens to these words; 0 is best."""
         letters = sum(len(word.text) for word in self.words)
         return (
             sum(len(word.text) * math.log(max(word.confidence or 1.0, 1e-9)) for word in self.words) / letters
@@ -90,7 +90,7 @@ class VerseClip:
 
 @dataclass(frozen=True, slots=True)
 class VerseClips:
-    """What was cut, and what was not."""
+    """The clips that were cut, and the verses that were not."""
 
     clips: tuple[VerseClip, ...]
     incomplete: tuple[VerseRef, ...]
@@ -172,8 +172,8 @@ def _runs(segments: Iterable[AlignedSegment]) -> Iterator[tuple[VerseRef, tuple[
     run: list[TimedWord] = []
     for segment in segments:
         of = segment.verses[0] if segment.verses else None
-        goes_on = of is not None and of == verse and segment.entry == "next"
-        if run and not goes_on:
+        continues = of is not None and of == verse and segment.entry == "next"
+        if run and not continues:
             if verse is not None:
                 yield verse, tuple(run)
             run = []
@@ -208,7 +208,7 @@ class _Sound:
         return self.speech_db - max(levels)
 
     def pause(self, start: float, end: float) -> float | None:
-        """The middle of the longest pause between two times of the recording; None: there is none."""
+        """The middle of the longest pause between two times of the recording; None if there is none."""
         first = max(0, round((start - self.offset) / _HOP_SECONDS))
         low = self.levels[first : round((end - self.offset) / _HOP_SECONDS)] < self.speech_db - PAUSE_DB
         edges = np.flatnonzero(np.diff(low, prepend=False, append=False)).reshape(-1, 2)
@@ -222,7 +222,7 @@ _HOP_SECONDS = 0.01
 
 
 def _sound_of(recording: AlignedRecording, words: Sequence[TimedWord]) -> _Sound:
-    """The sound of words and as much around them as a clip may take."""
+    """The audio of words with the largest margins that a clip may have."""
     first, last = words[0], words[-1]
     others = [(word.start, word.end) for word in recording.words]
     others += [(one.start, one.end) for one in recording.unaligned]
@@ -275,7 +275,7 @@ def _number(word: TimedWord) -> int:
 
 
 def quietest(samples: Samples, start: float, end: float) -> float:
-    """Where between two times the level is lowest; the middle of the first such place.
+    """The time of the lowest level between two times; the middle of the first such point.
 
     Args:
         samples: at 16 kHz.

@@ -1,6 +1,6 @@
 """The web server: the page, the text that it shows, and a websocket for each session.
 
-Recordings never come here as files: a browser decodes them and sends PCM as from a microphone. No audio is
+Recordings are not uploaded as files: the browser decodes them and sends PCM as from a microphone. No audio is
 stored.
 """
 
@@ -61,12 +61,12 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True)
 class Service:
-    """What the connections share."""
+    """State shared by the connections."""
 
     recognizer: Recognizer
     limits: Limits = field(default_factory=Limits)
     token: str = ""
-    """Asked of every session; empty: none is, and only names of this machine are answered."""
+    """Required of every session; empty: not required, and only names of this machine are accepted."""
     workers: int = 2
     """Threads that recognize."""
     open: int = 0
@@ -97,7 +97,7 @@ def build_app(service: Service) -> Starlette:
 
 
 class _Guard:
-    """Answers only who names this server, and sets the headers of every answer."""
+    """Rejects requests that do not name this server, and sets the headers of every response."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app = app
@@ -119,12 +119,12 @@ class _Guard:
 def refusal(connection: HTTPConnection, any_name: bool) -> str:
     """Why a connection is refused; empty if it is not.
 
-    A page of another site can connect to any address, and a name of its own can lead here. The browser says
-    in `Host` and `Origin` which names it used.
+    A page of another site can connect to any address, and its domain name can resolve to this server. The
+    browser says in `Host` and `Origin` which names it used.
 
     Args:
         connection: HTTP or websocket.
-        any_name: may the server be called by another name than those of this machine?
+        any_name: accept names other than those of this machine.
     """
     host = connection.headers.get("host", "")
     try:
@@ -195,7 +195,7 @@ async def _session(socket: WebSocket) -> None:
         await _fail(socket, service, str(error).partition("\n")[0], error.remedy)
     except TimeoutError:
         await _fail(socket, service, f"no message for {service.limits.silence_seconds:g} s", "", TRY_LATER)
-    except (WebSocketDisconnect, RuntimeError):  # Starlette raises either where the client has gone
+    except (WebSocketDisconnect, RuntimeError):  # Starlette raises either if the client has disconnected
         return
 
 
@@ -210,7 +210,7 @@ async def _started(socket: WebSocket, service: Service) -> Start:
 
 
 async def _converse(socket: WebSocket, service: Service, start: Start) -> None:
-    """A message in, its answers out. While one is worked on no other is read: a fast client has to wait."""
+    """Process a message and send the replies. Messages are read one at a time: a fast client has to wait."""
     limiter = socket.app.state.limiter
 
     async def work(function: Callable[[], Result]) -> Result:

@@ -17,7 +17,7 @@ DAYS = 30
 def self_signed(folder: Path, names: Sequence[str]) -> tuple[Path, Path]:
     """Make a certificate and its key.
 
-    Browsers warn of it once, since nobody vouches for it. It is valid for 30 days.
+    Browsers warn about it once, since no authority has signed it. It is valid for 30 days.
 
     Args:
         folder: to write to.

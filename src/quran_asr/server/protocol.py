@@ -64,14 +64,14 @@ def parse(text: str) -> Start | Stop:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The session has begun: PCM may come."""
+    """The session has begun: the client may send PCM."""
 
     type: ClassVar[str] = "ready"
     version: int
     model: str
     look_ahead_ms: int
     max_seconds: float
-    """The session ends after so much audio."""
+    """Seconds of audio after which the session ends."""
     max_message_bytes: int
     flag_below: float
     """A final word with less confidence counts as recognized differently."""
@@ -83,9 +83,9 @@ class End:
 
     type: ClassVar[str] = "end"
     seconds: float
-    """Of sound."""
+    """Seconds of audio."""
     reason: str
-    """`stop`, or `limit` where the session was longer than allowed."""
+    """`stop`, or `limit` if the session reached the longest duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ Message = Ready | Position | Words | End | Failure
 
 
 def as_json(message: Message) -> str:
-    """A message as the client gets it."""
+    """A message as it is sent to the client."""
     return json.dumps(plain(message), ensure_ascii=False)
 
 

@@ -14,15 +14,16 @@ from quran_asr.server.protocol import VERSION, End, Message, Ready, Start
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client and all of them together may ask for."""
+    """Limits of each client and of all clients together."""
 
     sessions: int = 20
     """At once."""
     seconds: float = 4 * 3600.0
-    """Of audio in one session."""
+    """Seconds of audio in one session."""
     message_bytes: int = 64 * 1024
     silence_seconds: float = 30.0
-    """Without a message from a client, or with a message that a client does not take, a session ends."""
+    """Seconds without a message from the client, or with one that it does not accept, after which a session
+    ends."""
     flag_below: float = 0.01
     """Confidence under which a final word counts as recognized differently."""
 
@@ -41,7 +42,7 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Of audio so far."""
+        """Seconds of audio so far."""
         return self._samples / self._rate
 
     def ready(self) -> Ready:
@@ -51,10 +52,10 @@ class Session:
         return Ready(VERSION, name, ahead, limits.seconds, limits.message_bytes, limits.flag_below)
 
     def accept(self, pcm: bytes) -> tuple[Message, ...]:
-        """Follow more audio: 16-bit little-endian mono samples.
+        """Process more audio: 16-bit little-endian mono samples.
 
         Raises:
-            QuranAsrError: half a sample, more than a message may hold, or the session has ended.
+            QuranAsrError: half a sample, a message over the size limit, or the session has ended.
         """
         if self.ended:
             raise QuranAsrError("the session has ended", remedy="begin a new one")

@@ -1,8 +1,7 @@
-"""The two editions of the Quran's text that come with the package: Tanzil's Uthmani and simple files.
+"""The two editions of the Quran's text in the package: Tanzil's Uthmani and simple files.
 
-The files are kept byte for byte as Tanzil publishes them. A changed file is refused, so that no figure
-of this program can rest on a text that somebody edited. What is to be changed for a purpose is changed
-when it is read, in `spelling.py`.
+The files are stored byte for byte as Tanzil publishes them. A modified file is refused, so that no result
+rests on an edited text. Any conversion happens after reading, in `spelling.py`.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ class Edition:
 
     name: EditionName
     title: str
-    """As the publisher calls it, with its version."""
+    """The publisher's name for it, with its version."""
     notice: str
-    """The publisher's copyright notice and terms of use; it goes wherever the text goes."""
+    """The publisher's copyright notice and terms of use, which must accompany the text."""
     link: str
-    """Where the publisher keeps the text up to date."""
+    """Address at which the publisher maintains the text."""
     verses: dict[VerseRef, str]
-    """All 6,236 verses in order. No verse but 1:1 begins with the basmala."""
+    """All 6,236 verses in order. Only 1:1 begins with the basmala."""
     chapter_names: tuple[str, ...]
     """In Arabic; surah 1 is `chapter_names[0]`."""
     basmalas: dict[int, str]

@@ -1,8 +1,8 @@
-"""The words of the Quran as long strings without spaces, and where letters stand in them.
+"""The words of the Quran as long strings without spaces, and searches in them.
 
-The Quran stands here several times, each time with fewer differences between letters. Without spaces, missing
-and extra spaces of a query and the borders of verses do not matter; where a place begins and ends, a word
-must begin and end.
+There is one string for each level of spelling, each with fewer distinctions between letters. Without spaces,
+missing and extra spaces of a query and verse boundaries do not matter; a match must begin and end at word
+boundaries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from quran_asr.text.spelling import MARKS
 from quran_asr.text.transliteration import TANWIN, consonants
 
 SHORTEST_WITH_TYPO = 4
-"""Letters: in shorter queries one other letter is another word."""
+"""Letters: in shorter queries a typo would give another word."""
 
 SHORTEST_OF_SEVERAL_WORDS = 3
 """Letters: shorter queries are one whole word, without a prefix."""
@@ -36,7 +36,7 @@ class Stream:
     """Where each word begins in `text`, and the length of `text`; words without a letter here begin where the
     next one does."""
     borders: frozenset[int]
-    """The same, to ask whether a word begins somewhere."""
+    """The same as a set."""
 
 
 def alike(same: dict[str, str], ignored: str = "") -> dict[int, str]:
@@ -55,7 +55,7 @@ TABLES = {
     "mushaf": _MUSHAF_LETTERS,
     "mushaf typed": _MUSHAF_LETTERS | alike(_TYPED_SEATS, ignored="ء"),
 }
-"""What is the same letter in each stream: every step forgets something that people write differently.
+"""Letters that are equal in each stream: every step drops a distinction that people write differently.
 `consonants` has no alef and no hamza with its seat, where spellings differ most (مسؤولا, مسئولا)."""
 
 ONLY_IN_MUSHAF = frozenset(
@@ -110,7 +110,7 @@ class Place:
 
 
 def occurrences(stream: Stream, letters: str) -> Iterator[Place]:
-    """Where letters stand as one or more whole words."""
+    """Matches of letters as one or more whole words."""
     if len(letters) < SHORTEST_OF_SEVERAL_WORDS:
         for number in numbers_by_word(stream).get(letters, ()):
             yield Place(stream, number, number)
@@ -122,7 +122,7 @@ def occurrences(stream: Stream, letters: str) -> Iterator[Place]:
 
 @lru_cache(maxsize=len(TABLES) + 1)
 def numbers_by_word(stream: Stream) -> dict[str, list[int]]:
-    """Where each word stands, by the number of words before it; only words that have a letter here."""
+    """Position of each word, by the number of words before it; only words that have a letter here."""
     numbers: dict[str, list[int]] = {}
     for number, (start, end) in enumerate(pairwise(stream.starts)):
         if end > start:
@@ -135,13 +135,13 @@ def _place(stream: Stream, start: int, end: int) -> Place:
 
 
 PREFIX = "[وف]?[بلكسا]?(?:ا?ل)?"
-"""What is written as one word with the next: and, so, by, for, like, will, does, the. The article without its
-alef stands after ل (للحي)."""
+"""Prefixes that are written as one word with the next: and, so, by, for, like, will, does, the. The article
+without its alef stands after ل (للحي)."""
 _IS_PREFIX = re.compile(PREFIX)
 
 
 def pattern_places(stream: Stream, pattern: str) -> list[Place]:
-    """Where a pattern ends with a word and begins with a word or after its prefix."""
+    """Matches of a pattern that end with a word and begin with a word or after its prefix."""
     places = []
     compiled, text = re.compile(pattern), stream.text
     found = compiled.search(text)
@@ -151,18 +151,18 @@ def pattern_places(stream: Stream, pattern: str) -> list[Place]:
         if end in stream.borders and _IS_PREFIX.fullmatch(text, stream.starts[place.first], start):
             places.append(place)
             found = compiled.search(text, end)
-        else:  # a place may begin inside what was found here
+        else:  # another match may begin inside this one
             found = compiled.search(text, start + 1)
     return places
 
 
 def typo_places(name: str, letters: Sequence[str]) -> list[Place]:
-    """Where whole words are `letters` with one letter wrong, missing, extra, or swapped with the next.
+    """Matches of whole words with `letters` up to one letter wrong, missing, extra, or swapped with the next.
 
-    The typo is in the first half or in the second, so the other half stands there as it is.
+    The typo is in the first or the second half, so the other half matches exactly.
 
     Args:
-        letters: for each letter, those that it may stand for.
+        letters: for each letter, those that it may represent.
     """
     if len(letters) < SHORTEST_WITH_TYPO:
         return []
@@ -186,7 +186,7 @@ def typo_places(name: str, letters: Sequence[str]) -> list[Place]:
 
 
 def _starts_of(text: str, letters: Sequence[str]) -> Iterator[int]:
-    """Where letters stand, also where one place overlaps another."""
+    """Matches of letters, including overlapping ones."""
     if all(len(letter) == 1 for letter in letters):
         wanted = "".join(letters)
         start = text.find(wanted)
@@ -204,7 +204,7 @@ def _backwards(name: str) -> str:
 
 
 def _ends_with_typo(text: str, start: int, letters: Sequence[str]) -> Iterator[int]:
-    """Where a text that begins at `start` ends when it is `letters` but for one typo."""
+    """The ends of matches from `start` that equal `letters` up to one typo."""
     same = 0
     while same < len(letters) and text[start + same : start + same + 1] in letters[same]:
         if start + same >= len(text):

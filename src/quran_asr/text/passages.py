@@ -13,9 +13,9 @@ from quran_asr.text.quran import Quran, load_quran
 from quran_asr.text.spelling import spell
 from quran_asr.text.surah_names import find_surah
 
-# The simple edition parts some words that the mushaf joins (يَـٰٓأَيُّهَا is يَا أَيُّهَا), never the other
-# way round. So each Uthmani word stands against one to three simple words, and a verse with as many words in
-# both editions pairs off one by one.
+# The simple edition splits some words that the mushaf joins (يَـٰٓأَيُّهَا is يَا أَيُّهَا), never the other
+# way round. So each Uthmani word corresponds to one to three simple words, and a verse with as many words in
+# both editions corresponds one to one.
 
 MOST_PARTS = 3
 """يَبْنَؤُمَّ (20:94) is يَا ابْنَ أُمَّ; no word has more parts."""
@@ -37,7 +37,7 @@ class WordPair:
 
 
 def word_map(ref: VerseRef) -> tuple[WordPair, ...]:
-    """Pair the words of one verse: every word of both editions is there once, in order.
+    """Pair the words of one verse: every word of both editions occurs once, in order.
 
     Raises:
         QuranAsrError: there is no such verse.
@@ -56,8 +56,8 @@ def word_map(ref: VerseRef) -> tuple[WordPair, ...]:
 def skeleton(word: str) -> str:
     """The consonants of a word, nearly the same in both editions.
 
-    Every alef goes, also one written as waw or yeh with a superscript alef or with a maddah of length; every
-    hamza is the bare one, whatever its seat; alef maksura is yeh.
+    Every alef is dropped, also one written as waw or yeh with a superscript alef or with a maddah of length;
+    every hamza is the bare one, whatever its seat; alef maksura is yeh.
 
     Args:
         word: in `uthmani` or `diacritized`.
@@ -71,7 +71,7 @@ _TO_SKELETON = str.maketrans("آأإؤئى", "ءءءءءي", "ا")
 
 
 def _parts(uthmani: list[str], simple: list[str]) -> list[int]:
-    """How many simple words each Uthmani word stands for: the division in which most consonants agree."""
+    """Number of simple words for each Uthmani word: the division in which most consonants agree."""
     surplus = len(simple) - len(uthmani)
     if not surplus:
         return [1] * len(uthmani)
@@ -93,7 +93,7 @@ def _parts(uthmani: list[str], simple: list[str]) -> list[int]:
 
 
 def _unlike(left: str, right: str) -> int:
-    """Number of letters that one of the two has and the other has not."""
+    """Number of letters that only one of the two has."""
     here, there = Counter(left), Counter(right)
     return (here - there).total() + (there - here).total()
 
@@ -102,7 +102,7 @@ def parse_range(written: str) -> tuple[VerseRef, ...]:
     """The verses that `2:255`, `2:255-257` or `112` (a whole surah) name, in order.
 
     Raises:
-        QuranAsrError: it is written otherwise, or a verse in it does not exist.
+        QuranAsrError: it has another form, or a verse in it does not exist.
     """
     quran = load_quran()
     surah, colon, ayahs = written.strip().partition(":")

@@ -28,7 +28,7 @@ class Quran:
     """Number of verses of each surah; surah 1 is `lengths[0]`."""
 
     def verse(self, ref: VerseRef) -> str:
-        """The words of one verse, single spaces between; never with the basmala before verse 1.
+        """The words of one verse, separated by single spaces; never with the basmala before verse 1.
 
         Raises:
             QuranAsrError: there is no such verse.
@@ -71,7 +71,7 @@ class Quran:
 
 
 def load_quran(spelling: str = "diacritized") -> Quran:
-    """Read the Quran in one spelling. The same spelling gives the same object each time.
+    """Read the Quran in one spelling. The same object is returned for the same spelling.
 
     Raises:
         QuranAsrError: no such spelling, or the text file is damaged.

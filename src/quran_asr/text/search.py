@@ -1,6 +1,6 @@
-"""Finding places of the Quran by words, as people type them: Arabic, Latin letters, references, surah names.
+"""Search of the Quran by words as people type them: Arabic, Latin letters, references, surah names.
 
-A query is looked for in one way of spelling after the other, the strictest first.
+A query is searched in one level of spelling after the other, the strictest first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from quran_asr.text.transliteration import TANWIN, Consonant, likeness, read_lat
 Kind = Literal["reference", "surah", "exact", "spelling", "prefix", "transliteration", "typo", "partial"]
 
 NEAREST = 10
-"""How many verses `find` gives when none has the words together."""
+"""Number of verses that `find` returns when none has the words together."""
 
 LEAST_LIKENESS = 0.6
 """Words whose consonants are those of a transliteration and whose vowels are others: قال is not `qul`."""
@@ -47,14 +47,14 @@ LEAST_LIKENESS = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A place that a query may mean."""
+    """A match of a query."""
 
     refs: tuple[VerseRef, ...]
-    """The verse, or the verses when the words go over the border of a verse; all verses of a surah."""
+    """The verse, or several verses if the words cross a verse boundary; all verses of a surah."""
     text: str
     """The verses in the spelling of the Quran that was searched; for a surah its name."""
     words: tuple[str, ...]
-    """Those of its words that were looked for, in the same spelling; none for references and surahs."""
+    """The matching words, in the same spelling; empty for references and surahs."""
     kind: Kind
     """How it matches: as a `reference`, the name of a `surah`, letter by letter (`exact`), in another
     `spelling`, with a `prefix` like و, ب or ال more or less before a word, as a `transliteration` in Latin
@@ -69,17 +69,17 @@ class Match:
 
 
 def find(quran: Quran, query: str) -> tuple[Match, ...]:
-    """Find the verses that a query means.
+    """Find the verses that match a query.
 
     Arabic words may be spelled as in the simple edition, as in the mushaf, or as people type: without vowels,
-    hamzas and spaces, with yeh for alef maksura, with heh for teh marbuta. These ways are tried one after the
-    other, and the first that finds the words standing together gives all verses in which they do; then with
-    prefixes more or less, then with one typo. If none does, the `NEAREST` verses with most of the words in
-    their order, more than half of them. Latin letters are read as a reference, a surah name, or a
+    hamzas and spaces, with yeh for alef maksura, with heh for teh marbuta. These levels are tried one after
+    the other, and the first that finds the words together returns all verses in which they are; then with
+    additional or missing prefixes, then with one typo. If none does, the `NEAREST` verses with most of the
+    words in their order, more than half of them. Latin letters are read as a reference, a surah name, or a
     transliteration.
 
     Args:
-        quran: gives the spelling of the answer.
+        quran: in the spelling of the result.
         query: `2:255`, `2:255-257`, `112`, `al-baqara 255`, `البقرة`, `Ya-Sin`, Arabic words, or Arabic words
             in Latin letters.
 
@@ -88,7 +88,7 @@ def find(quran: Quran, query: str) -> tuple[Match, ...]:
         Empty when nothing is near.
 
     Raises:
-        QuranAsrError: there is no letter to look for in `query`, it mixes Arabic and other letters, or it is
+        QuranAsrError: `query` has no letter, it mixes Arabic and other letters, or it is
             the reference of a verse that does not exist.
     """
     if refs := read_reference(query):
@@ -107,7 +107,7 @@ def find(quran: Quran, query: str) -> tuple[Match, ...]:
             remedy="write all of it in Arabic letters, or all in Latin letters",
         )
     found = _find_arabic(quran, query) if letters else _find_latin(quran, query, consonants_asked)
-    if surah:  # words that are only nearly those of the name are not meant
+    if surah:  # words that only resemble the name are not a match
         found = tuple(match for match in found if match.kind not in ("typo", "partial"))
     return surah + found
 
@@ -141,7 +141,7 @@ def _find_arabic(quran: Quran, query: str) -> tuple[Match, ...]:
 
 
 def _whole(quran: Quran, name: str, written: str, kind: Kind) -> tuple[Match, ...]:
-    """Where the letters of whole words stand; if they stand somewhere with the same spaces, only there.
+    """Matches of the letters of whole words; only those with the same spaces if there are any.
 
     With other spaces the kind is `spelling`.
     """
@@ -163,7 +163,7 @@ def _has_words(place: Place, words: Sequence[str]) -> bool:
 
 
 def _prefixed(quran: Quran, name: str, letters: str) -> tuple[Match, ...]:
-    """Where the words stand with a prefix before some of them, or without the article that they have."""
+    """Matches of the words with a prefix before some of them, or without their article."""
     words = [word.removeprefix("ال") if len(word) > 4 else word for word in letters.split()]
     translated = [re.escape(word.translate(TABLES[name])) for word in words]
     if len("".join(translated)) < SHORTEST_OF_SEVERAL_WORDS:
@@ -199,7 +199,7 @@ def _pattern(consonant: Consonant) -> str:
 
 
 def _by_likeness(quran: Quran, query: str, places: Iterable[Place], kind: Kind) -> tuple[Match, ...]:
-    """Matches of places that are phonetically similar to the query, vowels too, the most similar first."""
+    """Matches that are phonetically similar to the query, vowels too, the most similar first."""
     likely: dict[str, float] = {}
     ranked = []
     for place in places:
@@ -229,7 +229,7 @@ def _nearest(quran: Quran, letters: str) -> tuple[Match, ...]:
     """The verses that have most of the words in their order."""
     verses, having = _verses_by_word()
     wanted = letters.translate(_NEARLY).split()
-    # What two texts share regardless of order is a bound on what they share in order.
+    # The words that two texts share in any order bound those that they share in order.
     bound: Counter[int] = Counter()
     for word, times in Counter(wanted).items():
         for verse, there in Counter(having.get(word, ())).items():
@@ -253,7 +253,7 @@ def _nearest(quran: Quran, letters: str) -> tuple[Match, ...]:
 
 
 def _common_places(wanted: list[str], verse: list[str]) -> list[int]:
-    """Places in the verse of the most wanted words that keep their order; others may stand between."""
+    """Places in the verse of the most wanted words that keep their order; others may be between."""
     # longest[i][j]: number of words that wanted[i:] and verse[j:] share in order
     longest = [[0] * (len(verse) + 1) for _ in range(len(wanted) + 1)]
     for i in reversed(range(len(wanted))):
@@ -275,7 +275,7 @@ def _common_places(wanted: list[str], verse: list[str]) -> list[int]:
 
 
 def _matches(quran: Quran, places: Iterable[Place], kind: Kind) -> tuple[Match, ...]:
-    """The verses of places, each once; places that go on into the next surah do not count."""
+    """The verses of matches, each once; matches that cross into the next surah do not count."""
     matches: dict[tuple[int, int], Match | None] = {}
     for place in places:
         starts = verse_starts(place.stream.edition)
@@ -295,7 +295,7 @@ def _flat_words(spelling: str) -> list[str]:
 
 
 def _place_words(quran: Quran, place: Place) -> tuple[str, ...]:
-    """The words of a place as `quran` writes them."""
+    """The words of a match in the spelling of `quran`."""
     edition = place.stream.edition
     if (quran.edition_name == "uthmani") == (edition == "uthmani"):
         return tuple(_flat_words(quran.spelling)[place.first : place.last + 1])

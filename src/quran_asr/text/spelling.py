@@ -1,4 +1,4 @@
-r"""The three spellings, and the way of any text into each of them. The only file in which letters change.
+r"""The three spellings, and the conversion of any text to each of them. The only file that changes letters.
 
 `uthmani`
     The spelling of the mushaf, with its reading marks and without marks of pause, prostration or division.
@@ -8,20 +8,20 @@ r"""The three spellings, and the way of any text into each of them. The only fil
     `diacritized` without its marks.
 
 A verse of the right edition passes unchanged: `spell(verse, "uthmani")` and `spell(verse, "diacritized")`
-give back Tanzil's own characters, since the one order of marks that is used here is Tanzil's. After a letter:
+return Tanzil's own characters, since the order of marks used here is Tanzil's. After a letter:
 
     small seen, yeh or noon - shadda - vowel or tanwin - filled or empty stop - superscript alef - maddah
     - hamza above - sukun - silent-letter sign - small meem
 
-but on a tatweel, which is only its seat, the hamza comes first. Text from outside gets the same form:
+but on a tatweel, which is only its seat, the hamza comes first. Other text is brought to the same form, from
 any order of marks and any Unicode normal form, presentation forms, tatweel used as ornament, invisible and
-bidi characters, Persian and Urdu code points for Arabic letters. Digits and punctuation part words.
-NFKC is not used: it would take apart characters that this text needs.
+bidi characters, Persian and Urdu code points for Arabic letters. Digits and punctuation separate
+words. NFKC is not used: it would decompose characters that this text needs.
 
-`spell` does not translate. Uthmani text that is asked for as `diacritized` or `letters` comes out in today's
+`spell` does not translate. Uthmani text that is converted to `diacritized` or `letters` has today's
 characters (alef wasla as alef, small yeh inside a word as yeh, and so on, one by one), but where
-the two editions write a word with other letters it stays as it was: مَـٰلِك becomes ملك, not مالك. Whoever
-knows the verse takes it from the edition (`Quran.verse`).
+the two editions write a word with different letters it does not change: مَـٰلِك becomes ملك, not مالك. If the
+verse is known, take it from the edition (`Quran.verse`).
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ _FROM_OUTSIDE = {
     "\u08f1": "\u064c",
     "\u08f2": "\u064d",
     "\ufdfd": " بِسْمِ اللَّهِ الرَّحْمَٰنِ الرَّحِيمِ ",  # the basmala as one character
-    "\u06dd": " ",  # end of verse: for Unicode a format character, which would vanish without parting words
+    "\u06dd": " ",  # end of verse: a format character for Unicode, but here it separates words
 }
 
 
 class _Outside(dict[int, str]):
-    """Code point -> what this room reads for it, for every code point there is."""
+    """Code point -> its replacement, for every code point."""
 
     def __missing__(self, code: int) -> str:
         return _read_character(chr(code))
@@ -124,14 +124,14 @@ def _read_character(char: str) -> str:
         # the stand-alone form of a mark is a space and the mark
         return " " if plain == char else plain.lstrip(" ").translate(_OUTSIDE)
     category = unicodedata.category(char)
-    # unknown marks, invisible characters and letters that the Quran has not; all else parts words
+    # unknown marks, invisible characters and letters that the Quran lacks; everything else separates words
     return "" if category[0] in "ML" or category == "Cf" else " "
 
 
 _OUTSIDE = _Outside()
 
 _CANONICAL = {
-    # a sufficient test, not a necessary one: it lets the editions' own verses pass at once
+    # a sufficient test, not a necessary one: the editions' own verses take this fast path
     "uthmani": re.compile(
         f"(?:[\u0621\u0623-\u063a\u0641-\u064a\u0671{_SMALL_WAW}{_SMALL_YEH}]"
         f"(?:(?<={_SAD})[{_SMALL_HIGH_SEEN}{_SMALL_LOW_SEEN}])?\u0651?[{_VOWELS}]?[\u06ea-\u06ec]?"
@@ -149,7 +149,7 @@ _CLUSTER = re.compile(f"([^{MARKS} ])([{MARKS}]*)")
 _MARKS_WITHOUT_LETTER = re.compile(f"(?:^|(?<= ))[{MARKS}]+")
 _SIMPLE_MARK = re.compile(f"[{_SIMPLE_MARKS}]")
 _HAMZAS = f"{_HAMZA_ABOVE}{_HAMZA_BELOW}"
-# A tatweel is a seat when it carries a letter that the word has no other place for; else it is ornament.
+# A tatweel is a seat if it carries a letter that has no other place in the word; otherwise it is ornament.
 _ORNAMENTAL_TATWEEL = {
     "uthmani": re.compile(
         f"{_TATWEEL}(?![{MARKS}]*[{_HAMZAS}{_SUPERSCRIPT_ALEF}{_SMALL_HIGH_YEH}{_SMALL_HIGH_NOON}"
@@ -161,7 +161,7 @@ _SMALL_INSIDE = re.compile(f"[{_SMALL_WAW}{_SMALL_YEH}](?=[{MARKS}]*[^{MARKS} ])
 
 
 def spell(text: str, spelling: str) -> str:
-    """Bring any text to one spelling.
+    """Convert any text to one spelling.
 
     Args:
         text: words in any order of marks and any encoding; see the top of this file.
@@ -222,7 +222,7 @@ def alphabet(spelling: str) -> frozenset[str]:
 
 
 def separate_basmala(text: str) -> tuple[str, str]:
-    """Take the basmala off the beginning of a text from outside, whatever its spelling.
+    """Separate the basmala from the beginning of a text in any spelling.
 
     Returns:
         (basmala, rest), both as they were written, without spaces around. The basmala is empty when the text
@@ -240,7 +240,7 @@ def separate_basmala(text: str) -> tuple[str, str]:
 
 
 def _compose(base: str, marks: set[str]) -> tuple[str, set[str]]:
-    """Put the hamza into its letter where they are one letter; otherwise it stays a hamza above."""
+    """Compose a letter and its hamza where they are one letter; otherwise it stays a hamza above."""
     if not marks & set(_HAMZAS):
         return base, marks
     hamza = _HAMZA_BELOW if base == _ALEF and _HAMZA_ABOVE not in marks else _HAMZA_ABOVE
@@ -275,7 +275,7 @@ def _simple_letter(base: str, written: str) -> str:
 
     small = (_YEH if _SMALL_HIGH_YEH in marks else "") + (_NOON if _SMALL_HIGH_NOON in marks else "")
     ordered = _in_order(marks & {*_SIMPLE_MARKS, _HAMZA_ABOVE})
-    if base == _TATWEEL:  # the seat goes; what sat on it is the letter and has the marks
+    if base == _TATWEEL:  # the seat is dropped; the letter that it carried has the marks
         seated = (_HAMZA if _HAMZA_ABOVE in marks else "") + small
         return seated + ordered.replace(_HAMZA_ABOVE, "")
     return letter + ordered.replace(_HAMZA_ABOVE, _HAMZA) + small

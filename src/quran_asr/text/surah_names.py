@@ -149,10 +149,10 @@ def surah_name(surah: int) -> str:
 
 
 def find_surah(name: str) -> int | None:
-    """The number of the surah that somebody names, in Arabic or in English, with or without the article.
+    """The number of a surah by its name, in Arabic or in English, with or without the article.
 
     Vowels may be written in any way (`Yaseen`, `Ya-Sin`), doubled letters once, the teh marbuta with or
-    without h. None when no surah is called so.
+    without h. None if no surah has that name.
     """
     bare = _WORD_SURAH.sub("", name.strip())
     if spell(bare, "letters"):
@@ -181,7 +181,7 @@ def _arabic_key(name: str) -> str:
 
 
 def _latin_key(name: str) -> str:
-    """What stays the same however a name is written in Latin letters."""
+    """A key that is the same for all Latin spellings of a name."""
     decomposed = unicodedata.normalize("NFKD", re.sub("[’‘'`ʿʾ]", "", name.casefold()))
     words = re.sub("[^a-z]+", " ", re.sub("[\u0300-\u036f]", "", decomposed)).split()
     if len(words) > 1 and re.fullmatch("the|a[lnrstzd]|ash|adh|ath", words[0]):

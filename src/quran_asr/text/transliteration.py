@@ -1,8 +1,8 @@
-"""The words of the Quran by the consonants that are pronounced, and queries in Latin letters read as these.
+"""The words of the Quran by their pronounced consonants, and queries in Latin letters converted to these.
 
 People write Arabic in Latin letters in many ways (`rahman`, `rahmaan`; `ilayhi`, `ilaihi`; `ar-rahman`,
-`al-rahman`), but nearly all agree in the consonants. So the Quran is brought to the consonants that are
-pronounced, each Latin consonant stands for the Arabic ones that people write with it, and vowels only rank.
+`al-rahman`), but nearly all agree in the consonants. So the Quran is reduced to the pronounced consonants,
+each Latin consonant matches the Arabic ones that people write with it, and vowels only rank the matches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 
 TANWIN = "~"
-"""Stands in `consonants` for the n of a tanwin, which people write or leave out."""
+"""Represents the n of a tanwin in `consonants`, which people write or leave out."""
 
 _VOWELS = "\u064b\u064c\u064d\u064e\u064f\u0650"
 _SHADDA = "\u0651"
@@ -39,7 +39,7 @@ _LETTER_NAMES = {
 _SPELLED_OUT = re.compile(f"(?<![^ \n])[{''.join(_LETTER_NAMES)}]+(?![^ \n])")
 """الم, يس, ق: the only words without a vowel sign. They are read letter by letter."""
 
-# alefs, hamzas and ain are not written, or with marks that people leave out
+# alefs, hamzas and ain are omitted, or written with marks that people leave out
 _SILENT = dict.fromkeys(map(ord, "اأإآءؤئىٱع\u064e\u064f\u0650\u0651\u0652\u0670"), "")
 _TANWINS = dict.fromkeys(map(ord, "\u064b\u064c\u064d"), TANWIN)
 
@@ -47,8 +47,8 @@ _TANWINS = dict.fromkeys(map(ord, "\u064b\u064c\u064d"), TANWIN)
 def consonants(diacritized: str) -> str:
     """The consonants that are pronounced, in Arabic letters.
 
-    Without long vowels, diphthongs, hamza and ain; the l of the article is gone before a sun letter. Spaces
-    and line feeds stay, so that words can be counted; a word may become empty.
+    Without long vowels, diphthongs, hamza and ain, and without the l of the article before a sun letter.
+    Spaces and line feeds stay, so that words can be counted; a word may become empty.
 
     Args:
         diacritized: words in the spelling `diacritized`.
@@ -65,13 +65,13 @@ class Consonant:
     """One consonant of a query."""
 
     letters: str
-    """The Arabic letters that it may stand for."""
+    """The Arabic letters that it may represent."""
     doubled: bool = False
     """Written twice: one letter with a shadda, or two letters where words meet."""
     optional: bool = False
 
 
-# The longer spelling first. z and s also stand for the letters between the teeth, as in Turkey, Iran and
+# The longer spelling first. z and s also represent the interdental letters, as in Turkey, Iran and
 # Indonesia.
 _WRITTEN = {
     "sh": "ش",
@@ -117,7 +117,7 @@ def plain_latin(query: str) -> str:
 
 
 def read_latin(query: str) -> tuple[Consonant, ...]:
-    """The consonants of words in Latin letters, as `consonants` has those of the Quran."""
+    """The consonants of words in Latin letters, as `consonants` for the Quran."""
     # before a sun letter the l of the article is written by some and never pronounced
     latin = re.sub(r"(?<=[aeiou])l(?= [tdrzsn])", "L", plain_latin(query))
     latin = re.sub(r"\b([aeiu])l(?=[tdrzsn])", r"\1L", latin).replace(" ", "")

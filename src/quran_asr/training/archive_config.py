@@ -4,7 +4,8 @@ NeMo makes of a configuration whatever it names: any class of its own, with any 
 under the older `target`, `cls` and `params`. A tokenizer class among them runs Python from the hub, others
 write and delete files. So a configuration is not searched for what is known to be dangerous. It must consist
 of the keys below, which are those of the published FastConformers from NeMo 1.x to 3.0 and of our own models;
-values are numbers within bounds, true, false, null or words of a list; and what is handed on is built anew.
+values are numbers within bounds, true, false, null or words of a list; and the result is built from the
+checked values alone.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def parse(content: bytes, where: str) -> Any:
 
 
 def rebuild(config: Any, where: str) -> dict[str, Any]:
-    """The configuration of a FastConformer, made anew from what is known of it.
+    """The configuration of a FastConformer, rebuilt from its known keys.
 
     Args:
         config: plain values, as `parse` gives them.

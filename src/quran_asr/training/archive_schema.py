@@ -1,4 +1,4 @@
-"""What a value of a stranger's configuration may be, and how it is made anew.
+"""The values that the configuration of an untrusted archive may have, and how they are rebuilt.
 
 Bounds are far beyond every published model, and keep what is built within a machine's memory.
 """

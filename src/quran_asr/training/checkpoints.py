@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -83,10 +83,14 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
 def model_weights(path: Path) -> dict[str, Tensor]:
     """The model's tensors in a `.ckpt`, named as the model names them; mapped from the file.
 
+    Of a training that keeps a running mean of the weights, these are the mean: the model that was validated
+    and that the `.nemo` of the same step holds.
+
     Raises:
-        QuranAsrError: as `read_checkpoint`, or no weights of a model in it.
+        QuranAsrError: as `read_checkpoint`, no weights of a model in it, or a mean of other parameters.
     """
-    state = read_checkpoint(path, mapped=True)["state_dict"]
+    checkpoint = read_checkpoint(path, mapped=True)
+    state = checkpoint["state_dict"]
     weights = {
         str(name).removeprefix("model."): tensor
         for name, tensor in (state.items() if isinstance(state, dict) else ())
@@ -94,7 +98,29 @@ def model_weights(path: Path) -> dict[str, Tensor]:
     }
     if not weights:
         raise QuranAsrError("a checkpoint without weights of a model", where=str(path))
-    return weights
+    mean = checkpoint.get("quran_asr", {}).get("weight_average", [])
+    return weights | _running_mean(weights, mean, path)
+
+
+def _running_mean(weights: dict[str, Tensor], mean: Sequence[Tensor], path: Path) -> dict[str, Tensor]:
+    """The mean of each parameter by its name.
+
+    Both are in the order of the model's modules, but `weights` also holds buffers, which have no mean: the
+    constants of the features and the statistics of batch norms. No buffer has the shape of the parameter
+    that comes next.
+    """
+    named: dict[str, Tensor] = {}
+    left = list(mean)
+    for name, tensor in weights.items():
+        if left and left[0].shape == tensor.shape:
+            named[name] = left.pop(0)
+    if left:
+        raise QuranAsrError(
+            f"its running mean of the weights does not fit them: {len(left)} of {len(mean)} tensors are left",
+            where=str(path),
+            remedy="use another checkpoint of the run",
+        )
+    return named
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +316,7 @@ class Checkpoints(lightning.Callback):
         )
 
     def _is_the_end(self, trainer: lightning.Trainer) -> bool:
-        """Whether this was the last batch: the end is kept as a place to go on from, like any other."""
+        """Whether this was the last batch: a training can be resumed from its end too."""
         if 0 < trainer.max_steps <= trainer.global_step:
             return True
         return bool(trainer.is_last_batch and 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1)
@@ -327,7 +353,7 @@ def keep_among_best(last: Path, name: str, wer: float, epoch: int, keep: int) ->
     with replacing(target) as temporary:
         temporary.unlink()
         try:
-            os.link(last, temporary)  # written anew, `last.ckpt` becomes another file: this one stays
+            os.link(last, temporary)  # the next `last.ckpt` is another file: this one stays
         except OSError:  # a file system without links
             shutil.copyfile(last, temporary)
     for _, path in others[keep - 1 :]:

@@ -195,7 +195,8 @@ def check_start(
     lightning.seed_everything(recipe.quran.seed, verbose=False)
     model = build_model(recipe, tokenizer.folder)
     if archive is not None:
-        return _pretrained(model, recipe, archive, allow_partial, report)
+        name = recipe.init_from_pretrained_model or str(archive.path)
+        return _pretrained(model, recipe.model, name, archive, allow_partial, report)
     clips = ClipSet(tokenize(training, tokenizer), cache_bytes=0)
     if recipe.quran.initialization == "data":
         initialize(model, clips)
@@ -232,15 +233,15 @@ def signal(model: EncDecHybridRNNTCTCBPEModel, clips: ClipSet, seed: int) -> flo
 
 def _pretrained(
     model: EncDecHybridRNNTCTCBPEModel,
-    recipe: Recipe,
+    settings: Model,
+    name: str,
     archive: Archive,
     allow_partial: bool,
     report: Callable[[str], None],
 ) -> Outcomes:
-    name = recipe.init_from_pretrained_model or str(archive.path)
     weights = read_weights(archive)
     planned = transfer(
-        model, recipe.model, archive.config, weights, archive.pieces, name, allow_partial=allow_partial
+        model, settings, archive.config, weights, archive.pieces, name, allow_partial=allow_partial
     )
     report(as_table(planned))
     unlike = _not_arrived(model, weights, planned)

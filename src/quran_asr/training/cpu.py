@@ -133,7 +133,7 @@ def choose_threads(model: EncDecHybridRNNTCTCBPEModel) -> None:
 def keep_freed_memory() -> bool:
     """Make glibc's malloc give nothing back to the system while this process trains.
 
-    By default every tensor of some megabytes is mapped anew, and the system clears its pages at first touch:
+    By default every tensor of some megabytes is mapped again, and the system clears its pages at first touch:
     a quarter of a step's time with small models. What the process holds at its height hardly changes.
 
     Returns:

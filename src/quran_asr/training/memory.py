@@ -175,15 +175,11 @@ def check_memory(
     recipe: Recipe, tokenizer: Tokenizer, training: Sequence[Segment], device: torch.device
 ) -> Outcome:
     """Forward and backward of the heaviest batch on a device, and what would fit if it does not."""
-    training = with_windows(training, recipe)
+    training = with_windows(training, recipe.quran, recipe.model.train_ds.max_duration)
     clips = [Clip(segment, tuple(tokenizer.encode(segment.text))) for segment in training]
     seconds, tokens = [s.duration for s in training], [len(clip.tokens) for clip in clips]
     shapes = heaviest(recipe.model.train_ds, recipe.quran.augment, seconds, tokens)
-    few = ClipSet(clips[:1], cache_bytes=0)
-    model = build_model(recipe, tokenizer.folder)
-    choose_threads(model)
-    module = TrainingModule(model, recipe, few, few, lambda finding: None).to(device).train()
-    trial = Trial(module, recipe, device)
+    trial = Trial(recipe, tokenizer, clips[:1], device)
     tried = [(shape, *trial.needs(shape)) for shape in shapes]
     shape, needed, how = max(tried, key=lambda one: one[1])
     free = trial.free
@@ -196,15 +192,23 @@ def check_memory(
     )
     if needed <= COMFORT * free:
         return passed(message)
-    remedy = _what_fits(recipe, shape, trial.always, needed, free)
+    accumulation = recipe.trainer.accumulate_grad_batches
+    remedy = _what_fits(recipe.model.train_ds, accumulation, shape, trial.always, needed, free)
     return (failure if needed > free else warning)(message, remedy)
 
 
 class Trial:
     """Steps of a training on synthetic audio."""
 
-    def __init__(self, module: TrainingModule, recipe: Recipe, device: torch.device) -> None:
-        self.module = module
+    def __init__(
+        self, recipe: Recipe, tokenizer: Tokenizer, clips: Sequence[Clip], device: torch.device
+    ) -> None:
+        """`clips`: at least one of the training, since a training module needs some."""
+        few = ClipSet(clips, cache_bytes=0)
+        model = build_model(recipe, tokenizer.folder)
+        choose_threads(model)
+        module = TrainingModule(model, recipe, few, few, lambda finding: None)
+        self.module: TrainingModule = module.to(device).train()
         self.device = device
         self.half = recipe.trainer.precision == "bf16-mixed" and device.type == "cuda"
         parameters = 4 * sum(p.numel() for p in module.parameters())
@@ -331,18 +335,20 @@ def _fill(data: TrainData, seconds: Sequence[float], tokens: Sequence[int], orde
     return Shape(tuple(seconds[i] for i in chosen), tuple(tokens[i] for i in chosen))
 
 
-def _what_fits(recipe: Recipe, shape: Shape, always: int, needed: float, free: float) -> str:
+def _what_fits(
+    data: TrainData, accumulation: int, shape: Shape, always: int, needed: float, free: float
+) -> str:
+    """The overrides with which batches fit and the effective batch stays."""
     a_clip = max(1.0, (needed - always) / len(shape))
     clips = math.floor((COMFORT * free - always) / a_clip)
     if clips < 1:
         return "a smaller model.train_ds.max_duration, or a smaller recipe (`quran-asr recipe list`)"
-    ds, accumulation = recipe.model.train_ds, recipe.trainer.accumulate_grad_batches
-    times = math.ceil(len(shape) / clips)  # in so many parts, the effective batch stays
-    if ds.batch_duration is not None:
-        change = f"model.train_ds.batch_duration={ds.batch_duration / times:g}"
+    parts = math.ceil(len(shape) / clips)
+    if data.batch_duration is not None:
+        change = f"model.train_ds.batch_duration={data.batch_duration / parts:g}"
     else:
-        change = f"model.train_ds.batch_size={max(1, ds.batch_size // times)}"
-    return f"{change} trainer.accumulate_grad_batches={accumulation * times}"
+        change = f"model.train_ds.batch_size={max(1, data.batch_size // parts)}"
+    return f"{change} trainer.accumulate_grad_batches={accumulation * parts}"
 
 
 def in_words(number: float) -> str:
@@ -429,11 +435,7 @@ def _largest_that_fits(
     on_finding: Callable[[Finding], None],
 ) -> tuple[int, int | None]:
     """The place of the first choice that fits, their number if none does; and the memory, None if unknown."""
-    few = ClipSet(clips[:1], cache_bytes=0)
-    model = build_model(recipe, tokenizer.folder)
-    choose_threads(model)
-    module = TrainingModule(model, recipe, few, few, lambda finding: None).to(device).train()
-    trial = Trial(module, recipe, device)
+    trial = Trial(recipe, tokenizer, clips[:1], device)
     free = trial.free if budget.bytes is None else budget.bytes
     if free is None:
         return 0, None

@@ -108,13 +108,13 @@ def blanks_while_silent(scores: Tensor, frame: Tensor) -> Tensor:
 
 # A transducer's prediction network sees the tokens before the next one. Trained on whole verses it learns
 # the text: it fails where a recording continues with another verse, and it corrects the reciter. Two
-# changes of its input prevent that. It starts anew at a word in the middle of a clip, as
+# changes of its input prevent that. It restarts at a word in the middle of a clip, as
 # the decoder does behind a pause; and some tokens are others than those recited, as after a recognition
 # error.
 
 
 def restarts(clips: Sequence[Sequence[int]], begins_word: Sequence[bool], share: float) -> list[int]:
-    """How many tokens come before the place where the prediction network starts anew; 0: it does not.
+    """How many tokens come before the place where the prediction network restarts; 0: it does not.
 
     Drawn from Python's generator, which checkpoints keep.
 
@@ -199,7 +199,7 @@ class TrainingModule(lightning.LightningModule):
         self._before_the_step: dict[str, Any] = {}
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Called anew for every epoch, because the curriculum may admit longer clips."""
+        """Called again for every epoch, because the curriculum may admit longer clips."""
         if self._resumed is None or not self._resumed.stages:
             plain = self.recipe.quran.curriculum is not None and self.curriculum.left_at is None
             self.progress = EpochProgress((self.stage(self._longest_clip(), plain=plain),))
@@ -378,10 +378,10 @@ class TrainingModule(lightning.LightningModule):
             return predicted
         rest = nn.utils.rnn.pad_sequence([prefix[row, starts[row] :] for row in rows], batch_first=True)
         lengths = batch.token_lengths[rows] - torch.tensor([starts[row] for row in rows], device=rest.device)
-        anew, _, _ = self.model.decoder(targets=rest, target_length=lengths)
+        restarted, _, _ = self.model.decoder(targets=rest, target_length=lengths)
         joined = [
             torch.cat([predicted[row, : starts[row]], again[: predicted.shape[1] - starts[row]]])
-            for row, again in zip(rows, anew.transpose(1, 2), strict=True)
+            for row, again in zip(rows, restarted.transpose(1, 2), strict=True)
         ]
         return predicted.index_copy(0, torch.tensor(rows, device=predicted.device), torch.stack(joined))
 

@@ -44,7 +44,7 @@ class Archive:
     members: tuple[str, ...]
     """Names of its files as the tar has them."""
     config: Mapping[str, Any]
-    """Its `model_config.yaml`, made anew by `rebuild`: nothing in it is as a stranger wrote it."""
+    """Its `model_config.yaml`, rebuilt by `rebuild`: nothing in it is copied unchecked."""
     model_class: str
     pieces: tuple[str, ...] | None
     """Its tokens without the blank, in the order of their ids; None without a SentencePiece model."""

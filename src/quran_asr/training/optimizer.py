@@ -2,7 +2,7 @@
 
 "Copied" tensors are those of the encoder, which knows the audio whatever the tokens are. Prediction network
 and joint work on the tokens' embedding: where that is fresh, because the tokens are others, they have to
-learn anew and count as fresh, however they came.
+are trained from the beginning and count as fresh, whatever their origin.
 
 Which tensors came stands in the run's `transfer.json`; whether they are frozen and how fast they learn
 follows from recipe and step. So a resumed run is the one that was stopped.
@@ -308,7 +308,7 @@ class WeightAverage:
         return [p.detach() for p in model.parameters()] if self._exchanged else self._other
 
     def restore(self, averaged: Sequence[Tensor]) -> None:
-        """Go on with the mean of a checkpoint."""
+        """Continue with the mean of a checkpoint."""
         if self.decay:
             self._other = [tensor.clone() for tensor in averaged]
 

@@ -9,7 +9,7 @@ compared with it at every later use. To be quick, a file whose length and time o
 last comparison is not read again: one that is changed and dated back is not noticed. What Hugging Face's
 own cache holds is used where it lies, and recorded in the same way.
 
-Requests are made by `huggingface_hub`, file by file with its `http_get`: its `hf_hub_download` begins anew
+Requests are made by `huggingface_hub`, file by file with its `http_get`: its `hf_hub_download` starts over
 after an interruption, checks the length alone, and takes a page of HTML for a file.
 """
 
@@ -356,7 +356,7 @@ def _read(path: Path) -> _Record | None:
     raise QuranAsrError(
         "is not the record of a download",
         where=str(_beside(path)),
-        remedy="delete it; the file is then recorded anew",
+        remedy="delete it; the file is then recorded again",
     )
 
 
@@ -571,12 +571,12 @@ def _download(
 
     def report(done: int) -> None:
         nonlocal highest
-        highest = max(highest, done)  # a file that is begun anew does not run backwards
+        highest = max(highest, done)  # of a file that is started over the count does not fall
         if on_progress is not None:
             on_progress(highest, listed.bytes or 0)
 
     sha256 = _fetch(url, part, here, listed, headers, report)
-    if here and listed.sha256 != sha256:  # the beginning was damaged: all of it is got anew
+    if here and listed.sha256 != sha256:  # the beginning was damaged: all of it is downloaded again
         part.unlink()
         sha256 = _fetch(url, part, 0, listed, headers, report)
     if listed.sha256 not in {None, sha256}:

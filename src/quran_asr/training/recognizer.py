@@ -256,7 +256,7 @@ def load_recognizer(
         model: what to load.
         decoder: `transducer` or `ctc`.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
-        pause_seconds: after which the search starts anew; None never does, and neither does a model that
+        pause_seconds: after which the search restarts; None: never, and never in a model that
             needs whole recordings.
 
     Raises:

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from quran_asr import __version__
 from quran_asr.config.architecture import of_nemo
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Model, Recipe
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.evaluation.training_data import FILE_NAME as TRAINING_DATA_FILE
 from quran_asr.evaluation.training_data import TrainingData
@@ -116,7 +116,7 @@ def train(
     ranks.from_first(None)
     tokenizer = Tokenizer(run.tokenizer)
     device = training_device(recipe.trainer.accelerator)
-    training = with_windows(training, recipe)
+    training = with_windows(training, recipe.quran, recipe.model.train_ds.max_duration)
     if memory is not None:
         recipe = fit_memory(recipe, tokenizer, training, device, memory, on_finding, ranks)
         if first and resume is None:
@@ -140,7 +140,7 @@ def train(
     if resume is None and first:
         run.write_json("environment.json", environment(ranks, engine))
         if start is not None:
-            start_from(start, model, recipe, run, training_set)
+            start_from(start, model, recipe.model, run, training_set)
         elif recipe.quran.initialization == "data":
             initialize(model, training_set)
     staged = first and is_staged(recipe.quran)
@@ -268,16 +268,16 @@ def total_steps(
 
 
 def start_from(
-    start: Start, model: EncDecHybridRNNTCTCBPEModel, recipe: Recipe, run: RunFolder, clips: ClipSet
+    start: Start, model: EncDecHybridRNNTCTCBPEModel, settings: Model, run: RunFolder, clips: ClipSet
 ) -> None:
     """Bring a trained model's weights into ours, and leave in `transfer.json` what became of each tensor."""
     level = None
     theirs = of_nemo(start.archive.config, 0, start.pretrained.name).normalize
-    if (theirs, recipe.model.preprocessor.normalize) == ("per_feature", "NA"):
+    if (theirs, settings.preprocessor.normalize) == ("per_feature", "NA"):
         level = feature_level(*sample_features(model, clips))
     planned = transfer(
         model,
-        recipe.model,
+        settings,
         start.archive.config,
         read_weights(start.archive),
         start.archive.pieces,

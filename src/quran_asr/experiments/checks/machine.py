@@ -59,7 +59,7 @@ def machine(recipe: Recipe, data: Data) -> list[Outcome]:
     if workers and not _forks():
         outcomes.append(
             warning(
-                "processes are not forked here: every worker loads torch anew in each epoch",
+                "processes are not forked here: every worker loads torch again in each epoch",
                 "model.train_ds.num_workers=0 model.validation_ds.num_workers=0",
             )
         )

@@ -134,7 +134,7 @@ def trials_of(folder: Path, question: Question) -> list[Trial]:
 def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) -> list[Trial]:
     """Train what is not trained yet; a trial that was cut off continues from its last checkpoint.
 
-    The others go on where a trial fails after it has been validated.
+    The others continue if a trial fails after it has been validated.
 
     Returns:
         The trials that failed.

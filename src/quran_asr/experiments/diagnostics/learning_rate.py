@@ -144,7 +144,7 @@ def rate_to_try(curves: Curves, healthy: int) -> Rate:
     """
     rates = finite(curves.training.get("learning_rate", ()))
     borne = [point for point in rates if point.step <= healthy] or rates[:1]
-    resume = "go on from the best checkpoint (`quran-asr train --resume-best RUN`)"
+    resume = "continue from the best checkpoint (`quran-asr train --resume-best RUN`)"
     if not rates:
         return Rate(None, None, f"try half the learning rate; {resume} or start again")
     peak = max(values(borne)) / 2

@@ -127,11 +127,11 @@ def plan(
     epoch = _times(times.batch_seconds, batches)
     findings = [
         *start_findings(recipe, parameters, steps, steps_per_epoch, effective),
-        *stop_findings(recipe),
+        *stop_findings(recipe.quran.stop_on),
         *rate_findings(recipe, peak_rate, steps),
         *warmup_findings(recipe, peak_rate, steps, steps_per_epoch, parameters),
-        *batch_findings(recipe, effective, parameters, devices),
-        *precision_findings(recipe, parameters, target),
+        *batch_findings(recipe.model.train_ds, trainer, effective, parameters, devices),
+        *precision_findings(trainer, parameters, target),
         *device_findings(recipe, devices),
         *memory_findings(recipe, weighed, which, target, devices),
         *data_findings(recipe, work, parameters),

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from quran_asr.config.schema import Recipe, SpecAugment, TrainData
+from quran_asr.config.schema import Quran, Recipe, SpecAugment, TrainData, Trainer
 from quran_asr.errors import Finding, Severity
 from quran_asr.experiments.diagnostics.rules import unknown_codes
 from quran_asr.experiments.planning.cost import Batch, step_memory
 from quran_asr.experiments.planning.starting_point import BIG
 from quran_asr.experiments.planning.timing import Target
-from quran_asr.experiments.planning.workload import Workload, expected_tokens, tokens_a_word
+from quran_asr.experiments.planning.workload import Workload, tokens_a_word
 
 HIGHEST_RATE = 2e-3
 """Peak learning rate above which this encoder under AdamW has been seen to diverge (2.21e-3)."""
@@ -34,11 +34,11 @@ RESERVE = 1.5e9
 """Bytes of a GPU that are not ours: a CUDA context, workspaces, fragmentation. Not measured here."""
 
 
-def stop_findings(recipe: Recipe) -> list[Finding]:
+def stop_findings(stop_on: Sequence[str]) -> list[Finding]:
     """Codes in `quran.stop_on` that no diagnostic has."""
     return [
         Finding("error", "unknown-diagnostic", "quran.stop_on", error.what, error.remedy)
-        for error in unknown_codes(recipe.quran.stop_on)
+        for error in unknown_codes(stop_on)
     ]
 
 
@@ -139,11 +139,12 @@ def _warmup_remedy(recipe: Recipe, warmup: int, peak_rate: float | None) -> str:
     return f"{remedy} model.optim.lr={rate:.3g} (peaks at {wanted:.2e})"
 
 
-def batch_findings(recipe: Recipe, effective: int, parameters: int, devices: int) -> list[Finding]:
+def batch_findings(
+    data: TrainData, trainer: Trainer, effective: int, parameters: int, devices: int
+) -> list[Finding]:
     """Too few clips behind an optimizer step of a big model."""
     if parameters < BIG or effective >= LEAST_BATCH:
         return []
-    data, trainer = recipe.model.train_ds, recipe.trainer
     workers = devices * trainer.num_nodes
     if data.batch_duration is None:
         clips = max(32, data.batch_size)
@@ -167,13 +168,13 @@ def batch_findings(recipe: Recipe, effective: int, parameters: int, devices: int
     ]
 
 
-def precision_findings(recipe: Recipe, parameters: int, target: Target | None) -> list[Finding]:
+def precision_findings(trainer: Trainer, parameters: int, target: Target | None) -> list[Finding]:
     """float32 where bf16 is fast, or bf16 where the device has none."""
     device = target.row if target is not None else None
-    cpu = recipe.trainer.accelerator == "cpu" or (target is not None and target.is_cpu)
+    cpu = trainer.accelerator == "cpu" or (target is not None and target.is_cpu)
     if cpu:
         return []
-    if recipe.trainer.precision == 32 and parameters >= BIG and (device is None or device.bf16):
+    if trainer.precision == 32 and parameters >= BIG and (device is None or device.bf16):
         return [
             Finding(
                 "warning",
@@ -184,7 +185,7 @@ def precision_findings(recipe: Recipe, parameters: int, target: Target | None) -
                 "trainer.precision=bf16-mixed",
             )
         ]
-    if recipe.trainer.precision == "bf16-mixed" and device is not None and not device.bf16:
+    if trainer.precision == "bf16-mixed" and device is not None and not device.bf16:
         return [
             Finding(
                 "warning",
@@ -281,7 +282,7 @@ def data_findings(recipe: Recipe, work: Workload | None, parameters: int) -> lis
         *_left_out(recipe.model.train_ds, work),
         *_masks(recipe.model.spec_augment, work),
         *_characters(recipe.quran.spelling, work),
-        *_vocabulary(recipe, work),
+        *(_vocabulary(recipe.quran, work) if recipe.model.tokenizer.dir is None else ()),
         *_fresh_decoders(recipe, work, parameters),
     ]
 
@@ -345,16 +346,18 @@ def _characters(spelling: str, work: Workload) -> list[Finding]:
     ]
 
 
-def _vocabulary(recipe: Recipe, work: Workload) -> list[Finding]:
+def _vocabulary(quran: Quran, work: Workload) -> list[Finding]:
     """Tokens that occur too rarely to be learned."""
-    size = recipe.quran.vocabulary_size
-    if not work.words or recipe.model.tokenizer.dir is not None:
+    size, words = quran.vocabulary_size, work.words
+    if not words:
         return []
-    occurrences = expected_tokens(recipe.quran, work.words) / size
-    fitting = _largest_that(
-        lambda tokens: _occurrences(recipe, work.words or 0, tokens) >= TOKEN_EXAMPLES, size
-    )
-    enough = _occurrences(recipe, work.words, fitting) >= TOKEN_EXAMPLES
+
+    def occurrences_with(tokens: int) -> float:
+        return words * tokens_a_word(quran.spelling, tokens) / tokens
+
+    occurrences = occurrences_with(size)
+    fitting = _largest_that(lambda tokens: occurrences_with(tokens) >= TOKEN_EXAMPLES, size)
+    enough = occurrences_with(fitting) >= TOKEN_EXAMPLES
     if occurrences >= TOKEN_EXAMPLES or fitting >= size:
         return []
     return [
@@ -362,15 +365,11 @@ def _vocabulary(recipe: Recipe, work: Workload) -> list[Finding]:
             "warning",
             "large-vocabulary",
             "quran.vocabulary_size",
-            f"{size:,} tokens for {work.words:,} words: each occurs {occurrences:.0f} times on average, "
+            f"{size:,} tokens for {words:,} words: each occurs {occurrences:.0f} times on average, "
             f"and {TOKEN_EXAMPLES} are wanted",
             f"quran.vocabulary_size={fitting}" + ("" if enough else "; and more clips"),
         )
     ]
-
-
-def _occurrences(recipe: Recipe, words: int, tokens: int) -> float:
-    return words * tokens_a_word(recipe.quran.spelling, tokens) / tokens
 
 
 def _fresh_decoders(recipe: Recipe, work: Workload, parameters: int) -> list[Finding]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from quran_asr.config.architecture import count_parameters
 from quran_asr.config.recipe import SHIPPED, load_recipe
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Quran, Recipe
 from quran_asr.errors import Finding
 from quran_asr.experiments.planning.cost import audio_flops
 from quran_asr.experiments.planning.devices import (
@@ -120,7 +120,7 @@ def _batch(
     if target is None:
         return None, f"unknown: {HOW_TO_KNOW}", None, []
     found: list[Finding] = []
-    cost = audio_flops(recipe, work.mean_seconds, _tokens(recipe, work))
+    cost = audio_flops(recipe, work.mean_seconds, _tokens(recipe.quran, work))
     measured = _nearest(recipe, target, cost, work)
     if measured is not None:
         theirs = _cost(measured, work)
@@ -159,8 +159,8 @@ def _validation(
     return hours * 3600 * FORWARD_SHARE * batch / batch_audio, "a third of a training step for the same audio"
 
 
-def _tokens(recipe: Recipe, work: Workload) -> float | None:
-    return expected_tokens(recipe.quran, work.words / work.clips) if work.words and work.clips else None
+def _tokens(quran: Quran, work: Workload) -> float | None:
+    return expected_tokens(quran, work.words / work.clips) if work.words and work.clips else None
 
 
 def _nearest(recipe: Recipe, target: Target, cost: float, work: Workload) -> Calibration | None:

@@ -144,19 +144,21 @@ def weigh_manifests(manifests: Sequence[str], recipe: Recipe) -> Workload:
     durations = array("d")
     texts: list[str] = []
     segments: list[Segment] = []
+    joins = has_windows(recipe.quran.augment)
     for clips in map(read_clips, manifests):
         spelled = _spelled(clips, recipe.quran.spelling)
         durations.extend(clips.seconds)
         texts += map(spelled.__getitem__, clips.contents)
-        if has_windows(recipe):
+        if joins:
             segments += _segments(clips, spelled)
-    return weigh_segments(segments, recipe) if has_windows(recipe) else weigh(durations, recipe, texts)
+    return weigh_segments(segments, recipe) if joins else weigh(durations, recipe, texts)
 
 
 def weigh_segments(segments: Sequence[Segment], recipe: Recipe) -> Workload:
     """The workload of these clips, and of the windows that the recipe makes of those it keeps."""
     kept = [segment for segment in segments if _admits(recipe.model.train_ds, segment.duration)]
-    every = [*segments, *with_windows(kept, recipe)[len(kept) :]]
+    joined = with_windows(kept, recipe.quran, recipe.model.train_ds.max_duration)[len(kept) :]
+    every = [*segments, *joined]
     return weigh([one.duration for one in every], recipe, [one.text for one in every])
 
 

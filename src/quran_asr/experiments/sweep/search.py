@@ -1,6 +1,6 @@
 """A sweep: trainings of one recipe with other values, chosen and pruned by Optuna.
 
-Everything that a second call needs to go on lies in the folder: what was asked (`sweep.json`), the recipe of
+Everything that a second call needs to continue is in the folder: the request (`sweep.json`), the recipe of
 then (`sweep-recipe.yaml`), Optuna's journal (`study.journal`), and a folder for each trial. A trial counts
 once its end stands in the journal; one that was under way is resumed.
 """

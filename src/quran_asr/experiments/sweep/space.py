@@ -26,7 +26,7 @@ _LIKE_A_RANGE = re.compile(rf"(?:{_NUMBER})\.\.[^/]*|[^/]*\.\.(?:{_NUMBER})(?::\
 OWN = {
     "name": "the sweep finds its trials by it; give your own in the recipe",
     "exp_manager.exp_dir": "the sweep decides where its trials lie: --to FOLDER",
-    "exp_manager.resume_from_checkpoint": "trials begin anew; vary init_from_pretrained_model",
+    "exp_manager.resume_from_checkpoint": "trials start from the beginning; vary init_from_pretrained_model",
     "quran.spelling": "word error rates in different spellings do not compare",
     "model.train_ds.min_duration": "it changes the clips of validation too: rates would not compare",
     "model.validation_ds": "every trial needs the same clips",

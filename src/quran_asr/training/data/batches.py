@@ -131,7 +131,7 @@ class ClipSet(Dataset[Item]):
             clips: in the order of their indices.
             cache_bytes: most memory for decoded audio.
             training: keep the audio in 16 bits.
-            augment: changes of the audio, drawn anew at every visit.
+            augment: changes of the audio, drawn again at every visit.
             seed: of the simulated rooms.
         """
         self.clips = tuple(clips)
