@@ -67,7 +67,8 @@ class Fusion:
     token_bonus: float = 0.0
     """Added for every token; may be negative."""
     begins_sentence: bool = True
-    """Does an utterance begin as a sentence does, or anywhere?"""
+    """Does a recording begin as a sentence does, or anywhere? After a pause the model goes on from the text
+    before it, which tells whether a sentence begins there: reciters pause within verses as well."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.lm_weight) and np.isfinite(self.token_bonus) and self.lm_weight >= 0):
@@ -80,7 +81,7 @@ class Fusion:
 
     @property
     def start(self) -> int:
-        """The language model's state at the beginning of an utterance."""
+        """The language model's state at the beginning of a recording."""
         return self.model.start if self.model is not None and self.begins_sentence else 0
 
     def rows(self, states: Ints, vocabulary_size: int) -> tuple[Doubles, Ints]:

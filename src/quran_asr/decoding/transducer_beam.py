@@ -169,7 +169,8 @@ def beam_piece(
         state: `begin` at first, then what came out last.
         scorer: the networks and the language model.
         begin: from `start`: where the search starts anew after an utterance.
-        pause: when an utterance is over: its best text is taken and the search starts anew.
+        pause: when an utterance is over: its best text is taken and the search starts anew, with that text as
+            the context of the language model.
         final: the sound has ended: the best text is taken.
 
     Returns:
@@ -190,13 +191,19 @@ def beam_piece(
             ends.append(state.frame)
             found += [state.certain, state.tails[0]]
             score += state.score - before
-            state, before = replace(begin, frame=state.frame), begin.score
+            state, before = _next_utterance(begin, state), begin.score
     score += state.score - before
     found.append(state.certain)
     if final:
         found.append(state.tails[0])
         return joined(found, score), tuple(ends), replace(begin, frame=state.frame)
     return joined(found, score), tuple(ends), replace(state, certain=NO_TOKENS)
+
+
+def _next_utterance(begin: BeamState, over: BeamState) -> BeamState:
+    """The networks start anew; the language model goes on from the best text, as the reciter does."""
+    rows = over.rows[0][:1], over.rows[1][:1]
+    return replace(begin, lm_states=over.lm_states[:1], rows=rows, frame=over.frame)
 
 
 def _advance(
