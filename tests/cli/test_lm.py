@@ -50,6 +50,14 @@ def test_a_text_becomes_the_same_model_in_two_files(
     assert row["words"] == 6 and 1 < row["perplexity_per_token"] < 5
 
 
+def test_a_name_with_an_ending_is_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("قل هو الله أحد\n", encoding="utf-8")
+    for name in ("one.npz", "two.arpa"):
+        assert run(["lm", "build", str(tmp_path / "text.txt"), "--to", str(tmp_path / name), "--json"]) == 0
+        assert list(json.loads(capsys.readouterr().out)["files"]) == [str(tmp_path / name)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.npz", "text.txt", "two.arpa"]
+
+
 @pytest.mark.slow
 def test_held_out_surahs_are_harder_than_those_in_the_counts(
     bundle: Path, capsys: pytest.CaptureFixture[str]

@@ -150,6 +150,19 @@ def test_the_language_model_decides_what_the_sound_leaves_open() -> None:
         assert search(even, fusion=Fusion(model, 1.0, 2.0))[0].hypothesis.tokens == text
 
 
+def test_after_a_pause_the_language_model_goes_on_from_the_text_before_it() -> None:
+    """A reciter pauses within a verse: the next word is not taken for the first one of a verse."""
+    blank, doubt = [0.01, 0.01, 0.98], [0.45, 0.45, 0.1]
+    log_probs = np.log(np.array([[0.98, 0.01, 0.01], blank, blank, blank, doubt], np.float32))
+    model = estimate([[(0, 1)]] * 3, 2, order=3, smoothing="witten-bell")
+    fusion = Fusion(model, 1.0, 2.0)
+    for cuts in ([], [2], [1, 2, 3, 4]):
+        found, ends = stream(log_probs, cuts, fusion, pause=Pause(3))
+        assert (found.tokens, ends) == ((0, 1), (3,))
+    begins, _ = stream(log_probs[3:], [], fusion, pause=Pause(3))
+    assert begins.tokens == (0,)  # where the recording begins, a verse does
+
+
 @pytest.mark.parametrize("options", [{"lm_weight": 1.0}, {"lm_weight": -1.0}, {"token_bonus": np.nan}])
 def test_weights_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(QuranAsrError, match="lm_weight"):

@@ -245,6 +245,24 @@ def test_a_doubt_does_not_hold_words_back_for_ever() -> None:
     assert waits[4] <= 8
 
 
+def test_after_a_pause_the_language_model_goes_on_from_the_text_before_it() -> None:
+    """A reciter pauses within a verse: the next word is not taken for the first one of a verse."""
+    blank = [0.01, 0.01, 0.01, 0.01, 0.96]
+    frames = [[0.48, 0.01, 0.01, 0.01, 0.49], blank, blank, blank, [0.3, 0.3, 0.01, 0.01, 0.38], blank]
+    encoded = np.log(np.array(frames, np.float32))
+
+    def predict(tokens: NDArray[np.int64], hidden: Hidden) -> tuple[Floats, Hidden]:
+        return np.zeros((len(tokens), V + 1), np.float32), hidden
+
+    model = estimate([[(0, 1)]] * 3, V, order=3, smoothing="witten-bell")
+    scorer = Scorer(predict, lambda encoded, _: encoded, Fusion(model, 1.0, 2.0), BeamSettings(max_symbols=1))
+    begin = start(scorer, EMPTY, V)
+    after_pause, ends, _ = beam_piece(encoded, begin, scorer, begin, pause=Pause(3), final=True)
+    assert (after_pause.tokens, ends) == ((0, 1), (3,))
+    at_once, _, _ = beam_piece(encoded[3:], begin, scorer, begin, pause=Pause(3), final=True)
+    assert at_once.tokens == (0,)  # where the recording begins, a verse does
+
+
 def test_scores_that_are_not_numbers_are_refused() -> None:
     networks, encoded = Networks(0), random_frames(0, 12)
     encoded[9] = np.nan

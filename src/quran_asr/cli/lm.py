@@ -67,7 +67,8 @@ def lm() -> None:
     "--to",
     type=click.Path(path_type=Path),
     metavar="NAME",
-    help="Name of the files without their endings. Default: quran-lm, or that of FILE.",
+    help="Name of the files without their endings; with `.npz` or `.arpa` that file alone is written. "
+    "Default: quran-lm, or that of FILE.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def build(
@@ -76,7 +77,7 @@ def build(
     """Build an n-gram model of the Quran, or of the text in FILE, a sentence a line.
 
     The n-grams are of the tokens of MODEL, in its spelling. Writes NAME.npz, which this package reads, and
-    NAME.arpa, which NeMo and KenLM read.
+    NAME.arpa, which NeMo and KenLM read. `--lm quran` reads `quran-lm.npz` in a bundle's folder if present.
     """
     from quran_asr.decoding.arpa import write_arpa
     from quran_asr.decoding.quran_language_model import build_quran_model, build_text_model
@@ -89,15 +90,19 @@ def build(
         made = build_quran_model(bundle.vocabulary, bundle.spelling, order=order, smoothing=smoothing)
     else:
         made = build_text_model(bundle.vocabulary, bundle.spelling, file, order=order, smoothing=smoothing)
-    npz, arpa = (name.with_name(f"{name.name}.{ending}") for ending in ("npz", "arpa"))
-    made.write(npz)
-    write_arpa(made, arpa)
+    both = [name.with_name(f"{name.name}{ending}") for ending in (".npz", ".arpa")]
+    paths = [name] if name.suffix in (".npz", ".arpa") else both
+    for path in paths:
+        if path.suffix == ".npz":
+            made.write(path)
+        else:
+            write_arpa(made, path)
     if as_json:
-        files = {str(path): path.stat().st_size for path in (npz, arpa)}
+        files = {str(path): path.stat().st_size for path in paths}
         print_json({"order": order, "smoothing": smoothing, "ngrams": list(made.sizes), "files": files})
         return 0
     echo(f"{sum(made.sizes):,} n-grams up to length {made.order}, {smoothing}, {bundle.spelling} spelling")
-    for path in (npz, arpa):
+    for path in paths:
         echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -252,7 +257,7 @@ def tune(
         "wer": best.words.rate,
         "cer": best.characters.rate,
         "clips": len(pieces),
-        "manifest": str(manifest),
+        "manifest": manifest.name,
         "lm": language,
         "look_ahead_ms": recognizer.look_ahead_ms,
     }

@@ -139,7 +139,8 @@ def beam_piece(
         beam: texts that are kept after every frame.
         least_probability: tokens less probable in a frame are not tried there, and texts less probable than
             this share of the best, with the language model, are dropped; 0 tries and keeps all.
-        pause: ends an utterance: its best text is taken and the search restarts.
+        pause: ends an utterance: its best text is taken and the search restarts with that text as the context of
+            the language model.
         final: the audio has ended: the best text is taken.
 
     Returns:
@@ -165,11 +166,17 @@ def beam_piece(
         if pause is not None and pause.over(place, frame, state.last):
             ends.append(frame + 1)
             found.append(state.tails[0])
-            state = replace(begin, frame=frame + 1)
+            state = _next_utterance(begin, state)
     if final:
         found.append(state.tails[0])
         state = replace(begin, frame=state.frame)
     return joined(found, score), tuple(ends), state
+
+
+def _next_utterance(begin: BeamState, over: BeamState) -> BeamState:
+    """Restart the search; the language model continues from the best text, as the reciter does."""
+    rows = over.rows[0][:1], over.rows[1][:1]
+    return replace(begin, lm_states=over.lm_states[:1], rows=rows, frame=over.frame)
 
 
 def _advance(row: Doubles, state: BeamState, fusion: Fusion, beam: int, least: float) -> BeamState:

@@ -67,7 +67,9 @@ class Fusion:
     token_bonus: float = 0.0
     """Added for every token; may be negative."""
     begins_sentence: bool = True
-    """Whether an utterance begins like a sentence, or anywhere in the text."""
+    """Whether a recording begins like a sentence, or anywhere in the text. After a pause the language model
+    continues from the text before it, which decides whether a sentence begins there: reciters also pause within
+    verses."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.lm_weight) and np.isfinite(self.token_bonus) and self.lm_weight >= 0):
@@ -80,7 +82,7 @@ class Fusion:
 
     @property
     def start(self) -> int:
-        """The language model's state at the beginning of an utterance."""
+        """The language model's state at the beginning of a recording."""
         return self.model.start if self.model is not None and self.begins_sentence else 0
 
     def rows(self, states: Ints, vocabulary_size: int) -> tuple[Doubles, Ints]:

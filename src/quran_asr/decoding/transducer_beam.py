@@ -9,6 +9,8 @@ frame share one call of each network. The state is a value, and the chunk bounda
 from __future__ import annotations
 
 import math
+import sys
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -167,8 +169,9 @@ def beam_piece(
         encoded: [n, J] frames of the encoder, projected for the joint.
         state: `begin` at first, then the state that the last call returned.
         scorer: the networks and the language model.
-        begin: from `start`: the state after the end of an utterance.
-        pause: ends an utterance: its best text is taken and the search restarts.
+        begin: from `start`: the state from which the search restarts after an utterance.
+        pause: ends an utterance: its best text is taken and the search restarts with that text as the context of
+            the language model.
         final: the audio has ended: the best text is taken.
 
     Returns:
@@ -189,13 +192,19 @@ def beam_piece(
             ends.append(state.frame)
             found += [state.certain, state.tails[0]]
             score += state.score - before
-            state, before = replace(begin, frame=state.frame), begin.score
+            state, before = _next_utterance(begin, state), begin.score
     score += state.score - before
     found.append(state.certain)
     if final:
         found.append(state.tails[0])
         return joined(found, score), tuple(ends), replace(begin, frame=state.frame)
     return joined(found, score), tuple(ends), replace(state, certain=NO_TOKENS)
+
+
+def _next_utterance(begin: BeamState, over: BeamState) -> BeamState:
+    """The networks start anew; the language model goes on from the best text, as the reciter does."""
+    rows = over.rows[0][:1], over.rows[1][:1]
+    return replace(begin, lm_states=over.lm_states[:1], rows=rows, frame=over.frame)
 
 
 def _advance(
@@ -210,9 +219,9 @@ def _advance(
         if pause is not None:
             quiet = _until_over(quiet, blanks, state, pause, origin)
         if quiet:
-            order = np.argsort(-(state.acoustic + blanks[quiet - 1] + state.fused), kind="stable")
-            acoustic = (state.acoustic + blanks[quiet - 1])[order]
-            state = replace(_chosen(state, order), acoustic=acoustic, frame=state.frame + quiet)
+            acoustic = state.acoustic + blanks[quiet - 1]
+            order = np.argsort(-(acoustic + state.fused), kind="stable")
+            state = _chosen(state, order, state.tails, acoustic, state.frame + quiet)
             block, scores = block[quiet:], scores[quiet:, order]
             if _is_over(state, pause, origin):
                 return state
@@ -228,10 +237,11 @@ def _ask(block: Floats, state: BeamState, join: Join) -> Doubles:
     """Log probabilities [frames, K, V + 1] of every token and blank, in each frame after each text."""
     frames, texts = len(block), len(state.tails)
     pairs = np.repeat(block, texts, axis=0), np.concatenate([state.predicted] * frames)
-    scores = join(*pairs).astype(np.float64).reshape(frames, texts, -1)
-    if (bad := np.isnan(scores).any(axis=(1, 2))).any():
-        raise QuranAsrError(f"the transducer's scores of frame {state.frame + int(bad.argmax())} hold NaN")
-    return scores
+    scores = join(*pairs)
+    if math.isnan(scores.max()):
+        bad = int(np.isnan(scores).any(axis=1).argmax()) // texts
+        raise QuranAsrError(f"the transducer's scores of frame {state.frame + bad} hold NaN")
+    return scores.astype(np.float64).reshape(frames, texts, -1)
 
 
 def _quiet_frames(scores: Doubles, blanks: Doubles, state: BeamState, settings: BeamSettings) -> int:
@@ -270,16 +280,23 @@ def _last(state: BeamState, text: int) -> int | None:
     return state.tails[text].frames[-1] if state.tails[text].frames else state.last
 
 
-def _chosen(state: BeamState, places: Ints) -> BeamState:
-    return replace(
-        state,
-        tails=tuple(state.tails[place] for place in places.tolist()),
-        acoustic=state.acoustic[places],
-        fused=state.fused[places],
-        lm_states=state.lm_states[places],
-        rows=(state.rows[0][places], state.rows[1][places]),
-        hidden=tuple(part[:, places] for part in state.hidden),
-        predicted=state.predicted[places],
+def _chosen(
+    state: BeamState, places: Ints, tails: Sequence[Tail], acoustic: Doubles, frame: int
+) -> BeamState:
+    """Some texts of a state, with other tails and acoustic scores (of all its texts), at another frame."""
+    if places.tolist() == list(range(len(state.predicted))):
+        return replace(state, tails=tuple(tails), acoustic=acoustic, frame=frame)
+    return BeamState(
+        tuple(tails[place] for place in places.tolist()),
+        acoustic[places],
+        state.fused[places],
+        state.lm_states[places],
+        (state.rows[0][places], state.rows[1][places]),
+        tuple(part[:, places] for part in state.hidden),
+        state.predicted[places],
+        frame,
+        state.last,
+        state.certain,
     )
 
 
@@ -293,10 +310,11 @@ def _grow(block: Floats, scores: Doubles, state: BeamState, scorer: Scorer) -> t
     Returns:
         The next state, and the scores after its texts.
     """
-    settings = scorer.settings
-    if settings.commit_frames is not None:
-        alike = _not_late(state, settings.commit_frames)
-        state, scores = _chosen(state, alike), scores[:, alike]
+    settings, least = scorer.settings, scorer.settings.least
+    alike = _not_late(state, settings.commit_frames)
+    if len(alike) < len(state.tails):
+        state = _chosen(state, alike, state.tails, state.acoustic, state.frame)
+        scores = scores[:, alike]
     size, texts = scores.shape[2] - 1, len(state.tails)
     places = {tail.tokens: at for at, tail in enumerate(state.tails)}
     pool, tails = state, list(state.tails)  # those of the beam, then new ones
@@ -304,7 +322,7 @@ def _grow(block: Floats, scores: Doubles, state: BeamState, scorer: Scorer) -> t
     mass, growing = state.acoustic, np.arange(texts)  # of the texts that grow, before the blank
     for _ in range(settings.max_symbols):
         whole = after + pool.fused
-        floor = whole.max() + settings.least
+        floor = whole.max() + least
         if len(whole) >= settings.beam:
             floor = max(floor, np.partition(whole, -settings.beam)[-settings.beam])
         arriving = mass[:, None] + scores[0, growing, :size]
@@ -331,9 +349,8 @@ def _grow(block: Floats, scores: Doubles, state: BeamState, scorer: Scorer) -> t
             tails[growing[nth]] = grown[nth]  # the alignment through this frame is the more probable one
         after[growing] = np.logaddexp(after[growing], with_blank)
     whole = after + pool.fused
-    best = _best_places(whole, whole.max() + settings.least)[: settings.beam]
-    pool = replace(pool, tails=tuple(tails), acoustic=after, frame=state.frame + 1)
-    return _set_apart_shared(_chosen(pool, best)), scores[:, best]
+    best = _best_places(whole, whole.max() + least)[: settings.beam]
+    return _set_apart_shared(_chosen(pool, best, tails, after, state.frame + 1)), scores[:, best]
 
 
 def _set_apart_shared(state: BeamState) -> BeamState:
@@ -353,9 +370,9 @@ def _set_apart_shared(state: BeamState) -> BeamState:
 
 
 def _best_places(scores: Doubles, floor: float) -> Ints:
-    """Indices of all finite scores that are not below a floor, best first."""
-    places = np.flatnonzero(scores >= max(floor, -np.finfo(np.float64).max))
-    return places[np.argsort(-scores[places], kind="stable")]
+    """Indices of all finite scores [n] that are not below a floor, best first."""
+    (places,) = (scores >= max(floor, -sys.float_info.max)).nonzero()
+    return places if len(places) < 2 else places[np.argsort(-scores[places], kind="stable")]
 
 
 def _extended(pool: BeamState, parents: Ints, tokens: Ints, scorer: Scorer) -> BeamState:
@@ -392,18 +409,23 @@ def _together(first: BeamState, second: BeamState) -> BeamState:
     )
 
 
-def _not_late(state: BeamState, frames: int) -> Ints:
-    """Indices of the texts that agree with the best in its tokens older than this many frames.
+def _not_late(state: BeamState, frames: int | None) -> Ints:
+    """Indices of the texts that agree with the best in its tokens older than this many frames; None: all texts.
 
     Evaluated before a frame in which some text grows, so that the chunk boundaries do not matter.
     """
-    best, before = state.tails[0], state.frame - frames
-    alike = []
-    for at, tail in enumerate(state.tails):
-        certain = max(sum(frame < before for frame in text.frames) for text in (best, tail))
-        if tail.tokens[:certain] == best.tokens[:certain]:
-            alike.append(at)
-    return np.array(alike, np.int64)
+    everything = np.arange(len(state.tails))
+    if frames is None:
+        return everything
+    late = [bisect_left(tail.frames, state.frame - frames) for tail in state.tails]
+    if not any(late):
+        return everything
+    best = state.tails[0].tokens
+    alike = [
+        tail.tokens[: max(late[0], count)] == best[: max(late[0], count)]
+        for tail, count in zip(state.tails, late, strict=True)
+    ]
+    return everything[alike]
 
 
 class TransducerBeamDecoder:

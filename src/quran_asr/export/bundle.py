@@ -15,6 +15,7 @@ from typing import Any, Literal
 from quran_asr import __version__
 from quran_asr.config.recipe import load_recipe
 from quran_asr.corpus.manifest import read_manifest
+from quran_asr.decoding.options import BEAMS
 from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.experiments.checkpoints import copy_model
@@ -36,6 +37,7 @@ from quran_asr.runtime.bundle import (
     is_bundle,
     write_description,
 )
+from quran_asr.runtime.shallow_fusion import QURAN_MODEL, TUNED
 from quran_asr.shards import is_recording
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
 from quran_asr.training.recognizer import load_model, spelling_of
@@ -147,7 +149,9 @@ def _joined_lines(joined: dict[str, Any] | None) -> list[str]:
 
 
 WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, *TARGETS}
-"""Files that a folder may contain to be replaced by a new bundle."""
+WRITTEN |= {QURAN_MODEL, TUNED, *(f"fusion-{decoder}.png" for decoder in BEAMS.values())}
+"""Files that a folder may contain to be replaced by a new bundle: the language model and its weights were made
+for the bundle before."""
 
 
 def export(

@@ -233,6 +233,9 @@ def _load(path: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     # Otherwise threads that wait for the next chunk would spin and take processor time from the application.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Weights stored in 8 bits become floats once, here. ONNX Runtime would else make floats of them for every
+    # piece, and round what some of them are multiplied with to 8 bits as well.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each kind of fault
