@@ -127,7 +127,10 @@ def main() -> None:
         false += sum(by_place.values())
         others += len(by_place)
     print(f"planted: {found} of {chosen.errors} found ({100 * found / chosen.errors:.1f} %)")
-    print(f"  {absent} of them because the word is not aligned; {lost} other words are not aligned either")
+    print(
+        f"  {found - absent} of them marked on the word itself, {absent} because the word is not aligned; "
+        f"{lost} other words are not aligned either"
+    )
     print(f"false flags: {false} of {others} other words ({100 * false / others:.1f} %)")
 
 

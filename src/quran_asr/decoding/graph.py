@@ -7,7 +7,8 @@ stand once more outside the text, to be said anywhere. Two further kinds of stat
 hub
     one state for being nowhere in the Quran: the beginning, other speech, and every jump on its way.
 garbage
-    one state behind each word: other speech, after which the reciter goes on where he was.
+    one state behind each word: other speech, after which the reciter goes on where he was, or one word later:
+    then it stands in place of that word, which was recited otherwise.
 """
 
 from __future__ import annotations
@@ -96,6 +97,9 @@ class Costs:
     back: float = 9.0
     """To a word at most `back_words` before the next one: something is repeated."""
     back_words: int = 24
+    back_inside: float = 2.0
+    """Added where that is not the first word of its verse. Two verses in a row often begin alike: going back to
+    the first of them is not to be taken for its second one, left after some words."""
     skip: float = 18.0
     """To a word at most `skip_words` after the next one: something is left out."""
     skip_words: int = 4
@@ -103,6 +107,8 @@ class Costs:
     """Into a formula between surahs, or amin."""
     garbage: float = 6.0
     """Into the garbage state behind a word."""
+    wrong_word: float = 0.0
+    """From the garbage behind a word to the word after the next: it stands in place of the next word."""
     garbage_token: float = 2.5
     """Of other speech, each token that the model says; its frames score as the best token does."""
     floor: float = 16.0
@@ -127,6 +133,8 @@ class Graph:
     """[W]: from each word to the hub."""
     chain: NDArray[np.int64]
     """[W]: from the word before into each word."""
+    after_wrong: NDArray[np.int64]
+    """[W]: into each word from the garbage two words before, which stands in place of the word between."""
     arcs: NDArray[np.int64]
     """[A, 4]: (from word, to word, cost, 1 if a blank must come between) of further arcs."""
     local: NDArray[np.bool_]
@@ -181,10 +189,12 @@ def part(graph: Graph, ranges: Sequence[tuple[int, int]]) -> Graph:
     lengths = all_lengths[words]
     last = np.cumsum(lengths) - 1
     chain, local = graph.chain[words].copy(), graph.local[words].copy()
+    after_wrong = graph.after_wrong[words].copy()
     for low, high in ranges:
         begin, end = int(number[low]), int(number[high - 1]) + 1
         if low > graph.formulas:
             chain[begin] = NEVER
+            after_wrong[begin : begin + 2] = NEVER
             local[begin : begin + graph.costs.skip_words + 1] = False
         if end < len(words):
             local[max(begin, end - graph.costs.back_words) : end] = False
@@ -200,6 +210,7 @@ def part(graph: Graph, ranges: Sequence[tuple[int, int]]) -> Graph:
         enter=graph.enter[words],
         leave=graph.leave[words],
         chain=chain,
+        after_wrong=after_wrong,
         arcs=arcs,
         local=local,
         kind=graph.kind[words],
@@ -353,6 +364,19 @@ class _Builder:
         end = self.first[word + 1] if word + 1 < len(self.first) else len(self.tokens)
         return self.tokens[end - 1]
 
+    def _after_wrong(self) -> NDArray[np.int64]:
+        """Where the two words before a word lead to it one after the other, and the second is of a verse."""
+        follows = _all_in_units(self.chain)
+        for source, target, cost, _ in self.arcs:
+            if source == target - 1:
+                follows[target] = cost
+        costs = np.full(len(follows), NEVER)
+        both = (follows[1:-1] < NEVER) & (follows[2:] < NEVER)
+        both &= np.array(self.kind[1:-1]) == Kind.VERSE
+        both &= np.array(self.index[1:-1]) != np.array(self.index[2:])
+        costs[2:][both] = in_units(self.costs.wrong_word) + (follows[1:-1] + follows[2:])[both]
+        return np.minimum(costs, NEVER)
+
     def graph(self, refs: tuple[VerseRef, ...], formulas: int) -> Graph:
         first = np.array(self.first, np.intp)
         pieces = self.tokenizer.vocabulary.pieces
@@ -364,6 +388,7 @@ class _Builder:
             enter=_all_in_units(self.enter),
             leave=_all_in_units(self.leave),
             chain=_all_in_units(self.chain),
+            after_wrong=self._after_wrong(),
             arcs=np.array(self.arcs, np.int64).reshape(-1, 4),
             local=np.array(self.kind) == Kind.VERSE,
             kind=np.array(self.kind, np.int8),

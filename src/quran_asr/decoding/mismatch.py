@@ -49,11 +49,12 @@ def mismatches(
         return {}
     losses = np.array([visit.loss for visit in words])
     lengths = np.array([len(visit.tokens) for visit in words])
-    typical = float(np.median(losses / lengths))
+    wrong = np.array([visit.wrong for visit in words])
+    typical = float(np.median((losses / lengths)[~wrong])) if not wrong.all() else 0.0
     least = np.maximum(LEAST_LOSS, lengths * max(LEAST_LOSS_A_TOKEN, TIMES_TYPICAL * typical))
     frames = np.array(free.frames, np.int64)
     found: dict[Visit, str] = {}
-    for number in np.flatnonzero(losses >= least).tolist():
+    for number in np.flatnonzero(wrong | (losses >= least)).tolist():
         visit = words[number]
         begin, end = np.searchsorted(frames, (visit.start, visit.end))
         recognized = vocabulary.text(free.tokens[begin:end])
