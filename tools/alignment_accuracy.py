@@ -45,7 +45,7 @@ from quran_asr.text.passages import parse_range
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import spell
 
-PRIOR_SCALES = (0.0, 0.2, 0.3, 0.5)
+PRIOR_SCALES = (0.0, 0.3)
 REPEAT_SECONDS = 1.0
 """A repeat is found where one of the same verse begins within so much of the marked one."""
 

@@ -98,8 +98,8 @@ class Costs:
     """To a word at most `back_words` before the next one: something is repeated."""
     back_words: int = 24
     back_inside: float = 2.0
-    """Added where that is not the first word of its verse. Two verses in a row often begin alike: going back to
-    the first of them is not to be taken for its second one, left after some words."""
+    """Added where that is not the first word of its verse. Two verses in a row often begin alike: going back
+    to the first of them is not to be taken for the second one, left after some words."""
     skip: float = 18.0
     """To a word at most `skip_words` after the next one: something is left out."""
     skip_words: int = 4
