@@ -82,8 +82,9 @@ def best_score(graph: Graph, units: np.ndarray) -> float:
         token = new_token + frame[graph.tokens]
         blank = new_blank
         garbage_in = in_units(graph.costs.garbage)
+        entered = begins if frame.argmax() != len(frame) - 1 else LOST  # with a token
         garbage = np.array(
-            [max(g + goes_on, s - garbage_in + begins) for g, s in zip(garbage, said, strict=True)]
+            [max(g + goes_on, s - garbage_in + entered) for g, s in zip(garbage, said, strict=True)]
         )
         hub = max(hub + goes_on, leaving + begins)
     return max(hub, *ends()[1])
@@ -101,7 +102,7 @@ def path_score(graph: Graph, units: np.ndarray, visits: Sequence[Visit]) -> floa
         assert visit.start == frame <= visit.end
         if visit.wrong:
             assert before is not None and before.word == visit.word - 1 and before.garbage is None
-            assert visit.tokens == _spoken(units, visit)
+            assert visit.tokens == _spoken(units, visit) and visit.tokens[0][0] == visit.start
             total -= in_units(graph.costs.garbage)
             total += sum(speech[t][1 if t == visit.start else 0] for t in range(visit.start, visit.end))
             frame, before = visit.end, visit
@@ -161,6 +162,7 @@ def _word_score(
         until = end
     if visit.garbage is not None:
         assert until <= visit.garbage < visit.end
+        assert units[visit.garbage].argmax() != units.shape[1] - 1
         total -= in_units(graph.costs.garbage)
         total += sum(speech[t][1 if t == visit.garbage else 0] for t in range(visit.garbage, visit.end))
     return total

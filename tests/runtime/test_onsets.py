@@ -39,7 +39,7 @@ def starts(alignment: Alignment) -> list[float]:
     return [word.start for segment in alignment.segments for word in segment.words]
 
 
-@pytest.mark.parametrize("off", [-0.2, -0.05, 0.1, 0.3])
+@pytest.mark.parametrize("off", [-0.8, -0.2, -0.05, 0.1, 0.3])
 def test_a_start_behind_a_pause_is_where_the_sound_begins(off: float) -> None:
     levels = levels_of(sounds((1.0, 2.0), (2.6, 4.0)))
     found = at_rises(words((1.0, 1.9), (2.6 + off, 3.8)), levels)

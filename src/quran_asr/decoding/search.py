@@ -385,9 +385,11 @@ class _Run:
 
         (goes_on,), (begins,), self.label = other_speech(units[None], self.label, self._garbage_token)
         self.garbage += int(goes_on) << _SHIFT
-        self._said += (int(begins) << _SHIFT) - self._garbage_in
-        np.maximum(self.garbage, self._said, out=self.garbage)
-        self.spoken.append(self.label != len(units) - 1)
+        speaks = self.label != len(units) - 1
+        if speaks:  # garbage begins with a token, or silence could stand in place of a word
+            self._said += (int(begins) << _SHIFT) - self._garbage_in
+            np.maximum(self.garbage, self._said, out=self.garbage)
+        self.spoken.append(speaks)
         self.hub = max(stayed + (int(goes_on) << _SHIFT), hub + (int(begins) << _SHIFT))
         self.frame += 1
 
@@ -599,6 +601,7 @@ def align_visit(graph: Graph, visit: Visit, heard: Measured, tokens: int | None 
     gains[:, :-1:2] = frames[:, spelt]
     gains[:, -1], begins, _ = other_speech(frames, -1, in_units(costs.garbage_token))
     begins -= gains[:, -1]
+    begins[frames.argmax(axis=1) == frames.shape[1] - 1] = _DEAD >> _SHIFT
 
     now = np.full(states, _DEAD >> _SHIFT)
     now[0] = gains[0, 0]  # a word begins with its first token

@@ -27,7 +27,7 @@ LEAST_DIP_DB = 12.0
 """In a pause the level falls so far under that of the word behind it, as in published verse times."""
 MOST_DIP_DB = 50.0
 """What is still quieter is digital silence."""
-BEFORE_SECONDS, BEHIND_SECONDS = 0.35, 0.9
+BEFORE_SECONDS, BEHIND_SECONDS = 0.5, 0.9
 """So far from where the model has the start the rise may lie: it may hear a word in the breath before it."""
 WORD_SECONDS = 1.0
 """The level of a word is that of the loudest tenth of so long."""
