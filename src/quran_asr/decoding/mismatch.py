@@ -3,7 +3,8 @@
 An alignment puts a word of the text wherever it is expected. Here each aligned word is weighed against the
 free recognition of the same frames: by how many nats is the model surer of something else? Weak models are
 unsure of right words too, and of some voices more than of others, so the measure of a recording is its own
-words: a word disagrees if it loses far more than they do.
+words: a word disagrees if it loses far more than they do. A word in whose place the search has found other
+speech disagrees in any case.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from quran_asr.decoding.vocabulary import Vocabulary
     from quran_asr.records import Hypothesis
 
-LEAST_LOSS = 8.0
+LEAST_LOSS = 12.0
 """Nats that a word must lose at least,"""
 LEAST_LOSS_A_TOKEN = 3.0
 """nats for each of its tokens,"""
-TIMES_TYPICAL = 2.0
+TIMES_TYPICAL = 2.5
 """and so many times what the words of the recording lose a token, in the median. Chosen by false flags on
 planted errors, see docs/results/accuracy.md."""
 
