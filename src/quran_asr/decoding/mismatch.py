@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from quran_asr.decoding.vocabulary import Vocabulary
     from quran_asr.records import Hypothesis
 
-LEAST_LOSS = 12.0
+LEAST_LOSS = 8.0
 """Nats that a word must lose at least,"""
 LEAST_LOSS_A_TOKEN = 3.0
 """nats for each of its tokens,"""
