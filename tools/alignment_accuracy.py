@@ -111,7 +111,11 @@ def viterbi(scores: np.ndarray, tokens: list[int]) -> np.ndarray:
 
 def segmented(scores: np.ndarray, tokens: list[int]) -> np.ndarray:
     """The same by the package ctc-segmentation."""
-    from ctc_segmentation import CtcSegmentationParameters, ctc_segmentation, prepare_token_list
+    from ctc_segmentation import (  # type: ignore[import-not-found]
+        CtcSegmentationParameters,
+        ctc_segmentation,
+        prepare_token_list,
+    )
 
     settings = CtcSegmentationParameters(
         index_duration=1.0, blank=scores.shape[1] - 1, char_list=[str(n) for n in range(scores.shape[1])]

@@ -65,10 +65,10 @@ class Step:
 def steps(bundle: Path, data: Path, validation: Path, folder: Path) -> Iterator[Step]:
     """All of them, the quickest first."""
 
-    def tool(name: str, *words: str | Path | int) -> tuple[str, ...]:
+    def tool(name: str, *words: object) -> tuple[str, ...]:
         return (str(TOOLS / name), *map(str, words))
 
-    def command(*words: str | Path | int) -> tuple[str, ...]:
+    def command(*words: object) -> tuple[str, ...]:
         return (*PACKAGE, *map(str, words))
 
     for seed in (0, 1):

@@ -370,12 +370,13 @@ class _Builder:
         for source, target, cost, _ in self.arcs:
             if source == target - 1:
                 follows[target] = cost
-        costs = np.full(len(follows), NEVER)
+        costs: NDArray[np.int64] = np.full(len(follows), NEVER)
         both = (follows[1:-1] < NEVER) & (follows[2:] < NEVER)
         both &= np.array(self.kind[1:-1]) == Kind.VERSE
         both &= np.array(self.index[1:-1]) != np.array(self.index[2:])
-        costs[2:][both] = in_units(self.costs.wrong_word) + (follows[1:-1] + follows[2:])[both]
-        return np.minimum(costs, NEVER)
+        cost = in_units(self.costs.wrong_word) + follows[1:-1] + follows[2:]
+        costs[2:][both] = np.minimum(cost, NEVER)[both]
+        return costs
 
     def graph(self, refs: tuple[VerseRef, ...], formulas: int) -> Graph:
         first = np.array(self.first, np.intp)

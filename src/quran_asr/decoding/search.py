@@ -633,8 +633,8 @@ def align_visit(graph: Graph, visit: Visit, heard: Measured, tokens: int | None 
     aligned = replace(visit, tokens=spans, garbage=strange, loss=float(loss))
     if not visit.wrong or strange is None:
         return (aligned,)
-    runs = _runs(frames[strange - visit.start :], strange)
-    other = Visit(visit.word + 1, strange, visit.end, runs, wrong=True, loss=costs.garbage_token * len(runs))
+    said = _runs(frames[strange - visit.start :], strange)
+    other = Visit(visit.word + 1, strange, visit.end, said, wrong=True, loss=costs.garbage_token * len(said))
     return replace(aligned, end=strange, garbage=None, wrong=False), other
 
 
