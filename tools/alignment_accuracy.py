@@ -1,16 +1,20 @@
 """Measure how exact alignments are.
 
     python tools/alignment_accuracy.py verses TIMES.jsonl --model BUNDLE --scores FOLDER [--unseen NAME ...]
-    python tools/alignment_accuracy.py concatenated MANIFEST --model BUNDLE [--recordings 20] [--seed 0]
+    python tools/alignment_accuracy.py concatenated MANIFEST --model BUNDLE [--reciters NAME ...]
+        [--surahs 86-114] [--recordings 20] [--seed 0]
 
 `verses` compares verse starts with published times: lines with `audio_filepath`, `reciter`, `surah` and
 `verses`, each of them with `verse` and `speech_start`. It compares a plain CTC Viterbi alignment of the text,
-the Quran search, and each with the emissions divided by label priors (arXiv 2406.02560): log p - a log prior.
-Priors and offsets are taken from every second surah of the reciters that are not `--unseen`, and measured on
-the other surahs and on the unseen reciters. The emissions are kept in `--scores`.
+that of the package ctc-segmentation if it is installed (it is no dependency of this project), and the Quran
+search; each as it is, with an offset, with the offset and the emissions divided by label priors (arXiv
+2406.02560): log p - a log prior, and with starts moved to rises of level. Priors and offsets are taken from
+every second surah of the reciters that are not `--unseen`, and measured on the other surahs and on the unseen
+reciters. The emissions and levels are kept in `--scores`.
 
 `concatenated` joins verse clips of one reciter into recordings whose truth is exact: verses in a row, verses
-said again, verses left out, pauses and a jump to another surah. The aligner knows nothing but the audio.
+said again, verses left out, pauses and a jump to another surah. The aligner knows nothing but the audio. A
+word is marked as certain if it has no `mismatch`. A repeat is found once for each time the aligner goes back.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +34,18 @@ import numpy as np
 from quran_asr import audio
 from quran_asr.decoding.forced import force
 from quran_asr.decoding.graph import FORMULAS, Kind
+from quran_asr.decoding.path import AlignedSegment, Alignment
 from quran_asr.decoding.tokenization import Tokenizer
-from quran_asr.records import SAMPLE_RATE, VerseRef
+from quran_asr.records import SAMPLE_RATE, TimedWord, VerseRef
 from quran_asr.runtime.alignment import START_SHIFT, align_scores, search_graph
 from quran_asr.runtime.audio_input import blocks_of_file
+from quran_asr.runtime.onsets import Levels, at_rises
 from quran_asr.runtime.recognizer import FILE_SECONDS, Recognizer, load
 from quran_asr.text.passages import parse_range
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import spell
 
-PRIOR_SCALES = (0.0, 0.1, 0.2, 0.3, 0.5)
+PRIOR_SCALES = (0.0, 0.3)
 REPEAT_SECONDS = 1.0
 """A repeat is found where one of the same verse begins within so much of the marked one."""
 
@@ -52,6 +59,8 @@ class Surah:
     number: int
     scores: np.ndarray
     """[frames, vocabulary + 1]"""
+    levels: np.ndarray
+    """As `Levels.decibels` gives them."""
     starts: dict[str, float]
     """Verse -> seconds at which its speech begins, where that is clear."""
     basmala: bool
@@ -64,11 +73,14 @@ def surahs_of(times: Path, recognizer: Recognizer, kept: Path) -> list[Surah]:
     surahs = []
     for text in times.read_text("utf-8").splitlines():
         line: dict[str, Any] = json.loads(text)
-        path = kept / f"{Path(line['audio_filepath']).with_suffix('').as_posix().replace('/', '-')}.npy"
+        path = kept / f"{Path(line['audio_filepath']).with_suffix('').as_posix().replace('/', '-')}.npz"
         if not path.exists():
             recording = times.parent / line["audio_filepath"]
-            blocks = blocks_of_file(recording, FILE_SECONDS)
-            np.save(path, recognizer.emissions(blocks, str(recording)).log_probs)
+            levels = Levels()
+            blocks = levels.noted(blocks_of_file(recording, FILE_SECONDS))
+            scores = recognizer.emissions(blocks, str(recording)).log_probs
+            np.savez(path, scores=scores, levels=levels.decibels())
+        loaded = np.load(path)
         starts = {v["verse"]: v["speech_start"] for v in line["verses"] if v.get("speech_start") is not None}
         repeats = [(v["verse"], r["start"]) for v in line["verses"] for r in v.get("repeats", [])]
         marked = line["times_kind"] == "segments" or bool(repeats)
@@ -77,7 +89,8 @@ def surahs_of(times: Path, recognizer: Recognizer, kept: Path) -> list[Surah]:
                 path.stem,
                 line["reciter"],
                 line["surah"],
-                np.load(path),
+                loaded["scores"],
+                loaded["levels"],
                 starts,
                 line["surah"] not in (1, 9) and ("basmala" in line or "opening" in line),
                 repeats if marked else None,
@@ -86,10 +99,36 @@ def surahs_of(times: Path, recognizer: Recognizer, kept: Path) -> list[Surah]:
     return surahs
 
 
+Aligner = Callable[[np.ndarray, list[int]], np.ndarray]
+"""Scores and tokens to the first frame of each token."""
+
+
+def viterbi(scores: np.ndarray, tokens: list[int]) -> np.ndarray:
+    found = force(scores, tokens)
+    assert found is not None
+    return found.spans[:, 0]
+
+
+def segmented(scores: np.ndarray, tokens: list[int]) -> np.ndarray:
+    """The same by the package ctc-segmentation."""
+    from ctc_segmentation import (  # type: ignore[import-not-found]
+        CtcSegmentationParameters,
+        ctc_segmentation,
+        prepare_token_list,
+    )
+
+    settings = CtcSegmentationParameters(
+        index_duration=1.0, blank=scores.shape[1] - 1, char_list=[str(n) for n in range(scores.shape[1])]
+    )
+    text, _ = prepare_token_list(settings, [np.array(tokens)])
+    timings, _, _ = ctc_segmentation(settings, scores, text)
+    return np.asarray(timings[2 : len(tokens) + 2])  # behind a start symbol and a blank
+
+
 def forced_starts(
-    surah: Surah, scores: np.ndarray, recognizer: Recognizer, tokenizer: Tokenizer
+    surah: Surah, scores: np.ndarray, recognizer: Recognizer, tokenizer: Tokenizer, aligner: Aligner
 ) -> dict[str, float]:
-    """Verse -> the second in which its first letter is recognized, by a plain Viterbi alignment."""
+    """Verse -> the second in which its first letter is recognized, by an alignment of the given text."""
     quran = load_quran(recognizer.spelling)
     tokens: list[int] = []
     if surah.basmala:
@@ -100,18 +139,15 @@ def forced_starts(
         silent = recognizer.bundle.vocabulary.pieces[word[0]] == "▁"
         places[str(ref)] = len(tokens) + int(silent and len(word) > 1)
         tokens += tokenizer.encode(quran.verse(ref))
-    found = force(scores, tokens)
-    assert found is not None
-    return {
-        verse: float(found.spans[place, 0]) * recognizer.bundle.frame_seconds
-        for verse, place in places.items()
-    }
+    first = aligner(scores, tokens)
+    return {verse: float(first[place]) * recognizer.bundle.frame_seconds for verse, place in places.items()}
 
 
 def searched(
     surah: Surah, scores: np.ndarray, recognizer: Recognizer
 ) -> tuple[dict[str, float], list[tuple[str, float]]]:
-    """The same by the Quran search in the surah (the first time that a verse is begun), and the repeats."""
+    """The same by the Quran search in the surah (the first time that a verse is begun), and the repeats: one
+    for each time that the reciter goes back."""
     graph = search_graph(recognizer, parse_range(str(surah.number)))
     found = align_scores(graph, [scores], recognizer.bundle.frame_seconds, follow_place=False)
     starts: dict[str, float] = {}
@@ -120,9 +156,21 @@ def searched(
         for ref in segment.verses:
             if segment.words[0].index == 0 and segment.kind == "verse":
                 starts.setdefault(str(ref), segment.start - START_SHIFT)
-            if segment.kind == "repeat":
+            if goes_back(segment):
                 repeats.append((str(ref), segment.start))
     return starts, repeats
+
+
+def goes_back(segment: AlignedSegment) -> bool:
+    return segment.kind == "repeat" and segment.entry not in ("next", "skip")
+
+
+def moved_to_rises(starts: dict[str, float], levels: np.ndarray) -> dict[str, float]:
+    """Starts in order, at rises of level nearby."""
+    times = sorted(starts.items(), key=lambda one: one[1])
+    words = tuple(TimedWord("", start, start + 1.0) for _, start in times)
+    found = at_rises(Alignment((AlignedSegment((), words, "verse", "next", 0.0),), ()), levels)
+    return {verse: word.start for (verse, _), word in zip(times, found.segments[0].words, strict=True)}
 
 
 def differences(surahs: list[Surah], found: dict[str, dict[str, float]]) -> np.ndarray:
@@ -147,25 +195,34 @@ def measure_verses(times: Path, model: Path, kept: Path, unseen: list[str]) -> N
     groups = {"other surahs": held_out, "unseen reciters": [one for one in surahs if one.reciter in unseen]}
     prior = np.exp(np.concatenate([one.scores for one in chosen_on]).astype(np.float64)).mean(axis=0)
     log_prior = np.log(np.maximum(prior, 1e-6))
+    ways: dict[str, Callable[[Surah, np.ndarray], dict[str, float]]] = {
+        "plain Viterbi": lambda one, scores: forced_starts(one, scores, recognizer, tokenizer, viterbi),
+        "Quran search": lambda one, scores: searched(one, scores, recognizer)[0],
+    }
+    if find_spec("ctc_segmentation") is not None:
+        ways["ctc-segmentation"] = lambda one, scores: forced_starts(
+            one, scores, recognizer, tokenizer, segmented
+        )
     print(f"offsets and priors from {len(chosen_on)} surahs; prior of the blank {prior[-1]:.2f}\n")
-    print("| alignment | prior scale | offset (s) | set | verse starts | 0.1 s | 0.3 s | 1 s | median (s) |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| alignment | priors | offset (s) | rises | set | starts | 0.1 s | 0.3 s | 1 s | median (s) |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for scale in PRIOR_SCALES:
-        scaled = {one.name: divided(one.scores, log_prior, scale) for one in surahs}
-        ways = {
-            "plain Viterbi": {
-                one.name: forced_starts(one, scaled[one.name], recognizer, tokenizer) for one in surahs
-            },
-            "Quran search": {one.name: searched(one, scaled[one.name], recognizer)[0] for one in surahs},
-        }
-        for way, found in ways.items():
+        for way, align in ways.items():
+            found = {one.name: align(one, divided(one.scores, log_prior, scale)) for one in surahs}
             apart = differences(chosen_on, found)
             offset = float(np.median(apart[np.isfinite(apart)]))
-            for shift in (0.0, offset) if scale == 0 else (offset,):
+            shifted = {
+                name: {verse: max(0.0, start - offset) for verse, start in starts.items()}
+                for name, starts in found.items()
+            }
+            risen = {one.name: moved_to_rises(shifted[one.name], one.levels) for one in surahs}
+            steps = [("+0.00", "no", found)] if not scale else []
+            steps += [(f"{-offset:+.2f}", "no", shifted), (f"{-offset:+.2f}", "yes", risen)]
+            for shift, rises, starts in steps:
                 for group, those in groups.items():
                     if those:
-                        cells = row(group, differences(those, found) - shift)
-                        print(f"| {way} | {scale} | {-shift:+.2f} {cells}", flush=True)
+                        cells = row(group, differences(those, starts))
+                        print(f"| {way} | {scale} | {shift} | {rises} {cells}", flush=True)
     report_repeats([one for one in surahs if one.repeats is not None], recognizer)
 
 
@@ -259,44 +316,98 @@ def concatenated(lines: list[dict[str, Any]], rng: random.Random, spelling: str)
         yield spoken
 
 
-def measure_concatenated(manifest: Path, model: Path, recordings: int, seed: int) -> None:
+@dataclass
+class Tally:
+    """Counts over recordings."""
+
+    right: int = 0
+    found: int = 0
+    true: int = 0
+
+    @property
+    def f1(self) -> float:
+        return f1(self.right, self.found, self.true)
+
+
+def measure_concatenated(lines: list[dict[str, Any]], model: Path, recordings: int, seed: int) -> None:
     recognizer = load(model, decoder="ctc", threads=1)
     graph = search_graph(recognizer)
-    lines = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
-    for line in lines:
-        line["audio_filepath"] = str(manifest.parent / line["audio_filepath"])
-    words_right = words_found = words_true = repeats_right = repeats_found = repeats_true = 0
-    seconds, apart = 0.0, list[float]()
+    vocabulary, frame_seconds = recognizer.bundle.vocabulary, recognizer.bundle.frame_seconds
+    words, certain, repeats = Tally(), Tally(), Tally()
+    seconds, apart = 0.0, {step: list[float]() for step in ("no correction", "offset", "rises of level")}
     drawn = concatenated(lines, random.Random(seed), recognizer.spelling)
     for _, spoken in zip(range(recordings), drawn, strict=False):
         seconds += spoken.seconds
-        scores = recognizer.scores([np.concatenate(spoken.samples)])
-        found = align_scores(graph, scores, recognizer.bundle.frame_seconds, follow_place=True)
-        words = [(str(word.verse), word.index) for s in found.segments for word in s.words if s.verses]
-        matching = SequenceMatcher(None, spoken.words, words, autojunk=False).get_matching_blocks()
-        words_right += sum(block.size for block in matching)
-        words_found += len(words)
-        words_true += len(spoken.words)
-        again = [str(s.verses[0]) for s in found.segments if s.kind == "repeat"]
-        repeats_found += len(again)
-        repeats_true += len(spoken.repeated)
-        for verse in spoken.repeated:
-            if verse in again:
-                again.remove(verse)
-                repeats_right += 1
-        begins = [(str(s.verses[0]), s.start) for s in found.segments if s.verses and s.words[0].index == 0]
-        for verse, start in spoken.starts:
-            apart.append(min((abs(at - start) for of, at in begins if of == verse), default=np.inf))
-    far = np.array(apart)
-    print(f"{recordings} recordings, {seconds / 60:.0f} min, {words_true} words, {len(far)} verse starts")
+        levels = Levels()
+        scores = recognizer.scores(levels.noted([np.concatenate(spoken.samples)]))
+        offset = align_scores(graph, scores, frame_seconds, follow_place=True, vocabulary=vocabulary)
+        found = at_rises(offset, levels.decibels())
+        count_words(spoken, found, words, certain)
+        count_repeats(spoken, found, repeats)
+        for step, alignment, shift in (
+            ("no correction", offset, START_SHIFT),
+            ("offset", offset, 0.0),
+            ("rises of level", found, 0.0),
+        ):
+            begins = [
+                (str(s.verses[0]), s.start - shift)
+                for s in alignment.segments
+                if s.verses and s.words[0].index == 0
+            ]
+            for verse, start in spoken.starts:
+                apart[step].append(min((abs(at - start) for of, at in begins if of == verse), default=np.inf))
+    starts = len(apart["offset"])
+    print(f"{recordings} recordings, {seconds / 60:.0f} min, {words.true} words, {starts} verse starts\n")
     print(
-        f"words F1 {f1(words_right, words_found, words_true):.4f} "
-        f"(precision {words_right / words_found:.4f}, recall {words_right / words_true:.4f})\n"
-        f"repeats F1 {f1(repeats_right, repeats_found, repeats_true):.3f} ({repeats_true} planted, "
-        f"{repeats_found} found, {repeats_right} right)\n"
-        f"verse starts within 0.1 s {np.mean(far <= 0.1):.1%}, 0.3 s {np.mean(far <= 0.3):.1%}, "
-        f"median {np.median(far):.3f} s"
+        f"words F1 {words.f1:.4f} (precision {words.right / words.found:.4f}, "
+        f"recall {words.right / words.true:.4f})\n"
+        f"words marked as certain {certain.found}, of them at a wrong place "
+        f"{certain.found - certain.right} ({1 - certain.right / certain.found:.2%})\n"
+        f"right words with a mismatch {words.right - certain.right} "
+        f"({(words.right - certain.right) / words.right:.2%})\n"
+        f"repeats F1 {repeats.f1:.3f} ({repeats.true} planted, {repeats.found} found, "
+        f"{repeats.right} right)\n"
     )
+    print("| verse starts | n | 0.1 s | 0.3 s | 1 s | median (s) |\n|---|---|---|---|---|---|")
+    for step, distances in apart.items():
+        print(row(step, np.array(distances)))
+
+
+def count_words(spoken: Spoken, found: Alignment, words: Tally, certain: Tally) -> None:
+    aligned = [word for s in found.segments for word in s.words if s.verses]
+    matching = SequenceMatcher(
+        None, spoken.words, [(str(word.verse), word.index) for word in aligned], autojunk=False
+    )
+    right = [at for block in matching.get_matching_blocks() for at in range(block.b, block.b + block.size)]
+    words.right += len(right)
+    words.found += len(aligned)
+    words.true += len(spoken.words)
+    certain.right += sum(aligned[at].mismatch is None for at in right)
+    certain.found += sum(word.mismatch is None for word in aligned)
+    certain.true += len(spoken.words)
+
+
+def count_repeats(spoken: Spoken, found: Alignment, repeats: Tally) -> None:
+    again = [str(segment.verses[0]) for segment in found.segments if goes_back(segment)]
+    repeats.found += len(again)
+    repeats.true += len(spoken.repeated)
+    for verse in spoken.repeated:
+        if verse in again:
+            again.remove(verse)
+            repeats.right += 1
+
+
+def single_verses(manifest: Path, reciters: list[str], surahs: str) -> list[dict[str, Any]]:
+    """The lines of a manifest with one verse each, with paths."""
+    first, _, last = surahs.partition("-")
+    lines = []
+    for text in manifest.read_text("utf-8").splitlines():
+        line = json.loads(text)
+        if len(line["verses"]) != 1 or (reciters and line["reciter"] not in reciters):
+            continue
+        if int(first) <= VerseRef.parse(line["verses"][0]).surah <= int(last or first):
+            lines.append(line | {"audio_filepath": str(manifest.parent / line["audio_filepath"])})
+    return lines
 
 
 def main() -> None:
@@ -308,6 +419,8 @@ def main() -> None:
     verses.add_argument("--unseen", nargs="*", default=[], help="reciters that nothing is chosen on")
     joined = commands.add_parser("concatenated")
     joined.add_argument("manifest", type=Path)
+    joined.add_argument("--reciters", nargs="*", default=[], help="of the manifest; default: all")
+    joined.add_argument("--surahs", default="86-114", help="from which clips are taken")
     joined.add_argument("--recordings", type=int, default=20)
     joined.add_argument("--seed", type=int, default=0)
     for command in (verses, joined):
@@ -316,7 +429,8 @@ def main() -> None:
     if asked.command == "verses":
         measure_verses(asked.times, asked.model, asked.scores, asked.unseen)
     else:
-        measure_concatenated(asked.manifest, asked.model, asked.recordings, asked.seed)
+        lines = single_verses(asked.manifest, asked.reciters, asked.surahs)
+        measure_concatenated(lines, asked.model, asked.recordings, asked.seed)
 
 
 if __name__ == "__main__":

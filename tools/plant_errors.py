@@ -6,7 +6,8 @@ A word of a clip is cut out, and another word of the same reciter, from this cli
 its place, so that what is recited is known exactly: the text with one wrong word. The clip is then aligned
 with the text. The error is found if its word is marked, or is not in the alignment at all; any other word
 that is marked is a false flag, neighbours of the splice too. Words are cut where the alignment of the
-unchanged clip puts them, at the quietest point nearby; clips that are not aligned word for word are left out.
+unchanged clip puts them, at the quietest point nearby; clips that are not aligned word for word are left out,
+also those in which other speech would have to stand in place of a word.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import numpy as np
 
 from quran_asr import audio
 from quran_asr.corpus.manifest import read_manifest
+from quran_asr.decoding.graph import Costs, build_graph
+from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.records import SAMPLE_RATE, Segment, TimedWord, VerseRef
-from quran_asr.runtime.alignment import align_scores, search_graph
+from quran_asr.runtime.alignment import align_scores
 from quran_asr.runtime.recognizer import Recognizer, load
 from quran_asr.runtime.verse_clips import quietest
+from quran_asr.text.quran import load_quran
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
@@ -54,9 +58,12 @@ class Planted:
     """Verse and index of the word that was replaced."""
 
 
-def aligned(recognizer: Recognizer, clip: Segment, samples: Samples) -> tuple[TimedWord, ...]:
+def aligned(
+    recognizer: Recognizer, clip: Segment, samples: Samples, costs: Costs | None = None
+) -> tuple[TimedWord, ...]:
+    tokenizer = Tokenizer(recognizer.bundle.vocabulary)
     found = align_scores(
-        search_graph(recognizer, clip.verses),
+        build_graph(load_quran(recognizer.spelling), tokenizer, clip.verses, costs),
         recognizer.scores([samples], clip.place),
         recognizer.bundle.frame_seconds,
         follow_place=False,
@@ -72,7 +79,7 @@ def recited(recognizer: Recognizer, clips: Sequence[Segment]) -> Iterator[Recite
         if clip.duration > MOST_SECONDS or len(expected) < FEWEST_WORDS:
             continue
         samples = audio.read(clip.audio, clip.offset, clip.duration or None)
-        words = aligned(recognizer, clip, samples)
+        words = aligned(recognizer, clip, samples, Costs(wrong_word=np.inf))
         if [word.text for word in words] != expected:
             continue
         inner = [quietest(samples, max(0.0, word.start - NEAR), word.start + NEAR) for word in words[1:]]
@@ -113,7 +120,7 @@ def main() -> None:
     recognizer = load(chosen.bundle, decoder="ctc", threads=1)
     clips = read_manifest(chosen.manifest, recognizer.spelling)
     known = list(recited(recognizer, clips))
-    unchanged = [word for one in known for word in one.words]
+    unchanged = [word for one in known for word in aligned(recognizer, one.clip, one.samples)]
     marked = sum(word.mismatch is not None for word in unchanged)
     print(f"{len(known)} of {len(clips)} clips aligned word for word")
     print(f"unchanged: {marked} of {len(unchanged)} words marked ({100 * marked / len(unchanged):.1f} %)")
@@ -127,7 +134,10 @@ def main() -> None:
         false += sum(by_place.values())
         others += len(by_place)
     print(f"planted: {found} of {chosen.errors} found ({100 * found / chosen.errors:.1f} %)")
-    print(f"  {absent} of them because the word is not aligned; {lost} other words are not aligned either")
+    print(
+        f"  {found - absent} of them marked on the word itself, {absent} because the word is not aligned; "
+        f"{lost} other words are not aligned either"
+    )
     print(f"false flags: {false} of {others} other words ({100 * false / others:.1f} %)")
 
 

@@ -264,8 +264,10 @@ def score(folder: Path, original: Path | None) -> None:
         )
     clean = [clip for clip in found if clip not in planted]
     new = [clip for clip in clean if clip not in known]
+    clips = len((folder / "audit.jsonl").read_text("utf-8").splitlines())
     print(
-        f"\nrejected in all {len(found)}, of them without a planted fault {len(clean)}, new ones {len(new)}"
+        f"\nrejected {len(found)} of {clips} clips; of the {clips - len(planted)} without a planted fault "
+        f"{len(clean)}, new ones {len(new)}"
     )
 
 

@@ -17,10 +17,10 @@ from quran_asr.text.quran import load_quran
 GOOD = [ClipAlignment(-0.3 + shift, -0.5 + shift, -0.4, 40) for shift in (-0.2, 0.0, 0.1, 0.2)]
 
 
-def codes(*clips: ClipAlignment | None) -> list[str]:
-    return [reason.code if reason else "" for reason in judge_alignments([*GOOD, *clips], LIMITS)][
-        len(GOOD) :
-    ]
+def codes(*clips: ClipAlignment | None, deviation: float | None = 0.0) -> list[str]:
+    deviations = [0.0] * len(GOOD) + [deviation] * len(clips)
+    judged = judge_alignments([*GOOD, *clips], deviations, LIMITS)
+    return [reason.code if reason else "" for reason in judged][len(GOOD) :]
 
 
 def test_other_words_and_missing_words_are_told_apart() -> None:
@@ -31,14 +31,23 @@ def test_other_words_and_missing_words_are_told_apart() -> None:
     )
     found = codes(swapped, start_cut, end_cut, None, GOOD[0])
     assert found == ["other-words", "words-missing", "words-missing", "", ""]
-    (reason,) = [one for one in judge_alignments([*GOOD, end_cut], LIMITS) if one]
+    (reason,) = [one for one in judge_alignments([*GOOD, end_cut], [0.0] * 5, LIMITS) if one]
     assert "at the end" in reason.detail and reason.action == "reject"
 
 
 def test_a_reciter_whose_clips_are_all_wrong_is_not_usual() -> None:
     wrong = [ClipAlignment(-7.0, -8.0, -6.0, 40)] * 5
-    assert [reason.code for reason in judge_alignments(wrong, LIMITS) if reason] == 5 * ["other-words"]
-    assert judge_alignments([None], LIMITS) == [None] and judge_alignments([], LIMITS) == []
+    assert [reason.code for reason in judge_alignments(wrong, [0.0] * 5, LIMITS) if reason] == 5 * [
+        "other-words"
+    ]
+    assert judge_alignments([None], [None], LIMITS) == [None] and judge_alignments([], [], LIMITS) == []
+
+
+def test_a_poor_end_counts_sooner_in_a_clip_that_is_too_short() -> None:
+    poor = ClipAlignment(-0.8, -0.5, -2.2, 40)
+    assert codes(poor, deviation=-1.5) == ["words-missing"]
+    assert codes(poor, deviation=1.5) == codes(poor, deviation=None) == [""]
+    assert codes(GOOD[0], deviation=-1.5) == [""]
 
 
 def segment(verse: str, text: str = "") -> Segment:

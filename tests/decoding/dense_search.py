@@ -29,7 +29,8 @@ def ways_between(graph: Graph) -> dict[tuple[int, int, bool], float]:
     for source in range(graph.words):
         for back in range(costs.back_words):
             if source - back >= 0 and graph.local[source - back]:
-                add(source, source - back, False, in_units(costs.back))
+                inside = in_units(costs.back_inside) if graph.index[source - back] else 0
+                add(source, source - back, False, in_units(costs.back) + inside)
         for ahead in range(1, costs.skip_words + 1):
             if source + 1 + ahead < graph.words and graph.local[source + 1 + ahead]:
                 add(source, source + 1 + ahead, False, in_units(costs.skip))
@@ -72,6 +73,8 @@ def best_score(graph: Graph, units: np.ndarray) -> float:
                 if target == word:
                     behind = max(blank[graph.last[source]], garbage[source]) if needs_blank else end[source]
                     coming.append(behind - cost)
+            if word >= 2 and graph.after_wrong[word] < NEVER:
+                coming.append(garbage[word - 2] - graph.after_wrong[word])
             new_token[first] = max(token[first], *coming)
             for state in range(first + 1, graph.last[word] + 1):
                 before = blank[state - 1] if state in doubled else max(token[state - 1], blank[state - 1])
@@ -79,8 +82,9 @@ def best_score(graph: Graph, units: np.ndarray) -> float:
         token = new_token + frame[graph.tokens]
         blank = new_blank
         garbage_in = in_units(graph.costs.garbage)
+        entered = begins if frame.argmax() != len(frame) - 1 else LOST  # with a token
         garbage = np.array(
-            [max(g + goes_on, s - garbage_in + begins) for g, s in zip(garbage, said, strict=True)]
+            [max(g + goes_on, s - garbage_in + entered) for g, s in zip(garbage, said, strict=True)]
         )
         hub = max(hub + goes_on, leaving + begins)
     return max(hub, *ends()[1])
@@ -96,6 +100,13 @@ def path_score(graph: Graph, units: np.ndarray, visits: Sequence[Visit]) -> floa
     before: Visit | None = None
     for visit in visits:
         assert visit.start == frame <= visit.end
+        if visit.wrong:
+            assert before is not None and before.word == visit.word - 1 and before.garbage is None
+            assert visit.tokens == _spoken(units, visit) and visit.tokens[0][0] == visit.start
+            total -= in_units(graph.costs.garbage)
+            total += sum(speech[t][1 if t == visit.start else 0] for t in range(visit.start, visit.end))
+            frame, before = visit.end, visit
+            continue
         before_word = HUB if before is None else before.word
         if visit.word == HUB:
             if before is not None:
@@ -107,6 +118,9 @@ def path_score(graph: Graph, units: np.ndarray, visits: Sequence[Visit]) -> floa
             if before_word == HUB:
                 assert graph.enter[visit.word] < NEVER
                 total -= graph.enter[visit.word]
+            elif before is not None and before.wrong:
+                assert visit.word == before.word + 1 and graph.after_wrong[visit.word] < NEVER
+                total -= graph.after_wrong[visit.word]
             else:
                 assert before is not None
                 total -= arcs[before_word, visit.word, before.silent]
@@ -116,6 +130,18 @@ def path_score(graph: Graph, units: np.ndarray, visits: Sequence[Visit]) -> floa
         before = visit
     assert frame == len(units)
     return total
+
+
+def _spoken(units: np.ndarray, visit: Visit) -> tuple[tuple[int, int], ...]:
+    """The runs of frames of a visit with the same best token that is not the blank."""
+    runs, last = list[tuple[int, int]](), -1
+    for frame in range(visit.start, visit.end):
+        label = int(units[frame].argmax())
+        if label != units.shape[1] - 1:
+            begins = runs.pop()[0] if label == last else frame
+            runs.append((begins, frame + 1))
+        last = label
+    return tuple(runs)
 
 
 def _word_score(
@@ -136,6 +162,7 @@ def _word_score(
         until = end
     if visit.garbage is not None:
         assert until <= visit.garbage < visit.end
+        assert units[visit.garbage].argmax() != units.shape[1] - 1
         total -= in_units(graph.costs.garbage)
         total += sum(speech[t][1 if t == visit.garbage else 0] for t in range(visit.garbage, visit.end))
     return total

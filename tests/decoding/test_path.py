@@ -104,6 +104,20 @@ def test_a_verse_said_three_times(last_part: Graph) -> None:
     ]
 
 
+def test_a_repeated_verse_is_not_taken_for_the_next_one_that_begins_alike(last_part: Graph) -> None:
+    assert verse("98:4")[0] == verse("98:5")[0] and verse("98:6")[:2] == verse("98:7")[:2]
+    speech = Speech()
+    for place in ("98:4", "98:4", "98:5", "98:6", "98:6", "98:7"):
+        speech.say(verse(place)).pause(0.5)
+    assert shown(aligned(last_part, speech)) == [
+        "verse 98:4 1-11 start",
+        "repeat 98:4 1-11 back",
+        *(f"{kind} 1-{len(verse(kind.split()[1]))} next" for kind in ("verse 98:5", "verse 98:6")),
+        f"repeat 98:6 1-{len(verse('98:6'))} back",
+        f"verse 98:7 1-{len(verse('98:7'))} next",
+    ]
+
+
 def test_other_speech_in_a_verse_is_left_out(last_part: Graph) -> None:
     words = verse("98:8")
     speech = Speech().say(words[:10]).babble(6).say(words[10:]).pause(0.5).say(verse("99:1"))

@@ -46,9 +46,11 @@ def graphs(draw: st.DrawFn) -> Graph:
         )
     )
     enter = draw(st.lists(open_or_not, min_size=count, max_size=count))
+    wrong = draw(st.lists(open_or_not, min_size=count, max_size=count))
     costs = Costs(
         back=draw(st.floats(0, 6)),
         back_words=draw(st.integers(0, 3)),
+        back_inside=draw(st.floats(0, 3)),
         skip=draw(st.floats(0, 6)),
         skip_words=draw(st.integers(0, 2)),
         garbage=draw(st.one_of(st.floats(0, 6), st.just(np.inf))),
@@ -62,11 +64,12 @@ def graphs(draw: st.DrawFn) -> Graph:
         enter=np.array(enter, np.int64),
         leave=np.array(draw(st.lists(open_or_not, min_size=count, max_size=count)), np.int64),
         chain=np.array(draw(st.lists(open_or_not, min_size=count, max_size=count)), np.int64),
+        after_wrong=np.array(wrong, np.int64),
         arcs=np.array(arcs, np.int64).reshape(-1, 4),
         local=np.array(draw(st.lists(st.booleans(), min_size=count, max_size=count))),
         kind=np.zeros(count, np.int8),
         verse=np.zeros(count, np.int32),
-        index=np.arange(count, dtype=np.int32),
+        index=np.array(draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)), np.int32),
         texts=("word",) * count,
         refs=(),
         costs=costs,

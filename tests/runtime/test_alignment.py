@@ -121,6 +121,43 @@ def test_a_word_that_is_recited_otherwise_is_marked_with_both(last_part: Graph) 
         assert {one for place, one in enumerate(marked) if place != 3} == {None}
 
 
+@pytest.mark.parametrize("place", [1, 3, 5])
+def test_another_word_in_place_of_one_is_marked_on_that_word_alone(last_part: Graph, place: int) -> None:
+    """Also at the beginning and the end of a verse that others follow."""
+    words = verse("98:2")
+    other = "والقمر"
+    said = Speech(sharpness=10).pause(0.5).say(verse("98:1")).pause(0.4)
+    said.say([*words[:place], other, *words[place + 1 :]]).pause(0.4).say(verse("98:3")).pause(0.5)
+    scores = said.log_probs()
+    for size in (len(scores), 7):
+        pieces = np.split(scores, range(size, len(scores), size))
+        found = align_scores(last_part, pieces, FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary)
+        assert found.unaligned == ()
+        written = [
+            word for segment in as_recording(found, 9.0).to_json()["segments"] for word in segment["words"]
+        ]
+        assert [word["word"] for word in written] == [*verse("98:1"), *words, *verse("98:3")]
+        marked = {at: word["mismatch"] for at, word in enumerate(written) if word["mismatch"]}
+        at = len(verse("98:1")) + place
+        assert marked == {at: {"written": words[place], "recognized": other}}
+        spoken = said.starts[at] + START_SHIFT
+        assert written[at]["start"] == pytest.approx(spoken, abs=2 * FRAME)
+
+
+def test_a_word_that_is_left_out_is_not_a_wrong_one(last_part: Graph) -> None:
+    words = verse("98:2")
+    said = Speech(sharpness=10).say(words[:3]).pause(0.6).say(words[4:]).pause(0.4).say(verse("98:3"))
+    found = align_scores(
+        last_part, [said.log_probs()], FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary
+    )
+    assert [(s.entry, len(s.words)) for s in found.segments] == [
+        ("start", 3),
+        ("skip", len(words) - 4),
+        ("next", len(verse("98:3"))),
+    ]
+    assert not any(word.mismatch for segment in found.segments for word in segment.words)
+
+
 def test_formulas_at_the_end_are_other_in_json(last_part: Graph) -> None:
     said = Speech().say(verse("112:4")).pause(0.4).say(formula(Kind.SADAQA)).pause(0.5)
     found = as_recording(align_scores(last_part, [said.log_probs()], FRAME, follow_place=False), 9.0)

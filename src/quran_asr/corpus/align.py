@@ -277,7 +277,7 @@ def _reason_against(recording: AlignedRecording, clip: Clip, used: set[str], lim
         return "no pause to cut at"
     if clip.seconds < limits.shortest:
         return "too short"
-    if clip.score < limits.score:
+    if clip.score < limits.score or any(word.mismatch is not None for word in clip.words):
         return "other words"
     if any(
         other.start < clip.words[-1].end and other.end > clip.words[0].start for other in recording.unaligned

@@ -151,7 +151,6 @@ def audit(
     deviations: list[float | None] = [None] * len(lines)
     for reciter, clips in by_reciter.items():
         usual = usual_of([measured[clip] for clip in clips])
-        misfits = judge_alignments([alignments[clip] for clip in clips], limits)
         duration_model = duration_models.get(reciter)
         for clip in clips:
             length = _speech_seconds(measured[clip], limits)
@@ -159,6 +158,9 @@ def audit(
                 expected[clip] = duration_model.expected(sounds[clip])
                 deviations[clip] = duration_model.deviation(length, sounds[clip])
             reasons[clip] += judge_sound(measured[clip], usual, deviations[clip], limits)
+        misfits = judge_alignments(
+            [alignments[clip] for clip in clips], [deviations[clip] for clip in clips], limits
+        )
         for clip, misfit in zip(clips, misfits, strict=True):
             if misfit is not None:
                 reasons[clip].append(misfit)

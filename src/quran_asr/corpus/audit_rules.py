@@ -52,8 +52,12 @@ class Limits:
     """and its level relative to the speech, dB."""
     misfit: float = 2.5
     """Nats per token by which the alignment of a clip with its words scores below the reciter's median,"""
-    edge_misfit: float = 2.5
-    """and by which that of the words at one end does."""
+    edge_misfit: float = 4.0
+    """and by which that of the words at one end does,"""
+    short_edge_misfit: float = 1.25
+    """or, if the clip is too short for its words,"""
+    short_pace: float = 1.0
+    """by at least this many deviations."""
 
 
 LIMITS = Limits()
@@ -173,25 +177,40 @@ def usual_of(measured: Sequence[Measured]) -> Usual:
     )
 
 
-def judge_alignments(alignments: Sequence[ClipAlignment | None], limits: Limits) -> list[Reason | None]:
-    """The reason that follows from the alignment of each clip with its words, if any; of one reciter."""
+def judge_alignments(
+    alignments: Sequence[ClipAlignment | None], deviations: Sequence[float | None], limits: Limits
+) -> list[Reason | None]:
+    """The reason that follows from the alignment of each clip with its words, if any; of one reciter.
+
+    Args:
+        alignments: of his clips.
+        deviations: of their durations, see `DurationModel.deviation`; None where it is not known.
+        limits: where a measurement becomes a reason.
+    """
     known = [one for one in alignments if one is not None]
     if not known:
         return [None] * len(alignments)
     whole = max(LEAST_USUAL, float(np.median([one.score for one in known])))
     edge = max(LEAST_USUAL, float(np.median([(one.first, one.last) for one in known])))
 
-    def judged(one: ClipAlignment) -> Reason | None:
+    def judged(one: ClipAlignment, deviation: float | None) -> Reason | None:
         if one.score < whole - limits.misfit:
             message = f"{one.score:.1f} nats a token, usually {whole:.1f}"
             return Reason("other-words", message, one.score, whole - limits.misfit)
+        is_short = deviation is not None and deviation < -limits.short_pace
+        least = edge - (limits.short_edge_misfit if is_short else limits.edge_misfit)
         for side, score in (("beginning", one.first), ("end", one.last)):
-            if score < edge - limits.edge_misfit:
+            if score < least:
                 message = f"{score:.1f} nats a token at the {side}, usually {edge:.1f}"
-                return Reason("words-missing", message, score, edge - limits.edge_misfit)
+                if is_short:
+                    message += f", and {deviation:+.1f} deviations of the duration"
+                return Reason("words-missing", message, score, least)
         return None
 
-    return [None if one is None else judged(one) for one in alignments]
+    return [
+        None if one is None else judged(one, deviation)
+        for one, deviation in zip(alignments, deviations, strict=True)
+    ]
 
 
 def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Limits) -> list[Reason]:

@@ -139,8 +139,8 @@ def beam_piece(
         beam: texts that are kept after every frame.
         least_probability: tokens less probable in a frame are not tried there, and texts less probable than
             this share of the best, with the language model, are dropped; 0 tries and keeps all.
-        pause: ends an utterance: its best text is taken and the search restarts with that text as the context of
-            the language model.
+        pause: ends an utterance: its best text is taken and the search restarts with that text as the context
+            of the language model.
         final: the audio has ended: the best text is taken.
 
     Returns:

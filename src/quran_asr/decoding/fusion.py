@@ -68,8 +68,8 @@ class Fusion:
     """Added for every token; may be negative."""
     begins_sentence: bool = True
     """Whether a recording begins like a sentence, or anywhere in the text. After a pause the language model
-    continues from the text before it, which decides whether a sentence begins there: reciters also pause within
-    verses."""
+    continues from the text before it, which decides whether a sentence begins there: reciters also pause
+    within verses."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.lm_weight) and np.isfinite(self.token_bonus) and self.lm_weight >= 0):

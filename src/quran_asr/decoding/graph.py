@@ -8,7 +8,8 @@ words:
 hub
     one state outside the Quran: for the beginning, other speech, and every jump.
 garbage
-    one state after each word: other speech, after which the reciter continues where he was.
+    one state after each word: other speech, after which the reciter continues where he was, or one word
+    later: then it stands in place of that word, which was recited differently.
 """
 
 from __future__ import annotations
@@ -97,6 +98,9 @@ class Costs:
     back: float = 9.0
     """To a word at most `back_words` before the next one: a repetition."""
     back_words: int = 24
+    back_inside: float = 2.0
+    """Added where that is not the first word of its verse. Two verses in a row often begin alike: going back
+    to the first of them is not to be taken for the second one, left after some words."""
     skip: float = 18.0
     """To a word at most `skip_words` after the next one: an omission."""
     skip_words: int = 4
@@ -104,6 +108,8 @@ class Costs:
     """Into a formula between surahs, or amin."""
     garbage: float = 6.0
     """Into the garbage state after a word."""
+    wrong_word: float = 0.0
+    """From the garbage after a word to the word after the next: it stands in place of the next word."""
     garbage_token: float = 2.5
     """For each token that the model emits in other speech; its frames score as the best token does."""
     floor: float = 16.0
@@ -128,6 +134,8 @@ class Graph:
     """[W]: from each word to the hub."""
     chain: NDArray[np.int64]
     """[W]: from the word before into each word."""
+    after_wrong: NDArray[np.int64]
+    """[W]: into each word from the garbage two words before, which stands in place of the word between."""
     arcs: NDArray[np.int64]
     """[A, 4]: (from word, to word, cost, 1 if a blank must come between) of further arcs."""
     local: NDArray[np.bool_]
@@ -182,10 +190,12 @@ def part(graph: Graph, ranges: Sequence[tuple[int, int]]) -> Graph:
     lengths = all_lengths[words]
     last = np.cumsum(lengths) - 1
     chain, local = graph.chain[words].copy(), graph.local[words].copy()
+    after_wrong = graph.after_wrong[words].copy()
     for low, high in ranges:
         begin, end = int(number[low]), int(number[high - 1]) + 1
         if low > graph.formulas:
             chain[begin] = NEVER
+            after_wrong[begin : begin + 2] = NEVER
             local[begin : begin + graph.costs.skip_words + 1] = False
         if end < len(words):
             local[max(begin, end - graph.costs.back_words) : end] = False
@@ -201,6 +211,7 @@ def part(graph: Graph, ranges: Sequence[tuple[int, int]]) -> Graph:
         enter=graph.enter[words],
         leave=graph.leave[words],
         chain=chain,
+        after_wrong=after_wrong,
         arcs=arcs,
         local=local,
         kind=graph.kind[words],
@@ -354,6 +365,20 @@ class _Builder:
         end = self.first[word + 1] if word + 1 < len(self.first) else len(self.tokens)
         return self.tokens[end - 1]
 
+    def _after_wrong(self) -> NDArray[np.int64]:
+        """Where the two words before a word lead to it one after the other, and the second is of a verse."""
+        follows = _all_in_units(self.chain)
+        for source, target, cost, _ in self.arcs:
+            if source == target - 1:
+                follows[target] = cost
+        costs: NDArray[np.int64] = np.full(len(follows), NEVER)
+        both = (follows[1:-1] < NEVER) & (follows[2:] < NEVER)
+        both &= np.array(self.kind[1:-1]) == Kind.VERSE
+        both &= np.array(self.index[1:-1]) != np.array(self.index[2:])
+        together = in_units(self.costs.wrong_word) + follows[1:-1] + follows[2:]
+        costs[2:][both] = np.minimum(together, NEVER)[both]
+        return costs
+
     def graph(self, refs: tuple[VerseRef, ...], formulas: int) -> Graph:
         first = np.array(self.first, np.intp)
         pieces = self.tokenizer.vocabulary.pieces
@@ -365,6 +390,7 @@ class _Builder:
             enter=_all_in_units(self.enter),
             leave=_all_in_units(self.leave),
             chain=_all_in_units(self.chain),
+            after_wrong=self._after_wrong(),
             arcs=np.array(self.arcs, np.int64).reshape(-1, 4),
             local=np.array(self.kind) == Kind.VERSE,
             kind=np.array(self.kind, np.int8),

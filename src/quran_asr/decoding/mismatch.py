@@ -3,7 +3,8 @@
 An alignment places each word of the text where it is expected. Here each aligned word is compared with the
 unconstrained recognition of the same frames, by the difference in nats. Weak models are also uncertain about
 correct words, and more so for some voices, so a recording is compared with itself: a word is a mismatch if it
-loses far more than its other words.
+loses far more than its other words. A word in whose place the search has found other speech is one in any
+case.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LEAST_LOSS = 8.0
 """Nats that a word must lose at least,"""
 LEAST_LOSS_A_TOKEN = 3.0
 """nats for each of its tokens,"""
-TIMES_TYPICAL = 2.0
+TIMES_TYPICAL = 2.5
 """and this multiple of the median loss per token in the recording. Chosen by false flags on
 planted errors, see docs/results/accuracy.md."""
 
@@ -49,11 +50,12 @@ def mismatches(
         return {}
     losses = np.array([visit.loss for visit in words])
     lengths = np.array([len(visit.tokens) for visit in words])
-    typical = float(np.median(losses / lengths))
+    wrong = np.array([visit.wrong for visit in words])
+    typical = float(np.median((losses / lengths)[~wrong])) if not wrong.all() else 0.0
     least = np.maximum(LEAST_LOSS, lengths * max(LEAST_LOSS_A_TOKEN, TIMES_TYPICAL * typical))
     frames = np.array(free.frames, np.int64)
     found: dict[Visit, str] = {}
-    for number in np.flatnonzero(losses >= least).tolist():
+    for number in np.flatnonzero(wrong | (losses >= least)).tolist():
         visit = words[number]
         begin, end = np.searchsorted(frames, (visit.start, visit.end))
         recognized = vocabulary.text(free.tokens[begin:end])

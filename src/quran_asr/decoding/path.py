@@ -194,7 +194,7 @@ def path_words(
 
 def _first_frame(graph: Graph, visit: Visit) -> int:
     """The frame in which the first phone of a word is recognized; a bare word start may come much earlier."""
-    silent = graph.tokens[graph.first[visit.word]] == graph.word_start
+    silent = graph.tokens[graph.first[visit.word]] == graph.word_start and not visit.wrong
     return visit.tokens[1 if silent and len(visit.tokens) > 1 else 0][0]
 
 

@@ -56,11 +56,14 @@ class Visit:
     """Frame at which it was left; `start` where the hub was only passed."""
     tokens: tuple[tuple[int, int], ...] = ()
     """First frame and frame after the last of every token. Blanks or garbage follow the last one. In the hub
-    these are the runs of frames in which the model emits a token."""
+    these are the runs of frames in which the model emits a token, in place of a wrong word the runs of one
+    token each."""
     garbage: int | None = None
     """Frame from which the rest of the visit is garbage; None: there is none."""
     silent: bool = False
     """Whether a blank or garbage had to separate the word from the next one."""
+    wrong: bool = False
+    """Whether other speech stands in place of the word."""
     loss: float = 0.0
     """Nats by which the word (without garbage after it) scores less than the best token of every frame."""
 
@@ -72,7 +75,8 @@ class Records:
     frame: NDArray[np.int32]
     """[R]: at this frame a word or the hub was entered,"""
     word: NDArray[np.int32]
-    """[R]: from this word (`HUB`: the hub; number of words + w: from word w after a blank),"""
+    """[R]: from this word (`HUB`: the hub; number of words + w: from word w after a blank; twice the number
+    of words + w: from the garbage behind word w that stands in place of the next),"""
     before: NDArray[np.int32]
     """[R]: which had been entered by this record; -1 for the first one."""
 
@@ -296,8 +300,8 @@ def trace(graph: Graph, state: SearchState, end: PathEnd) -> tuple[Visit, ...]:
     visits = _visits(graph, state.records, record)
     last = Visit(end.word, int(state.records.frame[record]), state.frame)
     measured = Measured(state.emissions, state.frame - len(state.emissions), state.non_blank, state.frame)
-    aligned = [align_visit(graph, visit, measured) for visit in visits]
-    return (*aligned, align_visit(graph, last, measured, end.tokens))
+    aligned = [part for visit in visits for part in align_visit(graph, visit, measured)]
+    return (*aligned, *align_visit(graph, last, measured, end.tokens))
 
 
 class _Run:
@@ -328,6 +332,7 @@ class _Run:
         self._enter = graph.enter << _SHIFT
         self._leave = graph.leave << _SHIFT
         self._chain = graph.chain[1:] << _SHIFT
+        self._after_wrong = graph.after_wrong[2:] << _SHIFT
         plain, blank = (graph.arcs[graph.arcs[:, 3] == needed].T for needed in (0, 1))
         self._arcs, self._arc_costs = plain[:2], plain[2] << _SHIFT
         self._blank_arcs, self._blank_arc_costs = blank[:2], blank[2] << _SHIFT
@@ -336,6 +341,7 @@ class _Run:
         self._offsets = np.array(offsets, np.int64)
         local = [costs.back] * costs.back_words + [costs.skip] * costs.skip_words
         self._local_costs = np.array([in_units(cost) for cost in local], np.int64) << _SHIFT
+        self._inside = np.where(graph.index > 0, in_units(costs.back_inside), 0) << _SHIFT
         reached = graph.enter[graph.local]
         most = int(reached.max()) if len(reached) else 0
         cheapest = min(in_units(costs.back), in_units(costs.skip))
@@ -379,9 +385,11 @@ class _Run:
 
         (stays,), (begins,), self.label = other_speech(units[None], self.label, self._garbage_token)
         self.garbage += int(stays) << _SHIFT
-        self._last += (int(begins) << _SHIFT) - self._garbage_in
-        np.maximum(self.garbage, self._last, out=self.garbage)
-        self.non_blank.append(self.label != len(units) - 1)
+        is_token = self.label != len(units) - 1
+        if is_token:  # garbage begins with a token, or silence could stand in place of a word
+            self._last += (int(begins) << _SHIFT) - self._garbage_in
+            np.maximum(self.garbage, self._last, out=self.garbage)
+        self.non_blank.append(is_token)
         self.hub = max(stayed + (int(stays) << _SHIFT), hub + (int(begins) << _SHIFT))
         self.frame += 1
 
@@ -402,13 +410,19 @@ class _Run:
             there &= graph.local[np.where(there, target, 0)]
             targets.append(target[there])
             sources.append(np.broadcast_to(near[:, None], there.shape)[there])
-            values.append((ends[near][:, None] - self._local_costs)[there])
+            value = (ends[near][:, None] - self._local_costs)[there]
+            value -= np.where(target[there] <= sources[-1], self._inside[target[there]], 0)
+            values.append(value)
         if len(self._blank_arcs[0]):
             source, target = self._blank_arcs
             targets.append(target)
             sources.append(source + graph.words)
             behind = np.maximum(self.blanks[graph.last[source]], self.garbage[source])
             values.append(behind - self._blank_arc_costs)
+        replaced = np.flatnonzero(self.garbage[:-2] > firsts[2:])
+        targets.append(replaced + 2)
+        sources.append(replaced + 2 * graph.words)
+        values.append(self.garbage[replaced] - self._after_wrong[replaced])
         target, value = np.concatenate(targets), np.concatenate(values)
         better = np.flatnonzero((value & _SCORE) > np.maximum(firsts[target], _ALIVE))
         if not len(better):
@@ -416,10 +430,8 @@ class _Run:
         target, value, source = target[better], value[better], np.concatenate(sources)[better]
         order = np.lexsort((value, target))
         best = order[np.append(target[order[1:]] != target[order[:-1]], True)]
-        source = source[best]
-        silent = source >= graph.words
-        source -= silent * graph.words
-        source += (source >= graph.formulas) * (self.low - graph.formulas) + silent * self.whole.words
+        times, source = np.divmod(source[best], graph.words)
+        source += (source >= graph.formulas) * (self.low - graph.formulas) + times * self.whole.words
         entered = self.records.add_all(self.frame, source, value[best] & _RECORD)
         firsts[target[best]] = (value[best] & _SCORE) | entered
 
@@ -444,7 +456,7 @@ class _Run:
         common = _common(records.before, np.flatnonzero(marked))
         visits = _visits(self.whole, records, common)
         measured = Measured(self.emissions, self.base, np.array(self.non_blank, np.bool_), self.frame)
-        committed = [align_visit(self.whole, visit, measured) for visit in visits]
+        committed = [part for visit in visits for part in align_visit(self.whole, visit, measured)]
 
         _mark_ways(records.before, marked, common)
         numbers = np.maximum(np.cumsum(marked, dtype=np.int64) - 1, 0)
@@ -557,7 +569,9 @@ class Measured:
     """Frame after the last of `non_blank`."""
 
 
-def align_visit(graph: Graph, visit: Visit, measured: Measured, tokens: int | None = None) -> Visit:
+def align_visit(
+    graph: Graph, visit: Visit, measured: Measured, tokens: int | None = None
+) -> tuple[Visit, ...]:
     """Align the tokens of a word within its visit, by the same scores and costs as the search.
 
     Args:
@@ -565,6 +579,9 @@ def align_visit(graph: Graph, visit: Visit, measured: Measured, tokens: int | No
         visit: as the records have it.
         measured: from the visit's start on; of a visit of the hub only `non_blank`.
         tokens: how many of the word's tokens were recited; None: all, and perhaps garbage after them.
+
+    Returns:
+        The visit; and one of the next word, where garbage stands in place of it.
     """
     if visit.word == HUB:
         first = measured.end - len(measured.non_blank)
@@ -572,7 +589,7 @@ def align_visit(graph: Graph, visit: Visit, measured: Measured, tokens: int | No
             np.diff(measured.non_blank[visit.start - first : visit.end - first], prepend=0, append=0)
         )
         runs = (edges + visit.start).reshape(-1, 2).tolist()
-        return replace(visit, tokens=tuple((begin, end) for begin, end in runs))
+        return (replace(visit, tokens=tuple((begin, end) for begin, end in runs)),)
     costs = graph.costs
     spelt = graph.spelt(visit.word)[:tokens]
     frames = measured.emissions[visit.start - measured.base : visit.end - measured.base].astype(np.int64)
@@ -586,6 +603,7 @@ def align_visit(graph: Graph, visit: Visit, measured: Measured, tokens: int | No
     gains[:, :-1:2] = frames[:, spelt]
     gains[:, -1], begins, _ = other_speech(frames, -1, in_units(costs.garbage_token))
     begins -= gains[:, -1]
+    begins[frames.argmax(axis=1) == frames.shape[1] - 1] = _DEAD >> _SHIFT
 
     now = np.full(states, _DEAD >> _SHIFT)
     now[0] = gains[0, 0]  # a word begins with its first token
@@ -599,7 +617,9 @@ def align_visit(graph: Graph, visit: Visit, measured: Measured, tokens: int | No
         chosen[t] = ways.argmax(axis=0)
         now = ways.max(axis=0) + gains[t]
 
-    if visit.silent:
+    if visit.wrong:
+        now[-3:-1] = _DEAD >> _SHIFT
+    elif visit.silent:
         now[-3] = _DEAD >> _SHIFT
     place = states - 3 + int(now[-3:].argmax())
     path = np.empty(len(frames), np.int64)
@@ -612,7 +632,21 @@ def align_visit(graph: Graph, visit: Visit, measured: Measured, tokens: int | No
     strange = int(begins[-1]) if begins[-1] < visit.end else None
     inside = np.arange(len(frames)) < (visit.end if strange is None else strange) - visit.start
     loss = (frames.max(axis=1) - gains[np.arange(len(frames)), path])[inside].sum() / UNITS
-    return replace(visit, tokens=spans, garbage=strange, loss=float(loss))
+    aligned = replace(visit, tokens=spans, garbage=strange, loss=float(loss))
+    if not visit.wrong or strange is None:
+        return (aligned,)
+    said = _runs(frames[strange - visit.start :], strange)
+    other = Visit(visit.word + 1, strange, visit.end, said, wrong=True, loss=costs.garbage_token * len(said))
+    return replace(aligned, end=strange, garbage=None, wrong=False), other
+
+
+def _runs(units: Int64, first: int) -> tuple[tuple[int, int], ...]:
+    """First frame and frame after the last of every token that is the best; `first` is the first frame."""
+    labels = units.argmax(axis=1)
+    begins = np.flatnonzero(np.append(True, labels[1:] != labels[:-1]))
+    ends = np.append(begins[1:], len(labels))
+    spoken = labels[begins] != units.shape[1] - 1
+    return tuple(zip((begins[spoken] + first).tolist(), (ends[spoken] + first).tolist(), strict=True))
 
 
 def other_speech(units: NDArray[np.integer], label: int, token_cost: int) -> tuple[Int64, Int64, int]:
@@ -640,11 +674,9 @@ def _visits(graph: Graph, records: Records, last: int) -> list[Visit]:
     found = []
     while last:
         before = int(records.before[last])
-        word, silent = int(records.word[last]), False
-        if word >= graph.words:
-            word, silent = word - graph.words, True
+        how, word = divmod(int(records.word[last]), graph.words) if records.word[last] >= 0 else (0, HUB)
         frames = int(records.frame[before]), int(records.frame[last])
-        found.append(Visit(word, *frames, silent=silent))
+        found.append(Visit(word, *frames, silent=how == 1, wrong=how == 2))
         last = before
     return found[::-1]
 

@@ -170,8 +170,8 @@ def beam_piece(
         state: `begin` at first, then the state that the last call returned.
         scorer: the networks and the language model.
         begin: from `start`: the state from which the search restarts after an utterance.
-        pause: ends an utterance: its best text is taken and the search restarts with that text as the context of
-            the language model.
+        pause: ends an utterance: its best text is taken and the search restarts with that text as the context
+            of the language model.
         final: the audio has ended: the best text is taken.
 
     Returns:
@@ -410,7 +410,7 @@ def _together(first: BeamState, second: BeamState) -> BeamState:
 
 
 def _not_late(state: BeamState, frames: int | None) -> Ints:
-    """Indices of the texts that agree with the best in its tokens older than this many frames; None: all texts.
+    """Indices of the texts that agree with the best in its tokens older than this many frames; None: all.
 
     Evaluated before a frame in which some text grows, so that the chunk boundaries do not matter.
     """

@@ -23,6 +23,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis, TimedWord
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import default_model
+from quran_asr.runtime.onsets import Levels, at_rises
 from quran_asr.runtime.recognizer import FILE_SECONDS, Recognizer, load
 from quran_asr.text.passages import parse_range, word_map
 from quran_asr.text.quran import load_quran
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quran_asr.decoding.identify import Identification, PlaceInText
-    from quran_asr.records import Segment, VerseRef
+    from quran_asr.records import Samples, Segment, VerseRef
 
 START_SHIFT = -0.12
 """Seconds from the frame in which the first phone of a word is recognized to its beginning, since CTC
@@ -179,15 +180,7 @@ def align(
     passage = parse_range(verses) if isinstance(verses, str) else verses
     seconds = probe(audio).seconds
     recognizer = _recognizer(model)
-    scores = recognizer.scores(blocks_of_file(audio, FILE_SECONDS), str(audio))
-    graph = search_graph(recognizer, passage)
-    found = align_scores(
-        graph,
-        scores,
-        recognizer.bundle.frame_seconds,
-        follow_place=passage is None,
-        vocabulary=recognizer.bundle.vocabulary,
-    )
+    found = align_blocks(recognizer, blocks_of_file(audio, FILE_SECONDS), passage, str(audio))
     return AlignedRecording(
         str(audio),
         recognizer.bundle.name,
@@ -239,6 +232,31 @@ def _respelled(segment: AlignedSegment, spelling: str) -> tuple[TimedWord, ...]:
         else:
             words.append(replace(word, text=texts[place], index=place))
     return tuple(words)
+
+
+def align_blocks(
+    recognizer: Recognizer,
+    blocks: Iterable[Samples],
+    verses: Sequence[VerseRef] | None = None,
+    where: str = "",
+) -> Alignment:
+    """The alignment of a recording that comes in blocks: float32 samples at 16 kHz.
+
+    Args:
+        recognizer: of the model.
+        blocks: of any length.
+        verses: what the recording holds; None: nothing is known.
+        where: named in errors.
+    """
+    levels = Levels()
+    found = align_scores(
+        search_graph(recognizer, verses),
+        recognizer.scores(levels.noted(blocks), where),
+        recognizer.bundle.frame_seconds,
+        follow_place=verses is None,
+        vocabulary=recognizer.bundle.vocabulary,
+    )
+    return at_rises(found, levels.decibels())
 
 
 def align_scores(
