@@ -29,7 +29,7 @@ def word(ref: str, **values: Any) -> dict[str, Any]:
 def test_a_session_without_fault() -> None:
     lit = tuple(Lit(one.end + 0.25, one.word) for one in SAID)
     final = tuple(word(one.word, kind="repeat" if one.repeat else "verse") for one in SAID)
-    found = figures(RECITATION, Followed(lit, final, 0.1))
+    found = figures(RECITATION, Followed(lit, (), final, 0.1))
     assert (found["words"], found["followed"]) == (7, 7)
     assert found["lag"] == pytest.approx([0.25] * 7)
     assert (found["wrong_highlights"], found["false_marks"]) == (0, 0)
@@ -45,7 +45,7 @@ def test_each_fault_is_counted_once() -> None:
         word("1:2:0", kind="repeat"),
         word("1:6:0", skipped=["1:5:0"]),
     )
-    found = figures(RECITATION, Followed(lit, final, 0.1))
+    found = figures(RECITATION, Followed(lit, (), final, 0.1))
     assert found["wrong_highlights"] == 2  # another verse, and the last word three seconds too late
     assert found["followed"] == 4
     assert found["lag"] == pytest.approx([0.1, 1.0, 1.5, 1.5])
@@ -56,8 +56,15 @@ def test_each_fault_is_counted_once() -> None:
 
 
 def test_a_word_is_lit_by_the_one_after_it_too() -> None:
-    found = figures(RECITATION, Followed((Lit(1.0, "1:1:1"),), (), 0.0))
+    found = figures(RECITATION, Followed((Lit(1.0, "1:1:1"),), (), (), 0.0))
     assert found["followed"] == 2
+
+
+def test_a_word_is_followed_where_it_is_marked_as_recited() -> None:
+    marked = (Lit(1.4, "1:1:0"), Lit(1.4, "1:1:1"), Lit(9.0, "1:2:0"))
+    found = figures(RECITATION, Followed((), marked, (), 0.0))
+    assert found["followed"] == 2  # and one of them too late
+    assert found["wrong_highlights"] == 0
 
 
 def test_noise_has_the_asked_level() -> None:

@@ -104,6 +104,20 @@ def test_a_jump_is_followed(text: Text) -> None:
 
 
 @pytest.mark.slow
+def test_of_two_places_with_the_same_wording_the_nearer_one_is_shown(text: Text) -> None:
+    """85:17 and 88:1 begin with the same three words."""
+    speech = Speech()
+    for ayah in range(4, 15):
+        speech.say(verse(f"85:{ayah}"))
+    before = len(speech.log_probs()) * FRAME
+    messages = tracked(text, speech.say(verse("85:17")).say(verse("85:18")))
+    shown = [m for m in messages if isinstance(m, Position) and m.word is not None and m.time > before]
+    assert {message.word.verse.surah for message in shown} == {85}
+    early = [m for m in shown if str(m.word.verse) == "85:17"]
+    assert early[0].time < speech.starts[-len(verse("85:18")) - 1] + 0.6  # its last word tells them apart
+
+
+@pytest.mark.slow
 def test_chunks_change_no_final_word(text: Text) -> None:
     speech = Speech(noise=1.5).say(verse("18:10")).pause(2).say(verse("18:11")).say(verse("18:10"))
     once = final(tracked(text, speech, chunk=10_000))

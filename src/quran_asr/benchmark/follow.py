@@ -1,8 +1,9 @@
 """How well the server follows a reciter: lag, words, wrong highlights, false marks, recovery.
 
-The audio of a session is made of one recording: its verses in order, with two of them recited again after a
-third, and a jump forward after two thirds. When each word ends follows from forced alignment of the recording
-with its known verses by the same model, so the tables do not show errors that both share.
+The audio of a session is made of one recording: its verses in order, with a pause after a sixth, two verses
+recited again after a third, and a jump forward after two thirds. A short recording is used unchanged. When
+each word ends follows from forced alignment of the recording with its known verses by the same model, so the
+tables do not show errors that both share.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 CHUNK_SECONDS = 0.1
 REPEATED_VERSES = 2
 LEAST_VERSES = 9
-"""Verses needed for a repeat and a jump."""
+"""Verses needed for a pause, a repeat and a jump."""
+PAUSE_SECONDS = 5.0
 LATE_SECONDS = 2.0
 """Seconds after its end within which a word must be highlighted to count as followed."""
 EARLY_SECONDS = 1.0
@@ -54,7 +56,7 @@ class RecitedWord:
     repeat: bool = False
     """Of the planted repeat."""
     planted: str = ""
-    """`repeat` or `jump` at the first word after it."""
+    """`pause`, `repeat` or `jump` at the first word after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Recitation:
 
 @dataclass(frozen=True, slots=True)
 class Lit:
-    """A word became the current one."""
+    """A word became the current one, or was marked as recited."""
 
     seconds: float
     """Since the audio began."""
@@ -80,16 +82,19 @@ class Followed:
     """The messages of a session."""
 
     lit: tuple[Lit, ...]
+    """Words as they became the current one."""
+    marked: tuple[Lit, ...]
+    """Words as they were marked as recited, the current one included."""
     final: tuple[dict[str, Any], ...]
     """Final words, as the server sent them, with `shown`: seconds since the audio began."""
     flag_below: float
 
 
 def recitation(recognizer: Recognizer, segment: Segment) -> Recitation:
-    """A recording of known verses, with a repeat and a jump.
+    """A recording of known verses, with a pause, a repeat and a jump if it has `LEAST_VERSES`.
 
     Raises:
-        QuranAsrError: it cannot be read, has too few verses, or does not fit them.
+        QuranAsrError: it cannot be read, or does not fit its verses.
     """
     samples = audio.read(segment.audio, segment.offset, segment.duration or None)
     graph = search_graph(recognizer, segment.verses)
@@ -100,29 +105,35 @@ def recitation(recognizer: Recognizer, segment: Segment) -> Recitation:
         segment.audio, "", recognizer.spelling, seconds, found.segments, found.unaligned
     )
     verses = [one for one in in_spelling(aligned, "uthmani").segments if one.kind == "verse"]
-    if len(verses) < LEAST_VERSES or [one.verses[0] for one in verses] != list(segment.verses):
+    if [one.verses[0] for one in verses] != list(segment.verses):
         raise QuranAsrError(
-            f"{len(verses)} whole verses are aligned in it; {LEAST_VERSES} are needed, and all in order",
+            f"{len(verses)} whole verses are aligned in it, of {len(segment.verses)} in order",
             where=segment.place,
         )
     starts = [max(0.0, verse.start - MARGIN_SECONDS) for verse in verses]
     edges = [*starts, seconds]
     third = len(verses) // 3
-    order = [
-        *range(third + 1),
-        *range(third + 1 - REPEATED_VERSES, third + 1),
-        *range(third + 1, 2 * third),
-        *range(len(verses) - (third - 1), len(verses)),
-    ]
+    planting = len(verses) >= LEAST_VERSES
+    order = list(range(len(verses)))
+    if planting:
+        order[2 * third : len(verses) - (third - 1)] = []
+        order[third + 1 : third + 1] = order[third + 1 - REPEATED_VERSES : third + 1]
+    silence = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), np.float32)
     parts, words, at = [samples[: round(SAMPLE_RATE * starts[0])]], [], starts[0]
     for number, verse in enumerate(order):
         begin, end = edges[verse], edges[verse + 1]
-        planted = "repeat" if number == third + 1 else ""
-        if number and verse - order[number - 1] > 1:
+        planted = ""
+        if planting and number == third // 2:
+            planted = "pause"
+            parts.append(silence)
+            at += PAUSE_SECONDS
+        elif number and verse <= order[number - 1]:
+            planted = "repeat"
+        elif number and verse - order[number - 1] > 1:
             planted = "jump"
         for place, word in enumerate(verses[verse].words):
             ref = f"{verses[verse].verses[0]}:{word.index}"
-            again = third < number <= third + REPEATED_VERSES
+            again = planting and third < number <= third + REPEATED_VERSES
             first = planted if place == 0 else ""
             words.append(RecitedWord(ref, word.start - begin + at, word.end - begin + at, again, first))
         parts.append(samples[round(SAMPLE_RATE * begin) : round(SAMPLE_RATE * end)])
@@ -172,6 +183,7 @@ async def _session(address: str, recited: Recitation, fast: bool) -> Followed:
     pcm = (np.clip(recited.samples, -1, 1) * 32_767).astype("<i2")
     step = round(SAMPLE_RATE * CHUNK_SECONDS)
     lit: list[Lit] = []
+    marked: list[Lit] = []
     final: list[dict[str, Any]] = []
     place = address.replace("http", "ws", 1) + "session"
     async with websockets.connect(place, ping_interval=None, max_size=None) as socket:
@@ -188,21 +200,24 @@ async def _session(address: str, recited: Recitation, fast: bool) -> Followed:
             await socket.send('{"type": "stop"}')
 
         sending = asyncio.create_task(send())
-        now = 0.0
+        now, current, pending = 0.0, None, frozenset[str]()
         async for text in socket:
             message = json.loads(text)
             if not fast:
                 now = time.monotonic() - begun
             elif message["type"] == "position":
                 now = message["time"] + CHUNK_SECONDS
-            if message["type"] == "position" and message["word"] is not None:
-                lit.append(Lit(now, message["word"]))
+            if message["type"] == "position":
+                marked += [Lit(now, word) for word in message["pending"] if word not in pending]
+                if message["word"] not in (current, None):
+                    lit.append(Lit(now, message["word"]))
+                current, pending = message["word"], frozenset(message["pending"])
             elif message["type"] == "words":
                 final += [{**word, "shown": now} for word in message["words"]]
             elif message["type"] == "error":
                 raise QuranAsrError(f"the server ended the session: {message['what']}")
         await sending
-    return Followed(tuple(lit), tuple(final), float(ready["flag_below"]))
+    return Followed(tuple(lit), tuple(marked), tuple(final), float(ready["flag_below"]))
 
 
 SILENCE_SECONDS = 4.0
@@ -211,6 +226,8 @@ WATCH = """
 (() => {
   const begun = { at: null, loud: null, sent: 0 };
   window.lit = [];
+  window.marked = [];
+  let pending = new Set();
   const send = WebSocket.prototype.send;
   WebSocket.prototype.send = function (data) {
     if (typeof data !== "string" && begun.loud === null) {
@@ -224,6 +241,9 @@ WATCH = """
   new MutationObserver(() => {
     const word = document.querySelector("main .current")?.id.slice(1) ?? null;
     if (word && word !== window.lit.at(-1)?.word) window.lit.push({ ms: performance.now(), word });
+    const now = [...document.querySelectorAll("main .pending")].map((one) => one.id.slice(1));
+    for (const one of now) if (!pending.has(one)) window.marked.push({ ms: performance.now(), word: one });
+    pending = new Set(now);
   }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["class"] });
 })();
 """
@@ -265,27 +285,29 @@ def follow_by_browser(address: str, recited: Recitation, chromium: str, folder: 
         page.wait_for_timeout(1000 * (SILENCE_SECONDS + len(recited.samples) / SAMPLE_RATE + 2))
         page.click("#microphone")
         page.wait_for_selector("#summary:not([hidden])", timeout=60_000)
-        lit, loud = page.evaluate("[window.lit, window.begun.loud]")
+        lit, marked, loud = page.evaluate("[window.lit, window.marked, window.begun.loud]")
         final = page.evaluate("window.recitation()")
         browser.close()
     if loud is None:
         raise QuranAsrError("the browser sent no audio of the recording", where=recited.name)
-    shown = tuple(Lit((one["ms"] - loud) / 1000 + first, one["word"]) for one in lit)
-    return Followed(shown, tuple(final["words"]), float(final["flag_below"]))
+    lit, marked = (
+        tuple(Lit((one["ms"] - loud) / 1000 + first, one["word"]) for one in shown) for shown in (lit, marked)
+    )
+    return Followed(lit, marked, tuple(final["words"]), float(final["flag_below"]))
 
 
 def figures(recited: Recitation, followed: Followed) -> dict[str, Any]:
     """The figures of a session: seconds, shares and counts.
 
-    A word counts as highlighted at the first highlight of it, or of the word after it, between
-    `EARLY_SECONDS` before its start and `LATE_SECONDS` after its end. The lag runs from its end to the
-    highlight: negative if it was highlighted before it ended.
+    A word counts as followed if between `EARLY_SECONDS` before its start and `LATE_SECONDS` after its end it
+    became the current word, was marked as recited, or the word after it became the current one. The lag runs
+    from its end to the first of these: negative if that was before it ended.
     """
     following = [*recited.words[1:], None]
     found = [_lag(one, after, followed) for one, after in zip(recited.words, following, strict=True)]
     lags = [lag for lag in found if lag is not None]
     words = len(recited.words)
-    recoveries: dict[str, list[float]] = {"repeat": [], "jump": []}
+    recoveries: dict[str, list[float]] = {"pause": [], "repeat": [], "jump": []}
     for number, word in enumerate(recited.words):
         if word.planted:
             recoveries[word.planted].append(_recovery(recited.words[number:], followed))
@@ -301,6 +323,7 @@ def figures(recited: Recitation, followed: Followed) -> dict[str, Any]:
         "lag": sorted(round(lag, 3) for lag in lags),
         "wrong_highlights": sum(_is_wrong(one, recited.words) for one in followed.lit),
         "false_marks": len(false),
+        "pause_recovery": recoveries["pause"],
         "repeat_recovery": recoveries["repeat"],
         "jump_recovery": recoveries["jump"],
         "final_lag": sorted(round(lag, 3) for lag in final_lags),
@@ -308,15 +331,15 @@ def figures(recited: Recitation, followed: Followed) -> dict[str, Any]:
 
 
 def _lag(one: RecitedWord, after: RecitedWord | None, followed: Followed) -> float | None:
-    for lit in followed.lit:
-        inside = one.start - EARLY_SECONDS <= lit.seconds <= one.end + LATE_SECONDS
-        if inside and (lit.word == one.word or (after is not None and lit.word == after.word)):
-            return lit.seconds - one.end
-    return None
+    following = [lit for lit in followed.lit if after is not None and lit.word == after.word]
+    itself = [lit for lit in (*followed.lit, *followed.marked) if lit.word == one.word]
+    shown = [lit.seconds for lit in (*itself, *following)]
+    inside = [at for at in shown if one.start - EARLY_SECONDS <= at <= one.end + LATE_SECONDS]
+    return min(inside) - one.end if inside else None
 
 
 def _recovery(words: Sequence[RecitedWord], followed: Followed) -> float:
-    """Seconds from the end of the first word after a repeat or jump to the first correct highlight."""
+    """Seconds from the end of the first word after a pause, repeat or jump to the first correct highlight."""
     for lit in followed.lit:
         for word in words:
             if lit.word == word.word and word.start - EARLY_SECONDS <= lit.seconds <= word.end + LATE_SECONDS:
@@ -348,6 +371,7 @@ def row(measured: Sequence[dict[str, Any]], name: str) -> tuple[str, ...]:
         _two(final),
         f"{100 * sum(one['wrong_highlights'] for one in measured) / words:.1f}",
         f"{100 * sum(one['false_marks'] for one in measured) / words:.1f}",
+        _seconds([value for one in measured for value in one["pause_recovery"]]),
         _seconds([value for one in measured for value in one["repeat_recovery"]]),
         _seconds([value for one in measured for value in one["jump_recovery"]]),
     )
@@ -361,9 +385,14 @@ HEADER = (
     "final after, median / 95 %",
     "wrong highlights per 100",
     "false marks per 100",
+    "after a pause",
     "after a repeat",
     "after a jump",
 )
+
+
+MOST_ROWS = 10
+"""Recordings of one kind that have a row of their own each; more are given together only."""
 
 
 def _two(values: Sequence[float]) -> str:

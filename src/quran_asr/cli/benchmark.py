@@ -327,8 +327,14 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
     return 0
 
 
-@benchmark.command(epilog="Example: quran-asr benchmark follow surahs.jsonl --model bundle")
-@click.argument("manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@benchmark.command(epilog="Example: quran-asr benchmark follow studio.jsonl phones.jsonl --noise 10")
+@click.argument(
+    "manifests",
+    metavar="MANIFEST...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+)
 @click.option(
     "--model", type=click.Path(path_type=Path), metavar="BUNDLE", help="Default: the shipped model."
 )
@@ -358,7 +364,7 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def follow(
-    manifest: Path,
+    manifests: tuple[Path, ...],
     model: Path | None,
     noise: float | None,
     fast: bool,
@@ -366,14 +372,16 @@ def follow(
     file: Path | None,
     as_json: bool,
 ) -> int:
-    """Measure how well `serve` follows the recordings of MANIFEST, in real time.
+    """Measure how well `serve` follows the recordings of each MANIFEST, in real time.
 
-    Each is a recording of at least nine consecutive verses. Two of them are recited again after a third of
-    it, and some are left out after two thirds. Lag is from the end of a word to its highlight.
+    Each is a recording of consecutive verses. Into one of nine or more a pause is put after a sixth, two
+    verses are recited again after a third, and some are left out after two thirds. Lag is from the end of a
+    word to its highlight.
     """
     need("serve")
     from quran_asr.benchmark.follow import (
         HEADER,
+        MOST_ROWS,
         figures,
         follow_by_browser,
         follow_by_websocket,
@@ -390,9 +398,12 @@ def follow(
     measured: dict[str, list[dict[str, Any]]] = {}
     with as_bundle(named_or_default(model)) as bundle, tempfile.TemporaryDirectory() as folder:
         recognizer = load_for_following(bundle)
-        segments = read_manifest(manifest, recognizer.spelling)
         with serving(bundle) as address:
-            for segment in segments:
+            for segment, kind in [
+                (one, manifest.stem)
+                for manifest in manifests
+                for one in read_manifest(manifest, recognizer.spelling)
+            ]:
                 try:
                     recited = recitation(recognizer, segment)
                 except QuranAsrError as error:
@@ -407,20 +418,22 @@ def follow(
                 if browser is not None:
                     seen = follow_by_browser(address, recited, str(browser), Path(folder))
                     found["browser"] = figures(recited, seen)
-                for name, one in found.items():
-                    measured.setdefault(name, []).append(one)
+                for way, one in found.items():
+                    measured.setdefault(f"{kind}, {way}", []).append(one)
                 if file is not None:
                     text = json.dumps(measured, ensure_ascii=False, indent=1) + "\n"
                     write_atomically(file, text.encode())
     if not measured:
-        raise QuranAsrError("no recording could be measured", where=str(manifest))
+        raise QuranAsrError("no recording could be measured", where=", ".join(map(str, manifests)))
     if as_json:
         print_json(measured)
         return 0
     rows = []
     for name, sessions in measured.items():
-        rows += [row([one], f"{one['recording']}, {name}") for one in sessions]
-        rows.append(row(sessions, f"all, {name}"))
+        if len(sessions) <= MOST_ROWS:
+            rows += [row([one], f"{one['recording']}: {name}") for one in sessions]
+        if len(sessions) > 1:
+            rows.append(row(sessions, f"{len(sessions)} recordings: {name}"))
     print_table(HEADER, rows)
     return 0
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quran_asr.decoding.graph import UNITS, Graph, Kind
+from quran_asr.decoding.graph import UNITS, Graph, Kind, window
 from quran_asr.decoding.search import (
     DEFAULT_BEAM,
     HUB,
@@ -28,6 +28,7 @@ from quran_asr.decoding.search import (
     emissions_in_units,
     finish,
     move,
+    score,
     start,
 )
 
@@ -44,6 +45,12 @@ NEAR_EDGE = 100
 """Distance in words from the edge of the window at which it is moved."""
 DOUBT_FRAMES = 64
 """Frames after a doubt for which the whole Quran is searched."""
+SAME_PLACE = 8
+"""Words: paths whose ends are closer than this differ in how far the reciter is, not in where he is."""
+NEAR_WORDS = 30
+NEAR_NATS = 3.0
+"""A jump by d words costs log(1 + d / `NEAR_WORDS`) - `NEAR_NATS` nats in addition: reciters jump within a
+surah far more often than to another one, and a cheaper jump is noticed sooner."""
 CLEAR_NATS = 20.0
 """While the position is not known a word is committed early only if no other path is closer: two places with
 the same wording stay open until a word distinguishes them."""
@@ -62,11 +69,14 @@ class Timing:
     lag: int | None = None
     """Frames after which a word of the best path is committed, see `FixedLag`; None: only once no other path
     is left."""
+    near: bool = False
+    """Do near jumps cost less than far ones, once the place is known? Of two places with the same wording the
+    nearer one is taken then. See `NEAR_WORDS`."""
 
 
 ALIGNING = Timing(interval=64, held=1, most_held=1)
 """For recordings: visits are emitted when no other path is left, some intervals of 5 s later."""
-LIVE = Timing(interval=8, held=2, most_held=6, lag=24)
+LIVE = Timing(interval=8, held=2, most_held=6, lag=24, near=True)
 """For live use: at 0.08 s per frame a word is emitted about 4 s after its end, later only while the path is
 in doubt."""
 
@@ -135,6 +145,21 @@ def open_path(graph: Graph, state: FollowState) -> tuple[Visit, ...]:
     return (*searched, *finish(graph, state.latest, inside_word=True))
 
 
+def lead(graph: Graph, state: FollowState) -> float:
+    """Nats by which the best path as it is now is ahead of all those that end at another place.
+
+    Another place is more than `SAME_PLACE` words away, or the hub.
+    """
+    latest = state.latest
+    part = window(graph, latest.low, latest.high)
+    entries = np.maximum.reduceat(np.maximum(latest.tokens, latest.blanks), part.first)
+    np.maximum(entries, latest.garbage, out=entries)
+    word = int(entries.argmax())
+    best, hub = score(latest, int(entries[word])), score(latest, latest.hub)
+    entries[max(0, word - SAME_PLACE) : word + SAME_PLACE + 1] = entries.min()
+    return best - max(hub, score(latest, int(entries.max())))
+
+
 def follow(
     graph: Graph,
     state: FollowState,
@@ -154,8 +179,8 @@ def follow(
             state = replace(state, open=(*state.open, Interval(log_probs[:0], begun, ())))
         *full, last = state.open
         chunk, log_probs = np.split(log_probs, [timing.interval - len(last.frames)])
-        fixed_lag = _fixed_lag(graph, replace(state, open=tuple(full)), timing)
-        state = replace(state, open=(*full, _searched_on(graph, last, chunk, beam, timing, fixed_lag)))
+        before = replace(state, open=tuple(full))
+        state = replace(state, open=(*full, _searched_on(graph, before, last, chunk, beam, timing)))
         if len(state.open[-1].frames) == timing.interval:
             state = _judged(graph, state, beam, timing)
             state, visits = _emitted(graph, state, timing)
@@ -178,20 +203,31 @@ def finish_following(
 
 def _searched_on(
     graph: Graph,
+    before: FollowState,
     interval: Interval,
     frames: NDArray[np.float32],
     beam: float,
     timing: Timing,
-    fixed_lag: FixedLag | None,
 ) -> Interval:
-    after, visits = advance(graph, interval.after, frames, beam, timing.interval, fixed_lag)
+    """An interval with more frames. `before`: the state before the interval."""
+    place, state = _latest_place(graph, before), interval.after
+    fixed_lag = None if timing.lag is None else FixedLag(timing.lag, 0.0 if place.known else CLEAR_NATS)
+    entering = _distance_costs(graph, state, place, timing)
+    after, visits = advance(graph, state, frames, beam, timing.interval, fixed_lag, entering)
     return Interval(np.concatenate([interval.frames, frames]), after, interval.visits + visits)
 
 
-def _fixed_lag(graph: Graph, state: FollowState, timing: Timing) -> FixedLag | None:
-    if timing.lag is None:
+def _distance_costs(
+    graph: Graph, state: SearchState, place: Place, timing: Timing
+) -> NDArray[np.int64] | None:
+    """[words of the window] units that a jump to each word costs besides, for its distance from the place."""
+    if not timing.near or place.word is None or not place.known:
         return None
-    return FixedLag(timing.lag, 0.0 if _latest_place(graph, state).known else CLEAR_NATS)
+    words = np.r_[: graph.formulas, state.low : state.high]
+    costs = np.log1p(np.abs(words - place.word) / NEAR_WORDS) - NEAR_NATS
+    costs[: graph.formulas] = 0.0  # formulas outside the text are at no place
+    units: NDArray[np.int64] = np.rint(costs * UNITS).astype(np.int64)
+    return units
 
 
 def _judged(graph: Graph, state: FollowState, beam: float, timing: Timing) -> FollowState:
@@ -207,9 +243,8 @@ def _judged(graph: Graph, state: FollowState, beam: float, timing: Timing) -> Fo
         move(graph, state.judged, graph.formulas, graph.words), state.place, (), state.latest.frame
     )
     for interval in state.open:
-        fixed_lag = _fixed_lag(graph, again, timing)
         fresh = Interval(interval.frames[:0], again.latest, ())
-        fresh = _searched_on(graph, fresh, interval.frames, beam, timing, fixed_lag)
+        fresh = _searched_on(graph, again, fresh, interval.frames, beam, timing)
         again = replace(again, open=(*again.open, fresh))
     return replace(again, judged=state.judged)
 

@@ -197,6 +197,7 @@ def advance(
     beam: float = DEFAULT_BEAM,
     commit_frames: int = COMMIT_FRAMES,
     fixed_lag: FixedLag | None = None,
+    entering: Int64 | None = None,
 ) -> tuple[SearchState, tuple[Visit, ...]]:
     """Continue the search.
 
@@ -208,6 +209,7 @@ def advance(
         commit_frames: frames, counted from the beginning of the recording, between two commitments. Fewer
             take more time.
         fixed_lag: commit sooner; None: only the common prefix of all paths within the beam.
+        entering: [words of the window] additional units for entering each word from the hub.
 
     Returns:
         The state after them, and the visits that can no longer change, in order; each is returned once.
@@ -221,7 +223,7 @@ def advance(
     if graph.states and int(graph.tokens.max()) + 1 >= units.shape[1]:
         raise QuranAsrError(f"CTC scores of {units.shape[1]} tokens do not fit the vocabulary of the graph")
     kept = units if not len(state.emissions) else np.concatenate([state.emissions, units])
-    run = _Run(graph, state, kept, beam)
+    run = _Run(graph, state, kept, beam, entering)
     committed: list[Visit] = []
     for row in units:
         run.step(row)
@@ -307,7 +309,9 @@ def trace(graph: Graph, state: SearchState, end: PathEnd) -> tuple[Visit, ...]:
 class _Run:
     """The arrays of a state while frames are added to it."""
 
-    def __init__(self, graph: Graph, state: SearchState, emissions: Int32, beam: float) -> None:
+    def __init__(
+        self, graph: Graph, state: SearchState, emissions: Int32, beam: float, entering: Int64 | None
+    ) -> None:
         self.whole = graph
         self.graph = graph = window(graph, state.low, state.high)
         self.low, self.high = state.low, state.high
@@ -329,7 +333,7 @@ class _Run:
         self._gains = np.empty_like(self.tokens)
         self._last, self._ends, self._entries, self._firsts = (np.empty_like(self.garbage) for _ in range(4))
         # Costs as they are added to entries
-        self._enter = graph.enter << _SHIFT
+        self._enter = (graph.enter if entering is None else graph.enter + entering) << _SHIFT
         self._leave = graph.leave << _SHIFT
         self._chain = graph.chain[1:] << _SHIFT
         self._after_wrong = graph.after_wrong[2:] << _SHIFT

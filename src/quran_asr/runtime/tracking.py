@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from quran_asr.decoding.follow import LIVE, FollowState, finish_following, follow, open_path, start_following
+from quran_asr.decoding.follow import (
+    LIVE,
+    FollowState,
+    finish_following,
+    follow,
+    lead,
+    open_path,
+    start_following,
+)
 from quran_asr.decoding.graph import Graph, build_graph
 from quran_asr.decoding.path import (
     Clock,
@@ -30,7 +38,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KNOWN_WORDS = 3
-"""Words in a row that must agree with a position before it is shown; fewer fit somewhere by chance."""
+"""Words in a row that must agree with a position before it is shown; fewer fit somewhere by chance,"""
+SURE_WORDS, SURE_NATS = 2, 3.0
+"""or so many if no other position comes within this many nats."""
 BEAM = 60.0
 """Nats: three times the cost of a jump. With the beam used for files, words would wait long until no other
 path is left."""
@@ -297,7 +307,8 @@ def _position(text: Text, state: Tracking, clock: Clock) -> tuple[WordRef | None
         row += 1
         if not pending or pending[-1] != text.words[word.place]:
             pending.append(text.words[word.place])
-    if row < KNOWN_WORDS:
+    sure = SURE_WORDS <= row < KNOWN_WORDS and lead(text.graph, state.search) >= SURE_NATS
+    if row < KNOWN_WORDS and not sure:
         return None, tuple(pending[: max(0, len(pending) - row)])
     if path[-1].word == HUB or (open_words and open_words[-1].place < 0):
         return None, tuple(pending)
