@@ -309,9 +309,9 @@ def test_the_largest_configuration_is_read_in_a_second() -> None:
     config["labels"] = [f"piece{number}" for number in range(36_000)]
     text = as_yaml(config)
     assert 400_000 < len(text) < LARGEST_CONFIG
-    began = time.perf_counter()
+    began = time.process_time()
     rebuild(parse(text, "here"), "here")
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
 
 
 FUZZ = Path(__file__).with_name("fuzz_archive_config.py")

@@ -56,7 +56,7 @@ class Limits:
     """and by which that of the words at one end does,"""
     short_edge_misfit: float = 1.25
     """or, if the clip is too short for its words,"""
-    short_pace: float = 1.0
+    short_duration: float = 1.0
     """by at least this many deviations."""
 
 
@@ -197,7 +197,7 @@ def judge_alignments(
         if one.score < whole - limits.misfit:
             message = f"{one.score:.1f} nats a token, usually {whole:.1f}"
             return Reason("other-words", message, one.score, whole - limits.misfit)
-        is_short = deviation is not None and deviation < -limits.short_pace
+        is_short = deviation is not None and deviation < -limits.short_duration
         least = edge - (limits.short_edge_misfit if is_short else limits.edge_misfit)
         for side, score in (("beginning", one.first), ("end", one.last)):
             if score < least:

@@ -639,8 +639,8 @@ def align_visit(
     aligned = replace(visit, tokens=spans, garbage=strange, loss=float(loss))
     if not visit.wrong or strange is None:
         return (aligned,)
-    said = _runs(frames[strange - visit.start :], strange)
-    other = Visit(visit.word + 1, strange, visit.end, said, wrong=True, loss=costs.garbage_token * len(said))
+    in_place = _runs(frames[strange - visit.start :], strange)
+    other = Visit(visit.word + 1, strange, visit.end, in_place, wrong=True, loss=costs.garbage_token * len(in_place))
     return replace(aligned, end=strange, garbage=None, wrong=False), other
 
 
@@ -649,8 +649,8 @@ def _runs(units: Int64, first: int) -> tuple[tuple[int, int], ...]:
     labels = units.argmax(axis=1)
     begins = np.flatnonzero(np.append(True, labels[1:] != labels[:-1]))
     ends = np.append(begins[1:], len(labels))
-    spoken = labels[begins] != units.shape[1] - 1
-    return tuple(zip((begins[spoken] + first).tolist(), (ends[spoken] + first).tolist(), strict=True))
+    non_blank = labels[begins] != units.shape[1] - 1
+    return tuple(zip((begins[non_blank] + first).tolist(), (ends[non_blank] + first).tolist(), strict=True))
 
 
 def other_speech(units: NDArray[np.integer], label: int, token_cost: int) -> tuple[Int64, Int64, int]:

@@ -202,7 +202,7 @@ def beam_piece(
 
 
 def _next_utterance(begin: BeamState, over: BeamState) -> BeamState:
-    """The networks start anew; the language model goes on from the best text, as the reciter does."""
+    """Restart the networks; the language model continues from the best text, as the reciter does."""
     rows = over.rows[0][:1], over.rows[1][:1]
     return replace(begin, lm_states=over.lm_states[:1], rows=rows, frame=over.frame)
 

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 0.01
 PAUSE_SECONDS = 0.2
-"""A pause is at least so long; the closure of a stop is shorter."""
+"""Least duration of a pause; the closure of a stop is shorter."""
 LEAST_DIP_DB = 12.0
-"""In a pause the level falls so far under that of the word behind it, as in published verse times."""
+"""Least drop of the level in a pause below that of the word after it, as in published verse times."""
 MOST_DIP_DB = 50.0
-"""What is still quieter is digital silence."""
+"""Drop beyond which audio counts as digital silence."""
 BEFORE_SECONDS, BEHIND_SECONDS = 0.5, 0.9
-"""So far from where the model has the start the rise may lie: it may hear a word in the breath before it."""
+"""Distance of a rise before and after the start that the model found, which may lie in the breath before."""
 WORD_SECONDS = 1.0
-"""The level of a word is that of the loudest tenth of so long."""
+"""The level of a word is that of the loudest tenth of this duration."""
 _STEP = round(STEP_SECONDS * SAMPLE_RATE)
 _SILENCE_DB = -120.0
 

@@ -93,7 +93,7 @@ class Muon(torch.optim.AdamW):
 
     def _update(self, parameter: nn.Parameter, gradient: Tensor, rate: float, decay: float) -> None:
         state = self.state[parameter]
-        if not state:  # as AdamW makes it, so that it may go on with it
+        if not state:  # as AdamW makes it, so that it can continue from it
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         usable: Tensor = 1 - getattr(self, "found_inf", torch.zeros((), device=parameter.device))
