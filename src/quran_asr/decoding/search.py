@@ -640,7 +640,9 @@ def align_visit(
     if not visit.wrong or strange is None:
         return (aligned,)
     in_place = _runs(frames[strange - visit.start :], strange)
-    other = Visit(visit.word + 1, strange, visit.end, in_place, wrong=True, loss=costs.garbage_token * len(in_place))
+    other = Visit(
+        visit.word + 1, strange, visit.end, in_place, wrong=True, loss=costs.garbage_token * len(in_place)
+    )
     return replace(aligned, end=strange, garbage=None, wrong=False), other
 
 
