@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quran_asr.decoding.fusion import Fusion
-from quran_asr.decoding.fusion_tuning import tune
+from quran_asr.decoding.fusion import Fusion, tune
 from quran_asr.decoding.ngram_estimation import estimate
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Counts

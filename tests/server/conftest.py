@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def running(service: Service, port: int = 0) -> Iterator[int]:
     """A server with these settings; its port."""
-    from quran_asr.server.run import build_server
+    from quran_asr.server.app import build_server
 
     listener = socket.create_server(("127.0.0.1", port))
     server = build_server(service)

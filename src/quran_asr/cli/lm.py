@@ -14,8 +14,7 @@ from quran_asr.decoding.options import BEAMS
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.decoding.fusion import Fusion
-    from quran_asr.decoding.fusion_tuning import TuningPoint
+    from quran_asr.decoding.fusion import Fusion, TuningPoint
     from quran_asr.records import Counts
 
 HELD_OUT = "12,36,67"
@@ -219,7 +218,7 @@ def tune(
     from dataclasses import replace
 
     from quran_asr.corpus.manifest import read_manifest
-    from quran_asr.decoding.fusion_tuning import tune as try_all
+    from quran_asr.decoding.fusion import tune as try_all
     from quran_asr.evaluation.edit_distance import total
     from quran_asr.evaluation.scoring import score_clips
     from quran_asr.experiments.plots.tuning import plot_tuning

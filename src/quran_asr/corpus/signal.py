@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 BLOCK_SECONDS = 0.01
-"""Samples of the blocks in which levels are measured."""
+"""Length of the blocks in which levels are measured."""
 
 WINDOW, HOP = 1024, 256
 """Samples of the spectrogram's Hann window and of its step: 64 and 16 ms."""

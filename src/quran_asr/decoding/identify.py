@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 EQUAL = 0.5
 """Nats: places whose scores differ by less cannot be distinguished."""
 CHANCE_SHARE = 1 / 80
-"""Rank among the words of the Quran that measures chance: about a thousand, more than the words of any
-repeated verse."""
+"""Rank, as a share of the words of the Quran, of the score that chance reaches: about the thousandth word,
+beyond those of any repeated verse."""
 BY_CHANCE, BY_CHANCE_A_TOKEN, MOST_BY_CHANCE = 9.0, 0.25, 40.0
-"""Nats by which the best place may exceed that rank in a recording without Quran: at least, for each
+"""Nats by which the best place may exceed that score in a recording without Quran: at least, for each
 recognized token, and at most. From measured false accepts, see docs/results/accuracy.md."""
 
 

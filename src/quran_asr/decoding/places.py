@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Int16 = NDArray[np.int16]
 
 STEPS = 8
-"""A nat."""
+"""Score steps per nat."""
 SURE_BLANK = -0.02
 """Log-probability of the blank above which a run of frames is reduced to one."""
 MOST_STEPS = 24_000

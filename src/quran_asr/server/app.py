@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
+import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
@@ -43,6 +47,8 @@ PAGE = {
     "/amiri-quran-OFL.txt": ("amiri-quran-OFL.txt", "text/plain; charset=utf-8"),
 }
 """Path -> file in `page/`, and its type. Nothing else is served from there."""
+WAITING_MESSAGES = 16
+"""Queued messages of one client; more wait in its own buffers."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; "
     "connect-src 'self'; media-src blob:; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
@@ -250,3 +256,40 @@ async def _fail(socket: WebSocket, service: Service, what: str, remedy: str, cod
     with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
         await _sent(socket, service, Failure(what, remedy))
         await socket.close(code)
+
+
+def run(service: Service, listener: socket.socket, certificate: Path | None, key: Path | None) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Args:
+        service: the application's state.
+        listener: bound and listening.
+        certificate: PEM; None for no TLS.
+        key: PEM, of the certificate.
+    """
+    build_server(service, certificate, key).run(sockets=[listener])
+
+
+def build_server(
+    service: Service, certificate: Path | None = None, key: Path | None = None
+) -> uvicorn.Server:
+    """The server, not yet running."""
+    service.workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    config = uvicorn.Config(
+        build_app(service),
+        ws="websockets-sansio",
+        ws_max_size=service.limits.message_bytes,
+        ws_max_queue=WAITING_MESSAGES,
+        ws_ping_interval=None,  # a client that has to wait cannot answer; `Limits` ends silent ones
+        ws_per_message_deflate=False,  # a small message must not become a large one
+        limit_concurrency=2 * service.limits.sessions + 100,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=2,
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    return uvicorn.Server(config)

@@ -20,7 +20,7 @@ import torch
 
 from quran_asr.config.schema import Augment, Recipe, TrainData
 from quran_asr.errors import Finding, QuranAsrError
-from quran_asr.experiments.checks.machine import available_memory
+from quran_asr.experiments.checks.machine import available_memory, in_words
 from quran_asr.experiments.checks.outcome import Outcome, failure, passed, warning
 from quran_asr.experiments.training_clips import with_windows
 from quran_asr.records import SAMPLE_RATE, Segment
@@ -349,11 +349,6 @@ def _what_fits(
     else:
         change = f"model.train_ds.batch_size={max(1, data.batch_size // parts)}"
     return f"{change} trainer.accumulate_grad_batches={accumulation * parts}"
-
-
-def in_words(number: float) -> str:
-    """Bytes for people."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
 LENGTHS = (1.0, 0.5, 0.25)

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from quran_asr.experiments.comparison.results import DECODERS, Comparison
 from quran_asr.experiments.plots.axes import Line, axes_of, line
-from quran_asr.experiments.plots.figures import COLOURS, SHAPES, figure
+from quran_asr.experiments.plots.figures import COLOURS, SHAPES, figure, plain
 from quran_asr.experiments.plots.html_page import Part, Table, image, page
 from quran_asr.files import write_atomically
 
@@ -88,7 +88,7 @@ def _render(drawn: Sequence[Drawn], comparison: Comparison, narrow: bool) -> byt
             linewidth=1.8,
             marker=shape,
             markersize=4.5,
-            label=_plain(variant.name),
+            label=plain(variant.name, 60, 27),
         )
         highest = max(highest, *(y for one in variant.seeds for _, y in one.numbers))
     for share in (0.1, 0.5, 1.0):
@@ -103,9 +103,3 @@ def _render(drawn: Sequence[Drawn], comparison: Comparison, narrow: bool) -> byt
     picture = io.BytesIO()
     whole.savefig(picture, format="png", dpi=200 if narrow else 140)
     return picture.getvalue()
-
-
-def _plain(label: str) -> str:
-    """Without what matplotlib would take for mathematics."""
-    short = label if len(label) <= 90 else f"{label[:60]}...{label[-27:]}"
-    return short.replace("$", r"\$")

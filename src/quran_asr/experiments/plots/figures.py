@@ -405,13 +405,13 @@ def _handle(label: str, colour: str, style: Any, shape: str, *, hollow: bool = F
         marker=shape,
         markersize=4.5,
         markerfacecolor="white" if hollow else colour,
-        label=_plain(label),
+        label=plain(label),
     )
 
 
-def _plain(label: str) -> str:
-    """Without what matplotlib would take for mathematics, and short enough for a legend."""
-    short = label if len(label) <= 42 else f"{label[:20]}...{label[-19:]}"
+def plain(label: str, head: int = 20, tail: int = 19) -> str:
+    """A label with `$` escaped, which matplotlib reads as mathematics, and shortened to head and tail."""
+    short = label if len(label) <= head + tail + 3 else f"{label[:head]}...{label[-tail:]}"
     return short.replace("$", r"\$")
 
 
