@@ -375,8 +375,8 @@ class _Builder:
         both = (follows[1:-1] < NEVER) & (follows[2:] < NEVER)
         both &= np.array(self.kind[1:-1]) == Kind.VERSE
         both &= np.array(self.index[1:-1]) != np.array(self.index[2:])
-        together = in_units(self.costs.wrong_word) + follows[1:-1] + follows[2:]
-        costs[2:][both] = np.minimum(together, NEVER)[both]
+        total = in_units(self.costs.wrong_word) + follows[1:-1] + follows[2:]
+        costs[2:][both] = np.minimum(total, NEVER)[both]
         return costs
 
     def graph(self, refs: tuple[VerseRef, ...], formulas: int) -> Graph:
