@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quran_asr.server.app import Service
+    from quran_asr.server.service import Service
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import uvicorn
 
-from quran_asr.server.app import Service, build_app
+from quran_asr.server.app import build_app
+from quran_asr.server.service import Service
 
-WAITING_MESSAGES = 16
+WAITING_MESSAGES = 4
 """Of one client; more wait in its own buffers."""
 
 
