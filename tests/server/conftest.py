@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quran_asr.server.app import Service
+    from quran_asr.server.service import Service
 
 
 @contextlib.contextmanager
 def running(service: Service, port: int = 0) -> Iterator[int]:
     """A server with these settings; its port."""
-    from quran_asr.server.app import build_server
+    from quran_asr.server.run import build_server
 
     listener = socket.create_server(("127.0.0.1", port))
     server = build_server(service)

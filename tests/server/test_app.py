@@ -18,7 +18,8 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from quran_asr.runtime.recognizer import load
-from quran_asr.server.app import PAGE, Service, build_app
+from quran_asr.server.app import PAGE, build_app
+from quran_asr.server.service import Service
 from quran_asr.server.session import Limits
 from quran_asr.text.quran import load_quran
 

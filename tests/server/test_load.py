@@ -19,7 +19,7 @@ pytest.importorskip("websockets", reason="needs the extra `serve`")
 import websockets
 
 from quran_asr.runtime.recognizer import load
-from quran_asr.server.app import Service
+from quran_asr.server.service import Service
 from quran_asr.server.session import Limits
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -98,8 +98,9 @@ def serve(
         import secrets
 
         from quran_asr.runtime.following import load_for_following, text_of
-        from quran_asr.server.app import Service, run
         from quran_asr.server.certificate import network_address, self_signed
+        from quran_asr.server.run import run
+        from quran_asr.server.service import Service
         from quran_asr.server.session import Limits
 
         name = network_address() if host in EVERY_ADDRESS else host

@@ -1,27 +1,18 @@
 """The web server: the page, the text that it shows, and a websocket for each session.
 
-Recordings are not uploaded as files: the browser decodes them and sends PCM as from a microphone. No audio is
-stored.
+The page decodes recordings itself and sends PCM as from a microphone; programs can also upload a file, see
+`recording`. No audio is stored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import secrets
-import socket
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+import time
+from functools import lru_cache, partial
 from importlib.resources import files
-from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
-import anyio
-import anyio.to_thread
-import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
@@ -31,10 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from quran_asr.errors import QuranAsrError
-from quran_asr.runtime.recognizer import Recognizer
 from quran_asr.server import protocol
 from quran_asr.server.protocol import Failure, Start, as_json, parse
-from quran_asr.server.session import Limits, Session
+from quran_asr.server.recording import follow_recording
+from quran_asr.server.service import TURN_SECONDS, Service
+from quran_asr.server.session import Session
+from quran_asr.server.turns import Pace
 from quran_asr.text.editions import SURAHS, load_edition
 from quran_asr.text.quran import load_quran
 
@@ -47,8 +40,6 @@ PAGE = {
     "/amiri-quran-OFL.txt": ("amiri-quran-OFL.txt", "text/plain; charset=utf-8"),
 }
 """Path -> file in `page/`, and its type. Nothing else is served from there."""
-WAITING_MESSAGES = 16
-"""Queued messages of one client; more wait in its own buffers."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; "
     "connect-src 'self'; media-src blob:; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
@@ -62,30 +53,9 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 REFUSED, TRY_LATER = 1008, 1013
 """Codes with which a websocket is closed (RFC 6455, section 7.4.1, and IANA's registry)."""
 
-Result = TypeVar("Result")
-
-
-@dataclass(slots=True)
-class Service:
-    """State shared by the connections."""
-
-    recognizer: Recognizer
-    limits: Limits = field(default_factory=Limits)
-    token: str = ""
-    """Required of every session; empty: not required, and only names of this machine are accepted."""
-    workers: int = 2
-    """Threads that recognize."""
-    open: int = 0
-    """Sessions now."""
-
 
 def build_app(service: Service) -> Starlette:
     """The application, for any ASGI server."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        app.state.limiter = anyio.CapacityLimiter(service.workers)
-        yield
 
     routes = [Route(path, _page, methods=["GET"]) for path in PAGE]
     app = Starlette(
@@ -93,10 +63,10 @@ def build_app(service: Service) -> Starlette:
             *routes,
             Route("/text", _surahs, methods=["GET"]),
             Route("/text/{surah:int}", _surah, methods=["GET"]),
+            Route("/recording", follow_recording, methods=["POST"]),
             WebSocketRoute("/session", _session),
         ],
         middleware=[Middleware(_Guard, token=service.token)],
-        lifespan=lifespan,
     )
     app.state.service = service
     return app
@@ -203,6 +173,8 @@ async def _session(socket: WebSocket) -> None:
         await _fail(socket, service, f"no message for {service.limits.silence_seconds:g} s", "", TRY_LATER)
     except (WebSocketDisconnect, RuntimeError):  # Starlette raises either if the client has disconnected
         return
+    except asyncio.CancelledError:  # the server ends, and has waited long enough
+        return
 
 
 async def _started(socket: WebSocket, service: Service) -> Start:
@@ -210,30 +182,27 @@ async def _started(socket: WebSocket, service: Service) -> Start:
     start = parse(message) if isinstance(message, str) else None
     if not isinstance(start, Start):
         raise QuranAsrError("the first message must be `start`")
-    if service.token and not secrets.compare_digest(start.token.encode(), service.token.encode()):
-        raise QuranAsrError("the token is wrong", remedy="open the address that `quran-asr serve` printed")
+    service.check_token(start.token)
     return start
 
 
 async def _converse(socket: WebSocket, service: Service, start: Start) -> None:
     """Process a message and send the replies. Messages are read one at a time: a fast client has to wait."""
-    limiter = socket.app.state.limiter
-
-    async def work(function: Callable[[], Result]) -> Result:
-        return await anyio.to_thread.run_sync(function, limiter=limiter)
-
-    session = await work(lambda: Session(service.recognizer, start, service.limits))
+    begun, pace = time.monotonic(), Pace()
+    session = await service.work(pace, 0.0, lambda: Session(service.recognizer, start, service.limits))
     await _sent(socket, service, session.ready())
     while not session.ended:
         message = await _received(socket, service)
         if isinstance(message, bytes):
-            answers = await work(lambda pcm=message: session.accept(pcm))  # type: ignore[misc]
-        elif isinstance(parse(message), protocol.Stop):
-            answers = await work(session.finish)
-        else:
+            for part in session.parts(message, TURN_SECONDS):
+                follow = partial(session.accept, part)
+                await _sent(socket, service, *await service.work(pace, session.seconds, follow))
+        elif not isinstance(parse(message), protocol.Stop):
             raise QuranAsrError("the session has already begun")
-        for answer in answers:
-            await _sent(socket, service, answer)
+        late = time.monotonic() - begun > service.limits.seconds
+        if late or isinstance(message, str):
+            finish = partial(session.finish, "limit" if late else "stop")
+            await _sent(socket, service, *await service.work(pace, session.seconds, finish))
     await socket.close()
 
 
@@ -247,49 +216,13 @@ async def _received(socket: WebSocket, service: Service) -> str | bytes:
     return data if text is None else text
 
 
-async def _sent(socket: WebSocket, service: Service, message: protocol.Message) -> None:
-    async with asyncio.timeout(service.limits.silence_seconds):
-        await socket.send_text(as_json(message))
+async def _sent(socket: WebSocket, service: Service, *messages: protocol.Message) -> None:
+    for message in messages:
+        async with asyncio.timeout(service.limits.silence_seconds):
+            await socket.send_text(as_json(message))
 
 
 async def _fail(socket: WebSocket, service: Service, what: str, remedy: str, code: int = REFUSED) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
         await _sent(socket, service, Failure(what, remedy))
         await socket.close(code)
-
-
-def run(service: Service, listener: socket.socket, certificate: Path | None, key: Path | None) -> None:
-    """Serve until Ctrl-C or SIGTERM.
-
-    Args:
-        service: the application's state.
-        listener: bound and listening.
-        certificate: PEM; None for no TLS.
-        key: PEM, of the certificate.
-    """
-    build_server(service, certificate, key).run(sockets=[listener])
-
-
-def build_server(
-    service: Service, certificate: Path | None = None, key: Path | None = None
-) -> uvicorn.Server:
-    """The server, not yet running."""
-    service.workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-    config = uvicorn.Config(
-        build_app(service),
-        ws="websockets-sansio",
-        ws_max_size=service.limits.message_bytes,
-        ws_max_queue=WAITING_MESSAGES,
-        ws_ping_interval=None,  # a client that has to wait cannot answer; `Limits` ends silent ones
-        ws_per_message_deflate=False,  # a small message must not become a large one
-        limit_concurrency=2 * service.limits.sessions + 100,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=2,
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-    )
-    return uvicorn.Server(config)

@@ -78,6 +78,16 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of a recording that was sent as a file has been followed."""
+
+    type: ClassVar[str] = "progress"
+    seconds: float
+    of: float
+    """Seconds of the whole recording."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The session has ended: all words are final."""
 
@@ -97,7 +107,7 @@ class Failure:
     remedy: str = ""
 
 
-Message = Ready | Position | Words | End | Failure
+Message = Ready | Progress | Position | Words | End | Failure
 
 
 def as_json(message: Message) -> str:

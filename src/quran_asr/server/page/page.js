@@ -4,7 +4,8 @@ const RATE = 16000;
 const MOST_BUFFERED = 64000; // bytes that may wait in the browser: 2 s of sound
 const MOST_KEPT = 30 * 60; // seconds of a microphone that are kept for listening again
 const SESSIONS_KEPT = 20; // summaries, in this browser only
-const AGAIN_SECONDS = [0.5, 1, 2, 4, 8]; // between attempts to connect again
+const AGAIN_SECONDS = [0.5, 1, 2, 4, 8, 15, 30]; // between attempts to connect again
+const MOST_REPEATED = 120; // seconds of audio that are sent again after that
 
 const TEXTS = {
   en: {
@@ -157,6 +158,7 @@ class Session {
     this.attempt = 0;
     this.stopping = false;
     this.kept = []; // what the microphone gave, Int16Array each
+    this.open = []; // {from, pcm}: audio since the last final word, which a new connection needs again
     this.connect();
   }
 
@@ -182,7 +184,9 @@ class Session {
       this.ready = true;
       flagBelow = message.flag_below;
       this.attempt = 0;
-      this.offset = this.sent / this.source.rate;
+      this.offset = (this.open[0]?.from ?? this.sent) / this.source.rate;
+      for (const { pcm } of this.open) this.socket.send(pcm);
+      if (this.stopping) this.socket.send('{"type":"stop"}');
       if (!this.begun) {
         this.begun = true;
         tell("searching");
@@ -190,7 +194,6 @@ class Session {
       }
     } else if (message.type === "position") {
       markPosition(message);
-      if (this.source.seconds) element("progress").value = message.time / this.source.seconds;
       if (message.word) follow(message.word);
     } else if (message.type === "words") {
       for (const word of message.words) {
@@ -199,6 +202,8 @@ class Session {
         words.push(word);
         mark(word);
       }
+      const done = words.at(-1).end * this.source.rate;
+      this.open = this.open.filter(({ from, pcm }) => from + pcm.length > done);
     } else if (message.type === "error") {
       this.failed = true;
       tell("", {}, [message.what, message.remedy].filter(Boolean).join(" — "));
@@ -212,17 +217,17 @@ class Session {
   async send(samples) {
     const pcm = new Int16Array(samples.length);
     for (let i = 0; i < samples.length; i++) pcm[i] = Math.max(-1, Math.min(1, samples[i])) * 32767;
-    if (this.source.live) {
-      this.sent += samples.length; // time goes on, whoever hears
-      if (this.sent <= MOST_KEPT * this.source.rate) this.kept.push(pcm);
-      if (!this.ready || this.socket.readyState !== WebSocket.OPEN) return;
-    } else {
+    if (!this.source.live) {
       while (!this.over && !this.failed && (!this.ready || this.socket.bufferedAmount > MOST_BUFFERED)) await wait(0.05);
       if (this.over || this.failed) throw new Error("ended");
-      this.sent += samples.length;
-    }
+    } else if (this.sent < MOST_KEPT * this.source.rate) this.kept.push(pcm);
+    this.open.push({ from: this.sent, pcm });
+    this.sent += samples.length; // time goes on, whoever hears
+    if (this.open[0].from < this.sent - MOST_REPEATED * this.source.rate) this.open.shift();
+    if (!this.ready || this.socket.readyState !== WebSocket.OPEN) return;
     this.socket.send(pcm);
     const behind = this.socket.bufferedAmount / 2 / this.source.rate;
+    if (this.source.seconds) element("progress").value = (this.sent / this.source.rate - behind) / this.source.seconds;
     if (this.source.live && behind > 2) tell("behind", { seconds: behind.toFixed(0) });
   }
 
@@ -230,21 +235,24 @@ class Session {
     this.stopping = true;
     this.source.end();
     if (this.ready && this.socket.readyState === WebSocket.OPEN) this.socket.send('{"type":"stop"}');
-    else this.socket.close();
+    else {
+      this.attempt = AGAIN_SECONDS.length; // not again
+      this.socket.close();
+    }
   }
 
   async closed() {
     this.ready = false;
     if (this.over || session !== this) return;
-    if (this.failed || this.stopping || !this.source.live || this.attempt >= AGAIN_SECONDS.length) {
+    if (this.failed || this.attempt >= AGAIN_SECONDS.length) {
+      this.over = true;
       this.source.end();
       if (!this.failed) tell("lost", {}, "", true);
       finish(this.sent / this.source.rate, "");
       return;
     }
     tell("again");
-    const last = words.findLast((word) => word.word);
-    this.start = position.word ?? last?.word ?? this.start;
+    this.start = words.findLast((word) => word.word)?.word ?? this.start;
     markPosition({ word: null, pending: [] });
     await wait(AGAIN_SECONDS[this.attempt++]);
     this.connect();
@@ -325,7 +333,7 @@ async function begin(makeSource) {
 
 async function follow(word) {
   const [surah, ayah] = word.split(":").map(Number);
-  tell("following", { place: `${surahs[surah - 1].name} ${ayah}` });
+  tell("following", { place: `\u2068${surahs[surah - 1].name}\u2069 ${ayah}` }); // isolated: it runs to the left
   await show(surah);
 }
 
@@ -398,6 +406,7 @@ function summarize(seconds) {
   );
   if (!again.length) element("look-again").textContent = say("none");
   element("summary").hidden = false;
+  element("summary").scrollIntoView({ block: "start" });
 }
 
 // Figures of this session beside those of earlier ones. They stay in this browser.
@@ -513,6 +522,7 @@ function fail(error) {
 function controls() {
   element("microphone").textContent = say(session ? "stop" : "recite");
   element("microphone").setAttribute("aria-pressed", String(Boolean(session)));
+  document.body.classList.toggle("live", Boolean(session));
 }
 
 function translate() {
