@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from quran_asr.server.turns import MOST_CREDIT_SECONDS, Pace, Turns
+from quran_asr.server.turns import MOST_CREDIT_SECONDS, Schedule, Turns
 
 
 def test_the_one_furthest_behind_comes_first() -> None:
@@ -53,7 +53,7 @@ def test_who_leaves_the_queue_takes_no_place_with_him() -> None:
 def test_a_session_that_was_silent_has_no_claim_to_all_that_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pace = Pace()
+    pace = Schedule()
     now = 102.0
     assert pace.ahead(1.5) == -0.5
     assert pace.ahead(12.0) == 10.0

@@ -27,7 +27,7 @@ from quran_asr.server.protocol import Failure, Start, as_json, parse
 from quran_asr.server.recording import follow_recording
 from quran_asr.server.service import TURN_SECONDS, Service
 from quran_asr.server.session import Session
-from quran_asr.server.turns import Pace
+from quran_asr.server.turns import Schedule
 from quran_asr.text.editions import SURAHS, load_edition
 from quran_asr.text.quran import load_quran
 
@@ -188,21 +188,21 @@ async def _started(socket: WebSocket, service: Service) -> Start:
 
 async def _converse(socket: WebSocket, service: Service, start: Start) -> None:
     """Process a message and send the replies. Messages are read one at a time: a fast client has to wait."""
-    begun, pace = time.monotonic(), Pace()
-    session = await service.work(pace, 0.0, lambda: Session(service.recognizer, start, service.limits))
+    begun, schedule = time.monotonic(), Schedule()
+    session = await service.work(schedule, 0.0, lambda: Session(service.recognizer, start, service.limits))
     await _sent(socket, service, session.ready())
     while not session.ended:
         message = await _received(socket, service)
         if isinstance(message, bytes):
             for part in session.parts(message, TURN_SECONDS):
                 follow = partial(session.accept, part)
-                await _sent(socket, service, *await service.work(pace, session.seconds, follow))
+                await _sent(socket, service, *await service.work(schedule, session.seconds, follow))
         elif not isinstance(parse(message), protocol.Stop):
             raise QuranAsrError("the session has already begun")
         late = time.monotonic() - begun > service.limits.seconds
         if late or isinstance(message, str):
             finish = partial(session.finish, "limit" if late else "stop")
-            await _sent(socket, service, *await service.work(pace, session.seconds, finish))
+            await _sent(socket, service, *await service.work(schedule, session.seconds, finish))
     await socket.close()
 
 

@@ -23,7 +23,7 @@ from quran_asr.server import protocol
 from quran_asr.server.protocol import Failure, Progress, Start, as_json, plain
 from quran_asr.server.service import TURN_SECONDS, Service
 from quran_asr.server.session import Session
-from quran_asr.server.turns import Pace
+from quran_asr.server.turns import Schedule
 
 LINES = "application/x-ndjson"
 
@@ -113,15 +113,17 @@ def _seconds(file: Path, service: Service) -> float:
 
 
 async def _lines(service: Service, start: Start, file: Path, seconds: float) -> AsyncIterator[str]:
-    pace = Pace()
+    schedule = Schedule()
     try:
-        session = await service.work(pace, 0.0, lambda: Session(service.recognizer, start, service.limits))
+        session = await service.work(
+            schedule, 0.0, lambda: Session(service.recognizer, start, service.limits)
+        )
         yield _line(session.ready())
         blocks = blocks_of_file(file, TURN_SECONDS)
         while not session.ended:
-            block = await service.work(pace, session.seconds, partial(next, blocks, None))
+            block = await service.work(schedule, session.seconds, partial(next, blocks, None))
             more = session.finish if block is None else partial(session.accept, block)
-            for message in await service.work(pace, session.seconds, more):
+            for message in await service.work(schedule, session.seconds, more):
                 yield _line(message)
             if not session.ended:
                 yield _line(Progress(session.seconds, seconds))

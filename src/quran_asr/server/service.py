@@ -12,7 +12,7 @@ import anyio.to_thread
 from quran_asr.errors import QuranAsrError
 from quran_asr.runtime.recognizer import Recognizer
 from quran_asr.server.session import Limits
-from quran_asr.server.turns import Pace, Turns
+from quran_asr.server.turns import Schedule, Turns
 
 TURN_SECONDS = 0.5
 """Seconds of audio that are processed before another session gets its turn."""
@@ -36,17 +36,17 @@ class Service:
     """Recordings that are being received or followed."""
     _turns: Turns | None = None
 
-    async def work(self, pace: Pace, followed: float, function: Callable[[], Result]) -> Result:
+    async def work(self, schedule: Schedule, followed: float, function: Callable[[], Result]) -> Result:
         """Call a function in a thread, when it is this session's turn.
 
         Args:
-            pace: of the session.
+            schedule: of the session.
             followed: seconds of its audio so far.
             function: to be called.
         """
         if self._turns is None:
             self._turns = Turns(self.workers)
-        async with self._turns.turn(pace.ahead(followed)):
+        async with self._turns.turn(schedule.ahead(followed)):
             return await anyio.to_thread.run_sync(function)
 
     def check_token(self, token: str) -> None:

@@ -14,7 +14,7 @@ MOST_CREDIT_SECONDS = 5.0
 to all of that time at once."""
 
 
-class Pace:
+class Schedule:
     """How far a session is ahead of real time: its audio minus the time since it began."""
 
     def __init__(self) -> None:
