@@ -12,7 +12,7 @@ from quran_asr.cli.options import need
 
 
 @click.command(
-    epilog="Example: quran-asr check laptop --train data/train.jsonl --validation data/validation.jsonl"
+    epilog="Example: quran-asr check compact --train data/train.jsonl --validation data/validation.jsonl"
 )
 @click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
 @click.option(

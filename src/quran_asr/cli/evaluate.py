@@ -50,7 +50,7 @@ SHOWN_EDITS = 10
 
 
 @click.command(
-    epilog="Example: quran-asr evaluate data/test.jsonl --model nemo_experiments/laptop/2026-01-31_12-00-00"
+    epilog="Example: quran-asr evaluate data/test.jsonl --model nemo_experiments/compact/2026-01-31_12-00-00"
 )
 @click.argument("manifest", type=click.Path(path_type=Path))
 @model_option

@@ -15,7 +15,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.export.targets import TARGETS
 
 
-@click.command(epilog="Example: quran-asr export nemo_experiments/laptop/2026-01-31_12-00-00 --to bundle")
+@click.command(epilog="Example: quran-asr export nemo_experiments/compact/2026-01-31_12-00-00 --to bundle")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--to",

@@ -25,7 +25,7 @@ REPORT_SECONDS = 60.0
 
 
 @click.command(
-    epilog="Example: quran-asr sweep laptop model.aux_ctc.ctc_loss_weight=0.2,0.3,0.4,0.5 "
+    epilog="Example: quran-asr sweep compact model.aux_ctc.ctc_loss_weight=0.2,0.3,0.4,0.5 "
     "trainer.max_steps=4000 --train data/train.jsonl --validation data/validation.jsonl"
 )
 @click.argument("words", nargs=-1, metavar="[RECIPE] KEY=V1,V2,... [KEY=LOW..HIGH]... [KEY=VALUE]...")

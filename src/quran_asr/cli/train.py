@@ -262,7 +262,7 @@ def _processes(number: int) -> str:
 
 
 @click.command(
-    epilog="Example: quran-asr train laptop --train data/train.jsonl --validation data/validation.jsonl"
+    epilog="Example: quran-asr train compact --train data/train.jsonl --validation data/validation.jsonl"
 )
 @click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
 @click.option(
