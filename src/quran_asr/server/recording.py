@@ -133,7 +133,7 @@ def _line(message: protocol.Message) -> str:
     return as_json(message) + "\n"
 
 
-class _Lines(StreamingResponse):
+class _Lines(StreamingResponse):  # type: ignore[misc]
     """Ends where the client takes nothing for long, and cleans up in any case."""
 
     def __init__(
