@@ -193,8 +193,9 @@ def path_words(
 
 
 def _first_frame(graph: Graph, visit: Visit) -> int:
-    """Where the first phone of a word is recognized. A bare word start may come long before, in a breath."""
-    silent = graph.tokens[graph.first[visit.word]] == graph.word_start and not visit.wrong
+    """Where the first phone of a word is recognized. A bare word start may come long before, in a breath.
+    In place of a wrong word, too, the first run is taken for one."""
+    silent = graph.tokens[graph.first[visit.word]] == graph.word_start
     return visit.tokens[1 if silent and len(visit.tokens) > 1 else 0][0]
 
 
