@@ -193,8 +193,8 @@ def path_words(
 
 
 def _first_frame(graph: Graph, visit: Visit) -> int:
-    """The frame in which the first phone of a word is recognized; a bare word start may come much earlier, in a
-    breath. In place of a wrong word, the first run counts as one, too."""
+    """The frame in which the first phone of a word is recognized; a bare word start may come much earlier, in
+    a breath. In place of a wrong word, the first run counts as one, too."""
     silent = graph.tokens[graph.first[visit.word]] == graph.word_start
     return visit.tokens[1 if silent and len(visit.tokens) > 1 else 0][0]
 
