@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 settings.register_profile("house", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("house")
 
-# A shell that starts us in the background has its children ignore Ctrl-C, and ours would too.
+# A shell that starts us in the background has its children ignore Ctrl-C, `nohup` hang-ups; ours would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -203,6 +203,7 @@ def test_on_a_cluster_of_two_processes(
     assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_one_line(quran_asr, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     audio.write(tmp_path / "112001.wav", np.zeros(16_000, np.float32))

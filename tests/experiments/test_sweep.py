@@ -104,6 +104,7 @@ def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
     assert many.importance[CTC] == max(many.importance.values()) > 0.9
 
 
+@pytest.mark.slow
 def test_a_hopeless_trial_is_ended_properly_and_cannot_win(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def wait_until(so: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_a_sweep_that_was_stopped_continues_and_counts_no_trial_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
@@ -159,6 +161,7 @@ def test_a_sweep_that_was_stopped_continues_and_counts_no_trial_twice(
         os.kill(child, 0)
 
 
+@pytest.mark.slow
 def test_what_is_sampled_follows_from_the_seed_even_through_a_stop(tmp_path: Path) -> None:
     words = [f"{CTC}=0.1..0.9", "model.optim.lr=1e-5..1e-2:log", "model.spec_augment.time_masks=0..12"]
     whole = made(asked(*words, trials=6), tmp_path / "whole")

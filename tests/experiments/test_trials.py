@@ -110,6 +110,7 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_is_resumed_where_its_training_got_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,6 +295,7 @@ def test_without_a_model_in_the_package_one_must_be_named(monkeypatch, tmp_path:
     assert bundles.default_model() == tmp_path / "default"
 
 
+@pytest.mark.slow
 def test_the_commands_print_json_and_name_what_cannot_be_read(
     small_bundle: Path, voice: np.ndarray, quran_asr: Any, tmp_path: Path
 ) -> None:

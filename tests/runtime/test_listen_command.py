@@ -378,6 +378,7 @@ def test_what_following_has_no_use_for_is_refused(words, said, recording, capfd)
     assert code == 2 and said in err
 
 
+@pytest.mark.slow
 def test_following_a_file_gives_what_python_gives(small_bundle, recording, capfd) -> None:
     from quran_asr.server.protocol import as_json
 

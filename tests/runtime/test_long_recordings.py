@@ -87,6 +87,7 @@ def test_files_in_parallel_come_in_order_and_as_one_by_one(small_bundle, voice, 
     assert [one["audio_filepath"] for one in printed[0]] == files
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups like these")
 def test_ctrl_c_ends_all_processes_with_one_word(small_bundle, voice, tmp_path):
     files = [str(written(tmp_path / f"{number}.wav", voice, 30.0)) for number in range(3)]

@@ -139,6 +139,7 @@ def test_the_loader_gives_batches_of_the_plan(
     assert [list(batch.indices) for batch in loader] == planned
 
 
+@pytest.mark.slow
 def test_changes_of_the_audio_follow_from_seed_epoch_and_clip_in_any_process(
     segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe
 ) -> None:
