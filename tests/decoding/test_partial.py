@@ -97,3 +97,22 @@ def test_revisions_tell_growth_from_change() -> None:
     assert revisions(growing) == Revisions(words=2, grown=1)
     changing = [result("", "قل هي"), result("قل", "هو الله"), result("هو", "")]
     assert revisions(changing) == Revisions(words=2, replaced=2)
+
+
+class CountedPieces(tuple[str, ...]):
+    """Counts how often a piece is looked up."""
+
+    looked_up = 0
+
+    def __getitem__(self, place):  # type: ignore[no-untyped-def]
+        type(self).looked_up += 1
+        return super().__getitem__(place)
+
+
+def test_a_word_that_does_not_end_is_passed_through_once() -> None:
+    """A model that emits no word start for minutes: looking back from each token took hours."""
+    vocabulary = Vocabulary(CountedPieces(("▁ق", "ل")))
+    long = heard([(1, frame) for frame in range(3000)])
+    _, state = add_tokens(OpenWords(), long, vocabulary, FRAME)
+    assert len(state.tokens.tokens) == 3000
+    assert CountedPieces.looked_up < 10 * 3000

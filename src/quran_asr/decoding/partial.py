@@ -76,13 +76,19 @@ def add_tokens(
 
 
 def _last_word(tokens: Hypothesis, vocabulary: Vocabulary) -> OpenWords:
-    """The tokens from the one in which the last word starts."""
+    """The tokens from the one in which the last word starts.
+
+    One pass from the end: a model that emits no word start for minutes makes one word of thousands of tokens.
+    """
+    has_letters = False
     for place in reversed(range(len(tokens.tokens))):
-        joined = "".join(vocabulary.pieces[token] for token in tokens.tokens[place:])
-        _, start, word = joined.partition(WORD_START)
-        if start and word.replace(WORD_START, ""):
-            words = len(joined.replace(WORD_START, " ").split())
+        piece = vocabulary.pieces[tokens.tokens[place]]
+        _, start, begun = piece.partition(WORD_START)
+        if start and (has_letters or begun.replace(WORD_START, "")):
+            pieces = (vocabulary.pieces[token] for token in tokens.tokens[place:])
+            words = len("".join(pieces).replace(WORD_START, " ").split())
             return OpenWords(_part(tokens, place, len(tokens.tokens)), words - 1)
+        has_letters = has_letters or bool(piece.replace(WORD_START, ""))
     return OpenWords(tokens, 0)
 
 
