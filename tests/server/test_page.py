@@ -199,9 +199,8 @@ def test_after_a_lost_connection_the_page_goes_on_where_it_was(browser: Any, add
     server.on_stop = end
     page.click("#microphone")
     page.wait_for_selector("#summary:not([hidden])")
-    assert (
-        page.evaluate("document.getElementById('player').duration") > 0
-    )  # the microphone can be heard again
+    # the microphone can be heard again, once the player has read the length of its recording
+    page.wait_for_function("document.getElementById('player').duration > 0")
     assert not page.errors
 
 
