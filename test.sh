@@ -82,7 +82,7 @@ tools/environment.sh train
 tests=(.venv/bin/python -m pytest)
 if [ $fast = yes ]; then tests+=(-q -m "not slow"); else tests+=(--durations=15); fi
 if [ $# = 0 ]; then
-  tests+=(-n 2 --dist loadgroup) # two processes; tests that share a trained model stay in one of them
+  [ $fast = no ] || tests+=(-n 2 --dist loadgroup) # in two processes: none of the quick tests measures time
   check "lint (ruff check)" .venv/bin/ruff check .
   check "format (ruff format)" .venv/bin/ruff format --check .
   check "types (mypy)" .venv/bin/mypy
