@@ -182,7 +182,7 @@ def _find_latin(quran: Quran, query: str, asked: Sequence[Consonant]) -> tuple[M
     required = [consonant.letters for consonant in asked if not consonant.optional]
     if len(required) < SHORTEST_OF_SEVERAL_WORDS:
         words = numbers_by_word(pronounced)
-        one = [word for word in words if re.fullmatch(pattern, word)]
+        one = re.findall(f"^{pattern}$", "\n".join(words), re.MULTILINE)  # one call: 15,000 take longer
         numbers = sorted(number for word in one for number in words[word])
         return _by_likeness(quran, query, [Place(pronounced, n, n) for n in numbers], "transliteration")
     places = pattern_places(pronounced, pattern)
