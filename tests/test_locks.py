@@ -120,7 +120,7 @@ def test_many_that_wait_for_it_have_it_in_turn(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text(json.dumps(stale))  # all of them find it
     command = [sys.executable, "-c", COUNT, str(count), "25"]
     processes = [subprocess.Popen(command) for _ in range(4)]
-    assert [process.wait(120) for process in processes] == [0, 0, 0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0, 0, 0]
     assert count.read_text() == "100"
     assert [path.name for path in tmp_path.iterdir()] == ["count"]
 
@@ -130,7 +130,7 @@ def test_waiting_ends(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(QuranAsrError), locked(tmp_path / ".lock", busy="busy", wait=0.3):
         pytest.fail("taken")
-    assert 0.3 <= time.monotonic() - began < 5
+    assert 0.3 <= time.monotonic() - began < 60
     process.send_signal(signal.SIGKILL)
     process.wait()
 

@@ -59,6 +59,21 @@ Start = Callable[..., RunFolder]
 
 @pytest.fixture
 def start(spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...], tmp_path: Path) -> Start:
+    return starts_in(tmp_path, spoken, segments, tiny_overrides)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    spoken: Path,
+    segments: list[Segment],
+    tiny_overrides: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunFolder:
+    """A run that nobody stopped; nobody writes in it."""
+    return starts_in(tmp_path_factory.mktemp("undisturbed"), spoken, segments, tiny_overrides)()
+
+
+def starts_in(place: Path, spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...]) -> Start:
     """Train the tiny recipe, in a new run or in one that is resumed, until it ends or `stop` says so."""
 
     def run(
@@ -75,7 +90,7 @@ def start(spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...]
         if resume is None:
             words = [*tiny_overrides, f"model.train_ds.manifest_filepath={spoken}", *ALIVE, *overrides]
             recipe = load_recipe("quickstart", words)
-            folder = create_run(tmp_path, recipe.name)
+            folder = create_run(place, recipe.name)
             folder.write_recipe(recipe)
         else:
             folder = resume
@@ -119,8 +134,9 @@ def raw(run: RunFolder) -> Sequence[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stopped_at", [8, 12, 15], ids=["mid-epoch", "end-of-epoch", "mid-epoch-late"])
-def test_the_losses_after_a_stop_are_those_of_the_undisturbed_run(start: Start, stopped_at: int) -> None:
-    undisturbed = start()
+def test_the_losses_after_a_stop_are_those_of_the_undisturbed_run(
+    start: Start, undisturbed: RunFolder, stopped_at: int
+) -> None:
     stopped = start(stop=at_step(stopped_at))
     assert steps(stopped)[-1] == stopped_at
     resumed = start(resume=stopped)
