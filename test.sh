@@ -44,8 +44,9 @@ test_core_everywhere() {
     [ "$(cat .venv-core/tested 2>/dev/null)" != "$contents" ] || return 0
     test_core "" "core alone" tests/architecture/test_core.py
   else
-    test_core "" "core alone, with the tests of its rooms" "${two_processes[@]}" \
+    test_core "" "core alone, with the tests of its rooms" "${two_processes[@]}" -m "not slow and not alone" \
       tests/architecture/test_core.py "${core_tests[@]}"
+    test_core "" "core alone, what measures time" -m "not slow and alone" "${core_tests[@]}"
     local version
     for version in 3.12 3.13 3.14; do
       if tools/environment.sh find "$version" >/dev/null; then

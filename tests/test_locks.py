@@ -73,8 +73,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     process = holder(tmp_path / ".lock")
     process.kill()
     assert (tmp_path / ".lock").exists()
-    time.sleep(0.2)  # it has ended, and nobody has waited for it yet
-    with locked(tmp_path / ".lock", busy="busy"):
+    with locked(tmp_path / ".lock", busy="busy", wait=60):  # until it has ended; nobody waits for it
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
     process.wait()
     assert list(tmp_path.iterdir()) == []

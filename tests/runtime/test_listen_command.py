@@ -236,6 +236,7 @@ def test_a_setting_in_python_that_is_none_is_named(settings: dict[str, Any], sma
         quran_asr.load(small_bundle, **settings)
 
 
+@pytest.mark.alone
 def test_ctrl_c_ends_a_file_with_its_words_so_far(small_bundle, voice, tmp_path) -> None:
     audio.write(tmp_path / "long.wav", np.tile(voice, 20))
     process = subprocess.Popen(
