@@ -196,7 +196,7 @@ def quickstart(quran_asr: Command, once: Once, request: pytest.FixtureRequest) -
         return Quickstart(json.loads((earlier / "figures.json").read_text()), "", earlier)
 
     def train(folder: Path) -> None:
-        done = quran_asr("quickstart", "--to", folder / "quickstart", "--json", timeout=1500)
+        done = quran_asr("quickstart", "--to", folder / "quickstart", "--json", timeout=1700)
         assert done.code == 0, done.err
         (folder / "figures.json").write_text(done.out, encoding="utf-8")
         (folder / "said.txt").write_text(done.err, encoding="utf-8")

@@ -284,6 +284,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_recordings_are_all_whole_and_read_fast(recordings: Path):
     clips = sorted((recordings / "recitations").glob("*/*.opus"))

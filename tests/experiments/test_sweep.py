@@ -98,6 +98,7 @@ def test_differences_have_intervals_of_the_same_clips(tmp_path: Path) -> None:
     assert (result.importance, result.importance_note[:7]) == (None, "one key")
 
 
+@pytest.mark.slow
 def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
     many = made(asked(f"{CTC}=0.1,0.2,0.3,0.4", "model.spec_augment.time_masks=2,5"), tmp_path / "many")
     assert many.importance is not None

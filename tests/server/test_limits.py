@@ -199,6 +199,7 @@ def test_a_recording_longer_than_allowed_is_refused(
     assert "the recording lasts 2 s" in answer.json()["what"]
 
 
+@pytest.mark.slow
 def test_no_more_recordings_than_allowed_and_none_that_never_arrives(
     server: tuple[Service, int], port: int, recording: bytes
 ) -> None:
