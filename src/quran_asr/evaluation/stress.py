@@ -30,7 +30,7 @@ from quran_asr.corpus.effects import (
 )
 from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.confidence import method
-from quran_asr.evaluation.report import Joined, Rates, ScoredClip, Setting, rates
+from quran_asr.evaluation.report import JoinedClips, Rates, ScoredClip, Setting, rates
 from quran_asr.evaluation.scoring import score_clips
 from quran_asr.files import write_atomically
 from quran_asr.records import SAMPLE_RATE
@@ -224,7 +224,7 @@ def _joined(clips: Sequence[_Recording], most: int | None) -> list[_Recording]:
     ]
 
 
-def joined_pairs(clips: Sequence[ScoredClip], recognize: Recognize, spelling: str) -> Joined | None:
+def joined_pairs(clips: Sequence[ScoredClip], recognize: Recognize, spelling: str) -> JoinedClips | None:
     """The first clips again, joined in pairs of one reciter; None where no reciter has two.
 
     Args:
@@ -251,7 +251,7 @@ def joined_pairs(clips: Sequence[ScoredClip], recognize: Recognize, spelling: st
     ]
     references = [(" ".join(clip.score.reference for clip in pair),) for pair in pairs]
     alone = [clip for pair in pairs for clip in pair]
-    return Joined(
+    return JoinedClips(
         clips=len(alone),
         alone=rates([clip.score for clip in alone], [clip.segment.reciter for clip in alone]),
         in_pairs=rates(score_clips(references, texts, spelling), [pair[0].segment.reciter for pair in pairs]),

@@ -19,7 +19,7 @@ from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError, counted
 from quran_asr.experiments import trials as runner
 from quran_asr.experiments.comparison.variants import Variant, manifests_of, seeded
-from quran_asr.experiments.trials import Ended, last_error, last_lines, working_in
+from quran_asr.experiments.trials import TrialOutcome, last_error, last_lines, working_in
 from quran_asr.files import parse_json, write_atomically
 
 INDEX = "comparison.json"
@@ -180,7 +180,7 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
     return [trial for trial in trials if not trial.done]
 
 
-def _report(trial: Trial, ended: Ended, report: Callable[[str], None]) -> None:
+def _report(trial: Trial, ended: TrialOutcome, report: Callable[[str], None]) -> None:
     """Report how a trial ended.
 
     Raises:
