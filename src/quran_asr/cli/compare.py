@@ -389,7 +389,7 @@ def _print_comparison(
     from quran_asr.cli.output import print_json
     from quran_asr.experiments.comparison.results import compare as set_against
     from quran_asr.experiments.comparison.variants import best_clips_paired
-    from quran_asr.files import write_atomically
+    from quran_asr.files import write_json
 
     comparison = set_against(variants, decoder)
     pairs: dict[str, PairedErrors] = {}
@@ -405,8 +405,7 @@ def _print_comparison(
         variant["best_clips_against_first"] = None if clips is None else clips.to_json()
     tables = tables_of(comparison, pairs, differs)
     if folder is not None:
-        text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-        write_atomically(folder / f"result-{decoder}.json", text.encode())
+        write_json(folder / f"result-{decoder}.json", document)
         if find_spec("matplotlib") is not None:
             from quran_asr.experiments.comparison.plot import draw_comparison
 

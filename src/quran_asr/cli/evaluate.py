@@ -211,19 +211,17 @@ def _compare(
     recognizer: Recognizer, segments: list[Segment], setting: Setting, folder: Path, as_json: bool
 ) -> int:
     """Evaluate without and with the language model, and on planted errors; the reports are those with it."""
-    import json
 
     from quran_asr.cli.lm_comparison import compare, print_comparison
     from quran_asr.evaluation.evaluate import unreadable_findings, write_report
-    from quran_asr.files import write_atomically
+    from quran_asr.files import write_json
     from quran_asr.runtime.recognizer import Recognizer as OfBundle
 
     if not isinstance(recognizer, OfBundle):
         raise QuranAsrError("planted errors need a bundle", where=recognizer.name)
     comparison = compare(recognizer, segments, setting)
     write_report(folder, comparison.fused, comparison.fused_clips)
-    summary = json.dumps(comparison.to_json(), ensure_ascii=False, indent=2, allow_nan=False)
-    write_atomically(folder / PLANTED_NAME, (summary + "\n").encode())
+    write_json(folder / PLANTED_NAME, comparison.to_json())
     code = print_findings(unreadable_findings(comparison.fused))
     if as_json:
         print_json(comparison.to_json())

@@ -6,7 +6,6 @@ measurements next to the audited manifest, which is not changed.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -39,7 +38,7 @@ from quran_asr.corpus.measurements import Effort, Measured, measure_clips
 from quran_asr.corpus.phone_classes import PhoneCounts
 from quran_asr.corpus.text_check import check_text, phones_of_segment
 from quran_asr.errors import Finding, QuranAsrError, counted
-from quran_asr.files import parse_json, write_atomically
+from quran_asr.files import json_line, parse_json, write_atomically, write_json
 from quran_asr.records import Segment
 
 _NAMED = 3
@@ -348,13 +347,8 @@ def write_audit(report: AuditReport, to: str | Path) -> list[Path]:
         "limits": asdict(report.limits),
         "reasons": report.reasons,
     }
-    write_atomically(
-        measurements,
-        "".join(
-            json.dumps(clip_to_json(one), ensure_ascii=False, allow_nan=False) + "\n" for one in report.clips
-        ).encode(),
-    )
-    write_atomically(sidecar_of(measurements), (json.dumps(meta, indent=2) + "\n").encode())
+    write_atomically(measurements, "".join(json_line(clip_to_json(one)) for one in report.clips).encode())
+    write_json(sidecar_of(measurements), meta)
     write_manifest(
         rejects,
         [{**one.line, "audit": {"reasons": reasons_to_json(one)}} for one in report.rejects],

@@ -8,7 +8,6 @@ has the level of a studio.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.confidence import method
 from quran_asr.evaluation.report import JoinedClips, Rates, ScoredClip, Setting, rates
 from quran_asr.evaluation.scoring import score_clips
-from quran_asr.files import write_atomically
+from quran_asr.files import write_json
 from quran_asr.records import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -280,5 +279,4 @@ def stress_json(rows: Sequence[StressRow], setting: Setting, segments: Sequence[
 
 def write_stress(folder: Path, measured: dict[str, Any]) -> None:
     """Write `stress.json`, atomically."""
-    text = json.dumps(measured, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / STRESS_NAME, text.encode(errors="backslashreplace"))
+    write_json(folder / STRESS_NAME, measured)

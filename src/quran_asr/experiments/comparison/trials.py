@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from quran_asr.errors import QuranAsrError, counted
 from quran_asr.experiments import trials as runner
 from quran_asr.experiments.comparison.variants import Variant, manifests_of, seeded
 from quran_asr.experiments.trials import TrialOutcome, last_error, last_lines, working_in
-from quran_asr.files import parse_json, write_atomically
+from quran_asr.files import parse_json, write_atomically, write_json
 
 INDEX = "comparison.json"
 FORMAT = 1
@@ -99,7 +98,7 @@ def keep_question(folder: Path, question: Question) -> None:
         "seeds": question.seeds,
         "data": {**kept, **data},
     }
-    write_atomically(folder / INDEX, (json.dumps(index, ensure_ascii=False, indent=2) + "\n").encode())
+    write_json(folder / INDEX, index)
 
 
 def read_question(folder: Path) -> Question:

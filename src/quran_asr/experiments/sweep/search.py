@@ -19,7 +19,7 @@ from quran_asr.config.recipe_changes import changes
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.experiments.sweep.space import Axis, Value, ValueList, combinations, grid, words_of
 from quran_asr.experiments.trials import Trial, TrialOutcome, run_trials, working_in
-from quran_asr.files import parse_json, refuse_foreign, write_atomically
+from quran_asr.files import parse_json, refuse_foreign, write_atomically, write_json
 
 if TYPE_CHECKING:
     import optuna
@@ -132,7 +132,7 @@ def _keep_request(sweep: Sweep, folder: Path) -> None:
     text = "# The recipe that all trials have in common.\nbase: base\n" + as_yaml(recipe)
     write_atomically(kept, text.encode())
     asked |= {"trials": sweep.trials, "prune": sweep.prune}
-    write_atomically(place, (json.dumps(asked, ensure_ascii=False, indent=2) + "\n").encode())
+    write_json(place, asked)
 
 
 def _axis_as_json(axis: Axis) -> dict[str, Any]:
