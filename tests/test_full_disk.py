@@ -272,7 +272,7 @@ def test_an_audit_continues_without_its_cache(settled: Path, made: Made, tmp_pat
         report = audit(tmp_path / "all.jsonl", workers=1, cache=settled / "cache" / "audit.sqlite")
     finally:
         drain(settled)
-    assert len(report.verdicts) == 1
+    assert len(report.clips) == 1
 
 
 def test_a_full_temporary_folder_is_named(

@@ -207,6 +207,28 @@ def write_atomically(path: Path, data: bytes) -> None:
         unfinished.write_bytes(data)
 
 
+def json_line(value: Any) -> str:
+    """A value as a line of a JSON Lines file.
+
+    Raises:
+        ValueError: it holds NaN or an infinity, which JSON has not.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by an indented JSON document, as `replacing` does.
+
+    File names that are not UTF-8 are written as escapes: nothing that was measured is lost for them.
+
+    Raises:
+        ValueError: it holds NaN or an infinity, which JSON has not.
+        OSError: as of `write_atomically`.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, text.encode(errors="backslashreplace"))
+
+
 def _mode_of(target: Path) -> int | None:
     """The permissions of a file; None where there is none, or something else."""
     try:

@@ -9,7 +9,7 @@ import pytest
 from quran_asr.config.recipe import load_recipe
 from quran_asr.experiments.planning.devices import find_device
 from quran_asr.experiments.planning.plan import Plan, plan
-from quran_asr.experiments.planning.timing import Given, Target
+from quran_asr.experiments.planning.timing import MeasuredSeconds, Target
 from quran_asr.experiments.planning.workload import Workload
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "full-size-training.md").read_text(encoding="utf-8")
@@ -17,7 +17,7 @@ CLIPS = 67_399
 
 
 def planned(recipe: str, hours: float = 56.0, target: Target | None = None, **given: float) -> Plan:
-    return plan(load_recipe(recipe), Workload(CLIPS, hours), 2, target=target, given=Given(**given))
+    return plan(load_recipe(recipe), Workload(CLIPS, hours), 2, target=target, given=MeasuredSeconds(**given))
 
 
 def on_a_3090(hours: float) -> float:

@@ -92,7 +92,7 @@ def audited(spoken, tmp_path_factory) -> tuple[AuditReport, dict[str, str]]:
 
 
 def codes(report: AuditReport, verse: str) -> set[str]:
-    (one,) = [one for one in report.verdicts if str(one.segment.verses[0]) == verse]
+    (one,) = [one for one in report.clips if str(one.segment.verses[0]) == verse]
     return {reason.code for reason in one.reasons if reason.action == "reject"}
 
 
@@ -124,7 +124,7 @@ def test_a_planted_fault_is_found_by_its_name(audited, verse, expected):
 
 def test_a_run_of_shifted_verses_is_found_as_a_run(audited):
     report, _ = audited
-    shifted = [one for one in report.verdicts if "shifted-numbering" in {r.code for r in one.reasons}]
+    shifted = [one for one in report.clips if "shifted-numbering" in {r.code for r in one.reasons}]
     verses = {str(one.segment.verses[0]) for one in shifted}
     assert len(verses & {f"87:{ayah}" for ayah in range(1, 10)}) >= 6
     assert len(verses) <= 11

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr import audio
-from quran_asr.corpus.duration_model import Recited, find_shifted, fit_duration_model
+from quran_asr.corpus.duration_model import RecitedVerse, find_shifted, fit_duration_model
 from quran_asr.corpus.fingerprint import find_copies, fingerprint
 from quran_asr.corpus.phone_classes import KINDS, SECONDS, phones_of_text, phones_of_verse
 from quran_asr.corpus.signal import Clipping, Signal, measure, power_spectra
@@ -166,12 +166,15 @@ def test_shifted_runs_are_found_and_little_else():
         by = 1 if seed % 2 else -1
         seconds = durations(refs, seed)
         duration_model = fit_duration_model([phones_of_verse(ref) for ref in refs], seconds)
-        clips = [Recited(i, ref, length) for i, (ref, length) in enumerate(zip(refs, seconds, strict=True))]
+        clips = [
+            RecitedVerse(i, ref, length) for i, (ref, length) in enumerate(zip(refs, seconds, strict=True))
+        ]
         assert find_shifted(clips, duration_model) == []
         start = 5 + 20 * seed % 150
         run = range(start, start + 15)
         moved = [
-            Recited(i, one.ref, seconds[i + by] if i in run else one.seconds) for i, one in enumerate(clips)
+            RecitedVerse(i, one.ref, seconds[i + by] if i in run else one.seconds)
+            for i, one in enumerate(clips)
         ]
         found = {
             clip for shift in find_shifted(moved, duration_model) if shift.by == by for clip in shift.clips

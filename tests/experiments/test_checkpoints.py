@@ -17,7 +17,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.checkpoints import (
     best_of,
     copy_model,
-    freed,
+    freed_bytes,
     newest_whole,
     prune,
     saved_in,
@@ -163,7 +163,7 @@ def test_a_second_name_of_a_file_that_stays_frees_nothing(run: RunFolder) -> Non
     checkpoint(run.checkpoints / "small--val_wer=0.7000-epoch=3.ckpt", 3, 30)
     dropped = prune(saved_in(run), 1).dropped
     assert len(dropped) == 2
-    assert freed(dropped) == alone.stat().st_size
+    assert freed_bytes(dropped) == alone.stat().st_size
 
 
 def test_a_model_is_copied_once_and_nothing_else_is_overwritten(tmp_path: Path) -> None:

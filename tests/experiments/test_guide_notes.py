@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from quran_asr.config.recipe import load_recipe
 from quran_asr.experiments.planning.plan import guide_notes, plan
-from quran_asr.experiments.planning.timing import Given
+from quran_asr.experiments.planning.timing import MeasuredSeconds
 from quran_asr.experiments.planning.workload import Workload
 
 GUIDE = Workload(67_399, 56.0)
 
 
-def notes(name: str, work: Workload | None, given: Given = Given()) -> dict[str, str]:  # noqa: B008 - frozen
+def notes(name: str, work: Workload | None, given: MeasuredSeconds = MeasuredSeconds()) -> dict[str, str]:  # noqa: B008 - frozen
     recipe = load_recipe(name)
     found = guide_notes(name, recipe, plan(recipe, work, given=given))
     assert {finding.severity for finding in found} <= {"note"}
@@ -18,7 +18,7 @@ def notes(name: str, work: Workload | None, given: Given = Given()) -> dict[str,
 
 
 def test_the_guides_case_names_each_difference_with_its_figures() -> None:
-    said = notes("transfer", GUIDE, Given(0.5, 60.0))
+    said = notes("transfer", GUIDE, MeasuredSeconds(0.5, 60.0))
     figures = {
         "guide-rate": ("1.5", "2.0", "1.21e-03", "1.25e-03"),
         "guide-warmup": ("2.8 epochs", "5.7 epochs"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from quran_asr.config.recipe import load_recipe
 from quran_asr.experiments.planning.plan import Plan, keep_effective_batch, plan
 from quran_asr.experiments.planning.starting_point import PUBLISHED
-from quran_asr.experiments.planning.timing import Given
+from quran_asr.experiments.planning.timing import MeasuredSeconds
 from quran_asr.experiments.planning.workload import Workload, weigh
 from quran_asr.training.data.epoch import Stage, stage_batches
 
@@ -39,7 +39,7 @@ def test_the_guides_case() -> None:
 
 
 def test_the_guides_seventeen_hours() -> None:
-    measured = Given(batch_seconds=0.5, validation_seconds=60.0)
+    measured = MeasuredSeconds(batch_seconds=0.5, validation_seconds=60.0)
     of = plan(TRANSFER, GUIDE, 2, given=measured)
     assert (of.epoch_seconds, of.validations) == (527.0, 100)
     assert of.total_seconds == 100 * (1054 * 0.5 + 60)

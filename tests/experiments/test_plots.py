@@ -23,7 +23,7 @@ from quran_asr.experiments.curve_files import read_curves
 from quran_asr.experiments.curves import Point, curves_of_rows
 from quran_asr.experiments.plots.axes import Axis, axes_of, line
 from quran_asr.experiments.plots.html_page import Example, Table
-from quran_asr.experiments.plots.report import Written, render_report
+from quran_asr.experiments.plots.report import ReportFiles, render_report
 from quran_asr.experiments.run_folder import RunFolder, create_run
 
 needs_matplotlib = pytest.mark.skipif(
@@ -57,12 +57,12 @@ def a_run(
     return run
 
 
-def render(runs: Sequence[RunFolder], out: Path, **options: Any) -> Written:
+def render(runs: Sequence[RunFolder], out: Path, **options: Any) -> ReportFiles:
     return render_report([read_curves(run.path) for run in runs], out, **options)
 
 
 @pytest.fixture(scope="module")
-def one_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Written, list[Any]]:
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportFiles, list[Any]]:
     """A run drawn once: what was written, and the figures."""
     folder = tmp_path_factory.mktemp("one-run")
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -79,7 +79,7 @@ def one_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Written, list[Any
 
 
 @needs_matplotlib
-def test_a_run_becomes_pictures_and_a_page_that_stands_alone(one_run: tuple[Written, list[Any]]) -> None:
+def test_a_run_becomes_pictures_and_a_page_that_stands_alone(one_run: tuple[ReportFiles, list[Any]]) -> None:
     written, _ = one_run
     assert [path.stem for path in written.pictures] == ["curves", *SUBJECTS]
     assert sorted(path.name for path in written.page.parent.iterdir()) == sorted(
@@ -106,7 +106,7 @@ def test_a_run_becomes_pictures_and_a_page_that_stands_alone(one_run: tuple[Writ
 
 
 @needs_matplotlib
-def test_the_curves_are_those_of_the_metrics(one_run: tuple[Written, list[Any]]) -> None:
+def test_the_curves_are_those_of_the_metrics(one_run: tuple[ReportFiles, list[Any]]) -> None:
     _, drawn = one_run
     losses, rates, learning, gradients, throughput = [figure.axes[0] for figure in drawn[::2]]
     assert labels_of(drawn[0]) == ["training", "transducer", "CTC", "validation"]

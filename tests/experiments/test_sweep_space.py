@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from quran_asr.config.recipe import load_recipe
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.sweep.space import (
-    Between,
-    Listed,
+    ValueList,
+    ValueRange,
     combinations,
     grid,
     read_space,
@@ -29,9 +29,9 @@ def test_values_ranges_and_what_holds_for_all() -> None:
     )  # fmt: skip
     assert fixed == ("model.optim.betas=[0.9,0.98]", "trainer.max_steps=4000", "~quran.curriculum")
     assert axes == (
-        Listed(CTC, ("0.2", "0.3")),
-        Between("model.optim.lr", 1e-4, 1e-2, log=True, whole=False),
-        Between("model.spec_augment.time_masks", 2, 10, log=False, whole=True),
+        ValueList(CTC, ("0.2", "0.3")),
+        ValueRange("model.optim.lr", 1e-4, 1e-2, log=True, whole=False),
+        ValueRange("model.spec_augment.time_masks", 2, 10, log=False, whole=True),
     )
     assert combinations(axes) is None
     assert combinations(axes[:1]) == 2

@@ -24,7 +24,7 @@ from quran_asr.experiments.planning.devices import (
     write_calibration,
 )
 from quran_asr.experiments.planning.plan import Plan, plan
-from quran_asr.experiments.planning.timing import Given, find_target
+from quran_asr.experiments.planning.timing import MeasuredSeconds, find_target
 from quran_asr.experiments.planning.workload import Workload
 
 TRANSFER = load_recipe("transfer")
@@ -123,7 +123,7 @@ def test_without_a_device_time_is_unknown_and_shows_how_to_know() -> None:
 def test_what_is_given_wins() -> None:
     write_calibration(MEASURED)
     target = find_target("rtx 3090", read_calibrations()[0])
-    of = plan(TRANSFER, GUIDE, 2, target=target, given=Given(0.5, 60.0))
+    of = plan(TRANSFER, GUIDE, 2, target=target, given=MeasuredSeconds(0.5, 60.0))
     assert (of.batch_seconds, of.validation_seconds) == (0.5, 60.0)
 
 

@@ -17,7 +17,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.experiments import trials
 from quran_asr.experiments.comparison import trials as comparison
 from quran_asr.experiments.comparison.variants import make_variants
-from quran_asr.experiments.trials import Ended, Trial, run_trials
+from quran_asr.experiments.trials import Trial, TrialOutcome, run_trials
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 COMPARE = """
@@ -47,7 +47,7 @@ def words(trial: Trial) -> list[str]:
 
 
 def test_trials_train_at_the_same_time(tmp_path: Path) -> None:
-    ended: dict[str, Ended] = {}
+    ended: dict[str, TrialOutcome] = {}
     most = 0
 
     def look(running: Iterable[Trial]) -> None:
@@ -67,7 +67,7 @@ def test_a_trial_that_stops_the_others_costs_them_nothing(
 ) -> None:
     monkeypatch.setenv("STAND_IN_SECONDS", "10")
 
-    def end(trial: Trial, ended: Ended) -> None:
+    def end(trial: Trial, ended: TrialOutcome) -> None:
         raise QuranAsrError(ended.error)
 
     good, bad = Trial(tmp_path / "0.1"), Trial(tmp_path / "0.95")

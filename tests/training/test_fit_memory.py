@@ -14,7 +14,7 @@ from quran_asr.config.schema import Recipe
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.records import Segment
 from quran_asr.training.memory import COMFORT, MemoryBudget, fit_memory, worst_batches
-from quran_asr.training.out_of_memory import budgets, halved
+from quran_asr.training.out_of_memory import budgets, half_batch
 from quran_asr.training.tokenizer import Tokenizer
 
 BASE = load_recipe("quickstart", ["quran.vocabulary_size=48"])
@@ -40,7 +40,7 @@ def test_a_smaller_batch_keeps_the_effective_batch(
         assert one.trainer.val_check_interval == max(1, round(400 * times / accumulation))
         if seconds is not None:
             assert one.model.train_ds.batch_duration == pytest.approx(seconds * accumulation / times)
-    half = halved(given_recipe)
+    half = half_batch(given_recipe)
     assert (half is None) == (clips == 1)
     if half is not None:
         assert half.model.train_ds.batch_size <= clips / 2

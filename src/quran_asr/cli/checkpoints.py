@@ -15,10 +15,10 @@ from quran_asr.cli.output import echo, print_findings, print_json, print_table, 
 from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
-    from quran_asr.experiments.checkpoints import Saved
+    from quran_asr.experiments.checkpoints import CheckpointFile
     from quran_asr.experiments.run_folder import RunFolder
     from quran_asr.records import Segment
-    from quran_asr.training.averaging import Averaging, MeasuredModel
+    from quran_asr.training.averaging import AverageResult, MeasuredModel
 
 
 _run = click.argument("run", type=click.Path(path_type=Path))
@@ -144,7 +144,7 @@ def prune(run: Path, keep: int, yes: bool, as_json: bool) -> int:
 
     RUN is a run folder, or `last`.
     """
-    from quran_asr.experiments.checkpoints import freed
+    from quran_asr.experiments.checkpoints import freed_bytes
     from quran_asr.experiments.checkpoints import prune as choose
 
     folder, saved = _opened(run)
@@ -153,7 +153,7 @@ def prune(run: Path, keep: int, yes: bool, as_json: bool) -> int:
         echo(f"{one.path.name} is kept: its name contains no WER", err=True)
     for one in pruning.dropped:
         echo(f"{'deleting' if yes else 'to delete'}  {one.path.name}  {one.size / 1e6:,.1f} MB", err=True)
-    deleted: list[Saved] = []
+    deleted: list[CheckpointFile] = []
     if pruning.dropped:
         if not yes:
             if not sys.stdin.isatty():
@@ -176,11 +176,11 @@ def prune(run: Path, keep: int, yes: bool, as_json: bool) -> int:
             {
                 "kept": [str(one.path) for one in pruning.kept],
                 "deleted": [str(one.path) for one in deleted],
-                "freed_bytes": freed(deleted),
+                "freed_bytes": freed_bytes(deleted),
             }
         )
     elif deleted:
-        echo(f"deleted {_files(deleted)}, {freed(deleted) / 1e6:,.1f} MB freed")
+        echo(f"deleted {_files(deleted)}, {freed_bytes(deleted) / 1e6:,.1f} MB freed")
     else:
         echo("nothing to delete")
     return 0
@@ -224,7 +224,7 @@ def export(run: Path, to: Path | None, as_json: bool) -> int:
     return 0
 
 
-def _opened(run: Path) -> tuple[RunFolder, list[Saved]]:
+def _opened(run: Path) -> tuple[RunFolder, list[CheckpointFile]]:
     """The run and its checkpoints; broken ones are reported."""
     from quran_asr.experiments.checkpoints import saved_in
     from quran_asr.experiments.run_folder import open_run
@@ -246,7 +246,7 @@ def _refuse_other_suffix(to: Path | None) -> None:
         raise QuranAsrError("the file name must end in .nemo", where=str(to))
 
 
-def print_list(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
+def print_list(run: RunFolder, saved: Sequence[CheckpointFile], as_json: bool) -> int:
     """The table of a run's checkpoints."""
     from quran_asr.experiments.checkpoints import best_of, source_of
 
@@ -284,7 +284,7 @@ def print_list(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
     return 0
 
 
-def _row(one: Saved, note: str) -> tuple[str, ...]:
+def _row(one: CheckpointFile, note: str) -> tuple[str, ...]:
     def percent(rate: float | None) -> str:
         return "-" if rate is None else f"{100 * rate:6.2f}"
 
@@ -302,7 +302,7 @@ def _row(one: Saved, note: str) -> tuple[str, ...]:
     )
 
 
-def print_best(run: RunFolder, saved: Sequence[Saved], as_json: bool) -> int:
+def print_best(run: RunFolder, saved: Sequence[CheckpointFile], as_json: bool) -> int:
     """The path of the best `.ckpt`; as JSON that of the best `.nemo` too."""
     from quran_asr.experiments.checkpoints import best_of
 
@@ -359,7 +359,7 @@ def validation_clips(run: RunFolder, manifests: tuple[str, ...]) -> list[Segment
     return list(chosen.kept)
 
 
-def print_averaging(found: Averaging) -> None:
+def print_averaging(found: AverageResult) -> None:
     """Both models' counts, their difference with its interval, and what was done."""
 
     def row(name: str, measured: MeasuredModel) -> tuple[object, ...]:
@@ -392,7 +392,7 @@ def print_averaging(found: Averaging) -> None:
         echo(f"better: kept as {found.written}")
 
 
-def _files(saved: Sequence[Saved]) -> str:
+def _files(saved: Sequence[CheckpointFile]) -> str:
     return "1 file" if len(saved) == 1 else f"{len(saved)} files"
 
 
@@ -419,6 +419,6 @@ def _export_checkpoint(checkpoint: Path, target: Path, *, fresh: bool) -> bool:
     return True
 
 
-def _nemo_name(checkpoint: Saved) -> Path:
+def _nemo_name(checkpoint: CheckpointFile) -> Path:
     """`x--val_wer=0.1234-epoch=5.ckpt` -> `x--val_wer=0.1234.nemo`"""
     return checkpoint.path.with_name(f"{checkpoint.path.stem.rsplit('-epoch=', 1)[0]}.nemo")

@@ -15,8 +15,8 @@ from quran_asr.errors import Finding, QuranAsrError
 
 if TYPE_CHECKING:
     from quran_asr.experiments.comparison.registry import Entry
-    from quran_asr.experiments.comparison.reports import Beside, NamedReport
-    from quran_asr.experiments.comparison.results import Against, Comparison, Mean, VariantCurves
+    from quran_asr.experiments.comparison.reports import NamedReport, PairedErrors
+    from quran_asr.experiments.comparison.results import AgainstFirst, Comparison, Mean, VariantCurves
     from quran_asr.experiments.comparison.trials import Conditions, Question, Trial
     from quran_asr.experiments.plots.html_page import Table
     from quran_asr.experiments.run_folder import RunFolder
@@ -340,11 +340,11 @@ def reports(words: tuple[str, ...], anyway: bool, as_json: bool) -> int:
     if len(found) < 2:
         raise QuranAsrError("there is nothing to compare with", remedy="name at least two reports")
     notes = compare_reports.refuse_unlike(found, anyway=anyway)
-    besides = compare_reports.beside_first(found)
+    pairs = compare_reports.pair_with_first(found)
     if as_json:
-        print_json(compare_reports.as_json(found, besides))
+        print_json(compare_reports.as_json(found, pairs))
     else:
-        print_reports(found, besides)
+        print_reports(found, pairs)
     return print_findings(notes)
 
 
@@ -388,25 +388,24 @@ def _print_comparison(
 
     from quran_asr.cli.output import print_json
     from quran_asr.experiments.comparison.results import compare as set_against
-    from quran_asr.experiments.comparison.variants import best_beside
-    from quran_asr.files import write_atomically
+    from quran_asr.experiments.comparison.variants import best_clips_paired
+    from quran_asr.files import write_json
 
     comparison = set_against(variants, decoder)
-    besides: dict[str, Beside] = {}
+    pairs: dict[str, PairedErrors] = {}
     if decoder == "transducer":  # whose words are in the transcripts of the best validation
         for variant in variants[1:]:
-            beside = best_beside(runs[variants[0].name], runs[variant.name])
-            if beside is not None:
-                besides[variant.name] = beside
+            paired = best_clips_paired(runs[variants[0].name], runs[variant.name])
+            if paired is not None:
+                pairs[variant.name] = paired
     document = {**head, **comparison.to_json()}
     for variant in document["variants"]:
         variant["differs_from_first"] = list(differs[variant["name"]])
-        clips = besides.get(variant["name"])
+        clips = pairs.get(variant["name"])
         variant["best_clips_against_first"] = None if clips is None else clips.to_json()
-    tables = tables_of(comparison, besides, differs)
+    tables = tables_of(comparison, pairs, differs)
     if folder is not None:
-        text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-        write_atomically(folder / f"result-{decoder}.json", text.encode())
+        write_json(folder / f"result-{decoder}.json", document)
         if find_spec("matplotlib") is not None:
             from quran_asr.experiments.comparison.plot import draw_comparison
 
@@ -420,13 +419,13 @@ def _print_comparison(
 
 
 def tables_of(
-    comparison: Comparison, besides: Mapping[str, Beside], differs: Mapping[str, Sequence[str]]
+    comparison: Comparison, pairs: Mapping[str, PairedErrors], differs: Mapping[str, Sequence[str]]
 ) -> list[Table]:
     """The error rates of all variants, each compared with the first, and the keys in which they differ.
 
     Args:
         comparison: of recipes or of runs.
-        besides: by name of the variant, its best validations compared with the first's, clip by clip.
+        pairs: by name of the variant, its best validations compared with the first's, clip by clip.
         differs: by name of the variant, the changes from the first.
     """
     from quran_asr.experiments.plots.html_page import Table
@@ -456,14 +455,14 @@ def tables_of(
                 result.variant.name,
                 *_sooner(result.against, unit),
                 f"x {_between(result.against.end, '.2f')}",
-                _best(result.against, besides.get(result.variant.name)),
+                _best(result.against, pairs.get(result.variant.name)),
             )
             for result in comparison.results
             if result.against is not None
         ),
         "Equal WER: the lowest that both reach, mean over seeds. Error rates are relative to the first: "
         "below 1 is better."
-        + (" The best WER's interval is over seeds and clips." if besides else "")
+        + (" The best WER's interval is over seeds and clips." if pairs else "")
         + "".join(
             f" {result.variant.name} and {first}: {result.against.note}; no times are given."
             for result in comparison.results
@@ -489,10 +488,10 @@ def print_tables(tables: Sequence[Table]) -> None:
             echo(table.note, err=True)
 
 
-def print_reports(reports: Sequence[NamedReport], besides: Sequence[Beside | None]) -> None:
+def print_reports(reports: Sequence[NamedReport], pairs: Sequence[PairedErrors | None]) -> None:
     """One line for each report; each later one is compared with the first."""
     rows = []
-    for report, beside in zip(reports, [None, *besides], strict=True):
+    for report, paired in zip(reports, [None, *pairs], strict=True):
         values = report.values
         line = [
             report.place,
@@ -500,19 +499,19 @@ def print_reports(reports: Sequence[NamedReport], besides: Sequence[Beside | Non
             _interval(values.get("wer"), values.get("wer_interval")),
         ]
         line.append(_interval(values.get("cer"), values.get("cer_interval")))
-        if beside is None:
+        if paired is None:
             line += ["", "", ""]
         else:
-            found = beside.difference
+            found = paired.difference
             line.append(_interval(found.difference, found.difference_interval, "+.4f"))
             line.append("x " + _interval(found.ratio, found.ratio_interval, ".2f"))
-            line.append(f"{beside.clips} of {max(beside.of_clips)}")
+            line.append(f"{paired.clips} of {max(paired.of_clips)}")
         rows.append(line)
     header = ("report", "clips", "WER", "CER", "difference from the first", "ratio", "common clips")
     print_table(header, rows)
-    if any(besides):
+    if any(pairs):
         echo("95 %; differences by a paired bootstrap over the common clips", err=True)
-    if not all(besides):
+    if not all(pairs):
         echo(
             "transcripts.jsonl is not beside every report: those without it are not compared clip by clip",
             err=True,
@@ -541,7 +540,7 @@ def print_registry(entries: Sequence[Entry]) -> None:
     print_table(("run", "name", "data", "steps", "best WER", "version", "compared with", "changes"), rows)
 
 
-def _sooner(against: Against, unit: str) -> tuple[str, str, str]:
+def _sooner(against: AgainstFirst, unit: str) -> tuple[str, str, str]:
     if against.note is not None:
         return f"{fmean(against.equal_wer):.3f}", "-", "-"
     ours, theirs = (fmean(reached.place for reached in variant) for variant in (against.first, against.other))
@@ -553,10 +552,10 @@ def _sooner(against: Against, unit: str) -> tuple[str, str, str]:
     )
 
 
-def _best(against: Against, beside: Beside | None) -> str:
-    if beside is None or beside.difference.ratio is None:
+def _best(against: AgainstFirst, paired: PairedErrors | None) -> str:
+    if paired is None or paired.difference.ratio is None:
         return f"x {_between(against.best, '.2f')}"
-    return "x " + _interval(beside.difference.ratio, beside.difference.ratio_interval, ".2f")
+    return "x " + _interval(paired.difference.ratio, paired.difference.ratio_interval, ".2f")
 
 
 def _rate(mean: Mean | None, mark: str = "") -> str:

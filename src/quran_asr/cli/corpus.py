@@ -194,8 +194,8 @@ def _print_tables(report: AuditReport) -> None:
 _MEDIANS = ("snr_db", "level_db", "bandwidth_hz", "letters_per_second")
 
 
-def _hours(verdicts: list[Any]) -> float:
-    return float(sum(one.segment.duration for one in verdicts) / 3600)
+def _hours(clips: list[Any]) -> float:
+    return float(sum(one.segment.duration for one in clips) / 3600)
 
 
 def _reciters(report: AuditReport) -> list[dict[str, Any]]:
@@ -205,8 +205,8 @@ def _reciters(report: AuditReport) -> list[dict[str, Any]]:
     from quran_asr.corpus.audit import clip_to_json
 
     rows = []
-    for reciter in sorted({one.segment.reciter for one in report.verdicts}):
-        those = [one for one in report.verdicts if one.segment.reciter == reciter]
+    for reciter in sorted({one.segment.reciter for one in report.clips}):
+        those = [one for one in report.clips if one.segment.reciter == reciter]
         measured = [clip for clip in map(clip_to_json, those) if clip["signal"]]
         duration_model = report.duration_models.get(reciter)
         row: dict[str, Any] = {
@@ -231,8 +231,8 @@ def _as_json(report: AuditReport, to: Any) -> dict[str, Any]:
     speed = effort.times_real_time
     return {
         "manifest": str(report.manifest),
-        "clips": len(report.verdicts),
-        "hours": round(_hours(list(report.verdicts)), 4),
+        "clips": len(report.clips),
+        "hours": round(_hours(list(report.clips)), 4),
         "clean": {
             "manifest": str(to / "clean.jsonl"),
             "clips": len(report.clean),
@@ -253,7 +253,7 @@ def _as_json(report: AuditReport, to: Any) -> dict[str, Any]:
             "times_real_time": None if speed is None else round(speed, 1),
         },
         "page": str(to / "audit.html"),
-        "clips_measured": [clip_to_json(one) for one in report.verdicts],
+        "clips_measured": [clip_to_json(one) for one in report.clips],
     }
 
 

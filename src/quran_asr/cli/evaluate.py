@@ -34,7 +34,7 @@ from quran_asr.errors import QuranAsrError
 if TYPE_CHECKING:
     from quran_asr.cli.models import Recognizer
     from quran_asr.evaluation.identification import IdentificationTable
-    from quran_asr.evaluation.report import Group, Report, Setting, Steadiness
+    from quran_asr.evaluation.report import Group, Report, Setting, StreamingStability
     from quran_asr.evaluation.stress import StressRow
     from quran_asr.evaluation.training_data import TrainingData
     from quran_asr.records import Segment
@@ -181,7 +181,7 @@ def evaluate(
         joined = joined_pairs(clips, lambda samples: one.text_of(samples), recognizer.spelling)
         report = replace(report, joined=joined)
     if replay is not None:
-        report = replace(report, steadiness=_steadiness(replay))
+        report = replace(report, steadiness=_stability(replay))
     if identifies:
         report = replace(report, identification=_identification(model, segments))
     write_report(folder, report, clips)  # before anything is printed: recognition takes the time
@@ -211,19 +211,17 @@ def _compare(
     recognizer: Recognizer, segments: list[Segment], setting: Setting, folder: Path, as_json: bool
 ) -> int:
     """Evaluate without and with the language model, and on planted errors; the reports are those with it."""
-    import json
 
     from quran_asr.cli.lm_comparison import compare, print_comparison
     from quran_asr.evaluation.evaluate import unreadable_findings, write_report
-    from quran_asr.files import write_atomically
+    from quran_asr.files import write_json
     from quran_asr.runtime.recognizer import Recognizer as OfBundle
 
     if not isinstance(recognizer, OfBundle):
         raise QuranAsrError("planted errors need a bundle", where=recognizer.name)
     comparison = compare(recognizer, segments, setting)
     write_report(folder, comparison.fused, comparison.fused_clips)
-    summary = json.dumps(comparison.to_json(), ensure_ascii=False, indent=2, allow_nan=False)
-    write_atomically(folder / PLANTED_NAME, (summary + "\n").encode())
+    write_json(folder / PLANTED_NAME, comparison.to_json())
     code = print_findings(unreadable_findings(comparison.fused))
     if as_json:
         print_json(comparison.to_json())
@@ -346,14 +344,14 @@ def _identification(model: Path, segments: Sequence[Segment]) -> IdentificationT
             )
 
 
-def _steadiness(replay: Replay) -> Steadiness:
+def _stability(replay: Replay) -> StreamingStability:
     """How streaming differed from whole-file recognition; the clips that differ are listed on stderr."""
-    from quran_asr.evaluation.report import Steadiness
+    from quran_asr.evaluation.report import StreamingStability
 
     for segment in replay.differing:
         echo(f"{segment.audio} at {segment.offset:g} s: words differ from whole-file recognition", err=True)
     revisions = replay.revisions
-    return Steadiness(len(replay.differing), revisions.words, revisions.grown, revisions.replaced)
+    return StreamingStability(len(replay.differing), revisions.words, revisions.grown, revisions.replaced)
 
 
 def print_report(report: Report) -> None:
@@ -388,7 +386,7 @@ def print_report(report: Report) -> None:
             f"{100 * joined.alone.words.rate:.2f} % of the same alone"
         )
     if report.steadiness is not None:
-        print_steadiness(report.steadiness)
+        print_stability(report.steadiness)
     if report.identification is not None:
         print_identification(report.identification)
     echo(f"intervals: {report.interval_method}")
@@ -421,12 +419,12 @@ def _print_setting(setting: Setting) -> None:
     echo(f"spelling  {setting.spelling} ({setting.edition} edition)")
 
 
-def print_steadiness(steadiness: Steadiness) -> None:
+def print_stability(stability: StreamingStability) -> None:
     """How often streaming revised what was on the screen, in two lines."""
-    echo(f"{steadiness.differing_clips:,} clips whose words differ from whole-file recognition")
+    echo(f"{stability.differing_clips:,} clips whose words differ from whole-file recognition")
     echo(
-        f"{steadiness.words:,} words shown: {steadiness.grown:,} times one was extended, "
-        f"{steadiness.replaced:,} times one was replaced or removed"
+        f"{stability.words:,} words shown: {stability.grown:,} times one was extended, "
+        f"{stability.replaced:,} times one was replaced or removed"
     )
 
 

@@ -65,7 +65,7 @@ def plan(
     from quran_asr.experiments.planning import plan as planning
     from quran_asr.experiments.planning.devices import read_calibrations
     from quran_asr.experiments.planning.plan import guide_notes
-    from quran_asr.experiments.planning.timing import Given, find_target
+    from quran_asr.experiments.planning.timing import MeasuredSeconds, find_target
 
     if training and (clips is not None or hours is not None):
         raise QuranAsrError(
@@ -86,7 +86,7 @@ def plan(
         _workload(recipe, training, clips, hours),
         devices,
         target=find_target(device, calibrations),
-        given=Given(batch_seconds, validation_seconds),
+        given=MeasuredSeconds(batch_seconds, validation_seconds),
         validation_hours=_validation_hours(recipe, validation),
     )
     findings = [*planned.findings, *broken, *_full_disk(recipe, planned), *guide_notes(name, recipe, planned)]

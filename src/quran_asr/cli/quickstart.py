@@ -178,10 +178,10 @@ def _train(recipe: Recipe, run: RunFolder, segments: dict[str, list[Segment]]) -
                     run,
                     segments["training"],
                     segments["validation"],
-                    watcher=watcher if attempt == ATTEMPTS else _unless_stuck(watcher),
+                    watcher=watcher if attempt == ATTEMPTS else _stop_if_not_learning(watcher),
                     on_finding=print_finding,
                 )
-        except _StuckError as stuck:
+        except _NotLearningError as stuck:
             seed = recipe.quran.seed + 1
             _say(f"{stuck}: starting over with seed {seed}")
             recipe = replace(recipe, quran=replace(recipe.quran, seed=seed))
@@ -190,11 +190,11 @@ def _train(recipe: Recipe, run: RunFolder, segments: dict[str, list[Segment]]) -
     raise AssertionError("the last attempt is not watched")
 
 
-class _StuckError(Exception):
+class _NotLearningError(Exception):
     """The first steps of a training led nowhere."""
 
 
-def _unless_stuck(watcher: Watcher) -> Watcher:
+def _stop_if_not_learning(watcher: Watcher) -> Watcher:
     def watch(progress: Progress) -> None:
         watcher(progress)
         row = progress.row
@@ -202,7 +202,7 @@ def _unless_stuck(watcher: Watcher) -> Watcher:
             return
         cost = row["ctc_per_token"]
         if cost > STUCK_AT * row["token_entropy"]:
-            raise _StuckError(f"CTC still costs {cost:.2f} nats a token at step {STUCK_CHECKED_AT}")
+            raise _NotLearningError(f"CTC still costs {cost:.2f} nats a token at step {STUCK_CHECKED_AT}")
 
     return watch
 

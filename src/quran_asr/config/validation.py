@@ -130,12 +130,12 @@ def _record(
         else:
             try:
                 values[name] = _value(kind, item, key)
-            except _Unfit as unfit:
-                mistakes.append(QuranAsrError(f"`{key}` {unfit}", where=str(item.place), remedy=unfit.hint))
+            except _InvalidValue as error:
+                mistakes.append(QuranAsrError(f"`{key}` {error}", where=str(item.place), remedy=error.hint))
     return record(**values) if values.keys() | optional == known.keys() else None
 
 
-class _Unfit(Exception):  # noqa: N818 - a sentence's end, caught here and made an error
+class _InvalidValue(Exception):  # noqa: N818 - a sentence's end, caught here and made an error
     """A value that does not fit; the text ends the sentence that begins with the key."""
 
     def __init__(self, message: str, hint: str = "", *, is_of_type: bool = False) -> None:
@@ -147,10 +147,10 @@ class _Unfit(Exception):  # noqa: N818 - a sentence's end, caught here and made 
 
 def _value(kind: Any, item: Section | Leaf, key: str) -> Any:
     if isinstance(item, Section):
-        raise _Unfit("holds one value, not a section of keys")
+        raise _InvalidValue("holds one value, not a section of keys")
     inner = record_of(kind)
     if inner is not None and item.value is not None:
-        raise _Unfit(f"is a section with the keys {', '.join(hints(inner))}, not one value")
+        raise _InvalidValue(f"is a section with the keys {', '.join(hints(inner))}, not one value")
     return fit(kind, item.value, item.written, key)
 
 
@@ -164,23 +164,23 @@ def fit(kind: Any, value: Any, written: str | None, key: str) -> Any:
     if value is None:
         if type(None) in parts:
             return None
-        raise _Unfit("must not be empty", "give it a value")
+        raise _InvalidValue("must not be empty", "give it a value")
     if isinstance(value, list) and key == "model.encoder.att_context_size" and _is_pair(value):
         value = [value]  # NeMo's way to write one look-ahead
-    faults: list[_Unfit] = []
+    errors: list[_InvalidValue] = []
     for part in parts:
         if part is type(None):
             continue
         try:
             return _fit_one(part, value, written, key)
-        except _Unfit as fault:
-            faults.append(fault)
+        except _InvalidValue as error:
+            errors.append(error)
     # Of `a whole number or a share`, name the fault of the alternative that was meant.
-    meant = [fault for fault in faults if not fault.is_of_type]
-    if meant or len(faults) == 1:
-        raise (meant or faults)[0]
+    meant = [error for error in errors if not error.is_of_type]
+    if meant or len(errors) == 1:
+        raise (meant or errors)[0]
     kinds = " or ".join(dict.fromkeys(_kind_name(part) for part in parts))
-    raise _Unfit(f"must be {kinds}, not {_shown(value)}")
+    raise _InvalidValue(f"must be {kinds}, not {_shown(value)}")
 
 
 def _fit_one(kind: Any, value: Any, written: str | None, key: str) -> Any:
@@ -189,7 +189,7 @@ def _fit_one(kind: Any, value: Any, written: str | None, key: str) -> Any:
         number = _fit_one(base, value, written, key)
         for rule in rules:
             if isinstance(rule, Range) and (fault := rule.fault(number)):
-                raise _Unfit(f"{fault}, not {_shown(value)}")
+                raise _InvalidValue(f"{fault}, not {_shown(value)}")
         return number
     if get_origin(kind) is Literal:
         return _choose(get_args(kind), value, key)
@@ -203,7 +203,7 @@ def _fit_one(kind: Any, value: Any, written: str | None, key: str) -> Any:
         return value
     quoted = kind in (int, float, bool) and isinstance(value, str) and _looks_like(kind, value)
     hint = "write it without quotes" if quoted else ""
-    raise _Unfit(f"must be {_KINDS[kind]}, not {_shown(value)}", hint, is_of_type=True)
+    raise _InvalidValue(f"must be {_KINDS[kind]}, not {_shown(value)}", hint, is_of_type=True)
 
 
 def _choose(choices: tuple[Any, ...], value: Any, key: str) -> Any:
@@ -214,32 +214,34 @@ def _choose(choices: tuple[Any, ...], value: Any, key: str) -> Any:
         if value in ("32", "32-true"):
             return 32
         if str(value) in ("16", "16.0", "16-mixed", "16-true", "fp16", "float16"):
-            raise _Unfit(
+            raise _InvalidValue(
                 f"cannot be {_shown(value)}: activations of this encoder pass the largest fp16 number, "
                 "65,504, so the transducer loss is not finite",
                 "trainer.precision=bf16-mixed, or trainer.precision=32 where the device has no bf16",
             )
         if value in ("bf16", "bf16-true"):
-            raise _Unfit(f"must be bf16-mixed or 32, not {_shown(value)}", "use bf16-mixed")
+            raise _InvalidValue(f"must be bf16-mixed or 32, not {_shown(value)}", "use bf16-mixed")
     names = [str(choice) for choice in choices]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
     near = difflib.get_close_matches(str(value), names, n=1)
-    raise _Unfit(f"must be {listed}, not {_shown(value)}", f"did you mean `{near[0]}`?" if near else "")
+    raise _InvalidValue(
+        f"must be {listed}, not {_shown(value)}", f"did you mean `{near[0]}`?" if near else ""
+    )
 
 
 def _fit_list(parts: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise _Unfit(f"must be a list, not {_shown(value)}", is_of_type=True)
+        raise _InvalidValue(f"must be a list, not {_shown(value)}", is_of_type=True)
     if not parts:  # the empty list, where it is one of the alternatives
         if value:
-            raise _Unfit(f"must be an empty list, not {_shown(value)}", is_of_type=True)
+            raise _InvalidValue(f"must be an empty list, not {_shown(value)}", is_of_type=True)
         return ()
     if parts[-1] is Ellipsis:
         if not value:
-            raise _Unfit("must not be an empty list")
+            raise _InvalidValue("must not be an empty list")
         return tuple(fit(parts[0], item, None, "") for item in value)
     if len(value) != len(parts):
-        raise _Unfit(f"must be a list of {len(parts)}, not {_shown(value)}")
+        raise _InvalidValue(f"must be a list of {len(parts)}, not {_shown(value)}")
     return tuple(fit(part, item, None, "") for part, item in zip(parts, value, strict=True))
 
 

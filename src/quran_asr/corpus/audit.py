@@ -6,7 +6,6 @@ measurements next to the audited manifest, which is not changed.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -21,31 +20,37 @@ from quran_asr.corpus.audit_rules import (
     REASONS,
     Limits,
     Reason,
+    baseline_of,
     judge_alignments,
-    judge_sound,
-    usual_of,
+    judge_signal,
 )
 from quran_asr.corpus.clip_alignment import ClipAlignment, align_clips
-from quran_asr.corpus.duration_model import FEWEST, DurationModel, Recited, find_shifted, fit_duration_model
+from quran_asr.corpus.duration_model import (
+    FEWEST,
+    DurationModel,
+    RecitedVerse,
+    find_shifted,
+    fit_duration_model,
+)
 from quran_asr.corpus.fingerprint import find_copies
 from quran_asr.corpus.manifest import collect_lines, sidecar_of, write_manifest
 from quran_asr.corpus.measurements import Effort, Measured, measure_clips
-from quran_asr.corpus.phone_classes import Sounds
-from quran_asr.corpus.text_check import check_text, sounds_of
+from quran_asr.corpus.phone_classes import PhoneCounts
+from quran_asr.corpus.text_check import check_text, phones_of_segment
 from quran_asr.errors import Finding, QuranAsrError, counted
-from quran_asr.files import parse_json, write_atomically
+from quran_asr.files import json_line, parse_json, write_atomically, write_json
 from quran_asr.records import Segment
 
 _NAMED = 3
 """Number of clips named in a finding."""
 
-_SAME_SOUND = 0.8
+_SAME_AUDIO = 0.8
 """Share of the longer of two clips from which they count as copies of each other."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """One clip, measured and judged."""
+class AuditedClip:
+    """One clip, its measurements, and the reasons against it."""
 
     line: Mapping[str, Any]
     """As in the manifest, `audio_filepath` absolute."""
@@ -76,7 +81,7 @@ class AuditReport:
     """The result of an audit."""
 
     manifest: Path
-    verdicts: tuple[Verdict, ...]
+    clips: tuple[AuditedClip, ...]
     """One for each readable line, in order."""
     findings: tuple[Finding, ...]
     """Summarized findings, errors first."""
@@ -86,17 +91,17 @@ class AuditReport:
     limits: Limits
 
     @property
-    def clean(self) -> list[Verdict]:
-        return [one for one in self.verdicts if one.kept]
+    def clean(self) -> list[AuditedClip]:
+        return [one for one in self.clips if one.kept]
 
     @property
-    def rejects(self) -> list[Verdict]:
-        return [one for one in self.verdicts if not one.kept]
+    def rejects(self) -> list[AuditedClip]:
+        return [one for one in self.clips if not one.kept]
 
     @property
     def reasons(self) -> dict[str, int]:
         """Code -> clips, in the order of `REASONS`."""
-        counted = Counter(code for one in self.verdicts for code in {reason.code for reason in one.reasons})
+        counted = Counter(code for one in self.clips for code in {reason.code for reason in one.reasons})
         return {code: counted[code] for code in REASONS if counted[code]}
 
 
@@ -138,8 +143,9 @@ def audit(
     alignments: list[ClipAlignment | None] = [None] * len(lines)
     if bundle is not None:
         alignments = align_clips(segments, bundle, workers=workers, executor=executor, on_progress=on_aligned)
-    sounds = [sounds_of(segment) for segment in segments]
-    duration_models = _paces(segments, measured, sounds, limits)
+    phones = [phones_of_segment(segment) for segment in segments]
+    speech = [_speech_seconds(one, limits) for one in measured]
+    duration_models = _duration_models(segments, speech, phones)
     by_reciter: dict[str, list[int]] = defaultdict(list)
     for index, segment in enumerate(segments):
         by_reciter[segment.reciter].append(index)
@@ -149,34 +155,34 @@ def audit(
     ]
     expected: list[float | None] = [None] * len(lines)
     deviations: list[float | None] = [None] * len(lines)
+    for clip, seconds in enumerate(speech):
+        if seconds is not None:
+            duration_model = duration_models[segments[clip].reciter]
+            expected[clip] = duration_model.expected(phones[clip])
+            deviations[clip] = duration_model.deviation(seconds, phones[clip])
     for reciter, clips in by_reciter.items():
-        usual = usual_of([measured[clip] for clip in clips])
-        duration_model = duration_models.get(reciter)
+        baseline = baseline_of([measured[clip] for clip in clips])
         for clip in clips:
-            length = _speech_seconds(measured[clip], limits)
-            if duration_model and length is not None:
-                expected[clip] = duration_model.expected(sounds[clip])
-                deviations[clip] = duration_model.deviation(length, sounds[clip])
-            reasons[clip] += judge_sound(measured[clip], usual, deviations[clip], limits)
+            reasons[clip] += judge_signal(measured[clip], baseline, deviations[clip], limits)
         misfits = judge_alignments(
             [alignments[clip] for clip in clips], [deviations[clip] for clip in clips], limits
         )
         for clip, misfit in zip(clips, misfits, strict=True):
             if misfit is not None:
                 reasons[clip].append(misfit)
-        if duration_model:
-            _judge_numbering(reasons, clips, segments, measured, duration_model, limits)
+        if reciter in duration_models:
+            _judge_numbering(reasons, clips, segments, speech, duration_models[reciter])
     _judge_copies(reasons, segments, measured)
-    verdicts = tuple(
-        Verdict(values, segment, one, expect, deviation, tuple(why), alignment)
+    audited = tuple(
+        AuditedClip(values, segment, one, expect, deviation, tuple(why), alignment)
         for (values, segment), one, expect, deviation, why, alignment in zip(
             lines, measured, expected, deviations, reasons, alignments, strict=True
         )
     )
-    every = [*findings, *_summed_up(verdicts), *_few_clips(duration_models)]
+    every = [*findings, *_summarized(audited), *_few_clips(duration_models)]
     order = ("error", "warning", "note")
     every.sort(key=lambda finding: order.index(finding.severity))
-    return AuditReport(Path(manifest), verdicts, tuple(every), duration_models, effort, limits)
+    return AuditReport(Path(manifest), audited, tuple(every), duration_models, effort, limits)
 
 
 def _speech_seconds(one: Measured, limits: Limits) -> float | None:
@@ -187,15 +193,14 @@ def _speech_seconds(one: Measured, limits: Limits) -> float | None:
     return signal.seconds - signal.lead - signal.tail
 
 
-def _paces(
-    segments: Sequence[Segment], measured: Sequence[Measured], sounds: Sequence[Sounds], limits: Limits
+def _duration_models(
+    segments: Sequence[Segment], speech: Sequence[float | None], phones: Sequence[PhoneCounts]
 ) -> dict[str, DurationModel]:
     """The speech rate of each reciter; for reciters with few clips, that of all clips together."""
-    clips: dict[str, list[tuple[Sounds, float]]] = defaultdict(list)
-    for segment, one, its_sounds in zip(segments, measured, sounds, strict=True):
-        length = _speech_seconds(one, limits)
-        if length is not None:
-            clips[segment.reciter].append((its_sounds, length))
+    clips: dict[str, list[tuple[PhoneCounts, float]]] = defaultdict(list)
+    for segment, seconds, counts in zip(segments, speech, phones, strict=True):
+        if seconds is not None:
+            clips[segment.reciter].append((counts, seconds))
     together: DurationModel | None = None
     duration_models = {}
     for reciter, pairs in clips.items():
@@ -215,15 +220,14 @@ def _judge_numbering(
     reasons: list[list[Reason]],
     clips: Sequence[int],
     segments: Sequence[Segment],
-    measured: Sequence[Measured],
+    speech: Sequence[float | None],
     duration_model: DurationModel,
-    limits: Limits,
 ) -> None:
-    verses = []
-    for clip in clips:
-        length = _speech_seconds(measured[clip], limits)
-        if length is not None and len(segments[clip].verses) == 1:
-            verses.append(Recited(clip, segments[clip].verses[0], length))
+    verses = [
+        RecitedVerse(clip, segments[clip].verses[0], seconds)
+        for clip in clips
+        if (seconds := speech[clip]) is not None and len(segments[clip].verses) == 1
+    ]
     for shift in find_shifted(verses, duration_model):
         beside = "after" if shift.by > 0 else "before"
         message = (
@@ -247,9 +251,9 @@ def _judge_copies(
                 same.add((first, clip))
     parts: list[tuple[int, int]] = []
     for copy in find_copies([one.fingerprint for one in measured]):
-        if copy.overlap_of_longer >= _SAME_SOUND:
+        if copy.overlap_of_longer >= _SAME_AUDIO:
             same.add((copy.first, copy.second))
-        elif copy.overlap >= _SAME_SOUND:
+        elif copy.overlap >= _SAME_AUDIO:
             shorter = min((copy.second, copy.first), key=lambda clip: measured[clip].fingerprint.length)
             parts.append((shorter, copy.first if shorter == copy.second else copy.second))
 
@@ -270,13 +274,13 @@ def _judge_copies(
         add(part, "contained", whole)
 
 
-def _summed_up(verdicts: Sequence[Verdict]) -> list[Finding]:
+def _summarized(clips: Sequence[AuditedClip]) -> list[Finding]:
     """One finding for each reason, which names the most extreme clips."""
     found = []
     for code, kind in REASONS.items():
         those = [
             (one, next(reason for reason in one.reasons if reason.code == code))
-            for one in verdicts
+            for one in clips
             if any(reason.code == code for reason in one.reasons)
         ]
         if those:
@@ -343,14 +347,8 @@ def write_audit(report: AuditReport, to: str | Path) -> list[Path]:
         "limits": asdict(report.limits),
         "reasons": report.reasons,
     }
-    write_atomically(
-        measurements,
-        "".join(
-            json.dumps(clip_to_json(one), ensure_ascii=False, allow_nan=False) + "\n"
-            for one in report.verdicts
-        ).encode(),
-    )
-    write_atomically(sidecar_of(measurements), (json.dumps(meta, indent=2) + "\n").encode())
+    write_atomically(measurements, "".join(json_line(clip_to_json(one)) for one in report.clips).encode())
+    write_json(sidecar_of(measurements), meta)
     write_manifest(
         rejects,
         [{**one.line, "audit": {"reasons": reasons_to_json(one)}} for one in report.rejects],
@@ -368,7 +366,7 @@ def _is_of_an_audit(path: Path) -> bool:
     return isinstance(sidecar, dict) and sidecar.get("made_by") == "corpus audit"
 
 
-def reasons_to_json(one: Verdict) -> list[dict[str, Any]]:
+def reasons_to_json(one: AuditedClip) -> list[dict[str, Any]]:
     return [
         {
             "code": reason.code,
@@ -381,7 +379,7 @@ def reasons_to_json(one: Verdict) -> list[dict[str, Any]]:
     ]
 
 
-def clip_to_json(one: Verdict) -> dict[str, Any]:
+def clip_to_json(one: AuditedClip) -> dict[str, Any]:
     """One line of `audit.jsonl`."""
     signal = one.measured.signal
     return {
@@ -406,7 +404,7 @@ def clip_to_json(one: Verdict) -> dict[str, Any]:
     }
 
 
-def _letters_per_second(one: Verdict) -> float | None:
+def _letters_per_second(one: AuditedClip) -> float | None:
     if one.measured.signal is None:
         return None
     return round(len(one.segment.text.replace(" ", "")) / one.measured.signal.seconds, 3)

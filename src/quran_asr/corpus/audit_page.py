@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from quran_asr import audio
-from quran_asr.corpus.audit import AuditReport, Verdict
+from quran_asr.corpus.audit import AuditedClip, AuditReport
 from quran_asr.corpus.audit_rules import REASONS
 from quran_asr.corpus.signal import Signal
 from quran_asr.errors import QuranAsrError, counted
@@ -23,7 +23,7 @@ PLAYED_SECONDS = 20.0
 
 _BINS = 40
 
-_MEASURES: tuple[tuple[str, str, Callable[[Verdict, Signal], float | None]], ...] = (
+_MEASURES: tuple[tuple[str, str, Callable[[AuditedClip, Signal], float | None]], ...] = (
     ("Length", "s", lambda clip, signal: signal.seconds),
     ("Letters a second", "", lambda clip, signal: len(clip.segment.text.replace(" ", "")) / signal.seconds),
     ("Length against the words", "deviations", lambda clip, signal: clip.deviation),
@@ -74,7 +74,7 @@ def write_page(report: AuditReport, path: Path, *, with_audio: bool = True) -> P
     Returns:
         `path`.
     """
-    clips, clean, rejects = report.verdicts, report.clean, report.rejects
+    clips, clean, rejects = report.clips, report.clean, report.rejects
     hours = sum(one.segment.duration for one in clips) / 3600
     parts = [
         f"<h1>Audit of {escape(report.manifest.name)}</h1>",
@@ -115,7 +115,7 @@ def _findings(report: AuditReport) -> str:
 
 
 def _reasons(report: AuditReport) -> str:
-    reciters = sorted({one.segment.reciter for one in report.verdicts})
+    reciters = sorted({one.segment.reciter for one in report.clips})
     heads = "".join(f"<th class='n'>{escape(name or 'no name')}</th>" for name in reciters)
     rows = []
     for code, total in report.reasons.items():
@@ -123,7 +123,7 @@ def _reasons(report: AuditReport) -> str:
         for name in reciters:
             count = sum(
                 one.segment.reciter == name and any(reason.code == code for reason in one.reasons)
-                for one in report.verdicts
+                for one in report.clips
             )
             cells += f"<td class='n'>{count or ''}</td>"
         kind = REASONS[code]
@@ -143,8 +143,8 @@ def _reasons(report: AuditReport) -> str:
 def _histogram(
     title: str,
     unit: str,
-    value: Callable[[Verdict, Signal], float | None],
-    clips: Sequence[Verdict],
+    value: Callable[[AuditedClip, Signal], float | None],
+    clips: Sequence[AuditedClip],
 ) -> str:
     """Stacked bars of kept and rejected clips, as inline SVG."""
     pairs = [
@@ -193,7 +193,7 @@ def _short(value: float) -> str:
 
 def _worst(report: AuditReport, with_audio: bool) -> str:
     """Cards of the most extreme clips, a few for each reason."""
-    chosen: list[Verdict] = []
+    chosen: list[AuditedClip] = []
     for code in report.reasons:
         those = [one for one in report.rejects if any(reason.code == code for reason in one.reasons)]
         those.sort(key=lambda one: (-len(one.reasons), -abs(one.deviation or 0.0)))
@@ -221,7 +221,7 @@ def _worst(report: AuditReport, with_audio: bool) -> str:
     )
 
 
-def _player(one: Verdict) -> str:
+def _player(one: AuditedClip) -> str:
     segment = one.segment
     try:
         samples = audio.read(segment.audio, segment.offset, min(segment.duration, PLAYED_SECONDS))

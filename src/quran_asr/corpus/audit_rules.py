@@ -66,7 +66,7 @@ LEAST_USUAL = -2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ReasonKind:
     """A reason for rejection or warning."""
 
     action: Action
@@ -76,65 +76,69 @@ class Kind:
     remedy: str
 
 
-REASONS: dict[str, Kind] = {
-    "missing": Kind("reject", "error", "the recording does not exist", "correct the path"),
-    "unreadable": Kind("reject", "error", "the recording cannot be decoded", "get it again"),
-    "past-the-end": Kind(
+REASONS: dict[str, ReasonKind] = {
+    "missing": ReasonKind("reject", "error", "the recording does not exist", "correct the path"),
+    "unreadable": ReasonKind("reject", "error", "the recording cannot be decoded", "get it again"),
+    "past-the-end": ReasonKind(
         "reject",
         "error",
         "the line goes past the end of the recording",
         "correct `offset` and `duration`; if the recording should be longer, get it again",
     ),
-    "too-short": Kind("reject", "warning", "too short to hold words", ""),
-    "silent": Kind("reject", "warning", "no speech in it", ""),
-    "silence": Kind("reject", "warning", "much of it is silence", "cut it at the speech"),
-    "noise": Kind("reject", "warning", "loud steady noise", ""),
-    "clipping": Kind("reject", "warning", "cut off at full scale", "get a quieter copy of the recording"),
-    "cut-off": Kind("reject", "warning", "begins or ends within a word", "cut it again from the recording"),
-    "too-fast": Kind(
+    "too-short": ReasonKind("reject", "warning", "too short to hold words", ""),
+    "silent": ReasonKind("reject", "warning", "no speech in it", ""),
+    "silence": ReasonKind("reject", "warning", "much of it is silence", "cut it at the speech"),
+    "noise": ReasonKind("reject", "warning", "loud steady noise", ""),
+    "clipping": ReasonKind(
+        "reject", "warning", "cut off at full scale", "get a quieter copy of the recording"
+    ),
+    "cut-off": ReasonKind(
+        "reject", "warning", "begins or ends within a word", "cut it again from the recording"
+    ),
+    "too-fast": ReasonKind(
         "reject", "warning", "shorter than its words take this reciter", "listen: are all words recited?"
     ),
-    "too-slow": Kind(
+    "too-slow": ReasonKind(
         "reject",
         "warning",
         "longer than its words take this reciter",
         "listen: other words, or repeated ones?",
     ),
-    "other-words": Kind(
+    "other-words": ReasonKind(
         "reject", "error", "its words are not recognized in it", "listen, and name it as it is recited"
     ),
-    "words-missing": Kind(
+    "words-missing": ReasonKind(
         "reject", "warning", "the words at an end are not recognized", "cut it again from the recording"
     ),
-    "shifted-numbering": Kind(
+    "shifted-numbering": ReasonKind(
         "reject",
         "error",
         "a run of clips that fit the verses beside theirs",
         "listen to one, and rename the run",
     ),
-    "duplicate": Kind("reject", "warning", "the audio of another clip of the same words", ""),
-    "duplicate-conflict": Kind(
+    "duplicate": ReasonKind("reject", "warning", "the audio of another clip of the same words", ""),
+    "duplicate-conflict": ReasonKind(
         "reject",
         "error",
         "the audio of another clip that has other words or another reciter",
         "listen, and keep the right one",
     ),
-    "text-differs": Kind(
+    "text-differs": ReasonKind(
         "reject", "error", "text and verses disagree", "correct the verses or leave the text out"
     ),
-    "foreign-letters": Kind("reject", "warning", "letters that are not Arabic", "correct the text"),
-    "odd-characters": Kind("warn", "note", "characters that the spelling leaves out", ""),
-    "marks-differ": Kind("warn", "note", "the verse with other marks", ""),
-    "basmala-in-text": Kind(
+    "foreign-letters": ReasonKind("reject", "warning", "letters that are not Arabic", "correct the text"),
+    "odd-characters": ReasonKind("warn", "note", "characters that the spelling leaves out", ""),
+    "marks-differ": ReasonKind("warn", "note", "the verse with other marks", ""),
+    "basmala-in-text": ReasonKind(
         "warn",
         "warning",
         "a basmala stands before the verse",
         "is it recited? then make it a clip of its own",
     ),
-    "unusual-speech-rate": Kind("warn", "note", "a length that is rare for this reciter", ""),
-    "some-clipping": Kind("warn", "note", "some samples at full scale", ""),
-    "silent-ends": Kind("warn", "note", "long silence at an end", ""),
-    "contained": Kind("warn", "warning", "its audio is a part of another clip", ""),
+    "unusual-speech-rate": ReasonKind("warn", "note", "a length that is rare for this reciter", ""),
+    "some-clipping": ReasonKind("warn", "note", "some samples at full scale", ""),
+    "silent-ends": ReasonKind("warn", "note", "long silence at an end", ""),
+    "contained": ReasonKind("warn", "warning", "its audio is a part of another clip", ""),
 }
 """Code -> what it means."""
 
@@ -154,14 +158,14 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Usual:
+class ReciterBaseline:
     """Usual values of a reciter: medians and robust deviations of the measurements judged by them."""
 
     start_db: tuple[float, float]
     end_db: tuple[float, float]
 
 
-def usual_of(measured: Sequence[Measured]) -> Usual:
+def baseline_of(measured: Sequence[Measured]) -> ReciterBaseline:
     """Medians and deviations over the clips of a reciter that can be read."""
 
     def robust(values: Sequence[float], least: float) -> tuple[float, float]:
@@ -171,7 +175,7 @@ def usual_of(measured: Sequence[Measured]) -> Usual:
         return middle, max(least, 1.4826 * float(np.median(np.abs(np.asarray(values) - middle))))
 
     signals = [one.signal for one in measured if one.signal]
-    return Usual(
+    return ReciterBaseline(
         start_db=robust([one.start_db for one in signals], 3.0),
         end_db=robust([one.end_db for one in signals], 3.0),
     )
@@ -199,9 +203,9 @@ def judge_alignments(
             return Reason("other-words", message, one.score, whole - limits.misfit)
         is_short = deviation is not None and deviation < -limits.short_duration
         least = edge - (limits.short_edge_misfit if is_short else limits.edge_misfit)
-        for side, score in (("beginning", one.first), ("end", one.last)):
+        for end, score in (("beginning", one.first), ("end", one.last)):
             if score < least:
-                message = f"{score:.1f} nats a token at the {side}, usually {edge:.1f}"
+                message = f"{score:.1f} nats a token at the {end}, usually {edge:.1f}"
                 if is_short:
                     message += f", and {deviation:+.1f} deviations of the duration"
                 return Reason("words-missing", message, score, least)
@@ -213,12 +217,14 @@ def judge_alignments(
     ]
 
 
-def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Limits) -> list[Reason]:
+def judge_signal(
+    one: Measured, baseline: ReciterBaseline, deviation: float | None, limits: Limits
+) -> list[Reason]:
     """Reasons from the signal of a clip and from the expected duration of its words.
 
     Args:
         one: the clip.
-        usual: of its reciter.
+        baseline: of its reciter.
         deviation: `DurationModel.deviation`; None where it could not be judged.
         limits: the thresholds.
     """
@@ -253,19 +259,21 @@ def judge_sound(one: Measured, usual: Usual, deviation: float | None, limits: Li
     elif signal.clipped_share > limits.clipped_warning:
         share = signal.clipped_share
         reasons.append(Reason("some-clipping", f"{share:.1%} of the samples", share, limits.clipped_warning))
-    return reasons + (_judge_duration(one, usual, deviation, limits) if deviation is not None else [])
+    return reasons + (_judge_duration(one, baseline, deviation, limits) if deviation is not None else [])
 
 
-def _judge_duration(one: Measured, usual: Usual, deviation: float, limits: Limits) -> list[Reason]:
+def _judge_duration(
+    one: Measured, baseline: ReciterBaseline, deviation: float, limits: Limits
+) -> list[Reason]:
     assert one.signal is not None
     reasons = []
     if deviation < -limits.cut_rate:
-        for side, level, (middle, spread) in (
-            ("begins", one.signal.start_db, usual.start_db),
-            ("ends", one.signal.end_db, usual.end_db),
+        for edge, level, (middle, spread) in (
+            ("begins", one.signal.start_db, baseline.start_db),
+            ("ends", one.signal.end_db, baseline.end_db),
         ):
             if level > limits.cut_edge_db and level > middle + limits.cut_edge * spread:
-                message = f"{side} at {level:.0f} dB of the speech, usually {middle:.0f}"
+                message = f"{edge} at {level:.0f} dB of the speech, usually {middle:.0f}"
                 reasons.append(Reason("cut-off", message, level, middle + limits.cut_edge * spread))
     if deviation > limits.too_slow:
         reasons.append(Reason("too-slow", f"{deviation:+.1f} deviations", deviation, limits.too_slow))

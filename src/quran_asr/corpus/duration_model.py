@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quran_asr.corpus.phone_classes import SECONDS, Sounds, phones_of_basmala, phones_of_verse
+from quran_asr.corpus.phone_classes import SECONDS, PhoneCounts, phones_of_basmala, phones_of_verse
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import load_quran
 
@@ -41,7 +41,7 @@ _TAILS = 4.0
 class DurationModel:
     """The speech rate of one reciter."""
 
-    seconds: Sounds
+    seconds: PhoneCounts
     """Seconds of each kind of phone, in the order of `phone_classes.KINDS`."""
     scatter: float
     """Robust standard deviation of log(measured / expected), from the median absolute deviation."""
@@ -50,30 +50,30 @@ class DurationModel:
     own: bool
     """False where the reciter has fewer than `FEWEST` clips and all reciters were taken together."""
 
-    def expected(self, counts_of_phones: Sounds) -> float:
+    def expected(self, phones: PhoneCounts) -> float:
         """Seconds that these phones should take; at least 0.3."""
-        total = sum(count * each for count, each in zip(counts_of_phones, self.seconds, strict=True))
+        total = sum(count * each for count, each in zip(phones, self.seconds, strict=True))
         return max(_SHORTEST, total)
 
-    def deviation(self, seconds: float, counts_of_phones: Sounds) -> float:
+    def deviation(self, seconds: float, phones: PhoneCounts) -> float:
         """log(measured / expected) in units of `scatter`: above 0 slower, below 0 faster than usual."""
-        return float(np.log(max(seconds, 1e-3) / self.expected(counts_of_phones))) / self.scatter
+        return float(np.log(max(seconds, 1e-3) / self.expected(phones))) / self.scatter
 
 
-def fit_duration_model(counts_of_phones: Sequence[Sounds], seconds: Sequence[float]) -> DurationModel:
+def fit_duration_model(phones: Sequence[PhoneCounts], seconds: Sequence[float]) -> DurationModel:
     """Fit the seconds of each kind of phone.
 
     Iteratively reweighted least squares on relative errors with Huber's weights, regularized towards
     `SECONDS` times one factor: with few clips only the factor is fitted, with hundreds the data dominate.
 
     Args:
-        counts_of_phones: of each clip.
+        phones: of each clip.
         seconds: of each clip, silence at its ends left out.
 
     Raises:
         ValueError: no clips.
     """
-    counts = np.asarray(counts_of_phones, dtype=np.float64)
+    counts = np.asarray(phones, dtype=np.float64)
     measured = np.maximum(np.asarray(seconds, dtype=np.float64), 1e-3)
     if not len(measured):
         raise ValueError("no clips to fit a speech rate to")
@@ -110,7 +110,7 @@ def _scatter(residuals: NDArray[np.float64]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Recited:
+class RecitedVerse:
     """One verse in one clip."""
 
     index: int
@@ -121,11 +121,11 @@ class Recited:
 
 
 @dataclass(frozen=True, slots=True)
-class Shifted:
+class ShiftedVerses:
     """A run of verses whose clips fit the verses beside theirs."""
 
     clips: tuple[int, ...]
-    """`Recited.index` of each, in the order of the verses."""
+    """`RecitedVerse.index` of each, in the order of the verses."""
     first: VerseRef
     last: VerseRef
     by: int
@@ -134,14 +134,14 @@ class Shifted:
     """Nats by which the shifted numbering explains the durations better."""
 
 
-def find_shifted(verses: Sequence[Recited], duration_model: DurationModel) -> list[Shifted]:
+def find_shifted(verses: Sequence[RecitedVerse], duration_model: DurationModel) -> list[ShiftedVerses]:
     """Runs of one reciter's verses in which the numbering is off by one.
 
     One verse that fits its neighbour better means little; a run of them adds up. For each surah and direction
     the run with the largest sum of log-likelihood ratios is found (Kadane's algorithm), until none is left
     that reaches `LEAST_EVIDENCE`.
     """
-    found: list[Shifted] = []
+    found: list[ShiftedVerses] = []
     for surah in sorted({verse.ref.surah for verse in verses}):
         inside = sorted((v for v in verses if v.ref.surah == surah), key=lambda v: (v.ref, v.index))
         own = np.array([_likelihood(duration_model, v.seconds, phones_of_verse(v.ref)) for v in inside])
@@ -160,12 +160,14 @@ def find_shifted(verses: Sequence[Recited], duration_model: DurationModel) -> li
             if end - start >= LEAST_RUN:
                 run = inside[start:end]
                 found.append(
-                    Shifted(tuple(v.index for v in run), run[0].ref, run[-1].ref, by, round(evidence, 1))
+                    ShiftedVerses(
+                        tuple(v.index for v in run), run[0].ref, run[-1].ref, by, round(evidence, 1)
+                    )
                 )
     return sorted(found, key=lambda shift: (shift.first, shift.last, shift.by))
 
 
-def _neighbour(ref: VerseRef, by: int) -> Sounds | None:
+def _neighbour(ref: VerseRef, by: int) -> PhoneCounts | None:
     """Phones of the verse before or after; the basmala precedes the first."""
     ayah = ref.ayah + by
     if ayah == 0:
@@ -175,9 +177,9 @@ def _neighbour(ref: VerseRef, by: int) -> Sounds | None:
     return phones_of_verse(VerseRef(ref.surah, ayah))
 
 
-def _likelihood(duration_model: DurationModel, seconds: float, counts_of_phones: Sounds | None) -> float:
+def _likelihood(duration_model: DurationModel, seconds: float, phones: PhoneCounts | None) -> float:
     """Log of Student's t density, up to a constant; that of an outlier where there is no such verse."""
-    deviation = 4.0 if counts_of_phones is None else duration_model.deviation(seconds, counts_of_phones)
+    deviation = 4.0 if phones is None else duration_model.deviation(seconds, phones)
     return -(_TAILS + 1) / 2 * float(np.log1p(deviation**2 / _TAILS))
 
 

@@ -87,7 +87,7 @@ class Server:
         self.address = address.rstrip("/")
         self._between = 1.0 / rate
         self._next = 0.0
-        self._opener = urllib.request.build_opener(_StaySafe)
+        self._opener = urllib.request.build_opener(_SafeRedirects)
 
     def open(self, path: str, start: int = 0) -> http.client.HTTPResponse:
         """The response for a file from byte `start`; waits until the next request is due.
@@ -136,7 +136,7 @@ class Server:
         )
 
 
-class _StaySafe(urllib.request.HTTPRedirectHandler):
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows no redirection from https to anything else, nor from http to anything but http and https."""
 
     def redirect_request(
@@ -222,7 +222,7 @@ def download(
         checksum = checksums[reciter].get(target.name)
         try:
             _fetch(server, path, target, checksum)
-        except _NotHadError as error:
+        except _UnavailableError as error:
             missing.append(MissingFile(f"{server.address}/{path}", str(error)))
             in_a_row += 1
             if in_a_row == _GIVE_UP and not fetched:
@@ -240,7 +240,7 @@ def download(
     return DownloadReport(folder, fetched, size, present, checked, tuple(missing))
 
 
-class _NotHadError(Exception):
+class _UnavailableError(Exception):
     """A file that the server does not have, or that is not the expected one."""
 
 
@@ -256,7 +256,7 @@ def _fetch(server: Server, path: str, target: Path, checksum: str | None) -> Non
             if error.code == 416:  # the local part does not match the file on the server
                 part.unlink(missing_ok=True)
             elif error.code < 500 and error.code != 429:
-                raise _NotHadError(f"the server answers {error.code}") from None
+                raise _UnavailableError(f"the server answers {error.code}") from None
             problem, whole = error, False
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             problem, whole = error, False
@@ -265,7 +265,7 @@ def _fetch(server: Server, path: str, target: Path, checksum: str | None) -> Non
             part.replace(target)
             return
         _wait(attempt, problem)
-    raise _NotHadError(_reason(problem) if problem else "the connection ends before the file does")
+    raise _UnavailableError(_reason(problem) if problem else "the connection ends before the file does")
 
 
 def _resume(server: Server, path: str, part: Path) -> bool:
@@ -277,15 +277,15 @@ def _resume(server: Server, path: str, part: Path) -> bool:
         announced = answer.headers.get("Content-Length")
         total = there + int(announced) if announced and announced.isdigit() else None
         if total is not None and total > LARGEST:
-            raise _NotHadError(f"too large for a verse: {total:,} bytes")
+            raise _UnavailableError(f"too large for a verse: {total:,} bytes")
         size = there
         with part.open("ab" if there else "wb") as file:
             for block in iter(lambda: answer.read(_BLOCK), b""):
                 if not size and _is_web_page(block):
-                    raise _NotHadError("a web page, not a recording")
+                    raise _UnavailableError("a web page, not a recording")
                 size += len(block)
                 if size > LARGEST:
-                    raise _NotHadError(f"too large for a verse: more than {LARGEST:,} bytes")
+                    raise _UnavailableError(f"too large for a verse: more than {LARGEST:,} bytes")
                 file.write(block)
     return size > 0 and total in (None, size)
 
@@ -296,12 +296,12 @@ def _refuse_unlike(part: Path, checksum: str | None) -> None:
         with part.open("rb") as file:
             if hashlib.file_digest(file, "md5").hexdigest() != checksum:
                 part.unlink()
-                raise _NotHadError("its checksum is not that of the server's list")
+                raise _UnavailableError("its checksum is not that of the server's list")
     try:
         audio.probe(part)
     except QuranAsrError as error:
         part.unlink()
-        raise _NotHadError(error.what) from None
+        raise _UnavailableError(error.what) from None
 
 
 def _checksums(content: bytes | None) -> dict[str, str]:

@@ -211,13 +211,13 @@ def _import_unit(
     for number, row in enumerate(read_rows(unit, columns)):
         try:
             lines.append(_line(row, folder / AUDIO / key, number, columns, labels, reciter))
-        except _NotUsedError as unused:
-            dropped.append({"row": row.name, "reason": unused.reason, "detail": unused.detail})
+        except _UnusableRowError as error:
+            dropped.append({"row": row.name, "reason": error.reason, "detail": error.detail})
     write_atomically(record, json.dumps({"lines": lines, "dropped": dropped}, ensure_ascii=False).encode())
     return record, False
 
 
-class _NotUsedError(Exception):
+class _UnusableRowError(Exception):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.reason, self.detail = reason, detail or reason
@@ -230,19 +230,19 @@ def _line(
     if "label" in columns:
         label = str(row.values.get(columns["label"]) or "").strip()
         if label.lower() not in labels:
-            raise _NotUsedError(f"label `{label}`" if label else "no label")
+            raise _UnusableRowError(f"label `{label}`" if label else "no label")
     if row.problem or row.audio is None:
-        raise _NotUsedError(row.problem.split(":")[0].split(" (")[0] or "no audio in it", row.problem)
+        raise _UnusableRowError(row.problem.split(":")[0].split(" (")[0] or "no audio in it", row.problem)
     text, verses = _content(row.values, columns)
     offset, duration = _stretch(row)
     try:
         path, seconds = _stored(row.audio, folder, number)
     except QuranAsrError as error:
-        raise _NotUsedError(error.what.split(":")[0].split(" (")[0], error.what) from None
+        raise _UnusableRowError(error.what.split(":")[0].split(" (")[0], error.what) from None
     if duration is None:
         duration = seconds - offset
     if duration <= 0 or offset + duration > seconds + audio.TOLERANCE_SECONDS:
-        raise _NotUsedError("a stretch beyond the end of its recording")
+        raise _UnusableRowError("a stretch beyond the end of its recording")
     name = str(row.values.get(columns.get("reciter", "reciter")) or "") or reciter
     return {
         "audio_filepath": path,
@@ -265,7 +265,7 @@ def _stretch(row: Row) -> tuple[float, float | None]:
     for value in (offset, duration):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (number and 0 <= value <= LONGEST_SECONDS):
-            raise _NotUsedError("an offset or duration that is not in seconds")
+            raise _UnusableRowError("an offset or duration that is not in seconds")
     return float(offset), None if duration is None else float(duration)
 
 
@@ -296,7 +296,7 @@ def _content(values: Mapping[str, Any], columns: Mapping[Role, str]) -> tuple[st
     written = values.get(columns.get("text", "text"))
     text = " ".join(written.split()) if isinstance(written, str) else ""
     if text and not spell(text, "letters"):
-        raise _NotUsedError("its text has no Arabic letters", f"its text is {text[:60]!r}")
+        raise _UnusableRowError("its text has no Arabic letters", f"its text is {text[:60]!r}")
     verses = values.get("verses")
     named = tuple(map(str, verses)) if isinstance(verses, list) and verses else _named(values, columns)
     if named:
@@ -307,10 +307,10 @@ def _content(values: Mapping[str, Any], columns: Mapping[Role, str]) -> tuple[st
         if _same(text, verse_text):
             return text, [str(ref) for ref in refs]
         if columns.get("text") and spell(text, "letters") not in spell(verse_text, "letters"):
-            raise _NotUsedError("its text is not that of its verse", f"{', '.join(named)}: {text[:80]}")
+            raise _UnusableRowError("its text is not that of its verse", f"{', '.join(named)}: {text[:80]}")
         return text, [str(ref) for ref in refs]  # a part of a verse
     if not text:
-        raise _NotUsedError("neither text nor verse")
+        raise _UnusableRowError("neither text nor verse")
     return text, [str(ref) for ref in _place(text, _surah(values, columns))]
 
 
@@ -331,7 +331,7 @@ def _parsed(name: str) -> tuple[VerseRef, ...]:
     try:
         return parse_range(name)
     except QuranAsrError as error:
-        raise _NotUsedError("no such verse", error.what) from None
+        raise _UnusableRowError("no such verse", error.what) from None
 
 
 def _same(text: str, verse_text: str) -> bool:

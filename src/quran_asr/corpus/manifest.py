@@ -16,7 +16,7 @@ from typing import Any, Literal, overload
 
 from quran_asr import __version__
 from quran_asr.errors import Finding, QuranAsrError
-from quran_asr.files import parse_json, write_atomically
+from quran_asr.files import json_line, parse_json, write_atomically, write_json
 from quran_asr.records import Segment, VerseRef
 from quran_asr.shards import is_recording
 from quran_asr.text.quran import load_quran
@@ -193,13 +193,11 @@ def write_manifest(
     path.parent.mkdir(parents=True, exist_ok=True)
     relative = _relative_to(path.parent)
     written = [{**line, "audio_filepath": relative(str(line["audio_filepath"]))} for line in lines]
-    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in written)
+    text = "".join(map(json_line, written))
     hours = sum(float(line["duration"]) for line in lines) / 3600
     sidecar = {"version": __version__, "clips": len(lines), "hours": round(hours, 4), **(meta or {})}
     # The sidecar first: if the disk fills up in between, the manifest is still the old one.
-    write_atomically(
-        sidecar_of(path), (json.dumps(sidecar, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
-    )
+    write_json(sidecar_of(path), sidecar)
     write_atomically(path, text.encode())
 
 

@@ -31,10 +31,10 @@ KINDS = (
 )
 """The phone classes, in the order of `SECONDS`."""
 
-Sounds = tuple[float, ...]
+PhoneCounts = tuple[float, ...]
 """Count of each of `KINDS`."""
 
-SECONDS: Sounds = (0.24, 0.21, 0.30, 0.16, 1.24, 1.90, 0.16, 0.16, 0.69, 0.03, 0.93, 0.31, 0.85)
+SECONDS: PhoneCounts = (0.24, 0.21, 0.30, 0.16, 1.24, 1.90, 0.16, 0.16, 0.69, 0.03, 0.93, 0.31, 0.85)
 """Seconds per phone of each of `KINDS`: mean of fits to four reciters (docs/results/audit.md). Reciters
 differ mostly by one factor, so a fit starts here, and with few clips fits only the factor."""
 
@@ -67,7 +67,7 @@ _HELD_NAMES = "لمنصقسكع"
 
 
 @lru_cache(maxsize=8192)
-def phones_of_verse(ref: VerseRef) -> Sounds:
+def phones_of_verse(ref: VerseRef) -> PhoneCounts:
     """Count the phones of a verse recited alone.
 
     Raises:
@@ -78,12 +78,12 @@ def phones_of_verse(ref: VerseRef) -> Sounds:
 
 
 @lru_cache(maxsize=128)
-def phones_of_basmala() -> Sounds:
+def phones_of_basmala() -> PhoneCounts:
     """Count the phones of the basmala before a surah."""
     return _count(load_quran("uthmani").basmala(2), ends_surah=False)
 
 
-def phones_of_text(text: str) -> Sounds:
+def phones_of_text(text: str) -> PhoneCounts:
     """Estimate the phones of words whose verse is not known, from the average per letter in the Quran.
 
     Args:
@@ -94,14 +94,14 @@ def phones_of_text(text: str) -> Sounds:
 
 
 @lru_cache(maxsize=1)
-def _phones_per_letter() -> Sounds:
+def _phones_per_letter() -> PhoneCounts:
     quran = load_quran("letters")
     letters = sum(len(verse.replace(" ", "")) for verse in quran.verses.values())
     counted = [phones_of_verse(ref) for ref in quran.refs]
     return tuple(sum(kind) / letters for kind in zip(*counted, strict=True))
 
 
-def _count(verse: str, *, ends_surah: bool) -> Sounds:
+def _count(verse: str, *, ends_surah: bool) -> PhoneCounts:
     """Count in a verse of the Uthmani edition, with a pause after it."""
     words = verse.count(" ") + 1
     named = _NAMED_LETTERS.match(verse)

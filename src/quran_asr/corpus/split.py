@@ -91,44 +91,44 @@ def split(
     lines = read_lines(manifest)
     groups = _reciters_of(lines, str(manifest)) if by == "reciter" else _wordings_of(lines)
     held_out: dict[str, str] = {}  # group -> split
-    for side, names in (("validation", hold_out), ("test", test)):
-        if names is None:
+    for name, wanted in (("validation", hold_out), ("test", test)):
+        if wanted is None:
             continue
-        if names:
-            chosen = {group for name in names for group in _named(name, by, lines, groups)}
+        if wanted:
+            chosen = {group for one in wanted for group in _named(one, by, lines, groups)}
         else:
-            chosen = _drawn(lines, groups, set(held_out), share, f"{seed} {side}")
+            chosen = _drawn(lines, groups, set(held_out), share, f"{seed} {name}")
         for group in sorted(chosen):
-            if held_out.setdefault(group, side) != side:
+            if held_out.setdefault(group, name) != name:
                 raise QuranAsrError(f"{group} is wanted for validation and for test")
     splits = ["train", "validation", *(["test"] if test is not None else [])]
     members = {
-        side: [
-            line for line, group in zip(lines, groups, strict=True) if held_out.get(group, "train") == side
+        name: [
+            line for line, group in zip(lines, groups, strict=True) if held_out.get(group, "train") == name
         ]
-        for side in splits
+        for name in splits
     }
-    for side, its_lines in members.items():
+    for name, its_lines in members.items():
         if not its_lines:
             raise QuranAsrError(
-                f"nothing is left for {side}: {len(set(groups))} groups are too few to split by {by}",
+                f"nothing is left for {name}: {len(set(groups))} groups are too few to split by {by}",
                 where=str(manifest),
                 remedy="split by the other of reciter and verse, or hold out less",
             )
     report = SplitReport(
         by=by,
         seed=seed,
-        splits={side: _describe(Path(to, f"{side}.jsonl"), members, side) for side in splits},
+        splits={name: _describe(Path(to, f"{name}.jsonl"), members, name) for name in splits},
         stale=tuple(old for old in [Path(to, "test.jsonl")] if "test" not in splits and old.exists()),
     )
-    for side, its_lines in members.items():
+    for name, its_lines in members.items():
         meta = {
             "made_by": f"corpus split --by {by}",
             "seed": seed,
-            "split": side,
+            "split": name,
             "from": Path(manifest).name,
         }
-        write_manifest(report.splits[side].manifest, its_lines, meta)
+        write_manifest(report.splits[name].manifest, its_lines, meta)
     return report
 
 
@@ -206,8 +206,8 @@ def _drawn(
     return chosen
 
 
-def _describe(manifest: Path, members: Mapping[str, Sequence[Line]], side: str) -> Split:
-    lines, training = members[side], members["train"]
+def _describe(manifest: Path, members: Mapping[str, Sequence[Line]], name: str) -> Split:
+    lines, training = members[name], members["train"]
     reciters = {line.get("reciter") or "" for line in training}
     wordings = set().union(*(_wordings(line) for line in training))
     return Split(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quran_asr.corpus.manifest import each_line
-from quran_asr.corpus.phone_classes import Sounds, phones_of_basmala, phones_of_text, phones_of_verse
+from quran_asr.corpus.phone_classes import PhoneCounts, phones_of_basmala, phones_of_text, phones_of_verse
 from quran_asr.errors import Finding
 from quran_asr.records import Segment, VerseRef
 from quran_asr.text.quran import load_quran
@@ -29,7 +29,7 @@ def check_text(values: Mapping[str, Any], segment: Segment) -> list[tuple[str, s
         segment: the same line as it was read, in `letters`.
 
     Returns:
-        (code, detail) of each reason; codes are those of `verdict.REASONS`.
+        (code, detail) of each reason; codes are those of `audit_rules.REASONS`.
     """
     written = values.get("text") or ""
     reasons = _characters(written)
@@ -44,7 +44,7 @@ def check_text(values: Mapping[str, Any], segment: Segment) -> list[tuple[str, s
     return reasons
 
 
-def sounds_of(segment: Segment) -> Sounds:
+def phones_of_segment(segment: Segment) -> PhoneCounts:
     """The phones of the words of a clip."""
     quran = load_quran("letters")
     verses = segment.verses

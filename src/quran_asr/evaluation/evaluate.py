@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from quran_asr.evaluation.report import Report, ScoredClip, Setting, Unreadable,
 from quran_asr.evaluation.scoring import score_clips
 from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.evaluation.transcripts import TRANSCRIPTS_NAME, write_transcripts
-from quran_asr.files import write_atomically
+from quran_asr.files import write_json
 from quran_asr.records import Segment, Transcript
 
 Recognize = Callable[[Sequence[Segment]], Iterable[Transcript | QuranAsrError]]
@@ -97,7 +96,5 @@ def unreadable_findings(report: Report) -> list[Finding]:
 
 def write_report(folder: Path, report: Report, clips: Sequence[ScoredClip]) -> None:
     """Write `report.json` and `transcripts.jsonl`, which has a line for each scored clip; atomically."""
-    summary = json.dumps(report.to_json(), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     write_transcripts(folder / TRANSCRIPTS_NAME, clips)
-    # A file name that is not UTF-8 is written as JSON writes it: nothing that was measured is lost for it.
-    write_atomically(folder / REPORT_NAME, summary.encode(errors="backslashreplace"))
+    write_json(folder / REPORT_NAME, report.to_json())

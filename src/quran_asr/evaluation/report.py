@@ -108,7 +108,7 @@ def rates(scores: Sequence[ClipScore], reciters: Sequence[str]) -> Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class JoinedClips:
     """What clips lose when they are joined: the prediction network has seen little text across pauses."""
 
     clips: int
@@ -136,7 +136,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Steadiness:
+class StreamingStability:
     """Results of streaming: against whole files, and from one partial result to the next."""
 
     differing_clips: int
@@ -167,9 +167,9 @@ class Report:
     mostly_deleted: int
     looping_clips: int
     unreadable: tuple[Unreadable, ...]
-    steadiness: Steadiness | None = None
+    steadiness: StreamingStability | None = None
     """None where whole files were recognized."""
-    joined: Joined | None = None
+    joined: JoinedClips | None = None
     """None where no reciter has two clips."""
     identification: IdentificationTable | None = None
     """None where it was not asked for."""

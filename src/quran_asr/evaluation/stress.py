@@ -8,7 +8,6 @@ has the level of a studio.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,9 +29,9 @@ from quran_asr.corpus.effects import (
 )
 from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.confidence import method
-from quran_asr.evaluation.report import Joined, Rates, ScoredClip, Setting, rates
+from quran_asr.evaluation.report import JoinedClips, Rates, ScoredClip, Setting, rates
 from quran_asr.evaluation.scoring import score_clips
-from quran_asr.files import write_atomically
+from quran_asr.files import write_json
 from quran_asr.records import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -224,7 +223,7 @@ def _joined(clips: Sequence[_Recording], most: int | None) -> list[_Recording]:
     ]
 
 
-def joined_pairs(clips: Sequence[ScoredClip], recognize: Recognize, spelling: str) -> Joined | None:
+def joined_pairs(clips: Sequence[ScoredClip], recognize: Recognize, spelling: str) -> JoinedClips | None:
     """The first clips again, joined in pairs of one reciter; None where no reciter has two.
 
     Args:
@@ -251,7 +250,7 @@ def joined_pairs(clips: Sequence[ScoredClip], recognize: Recognize, spelling: st
     ]
     references = [(" ".join(clip.score.reference for clip in pair),) for pair in pairs]
     alone = [clip for pair in pairs for clip in pair]
-    return Joined(
+    return JoinedClips(
         clips=len(alone),
         alone=rates([clip.score for clip in alone], [clip.segment.reciter for clip in alone]),
         in_pairs=rates(score_clips(references, texts, spelling), [pair[0].segment.reciter for pair in pairs]),
@@ -280,5 +279,4 @@ def stress_json(rows: Sequence[StressRow], setting: Setting, segments: Sequence[
 
 def write_stress(folder: Path, measured: dict[str, Any]) -> None:
     """Write `stress.json`, atomically."""
-    text = json.dumps(measured, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / STRESS_NAME, text.encode(errors="backslashreplace"))
+    write_json(folder / STRESS_NAME, measured)

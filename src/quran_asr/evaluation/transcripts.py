@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.edit_distance import Edit, align, count_many
 from quran_asr.evaluation.report import ScoredClip
 from quran_asr.evaluation.scoring import word_letters
-from quran_asr.files import parse_json, write_atomically
+from quran_asr.files import json_line, parse_json, write_atomically
 from quran_asr.records import Counts, Segment, VerseRef
 
 TRANSCRIPTS_NAME = "transcripts.jsonl"
@@ -40,8 +39,8 @@ class TranscribedClip:
 
 def write_transcripts(path: Path, clips: Sequence[ScoredClip]) -> None:
     """A line for each clip, atomically."""
-    lines = [json.dumps(clip.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for clip in clips]
-    write_atomically(path, "".join(lines).encode(errors="backslashreplace"))  # a file name that is not UTF-8
+    text = "".join(json_line(clip.to_json()) for clip in clips)
+    write_atomically(path, text.encode(errors="backslashreplace"))  # a file name that is not UTF-8
 
 
 def read_transcripts(path: Path) -> list[TranscribedClip]:

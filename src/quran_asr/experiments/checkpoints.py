@@ -31,7 +31,7 @@ MOST_MEMBERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class CheckpointFile:
     """One file of the folder `checkpoints`."""
 
     path: Path
@@ -79,7 +79,7 @@ class Saved:
         }
 
 
-def saved_in(run: RunFolder) -> list[Saved]:
+def saved_in(run: RunFolder) -> list[CheckpointFile]:
     """All `.ckpt` and `.nemo` of a run, the lowest WER first, those without one at the end.
 
     A file that vanishes meanwhile (a training replaces its own) is left out.
@@ -98,7 +98,7 @@ def saved_in(run: RunFolder) -> list[Saved]:
     return sorted(found, key=lambda one: rank_of(one.path))
 
 
-def best_of(saved: Iterable[Saved], *, suffix: str = "") -> Saved | None:
+def best_of(saved: Iterable[CheckpointFile], *, suffix: str = "") -> CheckpointFile | None:
     """The whole file with the lowest rate in its name; `.nemo` before an equal `.ckpt`."""
     ranked = [one for one in saved if one.ranked and one.torn is None and one.path.name.endswith(suffix)]
     return min(ranked, key=lambda one: rank_of(one.path), default=None)
@@ -147,12 +147,12 @@ def _damage(path: Path) -> str | None:
     return None if bad is None else "some of its bytes are wrong"
 
 
-def averageable(saved: Iterable[Saved]) -> list[Saved]:
+def averageable(saved: Iterable[CheckpointFile]) -> list[CheckpointFile]:
     """Whole checkpoints with a rate in the name, in the order given."""
     return [one for one in saved if one.ranked and not one.is_nemo and one.torn is None]
 
 
-def source_of(nemo: Saved, saved: Sequence[Saved]) -> Saved | None:
+def source_of(nemo: CheckpointFile, saved: Sequence[CheckpointFile]) -> CheckpointFile | None:
     """The `.ckpt` with the weights of a `.nemo`, by their rates; None for an average."""
     if nemo.average is not None or not nemo.ranked:
         return None
@@ -164,13 +164,13 @@ def source_of(nemo: Saved, saved: Sequence[Saved]) -> Saved | None:
 class Pruning:
     """What `checkpoints prune` would do."""
 
-    kept: tuple[Saved, ...]
-    dropped: tuple[Saved, ...]
-    foreign: tuple[Saved, ...]
+    kept: tuple[CheckpointFile, ...]
+    dropped: tuple[CheckpointFile, ...]
+    foreign: tuple[CheckpointFile, ...]
     """Files that no training and no command of ours names like that: they stay."""
 
 
-def prune(saved: Sequence[Saved], keep: int) -> Pruning:
+def prune(saved: Sequence[CheckpointFile], keep: int) -> Pruning:
     """Sort the files of a run: the `keep` best whole `.ckpt`, `last.ckpt` and the best `.nemo` stay."""
     foreign = [one for one in saved if not one.ranked and one.path.name != "last.ckpt"]
     kept = [one for one in saved if one.path.name == "last.ckpt"]
@@ -181,9 +181,9 @@ def prune(saved: Sequence[Saved], keep: int) -> Pruning:
     return Pruning(tuple(one for one in saved if one in kept), tuple(dropped), tuple(foreign))
 
 
-def freed(deleted: Iterable[Saved]) -> int:
+def freed_bytes(deleted: Iterable[CheckpointFile]) -> int:
     """Bytes that the disk has got back: a file that still has another name frees nothing."""
-    names: dict[tuple[int, int], list[Saved]] = {}
+    names: dict[tuple[int, int], list[CheckpointFile]] = {}
     for one in deleted:
         names.setdefault(one.inode, []).append(one)
     return sum(group[0].size for group in names.values() if len(group) >= group[0].links)
@@ -206,7 +206,7 @@ def copy_model(source: Path, target: Path) -> bool:
     return True
 
 
-def _look_at(path: Path, validations: Mapping[int, Mapping[str, Any]]) -> Saved:
+def _look_at(path: Path, validations: Mapping[int, Mapping[str, Any]]) -> CheckpointFile:
     facts = path.stat()
     epoch, step, why = epoch_of(path), None, None
     if path.suffix == ".nemo":
@@ -215,7 +215,7 @@ def _look_at(path: Path, validations: Mapping[int, Mapping[str, Any]]) -> Saved:
         read_epoch, step, why = _stands_at(path)
         epoch = epoch if read_epoch is None else read_epoch
     measured = validations.get(step, {}) if step is not None else {}
-    return Saved(
+    return CheckpointFile(
         path=path,
         wer=measured.get("wer") if rate_of(path) is None else rate_of(path),
         epoch=epoch,

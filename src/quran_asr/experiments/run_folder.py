@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -17,7 +16,7 @@ from typing import Any
 from quran_asr.config.recipe import as_yaml
 from quran_asr.config.schema import Recipe
 from quran_asr.errors import Finding, QuranAsrError
-from quran_asr.files import named_errors, parse_json, sweep, write_atomically
+from quran_asr.files import json_line, named_errors, parse_json, sweep, write_atomically, write_json
 from quran_asr.locks import locked
 
 LOCK = ".lock"
@@ -79,15 +78,14 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a JSON file of the run: whole or not at all. NaN and infinities become null."""
-        text = json.dumps(_finite(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / name, text.encode())
+        write_json(self.path / name, _finite(value))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl` and see it to the disk, whole or not at all.
 
         A torn last line is taken away first.
         """
-        line = json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False) + "\n"
+        line = json_line(_finite(dict(row)))
         end = None
         try:
             with named_errors(self.metrics), self.metrics.open("ab+") as file:
@@ -363,7 +361,7 @@ def rank_of(path: Path) -> tuple[float, bool, bool, int, str]:
 
 
 def _as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    return "".join(map(json_line, rows))
 
 
 def _row(line: str) -> dict[str, Any] | None:

@@ -65,7 +65,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TrialOutcome:
     """How a trial ended."""
 
     code: int
@@ -103,7 +103,7 @@ def working_in(folder: Path) -> Iterator[None]:
 def run_trials(
     trials: Sequence[TrialT],
     begin: Callable[[TrialT], Sequence[str]],
-    end: Callable[[TrialT, Ended], None],
+    end: Callable[[TrialT, TrialOutcome], None],
     *,
     jobs: int = 1,
     judge: Callable[[TrialT, int, float], bool] | None = None,
@@ -173,7 +173,7 @@ class _Training:
         if not self._judge_validations() and (result is None or result["interrupted"]):
             self.process = _start(trial, words, environment)
 
-    def look(self) -> Ended | None:
+    def look(self) -> TrialOutcome | None:
         """How the trial ended; None while it trains."""
         if self.process is not None and self.process.poll() is None:
             if self._judge_validations():
@@ -182,10 +182,10 @@ class _Training:
         result = self._trial.result()
         if result is None or result["interrupted"]:
             code = 130 if self.process is None else self.process.returncode
-            return Ended(code, result, self._pruned_at, last_error(self._trial.log))
+            return TrialOutcome(code, result, self._pruned_at, last_error(self._trial.log))
         self._judge_validations()
         code = 0 if result.get("stopped_by") is None else 1
-        return Ended(code, result, None, "")  # it ended by itself before it was pruned
+        return TrialOutcome(code, result, None, "")  # it ended by itself before it was pruned
 
     def _judge_validations(self) -> bool:
         """Show new validations to the judge; True where it now prunes the trial."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from quran_asr.experiments.checkpoints import copy_model
 from quran_asr.export.graphs import quantize, quantize_weights, write_graphs
 from quran_asr.export.targets import TARGETS
 from quran_asr.export.verification import check_bundle, cost_of_int8, cost_of_joining
-from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically
+from quran_asr.files import sha256_of, sweep, unfinished_path, write_atomically, write_json
 from quran_asr.locks import locked
 from quran_asr.records import Segment
 from quran_asr.runtime.bundle import (
@@ -320,8 +319,7 @@ def _in_numbers(data: TrainingData | None) -> dict[str, Any] | None:
 def _write_training_data(data: TrainingData, folder: Path) -> None:
     """So that an evaluation can separate known reciters and texts from new ones. No paths of this disk."""
     named = replace(data, manifests=tuple(replace(one, path=Path(one.path).name) for one in data.manifests))
-    text = json.dumps(named.to_json(), ensure_ascii=False, indent=2) + "\n"
-    write_atomically(folder / TRAINING_DATA, text.encode())
+    write_json(folder / TRAINING_DATA, named.to_json())
 
 
 def _replace_by_int8(

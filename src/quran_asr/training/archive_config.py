@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from quran_asr.errors import QuranAsrError
-from quran_asr.training.archive_schema import OF_MODEL, Unfit, shown
+from quran_asr.training.archive_schema import OF_MODEL, InvalidValue, shown
 
 MODELS = {
     "EncDecHybridRNNTCTCBPEModel": "hybrid_rnnt_ctc_bpe_models",
@@ -84,8 +84,8 @@ def rebuild(config: Any, where: str) -> dict[str, Any]:
         raise _refused(f"`target: {shown(named)}` is not {', '.join(MODELS)}", where)
     try:
         rebuilt: dict[str, Any] = OF_MODEL[name].fit(config, "")
-    except Unfit as unfit:
-        raise _refused(str(unfit), where) from None
+    except InvalidValue as error:
+        raise _refused(str(error), where) from None
     rebuilt["target"] = f"{models}.{MODELS[name]}.{name}"
     if "joint" in rebuilt:
         rebuilt["decoding"] = _greedily(rebuilt.get("decoding"))

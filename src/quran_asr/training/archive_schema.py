@@ -12,12 +12,12 @@ from typing import Any
 from quran_asr.text.spelling import SPELLINGS
 
 
-class Unfit(Exception):  # noqa: N818 - a sentence's end, made an error by `archive_config.rebuild`
+class InvalidValue(Exception):  # noqa: N818 - a sentence's end, made an error by `archive_config.rebuild`
     """A key or value that no configuration of such a model has."""
 
 
 @dataclass(frozen=True, slots=True)
-class One:
+class OneOf:
     """One of some words, numbers, true, false or null."""
 
     choices: tuple[Any, ...]
@@ -26,7 +26,7 @@ class One:
         for choice in self.choices:
             if type(value) is type(choice) and value == choice:
                 return choice
-        raise Unfit(f"`{key}: {shown(value)}` is not one of {', '.join(map(str, self.choices))}")
+        raise InvalidValue(f"`{key}: {shown(value)}` is not one of {', '.join(map(str, self.choices))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Number:
         if type(value) is int or (type(value) is float and not self.whole):
             if self.low <= value <= self.high:
                 return value
-            raise Unfit(f"`{key}: {shown(value)}` is not between {self.low:g} and {self.high:g}")
+            raise InvalidValue(f"`{key}: {shown(value)}` is not between {self.low:g} and {self.high:g}")
         kind = "a whole number" if self.whole else "a number"
-        raise Unfit(f"`{key}: {shown(value)}` is not {kind}")
+        raise InvalidValue(f"`{key}: {shown(value)}` is not {kind}")
 
 
 @dataclass(frozen=True, slots=True)
-class Many:
+class ListOf:
     """A list of up to `most`."""
 
     of: Check
@@ -58,12 +58,12 @@ class Many:
 
     def fit(self, value: Any, key: str) -> Any:
         if not isinstance(value, list) or len(value) > self.most:
-            raise Unfit(f"`{key}: {shown(value)}` is not a list of up to {self.most}")
+            raise InvalidValue(f"`{key}: {shown(value)}` is not a list of up to {self.most}")
         return [self.of.fit(item, key) for item in value]
 
 
 @dataclass(frozen=True, slots=True)
-class Either:
+class AnyOf:
     """What one of several checks takes."""
 
     checks: tuple[Check, ...]
@@ -72,9 +72,9 @@ class Either:
         for check in self.checks:
             try:
                 return check.fit(value, key)
-            except Unfit:
+            except InvalidValue:
                 continue
-        raise Unfit(f"`{key}: {shown(value)}` has no value that is known")
+        raise InvalidValue(f"`{key}: {shown(value)}` has no value that is known")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Artifact:
     def fit(self, value: Any, key: str) -> Any:
         if value is None or (isinstance(value, str) and value.startswith("nemo:") and "${" not in value):
             return value
-        raise Unfit(f"`{key}: {shown(value)}` is not a file of the archive")
+        raise InvalidValue(f"`{key}: {shown(value)}` is not a file of the archive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Text:
     def fit(self, value: Any, key: str) -> Any:
         if isinstance(value, str) and len(value) <= 200 and value.isprintable() and "${" not in value:
             return value
-        raise Unfit(f"`{key}: {shown(value)}` is not a short text")
+        raise InvalidValue(f"`{key}: {shown(value)}` is not a short text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Section:
         if value is None and self.optional:
             return None
         if not isinstance(value, dict):
-            raise Unfit(f"`{key}: {shown(value)}` is not a section")
+            raise InvalidValue(f"`{key}: {shown(value)}` is not a section")
         inside = f"{key}." if key else ""
         rebuilt: dict[str, Any] = {}
         if self.target:
@@ -130,24 +130,24 @@ class Section:
                 continue
             check = self.keys.get(name) if isinstance(name, str) else None
             if check is None:
-                raise Unfit(f"`{inside}{shown(name)}` is a key that no such model has")
+                raise InvalidValue(f"`{inside}{shown(name)}` is a key that no such model has")
             if not isinstance(check, Dropped):
                 if isinstance(held, str) and "${" in held:
-                    raise Unfit(f"`{inside}{name}: {shown(held)}` is an interpolation")
+                    raise InvalidValue(f"`{inside}{name}: {shown(held)}` is an interpolation")
                 rebuilt[name] = check.fit(held, f"{inside}{name}")
         for name in self.needed:
             if name not in rebuilt:
-                raise Unfit(f"`{inside}{name}` is missing")
+                raise InvalidValue(f"`{inside}{name}` is missing")
         return rebuilt
 
     def _class(self, value: dict[Any, Any], inside: str) -> str:
         named = value.get("_target_")
         if not isinstance(named, str):
-            raise Unfit(f"`{inside}_target_` is missing: it should be {self.target}")
+            raise InvalidValue(f"`{inside}_target_` is missing: it should be {self.target}")
         module, _, name = named.rpartition(".")
         modules = "nemo.collections.asr.modules"
         if name != self.target or module not in (modules, f"{modules}.{_MODULES[name]}"):
-            raise Unfit(f"`{inside}_target_: {shown(named)}` is not NeMo's {self.target}")
+            raise InvalidValue(f"`{inside}_target_: {shown(named)}` is not NeMo's {self.target}")
         return f"{modules}.{name}"
 
 
@@ -160,7 +160,7 @@ def shown(value: Any) -> str:
     return written.strip("'\"")[:60] if isinstance(value, str) else written[:60]
 
 
-Check = One | Number | Many | Either | Artifact | Text | Dropped | Section
+Check = OneOf | Number | ListOf | AnyOf | Artifact | Text | Dropped | Section
 
 _MODULES = {
     "AudioToMelSpectrogramPreprocessor": "audio_preprocessing",
@@ -172,17 +172,17 @@ _MODULES = {
 }
 
 
-FLAG = One((True, False))
-MAYBE = One((True, False, None))
+FLAG = OneOf((True, False))
+MAYBE = OneOf((True, False, None))
 SHARE = Number(0, 1)
 SIZE = Number(1, 16_384, whole=True)
 COUNT = Number(0, 10_000, whole=True)
 SCALE = Number(-1e6, 1e6)
-NULL = One((None,))
+NULL = OneOf((None,))
 DROPPED = Dropped()
-PAIR = Many(Number(-1, 10_000, whole=True), most=2)
-REDUCTION = One(("mean_batch", "mean_volume", "mean", "sum", None))
-DURATIONS = Many(Number(0, 64, whole=True))
+PAIR = ListOf(Number(-1, 10_000, whole=True), most=2)
+REDUCTION = OneOf(("mean_batch", "mean_volume", "mean", "sum", None))
+DURATIONS = ListOf(Number(0, 64, whole=True))
 
 PREPROCESSOR = Section(
     {
@@ -191,16 +191,16 @@ PREPROCESSOR = Section(
         "window_stride": Number(0.001, 1),
         "n_window_size": Number(1, 48_000, whole=True, optional=True),
         "n_window_stride": Number(1, 48_000, whole=True, optional=True),
-        "window": One(("hann", "hamming", "blackman", "bartlett")),
-        "normalize": One(("per_feature", "all_features", "NA", None)),
+        "window": OneOf(("hann", "hamming", "blackman", "bartlett")),
+        "normalize": OneOf(("per_feature", "all_features", "NA", None)),
         "n_fft": Number(16, 16_384, whole=True, optional=True),
         "preemph": Number(0, 1, optional=True),
         "features": Number(1, 512, whole=True),
         "lowfreq": Number(0, 24_000),
         "highfreq": Number(0, 24_000, optional=True),
         "log": FLAG,
-        "log_zero_guard_type": One(("add", "clamp")),
-        "log_zero_guard_value": Either((Number(0, 1), One(("tiny", "eps")))),
+        "log_zero_guard_type": OneOf(("add", "clamp")),
+        "log_zero_guard_value": AnyOf((Number(0, 1), OneOf(("tiny", "eps")))),
         "dither": Number(0, 1),
         "pad_to": Number(0, 4096, whole=True),
         "frame_splicing": Number(1, 16, whole=True),
@@ -210,8 +210,8 @@ PREPROCESSOR = Section(
         "rng": NULL,
         "nb_augmentation_prob": SHARE,
         "nb_max_freq": Number(0, 24_000),
-        "mel_norm": One(("slaney", None)),
-        "use_torchaudio": One((False,)),
+        "mel_norm": OneOf(("slaney", None)),
+        "use_torchaudio": OneOf((False,)),
         "stft_exact_pad": FLAG,
         "stft_conv": FLAG,
     },
@@ -241,41 +241,41 @@ ENCODER = Section(
         "n_layers": Number(1, 200, whole=True),
         "d_model": SIZE,
         "use_bias": FLAG,
-        "subsampling": One(("dw_striding", "striding", "vggnet", "stacking", "stacking_norm")),
-        "subsampling_factor": One((1, 2, 4, 8, 16)),
+        "subsampling": OneOf(("dw_striding", "striding", "vggnet", "stacking", "stacking_norm")),
+        "subsampling_factor": OneOf((1, 2, 4, 8, 16)),
         "subsampling_conv_channels": Number(-1, 16_384, whole=True),
         "subsampling_conv_chunking_factor": Number(-1, 1024, whole=True),
         "causal_downsampling": FLAG,
-        "reduction": One((None, "pooling", "striding")),
+        "reduction": OneOf((None, "pooling", "striding")),
         "reduction_position": Number(-1, 200, whole=True, optional=True),
         "reduction_factor": Number(1, 16, whole=True),
         "ff_expansion_factor": Number(1, 16, whole=True),
-        "self_attention_model": One(("rel_pos", "rel_pos_local_attn", "abs_pos")),
+        "self_attention_model": OneOf(("rel_pos", "rel_pos_local_attn", "abs_pos")),
         "n_heads": Number(1, 256, whole=True),
-        "att_context_size": Either((PAIR, Many(PAIR), NULL)),
-        "att_context_probs": Either((Many(SHARE), NULL)),
-        "att_context_style": One(("regular", "chunked_limited")),
+        "att_context_size": AnyOf((PAIR, ListOf(PAIR), NULL)),
+        "att_context_probs": AnyOf((ListOf(SHARE), NULL)),
+        "att_context_style": OneOf(("regular", "chunked_limited")),
         "att_chunk_context_size": NULL,
         "xscaling": FLAG,
         "untie_biases": FLAG,
         "pos_emb_max_len": Number(1, 20_000, whole=True),
         "conv_kernel_size": Number(1, 255, whole=True),
-        "conv_norm_type": One(("batch_norm", "layer_norm", "instance_norm")),
-        "conv_context_size": Either((One(("causal", None)), PAIR)),
-        "conv_context_style": One(("regular",)),
+        "conv_norm_type": OneOf(("batch_norm", "layer_norm", "instance_norm")),
+        "conv_context_size": AnyOf((OneOf(("causal", None)), PAIR)),
+        "conv_context_style": OneOf(("regular",)),
         "dropout": SHARE,
         "dropout_pre_encoder": SHARE,
         "dropout_emb": SHARE,
         "dropout_att": SHARE,
         "stochastic_depth_drop_prob": SHARE,
-        "stochastic_depth_mode": One(("linear", "uniform")),
+        "stochastic_depth_mode": OneOf(("linear", "uniform")),
         "stochastic_depth_start_layer": Number(1, 200, whole=True),
         "global_tokens": COUNT,
         "global_tokens_spacing": Number(1, 10_000, whole=True),
         "global_attn_separate": FLAG,
         "use_pytorch_sdpa": FLAG,
-        "use_pytorch_sdpa_backends": Either(
-            (Many(One(("MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION"))), NULL)
+        "use_pytorch_sdpa_backends": AnyOf(
+            (ListOf(OneOf(("MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION"))), NULL)
         ),
         "sync_max_audio_length": FLAG,
     },
@@ -284,7 +284,7 @@ ENCODER = Section(
 )
 PREDICTION = Section(
     {
-        "normalization_mode": One((None, "batch", "layer")),
+        "normalization_mode": OneOf((None, "batch", "layer")),
         "random_state_sampling": FLAG,
         "blank_as_pad": FLAG,
         "vocab_size": DROPPED,
@@ -321,7 +321,7 @@ JOINT = Section(
                 "joint_hidden": SIZE,
                 "encoder_hidden": SIZE,
                 "pred_hidden": SIZE,
-                "activation": One(("relu", "sigmoid", "tanh")),
+                "activation": OneOf(("relu", "sigmoid", "tanh")),
                 "dropout": SHARE,
             },
             needed=("joint_hidden", "activation"),
@@ -335,8 +335,8 @@ CTC_HEAD = Section(
         "feat_in": Number(1, 16_384, whole=True, optional=True),
         "num_classes": DROPPED,
         "vocabulary": DROPPED,
-        "init_mode": One(("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal")),
-        "add_blank": One((True,)),
+        "init_mode": OneOf(("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal")),
+        "add_blank": OneOf((True,)),
     },
     target="ConvASRDecoder",
 )
@@ -345,7 +345,7 @@ CTC_HEAD = Section(
 TOKENIZER = Section(
     {
         "dir": DROPPED,
-        "type": One(("bpe",)),
+        "type": OneOf(("bpe",)),
         "model_path": Artifact(),
         "vocab_path": Artifact(),
         "spe_tokenizer_vocab": Artifact(),
@@ -383,7 +383,7 @@ TRANSDUCER_DECODING = Section(
 """All is decoded greedily; the rest, files of language models among it, is left out."""
 LOSS = Section(
     {
-        "loss_name": One(("default", "warprnnt_numba", "tdt")),
+        "loss_name": OneOf(("default", "warprnnt_numba", "tdt")),
         "warprnnt_numba_kwargs": Section(
             {"fastemit_lambda": Number(0, 1), "clamp": Number(-1, 1e6)}, optional=True
         ),
@@ -419,7 +419,7 @@ DEFAULTS = Section(
         "num_tdt_durations": Number(0, 64, whole=True),
     },
 )
-QURAN = Section({"spelling": One(tuple(SPELLINGS)), "recipe": Text()}, optional=True)
+QURAN = Section({"spelling": OneOf(tuple(SPELLINGS)), "recipe": Text()}, optional=True)
 """What our own models declare."""
 
 COMMON: dict[str, Check] = {

@@ -111,7 +111,7 @@ class MeasuredModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Averaging:
+class AverageResult:
     """What came of an average."""
 
     averaged: tuple[Path, ...]
@@ -162,7 +162,7 @@ def keep_if_better(
     own_clips: bool,
     to: Path | None = None,
     on_progress: Show | None = None,
-) -> Averaging:
+) -> AverageResult:
     """Compare an average with the run's best model on the same clips; keep the average if it is better.
 
     Both are evaluated with the transducer at the widest look-ahead, as the validations of a training are. The
@@ -205,7 +205,7 @@ def keep_if_better(
         (replace_nemo if ranked else save_nemo)(model.cpu(), target)
         if ranked:
             write_transcripts(run.transcripts, new_clips)
-    return Averaging(
+    return AverageResult(
         averaged=tuple(averaged),
         best=MeasuredModel(best, old.whole.spelled.words, old.whole.clips),
         average=MeasuredModel(target or Path("average"), new.whole.spelled.words, new.whole.clips),

@@ -289,7 +289,7 @@ _SILENT = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class GateResult:
     """What the overfit gate found."""
 
     passed: bool
@@ -330,7 +330,7 @@ def overfit_gate(
     steps: int,
     on_progress: Callable[[int, int], None] | None = None,
     device: torch.device | None = None,
-) -> Gate:
+) -> GateResult:
     """Overfit a few clips with a fresh model of this recipe; what cannot do that cannot train.
 
     Without dropout, masks and curriculum: the question is whether audio, text, loss and decoders fit
@@ -356,7 +356,7 @@ def overfit_gate(
         module, batch = module.to(device), batch.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=GATE_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     peak = GATE_RATE * min(1.0, math.sqrt(GATE_WIDTH / recipe.model.encoder.d_model))
-    gate = Gate(False, 0, 1.0, 1.0, silent=silent)
+    gate = GateResult(False, 0, 1.0, 1.0, silent=silent)
     for step in range(1, steps + 1):
         optimizer.param_groups[0]["lr"] = peak * min(1.0, step / GATE_WARMUP_STEPS)
         optimizer.zero_grad()
@@ -381,7 +381,7 @@ def overfit_gate(
     return gate
 
 
-def diagnose(gate: Gate, clips: int) -> Outcome:
+def diagnose(gate: GateResult, clips: int) -> Outcome:
     """The outcome of a gate, with the likeliest cause where it failed."""
     if gate.passed:
         return passed(f"{clips} clips learned after {gate.steps} steps, both decoders WER 0")
@@ -393,7 +393,7 @@ def diagnose(gate: Gate, clips: int) -> Outcome:
     return failure(message, _cause(gate, clips))
 
 
-def _cause(gate: Gate, clips: int) -> str:
+def _cause(gate: GateResult, clips: int) -> str:
     if gate.silent:
         return f"{gate.silent} of them are silent: look at the recordings (`quran-asr corpus scan`)"
     if not math.isfinite(gate.last_loss):

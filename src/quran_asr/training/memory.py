@@ -20,7 +20,7 @@ import torch
 
 from quran_asr.config.schema import Augment, Recipe, TrainData
 from quran_asr.errors import Finding, QuranAsrError
-from quran_asr.experiments.checks.machine import available_memory, in_words
+from quran_asr.experiments.checks.machine import available_memory, format_bytes
 from quran_asr.experiments.checks.outcome import Outcome, failure, passed, warning
 from quran_asr.experiments.training_clips import with_windows
 from quran_asr.records import SAMPLE_RATE, Segment
@@ -29,7 +29,7 @@ from quran_asr.training.data.batches import Batch, Clip, ClipSet
 from quran_asr.training.distributed import Ranks
 from quran_asr.training.model import build_model
 from quran_asr.training.module import TrainingModule
-from quran_asr.training.out_of_memory import budgets, words
+from quran_asr.training.out_of_memory import batch_overrides, budgets
 from quran_asr.training.tokenizer import Tokenizer
 
 # glibc's malloc keeps what is freed, in pieces that a later tensor may fit into or not: what a process holds
@@ -54,7 +54,7 @@ class Peak:
 
     def restart(self) -> None:
         """Count from now on."""
-        give_back()
+        release_free_memory()
         with contextlib.suppress(OSError):  # not allowed: an earlier, greater height counts, too
             _RESET.write_text("5", encoding="ascii")
         self.began = _bytes("VmRSS")
@@ -83,7 +83,7 @@ def countable() -> bool:
     return _bytes("VmHWM") > 0
 
 
-def give_back() -> None:
+def release_free_memory() -> None:
     """Return to the system what earlier work has freed: it would be taken again, and not be counted."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # glibc's; others keep little
@@ -185,11 +185,10 @@ def check_memory(
     free = trial.free
     if free is None:
         return passed(
-            f"the heaviest batch ({shape}) takes {in_words(needed)} ({how}); how much is free is unknown"
+            f"the heaviest batch ({shape}) takes {format_bytes(needed)} ({how}); how much is free is unknown"
         )
-    message = (
-        f"the heaviest batch ({shape}) takes {in_words(needed)} of {in_words(free)} that are free ({how})"
-    )
+    sizes = f"{format_bytes(needed)} of {format_bytes(free)} that are free"
+    message = f"the heaviest batch ({shape}) takes {sizes} ({how})"
     if needed <= COMFORT * free:
         return passed(message)
     accumulation = recipe.trainer.accumulate_grad_batches
@@ -393,7 +392,7 @@ def fit_memory(
     clips = [Clip(segment, tuple(tokenizer.encode(segment.text))) for segment in training]
     choices = budgets(recipe)
     number, free = _largest_that_fits(recipe, choices, clips, tokenizer, device, budget, ranks, on_finding)
-    give_back()  # the model that was tried with
+    release_free_memory()  # the model that was tried with
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if free is None:
@@ -403,7 +402,7 @@ def fit_memory(
     if number == len(choices):
         longest = max(training, key=lambda segment: segment.duration)
         raise QuranAsrError(
-            f"a batch of one clip of {longest.duration:.1f} s does not fit into {in_words(free)}",
+            f"a batch of one clip of {longest.duration:.1f} s does not fit into {format_bytes(free)}",
             where=longest.audio,
             remedy=f"leave long clips out, model.train_ds.max_duration={max(1.0, longest.duration / 2):.1f}; "
             "or take a smaller recipe (`quran-asr recipe list`)",
@@ -412,8 +411,8 @@ def fit_memory(
     behind = fitted.model.train_ds.batch_size * fitted.trainer.accumulate_grad_batches * ranks.size
     on_finding(
         _note(
-            f"{words(fitted)} is the largest batch that fits into {COMFORT:.0%} of {in_words(free)}; the "
-            f"effective batch is {behind} as before"
+            f"{batch_overrides(fitted)} is the largest batch that fits into {COMFORT:.0%} of "
+            f"{format_bytes(free)}; the effective batch is {behind} as before"
         )
     )
     return fitted
@@ -443,7 +442,7 @@ def _largest_that_fits(
         for shape in worst_batches(choice.model.train_ds, choice.quran.augment, seconds, tokens):
             if shape not in tried:
                 tried[shape], how = trial.needs(shape)
-                on_finding(_note(f"{shape} take {in_words(tried[shape])} ({how})"))
+                on_finding(_note(f"{shape} take {format_bytes(tried[shape])} ({how})"))
             if tried[shape] > COMFORT * free:
                 return False
         return True

@@ -31,13 +31,13 @@ def budgets(recipe: Recipe) -> list[Recipe]:
     ]
 
 
-def halved(recipe: Recipe) -> Recipe | None:
+def half_batch(recipe: Recipe) -> Recipe | None:
     """The recipe with the largest batch of at most half the clips; None where a batch is one clip already."""
     most = recipe.model.train_ds.batch_size // 2
     return next((one for one in budgets(recipe) if one.model.train_ds.batch_size <= most), None)
 
 
-def words(recipe: Recipe) -> str:
+def batch_overrides(recipe: Recipe) -> str:
     """The batch of a recipe as overrides."""
     data = recipe.model.train_ds
     seconds = "" if data.batch_duration is None else f" model.train_ds.batch_duration={data.batch_duration:g}"
@@ -135,7 +135,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that a GPU or the machine has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in LACKING)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in LACKING)
 
 
 def with_smaller_batches(
@@ -147,14 +147,14 @@ def with_smaller_batches(
         QuranAsrError: a single clip was too much, or a batch holds no more than one.
     """
     segments = [clips.clips[i].segment for i in failure.indices]
-    smaller = halved(recipe) if len(segments) > 1 else None
+    smaller = half_batch(recipe) if len(segments) > 1 else None
     if smaller is None:
         raise _one_clip_too_much(segments, failure)
     longest = max(segment.duration for segment in segments)
     behind = recipe.model.train_ds.batch_size * recipe.trainer.accumulate_grad_batches * ranks
     what = (
         f"{len(segments)} clips of up to {longest:.1f} s were out of memory after step {step:,}: continuing "
-        f"from that step with {words(smaller)}; the effective batch of {behind} is kept, and "
+        f"from that step with {batch_overrides(smaller)}; the effective batch of {behind} is kept, and "
         f"recipe-to-step-{step}.yaml is the recipe until here ({failure.why[:200]})"
     )
     return smaller, Finding("warning", "out-of-memory", "model.train_ds.batch_size", what, "")

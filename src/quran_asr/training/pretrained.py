@@ -19,7 +19,6 @@ import base64
 import contextlib
 import difflib
 import io
-import json
 import os
 import re
 import shutil
@@ -43,7 +42,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.run_folder import RunFolder, open_run
-from quran_asr.files import cache_folder, parse_json, sha256_of, write_atomically
+from quran_asr.files import cache_folder, parse_json, sha256_of, write_json
 from quran_asr.tarfiles import is_archive
 
 SHORT_NAMES = (
@@ -362,7 +361,7 @@ def _read(path: Path) -> _Record | None:
 
 def _write(record: _Record, path: Path) -> None:
     with _writing(_beside(path)):
-        write_atomically(_beside(path), (json.dumps(asdict(record), indent=2) + "\n").encode())
+        write_json(_beside(path), asdict(record))
 
 
 def _now() -> str:

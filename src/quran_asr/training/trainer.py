@@ -39,7 +39,7 @@ from quran_asr.training.diagnostics import DiagnosticsCallback
 from quran_asr.training.distributed import Ranks, training_device
 from quran_asr.training.initialization import as_table, feature_level, initialize, sample_features, transfer
 from quran_asr.training.loss.engine import usable_engine
-from quran_asr.training.memory import MemoryBudget, fit_memory, give_back
+from quran_asr.training.memory import MemoryBudget, fit_memory, release_free_memory
 from quran_asr.training.metrics import Metrics, Watcher
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.training.module import TrainingModule
@@ -193,7 +193,7 @@ def train(
         del module, trainer, callbacks, metrics, checkpoints, diagnostics
         model.trainer = None  # Lightning hung it there, and with it the module and AdamW's moments
         model.zero_grad(set_to_none=True)
-        give_back()
+        release_free_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     best = None if checkpoints.best_wer == math.inf else checkpoints.best_wer

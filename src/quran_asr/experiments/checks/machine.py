@@ -39,7 +39,7 @@ def disk_space(recipe: Recipe) -> Outcome:
         return of_finding(full)
     free = shutil.disk_usage(existing).free
     size = checkpoint_bytes(parameters)
-    return passed(f"{in_words(free)} free for {keep} checkpoints of {in_words(size)}")
+    return passed(f"{format_bytes(free)} free for {keep} checkpoints of {format_bytes(size)}")
 
 
 def machine(recipe: Recipe, data: Data) -> list[Outcome]:
@@ -68,7 +68,7 @@ def machine(recipe: Recipe, data: Data) -> list[Outcome]:
     asked_gb = recipe.quran.audio_cache_gb
     outcomes += _cache(asked_gb, audio_budget(asked_gb), data)
     if not outcomes:
-        memory = "" if free is None else f", {in_words(free)} of memory free"
+        memory = "" if free is None else f", {format_bytes(free)} of memory free"
         return [passed(f"Python {platform.python_version()}, {cores} cores for {workers} workers{memory}")]
     return outcomes
 
@@ -114,8 +114,8 @@ def _shared_memory(train: TrainData, workers: int) -> list[Outcome]:
         return []
     return [
         warning(
-            f"{workers} workers may need {in_words(needed)} of shared memory, and {in_words(free)} are free: "
-            "training would end with a bus error",
+            f"{workers} workers may need {format_bytes(needed)} of shared memory, and {format_bytes(free)} "
+            "are free: training would end with a bus error",
             "start the container with --ipc=host or --shm-size, or use fewer model.train_ds.num_workers",
         )
     ]
@@ -137,8 +137,8 @@ def _cache(asked_gb: float, budget: int, data: Data) -> list[Outcome]:
     lacking = free is not None and budget < asked_gb * 1e9
     return [
         warning(
-            f"{in_words(budget)} of the {in_words(needed)} of training audio stay decoded in memory; the "
-            "rest is decoded in every epoch, and a GPU may wait for it",
+            f"{format_bytes(budget)} of the {format_bytes(needed)} of training audio stay decoded in memory; "
+            "the rest is decoded in every epoch, and a GPU may wait for it",
             "a machine with more free memory, or more model.train_ds.num_workers"
             if lacking
             else f"quran.audio_cache_gb={math.ceil(needed / 1e8) / 10:g}",
@@ -146,6 +146,6 @@ def _cache(asked_gb: float, budget: int, data: Data) -> list[Outcome]:
     ]
 
 
-def in_words(number: float) -> str:
+def format_bytes(number: float) -> str:
     """Bytes in readable form."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

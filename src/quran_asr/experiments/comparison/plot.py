@@ -19,7 +19,7 @@ PICTURE, PAGE = "wer.png", "report.html"
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnVariant:
     """A variant ready to be drawn."""
 
     name: str
@@ -57,7 +57,7 @@ def draw_comparison(comparison: Comparison, folder: Path, tables: Sequence[Table
     return folder / PICTURE, folder / PAGE
 
 
-def _drawn(comparison: Comparison) -> list[Drawn]:
+def _drawn(comparison: Comparison) -> list[DrawnVariant]:
     all_curves = [curves for result in comparison.results for curves in result.variant.curves]
     axes = iter(axes_of(all_curves))
     drawn = []
@@ -69,11 +69,11 @@ def _drawn(comparison: Comparison) -> list[Drawn]:
         rates = [dict(one.numbers) for one in lines]
         places = [x for x in sorted(rates[0]) if all(x in one for one in rates)]
         middle = Line(tuple(places), tuple(fmean(one[x] for one in rates) for x in places))
-        drawn.append(Drawn(result.variant.name, lines, middle))
+        drawn.append(DrawnVariant(result.variant.name, lines, middle))
     return drawn
 
 
-def _render(drawn: Sequence[Drawn], comparison: Comparison, narrow: bool) -> bytes:
+def _render(drawn: Sequence[DrawnVariant], comparison: Comparison, narrow: bool) -> bytes:
     whole = figure((4.1, 4.0) if narrow else (8.4, 4.2))
     axes = whole.subplots()
     highest = 1.0

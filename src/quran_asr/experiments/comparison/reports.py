@@ -19,7 +19,7 @@ Key = tuple[str, float, float, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class PairedErrors:
     """The word errors of two variants on the clips of both."""
 
     clips: int
@@ -53,10 +53,10 @@ def clips_of(transcripts: Path) -> dict[Key, TranscribedClip]:
     }  # fmt: skip
 
 
-def set_beside(
+def pair_errors(
     first: Sequence[dict[Key, TranscribedClip]], second: Sequence[dict[Key, TranscribedClip]]
-) -> Beside | None:
-    """Set two variants beside each other, each of one or several trainings.
+) -> PairedErrors | None:
+    """Pair the word errors of two variants clip by clip, each of one or several trainings.
 
     Returns:
         None where no clip with words in it is in all.
@@ -73,7 +73,7 @@ def set_beside(
     reference_lengths = np.array([first[0][key].words.reference_length for key in both], np.int64)
     reciters = [first[0][key].segment.reciter for key in both]
     found = compare_errors(errors[0], errors[1], reference_lengths, reciters)
-    return Beside(len(both), (len(first[0]), len(second[0])), found)
+    return PairedErrors(len(both), (len(first[0]), len(second[0])), found)
 
 
 def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
@@ -187,16 +187,16 @@ def refuse_unlike(reports: Sequence[NamedReport], *, anyway: bool) -> list[Findi
     return notes
 
 
-def beside_first(reports: Sequence[NamedReport]) -> list[Beside | None]:
-    """Each later report beside the first, clip by clip; None where transcripts are not at hand for both."""
+def pair_with_first(reports: Sequence[NamedReport]) -> list[PairedErrors | None]:
+    """Each later report paired with the first, clip by clip; None without transcripts of both."""
     first = reports[0].clips
     return [
-        None if first is None or other.clips is None else set_beside([first], [other.clips])
+        None if first is None or other.clips is None else pair_errors([first], [other.clips])
         for other in reports[1:]
     ]
 
 
-def as_json(reports: Sequence[NamedReport], besides: Sequence[Beside | None]) -> dict[str, Any]:
+def as_json(reports: Sequence[NamedReport], pairs: Sequence[PairedErrors | None]) -> dict[str, Any]:
     """Plain values of all of it."""
     keys = ("model", "manifest", *LIKE, *NOTED, "clips", "wer", "wer_interval", "cer", "cer_interval")
     return {
@@ -205,9 +205,9 @@ def as_json(reports: Sequence[NamedReport], besides: Sequence[Beside | None]) ->
             {
                 "report": report.place,
                 **{key: report.values.get(key) for key in keys},
-                "against_first": None if beside is None else beside.to_json(),
+                "against_first": None if paired is None else paired.to_json(),
             }
-            for report, beside in zip(reports, [None, *besides], strict=True)
+            for report, paired in zip(reports, [None, *pairs], strict=True)
         ],
     }
 

@@ -76,7 +76,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class RateReached:
     """When a training first came down to an error rate."""
 
     place: float
@@ -92,7 +92,7 @@ class Reached:
 
 
 @dataclass(frozen=True, slots=True)
-class Against:
+class AgainstFirst:
     """A variant compared with the first."""
 
     end: Mean
@@ -101,9 +101,9 @@ class Against:
     """The same of the best validations."""
     equal_wer: tuple[float, ...]
     """For each seed the rate that both reach: the higher of the two at the end."""
-    first: tuple[Reached, ...]
+    first: tuple[RateReached, ...]
     """When the first variant came to it, each seed."""
-    other: tuple[Reached, ...]
+    other: tuple[RateReached, ...]
     highest_of_lower: float
     """Of each seed's two rates at the end the lower one; the highest of these."""
     times_fewer: Mean
@@ -144,7 +144,7 @@ class Result:
     """At `SHARES`."""
     best: Mean
     """The lowest validation within the budget."""
-    against: Against | None
+    against: AgainstFirst | None
     """None for the first variant."""
 
 
@@ -290,7 +290,7 @@ def _against(
     other: VariantCurves,
     line_of: Callable[[Curves], list[tuple[float, float]]],
     axes: Mapping[int, Axis],
-) -> Against:
+) -> AgainstFirst:
     pairs = _pairs(first, other)
     ends = [(line_of(a)[-1][1], line_of(b)[-1][1]) for a, b in pairs]
     bests = [(min(y for _, y in line_of(a)), min(y for _, y in line_of(b))) for a, b in pairs]
@@ -307,7 +307,7 @@ def _against(
     )
     end, best, times = (_paired(values, same) for values in figures)
     firsts, others = (tuple(column) for column in zip(*reached, strict=True))
-    return Against(end, best, targets, firsts, others, max(min(pair) for pair in ends), times)
+    return AgainstFirst(end, best, targets, firsts, others, max(min(pair) for pair in ends), times)
 
 
 def _pairs(first: VariantCurves, other: VariantCurves) -> list[tuple[Curves, Curves]]:
@@ -330,7 +330,7 @@ def _ratio(over: float, under: float) -> float:
     return 1.0 if over == 0 else math.inf
 
 
-def _reached(curves: Curves, line: Sequence[tuple[float, float]], target: float, axis: Axis) -> Reached:
+def _reached(curves: Curves, line: Sequence[tuple[float, float]], target: float, axis: Axis) -> RateReached:
     """The first place at which the straight lines between validations are down at the target."""
     place, at_first = line[0][0], True
     if line[0][1] > target:
@@ -343,4 +343,4 @@ def _reached(curves: Curves, line: Sequence[tuple[float, float]], target: float,
             place = line[-1][0]
     step = axis.step_of(place)
     epochs = epochs_axis(curves)
-    return Reached(place, step, None if epochs is None else epochs.at(step), at_first)
+    return RateReached(place, step, None if epochs is None else epochs.at(step), at_first)

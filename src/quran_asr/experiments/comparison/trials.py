@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,8 +18,8 @@ from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError, counted
 from quran_asr.experiments import trials as runner
 from quran_asr.experiments.comparison.variants import Variant, manifests_of, seeded
-from quran_asr.experiments.trials import Ended, last_error, last_lines, working_in
-from quran_asr.files import parse_json, write_atomically
+from quran_asr.experiments.trials import TrialOutcome, last_error, last_lines, working_in
+from quran_asr.files import parse_json, write_atomically, write_json
 
 INDEX = "comparison.json"
 FORMAT = 1
@@ -99,7 +98,7 @@ def keep_question(folder: Path, question: Question) -> None:
         "seeds": question.seeds,
         "data": {**kept, **data},
     }
-    write_atomically(folder / INDEX, (json.dumps(index, ensure_ascii=False, indent=2) + "\n").encode())
+    write_json(folder / INDEX, index)
 
 
 def read_question(folder: Path) -> Question:
@@ -180,7 +179,7 @@ def run_trials(folder: Path, trials: Sequence[Trial], conditions: Conditions) ->
     return [trial for trial in trials if not trial.done]
 
 
-def _report(trial: Trial, ended: Ended, report: Callable[[str], None]) -> None:
+def _report(trial: Trial, ended: TrialOutcome, report: Callable[[str], None]) -> None:
     """Report how a trial ended.
 
     Raises:

@@ -17,7 +17,7 @@ from quran_asr.config.recipe import load_recipe
 from quran_asr.config.recipe_changes import Change, changes
 from quran_asr.config.schema import Recipe
 from quran_asr.errors import QuranAsrError
-from quran_asr.experiments.comparison.reports import Beside, Key, clips_of, set_beside
+from quran_asr.experiments.comparison.reports import Key, PairedErrors, clips_of, pair_errors
 from quran_asr.experiments.comparison.results import VariantCurves
 from quran_asr.experiments.curve_files import read_curves
 from quran_asr.experiments.curves import Curves
@@ -318,12 +318,12 @@ def parting(first: Recipe, other: Recipe) -> list[Change]:
     return [change for change in differences(first, other) if change.key not in _NO_DIFFERENCE]
 
 
-def best_beside(first: Sequence[RunFolder], second: Sequence[RunFolder]) -> Beside | None:
+def best_clips_paired(first: Sequence[RunFolder], second: Sequence[RunFolder]) -> PairedErrors | None:
     """The best validations of two variants clip by clip; None where a run left no transcripts, or others."""
     variants = [_transcripts(first), _transcripts(second)]
     if variants[0] is None or variants[1] is None:
         return None
-    return set_beside(variants[0], variants[1])
+    return pair_errors(variants[0], variants[1])
 
 
 def _transcripts(runs: Sequence[RunFolder]) -> list[dict[Key, Any]] | None:

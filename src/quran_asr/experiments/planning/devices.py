@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from quran_asr.config.architecture import count_parameters
 from quran_asr.config.schema import Recipe
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.experiments.planning.cost import audio_flops
-from quran_asr.files import cache_folder, parse_json, write_atomically
+from quran_asr.files import cache_folder, parse_json, write_json
 from quran_asr.locks import locked
 
 # Peaks are dense and with float32 accumulation, from the makers' data sheets, which are named in `source`.
@@ -174,9 +173,7 @@ def write_calibration(calibration: Calibration) -> Path:
         except QuranAsrError:  # none yet, or one that `plan` has already called broken
             before = []
         more = [asdict(one) for one in before if not calibration.replaces(one)]
-        document = {**asdict(calibration), **({"more": more} if more else {})}
-        text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-        write_atomically(path, text.encode())
+        write_json(path, {**asdict(calibration), **({"more": more} if more else {})})
     return path
 
 

@@ -26,7 +26,7 @@ from quran_asr.experiments.planning.recipe_findings import (
 )
 from quran_asr.experiments.planning.starting_point import Arrival, arrivals, start_findings
 from quran_asr.experiments.planning.timing import (
-    Given,
+    MeasuredSeconds,
     Target,
     Timing,
     epochs_between,
@@ -91,7 +91,7 @@ def plan(
     devices: int | None = None,
     *,
     target: Target | None = None,
-    given: Given = Given(),  # noqa: B008 - frozen
+    given: MeasuredSeconds = MeasuredSeconds(),  # noqa: B008 - frozen
     validation_hours: float | None = None,
 ) -> Plan:
     """Compute a plan.

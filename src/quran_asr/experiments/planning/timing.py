@@ -43,7 +43,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class MeasuredSeconds:
     """Seconds that somebody measured; None where nobody did."""
 
     batch_seconds: float | None = None
@@ -91,7 +91,7 @@ def timing(
     work: Workload | None,
     batch_audio: float | None,
     target: Target | None,
-    given: Given,
+    given: MeasuredSeconds,
     validation_hours: float | None,
 ) -> tuple[Timing, list[Finding]]:
     """Seconds of a batch and of a validation, from the best source that there is.

@@ -22,7 +22,7 @@ from quran_asr.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ReportFiles:
     """The files of a report."""
 
     pictures: tuple[Path, ...]
@@ -38,7 +38,7 @@ def render_report(
     transcripts: Sequence[Path] | None = None,
     audio: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Written:
+) -> ReportFiles:
     """Write PNG files and `report.html`, a page that needs nothing beside it.
 
     Args:
@@ -84,7 +84,7 @@ def render_report(
     for path, content in zip(paths, (stack(pictures), *(p.wide for p in pictures)), strict=True):
         write_atomically(path, content)
     write_atomically(out / "report.html", page(", ".join(labels), parts))
-    return Written(tuple(paths), out / "report.html")
+    return ReportFiles(tuple(paths), out / "report.html")
 
 
 def names(curves: Sequence[Curves]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from quran_asr.evaluation.transcripts import TranscribedClip, read_transcripts
 from quran_asr.experiments.sweep.search import Sweep, open_study, trial_folder
 from quran_asr.experiments.sweep.space import Value, words_of
 from quran_asr.experiments.trials import Trial
-from quran_asr.files import write_atomically
+from quran_asr.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     import optuna
@@ -113,8 +112,7 @@ def result_of(sweep: Sweep, folder: Path) -> Result:
 
 def write_result(result: Result, sweep: Sweep, folder: Path) -> None:
     """Keep what `--json` prints beside the trials."""
-    text = json.dumps(result.to_json(sweep, folder), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / "results.json", text.encode())
+    write_json(folder / "results.json", result.to_json(sweep, folder))
 
 
 def _state(trial: optuna.trial.FrozenTrial) -> str:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from quran_asr.config.recipe import as_yaml, load_recipe
 from quran_asr.config.recipe_changes import changes
 from quran_asr.errors import Finding, QuranAsrError
-from quran_asr.experiments.sweep.space import Axis, Listed, Value, combinations, grid, words_of
-from quran_asr.experiments.trials import Ended, Trial, run_trials, working_in
-from quran_asr.files import parse_json, refuse_foreign, write_atomically
+from quran_asr.experiments.sweep.space import Axis, Value, ValueList, combinations, grid, words_of
+from quran_asr.experiments.trials import Trial, TrialOutcome, run_trials, working_in
+from quran_asr.files import parse_json, refuse_foreign, write_atomically, write_json
 
 if TYPE_CHECKING:
     import optuna
@@ -132,7 +132,7 @@ def _keep_request(sweep: Sweep, folder: Path) -> None:
     text = "# The recipe that all trials have in common.\nbase: base\n" + as_yaml(recipe)
     write_atomically(kept, text.encode())
     asked |= {"trials": sweep.trials, "prune": sweep.prune}
-    write_atomically(place, (json.dumps(asked, ensure_ascii=False, indent=2) + "\n").encode())
+    write_json(place, asked)
 
 
 def _axis_as_json(axis: Axis) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _distributions(sweep: Sweep) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for axis in sweep.axes:
-        if isinstance(axis, Listed):
+        if isinstance(axis, ValueList):
             found[axis.key] = CategoricalDistribution(axis.values)
         elif axis.whole:
             found[axis.key] = IntDistribution(int(axis.low), int(axis.high), log=axis.log)
@@ -259,7 +259,7 @@ def _train(
     trial: optuna.Trial,
     on_trial: OnTrial,
     on_wait: OnWait,
-) -> Ended:
+) -> TrialOutcome:
     """Train one trial until it ends or is pruned."""
     from optuna.trial import TrialState
 
@@ -282,7 +282,7 @@ def _train(
         *words_of(values),
         f"exp_manager.exp_dir={json.dumps(str(place))}",
     ]
-    ends: list[Ended] = []
+    ends: list[TrialOutcome] = []
     try:
         load_recipe(words[0], words[1:])
         run_trials(
@@ -293,11 +293,11 @@ def _train(
             on_look=lambda _: on_wait(trial.number),
         )
     except QuranAsrError as error:
-        return Ended(2, None, None, error.what)
+        return TrialOutcome(2, None, None, error.what)
     return ends[0]
 
 
-def _record(study: optuna.Study, trial: optuna.Trial, ended: Ended, log: str, report: Report) -> bool:
+def _record(study: optuna.Study, trial: optuna.Trial, ended: TrialOutcome, log: str, report: Report) -> bool:
     """Write the end of a trial into the journal; False where it failed."""
     from optuna.trial import TrialState
 

@@ -40,7 +40,7 @@ Value = str | float | int
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ValueList:
     """A key with the values that were listed."""
 
     key: str
@@ -49,7 +49,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Between:
+class ValueRange:
     """A key whose number lies in a range."""
 
     key: str
@@ -61,7 +61,7 @@ class Between:
     """Whole numbers only."""
 
 
-Axis = Listed | Between
+Axis = ValueList | ValueRange
 
 
 def read_space(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[Axis, ...]]:
@@ -116,7 +116,7 @@ def _axis(word: str) -> Axis | None:
         raise QuranAsrError("a value is empty", where=word, remedy="write nothing after the last comma")
     if len(set(values)) < len(values):
         raise QuranAsrError("a value stands twice", where=word, remedy="list each value once")
-    return Listed(key, tuple(values))
+    return ValueList(key, tuple(values))
 
 
 def split_values(text: str) -> list[str]:
@@ -138,7 +138,7 @@ def split_values(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _between(key: str, low: str, high: str, log: str | None) -> Between:
+def _between(key: str, low: str, high: str, log: str | None) -> ValueRange:
     where = f"{key}={low}..{high}{log or ''}"
     if key not in known_keys():
         load_recipe("base", [f"{key}={low}"])  # raises, with the nearest key
@@ -152,7 +152,7 @@ def _between(key: str, low: str, high: str, log: str | None) -> Between:
         raise QuranAsrError("the range is empty", where=where, remedy="write low..high")
     if log and bottom <= 0:
         raise QuranAsrError("a logarithm needs numbers above 0", where=where, remedy="leave out :log")
-    return Between(key, bottom, top, bool(log), whole)
+    return ValueRange(key, bottom, top, bool(log), whole)
 
 
 def _plain_kinds(kind: Any) -> Iterator[type]:
@@ -169,7 +169,7 @@ def words_of(values: Mapping[str, Value]) -> list[str]:
 
 def combinations(axes: Sequence[Axis]) -> int | None:
     """How many trials a grid has; None where a range is among the axes."""
-    listed = [len(axis.values) for axis in axes if isinstance(axis, Listed)]
+    listed = [len(axis.values) for axis in axes if isinstance(axis, ValueList)]
     return math.prod(listed) if len(listed) == len(axes) else None
 
 
@@ -181,7 +181,7 @@ def grid(axes: Sequence[Axis]) -> Iterator[dict[str, Value]]:
 
 
 def _corners(axis: Axis) -> Sequence[Value]:
-    if isinstance(axis, Listed):
+    if isinstance(axis, ValueList):
         return axis.values
     return (int(axis.low), int(axis.high)) if axis.whole else (axis.low, axis.high)
 
