@@ -28,7 +28,7 @@ from quran_asr.corpus.audit_rules import (
 from quran_asr.corpus.clip_alignment import ClipAlignment, align_clips
 from quran_asr.corpus.duration_model import FEWEST, DurationModel, Recited, find_shifted, fit_duration_model
 from quran_asr.corpus.fingerprint import find_copies
-from quran_asr.corpus.manifest import collect_lines, sidecar_of, write_manifest
+from quran_asr.corpus.manifest import MADE_BY, collect_lines, sidecar_of, write_manifest
 from quran_asr.corpus.measurements import Effort, Measured, measure_clips
 from quran_asr.corpus.phone_classes import Sounds
 from quran_asr.corpus.text_check import check_text, sounds_of
@@ -129,7 +129,9 @@ def audit(
     lines, findings = collect_lines(manifest)
     if not lines:
         raise QuranAsrError(
-            f"no usable line among {len(findings)}, the first: {findings[0].message}", where=findings[0].where
+            f"no usable line among {len(findings)}, the first: {findings[0].message}",
+            where=findings[0].where,
+            remedy=findings[0].remedy or MADE_BY,
         )
     segments = [segment for _, segment in lines]
     measured, effort = measure_clips(
