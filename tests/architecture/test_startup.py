@@ -91,6 +91,9 @@ def test_help_answers_at_once_and_ends_with_an_example(name: str, tmp_path: Path
         text = answers_at_once([*arguments, "--help"], tmp_path)
         last = text.strip().split("\n\n")[-1]
         assert f"quran-asr {' '.join(arguments)}" in last, f"no example at the end of:\n{text}"
+        assert "None]" not in text, f"a range without ends in:\n{text}"
+        commands = text.partition("\nCommands:\n")[2].splitlines()
+        assert not [line for line in commands if line.endswith("...")], f"a sentence is cut in:\n{text}"
 
 
 @pytest.mark.parametrize("command", [one for one in SETTLED if one.split()[0] in COMMANDS])

@@ -100,6 +100,8 @@ def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
             "--microphone --rate 8000 --model {bundle}",
             "`--rate` applies to a pipe, and the input is a microphone",
         ),
+        ("a.wav --follow --at 97:9 --model {bundle}", "there is no verse 97:9: surah 97 has 5 verses"),
+        ("a.wav --at 97:1 --model {bundle}", "hint: add --follow"),
         ("a.wav --model .", ".: neither a bundle nor a run: it has no bundle.json"),
         ("a.wav --model a.wav", "a.wav: neither a .nemo nor a .ckpt"),
     ],

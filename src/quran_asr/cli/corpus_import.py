@@ -47,7 +47,11 @@ _LISTED = 5
 @click.option(
     "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
 )
-@click.option("--cluster", metavar="ADDRESS", help="A dask.distributed scheduler, e.g. tcp://node1:8786.")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Work on the Dask cluster with this scheduler, for example tcp://node1:8786.",
+)
 @click.option("--dry-run", is_flag=True, help="Show how the columns are read, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_(

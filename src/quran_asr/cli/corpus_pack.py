@@ -42,7 +42,11 @@ _LISTED = 20
 @click.option(
     "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
 )
-@click.option("--cluster", metavar="ADDRESS", help="A dask.distributed scheduler, e.g. tcp://node1:8786.")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Work on the Dask cluster with this scheduler, for example tcp://node1:8786.",
+)
 @click.option("--verify", is_flag=True, help="Compare the checksums of shards that are finished already.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def pack(
