@@ -90,8 +90,8 @@ def pack(
         on_progress: called with (shards finished, shards).
 
     Raises:
-        QuranAsrError: the manifest is wrong or in `folder`, `folder` has other content, no clip can be read, or a
-            job's process died.
+        QuranAsrError: the manifest is wrong or in `folder`, `folder` has other content, no clip can be read,
+            or a job's process died.
         OSError: the disk is full; finished shards are kept.
     """
     folder = Path(folder).absolute()
