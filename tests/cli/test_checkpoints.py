@@ -89,7 +89,7 @@ def test_on_a_terminal_it_waits_for_the_answer(run: RunFolder, answer: bytes, le
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["prune"], "Missing option '--keep'"),
+        (["prune"], "missing option '--keep'"),
         (["export", "--to", "x.pt"], "must end in .nemo"),
         (["average", "--to", "x.pt"], "must end in .nemo"),
         (["average", "--count", "2", "--to", "there.nemo"], "there.nemo: already exists"),

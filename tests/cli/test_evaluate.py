@@ -49,14 +49,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("evaluate torn.jsonl --model model.nemo", "torn.jsonl:2: a torn line"),
         ("evaluate test.jsonl --model model.nemo --decoder beam", "'beam' is not one of 'transducer', 'ctc'"),
         ("evaluate test.jsonl --model model.nemo --look-ahead -1", "-1 is not in the range"),
-        ("evaluate --model model.nemo", "Missing argument 'MANIFEST'"),
+        ("evaluate --model model.nemo", "missing argument 'MANIFEST'"),
         ("transcribe 112001.wav --model none.nemo", "none.nemo: no such model"),
         ("transcribe none.wav --model model.nemo", "none.wav"),
         ("transcribe page.mp3 --model model.nemo", "page.mp3"),
         ("transcribe . --model model.nemo", "this is a folder"),
         ("transcribe model.nemo 112001.wav", "name the model with --model model.nemo"),
         ("listen run", "name the model with --model run"),
-        ("transcribe --model model.nemo", "Missing argument 'FILE...'"),
+        ("transcribe --model model.nemo", "missing argument 'FILE...'"),
     ],
 )
 def test_wrong_use_ends_at_once_with_what_is_wrong(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +149,35 @@ def test_a_folder_name_that_is_not_utf_8_ends_in_no_traceback(tmp_path: Path) ->
         assert done.returncode in (1, 2), done.stderr
         assert b"Traceback" not in done.stderr
         done.stderr.decode()
+
+
+def test_lines_beside_a_progress_bar_stand_alone() -> None:
+    """On a terminal the bar is taken away for them, and drawn again below."""
+    pty = pytest.importorskip("pty")
+    code = (
+        "from quran_asr.cli.output import echo, progress_bar\n"
+        "with progress_bar('counting', 'files') as on_progress:\n"
+        "    for n in range(3):\n"
+        "        on_progress(n, 3)\n"
+        "        echo(f'a\\t{n}')\n"
+        "        echo(f'note {n}', err=True)\n"
+    )
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        written = b""
+        with contextlib.suppress(OSError):  # Linux reports the other end's exit so
+            while part := os.read(ours, 4096):
+                written += part
+        os.close(ours)
+    assert process.returncode == 0
+    assert b"counting" in written
+    for line in (b"a\t0", b"note 0", b"a\t2", b"note 2"):
+        before = re.split(rb"\n|\x1b\[2K", written.partition(line)[0])[-1]
+        assert re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]|\r", b"", before) == b""
 
 
 def test_a_terminal_without_arabic_ends_no_command(tmp_path: Path) -> None:

@@ -147,6 +147,16 @@ def test_a_folder_of_something_else_is_refused(manifest: Path, tmp_path: Path) -
         packed(manifest, manifest.parent / "recordings")
 
 
+def test_shards_are_not_packed_into_their_own_folder(manifest: Path, tmp_path: Path) -> None:
+    """They would be replaced while they are read."""
+    folder = tmp_path / "shards"
+    report = packed(manifest, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(QuranAsrError, match="in this folder"):
+        packed(report.manifest, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 def test_a_manifest_of_something_else_is_never_replaced(manifest: Path, tmp_path: Path) -> None:
     folder = tmp_path / "aligned"
     folder.mkdir()

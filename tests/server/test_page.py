@@ -180,6 +180,24 @@ def test_a_recording_is_followed_marked_summed_up_and_exported(
     assert not page.errors
 
 
+def test_a_file_that_is_not_a_recording_leaves_the_session_before(
+    browser: Any, address: str, recording: Path, tmp_path: Path
+) -> None:
+    server = Server()
+    server.on_stop = end
+    page = opened(browser, address, server, locale="ar")
+    page.set_input_files("#file", recording)
+    page.wait_for_selector("#summary:not([hidden])")
+    (tmp_path / "text.mp3").write_text("not a recording")
+    page.set_input_files("#file", tmp_path / "text.mp3")
+    page.wait_for_selector("#status.failed")
+    assert not set("abcdefghijklmnopqrstuvwxyz") & set(page.inner_text("#status").lower())
+    assert page.is_visible("#summary") and page.locator("main .final").count() == 3
+    assert page.is_hidden("#progress") and not page.errors
+    page.locator('[id="w112:1:1"]').click()
+    page.wait_for_function("!document.getElementById('player').paused")
+
+
 def test_after_a_lost_connection_the_page_goes_on_where_it_was(browser: Any, address: str) -> None:
     server = Server()
     page = opened(browser, address, server)

@@ -16,6 +16,8 @@ import click
 from quran_asr.errors import Finding, printable
 
 if TYPE_CHECKING:
+    import rich.progress
+
     from quran_asr.decoding.partial import StreamingResult
     from quran_asr.records import TimedWord
     from quran_asr.training.metrics import Progress, Watcher
@@ -30,7 +32,24 @@ def echo(
     message, in a colour where the terminal has any.
     """
     styled = click.style(printable(label), fg=colour) if label else ""
-    click.echo(styled + printable(str(message)), err=err, nl=nl)
+    with _without_bar(err):
+        click.echo(styled + printable(str(message)), err=err, nl=nl)
+
+
+_bars: list[rich.progress.Progress] = []
+"""The progress bars that are on the terminal, the newest last."""
+
+
+@contextmanager
+def _without_bar(err: bool) -> Iterator[None]:
+    """Take the bar away while a line is printed on its terminal. rich's own way to do that, which stands in for
+    `sys.stdout`, is passed by: click writes to the file behind it."""
+    bar = _bars[-1] if _bars and (err or sys.stdout.isatty()) else None
+    if bar is not None:
+        bar.stop()
+    yield
+    if bar is not None:
+        bar.start()
 
 
 def print_error(error: object) -> None:
@@ -97,9 +116,14 @@ def progress_bar(title: str, unit: str = "") -> Iterator[OnProgress]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    # On a terminal what is printed goes above the bar; a pipe gets it as it is.
-    above = sys.stdout.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=above) as bar:
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as bar:
+        _bars.append(bar)
         task = bar.add_task(title, total=None, rate="")
 
         def show(done: int, total: int) -> None:
@@ -107,7 +131,10 @@ def progress_bar(title: str, unit: str = "") -> Iterator[OnProgress]:
             rate = f"{speed:.1f} {unit}/s".replace(" /", "/") if speed else ""
             bar.update(task, completed=done, total=total, rate=rate)
 
-        yield show
+        try:
+            yield show
+        finally:
+            _bars.remove(bar)
 
 
 LOG_SECONDS = 20.0
@@ -194,7 +221,14 @@ def _bar() -> Iterator[Watcher]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[line]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as bar:
+        _bars.append(bar)
         task = bar.add_task("training", total=None, line="")
 
         def show(progress: Any) -> None:
@@ -205,7 +239,10 @@ def _bar() -> Iterator[Watcher]:
                 bar.update(task, line=training_line(row))
             bar.update(task, completed=progress.step, total=progress.total_steps)
 
-        yield show
+        try:
+            yield show
+        finally:
+            _bars.remove(bar)
 
 
 DIM, PLAIN, REWRITE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"

@@ -90,11 +90,18 @@ def pack(
         on_progress: called with (shards finished, shards).
 
     Raises:
-        QuranAsrError: the manifest is wrong, `folder` has other content, no clip can be read, or a
-            job's process died.
+        QuranAsrError: the manifest is wrong or in `folder`, `folder` has other content, no clip can be read,
+            or a job's process died.
         OSError: the disk is full; finished shards are kept.
     """
     folder = Path(folder).absolute()
+    if Path(manifest).resolve().parent == folder.resolve():
+        # Its shards would be replaced while they are read.
+        raise QuranAsrError(
+            "a manifest in this folder cannot be packed into the folder itself",
+            where=str(manifest),
+            remedy="name another folder: --to FOLDER",
+        )
     refuse_foreign(folder, (RECORDS,), "folder of shards")
     lines = read_lines(manifest)
     (folder / RECORDS).mkdir(parents=True, exist_ok=True)

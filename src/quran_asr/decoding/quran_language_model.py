@@ -179,7 +179,9 @@ def _sentences(tokenizer: Tokenizer, spelling: str, path: Path) -> list[tuple[in
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise QuranAsrError("cannot read the text", where=str(path)) from error
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        remedy = "name a text file in UTF-8, one sentence per line"
+        raise QuranAsrError(f"cannot read the text: {why}", where=str(path), remedy=remedy) from error
     sentences = []
     for number, line in enumerate(lines, start=1):
         if letters := lost_letters(line):

@@ -7,11 +7,10 @@ import os
 import sys
 
 import torch
-from nemo.collections.asr.parts.submodules.causal_convs import CausalConv1D, CausalConv2D
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
+from quran_asr.training.model import CausalConv1D, CausalConv2D, EncDecHybridRNNTCTCBPEModel
 
 
 class PointwiseConv1d(nn.Conv1d):

@@ -22,6 +22,7 @@ with warnings.catch_warnings():  # NeMo's start-up messages mean nothing to our 
     logging.getLogger("nv_one_logger").setLevel(logging.CRITICAL)
     from nemo.collections.asr.models import EncDecHybridRNNTCTCBPEModel
     from nemo.collections.asr.modules import RNNTJoint
+    from nemo.collections.asr.parts.submodules.causal_convs import CausalConv1D, CausalConv2D
     from nemo.utils import logging as nemo_logging
 
 from quran_asr.config.schema import Recipe
@@ -30,6 +31,8 @@ from quran_asr.records import SAMPLE_RATE
 nemo_logging.setLevel(logging.ERROR)
 
 __all__ = [
+    "CausalConv1D",
+    "CausalConv2D",
     "EncDecHybridRNNTCTCBPEModel",
     "RNNTJoint",
     "build_model",

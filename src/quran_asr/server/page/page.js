@@ -17,7 +17,8 @@ const TEXTS = {
     welcome: "Press Recite, or open a recording. The sound goes to this server only and is not stored.",
     connecting: "Connecting…", searching: "Listening for the place…", following: "Following: {place}",
     again: "The connection was lost; connecting again…", lost: "The connection was lost.",
-    noMicrophone: "The microphone cannot be used: {why}", noFile: "This file cannot be played: {why}",
+    noMicrophone: "The microphone cannot be used: {why}",
+    noFile: "This file cannot be read: it is not a recording, or in a format that this browser does not know.",
     behind: "The server is {seconds} s behind.", decoding: "Reading the recording…",
     ended: "Finished.", words: "Words", verses: "Verses", time: "Time", pace: "Words a minute",
     pauses: "Pauses over 2 s", repeats: "Repeated words", skips: "Skipped words", seconds: "{n} s",
@@ -36,7 +37,8 @@ const TEXTS = {
     welcome: "اضغط «ابدأ التلاوة» أو افتح تسجيلًا. لا يُرسل الصوت إلا إلى هذا الخادم ولا يُحفظ.",
     connecting: "جارٍ الاتصال…", searching: "جارٍ البحث عن الموضع…", following: "الموضع: {place}",
     again: "انقطع الاتصال؛ جارٍ إعادة الاتصال…", lost: "انقطع الاتصال.",
-    noMicrophone: "تعذر استخدام الميكروفون: {why}", noFile: "تعذر تشغيل هذا الملف: {why}",
+    noMicrophone: "تعذر استخدام الميكروفون: {why}",
+    noFile: "تعذرت قراءة هذا الملف: ليس تسجيلًا صوتيًا أو أن صيغته غير معروفة لهذا المتصفح.",
     behind: "الخادم متأخر {seconds} ث.", decoding: "جارٍ قراءة التسجيل…",
     ended: "انتهت الجلسة.", words: "الكلمات", verses: "الآيات", time: "المدة", pace: "كلمة في الدقيقة",
     pauses: "وقفات أطول من ثانيتين", repeats: "كلمات مكررة", skips: "كلمات متروكة", seconds: "{n} ث",
@@ -314,9 +316,14 @@ async function fromFile(file) {
   };
 }
 
-async function begin(makeSource) {
+async function begin(makeSource, file = null) {
+  const source = await makeSource(); // what fails here leaves the last session on the page
   session?.stop();
   session = null;
+  discardRecording();
+  if (file) offer(file);
+  element("progress").hidden = !source.seconds;
+  element("progress").value = 0;
   words = [];
   chosen = null;
   shown = 0;
@@ -326,7 +333,6 @@ async function begin(makeSource) {
   const at = element("anywhere").checked ? null : `${surah}:${element("verse").value}:0`;
   await show(surah);
   tell("connecting");
-  const source = await makeSource();
   session = new Session(source, at);
   controls();
 }
@@ -441,8 +447,14 @@ function wav(chunks, rate) {
   return new Blob([head, ...chunks], { type: "audio/wav" });
 }
 
-function offer(sound) {
+function discardRecording() {
   if (recording) URL.revokeObjectURL(recording);
+  recording = null;
+  element("player").hidden = true;
+}
+
+function offer(sound) {
+  discardRecording();
   recording = URL.createObjectURL(sound);
   element("player").src = recording;
   element("player").hidden = false;
@@ -544,9 +556,6 @@ function fillVerses() {
 
 element("microphone").onclick = async () => {
   if (session) return session.stop();
-  element("player").hidden = true;
-  if (recording) URL.revokeObjectURL(recording);
-  recording = null;
   try {
     await begin(microphone);
   } catch (error) {
@@ -555,14 +564,11 @@ element("microphone").onclick = async () => {
 };
 
 async function open(file) {
-  offer(file);
-  element("progress").hidden = false;
   tell("decoding");
   try {
-    await begin(() => fromFile(file));
-  } catch (error) {
-    element("progress").hidden = true;
-    tell("noFile", { why: error.message }, "", true);
+    await begin(() => fromFile(file), file);
+  } catch {
+    tell("noFile", {}, "", true);
   }
 }
 
