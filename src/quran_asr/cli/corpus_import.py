@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.options import FiniteRange, need
+from quran_asr.cli.options import FiniteRange, cluster_option, jobs_option, need
 from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar
 from quran_asr.errors import Finding, QuranAsrError, counted
 
@@ -44,10 +44,8 @@ _LISTED = 5
     help="Take rows with this value in the label column. May be repeated. Default: correct, good, valid, ...",
 )
 @click.option("--reciter", default="", metavar="NAME", help="Reciter of the rows that name none.")
-@click.option(
-    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
-)
-@click.option("--cluster", metavar="ADDRESS", help="A dask.distributed scheduler, e.g. tcp://node1:8786.")
+@jobs_option
+@cluster_option
 @click.option("--dry-run", is_flag=True, help="Show how the columns are read, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_(
@@ -72,8 +70,6 @@ def import_(
     from quran_asr.corpus.sources import find_units
     from quran_asr.corpus.workers import executor
 
-    if cluster is not None:
-        need("cluster")
     chosen = _chosen(columns)
     units = find_units(sources)
     if any(unit.kind in ("parquet", "arrow") for unit in units):
