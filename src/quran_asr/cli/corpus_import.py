@@ -11,6 +11,9 @@ from quran_asr.cli.output import echo, print_findings, print_json, print_table, 
 from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quran_asr.corpus.everyayah import DownloadReport, Recitation
     from quran_asr.corpus.importing import Corpus, ImportReport
     from quran_asr.corpus.sources import Role
     from quran_asr.records import VerseRef
@@ -198,14 +201,7 @@ def download(
 
     server = everyayah.Server(address or everyayah.SERVER, rate)
     if list_only:
-        offered = everyayah.recitations(server)
-        rows = [(one.folder, one.name, one.bitrate) for one in offered]
-        if as_json:
-            print_json(
-                [{"folder": folder, "name": name, "bitrate": bitrate} for folder, name, bitrate in rows]
-            )
-        else:
-            print_table(("RECITER", "name", "bit rate"), rows)
+        _print_recitations(everyayah.recitations(server), as_json)
         return 0
     if not reciters or folder is None:
         raise QuranAsrError(
@@ -215,17 +211,32 @@ def download(
     refs = _verses(verses)
     if dry_run:
         files, present = everyayah.wanted_files(reciters, refs, Path(folder))
-        minutes = len(files) / rate / 60
-        if as_json:
-            print_json({"to_fetch": len(files), "present": present, "minutes": round(minutes, 1)})
-        else:
-            echo(
-                f"to fetch: {len(files):,} files, {minutes:.1f} min or more at {rate:g}/s; there: {present:,}"
-            )
+        _print_dry_run(len(files), present, rate, as_json)
         return 0
     everyayah.refuse_unknown(reciters, everyayah.recitations(server))
     with progress_bar("downloading", "files") as on_progress:
         report = everyayah.download(server, reciters, refs, Path(folder), on_progress)
+    _print_download(report, folder, as_json)
+    return int(bool(report.missing))
+
+
+def _print_recitations(offered: Sequence[Recitation], as_json: bool) -> None:
+    if as_json:
+        print_json([{"folder": one.folder, "name": one.name, "bitrate": one.bitrate} for one in offered])
+    else:
+        rows = [(one.folder, one.name, one.bitrate) for one in offered]
+        print_table(("RECITER", "name", "bit rate"), rows)
+
+
+def _print_dry_run(files: int, present: int, rate: float, as_json: bool) -> None:
+    minutes = files / rate / 60
+    if as_json:
+        print_json({"to_fetch": files, "present": present, "minutes": round(minutes, 1)})
+    else:
+        echo(f"to fetch: {files:,} files, {minutes:.1f} min or more at {rate:g}/s; there: {present:,}")
+
+
+def _print_download(report: DownloadReport, folder: str, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -237,7 +248,7 @@ def download(
                 "missing": [{"url": one.url, "reason": one.reason} for one in report.missing],
             }
         )
-        return int(bool(report.missing))
+        return
     print_findings(
         [Finding("warning", "missing-file", one.url, one.reason, "") for one in report.missing[:_LISTED]]
     )
@@ -246,7 +257,6 @@ def download(
         f"checksums: {report.checked:,}; there before: {report.present:,}; missing: {len(report.missing):,}"
     )
     echo(f"next: quran-asr corpus scan {folder} --to all.jsonl", err=True)
-    return int(bool(report.missing))
 
 
 def _verses(written: tuple[str, ...]) -> list[VerseRef]:
