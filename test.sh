@@ -3,7 +3,8 @@
 # ./test.sh --fast                  lint, types, core when it changed, the quick tests: under 2 minutes
 # ./test.sh [--fast] ARGUMENTS...   only the tests that these pytest arguments choose
 #
-# Stops at the first check that fails, with what it printed; pytest comes last and has the last word.
+# Stops at the first check that fails, with what it printed; pytest comes last and has the last word. Its tests
+# run in two processes, apart from those marked `alone`, which measure time and run when the others are done.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -43,7 +44,9 @@ test_core_everywhere() {
     [ "$(cat .venv-core/tested 2>/dev/null)" != "$contents" ] || return 0
     test_core "" "core alone" tests/architecture/test_core.py
   else
-    test_core "" "core alone, with the tests of its rooms" tests/architecture/test_core.py "${core_tests[@]}"
+    test_core "" "core alone, with the tests of its rooms" "${two_processes[@]}" -m "not slow and not alone" \
+      tests/architecture/test_core.py "${core_tests[@]}"
+    test_core "" "core alone, what measures time" -m "not slow and alone" "${core_tests[@]}"
     local version
     for version in 3.12 3.13 3.14; do
       if tools/environment.sh find "$version" >/dev/null; then
@@ -77,16 +80,22 @@ lock_resolves() { # asked of the package index once for each lock: every pin has
 }
 
 core_tests=(tests/text tests/decoding tests/evaluation tests/runtime)
+two_processes=(-n 2 --dist loadgroup --no-loadscope-reorder) # tests/conftest.py groups and orders the tests
 
 tools/environment.sh train
 tests=(.venv/bin/python -m pytest)
 if [ $fast = yes ]; then tests+=(-q -m "not slow"); else tests+=(--durations=15); fi
 if [ $# = 0 ]; then
-  [ $fast = no ] || tests+=(-n 2 --dist loadgroup) # in two processes: none of the quick tests measures time
   check "lint (ruff check)" .venv/bin/ruff check .
   check "format (ruff format)" .venv/bin/ruff format --check .
   check "types (mypy)" .venv/bin/mypy
   test_core_everywhere
-  [ $fast = yes ] || test_kernels
+  # One thread for each process: more threads than cores would wait for each other.
+  together=(env OMP_NUM_THREADS=1 "${tests[@]}" "${two_processes[@]}")
+  [ $fast = no ] || exec "${together[@]}"
+  test_kernels
+  "${together[@]}" -m "not alone"
+  mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.alone' tests)
+  exec "${tests[@]}" -m alone "${files[@]}"
 fi
 exec "${tests[@]}" "$@"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,7 @@ from quran_asr.config.recipe import load_recipe
 from quran_asr.config.schema import Recipe
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.corpus.synthesis import synthesize_corpus
+from quran_asr.locks import locked
 from quran_asr.records import Segment, VerseRef
 
 if TYPE_CHECKING:
@@ -43,20 +48,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-SHARED = ("quickstart", "bundle", "small_bundle")
-"""Fixtures that take a training or an export: with pytest-xdist one process makes each and runs its tests."""
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group(name): tests that one process of pytest-xdist runs")
+    config.addinivalue_line(
+        "markers", "alone: measures time or needs all cores; ./test.sh runs it when the others are done"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With pytest-xdist one process runs a file, and one everything that needs the quickstart's training.
+
+    So fixtures of a module are made once. The files with the most slow tests come first: what is left for
+    the end is short, and both processes end at about the same time.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    slow: Counter[str] = Counter()
+    group_of = {}
     for item in items:
-        used = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        if used:
-            item.add_marker(pytest.mark.xdist_group(used[0]))
+        marked = item.get_closest_marker("xdist_group")
+        if marked is not None:
+            group = marked.args[0]
+        else:
+            whole = "quickstart" in getattr(item, "fixturenames", ())
+            group = "quickstart" if whole else item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group(group))
+        group_of[item] = group
+        slow[group] += item.get_closest_marker("slow") is not None
+    slow["quickstart"] += len(items)  # a training of minutes: first of all
+    items.sort(key=lambda item: -slow[group_of[item]])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -94,7 +115,7 @@ Command = Callable[..., Done]
 def quran_asr() -> Command:
     """Run the real command in a process of its own."""
 
-    def run(*words: object, cwd: Path | None = None, timeout: float = 600) -> Done:
+    def run(*words: object, cwd: Path | None = None, timeout: float = 900) -> Done:
         done = subprocess.run(
             [sys.executable, "-m", "quran_asr", *map(str, words)],
             capture_output=True,
@@ -109,6 +130,34 @@ def quran_asr() -> Command:
     return run
 
 
+@pytest.fixture(scope="session")
+def in_process() -> Command:
+    """Run the command in this process, which has imported torch and NeMo: they take ten seconds in another.
+
+    For tests of what a command does. What is imported, signals and memory need a process of their own.
+    """
+    pytest.importorskip("nemo", reason="needs the training packages")
+    import quran_asr.training.trainer  # noqa: F401 - NeMo logs to what is stderr now, not to that of one command
+    from quran_asr.cli.main import main
+
+    def run(*words: object, cwd: Path | None = None) -> Done:
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+        with (
+            contextlib.chdir(cwd or Path.cwd()),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main([str(word) for word in words])
+        texts = []
+        for stream in (out, err):
+            stream.flush()
+            texts.append(stream.buffer.getvalue().decode("utf-8"))
+        return Done(int(ended.value.code or 0), *texts)
+
+    return run
+
+
 @dataclass(frozen=True)
 class Quickstart:
     figures: dict[str, Any]
@@ -116,27 +165,56 @@ class Quickstart:
     folder: Path
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def quickstart(
-    quran_asr: Command, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Quickstart:
+def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Have a folder made by the first process of pytest-xdist that asks for it; others take it as it is."""
+    shared = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        shared = shared.parent
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        place, whole = shared / f"once-{name}", shared / f"once-{name}.whole"
+        with locked(shared / f"once-{name}.lock", busy=f"{name} is being made", wait=1700):
+            if not whole.exists():
+                shutil.rmtree(place, ignore_errors=True)  # what a process that failed has left
+                place.mkdir()
+                make(place)
+                whole.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quickstart(quran_asr: Command, once: Once, request: pytest.FixtureRequest) -> Quickstart:
     """`quran-asr quickstart --json`, whole: a model whose own error is small, trained once in a test run."""
     earlier = request.config.getoption("--quickstart")
     if earlier is not None:
         return Quickstart(json.loads((earlier / "figures.json").read_text()), "", earlier)
-    folder = tmp_path_factory.mktemp("quickstart")
-    done = quran_asr("quickstart", "--to", folder / "quickstart", "--json", timeout=1500)
-    assert done.code == 0, done.err
-    return Quickstart(json.loads(done.out), done.err, folder / "quickstart")
+
+    def train(folder: Path) -> None:
+        done = quran_asr("quickstart", "--to", folder / "quickstart", "--json", timeout=1700)
+        assert done.code == 0, done.err
+        (folder / "figures.json").write_text(done.out, encoding="utf-8")
+        (folder / "said.txt").write_text(done.err, encoding="utf-8")
+
+    folder = once("quickstart", train)
+    figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    return Quickstart(figures, (folder / "said.txt").read_text(encoding="utf-8"), folder / "quickstart")
 
 
 @pytest.fixture(scope="session")
-def bundle(quickstart: Quickstart, quran_asr: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(quickstart: Quickstart, in_process: Command, once: Once) -> Path:
     """The quickstart's model, exported: the folder."""
-    folder = tmp_path_factory.mktemp("export") / "bundle"
-    done = quran_asr("export", quickstart.figures["run"], "--to", folder)
-    assert done.code == 0, done.err
-    return folder
+
+    def export(folder: Path) -> None:
+        done = in_process("export", quickstart.figures["run"], "--to", folder / "bundle")
+        assert done.code == 0, done.err
+
+    return once("bundle", export) / "bundle"
 
 
 TINY = (
@@ -196,23 +274,27 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
-def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made as every bundle, with random weights: it recognizes nothing, but says much, so changes show."""
+def small_bundle(once: Once) -> Path:
+    """Made as every bundle, with random weights: it recognizes nothing, but says much, so changes show.
+
+    The `.nemo` that it was made from lies beside it, as `model.nemo`.
+    """
     pytest.importorskip("nemo", reason="a bundle is made with the training packages")
-    import torch
 
-    from quran_asr.config.recipe import load_recipe
-    from quran_asr.export.bundle import export
-    from quran_asr.training.model import build_model
-    from quran_asr.training.tokenizer import train_tokenizer
+    def make(folder: Path) -> None:
+        import torch
 
-    folder = tmp_path_factory.mktemp("small")
-    tokenizer = train_tokenizer("letters", 48, folder / "tokenizer")
-    torch.manual_seed(0)
-    model = build_model(load_recipe("quickstart", SMALL), tokenizer.folder)
-    model.save_to(str(folder / "model.nemo"))
-    export(folder / "model.nemo", folder / "bundle")
-    return folder / "bundle"
+        from quran_asr.export.bundle import export
+        from quran_asr.training.model import build_model
+        from quran_asr.training.tokenizer import train_tokenizer
+
+        tokenizer = train_tokenizer("letters", 48, folder / "tokenizer")
+        torch.manual_seed(0)
+        model = build_model(load_recipe("quickstart", SMALL), tokenizer.folder)
+        model.save_to(str(folder / "model.nemo"))
+        export(folder / "model.nemo", folder / "bundle")
+
+    return once("small", make) / "bundle"
 
 
 @pytest.fixture(scope="session")

@@ -473,7 +473,7 @@ def test_a_training_on_a_full_disk_ends_in_one_line(
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
         )
     finally:
         drain(disk)

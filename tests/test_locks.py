@@ -73,8 +73,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     process = holder(tmp_path / ".lock")
     process.kill()
     assert (tmp_path / ".lock").exists()
-    time.sleep(0.2)  # it has ended, and nobody has waited for it yet
-    with locked(tmp_path / ".lock", busy="busy"):
+    with locked(tmp_path / ".lock", busy="busy", wait=60):  # until it has ended; nobody waits for it
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
     process.wait()
     assert list(tmp_path.iterdir()) == []
@@ -120,7 +119,7 @@ def test_many_that_wait_for_it_have_it_in_turn(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text(json.dumps(stale))  # all of them find it
     command = [sys.executable, "-c", COUNT, str(count), "25"]
     processes = [subprocess.Popen(command) for _ in range(4)]
-    assert [process.wait(120) for process in processes] == [0, 0, 0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0, 0, 0]
     assert count.read_text() == "100"
     assert [path.name for path in tmp_path.iterdir()] == ["count"]
 
@@ -130,7 +129,7 @@ def test_waiting_ends(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(QuranAsrError), locked(tmp_path / ".lock", busy="busy", wait=0.3):
         pytest.fail("taken")
-    assert 0.3 <= time.monotonic() - began < 5
+    assert 0.3 <= time.monotonic() - began < 60
     process.send_signal(signal.SIGKILL)
     process.wait()
 

@@ -33,6 +33,9 @@ from quran_asr.shards import as_file
 if TYPE_CHECKING:
     from quran_asr.records import Samples
 
+READ_FORMATS = "wav, flac, mp3, ogg and opus are read, m4a and others with the extra `media`; else convert it"
+"""Remedy for what is not audio."""
+
 TOLERANCE_SECONDS = 0.1
 """Decoders and manifests round lengths; a file that falls short by more than this is truncated."""
 
@@ -344,6 +347,14 @@ def _mono_blocks(
         frames -= len(block)
 
 
+def _no_file(path: Path) -> QuranAsrError:
+    if path.is_dir():
+        return QuranAsrError("this is a folder", where=str(path), remedy=f"name files: {path}/*.mp3")
+    if path.exists():
+        return QuranAsrError("not a regular file", where=str(path), remedy="copy what it gives into a file")
+    return QuranAsrError("no such file", where=str(path), remedy="check the name and the folder")
+
+
 def _joined(blocks: list[Samples]) -> Samples:
     if len(blocks) == 1:
         return blocks[0]
@@ -355,8 +366,7 @@ def _opened(path: Path) -> Iterator[Sound]:
     """A sound file that has samples, opened by descriptor: libsndfile then cannot go by the name."""
     try:
         if not path.is_file():
-            what = "not a regular file" if path.exists() else "no such file"
-            raise QuranAsrError(what, where=str(path))
+            raise _no_file(path)
         with path.open("rb", buffering=0) as file:
             medium = medium_of(file.read(1 << 16) or b"")
             file.seek(0)
@@ -379,7 +389,8 @@ def _opened(path: Path) -> Iterator[Sound]:
         reason = error.error_string.strip().rstrip(".")
         # What libsndfile says of a stream that its mp3 reader gave up on; it would mislead.
         if "not a regular file" in reason or "not recognised" in reason:
-            raise QuranAsrError("not an audio file that can be read, or damaged", where=str(path)) from None
+            what = "not an audio file that can be read, or damaged"
+            raise QuranAsrError(what, where=str(path), remedy=READ_FORMATS) from None
         raise QuranAsrError(f"damaged or truncated (decoder: {reason})", where=str(path)) from None
 
 
@@ -487,7 +498,7 @@ def _refuse_other_files(path: Path, file: io.FileIO) -> None:
     head = file.read(4096) or b""
     where = str(path)
     if not size:
-        raise QuranAsrError("an empty file", where=where)
+        raise QuranAsrError("an empty file", where=where, remedy="copy or download it again")
     if not head.strip(b"\0"):
         raise QuranAsrError("only zero bytes (an unfinished download?)", where=where)
     for magic, what, remedy in _NOT_AUDIO:

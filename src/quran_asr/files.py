@@ -70,6 +70,18 @@ def refuse_foreign(folder: Path, ours: Collection[str], what: str) -> None:
         )
 
 
+def require_writable(folder: Path) -> None:
+    """Make a folder, and see that files can be made in it: before the work whose result goes there.
+
+    Raises:
+        OSError: it cannot be made or written in; it is named.
+    """
+    with named_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a whole file, read in pieces.
 

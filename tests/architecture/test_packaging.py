@@ -32,7 +32,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build_wheel(source: Path, to: Path) -> zipfile.ZipFile:
     build = [sys.executable, *"-m pip wheel --quiet --no-deps --no-build-isolation -w".split(), to, source]
-    done = subprocess.run(build, cwd=to.parent, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(build, cwd=to.parent, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (made,) = to.glob("*.whl")
     return zipfile.ZipFile(made)
@@ -71,7 +71,7 @@ def test_the_sdist_makes_the_same_wheel(copy: Path, wheel: zipfile.ZipFile, tmp_
     script = "import setuptools.build_meta as backend, sys; print(backend.build_sdist(sys.argv[1]))"
     build = [sys.executable, "-c", script, str(tmp_path / "sdist")]
     (tmp_path / "sdist").mkdir()
-    done = subprocess.run(build, cwd=copy, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(build, cwd=copy, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (archive,) = (tmp_path / "sdist").iterdir()
     assert archive.name == f"quran_asr-{__version__}.tar.gz"

@@ -54,7 +54,7 @@ def real_python(checkout: Path, name: str = "") -> None:
 def run(checkout: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = {"PATH": str(checkout.parent / "bin"), "HOME": str(checkout.parent), **environment}
     return subprocess.run(
-        ["bash", *command], cwd=checkout, env=settings, capture_output=True, text=True, timeout=120
+        ["bash", *command], cwd=checkout, env=settings, capture_output=True, text=True, timeout=300
     )
 
 

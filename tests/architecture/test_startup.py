@@ -18,6 +18,8 @@ from quran_asr.cli.main import COMMANDS, cli
 LIMIT = 0.5
 """Seconds from the start of the process to its end."""
 
+pytestmark = pytest.mark.alone
+
 HEAVY = {"numpy", "torch", "nemo", "lightning", "transformers", "sentencepiece", "matplotlib", "soundfile"}
 
 SETTLED = [
@@ -52,7 +54,7 @@ def run(arguments: list[str], cwd: Path) -> tuple[subprocess.CompletedProcess[st
     # Compiled once as for everybody, even where the tests themselves are told to write no bytecode.
     compiled = {"PYTHONPYCACHEPREFIX": str(cwd.parent / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
     environment = {**os.environ, **compiled}
-    done = subprocess.run(process, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(process, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     seconds = min(time.perf_counter() - begun, processor_seconds() - used)
     return done, seconds, set(json.loads(done.stderr.strip().splitlines()[-1]))
 
@@ -89,6 +91,9 @@ def test_help_answers_at_once_and_ends_with_an_example(name: str, tmp_path: Path
         text = answers_at_once([*arguments, "--help"], tmp_path)
         last = text.strip().split("\n\n")[-1]
         assert f"quran-asr {' '.join(arguments)}" in last, f"no example at the end of:\n{text}"
+        assert "None]" not in text, f"a range without ends in:\n{text}"
+        commands = text.partition("\nCommands:\n")[2].splitlines()
+        assert not [line for line in commands if line.endswith("...")], f"a sentence is cut in:\n{text}"
 
 
 @pytest.mark.parametrize("command", [one for one in SETTLED if one.split()[0] in COMMANDS])
@@ -99,7 +104,7 @@ def test_what_touches_no_audio_and_no_model_answers_at_once(command: str, tmp_pa
 def test_the_check_sees_heavy_imports(tmp_path: Path) -> None:
     code = RUN.replace("try:", "import email.mime.text as heavy\ntry:")
     done = subprocess.run(
-        [sys.executable, "-c", code, '["--help"]'], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, '["--help"]'], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert "email" in json.loads(done.stderr.strip().splitlines()[-1])
     assert "email" not in run(["--help"], tmp_path)[2]

@@ -136,6 +136,7 @@ def test_train_begins_nothing_that_fails_its_preflight(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("distributed")
 def test_of_several_processes_the_first_decides_for_all(sides: tuple[Path, Path], tmp_path: Path) -> None:
     two = (
         "trainer.devices=2",
@@ -149,7 +150,7 @@ def test_of_several_processes_the_first_decides_for_all(sides: tuple[Path, Path]
         text=True,
         check=False,
         cwd=tmp_path,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("were not learned in") == 1

@@ -78,7 +78,7 @@ def test_on_a_terminal_it_waits_for_the_answer(run: RunFolder, answer: bytes, le
     master, slave = os.openpty()
     os.write(master, answer)
     words = [sys.executable, "-m", "quran_asr", "checkpoints", "prune", str(run.path), "--keep", "1"]
-    done = subprocess.run(words, stdin=slave, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, stdin=slave, capture_output=True, text=True, timeout=300)
     os.close(master)
     os.close(slave)
     assert done.returncode == 0, done.stderr
@@ -120,6 +120,7 @@ def test_a_run_without_checkpoints_lists_none(capsys: pytest.CaptureFixture[str]
     assert command(capsys, "list", tmp_path / "nothing")[0] == 2
 
 
+@pytest.mark.alone
 def test_listing_is_light(run: RunFolder) -> None:
     code = (
         "import resource, sys; from quran_asr.cli.main import main\n"
@@ -133,8 +134,10 @@ def test_listing_is_light(run: RunFolder) -> None:
         words = [sys.executable, "-c", code, "checkpoints", task[0], str(run.path), *task[1:]]
         seconds = []
         for _ in range(3):  # the first may have to compile
-            done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=300)
             *_, heavy, spent = done.stderr.splitlines()
             assert (done.returncode, heavy) == (0, "set()")
             seconds.append(float(spent))
+            if min(seconds) < 0.5:
+                break
         assert min(seconds) < 0.5

@@ -106,7 +106,7 @@ def test_a_killed_comparison_continues_and_loses_nothing(spoken: Path, tmp_path:
     first = folder / "trials" / "quickstart" / "seed-0"
     log = (tmp_path / "said.txt").open("w")
     begun = subprocess.Popen(words, stdout=log, stderr=log)
-    until = time.monotonic() + 240
+    until = time.monotonic() + 600
     while True:
         assert begun.poll() is None, (tmp_path / "said.txt").read_text()
         assert time.monotonic() < until
@@ -439,6 +439,7 @@ def test_kinds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # All runs
 
 
+@pytest.mark.alone
 def test_fifty_runs_are_listed_at_once_and_without_torch(tmp_path: Path) -> None:
     for day in range(50):
         a_run(tmp_path, day, f"quran.seed={day}")
@@ -455,6 +456,8 @@ def test_fifty_runs_are_listed_at_once_and_without_torch(tmp_path: Path) -> None
         seconds, modules = json.loads(done.stderr.splitlines()[-1])
         fastest = min(fastest, seconds)
         assert {"torch", "numpy", "matplotlib"} & set(modules) == set()
+        if fastest < 0.5:
+            break
     runs = json.loads(done.stdout)["runs"]
     assert len(runs) == 50 and runs[-1]["changes"] == ["quran.seed: 48 -> 49"]
     assert fastest < 0.5

@@ -56,7 +56,12 @@ def door(
     environment = {**os.environ, "PATH": f"{programs}:/usr/bin:/bin"}
     environment.pop("PRETRAINED_MODEL", None)
     return subprocess.run(
-        ["bash", str(script), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+        ["bash", str(script), *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -199,7 +204,7 @@ def test_the_plot_door_draws_the_named_run(here: Path) -> None:
         cwd=here,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert (here / "pictures/report.html").is_file()
@@ -209,12 +214,12 @@ def test_the_plot_door_without_the_package_uses_its_own_environment(here: Path) 
     copy = here / "plot_training_results.py"
     shutil.copy(ROOT / "plot_training_results.py", copy)
     bare = [sys.executable, "-S", "-I", str(copy), "last"]  # no site-packages
-    done = subprocess.run(bare, cwd=here, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(bare, cwd=here, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr.startswith("error: quran-asr is not installed\nhint: ")
     own = here / ".venv/bin/python"
     own.parent.mkdir(parents=True)
     own.write_text('#!/bin/sh\necho "$@"\n')
     own.chmod(0o755)
-    done = subprocess.run(bare, cwd=here, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(bare, cwd=here, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout.split()) == (0, [str(copy), "last"])

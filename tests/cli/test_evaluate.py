@@ -119,7 +119,11 @@ def test_without_the_training_packages_it_names_what_to_install(folder: Path, co
         "from quran_asr.cli.main import main; main(sys.argv[1:])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *command.split()], cwd=folder, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *command.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

@@ -16,7 +16,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
         ["bash", "-c", line.replace("quran-asr", command)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -66,6 +66,6 @@ def test_ctrl_c_while_packages_are_imported_is_quiet(
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

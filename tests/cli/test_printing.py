@@ -96,6 +96,47 @@ def test_errors_and_usage_print_it_written_out(words: list[str], capsys: pytest.
     assert "\\u009b2J" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        ("transcribe", ["error: missing argument 'FILE...'", "hint: see `quran-asr transcribe --help`"]),
+        ("text show 112 --jsn", ["error: no such option", "hint: see `quran-asr text show --help`"]),
+        (
+            "corpus split a --to b",
+            ["error: missing option '--by'", "hint: see `quran-asr corpus split --help`"],
+        ),
+        ("serve --port x", ["error: invalid value for '--port': 'x'", "hint: see `quran-asr serve --help`"]),
+    ],
+)
+def test_wrong_use_is_one_line_and_a_hint(
+    words: str, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == ""
+    assert len(err.splitlines()) == 2
+    assert all(line.startswith(begin) for line, begin in zip(err.splitlines(), lines, strict=True))
+
+
+@pytest.mark.parametrize("words", [[], ["corpus"]])
+def test_without_a_command_the_help_is_shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == ""
+    assert (err.startswith("Usage: quran-asr") and "Commands" in err) or "Use a model" in err
+
+
+def test_errors_of_the_system_have_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as end:
+        main(["recipe", "new", str(tmp_path / "file" / "mine.yaml")])
+    assert end.value.code == 2
+    what, hint = capsys.readouterr().err.splitlines()
+    assert what.startswith(f"error: {tmp_path}/file") and hint.startswith("hint: ")
+
+
 def test_a_folder_name_that_is_not_utf_8_ends_in_no_traceback(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/b\xe4d"
     os.mkdir(folder)  # noqa: PTH102 - no text names it

@@ -58,7 +58,7 @@ def test_nothing_temporary_is_left(tmp_path: Path, number: signal.Signals) -> No
     process = started(tmp_path)
     assert len(left(tmp_path)) == 3
     process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == (130 if number == signal.SIGINT else 128 + number)
     assert err == ("interrupted\n" if number == signal.SIGINT else "terminated\n")
     assert left(tmp_path) == []
@@ -75,7 +75,7 @@ def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
     process.terminate()
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert left(tmp_path) == []
 
 
@@ -90,6 +90,6 @@ def test_a_worker_that_is_ended_takes_nothing_of_its_parent_along(tmp_path: Path
     process = started(tmp_path, fork)
     assert len(left(tmp_path)) == 3
     process.terminate()
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert process.returncode == 143
     assert left(tmp_path) == []

@@ -122,7 +122,7 @@ def test_following_reports_what_is_new_once_and_ends_with_the_run(tmp_path: Path
     run.rewind_metrics(700, validated=True)  # a resume that went back
     told += read_until(process, "step 700")
     lines(run, 710, 1500, 0.8)
-    told += process.communicate(timeout=60)[0]
+    told += process.communicate(timeout=300)[0]
     assert process.returncode == 0, told
     assert "the run is over: step 1,500 of 1,500" in told
     assert "Traceback" not in told
@@ -136,7 +136,7 @@ def test_ctrl_c_ends_following_with_130(tmp_path: Path) -> None:
     process = following(run.path)
     read_until(process, "step 100")
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=300) == 130
 
 
 def following(run: Path) -> subprocess.Popen[str]:
@@ -147,7 +147,7 @@ def following(run: Path) -> subprocess.Popen[str]:
 def read_until(process: subprocess.Popen[str], word: str) -> str:
     """What it says up to a word; a process that ends instead fails."""
     assert process.stdout is not None
-    said, until = "", time.monotonic() + 60
+    said, until = "", time.monotonic() + 300
     while word not in said:
         line = process.stdout.readline()
         assert line and time.monotonic() < until, said

@@ -116,6 +116,16 @@ def test_the_manifest_has_the_words_of_each_clip(
     assert "text-differs" not in reasons and "shifted-numbering" not in reasons
 
 
+def test_a_manifest_of_something_else_is_never_replaced(
+    surah: AlignedRecording, aligner: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.jsonl").write_text("{}\n")
+    with pytest.raises(QuranAsrError, match="is not empty"):
+        run(tmp_path, Path(surah.audio).parent)
+    assert (tmp_path / "out" / "manifest.jsonl").read_text() == "{}\n" and not aligner
+
+
 def test_finished_recordings_are_not_done_again(
     surah: AlignedRecording, aligner: list[str], tmp_path: Path
 ) -> None:

@@ -147,6 +147,16 @@ def test_a_folder_of_something_else_is_refused(manifest: Path, tmp_path: Path) -
         packed(manifest, manifest.parent / "recordings")
 
 
+def test_a_manifest_of_something_else_is_never_replaced(manifest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "aligned"
+    folder.mkdir()
+    before = manifest.read_bytes()
+    (folder / "manifest.jsonl").write_bytes(before)
+    with pytest.raises(QuranAsrError, match="is not empty"):
+        packed(manifest, folder)
+    assert (folder / "manifest.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("cut", [0, 600, 1500])
 def test_a_shard_that_ends_early_is_no_recording(manifest: Path, tmp_path: Path, cut: int) -> None:
     report = packed(manifest, tmp_path / "shards")

@@ -253,6 +253,7 @@ def test_the_istiadha_is_spelled_as_the_quran_spells_these_words():
     assert set(ISTIADHA.split()) <= set(words)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_recordings_are_scanned_whole(recordings, tmp_path):
     report = scan([recordings / "recitations"], tmp_path / "all.jsonl")

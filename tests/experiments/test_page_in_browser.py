@@ -32,6 +32,7 @@ BROWSER = next(
 )
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,  # a browser gives up on a machine that does much else
     pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome: none is installed"),
 ]
 
@@ -112,7 +113,7 @@ def browse(address: str, profile: Path) -> str:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

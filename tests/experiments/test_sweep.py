@@ -98,6 +98,7 @@ def test_differences_have_intervals_of_the_same_clips(tmp_path: Path) -> None:
     assert (result.importance, result.importance_note[:7]) == (None, "one key")
 
 
+@pytest.mark.slow
 def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
     many = made(asked(f"{CTC}=0.1,0.2,0.3,0.4", "model.spec_augment.time_masks=2,5"), tmp_path / "many")
     assert many.importance is not None
@@ -105,6 +106,7 @@ def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # a trial of seconds, which must be ended before it ends by itself
 def test_a_hopeless_trial_is_ended_properly_and_cannot_win(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +130,7 @@ def wait_until(so: Callable[[], object], seconds: float = 120) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_a_sweep_that_was_stopped_continues_and_counts_no_trial_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals

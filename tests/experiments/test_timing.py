@@ -243,7 +243,7 @@ def test_processes_that_measure_at_once_keep_each_others_figures(
         "    write_calibration(Calibration('GPU', f'{sys.argv[1]}-{number}', 1.0, 1.0, None, '2026-01-31'))\n"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("a", "b", "c")]
-    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0, 0]
     found, broken = read_calibrations()
     assert broken == []
     assert len({one.model for one in found}) == 30

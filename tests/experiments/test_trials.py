@@ -126,7 +126,7 @@ def test_a_killed_comparison_is_resumed_where_its_training_got_to(
     first, second = comparison.trials_of(folder, question)
     parent = subprocess.Popen([sys.executable, "-c", COMPARE, str(STAND_IN), str(folder)])
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while (run := first.run()) is None or not run.read_metrics():
             assert parent.poll() is None and time.monotonic() < until
             time.sleep(0.02)

@@ -134,15 +134,15 @@ def test_sample_by_sample(bundle: Path, sounds: dict[str, np.ndarray], expected:
     assert np.abs(got - expected[0, "cut in mid-word"][0]).max() < 1e-3
 
 
-def test_one_kind_of_8_bits_is_chosen(quran_asr: Any, tmp_path: Path) -> None:
-    done = quran_asr("export", "any.nemo", "--to", tmp_path / "to", "--int8", "--int8-weights")
+def test_one_kind_of_8_bits_is_chosen(in_process: Any, tmp_path: Path) -> None:
+    done = in_process("export", "any.nemo", "--to", tmp_path / "to", "--int8", "--int8-weights")
     assert done.code == 2
     assert "`--int8` and `--int8-weights` exclude each other" in done.err
 
 
-def test_int8_weights_are_nearly_as_exact_as_floats(quickstart: Any, quran_asr: Any, tmp_path: Path) -> None:
+def test_int8_weights_are_nearly_as_exact_as_floats(quickstart: Any, in_process: Any, tmp_path: Path) -> None:
     folder = tmp_path / "int8"
-    done = quran_asr("export", quickstart.figures["run"], "--to", folder, "--int8-weights", "--json")
+    done = in_process("export", quickstart.figures["run"], "--to", folder, "--int8-weights", "--json")
     assert done.code == 0, done.err
     cost = json.loads(done.out)["figures"]["int8"]
     assert cost["size_ratio"] < 0.5
@@ -152,9 +152,9 @@ def test_int8_weights_are_nearly_as_exact_as_floats(quickstart: Any, quran_asr: 
     assert read_bundle(folder).precision == "int8-weights"
 
 
-def test_int8_reports_what_it_costs(quickstart: Any, quran_asr: Any, tmp_path: Path) -> None:
+def test_int8_reports_what_it_costs(quickstart: Any, in_process: Any, tmp_path: Path) -> None:
     folder = tmp_path / "int8"
-    done = quran_asr("export", quickstart.figures["run"], "--to", folder, "--int8", "--json")
+    done = in_process("export", quickstart.figures["run"], "--to", folder, "--int8", "--json")
     assert done.code == 0, done.err
     cost = json.loads(done.out)["figures"]["int8"]
     assert cost["size_ratio"] < 0.5
@@ -184,24 +184,24 @@ def test_a_graph_that_is_not_the_model_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_folder_is_not_written_over(quickstart: Any, quran_asr: Any, tmp_path: Path) -> None:
+def test_another_folder_is_not_written_over(quickstart: Any, in_process: Any, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    done = quran_asr("export", quickstart.figures["run"], "--to", tmp_path)
+    done = in_process("export", quickstart.figures["run"], "--to", tmp_path)
     assert done.code == 2
     assert "something else is there already" in done.err
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_what_an_export_did_not_write_is_not_taken_away(
-    quickstart: Any, bundle: Path, quran_asr: Any, tmp_path: Path
+    quickstart: Any, bundle: Path, in_process: Any, tmp_path: Path
 ) -> None:
     mine = tmp_path / "bundle"
     shutil.copytree(bundle, mine)
     (mine / "notes.txt").write_text("mine")
-    done = quran_asr("export", quickstart.figures["run"], "--to", mine)
+    done = in_process("export", quickstart.figures["run"], "--to", mine)
     assert done.code == 2
     assert "something else is there already: notes.txt" in done.err
     assert (mine / "notes.txt").read_text() == "mine"
-    done = quran_asr("export", quickstart.figures["run"], "--to", ".", cwd=tmp_path)
+    done = in_process("export", quickstart.figures["run"], "--to", ".", cwd=tmp_path)
     assert done.code == 2
     assert "this is the working folder" in done.err

@@ -45,9 +45,9 @@ def test_no_training_text_needs_an_unknown_token(quickstart) -> None:
         assert unknown_tokens(tokenizer, texts) == []
 
 
-def test_evaluate_gives_the_promised_report(quickstart, quran_asr, tmp_path: Path) -> None:
+def test_evaluate_gives_the_promised_report(quickstart, in_process, tmp_path: Path) -> None:
     manifest = next(quickstart.folder.glob("corpus/held_out-*/manifest.jsonl"))
-    done = quran_asr(
+    done = in_process(
         "evaluate",
         manifest,
         "--model",
@@ -76,15 +76,15 @@ def test_evaluate_gives_the_promised_report(quickstart, quran_asr, tmp_path: Pat
     assert len(lines) == report["clips"] == 134
 
 
-def test_a_look_ahead_that_is_not_there_names_those_that_are(quickstart, quran_asr) -> None:
+def test_a_look_ahead_that_is_not_there_names_those_that_are(quickstart, in_process) -> None:
     clip = next(quickstart.folder.glob("corpus/held_out-*/*/112001.flac"))
-    done = quran_asr("transcribe", clip, "--model", quickstart.figures["model"], "--look-ahead", 200)
+    done = in_process("transcribe", clip, "--model", quickstart.figures["model"], "--look-ahead", 200)
     assert done.code == 2
     assert "1040 ms, 480 ms, 80 ms, 0 ms" in done.err
     assert "Traceback" not in done.err
 
 
-def test_transcribe_reads_files_of_other_formats_and_rates(quickstart, quran_asr, tmp_path: Path) -> None:
+def test_transcribe_reads_files_of_other_formats_and_rates(quickstart, in_process, tmp_path: Path) -> None:
     import numpy as np
     import soundfile
     import soxr
@@ -96,7 +96,7 @@ def test_transcribe_reads_files_of_other_formats_and_rates(quickstart, quran_asr
     loud = soxr.resample(samples, rate, 44_100)
     stereo = tmp_path / "stereo.mp3"
     soundfile.write(stereo, np.stack([loud, loud], axis=1), 44_100)
-    done = quran_asr("transcribe", "--model", quickstart.figures["model"], clip, stereo, "--json")
+    done = in_process("transcribe", "--model", quickstart.figures["model"], clip, stereo, "--json")
     assert done.code == 0, done.err
     answers = json.loads(done.out)
     said = load_quran("letters").text([ref for ref in load_quran("letters").refs if str(ref) == "112:1"])
@@ -107,16 +107,16 @@ def test_transcribe_reads_files_of_other_formats_and_rates(quickstart, quran_asr
     assert [word["start"] for word in words] == sorted(word["start"] for word in words)
 
 
-def test_a_file_that_is_not_an_audio_is_one_line(quickstart, quran_asr, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_audio_is_one_line(quickstart, in_process, tmp_path: Path) -> None:
     page = tmp_path / "112001.mp3"
     page.write_text("<!DOCTYPE html><html><body>404</body></html>")
-    done = quran_asr("transcribe", page, "--model", quickstart.figures["model"])
+    done = in_process("transcribe", page, "--model", quickstart.figures["model"])
     assert done.code == 2
     assert "112001.mp3" in done.err
     assert "Traceback" not in done.err
 
 
-def test_plot_draws_the_run_again(quickstart, quran_asr, tmp_path: Path) -> None:
-    done = quran_asr("plot", quickstart.figures["run"], "--out", tmp_path)
+def test_plot_draws_the_run_again(quickstart, in_process, tmp_path: Path) -> None:
+    done = in_process("plot", quickstart.figures["run"], "--out", tmp_path)
     assert done.code == 0, done.err
     assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -1,4 +1,7 @@
-"""The README's way on real recordings: scan, split, plan, train a few steps, resume, evaluate, transcribe."""
+"""The README's way on real recordings: scan, split, plan, train a few steps, resume, evaluate, transcribe.
+
+The training is a process of its own, as typed; what comes after it is run in this one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 
 
-def test_from_a_folder_of_recordings_to_words(quran_asr, recordings: Path, tmp_path: Path) -> None:
+def test_from_a_folder_of_recordings_to_words(
+    quran_asr, in_process, recordings: Path, tmp_path: Path
+) -> None:
     reciter = recordings / "recitations" / "fares-abbad"
     scanned = quran_asr("corpus", "scan", reciter, "--to", tmp_path / "all.jsonl")
     assert scanned.code == 0, scanned.err
@@ -37,14 +42,14 @@ def test_from_a_folder_of_recordings_to_words(quran_asr, recordings: Path, tmp_p
     ended = json.loads(begun.out)
     assert ended["steps"] == 6
 
-    resumed = quran_asr("train", "--resume", ended["run"], "trainer.max_steps=9", "--json")
+    resumed = in_process("train", "--resume", ended["run"], "trainer.max_steps=9", "--json")
     assert resumed.code == 0, resumed.err
     assert json.loads(resumed.out)["steps"] == 9
     rows = [json.loads(line) for line in (Path(ended["run"]) / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 10))
     assert [row["step"] for row in rows if row["split"] == "validation"] == [3, 6, 9], "none is made twice"
 
-    evaluated = quran_asr(
+    evaluated = in_process(
         *("evaluate", validation, "--model", ended["run"], "--json", "--to", tmp_path / "evaluation")
     )
     assert evaluated.code == 0, evaluated.err
@@ -52,7 +57,7 @@ def test_from_a_folder_of_recordings_to_words(quran_asr, recordings: Path, tmp_p
     assert report["clips"] == len(validation.read_text().splitlines())
     assert set(report["cells"]) == {"seen_reciter/unseen_text"}
 
-    heard = quran_asr("transcribe", next(reciter.glob("112*.opus")), "--model", ended["run"])
+    heard = in_process("transcribe", next(reciter.glob("112*.opus")), "--model", ended["run"])
     assert heard.code == 0, heard.err
     assert heard.out.count("\t") == 1
 

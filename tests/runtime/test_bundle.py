@@ -203,7 +203,7 @@ def test_a_bundle_is_heard_without_torch(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     heard = json.loads(done.stdout)

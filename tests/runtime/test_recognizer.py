@@ -61,11 +61,11 @@ def test_a_stream_is_scored_as_the_whole_file(
 
 
 def test_a_model_that_is_no_bundle_is_exported_for_streaming(
-    quickstart: Any, spoken: Path, quran_asr: Any, tmp_path: Path
+    quickstart: Any, spoken: Path, in_process: Any, tmp_path: Path
 ) -> None:
     one = every(1_000, spoken, tmp_path)
     run = quickstart.figures["run"]
-    done = quran_asr("evaluate", one, "--model", run, "--streaming", "--to", tmp_path / "report", "--json")
+    done = in_process("evaluate", one, "--model", run, "--streaming", "--to", tmp_path / "report", "--json")
     assert done.code == 0, done.err
     assert "is not a bundle: it is exported to a temporary one" in done.err
     report = json.loads(done.out)

@@ -46,7 +46,7 @@ def port(server: tuple[Service, int]) -> Iterator[int]:
     service, port = server
     service.limits, service.token = Limits(), ""
     yield port
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while (service.open or service.uploads) and time.monotonic() < until:
         time.sleep(0.05)
     assert service.open == service.uploads == 0  # whatever happened, nothing is left
@@ -84,7 +84,7 @@ def talk(port: int, *messages: str | bytes, **headers: str) -> tuple[list[dict[s
 
 
 def send(port: int, body: Any, address: str = "recording", **headers: str) -> Any:
-    return httpx.post(f"http://127.0.0.1:{port}/{address}", content=body, headers=headers, timeout=60)
+    return httpx.post(f"http://127.0.0.1:{port}/{address}", content=body, headers=headers, timeout=300)
 
 
 def lines(answer: Any) -> list[dict[str, Any]]:
@@ -97,9 +97,9 @@ def test_a_message_larger_than_allowed_closes_the_connection(port: int) -> None:
 
 
 def test_a_session_longer_than_allowed_ends(server: tuple[Service, int], port: int, pcm: bytes) -> None:
-    server[0].limits = Limits(seconds=1.0)
-    answers, code = talk(port, START, pcm[:60_000])
-    assert answers[-1] == {"type": "end", "seconds": 1.0, "reason": "limit"}
+    server[0].limits = Limits(seconds=20.0)  # also on the clock, which a busy machine must not reach first
+    answers, code = talk(port, START, *[pcm] * 11)
+    assert answers[-1] == {"type": "end", "seconds": 20.0, "reason": "limit"}
     assert code == 1000
 
 
@@ -199,6 +199,7 @@ def test_a_recording_longer_than_allowed_is_refused(
     assert "the recording lasts 2 s" in answer.json()["what"]
 
 
+@pytest.mark.slow
 def test_no_more_recordings_than_allowed_and_none_that_never_arrives(
     server: tuple[Service, int], port: int, recording: bytes
 ) -> None:
@@ -209,7 +210,7 @@ def test_no_more_recordings_than_allowed_and_none_that_never_arrives(
         head = f"POST /recording HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 9999\r\n\r\n"
         writer.write(head.encode() + b"RIFF")
         await writer.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not server[0].uploads:
                 await asyncio.sleep(0.01)
         async with httpx.AsyncClient() as client:
@@ -260,6 +261,7 @@ class SlowFollower:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_live_session_keeps_up_beside_floods(
     server: tuple[Service, int], pcm: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

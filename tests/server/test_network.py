@@ -40,7 +40,7 @@ def address(small_bundle: Path) -> Iterator[Any]:
         assert server.stdout is not None
         yield urlsplit(server.stdout.readline().strip())
         server.terminate()
-        assert server.wait(60) == 128 + signal.SIGTERM, "as every command that is terminated"
+        assert server.wait(300) == 128 + signal.SIGTERM, "as every command that is terminated"
 
 
 def trusting() -> ssl.SSLContext:

@@ -28,6 +28,7 @@ from conftest import running
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,  # a browser gives up on a machine that does much else
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: none is on the PATH, CHROMIUM is not set"),
 ]
 
@@ -113,7 +114,7 @@ class Server:
         self.socket.send(json.dumps(message))
 
 
-def wait_until(page: Any, reached: Callable[[], bool], seconds: int = 10) -> None:
+def wait_until(page: Any, reached: Callable[[], bool], seconds: int = 60) -> None:
     for _ in range(20 * seconds):
         if reached():
             return
@@ -123,6 +124,7 @@ def wait_until(page: Any, reached: Callable[[], bool], seconds: int = 10) -> Non
 
 def opened(browser: Any, address: str, server: Server, **settings: Any) -> Any:
     page = browser.new_page(**{"viewport": DESKTOP, "locale": "en", **settings})
+    page.set_default_timeout(120_000)  # thirty seconds pass when the machine does much else
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.errors = errors

@@ -119,6 +119,7 @@ def test_the_table_names_verses_that_have_the_words_or_the_place():
             assert match.text == QURAN.text(match.refs) or kind == "surah"
 
 
+@pytest.mark.alone
 def test_a_query_takes_at_most_50_ms_after_start():
     for query in [row[0] for row in QUERIES] + [
         "من",

@@ -297,10 +297,10 @@ def test_keys_and_values_that_no_such_model_has_are_named(key: str, value: Any, 
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
 def test_yaml_that_expands_is_refused_at_once(text: str, why: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(QuranAsrError, match=why) as refused:
         parse(text.encode(), "here")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert "\n" not in refused.value.what
 
 
@@ -309,9 +309,13 @@ def test_the_largest_configuration_is_read_in_a_second() -> None:
     config["labels"] = [f"piece{number}" for number in range(36_000)]
     text = as_yaml(config)
     assert 400_000 < len(text) < LARGEST_CONFIG
-    began = time.process_time()
-    rebuild(parse(text, "here"), "here")
-    assert time.process_time() - began < 3
+
+    def seconds() -> float:
+        began = time.process_time()
+        rebuild(parse(text, "here"), "here")
+        return time.process_time() - began
+
+    assert any(seconds() < 3 for _ in range(3))  # a busy machine makes one of them longer, and none shorter
 
 
 FUZZ = Path(__file__).with_name("fuzz_archive_config.py")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from quran_asr.evaluation.transcripts import read_transcripts
 from quran_asr.experiments.run_folder import RunFolder, open_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]  # a port that is free is taken by one
 
 PLAIN = (
     "quran.curriculum=null",
@@ -43,6 +44,8 @@ PLAIN = (
 )
 """12 clips in batches of two: three optimizer steps an epoch at an effective batch of 4; nothing is drawn."""
 
+Command = Callable[..., Any]
+
 TWO = ("trainer.devices=2", "trainer.accelerator=cpu", "trainer.accumulate_grad_batches=1")
 ONE = ("trainer.devices=1", "trainer.accelerator=cpu", "trainer.accumulate_grad_batches=2")
 
@@ -53,18 +56,11 @@ def words(spoken: Path, tiny_overrides: tuple[str, ...], tmp_path: Path) -> list
     return ["quickstart", *manifests, *tiny_overrides, *PLAIN, f"exp_manager.exp_dir={tmp_path}"]
 
 
-def train(*words: str, environment: dict[str, str] | None = None) -> tuple[RunFolder, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "quran_asr", "train", *words, "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
-        timeout=90,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return open_run(json.loads(done.stdout)["run"]), done.stderr
+def train(command: Command, *words: str) -> tuple[RunFolder, str]:
+    done = command("train", *words, "--json")
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err, done.err
+    return open_run(json.loads(done.out)["run"]), done.err
 
 
 def measured(run: RunFolder) -> list[dict[str, Any]]:
@@ -89,9 +85,14 @@ def same_losses(one: RunFolder, other: RunFolder) -> None:
 
 def test_two_processes_have_the_losses_of_one_and_a_run_goes_from_one_to_two_and_back(
     words: list[str],
+    in_process: Command,
+    quran_asr: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    alone, _ = train(*words, *ONE)
-    together, said = train(*words, *TWO)
+    """Where one process trains, it is this one."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    alone, _ = train(in_process, *words, *ONE)
+    together, said = train(quran_asr, *words, *TWO)
     assert len([row for row in measured(alone) if row["split"] == "train"]) == 12
     same_losses(alone, together)
     assert said.count("run folder") == 1, "only the first process reports"
@@ -99,12 +100,12 @@ def test_two_processes_have_the_losses_of_one_and_a_run_goes_from_one_to_two_and
     heard, heard_alone = (read_transcripts(run.transcripts) for run in (together, alone))
     assert [clip.segment for clip in heard] == [clip.segment for clip in heard_alone], "each clip once"
 
-    moving, _ = train(*words, *ONE, "trainer.max_epochs=2")
-    _, said = train("--resume", str(moving.path), "trainer.max_epochs=3", *TWO[:2])
+    moving, _ = train(in_process, *words, *ONE, "trainer.max_epochs=2")
+    _, said = train(quran_asr, "--resume", str(moving.path), "trainer.max_epochs=3", *TWO[:2])
     assert "its effective batch of 4 is kept" in said
     assert "differ from an uninterrupted run" in said
     assert "trainer.accumulate_grad_batches=1" in said
-    _, said = train("--resume", str(moving.path), "trainer.max_epochs=4", *ONE[:2])
+    _, said = train(in_process, "--resume", str(moving.path), "trainer.max_epochs=4", *ONE[:2])
     assert "its effective batch of 4 is kept" in said
     same_losses(alone, moving)
 
@@ -127,7 +128,7 @@ def test_torchrun_starts_a_training_and_clips_that_come_twice_are_reported(
         text=True,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=90,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("run folder") == 1
@@ -142,26 +143,19 @@ def test_a_signal_to_the_first_process_stops_both_with_a_checkpoint(words: list[
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    until = time.monotonic() + 180
+    until = time.monotonic() + 600
     while not any(path.stat().st_size for path in tmp_path.glob("quickstart/*/metrics.jsonl")):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < until
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)  # ten thousand epochs would take hours
     assert process.returncode == 130, said
-    assert time.monotonic() - began < 20
     assert "continue with: quran-asr train --resume" in said
     assert list(tmp_path.glob("quickstart/*/checkpoints/last.ckpt"))
 
 
-def test_several_machines_need_a_launcher(words: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "quran_asr", "train", *words, "trainer.num_nodes=2"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "torchrun or srun" in done.stderr
+def test_several_machines_need_a_launcher(words: list[str], in_process: Command) -> None:
+    done = in_process("train", *words, "trainer.num_nodes=2")
+    assert done.code == 2
+    assert "torchrun or srun" in done.err

@@ -27,7 +27,7 @@ def test_the_estimate_is_within_a_third_of_a_real_step() -> None:
         env={**os.environ, **given_back},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])

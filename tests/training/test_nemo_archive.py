@@ -140,13 +140,13 @@ def test_a_header_that_claims_hundreds_of_megabytes_is_not_read(
     tracemalloc.start()
     try:
         for use in (read_archive, is_archive, lambda path: list(saved_files(path))):
-            began = time.perf_counter()
+            began = time.process_time()
             if use is read_archive:
                 with pytest.raises(QuranAsrError, match="a header of"):
                     use(path)
             else:
                 assert not use(path)
-            assert time.perf_counter() - began < 2
+            assert time.process_time() - began < 2
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()
@@ -165,11 +165,11 @@ def test_two_million_members_are_refused_at_once(kind: bytes, tmp_path: Path) ->
     with gzip.open(path, "wb", compresslevel=1) as file:
         for _ in range(2000):
             file.write(thousand)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(QuranAsrError, match="more than 1,000 files"):
         read_archive(path)
     assert _why_no_archive(path) == "torn, or not an archive"
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, b"x", b"g"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +63,24 @@ Go = Callable[..., RunFolder]
 def go(
     spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...], source: Path, tmp_path: Path
 ) -> Go:
+    return goes_in(tmp_path, spoken, segments, tiny_overrides, source)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    spoken: Path,
+    segments: list[Segment],
+    tiny_overrides: tuple[str, ...],
+    source: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunFolder:
+    """A run that nobody stopped; nobody writes in it."""
+    return goes_in(tmp_path_factory.mktemp("undisturbed"), spoken, segments, tiny_overrides, source)()
+
+
+def goes_in(
+    place: Path, spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...], source: Path
+) -> Go:
     """Train the tiny recipe from the source, in a new run or one that is resumed, to the end or to a step."""
 
     def run(
@@ -84,7 +100,7 @@ def go(
             f"init_from_pretrained_model={source}",
         ]
         recipe = load_recipe("quickstart", words) if resume is None else load_recipe(resume.recipe)
-        folder = create_run(tmp_path, recipe.name) if resume is None else resume
+        folder = create_run(place, recipe.name) if resume is None else resume
         if resume is None:
             folder.write_recipe(recipe)
         train(
@@ -138,8 +154,8 @@ def parted(run: RunFolder) -> tuple[set[str], set[str]]:
     return copied, fresh
 
 
-def test_copied_tensors_stand_still_while_frozen_and_move_after(go: Go, source: Path) -> None:
-    run = go()
+def test_copied_tensors_stand_still_while_frozen_and_move_after(undisturbed: RunFolder, source: Path) -> None:
+    run = undisturbed
     copied, fresh = parted(run)
     before, at = read_weights(read_archive(source)), weights_at(run)
     assert sorted(at) == [3, 6, 9]
@@ -175,8 +191,7 @@ def test_the_share_is_that_of_the_steps_themselves(go: Go, source: Path) -> None
 
 
 @pytest.mark.parametrize("stopped_at", [2, 4, 7], ids=["frozen", "thawing", "moving"])
-def test_a_stop_changes_nothing(go: Go, stopped_at: int) -> None:
-    undisturbed = go()
+def test_a_stop_changes_nothing(go: Go, undisturbed: RunFolder, stopped_at: int) -> None:
     resumed = go(resume=go(stop_at=stopped_at))
     clock = ("time", "step_seconds", "data_wait_share", "peak_memory_bytes", "audio_hours_per_hour")
     told = [
@@ -197,8 +212,14 @@ def test_where_nothing_is_fresh_all_learn_alike_and_that_is_reported(go: Go) -> 
     assert not torch.equal(weights_at(run)[2]["joint.enc.weight"], torch.zeros(()))
 
 
+@pytest.mark.xdist_group("distributed")
 def test_two_processes_freeze_and_unfreeze_as_one_does(
-    spoken: Path, tiny_overrides: tuple[str, ...], source: Path, tmp_path: Path
+    spoken: Path,
+    tiny_overrides: tuple[str, ...],
+    source: Path,
+    tmp_path: Path,
+    in_process: Callable[..., Any],
+    quran_asr: Callable[..., Any],
 ) -> None:
     """DDP is built before anything is frozen, and has to gather the gradients of what thaws."""
     words = [
@@ -213,13 +234,11 @@ def test_two_processes_freeze_and_unfreeze_as_one_does(
     runs = []
     for alone in (True, False):
         parts = ("trainer.devices=1",) if alone else ("trainer.devices=2", "trainer.val_check_interval=3")
-        done = subprocess.run(
-            [*(sys.executable, "-m", "quran_asr", "train"), *words, *parts, "--no-preflight", "--json",
-             f"trainer.accumulate_grad_batches={2 if alone else 1}"],
-            capture_output=True, text=True, check=False, timeout=200,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        runs.append(open_run(json.loads(done.stdout)["run"]))
+        command = in_process if alone else quran_asr
+        accumulate = f"trainer.accumulate_grad_batches={2 if alone else 1}"
+        done = command("train", *words, *parts, accumulate, "--no-preflight", "--json")
+        assert done.code == 0, done.err
+        runs.append(open_run(json.loads(done.out)["run"]))
     one, two = map(rows, runs)
     assert [row["step"] for row in one] == [row["step"] for row in two] == list(range(1, 8))
     for a, b in zip(one, two, strict=True):

@@ -90,6 +90,7 @@ def align(
     whose place something else is recognized are listed with both: the reciter is never corrected in silence.
     Recordings may be hours long. Exit code 1 where no verse is found in a recording.
     """
+    from quran_asr.files import require_writable
     from quran_asr.text.passages import parse_range
 
     passage = None if verses is None else parse_range(verses)
@@ -99,6 +100,9 @@ def align(
         need("plot")
     for path in recordings:
         refuse_model(path)
+    for target in (folder if formats else None, clips_folder, picture and picture.parent):
+        if target is not None:
+            require_writable(target)
     nothing, failures = 0, list[QuranAsrError]()
     cut: set[VerseRef] = set()
     with as_bundle(named_or_default(model)) as bundle:

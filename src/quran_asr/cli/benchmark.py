@@ -24,7 +24,10 @@ def benchmark() -> None:
     """Measure speed and memory on this machine, compared with NeMo and sherpa-onnx."""
 
 
-@benchmark.command(epilog="Example: quran-asr benchmark runtime --preset quickstart --rounds 1 --minutes 1")
+@benchmark.command(
+    short_help="Compare inference speed with NeMo and sherpa-onnx.",
+    epilog="Example: quran-asr benchmark runtime --preset quickstart --rounds 1 --minutes 1",
+)
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--model",
@@ -197,7 +200,10 @@ def runtime(
     return 0
 
 
-@benchmark.command(epilog="Example: quran-asr benchmark training --preset cpu --rounds 1 --json")
+@benchmark.command(
+    short_help="Compare training speed with stock NeMo.",
+    epilog="Example: quran-asr benchmark training --preset cpu --rounds 1 --json",
+)
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--preset",
@@ -327,7 +333,10 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
     return 0
 
 
-@benchmark.command(epilog="Example: quran-asr benchmark follow studio.jsonl phones.jsonl --noise 10")
+@benchmark.command(
+    short_help="Measure how well `serve` follows recordings.",
+    epilog="Example: quran-asr benchmark follow studio.jsonl phones.jsonl --noise 10",
+)
 @click.argument(
     "manifests",
     metavar="MANIFEST...",

@@ -25,7 +25,7 @@ ALTERNATIVES = 2
 """So many other places are printed; --json has more."""
 
 
-@click.command(epilog="Example: quran-asr identify recitation.mp3 --model bundle")
+@click.command(epilog="Example: quran-asr identify recitation.mp3")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @model_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each file.")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
     from quran_asr.runtime.audio_input import Backend
     from quran_asr.runtime.recognizer import Recognizer
+    from quran_asr.runtime.tracking import WordRef
 
 PIPE = "-"
 NOTED_SECONDS = 600.0
@@ -122,8 +123,9 @@ def listen(
     a microphone.
     """
     if microphone == (file is not None):
-        raise QuranAsrError("give either a FILE or --microphone")
+        raise QuranAsrError("give either a FILE or --microphone", remedy="quran-asr listen recitation.mp3")
     _refuse_with_follow(follow_quran, at)
+    place = None if at is None else _place(at)
     _refuse_what_does_not_apply("a microphone" if microphone else "a pipe" if file == PIPE else "a file")
     source = None if microphone or file == PIPE else _existing(str(file))
     backend = _backend() if microphone else None
@@ -152,7 +154,7 @@ def listen(
             pieces = _of_pipe(stall_seconds)
         where = "" if source is None else str(source)
         if follow_quran:
-            interrupted = _follow(recognizer, pieces, rate, where, at, as_json)
+            interrupted = _follow(recognizer, pieces, rate, where, place, as_json)
         else:
             interrupted = _listen(recognizer, pieces, rate, where, _view(as_json))
     return 130 if interrupted and not microphone else 0
@@ -182,15 +184,14 @@ def _follow(
     pieces: Iterator[NDArray[Any]],
     rate: int,
     where: str,
-    at: str | None,
+    place: WordRef | None,
     as_json: bool,
 ) -> bool:
     """Show the place in the Quran; True if Ctrl-C ended the stream."""
     from quran_asr.cli.following import FollowJson, FollowLines, FollowScreen
     from quran_asr.runtime.following import Follower
-    from quran_asr.runtime.tracking import WordRef
 
-    follower = Follower(recognizer, None if at is None else WordRef.parse(at), where)
+    follower = Follower(recognizer, place, where)
     view: FollowJson | FollowLines
     if as_json:
         view = FollowJson(sys.stdout)
@@ -291,13 +292,27 @@ def _of_pipe(stall_seconds: float) -> Iterator[NDArray[Any]]:
 
 def _refuse_with_follow(follow_quran: bool, at: str | None) -> None:
     if at is not None and not follow_quran:
-        raise QuranAsrError("`--at` applies to --follow")
+        raise QuranAsrError("`--at` applies to --follow", remedy="add --follow")
     context = click.get_current_context()
     for name, option in (("decoder", "--decoder"), ("pause_seconds", "--pause")):
         if follow_quran and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise QuranAsrError(
                 f"`{option}` does not apply to --follow, which searches the text of the Quran"
             )
+
+
+def _place(at: str) -> WordRef:
+    """The word where the recitation is expected to begin.
+
+    Raises:
+        QuranAsrError: it names no verse, or one that the Quran does not have.
+    """
+    from quran_asr.runtime.tracking import WordRef
+    from quran_asr.text.passages import parse_range
+
+    word = WordRef.parse(at)
+    parse_range(str(word.verse))
+    return word
 
 
 def _refuse_what_does_not_apply(source: str) -> None:
@@ -314,8 +329,6 @@ def _existing(file: str) -> Path:
 
     path = Path(file)
     refuse_model(path)
-    if path.is_dir():
-        raise QuranAsrError("this is a folder", where=file, remedy="name a file in it")
     print_findings(low_rate_notes({file: probe(path).rate}))
     return path
 

@@ -57,7 +57,10 @@ def lm() -> None:
     """Build, evaluate and tune language models."""
 
 
-@lm.command(epilog="Example: quran-asr lm build --model bundle --to quran-lm")
+@lm.command(
+    short_help="Build an n-gram model of the Quran, or of other text.",
+    epilog="Example: quran-asr lm build --model bundle --to quran-lm",
+)
 @click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE]")
 @model_option
 @order_option
@@ -106,7 +109,10 @@ def build(
     return 0
 
 
-@lm.command(epilog="Example: quran-asr lm evaluate --model bundle --held-out 12,36,67")
+@lm.command(
+    short_help="Compute perplexity on held-out surahs or other text.",
+    epilog="Example: quran-asr lm evaluate --model bundle --held-out 12,36,67",
+)
 @click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE]")
 @model_option
 @click.option(
@@ -190,7 +196,10 @@ def evaluate(
     return 0
 
 
-@lm.command(epilog="Example: quran-asr lm tune bundle data/validation.jsonl")
+@lm.command(
+    short_help="Choose weight and token bonus on validation clips.",
+    epilog="Example: quran-asr lm tune bundle data/validation.jsonl",
+)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("manifest", type=click.Path(path_type=Path))
 @decoder_option

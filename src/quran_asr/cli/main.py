@@ -60,6 +60,17 @@ SECTIONS = {
 }
 """What commands are for -> name -> (place of the click command, its line in `--help`)."""
 
+HINTS = {
+    errno.ENOSPC: "free some space and run the same command again",
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "name another place, or change its permissions"
+    ),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file has this name: name another place"),
+    **dict.fromkeys((errno.ENOENT, errno.EISDIR), "check the path"),
+    errno.ENAMETOOLONG: "name a shorter path",
+}
+"""What to do about errors of the system, by their number."""
+
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
@@ -131,6 +142,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _of_click(error: click.ClickException) -> QuranAsrError:
+    """One line and a hint of what click would print in four."""
+    what = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context is not None else "quran-asr"
+    return QuranAsrError(what[:1].lower() + what[1:], remedy=f"see `{command} --help`")
+
+
 @contextlib.contextmanager
 def errors_in_one_line(*, debug: bool) -> Iterator[None]:
     """Print an error that ends a command in one line, and exit with its code."""
@@ -148,10 +167,11 @@ def errors_in_one_line(*, debug: bool) -> Iterator[None]:
             raise
         print_error(error)
         sys.exit(2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
-        usage = io.StringIO()
-        error.show(usage)
-        echo(usage.getvalue(), err=True, nl=False)
+        print_error(_of_click(error))
         sys.exit(2)
     except UnicodeEncodeError as error:
         if debug:
@@ -165,7 +185,7 @@ def errors_in_one_line(*, debug: bool) -> Iterator[None]:
     except OSError as error:
         if debug:
             raise
-        hint = "free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+        hint = HINTS.get(error.errno or 0, "")
         where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
         print_error(QuranAsrError(error.strerror or str(error), where=where, remedy=hint))
         sys.exit(2)

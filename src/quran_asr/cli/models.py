@@ -86,7 +86,7 @@ def language_model_options(command: Callable[..., int]) -> Callable[..., int]:
     )
     @click.option(
         "--token-bonus",
-        type=FiniteRange(),
+        type=FiniteRange(min=-100, max=100),
         metavar="BONUS",
         help="Score added for each token. Default: that of `lm tune`, else 1.5.",
     )

@@ -51,7 +51,11 @@ def show(words: tuple[str, ...], as_json: bool) -> int:
     return 0
 
 
-@recipe.command("new", epilog="Example: quran-asr recipe new mine.yaml --base small trainer.max_epochs=60")
+@recipe.command(
+    "new",
+    short_help="Write a recipe that changes values of another.",
+    epilog="Example: quran-asr recipe new mine.yaml --base small trainer.max_epochs=60",
+)
 @click.argument("file", metavar="FILE")
 @click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--base", default="transfer", show_default=True, metavar="RECIPE", help="Recipe to start from.")

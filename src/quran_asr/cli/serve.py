@@ -18,7 +18,7 @@ from quran_asr.errors import QuranAsrError
 EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
-@click.command(epilog="Example: quran-asr serve --model bundle --port 8000")
+@click.command(epilog="Example: quran-asr serve --port 8000")
 @model_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(

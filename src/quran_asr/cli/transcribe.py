@@ -159,8 +159,6 @@ def _as_segments(files: tuple[Path, ...]) -> tuple[list[Segment], dict[str, int]
     errors: list[QuranAsrError] = []
     for file in files:
         try:
-            if file.is_dir():
-                raise QuranAsrError("this is a folder", where=str(file), remedy=f"name files: {file}/*.mp3")
             info = probe(file)
             segments.append(Segment(str(file), 0.0, info.seconds, (), "", ""))
             rates[str(file)] = info.rate

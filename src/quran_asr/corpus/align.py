@@ -22,7 +22,7 @@ from quran_asr.corpus.manifest import parse_lines, write_manifest
 from quran_asr.corpus.scan import SOUND_ENDINGS, reciter_of
 from quran_asr.corpus.workers import processes
 from quran_asr.errors import QuranAsrError
-from quran_asr.files import parse_json, sha256_of
+from quran_asr.files import parse_json, refuse_foreign, sha256_of
 from quran_asr.locks import locked
 from quran_asr.records import VerseRef
 from quran_asr.runtime.alignment import AlignedRecording, align
@@ -186,12 +186,15 @@ def align_recordings(
         on_progress: called with (recordings finished, recordings).
 
     Raises:
-        QuranAsrError: as `find_sources`; no such model; another call works in the folder; a worker died.
+        QuranAsrError: as `find_sources`; no such model; another call works in the folder, or it has a
+            manifest of something else; a worker died.
         OSError: the folder cannot be written.
     """
     limits = limits or Limits()
     sources = find_sources(places)
     folder = Path(to)
+    if (folder / MANIFEST).exists():
+        refuse_foreign(folder, (RECORDINGS,), "folder of `corpus align`")
     settings = f"{_digest(Path(bundle))} {json.dumps(asdict(limits))}"
     with locked(folder / "align.lock", busy="another `corpus align` works here"):
         finished = _finished(folder / RECORDINGS)

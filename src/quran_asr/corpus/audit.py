@@ -33,7 +33,7 @@ from quran_asr.corpus.duration_model import (
     fit_duration_model,
 )
 from quran_asr.corpus.fingerprint import find_copies
-from quran_asr.corpus.manifest import collect_lines, sidecar_of, write_manifest
+from quran_asr.corpus.manifest import MADE_BY, collect_lines, sidecar_of, write_manifest
 from quran_asr.corpus.measurements import Effort, Measured, measure_clips
 from quran_asr.corpus.phone_classes import PhoneCounts
 from quran_asr.corpus.text_check import check_text, phones_of_segment
@@ -134,7 +134,9 @@ def audit(
     lines, findings = collect_lines(manifest)
     if not lines:
         raise QuranAsrError(
-            f"no usable line among {len(findings)}, the first: {findings[0].message}", where=findings[0].where
+            f"no usable line among {len(findings)}, the first: {findings[0].message}",
+            where=findings[0].where,
+            remedy=findings[0].remedy or MADE_BY,
         )
     segments = [segment for _, segment in lines]
     measured, effort = measure_clips(

@@ -139,7 +139,7 @@ def import_corpus(
         OSError: the disk is full; finished units are kept.
     """
     folder = Path(folder).absolute()
-    refuse_foreign(folder, (RECORDS, MANIFEST), "folder of an import")
+    refuse_foreign(folder, (RECORDS,), "folder of an import")
     (folder / RECORDS).mkdir(parents=True, exist_ok=True)
     taken = frozenset(label.lower() for label in labels) or GOOD_LABELS
     with locked(folder / RECORDS / "lock", busy="another process imports into this folder"):

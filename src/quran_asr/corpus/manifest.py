@@ -27,6 +27,8 @@ LONGEST_SECONDS = 24 * 3600.0
 
 _LONGEST_LINE = 1 << 20
 
+MADE_BY = "`quran-asr corpus scan FOLDER --to MANIFEST` makes one"
+"""Remedy where a manifest is missing, empty or another file."""
 
 Moved = Sequence[tuple[str, str]]
 """(old, new) absolute folders: files named under the first are found under the second."""
@@ -77,7 +79,7 @@ def read_manifest(
             findings.append(Finding("warning", "manifest-line", where, error.what, error.remedy))
     if not segments:
         first = f", the first: {findings[0].where}, {findings[0].message}" if findings else ""
-        raise QuranAsrError(f"no usable line among {len(findings)}{first}", where=str(path))
+        raise QuranAsrError(f"no usable line among {len(findings)}{first}", where=str(path), remedy=MADE_BY)
     return segments if on_error == "raise" else (segments, findings)
 
 
@@ -100,7 +102,7 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
             raise QuranAsrError(error.what, where=f"{path}:{number}", remedy=error.remedy) from None
         lines.append({**values, "audio_filepath": segment.audio})
     if not lines:
-        raise QuranAsrError("no line in it", where=str(path))
+        raise QuranAsrError("no line in it", where=str(path), remedy=MADE_BY)
     return lines
 
 
@@ -142,7 +144,7 @@ def collect_lines(path: str | Path) -> tuple[list[tuple[dict[str, Any], Segment]
         except QuranAsrError as error:
             findings.append(Finding("error", "manifest-line", f"{path}:{number}", error.what, error.remedy))
     if not lines and not findings:
-        raise QuranAsrError("no line in it", where=str(path))
+        raise QuranAsrError("no line in it", where=str(path), remedy=MADE_BY)
     return lines, findings
 
 
@@ -210,9 +212,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number, the line) of every line that is not blank, numbers from 1."""
     if not path.is_file():
         what = "a folder, not a manifest" if path.is_dir() else "no such manifest"
-        raise QuranAsrError(
-            what, where=str(path), remedy="`quran-asr corpus scan FOLDER --to MANIFEST` makes one"
-        )
+        raise QuranAsrError(what, where=str(path), remedy=MADE_BY)
     with path.open("rb") as file:
         for number, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
             if len(raw) > _LONGEST_LINE:

@@ -95,7 +95,7 @@ def pack(
         OSError: the disk is full; finished shards are kept.
     """
     folder = Path(folder).absolute()
-    refuse_foreign(folder, (RECORDS, MANIFEST), "folder of shards")
+    refuse_foreign(folder, (RECORDS,), "folder of shards")
     lines = read_lines(manifest)
     (folder / RECORDS).mkdir(parents=True, exist_ok=True)
     with locked(folder / RECORDS / "lock", busy="another process packs into this folder"):

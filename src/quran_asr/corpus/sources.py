@@ -102,7 +102,9 @@ def _units_of(source: Path) -> list[Unit]:
     if source.is_file():
         return _units_of_file(source)
     if not source.is_dir():
-        raise QuranAsrError("no such file or folder", where=str(source))
+        raise QuranAsrError(
+            "no such file or folder", where=str(source), remedy="check the name and the folder"
+        )
     for kind, pattern in (("parquet", "*.parquet"), ("arrow", "*.arrow"), ("zip", "*.zip")):
         found = [path for path in sorted(source.rglob(pattern)) if not path.name.startswith(("cache-", "."))]
         if found:

@@ -191,7 +191,9 @@ def _of_file(path: Path) -> Curves:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise QuranAsrError("is neither a CSV in UTF-8 nor an event file", where=str(path)) from None
+        raise QuranAsrError(
+            "is neither a CSV in UTF-8 nor an event file", where=str(path), remedy=READABLE
+        ) from None
     try:
         log = read_text(text)
     except QuranAsrError as error:
