@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from quran_asr import audio
 from quran_asr.cli.main import cli, errors_in_one_line, main
 from quran_asr.config.recipe import load_recipe
 from quran_asr.config.recipe_template import write_starter
-from quran_asr.corpus.audio_archive import pack, unpack
 from quran_asr.corpus.audit import audit, write_audit
 from quran_asr.corpus.audit_page import write_page
 from quran_asr.corpus.manifest import write_manifest
+from quran_asr.corpus.packing import pack
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.evaluation.evaluate import evaluate, write_report
 from quran_asr.evaluation.report import Setting
@@ -125,14 +126,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     run.write_recipe(load_recipe("small"))
     for step in range(1, 30):
         run.append_metrics({"step": step, "epoch": 0, "time": 1.0, "split": "train", "loss": 1.0 / step})
-    packed = folder / "packed"
-    pack({"train": [line]}, packed, budget=1 << 20, hours={}, kilobits=16)
     return {
         "line": line,
+        "manifest": folder / "all.jsonl",
         "report": report,
         "clips": clips,
         "run": run,
-        "archives": sorted(packed.glob("*.tar")),
         "audit": audit(folder / "all.jsonl", workers=1, cache=None),
         "sound": rng.normal(0, 0.1, 32_000).astype(np.float32),
         "vocabulary": Vocabulary(tuple(f"piece{number}" for number in range(1_000))),
@@ -163,10 +162,7 @@ WRITERS: dict[str, Writer] = {
     "the page of an audit": lambda folder, made: write_page(made["audit"], folder / "audit.html"),
     "a wav": lambda folder, made: audio.write(folder / "a.wav", made["sound"]),
     "a flac": lambda folder, made: audio.write(folder / "a.flac", made["sound"]),
-    "packed clips": lambda folder, made: pack(
-        {"train": [made["line"]]}, folder / "packed", budget=1 << 20, hours={}, kilobits=16
-    ),
-    "unpacked clips": lambda folder, made: unpack(made["archives"], folder / "clips"),
+    "shards": lambda folder, made: pack(made["manifest"], folder / "shards", ThreadPoolExecutor(1)),
     "a recipe of one's own": lambda folder, made: write_starter(folder / "mine.yaml", "small", []),
     "a run's recipe": lambda folder, made: RunFolder(folder / "run").write_recipe(load_recipe("small")),
     "a run's facts": lambda folder, made: RunFolder(folder / "run").write_json("environment.json", {"a": 1}),

@@ -204,7 +204,7 @@ def test_all_mistakes_are_named_at_once(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("trainer:\n  devices: 1\n  devices: 2\n", "line 4: key `devices` stands here and in line 3"),
+        ("trainer:\n  devices: 1\n  devices: 2\n", "line 4: key `devices` is set here and in line 3"),
         ("trainer: [1\n", "mine.yaml`, line 3"),
         ("model: &m\n  sample_rate: 16000\n", "anchors (&, *) are not used"),
         ("model: 5\n", "`model` is a section with the keys sample_rate, train_ds"),

@@ -99,7 +99,7 @@ def test_noise_is_heard_at_every_level():
         assert hissing == pytest.approx(10 * np.log10(share * 5 / 16), abs=5.0)
 
 
-def test_sounds_of_verses_counted_by_hand():
+def test_phones_of_verses_counted_by_hand():
     def counted(verse: str) -> dict[str, int]:
         sounds = dict(zip(KINDS, phones_of_verse(VerseRef.parse(verse)), strict=True))
         return {kind: int(count) for kind, count in sounds.items() if count}

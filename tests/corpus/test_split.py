@@ -97,7 +97,7 @@ def test_one_recording_is_never_on_two_sides(tmp_path):
     assert held_out == {"112:1", "112:2", "112:3", "112:4"}
 
     pieces = [{"file": "x/112.wav", "verses": ["112:1"], "reciter": name} for name in ("x", "y")]
-    with pytest.raises(QuranAsrError, match="stands under two reciters, x and y"):
+    with pytest.raises(QuranAsrError, match="is listed under two reciters, x and y"):
         split(corpus(tmp_path, *pieces), tmp_path / "out", by="reciter", hold_out=["x"])
 
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_split_is_refused_and_nothing_is_written(tmp_path):
     assert "alafasy, husary" in refuse("no reciter `sudais`", by="reciter", hold_out=["sudais"]).remedy
     refuse(r"no clip of 113", by="verse", hold_out=["113"])
     refuse(r"names no verses", by="verse", hold_out=["husary"])
-    refuse("wanted for validation and for test", by="reciter", hold_out=["husary"], test=["husary"])
+    refuse("requested for validation and for test", by="reciter", hold_out=["husary"], test=["husary"])
     refuse("nothing is left for train", by="reciter", hold_out=RECITERS)
     refuse("share of 1.5", by="verse", share=1.5)
     lines = [line for line in read_lines(manifest) if line["reciter"] == "husary"]

@@ -200,7 +200,7 @@ def test_a_run_that_has_just_begun_can_be_drawn(tmp_path: Path, rows: int) -> No
 
     assert min(Image.open(io.BytesIO(written.pictures[0].read_bytes())).size) > 800
     text = written.page.read_text()
-    assert "No validation so far." in text and "No transcripts are at hand." in text
+    assert "No validation so far." in text and "No transcripts were found." in text
     assert "wer.png" not in [path.name for path in written.pictures]
 
 

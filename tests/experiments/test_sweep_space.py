@@ -73,7 +73,7 @@ def test_a_range_of_small_numbers_reaches_the_recipe_as_numbers() -> None:
     ("words", "told"),
     [
         (["trainer.max_steps=5"], "nothing is varied"),
-        ([f"{CTC}=0.2,0.2"], "stands twice"),
+        ([f"{CTC}=0.2,0.2"], "listed twice"),
         ([f"{CTC}=0.2,"], "a value is empty"),
         ([f"{CTC}=0.2,0.3", f"{CTC}=0.4"], "is given twice"),
         (["quran.spelling=letters,uthmani"], "cannot be varied"),

@@ -40,7 +40,7 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
 @click.option(
     "--spelling",
     type=click.Choice(SPELLINGS),
-    help="Of the words, in all outputs; default: the model's. uthmani is the spelling of the mushaf.",
+    help="Spelling of the words in all outputs (uthmani: as in the mushaf). Default: the model's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each recording.")
 @click.option(
@@ -48,7 +48,7 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
     "formats",
     multiple=True,
     type=click.Choice(FORMATS),
-    help="Write such a file for each recording, named as the recording.",
+    help="Write a file in this format for each recording, named after it.",
 )
 @click.option(
     "--to",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from quran_asr.cli.corpus_align import align, cluster_option, workers_of
+from quran_asr.cli.corpus_align import align, workers_of
 from quran_asr.cli.corpus_import import download, import_
 from quran_asr.cli.corpus_pack import pack
 from quran_asr.cli.models import as_bundle, model_option, named_or_default
-from quran_asr.cli.options import FiniteRange
+from quran_asr.cli.options import FiniteRange, cluster_option
 from quran_asr.cli.output import echo, findings_as_json, print_findings, print_json, print_table, progress_bar
 from quran_asr.errors import Finding, QuranAsrError, counted
 

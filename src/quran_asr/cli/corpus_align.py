@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quran_asr.cli.models import as_bundle, model_option, named_or_default
-from quran_asr.cli.options import FiniteRange, need
+from quran_asr.cli.options import FiniteRange, cluster_option
 from quran_asr.cli.output import echo, print_error, print_json, print_table, progress_bar
 from quran_asr.errors import QuranAsrError, counted
 
@@ -20,24 +19,14 @@ if TYPE_CHECKING:
 
     from quran_asr.corpus.align import AlignReport
 
-cluster_option = click.option(
-    "--cluster",
-    metavar="ADDRESS",
-    help="Work on the Dask cluster with this scheduler, for example tcp://node1:8786.",
-)
 
-
-@contextmanager
-def workers_of(address: str | None) -> Iterator[Executor | None]:
+def workers_of(address: str | None) -> AbstractContextManager[Executor | None]:
     """The executor of --cluster; None where the work is done here."""
     if address is None:
-        yield None
-        return
-    need("cluster")
+        return nullcontext()
     from quran_asr.corpus.workers import cluster
 
-    with cluster(address) as executor:
-        yield executor
+    return cluster(address)
 
 
 @click.command(
@@ -73,7 +62,7 @@ def workers_of(address: str | None) -> Iterator[Executor | None]:
     show_default=True,
     type=FiniteRange(-50.0, 0.0),
     metavar="NATS",
-    help="Leave out clips whose words the model finds less likely than this, a letter.",
+    help="Leave out clips with a lower alignment score than this, in nats a letter.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def align(

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.options import FiniteRange, need
+from quran_asr.cli.options import FiniteRange, cluster_option, jobs_option, need
 from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar
 from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quran_asr.corpus.everyayah import DownloadReport, Recitation
     from quran_asr.corpus.importing import Corpus, ImportReport
     from quran_asr.corpus.sources import Role
     from quran_asr.records import VerseRef
@@ -44,14 +47,8 @@ _LISTED = 5
     help="Take rows with this value in the label column. May be repeated. Default: correct, good, valid, ...",
 )
 @click.option("--reciter", default="", metavar="NAME", help="Reciter of the rows that name none.")
-@click.option(
-    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
-)
-@click.option(
-    "--cluster",
-    metavar="ADDRESS",
-    help="Work on the Dask cluster with this scheduler, for example tcp://node1:8786.",
-)
+@jobs_option
+@cluster_option
 @click.option("--dry-run", is_flag=True, help="Show how the columns are read, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_(
@@ -76,8 +73,6 @@ def import_(
     from quran_asr.corpus.sources import find_units
     from quran_asr.corpus.workers import executor
 
-    if cluster is not None:
-        need("cluster")
     chosen = _chosen(columns)
     units = find_units(sources)
     if any(unit.kind in ("parquet", "arrow") for unit in units):
@@ -206,14 +201,7 @@ def download(
 
     server = everyayah.Server(address or everyayah.SERVER, rate)
     if list_only:
-        offered = everyayah.recitations(server)
-        rows = [(one.folder, one.name, one.bitrate) for one in offered]
-        if as_json:
-            print_json(
-                [{"folder": folder, "name": name, "bitrate": bitrate} for folder, name, bitrate in rows]
-            )
-        else:
-            print_table(("RECITER", "name", "bit rate"), rows)
+        _print_recitations(everyayah.recitations(server), as_json)
         return 0
     if not reciters or folder is None:
         raise QuranAsrError(
@@ -223,17 +211,32 @@ def download(
     refs = _verses(verses)
     if dry_run:
         files, present = everyayah.wanted_files(reciters, refs, Path(folder))
-        minutes = len(files) / rate / 60
-        if as_json:
-            print_json({"to_fetch": len(files), "present": present, "minutes": round(minutes, 1)})
-        else:
-            echo(
-                f"to fetch: {len(files):,} files, {minutes:.1f} min or more at {rate:g}/s; there: {present:,}"
-            )
+        _print_dry_run(len(files), present, rate, as_json)
         return 0
     everyayah.refuse_unknown(reciters, everyayah.recitations(server))
     with progress_bar("downloading", "files") as on_progress:
         report = everyayah.download(server, reciters, refs, Path(folder), on_progress)
+    _print_download(report, folder, as_json)
+    return int(bool(report.missing))
+
+
+def _print_recitations(offered: Sequence[Recitation], as_json: bool) -> None:
+    if as_json:
+        print_json([{"folder": one.folder, "name": one.name, "bitrate": one.bitrate} for one in offered])
+    else:
+        rows = [(one.folder, one.name, one.bitrate) for one in offered]
+        print_table(("RECITER", "name", "bit rate"), rows)
+
+
+def _print_dry_run(files: int, present: int, rate: float, as_json: bool) -> None:
+    minutes = files / rate / 60
+    if as_json:
+        print_json({"to_fetch": files, "present": present, "minutes": round(minutes, 1)})
+    else:
+        echo(f"to fetch: {files:,} files, {minutes:.1f} min or more at {rate:g}/s; there: {present:,}")
+
+
+def _print_download(report: DownloadReport, folder: str, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -245,7 +248,7 @@ def download(
                 "missing": [{"url": one.url, "reason": one.reason} for one in report.missing],
             }
         )
-        return int(bool(report.missing))
+        return
     print_findings(
         [Finding("warning", "missing-file", one.url, one.reason, "") for one in report.missing[:_LISTED]]
     )
@@ -254,7 +257,6 @@ def download(
         f"checksums: {report.checked:,}; there before: {report.present:,}; missing: {len(report.missing):,}"
     )
     echo(f"next: quran-asr corpus scan {folder} --to all.jsonl", err=True)
-    return int(bool(report.missing))
 
 
 def _verses(written: tuple[str, ...]) -> list[VerseRef]:

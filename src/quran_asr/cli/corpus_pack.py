@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quran_asr.cli.options import FiniteRange, need
+from quran_asr.cli.options import FiniteRange, cluster_option, jobs_option
 from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar
 from quran_asr.errors import Finding
 
@@ -39,14 +39,8 @@ _LISTED = 20
     help="Format of the clips. flac: 16 kHz, 16 bits. opus: 32 kbit/s. auto: whole MP3, Opus and Vorbis "
     "files as they are, else flac.",
 )
-@click.option(
-    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
-)
-@click.option(
-    "--cluster",
-    metavar="ADDRESS",
-    help="Work on the Dask cluster with this scheduler, for example tcp://node1:8786.",
-)
+@jobs_option
+@cluster_option
 @click.option("--verify", is_flag=True, help="Compare the checksums of shards that are finished already.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def pack(
@@ -69,8 +63,6 @@ def pack(
     from quran_asr.corpus.packing import pack as pack_manifest
     from quran_asr.corpus.workers import executor
 
-    if cluster is not None:
-        need("cluster")
     with executor(jobs, cluster) as pool, progress_bar("packing", "shards") as on_progress:
         report = pack_manifest(
             manifest,

@@ -95,8 +95,9 @@ SHOWN_EDITS = 10
     is_flag=False,
     flag_value="all",
     metavar="[ROWS]",
-    help="Measure what the model withstands instead: joined clips, silence before them, level, noise, room, "
-    "telephone and MP3, beside the clips as they are; ROWS chooses, as in `--stress joined,level`.",
+    help="Measure robustness instead: the clips joined, after silence, at other levels, with noise, in a "
+    "room, over a telephone and as MP3, compared with the clips as they are. ROWS selects, as in "
+    "`joined,level`.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(
@@ -280,7 +281,7 @@ def _stress(
     folder: Path,
     as_json: bool,
 ) -> int:
-    """Measure, write and print what the model withstands; 1 where a goal is missed."""
+    """Measure, write and print the robustness of a model; 1 where a goal is missed."""
     from quran_asr.evaluation.stress import STRESS_NAME, stress, stress_json, write_stress
 
     with progress_bar("recognizing", "conditions") as on_progress:

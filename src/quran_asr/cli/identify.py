@@ -32,9 +32,9 @@ ALTERNATIVES = 2
 def identify(files: tuple[Path, ...], model: Path | None, as_json: bool) -> int:
     """Find the verses that each FILE holds.
 
-    Prints a line for each file: file, tab, verses, tab, how sure that is, in nats: by so much the verses
-    stand out more than any do in recordings without Quran (evidence), and fit better than the next best place
-    (margin). Exit code 1 where nothing in the Quran stands out in a file.
+    Prints a line for each file, separated by tabs: the file, its verses, and two figures in nats: by how much
+    the verses exceed the threshold that recordings without Quran do not reach (evidence), and by how much
+    they fit better than the next best place (margin). Exits 1 if nothing in the Quran fits a file.
     """
     for file in files:
         refuse_model(file)

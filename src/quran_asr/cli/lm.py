@@ -122,7 +122,9 @@ def build(
     metavar="SURAHS",
     help="Surahs that are left out of the counts and measured on.",
 )
-@click.option("--lm", "language", metavar="LM", help="Of FILE: this model instead of the whole Quran's.")
+@click.option(
+    "--lm", "language", metavar="LM", help="With FILE: evaluate this model instead of the whole Quran's."
+)
 @order_option
 @smoothing_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -70,8 +70,8 @@ def language_model_options(command: Callable[..., int]) -> Callable[..., int]:
     @click.option(
         "--lm",
         metavar="FILE|quran",
-        help="Language model of `lm build`, or `quran` for the whole Quran. The words are then drawn to its "
-        "text, and errors of the reciter may be corrected. Default: none, words as recited.",
+        help="Language model of `lm build`, or `quran` for the whole Quran. It prefers words of its text, "
+        "which may hide errors of the reciter. Default: none, words as recited.",
     )
     @click.option(
         "--passage",
@@ -107,7 +107,7 @@ rescore_option = click.option(
     "--rescore",
     type=click.IntRange(1, 1000),
     metavar="N",
-    help="Sort the N-best list of a search without the language model with it, instead of searching with it.",
+    help="Rescore the N best texts with the language model, instead of searching with it.",
 )
 
 

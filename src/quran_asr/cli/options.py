@@ -1,4 +1,4 @@
-"""Shared option types, and the check for packages of an extra."""
+"""Options and option types that commands share, and the check for packages of an extra."""
 
 from __future__ import annotations
 
@@ -45,3 +45,20 @@ def need(*extras: str) -> None:
             f"this command needs {', '.join(missing)}, which the core install does not include",
             remedy=f"pip install 'quran-asr[{','.join(extras)}]'",
         )
+
+
+def _with_packages(ctx: click.Context, param: click.Parameter, address: str | None) -> str | None:
+    if address is not None:
+        need("cluster")
+    return address
+
+
+cluster_option = click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    callback=_with_packages,
+    help="Work on the Dask cluster with this scheduler, for example tcp://node1:8786.",
+)
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Processes. Default: one for each core."
+)

@@ -77,9 +77,10 @@ def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -
     recipe = load_recipe(name, [f"quran.seed={seed}", *quoted, *overrides])
     spelling = recipe.quran.spelling
     segments = {part: read_manifest(path, spelling) for part, path in manifests.items()}
-    _say(
+    echo(
         f"corpus: {len(segments['training'])} clips for training, {len(segments['validation'])} for "
-        f"validation, {len(segments['held_out'])} by two held-out voices"
+        f"validation, {len(segments['held_out'])} by two held-out voices",
+        err=True,
     )
     run = create_run(recipe.exp_manager.exp_dir, recipe.name)
     run.write_recipe(recipe)
@@ -183,7 +184,7 @@ def _train(recipe: Recipe, run: RunFolder, segments: dict[str, list[Segment]]) -
                 )
         except _NotLearningError as stuck:
             seed = recipe.quran.seed + 1
-            _say(f"{stuck}: starting over with seed {seed}")
+            echo(f"{stuck}: starting over with seed {seed}", err=True)
             recipe = replace(recipe, quran=replace(recipe.quran, seed=seed))
             run = create_run(recipe.exp_manager.exp_dir, recipe.name)
             run.write_recipe(recipe)
@@ -268,7 +269,3 @@ def _figures(
         "model": str(ended.run.model_file()),
         "report": str(page),
     }
-
-
-def _say(line: str) -> None:
-    echo(line, err=True)

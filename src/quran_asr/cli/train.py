@@ -228,15 +228,15 @@ def recipe_to_resume(resumed: Resumption, ranks: int) -> Recipe:
 
 def keep_effective_batch(recipe: Recipe, before: int, now: int) -> Recipe:
     """The recipe with the accumulation (and batch size, if need be) that keeps the clips behind a step."""
-    from quran_asr.experiments.planning.plan import keep_effective_batch as fit
+    from quran_asr.experiments.planning.plan import divide_batch
 
-    nodes = recipe.trainer.num_nodes
-    then = replace(recipe, trainer=replace(recipe.trainer, devices=before, num_nodes=1))
-    accumulation, clips = fit(then, now)
+    data, trainer = recipe.model.train_ds, recipe.trainer
+    behind_a_step = data.batch_size * trainer.accumulate_grad_batches * before
+    accumulation, clips = divide_batch(behind_a_step, data.batch_size, now)
     return replace(
         recipe,
-        trainer=replace(recipe.trainer, accumulate_grad_batches=accumulation, num_nodes=nodes),
-        model=replace(recipe.model, train_ds=replace(recipe.model.train_ds, batch_size=clips)),
+        trainer=replace(trainer, accumulate_grad_batches=accumulation),
+        model=replace(recipe.model, train_ds=replace(data, batch_size=clips)),
     )
 
 

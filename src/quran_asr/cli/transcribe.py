@@ -77,8 +77,8 @@ def transcribe(
 
     Prints one line for each FILE: the file, a tab, the words. A file that cannot be transcribed is reported,
     the others are still transcribed, and the exit code is 2. With the extra `media` FILE can also be m4a,
-    mp4, 3gp, aac, webm, wma or amr. Words are printed as recited; --lm and --passage give fewer errors for a
-    reciter who makes none, and hide some of those that are made.
+    mp4, 3gp, aac, webm, wma or amr. Words are printed as recited; --lm and --passage lower the error
+    rate, but may hide errors of the reciter.
     """
     for file in files:
         refuse_model(file)

@@ -199,6 +199,8 @@ def _ahead(ahead: Forecast, unit: str) -> str:
 def _as_json(curves: Curves, diagnostics: tuple[Diagnosis, ...], ahead: Forecast) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from quran_asr.experiments.diagnostics.forecast import INTERVAL
+
     return {
         "run": curves.source,
         "unit": _counted_in(curves),
@@ -206,7 +208,7 @@ def _as_json(curves: Curves, diagnostics: tuple[Diagnosis, ...], ahead: Forecast
         "epochs": curves.steps if curves.in_epochs and curves.epoch is None else curves.epoch,
         "diagnostics": [asdict(diagnosis) for diagnosis in diagnostics],
         "forecast": {
-            "interval": 0.9,
+            "interval": INTERVAL,
             "expected": [asdict(expected) for expected in ahead.expected],
             "reason": ahead.reason or None,
         },

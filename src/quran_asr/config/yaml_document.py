@@ -183,7 +183,7 @@ def _tree(node: yaml.Node, name: str) -> Section | Leaf:
             raise QuranAsrError(what, where=str(key_place))
         if key in items:
             first = items[key].place.line
-            raise QuranAsrError(f"key `{key}` stands here and in line {first}", where=str(key_place))
+            raise QuranAsrError(f"key `{key}` is set here and in line {first}", where=str(key_place))
         value = _tree(value_node, name)
         items[key] = (
             Section(value.items, key_place)

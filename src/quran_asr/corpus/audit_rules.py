@@ -78,12 +78,12 @@ class ReasonKind:
 
 REASONS: dict[str, ReasonKind] = {
     "missing": ReasonKind("reject", "error", "the recording does not exist", "correct the path"),
-    "unreadable": ReasonKind("reject", "error", "the recording cannot be decoded", "get it again"),
+    "unreadable": ReasonKind("reject", "error", "the recording cannot be decoded", "obtain a new copy"),
     "past-the-end": ReasonKind(
         "reject",
         "error",
         "the line goes past the end of the recording",
-        "correct `offset` and `duration`; if the recording should be longer, get it again",
+        "correct `offset` and `duration`; if the recording should be longer, obtain a new copy",
     ),
     "too-short": ReasonKind("reject", "warning", "too short to hold words", ""),
     "silent": ReasonKind("reject", "warning", "no speech in it", ""),
@@ -132,7 +132,7 @@ REASONS: dict[str, ReasonKind] = {
     "basmala-in-text": ReasonKind(
         "warn",
         "warning",
-        "a basmala stands before the verse",
+        "a basmala precedes the verse",
         "is it recited? then make it a clip of its own",
     ),
     "unusual-speech-rate": ReasonKind("warn", "note", "a length that is rare for this reciter", ""),

@@ -150,7 +150,7 @@ def classify(path: Path, scanned: Path) -> Recording | Dropped | Ignored:
         if ref.ayah == 0:
             basmala = quran.basmala(ref.surah)
             if not basmala:
-                return Dropped(path, "no such verse", f"no basmala stands before surah {ref.surah}")
+                return Dropped(path, "no such verse", f"no basmala precedes surah {ref.surah}")
             return Recording(path, reciter, "basmala", (), basmala)
         return Recording(path, reciter, "verse", (ref,), quran.verse(ref))
     except QuranAsrError as error:

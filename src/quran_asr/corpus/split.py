@@ -100,7 +100,7 @@ def split(
             chosen = _drawn(lines, groups, set(held_out), share, f"{seed} {name}")
         for group in sorted(chosen):
             if held_out.setdefault(group, name) != name:
-                raise QuranAsrError(f"{group} is wanted for validation and for test")
+                raise QuranAsrError(f"{group} is requested for validation and for test")
     splits = ["train", "validation", *(["test"] if test is not None else [])]
     members = {
         name: [
@@ -144,7 +144,7 @@ def _reciters_of(lines: Sequence[Line], where: str) -> list[str]:
         audio, reciter = line["audio_filepath"], line["reciter"]
         if reciter_of.setdefault(audio, reciter) != reciter:
             raise QuranAsrError(
-                f"`{audio}` stands under two reciters, {reciter_of[audio]} and {reciter}", where=where
+                f"`{audio}` is listed under two reciters, {reciter_of[audio]} and {reciter}", where=where
             )
     return [line["reciter"] for line in lines]
 

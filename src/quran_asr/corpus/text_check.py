@@ -120,7 +120,7 @@ def unknown_characters_of(manifests: Sequence[str | Path]) -> Finding | None:
         "warning",
         "foreign-letters",
         first,
-        f"{count:,} {'text has' if count == 1 else 'texts have'} letters that the Quran has not, and "
+        f"{count:,} {'text has' if count == 1 else 'texts have'} letters that the Quran does not have, and "
         f"that are left out of the reference: {shown}{more}",
         "write these words in Arabic letters, or remove the line; whole verses need only `verses`",
     )

@@ -7,6 +7,7 @@ with several seeds, seeds are drawn too, for each model by itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -170,3 +171,12 @@ def _draw_clips(random: np.random.Generator, groups: Sequence[NDArray[np.int64]]
 def _bounds(values: NDArray[np.float64]) -> Interval:
     low, high = np.percentile(values, [2.5, 97.5]).tolist()
     return low, high
+
+
+def rounded(figure: float) -> float | None:
+    """A figure of a report to six places; None for what JSON cannot hold."""
+    return round(figure, 6) if math.isfinite(figure) else None
+
+
+def rounded_interval(interval: Interval | None) -> list[float | None] | None:
+    return None if interval is None else [rounded(bound) for bound in interval]

@@ -44,6 +44,10 @@ class AlignedClip:
     words: tuple[TimedWord, ...]
     """All words of its reference; seconds from the beginning of the clip."""
 
+    @property
+    def written(self) -> tuple[str, ...]:
+        return tuple(word.text for word in self.words)
+
 
 @dataclass(frozen=True, slots=True)
 class PlantedError:
@@ -96,61 +100,90 @@ def plant_errors(
     for number, clip in enumerate(clips):
         if len(clip.words) < FEWEST_WORDS:
             continue
-        written = tuple(word.text for word in clip.words)
+        letters = [word_letters(word) for word in clip.written]
         samples = read(clip.segment)
         bounds = cut_points(samples, clip.words)
-        inner = range(1, len(written) - 1)
+        inner = range(1, len(letters) - 1)
 
         place = choose.choice(inner)
         others = [
             (other, word)
             for other, word in by_reciter[clip.segment.reciter]
-            if other != number and word_letters(clips[other].words[word].text) != word_letters(written[place])
+            if other != number and word_letters(clips[other].words[word].text) != letters[place]
         ]
         if others:
             other, word = choose.choice(others)
             donor = read(clips[other].segment)
-            donor_bounds = cut_points(donor, clips[other].words)
-            stretch = _at_level(
-                donor[donor_bounds[word] : donor_bounds[word + 1]], samples[bounds[place] : bounds[place + 1]]
-            )
-            yield PlantedError(
-                "replaced",
-                clip.segment,
-                join([samples[: bounds[place]], stretch, samples[bounds[place + 1] :]]),
-                (*written[:place], clips[other].words[word].text, *written[place + 1 :]),
-                written,
-                range(place, place + 1),
-                range(place, place + 1),
-                ((other, word),),
-            )
+            start, end = cut_points(donor, clips[other].words)[word : word + 2]
+            text = clips[other].words[word].text
+            yield _replaced(clip, samples, bounds, place, donor[start:end], text, (other, word))
 
-        place = choose.choice(inner)
-        yield PlantedError(
-            "omitted",
-            clip.segment,
-            join([samples[: bounds[place]], samples[bounds[place + 1] :]]),
-            (*written[:place], *written[place + 1 :]),
-            written,
-            range(place - 1, place + 1),
-            range(place, place + 1),
-            ((number, place - 1), (number, place + 1)),
-        )
+        yield _omitted(clip, samples, bounds, choose.choice(inner), number)
 
-        pairs = [i for i in inner[:-1] if word_letters(written[i]) != word_letters(written[i + 1])]
+        pairs = [place for place in inner[:-1] if letters[place] != letters[place + 1]]
         if pairs:
-            place = choose.choice(pairs)
-            start, middle, end = bounds[place : place + 3]
-            yield PlantedError(
-                "exchanged",
-                clip.segment,
-                join([samples[:start], samples[middle:end], samples[start:middle], samples[end:]]),
-                (*written[:place], written[place + 1], written[place], *written[place + 2 :]),
-                written,
-                range(place, place + 2),
-                range(place, place + 2),
-                ((number, place + 1), (number, place)),
-            )
+            yield _exchanged(clip, samples, bounds, choose.choice(pairs), number)
+
+
+def _replaced(
+    clip: AlignedClip,
+    samples: Samples,
+    bounds: Sequence[int],
+    place: int,
+    recited: Samples,
+    text: str,
+    source: tuple[int, int],
+) -> PlantedError:
+    """Another word in the place of one, brought to its level."""
+    written = clip.written
+    start, end = bounds[place : place + 2]
+    stretch = _at_level(recited, samples[start:end])
+    return PlantedError(
+        "replaced",
+        clip.segment,
+        join([samples[:start], stretch, samples[end:]]),
+        (*written[:place], text, *written[place + 1 :]),
+        written,
+        range(place, place + 1),
+        range(place, place + 1),
+        (source,),
+    )
+
+
+def _omitted(
+    clip: AlignedClip, samples: Samples, bounds: Sequence[int], place: int, number: int
+) -> PlantedError:
+    """A word cut out."""
+    written = clip.written
+    start, end = bounds[place : place + 2]
+    return PlantedError(
+        "omitted",
+        clip.segment,
+        join([samples[:start], samples[end:]]),
+        (*written[:place], *written[place + 1 :]),
+        written,
+        range(place - 1, place + 1),
+        range(place, place + 1),
+        ((number, place - 1), (number, place + 1)),
+    )
+
+
+def _exchanged(
+    clip: AlignedClip, samples: Samples, bounds: Sequence[int], place: int, number: int
+) -> PlantedError:
+    """A word after the one that follows it."""
+    written = clip.written
+    start, middle, end = bounds[place : place + 3]
+    return PlantedError(
+        "exchanged",
+        clip.segment,
+        join([samples[:start], samples[middle:end], samples[start:middle], samples[end:]]),
+        (*written[:place], written[place + 1], written[place], *written[place + 2 :]),
+        written,
+        range(place, place + 2),
+        range(place, place + 2),
+        ((number, place + 1), (number, place)),
+    )
 
 
 def cut_points(samples: Samples, words: Sequence[TimedWord]) -> list[int]:

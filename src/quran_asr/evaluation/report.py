@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from quran_asr.evaluation.confidence import Interval, intervals, method
+from quran_asr.evaluation.confidence import Interval, intervals, method, rounded, rounded_interval
 from quran_asr.evaluation.edit_distance import total
 from quran_asr.evaluation.identification import IdentificationTable
 from quran_asr.evaluation.scoring import ClipScore
@@ -92,10 +91,10 @@ class Rates:
         return {
             "counts": asdict(self.words),
             "character_counts": asdict(self.characters),
-            "wer": _number(self.words.rate),
-            "wer_interval": _numbers(self.wer_interval),
-            "cer": _number(self.characters.rate),
-            "cer_interval": _numbers(self.cer_interval),
+            "wer": rounded(self.words.rate),
+            "wer_interval": rounded_interval(self.wer_interval),
+            "cer": rounded(self.characters.rate),
+            "cer_interval": rounded_interval(self.cer_interval),
         }
 
 
@@ -289,12 +288,3 @@ def _place(segment: Segment) -> dict[str, Any]:
         "reciter": segment.reciter,
         "verses": [str(verse) for verse in segment.verses],
     }
-
-
-def _number(rate: float) -> float | None:
-    """A fraction to six places; None for what JSON cannot hold."""
-    return round(rate, 6) if math.isfinite(rate) else None
-
-
-def _numbers(interval: Interval | None) -> list[float | None] | None:
-    return None if interval is None else [_number(bound) for bound in interval]

@@ -19,7 +19,6 @@ Names of inputs, outputs and metadata are those that `online-transducer-nemo-mod
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.export.graphs import Joint, Prediction, StreamingEncoder, write_graph
-from quran_asr.files import write_atomically
+from quran_asr.files import temporary_folder, write_atomically
 from quran_asr.runtime.bundle import Shape
 from quran_asr.runtime.sessions import HISTORY, UNKNOWN
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
@@ -284,8 +283,8 @@ def _graph(module: Graph, metadata: Mapping[str, object]) -> bytes:
     """An ONNX file for any number of streams."""
     inputs, outputs = module.inputs(), module.outputs()
     axes = {name: axis for name, (_, axis) in inputs.items()} | outputs
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "graph.onnx"
+    with temporary_folder() as folder:
+        file = folder / "graph.onnx"
         write_graph(
             module,
             {name: example for name, (example, _) in inputs.items()},

@@ -153,7 +153,7 @@ def checkpoint_facts(path: Path) -> CheckpointFacts:
         )
     except (KeyError, IndexError, TypeError, ValueError):
         raise QuranAsrError(
-            "holds weights, but not where a training of this version stood",
+            "holds weights, but no training state of this version",
             where=str(path),
             remedy="start a new run from the run's .nemo: init_from_pretrained_model=FILE.nemo",
         ) from None

@@ -248,7 +248,7 @@ def _pretrained(
     if unlike:
         return failure(
             f"{len(unlike)} tensors of {name} are not in the model as planned, the first: {unlike[0]}",
-            "the archive holds numbers that are none, or this is a fault of this program: report it",
+            "the archive contains NaN or infinity, or this is a bug: report it",
         )
     message = (
         f"{planned.encoder_share:.1%} of the encoder and {planned.share:.1%} of the model arrive from {name}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from quran_asr.errors import QuranAsrError
+from quran_asr.files import temporary_folder
 from quran_asr.tarfiles import TORN, Tar, open_tar
 from quran_asr.training.archive_config import parse, rebuild
 
@@ -76,9 +76,9 @@ def read_weights(archive: Archive) -> dict[str, Tensor]:
     Raises:
         QuranAsrError: unreadable, or holding more than tensors by name.
     """
-    with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
-        _extract(archive, WEIGHTS, Path(folder) / WEIGHTS)
-        return _load(Path(folder) / WEIGHTS, f"{archive.path}: {WEIGHTS}")
+    with temporary_folder() as folder:
+        _extract(archive, WEIGHTS, folder / WEIGHTS)
+        return _load(folder / WEIGHTS, f"{archive.path}: {WEIGHTS}")
 
 
 def extract_tokenizer(archive: Archive, folder: Path) -> None:
@@ -147,7 +147,7 @@ def _read(tar: Tar, member: tarfile.TarInfo, most: int) -> bytes:
         raise QuranAsrError(f"refused: {member.size:,} bytes", where=where, remedy="do not use this archive")
     content = b"".join(tar.read(member))
     if len(content) != member.size:
-        raise QuranAsrError("is torn", where=where, remedy="fetch or copy it again")
+        raise QuranAsrError("is truncated", where=where, remedy="fetch or copy it again")
     return content
 
 
@@ -187,7 +187,7 @@ def _extract(archive: Archive, name: str, target: Path) -> None:
             for block in tar.read(member):
                 _write(file, block)
         if target.stat().st_size != member.size:
-            raise QuranAsrError("is torn", where=f"{archive.path}: {name}", remedy="fetch it again")
+            raise QuranAsrError("is truncated", where=f"{archive.path}: {name}", remedy="fetch it again")
 
 
 def _write(file: io.FileIO, block: bytes) -> None:

@@ -8,7 +8,6 @@ long ones in parts (`OfflineRecognizer`).
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from quran_asr.decoding.options import PAUSE_SECONDS, Decoding
 from quran_asr.decoding.vocabulary import WORD_START, Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.run_folder import open_run
+from quran_asr.files import temporary_folder
 from quran_asr.records import SAMPLE_RATE, Hypothesis, Segment, Transcript
 from quran_asr.runtime.recognizer import Recognizer
 from quran_asr.text.spelling import SPELLINGS, alphabet, edition_of
@@ -58,8 +58,8 @@ LONGEST_SECONDS = 90.0
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of one clip that is recognized in one pass."""
+class Stretch:
+    """A part of one clip that is recognized in one pass."""
 
     clip: int
     offset: float
@@ -145,15 +145,15 @@ class OfflineRecognizer:
             on_seconds: called with the seconds of audio that were recognized since the last call.
         """
         given = held = 0
-        pieces: list[Piece] = []
+        stretches: list[Stretch] = []
         parts: dict[int, list[tuple[float, Transcript]]] = {}
         errors: dict[int, QuranAsrError] = {}
 
         def recognize_held() -> None:
             nonlocal held
-            for piece, transcript in zip(pieces, self._recognize(pieces), strict=True):
-                parts.setdefault(piece.clip, []).append((piece.offset, transcript))
-            pieces.clear()
+            for stretch, transcript in zip(stretches, self._recognize(stretches), strict=True):
+                parts.setdefault(stretch.clip, []).append((stretch.offset, transcript))
+            stretches.clear()
             if on_seconds is not None and held:
                 on_seconds(held / SAMPLE_RATE)
             held = 0
@@ -161,7 +161,7 @@ class OfflineRecognizer:
         for i, segment in enumerate(segments):
             try:
                 for offset, samples in cut_at_pauses(_blocks(segment)):
-                    pieces.append(Piece(i, offset, samples))
+                    stretches.append(Stretch(i, offset, samples))
                     held += len(samples)
                     if held > HELD_SECONDS * SAMPLE_RATE:
                         recognize_held()
@@ -182,32 +182,32 @@ class OfflineRecognizer:
 
     def text_of(self, samples: Samples) -> str:
         """The words of a recording, float32 [samples] at 16 kHz."""
-        pieces = [Piece(0, offset, part) for offset, part in cut_at_pauses([samples])]
-        return " ".join(transcript.text for transcript in self._recognize(pieces) if transcript.text)
+        stretches = [Stretch(0, offset, part) for offset, part in cut_at_pauses([samples])]
+        return " ".join(transcript.text for transcript in self._recognize(stretches) if transcript.text)
 
-    def _recognize(self, pieces: Sequence[Piece]) -> list[Transcript]:
-        """Transcripts in the order of the pieces, recognized in batches of similar length."""
-        order = sorted(range(len(pieces)), key=lambda i: len(pieces[i].samples))
-        transcripts: list[Transcript | None] = [None] * len(pieces)
+    def _recognize(self, stretches: Sequence[Stretch]) -> list[Transcript]:
+        """Transcripts in the order of the stretches, recognized in batches of similar length."""
+        order = sorted(range(len(stretches)), key=lambda i: len(stretches[i].samples))
+        transcripts: list[Transcript | None] = [None] * len(stretches)
         batch: list[int] = []
         for place, i in enumerate(order):
             batch.append(i)
             following = order[place + 1] if place + 1 < len(order) else None
             room = BATCH_SECONDS * SAMPLE_RATE
-            if following is None or len(pieces[following].samples) * (len(batch) + 1) > room:
+            if following is None or len(stretches[following].samples) * (len(batch) + 1) > room:
                 for j, transcript in zip(
-                    batch, self._recognize_batch([pieces[j] for j in batch]), strict=True
+                    batch, self._recognize_batch([stretches[j] for j in batch]), strict=True
                 ):
                     transcripts[j] = transcript
                 batch = []
         return [transcript for transcript in transcripts if transcript is not None]
 
     @torch.inference_mode()
-    def _recognize_batch(self, pieces: Sequence[Piece]) -> list[Transcript]:
-        lengths = torch.tensor([len(piece.samples) for piece in pieces])
-        padded = torch.zeros(len(pieces), max(1, int(lengths.max())))
-        for row, piece in zip(padded, pieces, strict=True):
-            row[: len(piece.samples)] = torch.from_numpy(piece.samples)
+    def _recognize_batch(self, stretches: Sequence[Stretch]) -> list[Transcript]:
+        lengths = torch.tensor([len(stretch.samples) for stretch in stretches])
+        padded = torch.zeros(len(stretches), max(1, int(lengths.max())))
+        for row, stretch in zip(padded, stretches, strict=True):
+            row[: len(stretch.samples)] = torch.from_numpy(stretch.samples)
         device = next(self.model.parameters()).device
         features, feature_lengths = self.model.preprocessor(
             input_signal=padded.to(device), length=lengths.to(device)
@@ -218,9 +218,9 @@ class OfflineRecognizer:
         return [
             Transcript(
                 self.vocabulary.text(hypothesis.tokens),
-                self.vocabulary.words(hypothesis, seconds, offset=piece.offset),
+                self.vocabulary.words(hypothesis, seconds, offset=stretch.offset),
             )
-            for piece, hypothesis in zip(pieces, search(encoded, frames), strict=True)
+            for stretch, hypothesis in zip(stretches, search(encoded, frames), strict=True)
         ]
 
     def _transducer(self, encoded: Tensor, frames: Tensor) -> list[Hypothesis]:
@@ -388,9 +388,9 @@ def restore(path: Path) -> EncDecHybridRNNTCTCBPEModel:
         )
     weights = read_weights(archive)
     _refuse_larger(archive, weights)
-    with tempfile.TemporaryDirectory(prefix="quran-asr-") as folder:
-        extract_tokenizer(archive, Path(folder))
-        config = {**archive.config, "tokenizer": {"dir": folder, "type": "bpe"}}
+    with temporary_folder() as folder:
+        extract_tokenizer(archive, folder)
+        config = {**archive.config, "tokenizer": {"dir": str(folder), "type": "bpe"}}
         try:
             with warnings.catch_warnings():  # torch on the dropout of a one-layer LSTM
                 warnings.simplefilter("ignore")

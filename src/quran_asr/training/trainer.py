@@ -135,9 +135,8 @@ def train(
     engine = choose_engine(device, ranks, on_finding)
     if first:
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
-        trained_on = TrainingData.from_segments(training, manifests)
-        record_training_data(run, trained_on, resume is not None, on_finding)
-    if resume is None and first:
+        record_training_data(run, training, manifests, resume is not None, on_finding)
+    if first and resume is None:
         run.write_json("environment.json", environment(ranks, engine))
         if start is not None:
             start_from(start, model, recipe.model, run, training_set)
@@ -147,8 +146,8 @@ def train(
     copied = ranks.from_first(transferred_names(run, on_finding) if staged else frozenset())
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
+    durations = [segment.duration for segment in training]
     while True:  # once, and again with smaller batches after each one that does not fit into memory
-        durations = [segment.duration for segment in training]
         steps = total_steps(recipe, durations, ranks.size, training_set.shards)
         module = TrainingModule(
             model, recipe, training_set, validation_set, on_finding, ranks, steps, limit, copied
@@ -191,11 +190,7 @@ def train(
         ranks.from_first(None)
         resume = run.last_checkpoint()
         del module, trainer, callbacks, metrics, checkpoints, diagnostics
-        model.trainer = None  # Lightning hung it there, and with it the module and AdamW's moments
-        model.zero_grad(set_to_none=True)
-        release_free_memory()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_training_state(model)
     best = None if checkpoints.best_wer == math.inf else checkpoints.best_wer
     stopped_by = diagnostics.stopped_by
     if first and recipe.quran.average and not interrupted and stopped_by is None:
@@ -204,10 +199,24 @@ def train(
     return Trained(run, interrupted, trainer.global_step, seconds, best, stopped_by)
 
 
+def free_training_state(model: EncDecHybridRNNTCTCBPEModel) -> None:
+    """Free what an attempt that ran out of memory still holds, so that the next one has all of it."""
+    model.trainer = None  # Lightning hung it there, and with it the module and AdamW's moments
+    model.zero_grad(set_to_none=True)
+    release_free_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def record_training_data(
-    run: RunFolder, trained_on: TrainingData, resumed: bool, on_finding: Callable[[Finding], None]
+    run: RunFolder,
+    training: Sequence[Segment],
+    manifests: Sequence[Path],
+    resumed: bool,
+    on_finding: Callable[[Finding], None],
 ) -> None:
     """Write `training_data.json`; a resumed run adds to it what has changed in the manifests."""
+    trained_on = TrainingData.from_segments(training, manifests)
     file = run.path / TRAINING_DATA_FILE
     if resumed and file.is_file():
         before = TrainingData.read(file)

@@ -103,7 +103,7 @@ def other_names(data: Data, contents: Contents) -> Outcome:
                 found.append(f"`{one}` may be `{other}` (by the name)")
     if found:
         return warning(
-            f"{counted(len(found), 'reciter')} of validation may stand in training under another name: "
+            f"{counted(len(found), 'reciter')} of validation may be in training under another name: "
             + "; ".join(found[:3]),
             "give one person one name, and hold his clips out whole: `quran-asr corpus split --by reciter`",
         )

@@ -7,7 +7,6 @@ its line too.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import yaml
 
 from quran_asr.config.recipe import as_plain, load_recipe
 from quran_asr.errors import Finding, QuranAsrError
+from quran_asr.experiments.curves import number
 from quran_asr.experiments.run_folder import RunFolder
 from quran_asr.files import parse_json
 
@@ -200,7 +200,7 @@ def _data(
     values: dict[str, Any], manifests: Sequence[dict[str, Any]]
 ) -> tuple[tuple[str, ...], float | None]:
     """Names of the training manifests, and their hours."""
-    hours = [facts["hours"] for facts in manifests if _is_number(facts.get("hours"))]
+    hours = [facts["hours"] for facts in manifests if number(facts.get("hours")) is not None]
     named = values.get("model.train_ds.manifest_filepath") or []
     paths = [facts.get("path", "") for facts in manifests] or (named if isinstance(named, list) else [named])
     names = tuple("/".join(Path(str(path)).parts[-2:]) for path in paths)
@@ -220,8 +220,10 @@ def _rates(metrics: Path) -> tuple[list[tuple[int, float]], int]:
         return [], 0
     rates, last = [], 0
     for line in lines:
-        if b'"validation"' in line and (row := _row(line)) is not None and _is_number(row.get("wer")):
-            rates.append((row["step"], float(row["wer"])))
+        if b'"validation"' in line and (row := _row(line)) is not None:
+            wer = number(row.get("wer"))
+            if wer is not None:
+                rates.append((row["step"], wer))
     for line in reversed(lines):
         if (row := _row(line)) is not None:
             last = row["step"]
@@ -235,7 +237,3 @@ def _row(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

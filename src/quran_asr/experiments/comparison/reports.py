@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quran_asr.errors import Finding, QuranAsrError
-from quran_asr.evaluation.confidence import Difference, compare_errors
+from quran_asr.evaluation.confidence import Difference, compare_errors, rounded_interval
 from quran_asr.evaluation.evaluate import REPORT_NAME
 from quran_asr.evaluation.transcripts import TRANSCRIPTS_NAME, TranscribedClip, read_transcripts
 from quran_asr.experiments.curves import number
@@ -34,9 +34,9 @@ class PairedErrors:
             "of_clips": list(self.of_clips),
             "wer": [round(rate, 6) for rate in found.rates],
             "difference": round(found.difference, 6),
-            "difference_interval": _rounded(found.difference_interval),
+            "difference_interval": rounded_interval(found.difference_interval),
             "ratio": None if found.ratio is None else round(found.ratio, 6),
-            "ratio_interval": _rounded(found.ratio_interval),
+            "ratio_interval": rounded_interval(found.ratio_interval),
         }
 
 
@@ -74,10 +74,6 @@ def pair_errors(
     reciters = [first[0][key].segment.reciter for key in both]
     found = compare_errors(errors[0], errors[1], reference_lengths, reciters)
     return PairedErrors(len(both), (len(first[0]), len(second[0])), found)
-
-
-def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else [round(bound, 6) for bound in interval]
 
 
 LIKE = ("spelling", "edition", "decoder")

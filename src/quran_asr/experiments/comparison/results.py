@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from quran_asr.errors import QuranAsrError
+from quran_asr.evaluation.confidence import Interval, rounded, rounded_interval
 from quran_asr.experiments.curves import Curves
 from quran_asr.experiments.plots.axes import Axis, axes_of, epochs_axis
 
@@ -31,8 +32,6 @@ _STUDENT = (
     2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 """Student's t at 0.975 for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook, table 1.3.6.7.2)."""
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +55,10 @@ class Mean:
     """The figure of each seed."""
 
     def to_json(self) -> dict[str, Any]:
-        bounds = self.interval
         return {
-            "mean": _number(self.value),
-            "interval": None if bounds is None else [_number(bound) for bound in bounds],
-            "seeds": [_number(value) for value in self.seeds],
+            "mean": rounded(self.value),
+            "interval": rounded_interval(self.interval),
+            "seeds": [rounded(value) for value in self.seeds],
         }
 
 
@@ -127,7 +125,7 @@ class AgainstFirst:
         return {
             "end_ratio": self.end.to_json(),
             "best_ratio": self.best.to_json(),
-            "equal_wer": [_number(rate) for rate in self.equal_wer],
+            "equal_wer": [rounded(rate) for rate in self.equal_wer],
             "first_reached": None if note else [reached.to_json() for reached in self.first],
             "reached": None if note else [reached.to_json() for reached in self.other],
             "times_fewer": None if note else {**self.times_fewer.to_json(), "is_bound": self.bound},
@@ -239,10 +237,6 @@ def geometric_mean(ratios: Sequence[float]) -> Mean:
     middle, half = fmean(logs), _half(logs)
     interval = None if half is None else (math.exp(middle - half), math.exp(middle + half))
     return Mean(math.exp(middle), interval, tuple(ratios))
-
-
-def _number(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
 
 
 def _half(values: Sequence[float]) -> float | None:

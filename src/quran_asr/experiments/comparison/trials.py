@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from quran_asr.errors import QuranAsrError, counted
 from quran_asr.experiments import trials as runner
 from quran_asr.experiments.comparison.variants import Variant, manifests_of, seeded
 from quran_asr.experiments.trials import TrialOutcome, last_error, last_lines, working_in
-from quran_asr.files import parse_json, write_atomically, write_json
+from quran_asr.files import parse_json, sha256_of, write_atomically, write_json
 
 INDEX = "comparison.json"
 FORMAT = 1
@@ -71,9 +70,12 @@ def keep_question(folder: Path, question: Question) -> None:
     More seeds and more recipes than before are welcome: the trials that are there count.
 
     Raises:
-        QuranAsrError: the folder holds another comparison, or a manifest is not there.
+        QuranAsrError: the folder holds another comparison.
+        OSError: a manifest cannot be read.
     """
-    data = {path: _sha256(path) for variant in question.variants for path in manifests_of(variant.recipe)}
+    data = {
+        path: sha256_of(Path(path)) for variant in question.variants for path in manifests_of(variant.recipe)
+    }
     before = _read_index(folder) if (folder / INDEX).is_file() else {"data": {}, "variants": []}
     other = "name another folder with --to"
     kept = before["data"] if _begun(folder, "*") else {}
@@ -277,10 +279,3 @@ def _begun(folder: Path, slug: str) -> bool:
 
 def _as_file(recipe: Recipe) -> str:
     return "# One variant of a comparison, resolved.\nbase: base\n" + as_yaml(recipe)
-
-
-def _sha256(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise QuranAsrError(error.strerror or str(error), where=path) from None

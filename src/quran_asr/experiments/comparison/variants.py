@@ -28,16 +28,16 @@ from quran_asr.files import parse_json
 CADENCE = ("trainer.val_check_interval", "trainer.check_val_every_n_epoch")
 """Keys that set when it is validated; a comparison sets them unless they are given."""
 VALIDATIONS = (20, 10, 30, 40)
-"""Wished for in the whole budget; each number has validations at 10, 50 and 100 % of it."""
+"""Preferred numbers of validations in the whole budget; each has one at 10, 50 and 100 % of it."""
 
 _BUDGET = "a share of one budget is not one of the other"
 _ALIKE = (
-    ("trainer.max_steps", _BUDGET, "give all the same, trainer.max_steps=N"),
-    ("trainer.max_epochs", _BUDGET, "give all the same, trainer.max_epochs=N"),
-    ("quran.spelling", "other words are counted", "give all the same, quran.spelling=letters"),
+    ("trainer.max_steps", _BUDGET, "give all the same budget, trainer.max_steps=N"),
+    ("trainer.max_epochs", _BUDGET, "give all the same budget, trainer.max_epochs=N"),
+    ("quran.spelling", "other words are counted", "give all the same spelling, quran.spelling=letters"),
     ("model.train_ds.manifest_filepath", "it is not the same data", "name it for all with --train"),
     ("model.validation_ds.manifest_filepath", "it is not the same data", "name it for all with --validation"),
-    ("model.validation_ds.max_duration", "it is not the same data", "give all the same"),
+    ("model.validation_ds.max_duration", "it is not the same data", "give all the same limit"),
 )  # fmt: skip
 """Keys in which recipes must agree, why, and the remedy."""
 

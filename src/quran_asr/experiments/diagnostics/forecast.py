@@ -23,6 +23,7 @@ LEAST = 6
 LEFT = 0.9
 """A WER under which a model has left the plateau at 1."""
 INTERVAL = 0.9
+"""Probability of a validation between `low` and `high`, the quantiles 0.05 and 0.95."""
 SPREAD = 1.5
 """Factor on the deviations of the fits: curves are not quite power laws."""
 FACTORS = (1.25, 2.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from quran_asr.config.architecture import count_parameters
 from quran_asr.config.schedule import peak
-from quran_asr.config.schema import Recipe, TrainData, Trainer
+from quran_asr.config.schema import Quran, Recipe, TrainData, Trainer
 from quran_asr.errors import Finding
 from quran_asr.experiments.planning.cost import Batch, Memory, step_memory
 from quran_asr.experiments.planning.recipe_findings import (
@@ -104,19 +104,20 @@ def plan(
         given: seconds that were measured elsewhere; they win over all other sources.
         validation_hours: audio of every validation.
     """
-    devices = devices or recipe.trainer.devices
-    trainer = recipe.trainer
-    batches = _batches(recipe.model.train_ds, work, devices * trainer.num_nodes) if work is not None else None
+    model, trainer = recipe.model, recipe.trainer
+    devices = devices or trainer.devices
+    pretrained = recipe.init_from_pretrained_model is not None
+    batches = _batches(model.train_ds, work, devices * trainer.num_nodes) if work is not None else None
     steps_per_epoch = math.ceil(batches / trainer.accumulate_grad_batches) if batches is not None else None
     steps = _total_steps(trainer, steps_per_epoch)
     epochs = steps / steps_per_epoch if steps and steps_per_epoch else None
-    warmup = recipe.model.optim.sched.warmup_steps
+    warmup = model.optim.sched.warmup_steps
     # Without a number of steps, the peak of a training longer than its warm-up.
     total = 4 * warmup + 4 if steps is None else steps
-    peak_step, peak_rate = peak(recipe.model.optim, recipe.model.encoder.d_model, total)
-    parameters = count_parameters(recipe.model, recipe.quran.vocabulary_size)
-    effective = _effective_batch(recipe, work, batches, devices)
-    weighed, which = _largest_batch(recipe, work)
+    peak_step, peak_rate = peak(model.optim, model.encoder.d_model, total)
+    parameters = count_parameters(model, recipe.quran.vocabulary_size)
+    effective = _effective_batch(trainer, model.train_ds, work, batches, devices)
+    weighed, which = _largest_batch(model.train_ds, recipe.quran, work)
     cpu = target.is_cpu if target else trainer.accelerator == "cpu"
     memory = step_memory(recipe, weighed, cpu=cpu, devices=devices)
     audio = None
@@ -128,13 +129,13 @@ def plan(
     findings = [
         *start_findings(recipe, parameters, steps, steps_per_epoch, effective),
         *stop_findings(recipe.quran.stop_on),
-        *rate_findings(recipe, peak_rate, steps),
-        *warmup_findings(recipe, peak_rate, steps, steps_per_epoch, parameters),
-        *batch_findings(recipe.model.train_ds, trainer, effective, parameters, devices),
+        *rate_findings(model, pretrained, peak_rate, steps),
+        *warmup_findings(model, pretrained, steps, steps_per_epoch, parameters),
+        *batch_findings(model.train_ds, trainer, effective, parameters, devices),
         *precision_findings(trainer, parameters, target),
         *device_findings(recipe, devices),
         *memory_findings(recipe, weighed, which, target, devices),
-        *data_findings(recipe, work, parameters),
+        *data_findings(model, recipe.quran, pretrained, work, parameters),
         *unused,
     ]
     return Plan(
@@ -212,8 +213,9 @@ def _total_steps(trainer: Trainer, steps_per_epoch: int | None) -> int | None:
     return min(limits, default=None)
 
 
-def _effective_batch(recipe: Recipe, work: Workload | None, batches: int | None, devices: int) -> int:
-    trainer, data = recipe.trainer, recipe.model.train_ds
+def _effective_batch(
+    trainer: Trainer, data: TrainData, work: Workload | None, batches: int | None, devices: int
+) -> int:
     joined = devices * trainer.num_nodes * trainer.accumulate_grad_batches
     if data.batch_duration is not None and work is not None and batches:
         return max(1, round(work.clips / batches * trainer.accumulate_grad_batches))
@@ -223,9 +225,8 @@ def _effective_batch(recipe: Recipe, work: Workload | None, batches: int | None,
 # Memory
 
 
-def _largest_batch(recipe: Recipe, work: Workload | None) -> tuple[Batch, str]:
+def _largest_batch(data: TrainData, quran: Quran, work: Workload | None) -> tuple[Batch, str]:
     """The batch whose step takes the most memory as far as the clips are known, and how to call it."""
-    data = recipe.model.train_ds
     tokens = None
     if work is None or not work.clips:
         seconds, what = data.max_duration, "of the longest that the recipe takes"
@@ -234,7 +235,7 @@ def _largest_batch(recipe: Recipe, work: Workload | None) -> tuple[Batch, str]:
     else:
         seconds, what = max(work.durations), "of the longest"
         if work.most_words:
-            tokens = expected_tokens(recipe.quran, work.most_words)
+            tokens = expected_tokens(quran, work.most_words)
     clips = data.batch_size
     if data.batch_duration is not None:
         clips = max(1, math.floor(_clips_by_seconds(data, seconds)))
@@ -284,8 +285,9 @@ def device_findings(recipe: Recipe, devices: int) -> list[Finding]:
     now = batch * devices * trainer.num_nodes * trainer.accumulate_grad_batches
     if now == recipe.effective_batch:
         return []
-    accumulation, clips = keep_effective_batch(recipe, devices)
-    reached = accumulation * clips * devices * trainer.num_nodes
+    workers = devices * trainer.num_nodes
+    accumulation, clips = divide_batch(recipe.effective_batch, batch, workers)
+    reached = accumulation * clips * workers
     change = f"trainer.devices={devices} trainer.accumulate_grad_batches={accumulation}"
     if clips != batch:
         change += f" model.train_ds.batch_size={clips}"
@@ -302,14 +304,15 @@ def device_findings(recipe: Recipe, devices: int) -> list[Finding]:
     ]
 
 
-def keep_effective_batch(recipe: Recipe, devices: int) -> tuple[int, int]:
-    """Accumulation and clips a GPU with which another number of GPUs has the recipe's effective batch.
+def divide_batch(wanted: int, most: int, workers: int) -> tuple[int, int]:
+    """Accumulation and clips of a batch with which so many processes have an effective batch.
 
-    Where the number does not divide it, those that come nearest.
+    Where their number does not divide it, those that come nearest.
+
+    Args:
+        wanted: clips behind an optimizer step.
+        most: clips of a batch on one device.
     """
-    wanted, nodes = recipe.effective_batch, recipe.trainer.num_nodes
-    most = recipe.model.train_ds.batch_size
-    workers = devices * nodes
     if 2 * wanted <= most * workers:  # so many GPUs that each takes less than half of its clips
         return 1, max(1, wanted // workers)
     choices = []

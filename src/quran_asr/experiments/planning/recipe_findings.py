@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from quran_asr.config.schema import Quran, Recipe, SpecAugment, TrainData, Trainer
+from quran_asr.config.schema import Model, Quran, Recipe, SpecAugment, TrainData, Trainer
 from quran_asr.errors import Finding, Severity
 from quran_asr.experiments.diagnostics.rules import unknown_codes
 from quran_asr.experiments.planning.cost import Batch, step_memory
@@ -42,11 +42,13 @@ def stop_findings(stop_on: Sequence[str]) -> list[Finding]:
     ]
 
 
-def rate_findings(recipe: Recipe, peak_rate: float | None, steps: int | None) -> list[Finding]:
+def rate_findings(
+    model: Model, pretrained: bool, peak_rate: float | None, steps: int | None
+) -> list[Finding]:
     """A peak learning rate that destroys, or one that moves nothing."""
     if peak_rate is None:
         return []
-    optim, pretrained = recipe.model.optim, recipe.init_from_pretrained_model is not None
+    optim = model.optim
     noam = optim.sched.name == "NoamAnnealing"
     highest = HIGHEST_FROM_PRETRAINED if pretrained else HIGHEST_RATE
     lowest = LOWEST_FROM_PRETRAINED if pretrained else LOWEST_FROM_RANDOM
@@ -60,7 +62,7 @@ def rate_findings(recipe: Recipe, peak_rate: float | None, steps: int | None) ->
     if high and pretrained:
         why = "too high for a pretrained start: it destroys what was learned"
     elif not high:
-        why = f"too low for {where_from}: hardly anything will move"
+        why = f"too low for {where_from}: the weights will hardly change"
     return [
         Finding(
             "warning",
@@ -69,15 +71,15 @@ def rate_findings(recipe: Recipe, peak_rate: float | None, steps: int | None) ->
             f"the learning rate peaks at {peak_rate:.2e}"
             + (f" (Noam's {optim.lr:g} is a multiplier)" if noam else "")
             + f": {why}",
-            _rate_remedy(recipe, high),
+            _rate_remedy(model, pretrained, high),
         )
     ]
 
 
-def _rate_remedy(recipe: Recipe, high: bool) -> str:
-    optim, width = recipe.model.optim, recipe.model.encoder.d_model
+def _rate_remedy(model: Model, pretrained: bool, high: bool) -> str:
+    optim, width = model.optim, model.encoder.d_model
     if optim.sched.name != "NoamAnnealing":
-        rate = 1e-3 if high or recipe.init_from_pretrained_model is None else 1e-4
+        rate = 1e-4 if pretrained and not high else 1e-3
         return f"model.optim.lr={rate:.1e} peaks there"
     if high and width == 512:
         return "model.optim.lr=1.5 model.optim.sched.warmup_steps=3000 peaks at 1.21e-03, as in the guide"
@@ -91,12 +93,12 @@ def noam_multiplier(peak: float, width: int, warmup: int) -> float:
 
 
 def warmup_findings(
-    recipe: Recipe, peak_rate: float | None, steps: int | None, steps_per_epoch: int | None, parameters: int
+    model: Model, pretrained: bool, steps: int | None, steps_per_epoch: int | None, parameters: int
 ) -> list[Finding]:
     """A warm-up that takes much of the training, or ends before every clip was seen once."""
     if not steps:
         return []
-    warmup, big = recipe.model.optim.sched.warmup_steps, parameters >= BIG
+    warmup, big = model.optim.sched.warmup_steps, parameters >= BIG
     longest = LONGEST_WARMUP if big else LONGEST_WARMUP_OF_SHORT
     where = "model.optim.sched.warmup_steps"
     if warmup > longest * steps:
@@ -110,32 +112,29 @@ def warmup_findings(
         if better != 3000 and big:
             better = min(better, max(steps // 20, steps_per_epoch or 0, 1))
         message = f"a warm-up of {warmup:,} of {steps:,} optimizer steps {what}"
-        remedy = f"{_warmup_remedy(recipe, better, peak_rate)}; or train longer"
+        remedy = f"{_warmup_remedy(model, pretrained, better)}; or train longer"
         return [Finding("warning", "long-warmup", where, message, remedy)]
     if big and steps_per_epoch and warmup < steps_per_epoch <= LONGEST_WARMUP * steps:
         message = (
             f"a warm-up of {warmup:,} optimizer steps ends within the first epoch of {steps_per_epoch:,}: "
             "the rate is at its peak before every clip was seen once"
         )
-        return [
-            Finding(
-                "note", "short-warmup", where, message, _warmup_remedy(recipe, steps_per_epoch, peak_rate)
-            )
-        ]
+        remedy = _warmup_remedy(model, pretrained, steps_per_epoch)
+        return [Finding("note", "short-warmup", where, message, remedy)]
     return []
 
 
-def _warmup_remedy(recipe: Recipe, warmup: int, peak_rate: float | None) -> str:
+def _warmup_remedy(model: Model, pretrained: bool, warmup: int) -> str:
     """Another warm-up; with Noam the multiplier too, since the peak depends on both."""
     remedy = f"model.optim.sched.warmup_steps={warmup}"
-    optim = recipe.model.optim
+    optim, width = model.optim, model.encoder.d_model
     if optim.sched.name != "NoamAnnealing" or warmup == optim.sched.warmup_steps:
         return remedy
-    highest = HIGHEST_RATE if recipe.init_from_pretrained_model is None else HIGHEST_FROM_PRETRAINED
-    longest = noam_multiplier(1.0, recipe.model.encoder.d_model, max(1, optim.sched.warmup_steps))
-    meant = optim.lr / longest  # the peak of a training that is long enough to reach it
+    highest = HIGHEST_FROM_PRETRAINED if pretrained else HIGHEST_RATE
+    # the peak of a training that is long enough to reach it
+    meant = optim.lr / noam_multiplier(1.0, width, max(1, optim.sched.warmup_steps))
     wanted = meant if LOWEST_FROM_RANDOM <= meant <= highest else GOOD_RATE
-    rate = noam_multiplier(wanted, recipe.model.encoder.d_model, warmup)
+    rate = noam_multiplier(wanted, width, warmup)
     return f"{remedy} model.optim.lr={rate:.3g} (peaks at {wanted:.2e})"
 
 
@@ -274,17 +273,22 @@ LONGEST_LIMIT = 60.0
 """Seconds up to which raising `max_duration` is worth its memory; longer recordings are cut better."""
 
 
-def data_findings(recipe: Recipe, work: Workload | None, parameters: int) -> list[Finding]:
+def data_findings(
+    model: Model, quran: Quran, pretrained: bool, work: Workload | None, parameters: int
+) -> list[Finding]:
     """All that the clips, their hours and their text make doubtful."""
     if work is None:
         return []
-    return [
-        *_left_out(recipe.model.train_ds, work),
-        *_masks(recipe.model.spec_augment, work),
-        *_characters(recipe.quran.spelling, work),
-        *(_vocabulary(recipe.quran, work) if recipe.model.tokenizer.dir is None else ()),
-        *_fresh_decoders(recipe, work, parameters),
+    findings = [
+        *_left_out(model.train_ds, work),
+        *_masks(model.spec_augment, work),
+        *_characters(quran.spelling, work),
     ]
+    if model.tokenizer.dir is None:  # the tokens are ours
+        findings += _vocabulary(quran, work)
+        if pretrained and parameters >= BIG:
+            findings += _fresh_decoders(quran.vocabulary_size, work)
+    return findings
 
 
 def _left_out(data: TrainData, work: Workload) -> list[Finding]:
@@ -339,8 +343,8 @@ def _characters(spelling: str, work: Workload) -> list[Finding]:
             "error",
             "unknown-characters",
             "quran.spelling",
-            f"the clips' text has characters that the Quran in the spelling `{spelling}` has not, so "
-            f"no token stands for them: {names}",
+            f"the clips' text has characters that the Quran in the spelling `{spelling}` does not have, so "
+            f"the tokenizer has no token for them: {names}",
             "quran.spelling=letters; or name `verses` in the manifest, whose text is then the edition's",
         )
     ]
@@ -372,11 +376,9 @@ def _vocabulary(quran: Quran, work: Workload) -> list[Finding]:
     ]
 
 
-def _fresh_decoders(recipe: Recipe, work: Workload, parameters: int) -> list[Finding]:
+def _fresh_decoders(size: int, work: Workload) -> list[Finding]:
     """New tokens on a pretrained encoder: its decoders start fresh, and hours must teach them."""
-    size = recipe.quran.vocabulary_size
-    fresh = recipe.init_from_pretrained_model is not None and recipe.model.tokenizer.dir is None
-    if not fresh or parameters < BIG or not work.clips:
+    if not work.clips:
         return []
     fitting = _largest_that(lambda tokens: work.hours > HOURS_FOR_FRESH * tokens / FRESH_TOKENS, size)
     if work.hours > HOURS_FOR_FRESH * size / FRESH_TOKENS or fitting >= size:
@@ -386,8 +388,8 @@ def _fresh_decoders(recipe: Recipe, work: Workload, parameters: int) -> list[Fin
             "warning",
             "few-hours-for-fresh-decoders",
             "quran.vocabulary_size",
-            f"the start knows none of our {size:,} tokens, so both decoders begin fresh, and "
-            f"{work.hours:.1f} h teach them little: elsewhere {HOURS_FOR_FRESH:g} h were too few for "
+            f"the pretrained model has none of these {size:,} tokens, so both decoders start from random "
+            f"weights, and {work.hours:.1f} h are few: elsewhere {HOURS_FOR_FRESH:g} h were too few for "
             f"{FRESH_TOKENS:,}",
             f"quran.vocabulary_size={fitting}; better still, more recitations",
         )

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from quran_asr.config.architecture import Architecture, of_recipe
-from quran_asr.config.schema import Recipe
+from quran_asr.config.schema import Recipe, Trainer
 from quran_asr.errors import Finding, Severity
 from quran_asr.experiments.transfer_map import (
     LAYERS_LEFT_OUT,
@@ -146,20 +146,24 @@ def start_findings(
     recipe: Recipe, parameters: int, steps: int | None, steps_per_epoch: int | None, effective_batch: int
 ) -> list[Finding]:
     """What is amiss with where a recipe starts from, and how far it goes from there."""
-    if recipe.init_from_pretrained_model is not None:
-        start = _arrival_findings(recipe)
-    else:
-        start = _random_start(recipe) if parameters >= BIG else []
-    start = [*start, *_never_unfrozen(recipe.quran.unfreeze_after, steps)]
-    if parameters >= BIG:
-        return [*start, *_too_few_steps(recipe, steps, steps_per_epoch, effective_batch)]
-    return [*start, *_too_few_steps_of_small(recipe, steps)]
+    pretrained, big = recipe.init_from_pretrained_model is not None, parameters >= BIG
+    findings: list[Finding] = []
+    if pretrained:
+        findings += _arrival_findings(recipe)
+    elif big:
+        findings += _random_start(recipe)
+    findings += _never_unfrozen(recipe.quran.unfreeze_after, steps)
+    if big:
+        findings += _too_few_steps(recipe.trainer, pretrained, steps, steps_per_epoch, effective_batch)
+    elif not pretrained:
+        findings += _too_few_steps_of_small(recipe.trainer, steps)
+    return findings
 
 
 def _never_unfrozen(frozen: int, steps: int | None) -> list[Finding]:
     if steps is None or not 0 < steps <= frozen:
         return []
-    message = f"what is copied from the start stands still for {frozen:,} of {steps:,} steps: for ever"
+    message = f"tensors copied from the start are frozen for {frozen:,} steps, and the training has {steps:,}"
     remedy = f"quran.unfreeze_after={steps // 50}; or train longer"
     return [Finding("warning", "never-unfrozen", "quran.unfreeze_after", message, remedy)]
 
@@ -189,13 +193,12 @@ def _random_start(recipe: Recipe) -> list[Finding]:
 
 
 def _too_few_steps(
-    recipe: Recipe, steps: int | None, steps_per_epoch: int | None, effective_batch: int
+    trainer: Trainer, pretrained: bool, steps: int | None, steps_per_epoch: int | None, effective_batch: int
 ) -> list[Finding]:
     """By steps where they are known: an epoch of little data moves little. Else by the guide's epochs.
 
     A step counts by its clips, against the guide's 128: what counts is how many clips are seen.
     """
-    trainer, pretrained = recipe.trainer, recipe.init_from_pretrained_model is not None
     epochs = EPOCHS_FROM_PRETRAINED if pretrained else EPOCHS_FROM_RANDOM
     begin = "a pretrained start" if pretrained else "a random start"
     severity: Severity = "note" if pretrained else "warning"
@@ -224,10 +227,9 @@ def _too_few_steps(
     return [Finding(severity, "few-steps", "trainer.max_epochs", message, remedy)]
 
 
-def _too_few_steps_of_small(recipe: Recipe, steps: int | None) -> list[Finding]:
-    if recipe.init_from_pretrained_model is not None or not steps or steps >= STEPS_OF_SMALL:
+def _too_few_steps_of_small(trainer: Trainer, steps: int | None) -> list[Finding]:
+    if not steps or steps >= STEPS_OF_SMALL:
         return []
-    trainer = recipe.trainer
     message = f"{steps:,} optimizer steps are few for a random start: no model has left its plateau by then"
     remedies = []
     if trainer.max_epochs > 0:
@@ -251,7 +253,7 @@ def _arrival_findings(recipe: Recipe) -> list[Finding]:
                 TOO_LITTLE,
                 "init_from_pretrained_model",
                 f"{arriving.encoder_share:.1%} of the encoder's parameters would come from {known.name}: "
-                "this encoder has another size, and training would start at random all the same",
+                "this encoder has another size, so training would still start from random weights",
                 "init_from_pretrained_model=null starts at random on purpose; the encoder of `transfer` "
                 "(17 layers, d_model 512) can start from it",
             )

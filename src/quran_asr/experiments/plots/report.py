@@ -142,7 +142,7 @@ def _diagnostics(
     marks: Sequence[Mark],
 ) -> Part:
     number_of = {(mark.run, mark.diagnosis): f"{mark.number}. " for mark in marks}
-    body = ['<p class="note">The numbers stand on the curves.</p>'] if marks else []
+    body = ['<p class="note">The numbers mark places on the curves.</p>'] if marks else []
     for run, found in enumerate(diagnostics):
         if len(labels) > 1:
             body.append(f"<h3><bdi>{html.escape(labels[run])}</bdi></h3>")
@@ -189,7 +189,7 @@ def _worst(
         places = [("/".join(path.parts[-2:]), path) for path in transcripts]
     if not places:
         missing = (
-            "<p>No transcripts are at hand. A run of quran-asr leaves those of its best validation; others "
+            "<p>No transcripts were found. A run of quran-asr leaves those of its best validation; others "
             "come from <code>quran-asr evaluate MANIFEST --model MODEL</code>, and "
             "<code>quran-asr plot --transcripts FILE</code> shows them.</p>"
         )

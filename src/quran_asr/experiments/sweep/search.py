@@ -308,7 +308,9 @@ def _record(study: optuna.Study, trial: optuna.Trial, ended: TrialOutcome, log: 
         return True
     if result.get("interrupted"):
         raise QuranAsrError(
-            f"trial {trial.number} was ended by somebody else", where=log, remedy="the same command continues"
+            f"trial {trial.number} was ended by another process",
+            where=log,
+            remedy="the same command continues",
         )
     if ended.code == 0 and result.get("val_wer") is not None:
         study.tell(trial, result["val_wer"])

@@ -25,7 +25,7 @@ _LIKE_A_RANGE = re.compile(rf"(?:{_NUMBER})\.\.[^/]*|[^/]*\.\.(?:{_NUMBER})(?::\
 
 OWN = {
     "name": "the sweep finds its trials by it; give your own in the recipe",
-    "exp_manager.exp_dir": "the sweep decides where its trials lie: --to FOLDER",
+    "exp_manager.exp_dir": "the sweep chooses the folders of its trials: --to FOLDER",
     "exp_manager.resume_from_checkpoint": "trials start from the beginning; vary init_from_pretrained_model",
     "quran.spelling": "word error rates in different spellings do not compare",
     "model.train_ds.min_duration": "it changes the clips of validation too: rates would not compare",
@@ -115,7 +115,7 @@ def _axis(word: str) -> Axis | None:
     if "" in values:
         raise QuranAsrError("a value is empty", where=word, remedy="write nothing after the last comma")
     if len(set(values)) < len(values):
-        raise QuranAsrError("a value stands twice", where=word, remedy="list each value once")
+        raise QuranAsrError("a value is listed twice", where=word, remedy="list each value once")
     return ValueList(key, tuple(values))
 
 
