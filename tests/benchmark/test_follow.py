@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quran_asr.benchmark.follow import Followed, Lit, Recitation, RecitedWord, figures, row, with_noise
+from quran_asr.benchmark.follow import (
+    Followed,
+    Lit,
+    Recitation,
+    RecitedWord,
+    figures,
+    follow_together,
+    row,
+    serving,
+    with_noise,
+)
+from quran_asr.runtime.bundle import default_model
 
 SAID = (
     RecitedWord("1:1:0", 0.0, 0.5),
@@ -72,3 +83,17 @@ def test_noise_has_the_asked_level() -> None:
     clean = Recitation("a", rng.normal(0, 0.05, 160_000).astype(np.float32), ())
     added = with_noise(clean, 10).samples - clean.samples
     assert 10 * np.log10(np.mean(clean.samples**2) / np.mean(added**2)) == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.slow
+def test_sessions_at_once_on_a_real_server() -> None:
+    """Noise, in which no word is found: what counts here is that all of it is processed, and its cost."""
+    pytest.importorskip("uvicorn", reason="needs the extra `serve`")
+    noise = np.random.default_rng(2).normal(0, 0.02, 16_000 * 3).astype(np.float32)
+    with serving(default_model()) as server:
+        before = server.processor_seconds
+        load = follow_together(server, Recitation("noise", noise, ()), 2)
+        taken = server.processor_seconds - before
+    assert len(load.sessions) == 2
+    assert all(session.flag_below == 0.01 for session in load.sessions)
+    assert 0 < load.processor_share <= taken / (2 * 3)

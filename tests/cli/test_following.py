@@ -19,10 +19,10 @@ def final(word: str, **values: object) -> FinalWord:
 
 UPDATES = (
     Position(1.0, ref("112:1:1"), (ref("112:1:0"), ref("112:1:1"))),
-    Words((final("112:1:0"), final("112:1:1"))),
+    Words(4.0, (final("112:1:0"), final("112:1:1"))),
     Position(2.0, ref("112:2:0"), (ref("112:2:0"),)),
-    Words((final("112:1:3", entry="skip", skipped=(ref("112:1:2"),)), final("112:2:0"))),
-    Words((final("112:1:0", kind="repeat", entry="back"),)),
+    Words(4.0, (final("112:1:3", entry="skip", skipped=(ref("112:1:2"),)), final("112:2:0"))),
+    Words(4.0, (final("112:1:0", kind="repeat", entry="back"),)),
 )
 
 

@@ -143,6 +143,20 @@ def test_no_scores_bring_nothing(text: Text) -> None:
     assert track(text, state, np.zeros((0, 3), np.float32), FRAME) == (state, ())
 
 
+def test_the_last_word_is_final_while_the_reciter_pauses(text: Text) -> None:
+    words = [word for ayah in range(1, 4) for word in verse(f"67:{ayah}")]
+    speech = Speech().say(words)
+    ended = len(speech.log_probs())
+    log_probs = speech.pause(4).log_probs()
+    state, found = start_tracking(text, WordRef.parse("67:1")), []
+    for begin in range(0, ended + round(2.5 / FRAME), CHUNK):
+        state, updates = track(text, state, log_probs[begin : begin + CHUNK], FRAME)
+        found += final(list(updates))
+    assert [str(word.word) for word in found] == refs("67:1") + refs("67:2") + refs("67:3")
+    assert str(state.position[0]) == refs("67:3")[-1], "it stays the current one"
+    assert finish_tracking(text, state, FRAME) == ()
+
+
 def test_final_words_come_four_seconds_after_their_end(text: Text) -> None:
     state, lags = start_tracking(text), []
     log_probs = Speech().say([word for ayah in range(1, 8) for word in verse(f"67:{ayah}")]).log_probs()
@@ -150,6 +164,8 @@ def test_final_words_come_four_seconds_after_their_end(text: Text) -> None:
         state, updates = track(text, state, log_probs[begin : begin + CHUNK], FRAME)
         now = (begin + CHUNK) * FRAME
         lags += [now - word.end for word in final(list(updates))]
+        times = [update.time for update in updates if isinstance(update, Words)]
+        assert times == pytest.approx([min(now, len(log_probs) * FRAME)] * len(times))
     assert len(lags) > 50
     assert np.median(lags[10:]) < 4.2
     assert max(lags[10:]) < 8

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -40,6 +41,8 @@ LATE_SECONDS = 2.0
 """Seconds after its end within which a word must be highlighted to count as followed."""
 EARLY_SECONDS = 1.0
 """Seconds before its start from which a highlight of a word is correct."""
+APART_SECONDS = 1.0
+"""Between the beginnings of sessions at once: people do not begin in the same moment."""
 MARGIN_SECONDS = 0.15
 """Seconds before the first word at which verses are cut."""
 
@@ -150,17 +153,44 @@ def with_noise(recited: Recitation, decibels: float) -> Recitation:
     return Recitation(f"{recited.name} {decibels:g} dB", noisy, recited.words)
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    address: str
+    process: int
+    """Its number."""
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time that it has taken so far, of all its threads.
+
+        Raises:
+            QuranAsrError: the system has no `/proc`.
+        """
+        try:
+            status = Path(f"/proc/{self.process}/stat").read_text(encoding="utf-8")
+        except OSError as error:
+            raise QuranAsrError(
+                "the processor time of another process is read from /proc, as Linux has it",
+                remedy="leave --sessions out",
+            ) from error
+        user, system = status.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def serving(bundle: Path) -> Iterator[str]:
-    """A server in a process of its own; its address."""
+def serving(bundle: Path, sessions: int = 20) -> Iterator[Server]:
+    """A server in a process of its own, for so many sessions at once."""
     words = [sys.executable, "-m", "quran_asr", "serve", "--model", str(bundle), "--port", "0"]
+    words += ["--sessions", str(sessions)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None and server.stderr is not None
             address = server.stdout.readline().strip()
             if not address:
                 raise QuranAsrError(f"the server did not start: {server.stderr.read().strip()[:300]}")
-            yield address
+            yield Server(address, server.pid)
         finally:
             server.terminate()
 
@@ -175,6 +205,35 @@ def follow_by_websocket(address: str, recited: Recitation, *, fast: bool = False
             without computing time. Otherwise in real time by the clock.
     """
     return asyncio.run(_session(address, recited, fast))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Sessions of one recitation at once."""
+
+    sessions: tuple[Followed, ...]
+    processor_share: float
+    """Seconds of the server's processor time for a second of audio of one session."""
+
+
+def follow_together(server: Server, recited: Recitation, sessions: int) -> Load:
+    """Send a recitation in real time through several websockets at once, each begun `APART_SECONDS` later.
+
+    Raises:
+        QuranAsrError: as `Server.processor_seconds`, or the server ended a session.
+    """
+
+    async def later(number: int) -> Followed:
+        await asyncio.sleep(number * APART_SECONDS)
+        return await _session(server.address, recited, fast=False)
+
+    async def everyone() -> list[Followed]:
+        return await asyncio.gather(*(later(number) for number in range(sessions)))
+
+    before = server.processor_seconds
+    followed = asyncio.run(everyone())
+    taken = server.processor_seconds - before
+    return Load(tuple(followed), taken * SAMPLE_RATE / (len(recited.samples) * sessions))
 
 
 async def _session(address: str, recited: Recitation, fast: bool) -> Followed:
@@ -205,7 +264,7 @@ async def _session(address: str, recited: Recitation, fast: bool) -> Followed:
             message = json.loads(text)
             if not fast:
                 now = time.monotonic() - begun
-            elif message["type"] == "position":
+            elif message["type"] in ("position", "words"):
                 now = message["time"] + CHUNK_SECONDS
             if message["type"] == "position":
                 marked += [Lit(now, word) for word in message["pending"] if word not in pending]

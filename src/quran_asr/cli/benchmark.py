@@ -365,6 +365,12 @@ def _measure(tasks: dict[str, Task], file: Path | None, growth: bool, as_json: b
     help="Also through this browser, with the recording as its microphone.",
 )
 @click.option(
+    "--sessions",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Also N sessions at once, always in real time, and the server's processor time for each (Linux).",
+)
+@click.option(
     "--to",
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -378,6 +384,7 @@ def follow(
     noise: float | None,
     fast: bool,
     browser: Path | None,
+    sessions: int | None,
     file: Path | None,
     as_json: bool,
 ) -> int:
@@ -394,6 +401,7 @@ def follow(
         figures,
         follow_by_browser,
         follow_by_websocket,
+        follow_together,
         recitation,
         row,
         serving,
@@ -407,7 +415,7 @@ def follow(
     measured: dict[str, list[dict[str, Any]]] = {}
     with as_bundle(named_or_default(model)) as bundle, tempfile.TemporaryDirectory() as folder:
         recognizer = load_for_following(bundle)
-        with serving(bundle) as address:
+        with serving(bundle, max(20, sessions or 0)) as server:
             for segment, kind in [
                 (one, manifest.stem)
                 for manifest in manifests
@@ -419,16 +427,27 @@ def follow(
                     _say(f"{error.where}: left out: {error.what}")
                     continue
                 _say(f"{segment.place}: {len(recited.samples) / 16_000:.0f} s")
-                found = {"websocket": figures(recited, follow_by_websocket(address, recited, fast=fast))}
+                alone = follow_by_websocket(server.address, recited, fast=fast)
+                found = {"websocket": [figures(recited, alone)]}
                 if noise is not None:
                     noisy = with_noise(recited, noise)
-                    followed = follow_by_websocket(address, noisy, fast=fast)
-                    found[f"websocket, {noise:g} dB"] = figures(noisy, followed)
+                    followed = follow_by_websocket(server.address, noisy, fast=fast)
+                    found[f"websocket, {noise:g} dB"] = [figures(noisy, followed)]
                 if browser is not None:
-                    seen = follow_by_browser(address, recited, str(browser), Path(folder))
-                    found["browser"] = figures(recited, seen)
-                for way, one in found.items():
-                    measured.setdefault(f"{kind}, {way}", []).append(one)
+                    seen = follow_by_browser(server.address, recited, str(browser), Path(folder))
+                    found["browser"] = [figures(recited, seen)]
+                if sessions is not None:
+                    load = follow_together(server, recited, sessions)
+                    _say(
+                        f"{sessions} sessions at once: {load.processor_share:.3f} s of the server's processor "
+                        "time for a second of each"
+                    )
+                    share = {"processor_share": round(load.processor_share, 4)}
+                    found[f"{sessions} at once"] = [
+                        {**figures(recited, one), **share} for one in load.sessions
+                    ]
+                for way, those in found.items():
+                    measured.setdefault(f"{kind}, {way}", []).extend(those)
                 if file is not None:
                     text = json.dumps(measured, ensure_ascii=False, indent=1) + "\n"
                     write_atomically(file, text.encode())
@@ -438,11 +457,11 @@ def follow(
         print_json(measured)
         return 0
     rows = []
-    for name, sessions in measured.items():
-        if len(sessions) <= MOST_ROWS:
-            rows += [row([one], f"{one['recording']}: {name}") for one in sessions]
-        if len(sessions) > 1:
-            rows.append(row(sessions, f"{len(sessions)} recordings: {name}"))
+    for name, ones in measured.items():
+        if len(ones) <= MOST_ROWS:
+            rows += [row([one], f"{one['recording']}: {name}") for one in ones]
+        if len(ones) > 1:
+            rows.append(row(ones, f"{len(ones)} sessions: {name}"))
     print_table(HEADER, rows)
     return 0
 

@@ -24,12 +24,16 @@ from quran_asr.decoding.search import (
     SearchState,
     Visit,
     advance,
+    best_end,
     best_total,
     emissions_in_units,
+    end_ahead,
     finish,
     move,
     score,
+    stands_alone,
     start,
+    trace,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +55,12 @@ NEAR_WORDS = 30
 NEAR_NATS = 3.0
 """A jump by d words costs log(1 + d / `NEAR_WORDS`) - `NEAR_NATS` nats in addition: reciters jump within a
 surah far more often than to another one, and a cheaper jump is noticed sooner."""
+AHEAD_NATS = 3.0
+"""The open path may be worse than the best one by so many nats if it has one more whole word: reciters go on
+more often than they stop before a word."""
+PAUSE_NATS = 10.0
+"""At a pause the last word is emitted only if every path that ends at another word is worse by more: less than
+a jump costs, or the jump that is always possible would stand against it."""
 CLEAR_NATS = 20.0
 """While the position is not known a word is committed early only if no other path is closer: two places with
 the same wording stay open until a word distinguishes them."""
@@ -69,6 +79,9 @@ class Timing:
     lag: int | None = None
     """Frames after which a word of the best path is committed, see `FixedLag`; None: only once no other path
     is left."""
+    pause: int | None = None
+    """Frames without any token after which the last word is emitted too, if the place is known and no other
+    path is near, see `PAUSE_NATS`; None: never before the next word has begun."""
     near: bool = False
     """Do near jumps cost less than far ones, once the place is known? Of two places with the same wording the
     nearer one is taken then. See `NEAR_WORDS`."""
@@ -76,7 +89,7 @@ class Timing:
 
 ALIGNING = Timing(interval=64, held=1, most_held=1)
 """For recordings: visits are emitted when no other path is left, some intervals of 5 s later."""
-LIVE = Timing(interval=8, held=2, most_held=6, lag=24, near=True)
+LIVE = Timing(interval=8, held=2, most_held=6, lag=24, pause=20, near=True)
 """For live use: at 0.08 s per frame a word is emitted about 4 s after its end, later only while the path is
 in doubt."""
 
@@ -121,6 +134,9 @@ class FollowState:
     """Intervals whose visits have not been emitted yet; the last one may not be full."""
     doubted: int = -DOUBT_FRAMES
     """Frame of the last doubt."""
+    given: int = 0
+    """Frame until which all words were emitted at a pause. Whatever the search finds before it later on is
+    not emitted again."""
 
     @property
     def latest(self) -> SearchState:
@@ -140,9 +156,13 @@ def start_following(graph: Graph, word: int | None = None) -> FollowState:
 
 
 def open_path(graph: Graph, state: FollowState) -> tuple[Visit, ...]:
-    """The current best path after all emitted visits. It may still change."""
-    searched = tuple(visit for interval in state.open for visit in interval.visits)
-    return (*searched, *finish(graph, state.latest, inside_word=True))
+    """The current path after all emitted visits, the best one or nearly so, see `AHEAD_NATS`.
+
+    It may still change.
+    """
+    latest = state.latest
+    end = end_ahead(graph, latest, best_end(graph, latest, inside_word=True), AHEAD_NATS)
+    return _not_given(state, (*_searched(state), *trace(graph, latest, end)))
 
 
 def lead(graph: Graph, state: FollowState) -> float:
@@ -197,8 +217,21 @@ def finish_following(
         The last state of the search, and all visits that have not been emitted before.
     """
     state = _judged(graph, state, beam, timing) if state.open else state
-    committed = tuple(visit for interval in state.open for visit in interval.visits)
-    return state.latest, (*committed, *finish(graph, state.latest))
+    return state.latest, _not_given(state, (*_searched(state), *finish(graph, state.latest)))
+
+
+def _searched(state: FollowState) -> tuple[Visit, ...]:
+    """The committed visits that have not been emitted yet."""
+    return tuple(visit for interval in state.open for visit in interval.visits)
+
+
+def _not_given(state: FollowState, visits: tuple[Visit, ...]) -> tuple[Visit, ...]:
+    """Without words that were emitted at a pause: those that have their middle token before it."""
+    return tuple(
+        visit
+        for visit in visits
+        if visit.word == HUB or not visit.tokens or visit.tokens[len(visit.tokens) // 2][0] >= state.given
+    )
 
 
 def _searched_on(
@@ -240,7 +273,10 @@ def _judged(graph: Graph, state: FollowState, beam: float, timing: Timing) -> Fo
     if _everything(graph, state.latest) or (last.excess <= graph.costs.leave_word and not strange):
         return state
     again = FollowState(
-        move(graph, state.judged, graph.formulas, graph.words), state.place, (), state.latest.frame
+        move(graph, state.judged, graph.formulas, graph.words),
+        state.place,
+        doubted=state.latest.frame,
+        given=state.given,
     )
     for interval in state.open:
         fresh = Interval(interval.frames[:0], again.latest, ())
@@ -258,7 +294,22 @@ def _emitted(graph: Graph, state: FollowState, timing: Timing) -> tuple[FollowSt
         given += first.visits
         place = _place(graph, state.place, first.visits)
         state = replace(state, judged=first.after, place=place, open=tuple(later))
+    given = _not_given(state, given)
+    if not doubtful and _at_pause(graph, state, timing):
+        given += _not_given(state, (*_searched(state), *finish(graph, state.latest)))
+        state = replace(state, given=state.latest.frame)
     return state, given
+
+
+def _at_pause(graph: Graph, state: FollowState, timing: Timing) -> bool:
+    """Whether the reciter has paused behind a word, and nothing else can have been recited last."""
+    latest = state.latest
+    if timing.pause is None or not _latest_place(graph, state).known:
+        return False
+    recent = latest.non_blank[-timing.pause :]
+    if len(recent) < timing.pause or recent.any():
+        return False
+    return stands_alone(graph, latest, best_end(graph, latest), PAUSE_NATS)
 
 
 def _latest_place(graph: Graph, state: FollowState) -> Place:

@@ -273,6 +273,56 @@ def best_end(graph: Graph, state: SearchState, inside_word: bool = False) -> Pat
     return best
 
 
+def end_ahead(graph: Graph, state: SearchState, end: PathEnd, nats: float) -> PathEnd:
+    """The end of the path that has all of the next word too, if it is worse by at most so many nats.
+
+    A word that the model hardly recognizes scores little better than silence; the best path then stays at
+    the word before until the one after it is recognized.
+
+    Args:
+        graph: the one that the state was started with.
+        state: the last one.
+        end: of the best path.
+        nats: at most.
+    """
+    following = end.word + 1
+    if end.word == HUB or end.tokens is not None or not state.low < following < state.high:
+        return end
+    entry = int(word_ends(graph, state)[number_in_window(graph, state, following)])
+    came_from = int(state.records.word[entry & _RECORD])
+    if entry >> _SHIFT < (end.entry >> _SHIFT) - nats * UNITS or came_from % graph.words != end.word:
+        return end
+    return PathEnd(entry, following)
+
+
+def stands_alone(graph: Graph, state: SearchState, end: PathEnd, nats: float) -> bool:
+    """Whether all paths that end elsewhere than the best one are worse by more than so many nats.
+
+    Paths in the first half of the next word have the word too: the model may emit a word start in a breath.
+
+    Args:
+        graph: the one that the state was started with.
+        state: the last one.
+        end: of the best path; False if it is not behind a whole word.
+        nats: as many.
+    """
+    if end.word == HUB or end.tokens is not None:
+        return False
+    part, word = window(graph, state.low, state.high), number_in_window(graph, state, end.word)
+    until = int(part.last[word]) + 1
+    if word + 1 < part.words:
+        until += len(part.spelt(word + 1)) // 2
+    entries, garbage = np.maximum(state.tokens, state.blanks), state.garbage.copy()
+    entries[part.first[word] : until] = garbage[word] = _DEAD
+    others = max(int(entries.max()), int(garbage.max()), state.hub)
+    return others >> _SHIFT < (end.entry >> _SHIFT) - nats * UNITS
+
+
+def number_in_window(graph: Graph, state: SearchState, word: int) -> int:
+    """The number that a word of the graph has in the window of a state."""
+    return word if word < graph.formulas else word - state.low + graph.formulas
+
+
 def _word(graph: Graph, low: int, number: int) -> int:
     """The word of the graph that has a number in a window."""
     return number if number < graph.formulas else number - graph.formulas + low

@@ -109,6 +109,8 @@ class Words:
     """More final words. The words of a session are those of all these messages, in order."""
 
     type: ClassVar[str] = "words"
+    time: float
+    """Seconds of audio so far."""
     words: tuple[FinalWord, ...]
 
 
@@ -218,7 +220,8 @@ def finish_tracking(text: Text, state: Tracking, frame_seconds: float) -> tuple[
     _, visits = finish_following(text.graph, state.search, BEAM, LIVE)
     state, messages = _with_final(text, state, visits, Clock(frame_seconds))
     words = _final_words(text, state.held, state.given)
-    return (*messages, Words(words)) if words else messages
+    time = frame_seconds * state.search.latest.frame
+    return (*messages, Words(time, words)) if words else messages
 
 
 def _with_final(
@@ -242,7 +245,8 @@ def _with_final(
             ready += _final_words(text, held, given)
             given, held = _last_place(held, given), []
     state = replace(state, reached=reached, row=row, held=tuple(held), given=given)
-    return state, (Words(tuple(ready)),) if ready else ()
+    time = clock.seconds(state.search.latest.frame)
+    return state, (Words(time, tuple(ready)),) if ready else ()
 
 
 def _is_part(text: Text, word: PathWord) -> bool:
@@ -310,6 +314,7 @@ def _position(text: Text, state: Tracking, clock: Clock) -> tuple[WordRef | None
     sure = SURE_WORDS <= row < KNOWN_WORDS and lead(text.graph, state.search) >= SURE_NATS
     if row < KNOWN_WORDS and not sure:
         return None, tuple(pending[: max(0, len(pending) - row)])
-    if path[-1].word == HUB or (open_words and open_words[-1].place < 0):
+    in_hub = bool(path) and path[-1].word == HUB
+    if in_hub or (open_words and open_words[-1].place < 0):
         return None, tuple(pending)
     return pending[-1] if pending else text.words[state.given], tuple(pending)
