@@ -29,7 +29,7 @@ from quran_asr.cli.models import (
     rescore_option,
 )
 from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar
-from quran_asr.errors import QuranAsrError
+from quran_asr.errors import QuranAsrError, counted
 
 if TYPE_CHECKING:
     from quran_asr.cli.models import Recognizer
@@ -375,7 +375,7 @@ def print_report(report: Report) -> None:
         f"{report.spelling_only_errors:,} spelling-only (the letters agree)"
     )
     echo(
-        f"{report.mostly_deleted:,} clips mostly deleted (under half of the words recognized), "
+        f"{counted(report.mostly_deleted, 'clip')} mostly deleted (under half of the words recognized), "
         f"{report.looping_clips:,} looping (a repetition that is not in the reference), "
         f"{len(report.unreadable):,} unreadable"
     )

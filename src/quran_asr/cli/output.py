@@ -42,8 +42,10 @@ _bars: list[rich.progress.Progress] = []
 
 @contextmanager
 def _without_bar(err: bool) -> Iterator[None]:
-    """Take the bar away while a line is printed on its terminal. rich's own way to do that, which stands in for
-    `sys.stdout`, is passed by: click writes to the file behind it."""
+    """Take the bar away while a line is printed on its terminal.
+
+    rich's own way, a stand-in for `sys.stdout`, has no effect here: click writes to the file behind it.
+    """
     bar = _bars[-1] if _bars and (err or sys.stdout.isatty()) else None
     if bar is not None:
         bar.stop()

@@ -105,7 +105,7 @@ class Preprocessor:
     n_fft: PositiveInt
     dither: NotNegative
     normalize: Literal["NA"]
-    """Not normalised: a stream has no whole recording to normalise by."""
+    """Not normalized: a stream has no whole recording to normalize by."""
     pad_to: CountInt
     log: bool
 

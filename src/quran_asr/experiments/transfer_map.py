@@ -142,7 +142,7 @@ def transfer_map(source: ModelLayout, target: ModelLayout, *, level_known: bool 
     Args:
         source: the trained model.
         target: ours.
-        level_known: the clips' mean log-mel is at hand, so a source that was fed normalised features can
+        level_known: the clips' mean log-mel is at hand, so a source that was fed normalized features can
             have it folded into its first convolution.
     """
     there = {_role(name, source.architecture): name for name in source.shapes}
@@ -216,7 +216,7 @@ def _decide(
         shapes = f"{'x'.join(map(str, there))} does not fit {'x'.join(map(str, shape))}"
         return Tensor(name, found, "mismatched", "none", size, 0, shapes)
     if name in FIRST and level_known and (theirs.normalize, ours.normalize) == ("per_feature", "NA"):
-        folded = "normalised features there: the clips' mean and deviation are folded in"
+        folded = "normalized features there: the clips' mean and deviation are folded in"
         return Tensor(name, found, "salvaged", "level", size, size, folded)
     return Tensor(name, found, "copied", "whole", size, size, "")
 
@@ -267,8 +267,8 @@ def _differences(source: ModelLayout, target: ModelLayout, same_tokens: bool) ->
     if ours.normalize != theirs.normalize:
         yield note(
             "feature-normalisation",
-            f"its features are normalised `{theirs.normalize}`, ours `{ours.normalize}` (a stream has no "
-            "whole recording to normalise by)",
+            f"its features are normalized `{theirs.normalize}`, ours `{ours.normalize}` (a stream has no "
+            "whole recording to normalize by)",
         )
     if theirs.n_layers >= ours.n_layers:  # more layers are reported separately
         reported.add("layers")

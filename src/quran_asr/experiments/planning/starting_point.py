@@ -276,7 +276,7 @@ def _arrival_findings(recipe: Recipe) -> list[Finding]:
             "init_from_pretrained_model",
             f"{known.name} is an offline model and this recipe streams: {arriving.encoder_share:.1%} of the "
             "encoder arrives, but its convolutions and attention have seen the future, its features were "
-            f"normalised, and the norms of {recipe.model.encoder.n_layers} layers start fresh; from "
+            f"normalized, and the norms of {recipe.model.encoder.n_layers} layers start fresh; from "
             f"{better.name} {brings.encoder_share:.1%} arrives and means the same here",
             f"init_from_pretrained_model={better.name}",
         )
