@@ -203,7 +203,7 @@ def evaluate(
 @click.option(
     "--whole-grid",
     is_flag=True,
-    help="Decode all clips at every point, for the whole curve; takes several times as long.",
+    help="Decode all clips with every pair, for the whole curve; takes longer.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all points as JSON.")
 def tune(

@@ -150,7 +150,7 @@ WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0, 1.4)
 BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 PARTS = 16
 """The clips are decoded in so many parts; after each of them, points that are clearly worse are dropped."""
-CLEARLY = 3.0
+CLEARLY = 2.0
 """A point is clearly worse if it is behind the best one by so many standard errors of their difference."""
 
 
