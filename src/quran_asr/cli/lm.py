@@ -14,6 +14,8 @@ from quran_asr.decoding.options import BEAMS
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from quran_asr.decoding.fusion import Fusion, TuningPoint
     from quran_asr.records import Counts
 
@@ -209,6 +211,11 @@ def evaluate(
     "--weights", type=Numbers(), default=WEIGHTS, show_default=True, help="Weights of the language model."
 )
 @click.option("--bonuses", type=Numbers(), default=BONUSES, show_default=True, help="Token bonuses.")
+@click.option(
+    "--whole-grid",
+    is_flag=True,
+    help="Decode all clips with every pair, for the whole curve; takes longer.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print all points as JSON.")
 def tune(
     model: Path,
@@ -218,19 +225,20 @@ def tune(
     language: str,
     weights: tuple[float, ...],
     bonuses: tuple[float, ...],
+    whole_grid: bool,
     as_json: bool,
 ) -> int:
     """Choose the weight of a language model and the token bonus on the validation clips of MANIFEST.
 
-    MODEL is a bundle. Every weight is tried with every bonus; the encoder runs once. The pair with the fewest
-    word errors is stored in `fusion.json` in the bundle's folder, where `transcribe`, `listen` and `evaluate`
-    find it, and the curve beside it as PNG. MANIFEST must not hold the clips of a later evaluation.
+    MODEL is a bundle. Every weight is tried with every bonus; the encoder runs once, and pairs that are
+    clearly worse than the best so far are dropped after a part of the clips. The pair with the fewest word
+    errors is stored in `fusion.json` in the bundle's folder, where `transcribe`, `listen` and `evaluate` find
+    it, and the curve beside it as PNG. MANIFEST must not hold the clips of a later evaluation.
     """
     from dataclasses import replace
 
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.decoding.fusion import tune as try_all
-    from quran_asr.evaluation.edit_distance import total
     from quran_asr.evaluation.scoring import score_clips
     from quran_asr.experiments.plots.tuning import plot_tuning
     from quran_asr.runtime.n_best import decode, encode
@@ -253,13 +261,14 @@ def tune(
     if not pieces:
         raise QuranAsrError("none of the clips can be read", where=str(manifest))
 
-    def errors_with(fusion: Fusion) -> tuple[Counts, Counts]:
-        texts = list(decode(recognizer, pieces, replace(recognizer.decoding, fusion=fusion)))
-        scores = score_clips(references, texts, recognizer.spelling)
-        return total(score.words for score in scores), total(score.characters for score in scores)
+    def errors_with(fusion: Fusion, clips: Sequence[int]) -> list[tuple[Counts, Counts]]:
+        decoding = replace(recognizer.decoding, fusion=fusion)
+        texts = list(decode(recognizer, [pieces[clip] for clip in clips], decoding))
+        scores = score_clips([references[clip] for clip in clips], texts, recognizer.spelling)
+        return [(score.words, score.characters) for score in scores]
 
-    with progress_bar("tuning", "points") as on_progress:
-        points = try_all(read, errors_with, weights, bonuses, on_progress)
+    with progress_bar("tuning", "clips") as on_progress:
+        points = try_all(read, errors_with, len(pieces), weights, bonuses, on_progress, whole_grid=whole_grid)
     best = points[0]
     values = {
         "lm_weight": best.lm_weight,
@@ -275,7 +284,7 @@ def tune(
     curve = stored.with_name(f"fusion-{BEAMS[decoder]}.png")
     plot_tuning(
         curve,
-        [(point.lm_weight, point.token_bonus, point.words.rate) for point in points],
+        [(p.lm_weight, p.token_bonus, p.words.rate, p.clips == len(pieces)) for p in points],
         f"{BEAMS[decoder]}, {recognizer.look_ahead_ms} ms, {len(pieces):,} clips of {manifest.name}",
     )
     if as_json:
@@ -285,6 +294,7 @@ def tune(
                 "token_bonus": point.token_bonus,
                 "wer": point.words.rate,
                 "cer": point.characters.rate,
+                "clips": point.clips,
             }
             for point in points
         ]
@@ -299,13 +309,14 @@ def tune(
 
 def _print_points(points: list[TuningPoint]) -> None:
     print_table(
-        ("weight", "token bonus", "WER %", "CER %"),
+        ("weight", "token bonus", "WER %", "CER %", "clips"),
         [
             (
                 point.lm_weight,
                 point.token_bonus,
                 round(100 * point.words.rate, 2),
                 round(100 * point.characters.rate, 2),
+                point.clips,
             )
             for point in points
         ],

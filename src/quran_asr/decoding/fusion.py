@@ -6,6 +6,7 @@ logs). The bonus compensates for the cost that a language model adds with every 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -147,6 +148,10 @@ def joined(tails: Sequence[Tail], score: float) -> Hypothesis:
 
 WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0, 1.4)
 BONUSES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+PARTS = 16
+"""The clips are decoded in so many parts; after each of them, points that are clearly worse are dropped."""
+CLEARLY = 2.0
+"""A point is clearly worse if it is behind the best one by so many standard errors of their difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,40 +162,80 @@ class TuningPoint:
     token_bonus: float
     words: Counts
     characters: Counts
+    clips: int
+    """Clips that were decoded: fewer than all if the point was dropped."""
 
 
 def tune(
     model: LanguageModel,
-    evaluate: Callable[[Fusion], tuple[Counts, Counts]],
+    evaluate: Callable[[Fusion, Sequence[int]], Sequence[tuple[Counts, Counts]]],
+    clips: int,
     weights: Sequence[float] = WEIGHTS,
     bonuses: Sequence[float] = BONUSES,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    whole_grid: bool = False,
 ) -> list[TuningPoint]:
     """Try every weight with every bonus.
 
+    The points race (Maron and Moore 1994, "Hoeffding races"): all decode a part of the clips, chosen by a
+    fixed seed, and those that are clearly behind the best so far, clip by clip, do not decode the next one.
+
     Args:
         model: the language model.
-        evaluate: decodes the validation set, from stored encoder outputs, and counts the errors in words
-            and in characters.
+        evaluate: decodes some clips of the validation set, given by their numbers, from stored encoder
+            outputs, and counts the errors of each in words and in characters.
+        clips: number of clips.
         weights: of the language model.
         bonuses: for every token.
-        on_progress: called with the points done and their number.
+        on_progress: called with the clips decoded so far, of all points together, and the most there will be.
+        whole_grid: every point decodes all clips.
 
     Returns:
-        All points, the best first: fewest word errors, fewest character errors, smallest weight.
+        All points, the best first: most clips, fewest word errors, fewest character errors, smallest weight.
 
     Raises:
         QuranAsrError: no weight or no bonus to try, or an invalid one.
     """
     if not weights or not bonuses:
         raise QuranAsrError("no weight or no bonus to try", remedy="give at least one of each")
-    points: list[TuningPoint] = []
-    for weight, bonus in product(weights, bonuses):
-        words, characters = evaluate(Fusion(model, weight, bonus))
-        points.append(TuningPoint(weight, bonus, words, characters))
-        if on_progress is not None:
-            on_progress(len(points), len(weights) * len(bonuses))
+    grid = [Fusion(model, weight, bonus) for weight, bonus in product(weights, bonuses)]
+    counts: list[list[tuple[Counts, Counts]]] = [[] for _ in grid]
+    racing = list(range(len(grid)))
+    order = random.Random(0).sample(range(clips), clips)
+    size = -(-clips // PARTS)
+    done = 0
+    for first in range(0, clips, size):
+        part = order[first : first + size]
+        for point in racing:
+            counts[point] += evaluate(grid[point], part)
+            done += len(part)
+            if on_progress is not None:
+                on_progress(done, done + sum(clips - len(counts[other]) for other in racing))
+        if not whole_grid:
+            racing = _not_clearly_worse(racing, counts)
+    points = [
+        TuningPoint(
+            fusion.lm_weight,
+            fusion.token_bonus,
+            sum((words for words, _ in found), Counts()),
+            sum((characters for _, characters in found), Counts()),
+            len(found),
+        )
+        for fusion, found in zip(grid, counts, strict=True)
+    ]
     return sorted(
         points,
-        key=lambda p: (p.words.errors, p.characters.errors, p.lm_weight, abs(p.token_bonus)),
+        key=lambda p: (-p.clips, p.words.errors, p.characters.errors, p.lm_weight, abs(p.token_bonus)),
     )
+
+
+def _not_clearly_worse(racing: Sequence[int], counts: Sequence[Sequence[tuple[Counts, Counts]]]) -> list[int]:
+    """The points whose word errors, clip by clip, may turn out to be no more than those of the best so far.
+
+    A sum of n independent differences has the standard error sqrt(sum of their squares) if their mean is 0.
+    """
+    errors = np.array([[words.errors for words, _ in counts[point]] for point in racing])
+    behind = errors - errors[errors.sum(axis=1).argmin()]
+    most = CLEARLY * np.sqrt(np.square(behind).sum(axis=1))
+    return [point for point, kept in zip(racing, behind.sum(axis=1) <= most, strict=True) if kept]

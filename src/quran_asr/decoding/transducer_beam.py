@@ -40,6 +40,8 @@ COMMIT_SECONDS = 2.0
 """Seconds after which the tokens of the best text are final in a stream."""
 LARGEST_BLOCK = 8
 """Frames in one call of the joint while no text grows."""
+ROUNDING = 1e-6
+"""A text is looked at more closely if its best token may reach the floor but for the rounding of sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +78,50 @@ class Scorer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BeamState:
-    """State of the search of one stream: K texts, best first. Its arrays are never modified."""
+class Text:
+    """What the networks and the language model make of one text. Its arrays are never modified."""
 
-    tails: tuple[Tail, ...]
-    acoustic: Doubles
-    """[K] log probability of all alignments in the beam of each text."""
-    fused: Doubles
-    """[K] the contribution of the language model and the token bonus."""
-    lm_states: Ints
-    """[K]"""
-    rows: tuple[Doubles, Ints]
-    """[K, V] twice: `Fusion.rows` of these states."""
+    fused: float
+    """The contribution of the language model and the token bonus since the utterance began."""
+    gains: Doubles
+    """[V] what each next token would add to it."""
+    following: Ints
+    """[V] the language model's state after each next token."""
     hidden: Hidden
-    """Each [layers, K, hidden]: the prediction network after each text."""
+    """Each [layers, 1, hidden]: the prediction network after the text."""
     predicted: Floats
-    """[K, J]"""
+    """[1, J]"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What the joint network says of a block of frames after one text.
+
+    Frames are counted from the end of the block (-1 is its last), because a text that is found in a frame is
+    asked from that frame on.
+    """
+
+    log_probs: Doubles
+    """[frames, V + 1] of every token and blank."""
+    blanks: list[float]
+    """[frames] of blank."""
+    leads: list[float]
+    """[frames] by how much the best token, with the language model, is ahead of blank."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BeamState:
+    """State of the search of one stream: K texts, best first. A value: it is never modified.
+
+    A beam has few texts, two most of the time: numbers of a text are plain floats, and numpy is left to what
+    has a number for each token.
+    """
+
+    texts: tuple[Text, ...]
+    tails: tuple[Tail, ...]
+    """[K]"""
+    acoustic: tuple[float, ...]
+    """[K] log probability of all alignments in the beam of each text."""
     frame: int = 0
     """Frames searched so far."""
     last: int | None = None
@@ -106,16 +136,16 @@ class BeamState:
         return Hypothesis(tail.tokens, tail.frames, 0.0, tail.log_probs)
 
     @property
-    def score(self) -> float:
-        """Of the best text since the utterance began."""
-        return float((self.acoustic + self.fused).max())
+    def whole(self) -> list[float]:
+        """[K] acoustic score and language model of each text since the utterance began."""
+        return _whole(self.acoustic, self.texts)
 
     def candidates(self) -> list[Candidate]:
         """The n-best list of the tokens that are not emitted yet."""
-        whole = self.acoustic + self.fused
+        whole = self.whole
         return [
-            Candidate(joined([self.certain, self.tails[at]], float(whole[at])), float(self.acoustic[at]))
-            for at in np.argsort(-whole, kind="stable").tolist()
+            Candidate(joined([self.certain, self.tails[at]], whole[at]), self.acoustic[at])
+            for at in _best_first(whole)
         ]
 
 
@@ -128,9 +158,8 @@ def start(scorer: Scorer, empty: Hidden, blank: int) -> BeamState:
         blank: the blank's token number, which is the size of the vocabulary.
     """
     predicted, hidden = scorer.predict(np.array([blank], np.int64), empty)
-    states = np.array([scorer.fusion.start], np.int64)
-    rows = scorer.fusion.rows(states, blank)
-    return BeamState((NO_TOKENS,), np.zeros(1), np.zeros(1), states, rows, hidden, predicted)
+    gains, following = scorer.fusion.rows(np.array([scorer.fusion.start], np.int64), blank)
+    return BeamState((Text(0.0, gains[0], following[0], hidden, predicted),), (NO_TOKENS,), (0.0,))
 
 
 def search(encoded: Floats, scorer: Scorer, begin: BeamState, n_best: int = 1) -> list[Candidate]:
@@ -184,16 +213,16 @@ def beam_piece(
     """
     found: list[Tail] = []
     ends: list[int] = []
-    score, before, origin = 0.0, state.score, state.frame
+    score, before, origin = 0.0, max(state.whole), state.frame
     while state.frame - origin < len(encoded):
         rest = encoded[state.frame - origin :]
         state = _advance(rest, state, scorer, pause, origin)
         if _is_over(state, pause, origin):
             ends.append(state.frame)
             found += [state.certain, state.tails[0]]
-            score += state.score - before
-            state, before = _next_utterance(begin, state), begin.score
-    score += state.score - before
+            score += max(state.whole) - before
+            state, before = _next_utterance(begin, state), max(begin.whole)
+    score += max(state.whole) - before
     found.append(state.certain)
     if final:
         found.append(state.tails[0])
@@ -203,8 +232,9 @@ def beam_piece(
 
 def _next_utterance(begin: BeamState, over: BeamState) -> BeamState:
     """Restart the networks; the language model continues from the best text, as the reciter does."""
-    rows = over.rows[0][:1], over.rows[1][:1]
-    return replace(begin, lm_states=over.lm_states[:1], rows=rows, frame=over.frame)
+    context = over.texts[0]
+    text = replace(begin.texts[0], gains=context.gains, following=context.following)
+    return replace(begin, texts=(text,), frame=over.frame)
 
 
 def _advance(
@@ -212,67 +242,78 @@ def _advance(
 ) -> BeamState:
     """Search a block of frames, or up to the end of the utterance in it. The chunk began at `origin`."""
     block = encoded[:LARGEST_BLOCK]
-    scores = _ask(block, state, scorer.join)
-    while len(block):
-        blanks = scores[:, :, -1].cumsum(axis=0)
-        quiet = _quiet_frames(scores, blanks, state, scorer.settings)
-        if pause is not None:
-            quiet = _until_over(quiet, blanks, state, pause, origin)
-        if quiet:
-            acoustic = state.acoustic + blanks[quiet - 1]
-            order = np.argsort(-(acoustic + state.fused), kind="stable")
-            state = _chosen(state, order, state.tails, acoustic, state.frame + quiet)
-            block, scores = block[quiet:], scores[quiet:, order]
-            if _is_over(state, pause, origin):
-                return state
-        if len(block):
-            state, scores = _grow(block, scores, state, scorer)
-            block, scores = block[1:], scores[1:]
-            if _is_over(state, pause, origin):
-                return state
+    end = state.frame + len(block)
+    asked = _ask(block, state.texts, scorer.join, state.frame)
+    while state.frame < end:
+        state, asked = _stay(state, asked, end, scorer.settings, pause, origin)
+        if state.frame < end and not _is_over(state, pause, origin):
+            state, asked = _grow(block, asked, state, end, scorer)
+        if _is_over(state, pause, origin):
+            break
     return state
 
 
-def _ask(block: Floats, state: BeamState, join: Join) -> Doubles:
-    """Log probabilities [frames, K, V + 1] of every token and blank, in each frame after each text."""
-    frames, texts = len(block), len(state.tails)
-    pairs = np.repeat(block, texts, axis=0), np.concatenate([state.predicted] * frames)
-    scores = join(*pairs)
+def _ask(block: Floats, texts: Sequence[Text], join: Join, frame: int) -> list[Asked]:
+    """Ask the joint network for each of these frames, the first of which is `frame`, after each text."""
+    frames, first = len(block), texts[0]
+    if len(texts) == 1:
+        pairs, gains = (block, first.predicted.repeat(frames, axis=0)), first.gains
+    else:
+        predicted = np.concatenate([text.predicted for text in texts])
+        pairs = np.concatenate([block] * len(texts)), predicted.repeat(frames, axis=0)
+        gains = np.array([text.gains for text in texts])[:, None]
+    scores = join(*pairs).astype(np.float64).reshape(len(texts), frames, -1)
     if math.isnan(scores.max()):
-        bad = int(np.isnan(scores).any(axis=1).argmax()) // texts
-        raise QuranAsrError(f"the transducer's scores of frame {state.frame + bad} hold NaN")
-    return scores.astype(np.float64).reshape(frames, texts, -1)
+        bad = int(np.isnan(scores).any(axis=(0, 2)).argmax())
+        raise QuranAsrError(f"the transducer's scores of frame {frame + bad} hold NaN")
+    blanks = scores[:, :, -1]
+    leads = (scores[:, :, :-1] + gains).max(axis=2) - blanks
+    return [Asked(*each) for each in zip(scores, blanks.tolist(), leads.tolist(), strict=True)]
 
 
-def _quiet_frames(scores: Doubles, blanks: Doubles, state: BeamState, settings: BeamSettings) -> int:
-    """Number of frames from here that leave the beam unchanged: no text grows, none is dropped.
+def _stay(
+    state: BeamState,
+    asked: list[Asked],
+    end: int,
+    settings: BeamSettings,
+    pause: Pause | None,
+    origin: int,
+) -> tuple[BeamState, list[Asked]]:
+    """Pass the frames of a block that leave the beam unchanged: no text grows, none is dropped.
 
     Args:
-        scores: [frames, K, V + 1].
-        blanks: [frames, K] score of each text after each frame if it has not grown.
+        state: before them.
+        asked: of each text.
+        end: frame after the block.
+        settings: of the beam.
+        pause: ends the utterance, and the frames that are passed with it.
+        origin: frame at which the chunk began.
     """
-    stays = state.acoustic + blanks + state.fused
-    floor, fewest = stays.max(axis=1) + settings.least, stays.min(axis=1)
-    gain = (scores[:, :, :-1] + state.rows[0]).max(axis=2) - scores[:, :, -1]
-    grows = (stays + gain).max(axis=1)
-    needed = np.maximum(floor, fewest) if len(state.tails) == settings.beam else floor
-    quiet = (grows < needed) & (fewest >= floor)
-    return len(quiet) if quiet.all() else int(quiet.argmin())
-
-
-def _until_over(quiet: int, blanks: Doubles, state: BeamState, pause: Pause, origin: int) -> int:
-    """Number of these quiet frames before the utterance is over."""
-    best = (state.acoustic + blanks[:quiet] + state.fused).argmax(axis=1)
-    for place, text in enumerate(best.tolist()):
-        frame = state.frame + place
-        if pause.over(frame - origin, frame, _last(state, text)):
-            return place + 1
-    return quiet
+    acoustic, frame = state.acoustic, state.frame
+    full = len(state.texts) == settings.beam
+    while frame < end:
+        stays = tuple([mass + one.blanks[frame - end] for mass, one in zip(acoustic, asked, strict=True)])
+        whole = _whole(stays, state.texts)
+        floor, fewest = max(whole) + settings.least, min(whole)
+        needed = max(floor, fewest) if full else floor
+        grows = [not score + one.leads[frame - end] < needed for score, one in zip(whole, asked, strict=True)]
+        if fewest < floor or any(grows):
+            break
+        acoustic, frame = stays, frame + 1
+        if pause is not None:
+            best = whole.index(max(whole))
+            if pause.over(frame - 1 - origin, frame - 1, _last(state, best)):
+                break
+    if frame == state.frame:
+        return state, asked
+    order = _best_first(_whole(acoustic, state.texts))
+    return _chosen(state, order, acoustic, frame), [asked[at] for at in order]
 
 
 def _is_over(state: BeamState, pause: Pause | None, origin: int) -> bool:
+    """Whether the utterance ended with the last frame that was searched in this chunk."""
     frame = state.frame - 1
-    return pause is not None and pause.over(frame - origin, frame, _last(state, 0))
+    return pause is not None and frame >= origin and pause.over(frame - origin, frame, _last(state, 0))
 
 
 def _last(state: BeamState, text: int) -> int | None:
@@ -280,77 +321,115 @@ def _last(state: BeamState, text: int) -> int | None:
     return state.tails[text].frames[-1] if state.tails[text].frames else state.last
 
 
-def _chosen(
-    state: BeamState, places: Ints, tails: Sequence[Tail], acoustic: Doubles, frame: int
-) -> BeamState:
-    """Some texts of a state, with other tails and acoustic scores (of all its texts), at another frame."""
-    if places.tolist() == list(range(len(state.predicted))):
-        return replace(state, tails=tuple(tails), acoustic=acoustic, frame=frame)
+def _whole(acoustic: Sequence[float], texts: Sequence[Text]) -> list[float]:
+    return [score + text.fused for score, text in zip(acoustic, texts, strict=True)]
+
+
+def _best_first(scores: Sequence[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda at: -scores[at])
+
+
+def _finite(floor: float) -> float:
+    """A floor that no text of probability 0 reaches."""
+    return max(floor, -sys.float_info.max)
+
+
+def _chosen(state: BeamState, places: Sequence[int], acoustic: Sequence[float], frame: int) -> BeamState:
+    """Some texts of a state, with other acoustic scores (of all its texts), at another frame."""
     return BeamState(
-        tuple(tails[place] for place in places.tolist()),
-        acoustic[places],
-        state.fused[places],
-        state.lm_states[places],
-        (state.rows[0][places], state.rows[1][places]),
-        tuple(part[:, places] for part in state.hidden),
-        state.predicted[places],
+        tuple([state.texts[at] for at in places]),
+        tuple([state.tails[at] for at in places]),
+        tuple([acoustic[at] for at in places]),
         frame,
         state.last,
         state.certain,
     )
 
 
-def _grow(block: Floats, scores: Doubles, state: BeamState, scorer: Scorer) -> tuple[BeamState, Doubles]:
-    """The first frame of a block: every text stays, and grows by up to `max_symbols` tokens.
+def _grow(
+    block: Floats, asked: list[Asked], state: BeamState, end: int, scorer: Scorer
+) -> tuple[BeamState, list[Asked]]:
+    """One frame: every text stays, and grows by up to `max_symbols` tokens.
 
     Args:
-        block: [frames, J].
-        scores: [frames, K, V + 1] after each text.
+        block: [frames, J]; its last frame is the one before `end`.
+        asked: of each text.
+        state: before the frame.
+        end: frame after the block.
+        scorer: the networks and the language model.
 
     Returns:
-        The next state, and the scores after its texts.
+        The next state, and what is asked of its texts.
     """
-    settings, least = scorer.settings, scorer.settings.least
+    settings, least, here = scorer.settings, scorer.settings.least, state.frame - end
     alike = _not_late(state, settings.commit_frames)
-    if len(alike) < len(state.tails):
-        state = _chosen(state, alike, state.tails, state.acoustic, state.frame)
-        scores = scores[:, alike]
-    size, texts = scores.shape[2] - 1, len(state.tails)
-    places = {tail.tokens: at for at, tail in enumerate(state.tails)}
-    pool, tails = state, list(state.tails)  # those of the beam, then new ones
-    after = state.acoustic + scores[0, :, -1]  # [pool] with the frame's blank
-    mass, growing = state.acoustic, np.arange(texts)  # of the texts that grow, before the blank
+    if len(alike) < len(state.texts):
+        state = _chosen(state, alike, state.acoustic, state.frame)
+        asked = [asked[at] for at in alike]
+    # those of the beam, then new ones
+    texts, tails, asked = list(state.texts), list(state.tails), list(asked)
+    places = {tail.tokens: at for at, tail in enumerate(tails)}
+    after = [mass + one.blanks[here] for mass, one in zip(state.acoustic, asked, strict=True)]
+    growing = list(enumerate(state.acoustic))  # text, its score before the frame's blank
     for _ in range(settings.max_symbols):
-        whole = after + pool.fused
-        floor = whole.max() + least
+        whole = _whole(after, texts)
+        floor = max(whole) + least
         if len(whole) >= settings.beam:
-            floor = max(floor, np.partition(whole, -settings.beam)[-settings.beam])
-        arriving = mass[:, None] + scores[0, growing, :size]
-        best = _best_places((arriving + pool.fused[growing, None] + pool.rows[0][growing]).ravel(), floor)
-        if not len(best):
+            floor = max(floor, sorted(whole)[-settings.beam])
+        found = _growths(growing, texts, asked, here, floor)[: settings.beam]
+        if not found:
             break
-        best = best[: settings.beam]
-        parents, tokens, mass = growing[best // size], best % size, arriving.ravel()[best]
-        log_probs = scores[0, parents, tokens]
-        each = zip(parents.tolist(), tokens.tolist(), log_probs.tolist(), strict=True)
-        grown = [tails[parent].grown(token, state.frame, log_prob) for parent, token, log_prob in each]
-        new = [nth for nth, tail in enumerate(grown) if tail.tokens not in places]
+        grown = []
+        for parent, token, mass in found:
+            tail = tails[parent].grown(token, state.frame, asked[parent].log_probs.item(here, token))
+            grown.append((tail, mass))
+        new = [nth for nth, (tail, _) in enumerate(grown) if tail.tokens not in places]
         if new:
-            fresh = _extended(pool, parents[new], tokens[new], scorer)
+            fresh = _extended([(texts[found[nth][0]], found[nth][1]) for nth in new], scorer)
             for nth in new:
-                places[grown[nth].tokens] = len(places)
-                tails.append(grown[nth])
-            pool = _together(pool, fresh)
-            scores = np.concatenate([scores, _ask(block, fresh, scorer.join)], axis=1)
-            after = np.concatenate([after, np.full(len(new), -np.inf)])
-        growing = np.array([places[tail.tokens] for tail in grown], np.int64)
-        with_blank = mass + scores[0, growing, -1]
-        for nth in np.flatnonzero((growing < texts) & (with_blank > after[growing])).tolist():
-            tails[growing[nth]] = grown[nth]  # the alignment through this frame is the more probable one
-        after[growing] = np.logaddexp(after[growing], with_blank)
-    whole = after + pool.fused
-    best = _best_places(whole, whole.max() + least)[: settings.beam]
-    return _set_apart_shared(_chosen(pool, best, tails, after, state.frame + 1)), scores[:, best]
+                places[grown[nth][0].tokens] = len(places)
+                tails.append(grown[nth][0])
+            texts += fresh
+            asked += _ask(block[here:], fresh, scorer.join, state.frame)
+            after += [-math.inf] * len(new)
+        growing = []
+        for tail, mass in grown:
+            at = places[tail.tokens]
+            growing.append((at, mass))
+            with_blank = mass + asked[at].blanks[here]
+            if at < len(state.texts) and with_blank > after[at]:
+                tails[at] = tail  # the alignment through this frame is the more probable one
+            after[at] = float(np.logaddexp(after[at], with_blank))
+    whole = _whole(after, texts)
+    floor = _finite(max(whole) + least)
+    best = [at for at in _best_first(whole)[: settings.beam] if whole[at] >= floor]
+    pool = replace(state, texts=tuple(texts), tails=tuple(tails))
+    return _set_apart_shared(_chosen(pool, best, after, state.frame + 1)), [asked[at] for at in best]
+
+
+def _growths(
+    growing: Sequence[tuple[int, float]],
+    texts: Sequence[Text],
+    asked: Sequence[Asked],
+    here: int,
+    floor: float,
+) -> list[tuple[int, int, float]]:
+    """Texts of the pool and their next tokens that are not below a floor before the frame's blank.
+
+    Returns:
+        Text, token, and the acoustic score of both together; the best with the language model first.
+    """
+    floor = _finite(floor)
+    found: list[tuple[float, int, int, float]] = []
+    for at, mass in growing:
+        text, one = texts[at], asked[at]
+        if mass + text.fused + one.blanks[here] + one.leads[here] < floor - ROUNDING:
+            continue
+        arriving = mass + one.log_probs[here, :-1]
+        whole = arriving + text.fused + text.gains
+        for token in (whole >= floor).nonzero()[0].tolist():
+            found.append((whole.item(token), at, token, arriving.item(token)))
+    return [growth[1:] for growth in sorted(found, key=lambda growth: -growth[0])]
 
 
 def _set_apart_shared(state: BeamState) -> BeamState:
@@ -369,63 +448,46 @@ def _set_apart_shared(state: BeamState) -> BeamState:
     return replace(state, tails=tails, last=frames[-1], certain=state.certain.followed_by(alike))
 
 
-def _best_places(scores: Doubles, floor: float) -> Ints:
-    """Indices of all finite scores [n] that are not below a floor, best first."""
-    (places,) = (scores >= max(floor, -sys.float_info.max)).nonzero()
-    return places if len(places) < 2 else places[np.argsort(-scores[places], kind="stable")]
+def _extended(growths: Sequence[tuple[Text, int]], scorer: Scorer) -> list[Text]:
+    """Texts with one more token each."""
+    parents = [text for text, _ in growths]
+    tokens = np.array([token for _, token in growths], np.int64)
+    hidden = parents[0].hidden
+    if len(parents) > 1:
+        each = zip(*(text.hidden for text in parents), strict=True)
+        hidden = tuple(np.concatenate(parts, axis=1) for parts in each)
+    predicted, hidden = scorer.predict(tokens, hidden)
+    states = np.array([text.following[token] for text, token in growths], np.int64)
+    gains, following = scorer.fusion.rows(states, len(parents[0].gains))
+    return [
+        Text(
+            text.fused + text.gains.item(token),
+            gains[at],
+            following[at],
+            tuple(part[:, at : at + 1] for part in hidden),
+            predicted[at : at + 1],
+        )
+        for at, (text, token) in enumerate(growths)
+    ]
 
 
-def _extended(pool: BeamState, parents: Ints, tokens: Ints, scorer: Scorer) -> BeamState:
-    """These texts of the pool with one more token each; their tails and acoustic scores are not filled in."""
-    predicted, hidden = scorer.predict(tokens, tuple(part[:, parents] for part in pool.hidden))
-    lm_states = pool.rows[1][parents, tokens]
-    return BeamState(
-        (NO_TOKENS,) * len(parents),
-        np.full(len(parents), -np.inf),
-        pool.fused[parents] + pool.rows[0][parents, tokens],
-        lm_states,
-        scorer.fusion.rows(lm_states, pool.rows[0].shape[1]),
-        hidden,
-        predicted,
-        pool.frame,
-    )
-
-
-def _together(first: BeamState, second: BeamState) -> BeamState:
-    return replace(
-        first,
-        tails=first.tails + second.tails,
-        acoustic=np.concatenate([first.acoustic, second.acoustic]),
-        fused=np.concatenate([first.fused, second.fused]),
-        lm_states=np.concatenate([first.lm_states, second.lm_states]),
-        rows=(
-            np.concatenate([first.rows[0], second.rows[0]]),
-            np.concatenate([first.rows[1], second.rows[1]]),
-        ),
-        hidden=tuple(
-            np.concatenate(parts, axis=1) for parts in zip(first.hidden, second.hidden, strict=True)
-        ),
-        predicted=np.concatenate([first.predicted, second.predicted]),
-    )
-
-
-def _not_late(state: BeamState, frames: int | None) -> Ints:
+def _not_late(state: BeamState, frames: int | None) -> Sequence[int]:
     """Indices of the texts that agree with the best in its tokens older than this many frames; None: all.
 
     Evaluated before a frame in which some text grows, so that the chunk boundaries do not matter.
     """
-    everything = np.arange(len(state.tails))
+    everything = range(len(state.tails))
     if frames is None:
         return everything
     late = [bisect_left(tail.frames, state.frame - frames) for tail in state.tails]
     if not any(late):
         return everything
     best = state.tails[0].tokens
-    alike = [
-        tail.tokens[: max(late[0], count)] == best[: max(late[0], count)]
-        for tail, count in zip(state.tails, late, strict=True)
+    return [
+        at
+        for at, (tail, count) in enumerate(zip(state.tails, late, strict=True))
+        if tail.tokens[: max(late[0], count)] == best[: max(late[0], count)]
     ]
-    return everything[alike]
 
 
 class TransducerBeamDecoder:
