@@ -80,7 +80,7 @@ lock_resolves() { # asked of the package index once for each lock: every pin has
 }
 
 core_tests=(tests/text tests/decoding tests/evaluation tests/runtime)
-two_processes=(-n 2 --dist loadgroup --no-loadscope-reorder) # tests/conftest.py groups and orders the tests
+two_processes=(-n 2 --dist loadfile --no-loadscope-reorder) # tests/conftest.py orders the files
 
 tools/environment.sh train
 tests=(.venv/bin/python -m pytest)

@@ -49,35 +49,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "xdist_group(name): tests that one process of pytest-xdist runs")
     config.addinivalue_line(
         "markers", "alone: measures time or needs all cores; ./test.sh runs it when the others are done"
     )
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With pytest-xdist one process runs a file, and one everything that needs the quickstart's training.
+    """With pytest-xdist: first the file whose tests train the quickstart, then those with most slow tests.
 
-    So fixtures of a module are made once. The files with the most slow tests come first: what is left for
-    the end is short, and both processes end at about the same time.
+    So what is left for the end is short, and the processes end at about the same time. Other files that need
+    the quickstart come when it has been trained: nobody waits for it.
     """
     if not hasattr(config, "workerinput"):
         return
-    slow: Counter[str] = Counter()
-    group_of = {}
-    for item in items:
-        marked = item.get_closest_marker("xdist_group")
-        if marked is not None:
-            group = marked.args[0]
-        else:
-            whole = "quickstart" in getattr(item, "fixturenames", ())
-            group = "quickstart" if whole else item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(group))
-        group_of[item] = group
-        slow[group] += item.get_closest_marker("slow") is not None
-    slow["quickstart"] += len(items)  # a training of minutes: first of all
-    items.sort(key=lambda item: -slow[group_of[item]])
+
+    def file_of(item: pytest.Item) -> str:
+        return item.nodeid.partition("::")[0]
+
+    order = Counter(file_of(item) for item in items if item.get_closest_marker("slow"))
+    needing = Counter(
+        file_of(item) for item in items if "quickstart" in getattr(item, "fixturenames", ())
+    ).most_common()
+    for file, _ in needing:
+        order[file] = 1
+    if needing:
+        order[needing[0][0]] = len(items)
+    items.sort(key=lambda item: -order[file_of(item)])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

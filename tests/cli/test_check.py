@@ -136,7 +136,6 @@ def test_train_begins_nothing_that_fails_its_preflight(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("distributed")
 def test_of_several_processes_the_first_decides_for_all(sides: tuple[Path, Path], tmp_path: Path) -> None:
     two = (
         "trainer.devices=2",

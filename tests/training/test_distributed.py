@@ -18,7 +18,7 @@ import pytest
 from quran_asr.evaluation.transcripts import read_transcripts
 from quran_asr.experiments.run_folder import RunFolder, open_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]  # a port that is free is taken by one
+pytestmark = pytest.mark.slow
 
 PLAIN = (
     "quran.curriculum=null",

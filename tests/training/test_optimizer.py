@@ -212,7 +212,6 @@ def test_where_nothing_is_fresh_all_learn_alike_and_that_is_reported(go: Go) -> 
     assert not torch.equal(weights_at(run)[2]["joint.enc.weight"], torch.zeros(()))
 
 
-@pytest.mark.xdist_group("distributed")
 def test_two_processes_freeze_and_unfreeze_as_one_does(
     spoken: Path,
     tiny_overrides: tuple[str, ...],
