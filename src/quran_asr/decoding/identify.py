@@ -57,7 +57,7 @@ BY_CHANCE, BY_CHANCE_A_TOKEN, MOST_BY_CHANCE = 11.5, 0.25, 32.0
 recognized token, and at most. From measured false accepts, see docs/results/accuracy.md."""
 LEAST_AT_END, RATE_AT_END = 8.0, 0.5
 """Nats by which the words of a first or last verse must be better than other speech; and for each recognized
-token, the least share of what the other words gain. A path may go on into the next verse at no cost, so
+token, the least share of what the other words gain. A path may enter the next verse at no cost, so
 speech beside the recitation often fits some words of it."""
 
 

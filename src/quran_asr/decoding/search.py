@@ -176,7 +176,7 @@ def _states(graph: Graph, words: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def refuse_broken(log_probs: NDArray[np.floating]) -> None:
-    """Refuse what are no CTC scores.
+    """Refuse what is not a matrix of CTC scores.
 
     Raises:
         QuranAsrError: not two dimensions, or a score is NaN.
