@@ -2,16 +2,20 @@
 
     python tools/identification_study.py make FOLDER [--reversed MANIFEST]
     python tools/identification_study.py score BUNDLE FOLDER [--quran MANIFEST] [--every N]
+    python tools/identification_study.py degrade MANIFEST FOLDER
 
 `make` writes recordings without any Quran: silence, noise, tones, Arabic sentences and those of other
 languages by eSpeak NG; with `--reversed` also the clips of a manifest played backwards, which have the
 voices, rooms and phones of recitations. `score` prints how many of them are accepted at several thresholds of
-the evidence (`quran_asr.decoding.identify`), and how many clips of a manifest are identified.
+the evidence (`quran_asr.decoding.identify`), and how many clips of a manifest are identified. `degrade`
+writes the clips of a manifest as they might sound on a bad telephone (echo, pink noise at 0 to 15 dB, a band
+from 80-300 to 3,000-4,000 Hz, soft clipping) and their manifest, for `quran-asr evaluate ... --identify`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -204,6 +208,35 @@ def score(bundle: Path, folder: Path, manifest: Path | None, every: int) -> None
     print(f"search: {10 * searching / searched:.3f} s of processor time for 10 s")
 
 
+def telephone(samples: Samples, rng: np.random.Generator) -> Samples:
+    """A clip as it might sound on a bad telephone."""
+    times = np.arange(int(SAMPLE_RATE * rng.uniform(0.1, 0.5))) / SAMPLE_RATE
+    echo = rng.normal(size=len(times)) * np.exp(-6.9 * times / rng.uniform(0.2, 0.6))
+    echo[0] += rng.uniform(3, 12)
+    size = len(samples) + len(echo)
+    wave = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(echo, size), size)[: len(samples)]
+    hertz = np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
+    low, high = rng.uniform(80, 300), rng.uniform(3000, 4000)
+    white = np.fft.rfft(rng.normal(size=len(wave)))
+    pink = np.fft.irfft(white / np.sqrt(np.maximum(hertz, 30)), len(wave))
+    ratio = 10 ** (rng.uniform(0, 15) / 10)
+    wave += pink * np.sqrt(np.mean(wave**2) / np.mean(pink**2) / ratio)
+    band = 1 / np.sqrt((1 + (low / np.maximum(hertz, 1)) ** 4) * (1 + (hertz / high) ** 12))
+    wave = np.fft.irfft(np.fft.rfft(wave) * band, len(wave))
+    return np.asarray(0.7 * np.tanh(wave / np.abs(wave).max() * rng.uniform(0.8, 3)), np.float32)
+
+
+def degrade(manifest: Path, folder: Path) -> None:
+    lines = []
+    for number, clip in enumerate(read_manifest(manifest, "letters")):
+        samples = audio.read(clip.audio, clip.offset, clip.duration or None)
+        name = f"{number:05}.flac"
+        audio.write(folder / name, telephone(samples, np.random.default_rng(number)))
+        line = {"audio_filepath": name, "duration": len(samples) / SAMPLE_RATE, "reciter": clip.reciter}
+        lines.append(json.dumps(line | {"verses": [str(verse) for verse in clip.verses]}) + "\n")
+    (folder / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -215,9 +248,14 @@ def main() -> None:
     scoring.add_argument("folder", type=Path)
     scoring.add_argument("--quran", type=Path)
     scoring.add_argument("--every", type=int, default=1)
+    degrading = commands.add_parser("degrade")
+    degrading.add_argument("manifest", type=Path)
+    degrading.add_argument("folder", type=Path)
     chosen = parser.parse_args()
     if chosen.command == "make":
         make(chosen.folder, chosen.backwards)
+    elif chosen.command == "degrade":
+        degrade(chosen.manifest, chosen.folder)
     else:
         score(chosen.bundle, chosen.folder, chosen.quran, chosen.every)
 

@@ -210,6 +210,24 @@ def test_nothing_is_found_where_no_quran_is(last_part: Graph, speech: Speech) ->
     assert found.verses == ()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_verse_is_found_where_the_model_emits_blanks_nearly_everywhere(last_part: Graph, seed: int) -> None:
+    scores = Speech(seed=seed).pause(0.5).say(verse("98:7")).pause(0.5).log_probs()
+    scores[:, -1] += 6
+    scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    assert identify(last_part, Emissions(scores, FRAME)).verses == (VerseRef(98, 7),)
+
+
+def test_other_speech_beside_a_verse_is_no_other_verse(last_part: Graph) -> None:
+    """The model is unsure, so that other places and the next verse fit the other speech a little."""
+    found = []
+    for seed in range(4):
+        speech = Speech(sharpness=3, seed=seed).babble(8).say(verse("98:7")).babble(8)
+        found.append(identify(last_part, Emissions(speech.log_probs(), FRAME)).verses)
+    assert {str(ref) for verses in found for ref in verses} <= {"98:6", "98:7", "98:8"}
+    assert found.count((VerseRef(98, 7),)) >= 3
+
+
 def test_what_is_kept_does_not_grow_with_the_recording() -> None:
     graph = build_graph(QURAN, TOKENIZER, parse_range("112"))
     speech = Speech(sharpness=4.0, noise=1.5)

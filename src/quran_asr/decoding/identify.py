@@ -4,11 +4,17 @@ The whole Quran is compared with the recording in two steps: a local alignment s
 the exact search, with jumps and repeats, runs around them. A place is accepted if it stands out from the rest
 of the Quran in the same recording. The model need only prefer the right words: a weak model scores low
 everywhere, a strong one everywhere but at the right place.
+
+A model that hardly knows a voice or a telephone emits blanks and a few favourite tokens nearly everywhere. So
+scores are divided by how often the model expects each label in the recording (label priors, as in arXiv
+2406.02560, but estimated from the recording itself): what counts is where a label is likelier than elsewhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +29,7 @@ from quran_asr.decoding.search import (
     Visit,
     advance,
     best_end,
+    refuse_broken,
     score,
     start,
     trace,
@@ -33,14 +40,25 @@ from quran_asr.records import Emissions, VerseRef
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+PRIOR_SCALE = 0.8
+"""Power of the label priors by which scores are divided; and"""
+LEAST_PRIOR = 1e-3
+"""what is added to each of them, for labels that hardly occur in a short recording. Both chosen on validation
+clips with noise and telephone bands added, see docs/results/accuracy.md."""
+SURE_BLANK = -0.02
+"""Log-probability of the blank above which a run of frames is reduced to one."""
 EQUAL = 0.5
 """Nats: places whose scores differ by less cannot be distinguished."""
 CHANCE_SHARE = 1 / 80
 """Rank, as a share of the words of the Quran, of the score that chance reaches: about the thousandth word,
 beyond those of any repeated verse."""
-BY_CHANCE, BY_CHANCE_A_TOKEN, MOST_BY_CHANCE = 9.0, 0.25, 40.0
+BY_CHANCE, BY_CHANCE_A_TOKEN, MOST_BY_CHANCE = 11.5, 0.25, 32.0
 """Nats by which the best place may exceed that score in a recording without Quran: at least, for each
 recognized token, and at most. From measured false accepts, see docs/results/accuracy.md."""
+LEAST_AT_END, RATE_AT_END = 8.0, 0.5
+"""Nats by which the words of a first or last verse must be better than other speech; and for each recognized
+token, the least share of what the other words gain. A path may enter the next verse at no cost, so
+speech beside the recitation often fits some words of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,50 +113,108 @@ def identify(
     Raises:
         QuranAsrError: the scores have a wrong shape or hold NaN.
     """
-    log_probs = emissions.log_probs
+    log_probs = _against_priors(emissions.log_probs)
     scores = local_scores(graph, log_probs)
-    _, tokens = other_speech(graph, log_probs)
-    evidence = _evidence(graph, scores, tokens)
+    _, begins = other_speech(graph, log_probs)
+    tokens = int(begins.sum())
+    chance = _chance(graph, scores, tokens)
+    evidence = float(scores[graph.kind == Kind.VERSE].max()) - chance - _allowed(tokens)
     if evidence < least_evidence:
         return _nothing(evidence)
     near = neighbourhood(graph, scores, tokens)
     state, visits = advance(near, start(near), log_probs, beam)
     end = best_end(near, state)
     path = visits + trace(near, state, end)
-    best = _place(near, path, 0.0)
+    recited = _beyond_chance(near, path, begins, chance)
+    best = _place(near, recited, 0.0)
     if best is None:
         return _nothing(evidence)
-    recited = _text(near, path)
     loss = sum(visit.loss for visit in recited) / sum(len(visit.tokens) for visit in recited)
-    others = _others(near, state, visits, best, score(state, end.entry), alternatives + 1)
+    named = {near.refs[near.verse[visit.word]] for visit in _text(near, path)}
+    others = _others(near, state, visits, named, score(state, end.entry), alternatives + 1)
     equal = tuple(place for place in others if place.score > -EQUAL)
     rest = tuple(place for place in others if place.score <= -EQUAL)[:alternatives]
     margin = -rest[0].score if rest else np.inf
     return Identification(best.verses, best.first_word, best.last_word, -loss, evidence, margin, equal, rest)
 
 
+def _against_priors(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Scores divided by the recording's label priors and normalized; of a silence only the first frame."""
+    refuse_broken(log_probs)
+    if not len(log_probs):
+        return np.asarray(log_probs, np.float64)
+    silent = np.asarray(log_probs[:, -1] > SURE_BLANK)
+    priors = np.exp(log_probs.astype(np.float64)).mean(axis=0) + LEAST_PRIOR
+    divided = log_probs[~(silent & np.append(False, silent[:-1]))] - PRIOR_SCALE * np.log(priors)
+    normalized: NDArray[np.float64] = divided - np.logaddexp.reduce(divided, axis=1, keepdims=True)
+    return normalized
+
+
 def _nothing(evidence: float) -> Identification:
     return Identification((), 0, 0, 0.0, evidence, np.inf, (), ())
 
 
-def _evidence(graph: Graph, scores: NDArray[np.float64], tokens: int) -> float:
-    """Nats by which the best place fits better than other speech, and better than chance."""
+def _chance(graph: Graph, scores: NDArray[np.float64], tokens: int) -> float:
+    """The score that a wrong place reaches: one far from the best place, and better than most."""
     is_text = graph.kind == Kind.VERSE
     best = int(np.where(is_text, scores, -np.inf).argmax())
     elsewhere = is_text.copy()
     elsewhere[max(0, best - tokens - WORDS_AROUND) : best + tokens + WORDS_AROUND] = False
     others = np.sort(scores[elsewhere])[::-1]
-    chance = float(others[int(CHANCE_SHARE * len(others))]) if len(others) else 0.0
-    allowed = min(MOST_BY_CHANCE, BY_CHANCE + BY_CHANCE_A_TOKEN * tokens)
-    return float(scores[best]) - max(0.0, chance) - allowed
+    return max(0.0, float(others[int(CHANCE_SHARE * len(others))])) if len(others) else 0.0
 
 
-def _text(graph: Graph, path: tuple[Visit, ...]) -> list[Visit]:
+def _allowed(tokens: int) -> float:
+    return min(MOST_BY_CHANCE, BY_CHANCE + BY_CHANCE_A_TOKEN * tokens)
+
+
+def _beyond_chance(
+    graph: Graph, path: Sequence[Visit], begins: NDArray[np.bool_], chance: float
+) -> list[Visit]:
+    """The words of verses, without those that a wrong place would score as well.
+
+    Left are the best stretch without a jump, and every other one that stands out by itself; without verses at
+    their ends that other speech explains nearly as well, or that fit much worse than the rest of the stretch.
+    """
+
+    def gain(visits: Sequence[Visit]) -> tuple[int, float]:
+        """Recognized tokens, and nats by which the words are better than other speech."""
+        tokens = sum(int(begins[visit.start : visit.garbage or visit.end].sum()) for visit in visits)
+        return tokens, graph.costs.garbage_token * tokens - sum(visit.loss for visit in visits)
+
+    stretches: list[list[Visit]] = [[]]
+    for visit in path:
+        if visit.word == HUB:
+            stretches.append([])
+        elif graph.kind[visit.word] == Kind.VERSE:
+            stretches[-1].append(visit)
+    stretches = [stretch for stretch in stretches if stretch]
+    best = max((gain(stretch)[1] for stretch in stretches), default=0.0)
+    kept: list[Visit] = []
+    for stretch in stretches:
+        tokens, nats = gain(stretch)
+        if nats < best and nats <= chance + _allowed(tokens):
+            continue
+        verses = [list(words) for _, words in groupby(stretch, lambda visit: int(graph.verse[visit.word]))]
+        for end in (-1, 0):
+            while len(verses) > 1:
+                tokens, nats = gain(verses[end])
+                others, rest = gain(
+                    [visit for words in verses for visit in words if words is not verses[end]]
+                )
+                if nats >= LEAST_AT_END and nats * others >= RATE_AT_END * rest * tokens:
+                    break
+                del verses[end]
+        kept += [visit for words in verses for visit in words]
+    return kept
+
+
+def _text(graph: Graph, path: Sequence[Visit]) -> list[Visit]:
     return [visit for visit in path if visit.word != HUB and graph.kind[visit.word] == Kind.VERSE]
 
 
-def _place(graph: Graph, path: tuple[Visit, ...], against_best: float) -> PlaceInText | None:
-    words = [visit.word for visit in _text(graph, path)]
+def _place(graph: Graph, recited: Sequence[Visit], against_best: float) -> PlaceInText | None:
+    words = [visit.word for visit in recited]
     if not words:
         return None
     verses: list[VerseRef] = []
@@ -154,13 +230,13 @@ def _others(
     graph: Graph,
     state: SearchState,
     visits: tuple[Visit, ...],
-    best: PlaceInText,
+    named: Set[VerseRef],
     best_score: float,
     most: int,
 ) -> list[PlaceInText]:
-    """The best paths that end in other verses, each with a verse that no better path has."""
+    """The best paths that end in other verses than `named`, each with a verse that no better path has."""
     ends = word_ends(graph, state)
-    seen = set(best.verses)
+    seen = set(named)
     found: list[PlaceInText] = []
     for word in np.argsort(ends)[::-1].tolist():
         ref = graph.refs[graph.verse[word]]
@@ -168,7 +244,7 @@ def _others(
             continue
         entry = int(ends[word])
         path = visits + trace(graph, state, PathEnd(entry, word))
-        place = _place(graph, path, score(state, entry) - best_score)
+        place = _place(graph, _text(graph, path), score(state, entry) - best_score)
         if place is not None:
             seen.update(place.verses)
             found.append(place)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 STEPS = 8
 """Score steps per nat."""
-SURE_BLANK = -0.02
-"""Log-probability of the blank above which a run of frames is reduced to one."""
 MOST_STEPS = 24_000
 """Higher scores are not distinguished: 3,000 nats, some minutes of recitation."""
 DEAD_STEPS = -12_000
@@ -75,12 +73,14 @@ def local_scores(graph: Graph, log_probs: NDArray[np.floating]) -> NDArray[np.fl
     return best / STEPS
 
 
-def other_speech(graph: Graph, log_probs: NDArray[np.floating]) -> tuple[NDArray[np.float64], int]:
-    """Scores of frames in other speech, nats relative to their blank; and the number of tokens in them."""
+def other_speech(
+    graph: Graph, log_probs: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """[n] scores of frames in other speech, nats relative to their blank; and whether a token begins."""
     units = emissions_in_units(log_probs, graph.costs.floor)
     labels = units.argmax(axis=1)
     begins = (labels != np.append(-1, labels[:-1])) & (labels != units.shape[1] - 1)
-    return units.max(axis=1) / UNITS - graph.costs.garbage_token * begins, int(begins.sum())
+    return units.max(axis=1) / UNITS - graph.costs.garbage_token * begins, begins
 
 
 def neighbourhood(graph: Graph, scores: NDArray[np.float64], tokens: int) -> Graph:
@@ -107,13 +107,11 @@ def neighbourhood(graph: Graph, scores: NDArray[np.float64], tokens: int) -> Gra
 
 
 def _against_other_speech(graph: Graph, log_probs: NDArray[np.floating]) -> NDArray[np.int8]:
-    """[n, vocabulary + 1] steps by which each token is better than other speech; fewer frames of blanks."""
+    """[n, vocabulary + 1] steps by which each token is better than other speech."""
     units = emissions_in_units(log_probs, graph.costs.floor)
     other, _ = other_speech(graph, log_probs)
     relative = np.rint((units / UNITS - other[:, None]) * STEPS)
-    silent = np.asarray(log_probs[:, -1] > SURE_BLANK)
-    kept = ~(silent & np.append(False, silent[:-1]))
-    steps: NDArray[np.int8] = np.clip(relative[kept], -127, 127).astype(np.int8)
+    steps: NDArray[np.int8] = np.clip(relative, -127, 127).astype(np.int8)
     return steps
 
 

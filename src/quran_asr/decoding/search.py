@@ -175,8 +175,8 @@ def _states(graph: Graph, words: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.flatnonzero(np.repeat(inside, graph.last - graph.first + 1))
 
 
-def emissions_in_units(log_probs: NDArray[np.floating], floor: float) -> Int32:
-    """CTC scores in the form of the search: [n, vocabulary + 1] units relative to the blank of the frame.
+def refuse_broken(log_probs: NDArray[np.floating]) -> None:
+    """Refuse what is not a matrix of CTC scores.
 
     Raises:
         QuranAsrError: not two dimensions, or a score is NaN.
@@ -185,6 +185,15 @@ def emissions_in_units(log_probs: NDArray[np.floating], floor: float) -> Int32:
         raise QuranAsrError(f"CTC scores have the shape {list(log_probs.shape)}, not [frames, tokens]")
     if np.isnan(log_probs).any():
         raise QuranAsrError(f"the CTC scores of frame {int(np.isnan(log_probs).any(1).argmax())} hold NaN")
+
+
+def emissions_in_units(log_probs: NDArray[np.floating], floor: float) -> Int32:
+    """CTC scores in the form of the search: [n, vocabulary + 1] units relative to the blank of the frame.
+
+    Raises:
+        QuranAsrError: not two dimensions, or a score is NaN.
+    """
+    refuse_broken(log_probs)
     kept = np.maximum(log_probs.astype(np.float64), -floor)
     units: Int32 = np.rint((kept - kept[:, -1:]) * UNITS).astype(np.int32)
     return units
