@@ -59,8 +59,7 @@ AHEAD_NATS = 3.0
 """The open path may be worse than the best one by so many nats if it has one more whole word: reciters go on
 more often than they stop before a word."""
 PAUSE_NATS = 10.0
-"""At a pause the last word is emitted only if every path that ends at another word is worse by more: less than
-a jump costs, or the jump that is always possible would stand against it."""
+"""At a pause the last word is emitted only if every path without it is worse by more."""
 CLEAR_NATS = 20.0
 """While the position is not known a word is committed early only if no other path is closer: two places with
 the same wording stay open until a word distinguishes them."""
