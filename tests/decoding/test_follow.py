@@ -53,6 +53,7 @@ def test_the_last_word_is_emitted_while_the_reciter_pauses() -> None:
     found = emitted(log_probs, list(range(7, len(log_probs), 7)), first("110:1"))
     assert words(found) == before + verse("110:3")
     at = [frame for frame, _ in found][: len(before)]
+    assert LIVE.pause is not None
     assert at[-1] <= ended + LIVE.pause + LIVE.interval + 7
     assert at[-1] < ended + 6 / FRAME, "the next word begins only there"
 
