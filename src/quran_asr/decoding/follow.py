@@ -56,8 +56,8 @@ NEAR_NATS = 3.0
 """A jump by d words costs log(1 + d / `NEAR_WORDS`) - `NEAR_NATS` nats in addition: reciters jump within a
 surah far more often than to another one, and a cheaper jump is noticed sooner."""
 AHEAD_NATS = 3.0
-"""The open path may be worse than the best one by so many nats if it has one more whole word: reciters go on
-more often than they stop before a word."""
+"""The open path may be worse than the best one by so many nats if it has one more whole word: reciters
+continue more often than they stop before a word."""
 PAUSE_NATS = 10.0
 """At a pause the last word is emitted only if every path without it is worse by more."""
 CLEAR_NATS = 20.0

@@ -298,7 +298,7 @@ def end_ahead(graph: Graph, state: SearchState, end: PathEnd, nats: float) -> Pa
 def stands_alone(graph: Graph, state: SearchState, end: PathEnd, nats: float) -> bool:
     """Whether all paths that differ from the best one are worse by more than so many nats.
 
-    Those that only go on from it do not differ, unless they have half of another word: in a breath the model
+    Those that only continue it do not differ, unless they have half of another word: in a breath the model
     often emits a word start.
 
     Args:
