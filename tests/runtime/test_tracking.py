@@ -145,7 +145,7 @@ def test_no_scores_bring_nothing(text: Text) -> None:
 
 def test_the_last_word_is_final_while_the_reciter_pauses(text: Text) -> None:
     words = [word for ayah in range(1, 4) for word in verse(f"67:{ayah}")]
-    speech = Speech().say(words)
+    speech = Speech(sharpness=9.0).say(words)
     ended = len(speech.log_probs())
     log_probs = speech.pause(4).log_probs()
     state, found = start_tracking(text, WordRef.parse("67:1")), []

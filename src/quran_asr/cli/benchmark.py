@@ -439,8 +439,8 @@ def follow(
                 if sessions is not None:
                     load = follow_together(server, recited, sessions)
                     _say(
-                        f"{sessions} sessions at once: {load.processor_share:.3f} s of the server's processor "
-                        "time for a second of each"
+                        f"{sessions} sessions at once: {load.processor_share:.3f} s of processor time for a "
+                        "second of each"
                     )
                     share = {"processor_share": round(load.processor_share, 4)}
                     found[f"{sessions} at once"] = [

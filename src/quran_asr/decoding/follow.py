@@ -56,11 +56,10 @@ NEAR_NATS = 3.0
 """A jump by d words costs log(1 + d / `NEAR_WORDS`) - `NEAR_NATS` nats in addition: reciters jump within a
 surah far more often than to another one, and a cheaper jump is noticed sooner."""
 AHEAD_NATS = 3.0
-"""The open path may be worse than the best one by so many nats if it has one more whole word: reciters go on
-more often than they stop before a word."""
+"""The open path may be worse than the best one by so many nats if it has one more whole word: reciters
+continue more often than they stop before a word."""
 PAUSE_NATS = 10.0
-"""At a pause the last word is emitted only if every path that ends at another word is worse by more: less than
-a jump costs, or the jump that is always possible would stand against it."""
+"""At a pause the last word is emitted only if every path without it is worse by more."""
 CLEAR_NATS = 20.0
 """While the position is not known a word is committed early only if no other path is closer: two places with
 the same wording stay open until a word distinguishes them."""
@@ -90,8 +89,8 @@ class Timing:
 ALIGNING = Timing(interval=64, held=1, most_held=1)
 """For recordings: visits are emitted when no other path is left, some intervals of 5 s later."""
 LIVE = Timing(interval=8, held=2, most_held=6, lag=24, pause=20, near=True)
-"""For live use: at 0.08 s per frame a word is emitted about 4 s after its end, later only while the path is
-in doubt."""
+"""For live use: at 0.08 s per frame a word is emitted about 4 s after its end, 2 s into a pause, later only
+while the path is in doubt."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

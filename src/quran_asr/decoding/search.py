@@ -305,9 +305,10 @@ def end_ahead(graph: Graph, state: SearchState, end: PathEnd, nats: float) -> Pa
 
 
 def stands_alone(graph: Graph, state: SearchState, end: PathEnd, nats: float) -> bool:
-    """Whether all paths that end elsewhere than the best one are worse by more than so many nats.
+    """Whether all paths that differ from the best one are worse by more than so many nats.
 
-    Paths in the first half of the next word have the word too: the model may emit a word start in a breath.
+    Those that only continue it do not differ, unless they have half of another word: in a breath the model
+    often emits a word start.
 
     Args:
         graph: the one that the state was started with.
@@ -318,12 +319,18 @@ def stands_alone(graph: Graph, state: SearchState, end: PathEnd, nats: float) ->
     if end.word == HUB or end.tokens is not None:
         return False
     part, word = window(graph, state.low, state.high), number_in_window(graph, state, end.word)
-    until = int(part.last[word]) + 1
-    if word + 1 < part.words:
-        until += len(part.spelt(word + 1)) // 2
+    same = np.arange(len(state.records.frame)) == end.entry & _RECORD
+    before = np.maximum(state.records.before, 0)
+    while len(onward := np.flatnonzero(same[before] & ~same)):
+        same[onward] = True
+    lengths = part.last - part.first + 1
+    in_first_half = np.arange(part.states) - np.repeat(part.first, lengths) < np.repeat(lengths // 2, lengths)
+    in_first_half[part.first[word] : part.last[word] + 1] = True
     entries, garbage = np.maximum(state.tokens, state.blanks), state.garbage.copy()
-    entries[part.first[word] : until] = garbage[word] = _DEAD
-    others = max(int(entries.max()), int(garbage.max()), state.hub)
+    entries[in_first_half & same[entries & _RECORD]] = _DEAD
+    garbage[word] = _DEAD if same[garbage[word] & _RECORD] else garbage[word]
+    hub = _DEAD if same[state.hub & _RECORD] else state.hub
+    others = max(int(entries.max()), int(garbage.max()), hub)
     return others >> _SHIFT < (end.entry >> _SHIFT) - nats * UNITS
 
 
