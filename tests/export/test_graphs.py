@@ -8,6 +8,7 @@ import torch
 from quran_asr.config.recipe import load_recipe
 from quran_asr.config.schema import Recipe
 from quran_asr.export.graphs import StreamingEncoder
+from quran_asr.runtime.sessions import Context
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, build_model, look_aheads, set_look_ahead
 from quran_asr.training.streaming import model_shape
 from quran_asr.training.tokenizer import Tokenizer
@@ -34,19 +35,23 @@ def tiny(tiny_overrides: tuple[str, ...]) -> Recipe:
 
 @torch.inference_mode()
 def in_pieces(
-    encoder: StreamingEncoder, features: torch.Tensor, totals: torch.Tensor, chunk: int, frames: int
+    encoder: StreamingEncoder, features: torch.Tensor, totals: tuple[int, ...], chunk: int, frames: int
 ) -> torch.Tensor:
     """CTC log-probabilities [B, all frames, classes] of recordings [B, T, mels] fed `frames` at a time."""
     shape, batch = encoder.shape, len(totals)
+    for recording, total in zip(features, totals, strict=True):
+        recording[total:] = 0
     padded = torch.nn.functional.pad(features, (0, 0, 14, 8 * frames + 16))
     keys = torch.zeros(batch, shape.layers, shape.heads, shape.left_frames, shape.head_size)
     values, kept = keys.clone(), torch.zeros(batch, shape.layers, shape.kernel - 1, shape.width)
     found = []
     for begin in range(0, features.size(1) // 8 + 1, frames):
         piece = padded[:, 8 * begin : 8 * begin + 8 * frames + 7]
-        _, scores, keys, values, kept = encoder(
-            piece, torch.full((batch,), begin), totals, torch.tensor(chunk), keys, values, kept
-        )
+        context = Context.of(shape.left_frames, frames, chunk, [begin] * batch, totals)
+        seen = {name: torch.from_numpy(value) for name, value in context.inputs.items()}
+        _, scores, new_keys, new_values, kept = encoder(piece, **seen, keys=keys, values=values, kept=kept)
+        keys = torch.cat([keys, new_keys], dim=3)[:, :, :, frames:]
+        values = torch.cat([values, new_values], dim=3)[:, :, :, frames:]
         found.append(scores)
     return torch.cat(found, dim=1)
 
@@ -66,7 +71,7 @@ def test_whole_and_in_pieces_at_every_look_ahead(model: EncDecHybridRNNTCTCBPEMo
         expected = model.ctc_decoder(encoder_output=encoded)
         chunk = context[1] + 1
         for frames in (chunk, 70 // chunk * chunk):
-            found = in_pieces(encoder, features, totals, chunk, frames)
+            found = in_pieces(encoder, features, LENGTHS, chunk, frames)
             for stream, length in enumerate(lengths.tolist()):
                 difference = (found[stream, :length] - expected[stream, :length]).abs().max()
                 assert difference < 1e-4, (context, frames, stream, float(difference))

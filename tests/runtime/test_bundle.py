@@ -129,7 +129,7 @@ def no_graph(folder: Path, redescribe: Redescribe) -> None:
         (write('{"format": true}'), r"bundle\.json: is not a bundle's description"),
         (write('{"format": 1}'), r"bundle\.json: was changed: its checksum is another"),
         (write(json.dumps(sealed({"format": 1}))), r"bundle\.json: lists no files"),
-        (describe(format=2), r"bundle of format 2; this version reads up to 1"),
+        (describe(format=3), r"bundle of format 3; this version reads up to 2"),
         (describe(shape=None), r"bundle\.json: is not a bundle's description: 'shape'"),
         (describe(shape__colour=1), r"bundle\.json: is not a bundle's description: .*colour"),
         (describe(shape__heads="two"), r"bundle\.json: "),

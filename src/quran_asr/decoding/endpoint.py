@@ -19,6 +19,7 @@ surahs (487 verses, 11 reciters) -32, -26 and -20 dB find 143, 180 and 239 pause
 verses (5 reciters), where there should be none, 0, 1 and 3."""
 FALL_DB = 1.0
 """dB per second by which the tracked speech level decays while the speech is softer."""
+_TINY = np.finfo(np.float64).tiny
 QUIET_SECONDS = 0.3
 """Seconds of silence that end an utterance; the closure of a stop or of a doubled letter is shorter."""
 
@@ -47,9 +48,9 @@ def levels(log_mel: NDArray[np.float32], subsampling: int) -> NDArray[np.float64
         subsampling: feature frames in an encoder frame.
     """
     whole = len(log_mel) // subsampling
-    power = np.exp(log_mel[: whole * subsampling].astype(np.float64)).mean(axis=1)
-    grouped = power.reshape(whole, subsampling).mean(axis=1)
-    return np.asarray(10 * np.log10(grouped + np.finfo(np.float64).tiny))
+    power = np.exp(log_mel[: whole * subsampling], dtype=np.float64)
+    grouped = power.reshape(whole, subsampling * log_mel.shape[1]).mean(axis=1)
+    return np.asarray(10 * np.log10(grouped + _TINY))
 
 
 def may_end(

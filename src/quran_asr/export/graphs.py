@@ -9,8 +9,11 @@ The encoder is NeMo's cache-aware FastConformer written for inference, with the 
   convolutions, as they are for a whole file. So no frame is computed twice and none is dropped.
 - Separate parameters of the training are folded: query, key and value are one product, factors and biases are
   in the matrices. All frames of all streams are rows of one matrix, which runtimes fuse best.
-- The chunk (look-ahead + 1) is an input. A stream is processed one chunk at a time, a whole file many at
-  once, with the same numbers.
+- What may be seen of what depends on the chunk (look-ahead + 1) and on where the recording begins and ends:
+  it is an input, which the runtime computes once for many pieces. A stream is processed one chunk at a time,
+  a whole file many at once, with the same numbers.
+- Additions are one operation with the normalization after them: for a piece of one frame, the number of
+  operations costs more than the arithmetic.
 
 `export` verifies equality with NeMo's whole-file pass before it writes (`verification.py`).
 """
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,17 +36,8 @@ from torch import Tensor, nn
 
 from quran_asr.files import full_disk_named
 from quran_asr.runtime.bundle import ENCODER, JOINT, PREDICTION, Shape
-from quran_asr.runtime.sessions import UNKNOWN
+from quran_asr.runtime.sessions import Context
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
-
-MASKED = -10_000.0
-"""Added to scores that attention must not see, as in NeMo."""
-
-
-def _before(index: Tensor, end: Tensor, axes: int) -> Tensor:
-    """1.0 where 0 <= index < end, float32 [B, 1.., T, 1..]: index [B, T], end [B]; `axes` 3 or 4."""
-    inside = ((index >= 0) & (index < end.unsqueeze(1))).float()
-    return inside.unsqueeze(-1) if axes == 3 else inside.unsqueeze(1).unsqueeze(-1)
 
 
 class Subsampling(nn.Module):
@@ -55,27 +49,22 @@ class Subsampling(nn.Module):
         out, scale = model.encoder.pre_encode.out, float(model.encoder.pos_enc.xscale or 1.0)
         self.out = _linear(scale * out.weight, scale * _bias(out))
 
-    def forward(self, mels: Tensor, begin: Tensor, total: Tensor) -> Tensor:
-        """[B, 8n + 7, mels] from feature frame 8 `begin` - 14 on, of `total` in all -> [B, n, width]."""
-        index = 8 * begin.unsqueeze(1) - 14 + torch.arange(mels.size(1)).unsqueeze(0)
-        end = total
-        x = (mels * _before(index, end, 3)).unsqueeze(1)
-        first = -14
+    def forward(self, mels: Tensor, valid_2: Tensor, valid_4: Tensor) -> Tensor:
+        """[B, 8n + 7, mels] -> [B, n, width]; what each stage but the last gives is multiplied by `valid`."""
+        x = mels.unsqueeze(1)
+        valid = iter((valid_2, valid_4))
         for stage in self.stages:
             if isinstance(stage, nn.Conv2d) and stage.stride[0] == 2:
                 padding = (int(stage._left_padding), int(stage._right_padding))  # type: ignore[arg-type]
                 x = F.pad(x, (*padding, 0, 0))  # frequency alone
                 x = F.conv2d(x, stage.weight, stage.bias, stride=2, groups=stage.groups)
-                first = (first + 2) // 2
-                end = torch.div(end, 2, rounding_mode="floor") + 1
             elif isinstance(stage, nn.Conv2d):
                 x = F.conv2d(x, stage.weight, stage.bias)
             else:
                 x = stage(x)
                 # zero after each stage, not only before the first, as NeMo's padding does
-                per_frame = {-6: 4, -2: 2, 0: 1}[first]
-                index = per_frame * begin.unsqueeze(1) + first + torch.arange(x.size(2)).unsqueeze(0)
-                x = x * _before(index, end, 4)
+                if (inside := next(valid, None)) is not None:
+                    x = x * inside
         return self.out(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
@@ -86,17 +75,18 @@ class Piece:
     batch: int
     frames: int
     """n, of each stream"""
-    left: int
     mask: Tensor
-    """[B, 1, n, left + n], added to scores: 0 where a frame may look, MASKED elsewhere."""
+    """[B, 1, 1, n, left + n], added to scores: 0 where a frame may look, MASKED elsewhere."""
+    columns: Tensor
+    """int64 [B, 1, heads, n, left + n]: the column of the table of positions for each score."""
 
 
 class Attention(nn.Module):
     """Relative-position attention (Transformer-XL, 3.3) with cached keys and values.
 
-    Query, key and value are one product without a bias. The query's is part of the two biases of
-    relative attention; the key's adds a constant to all scores of a frame, which softmax removes; the value's
-    is unchanged, since the weights sum to one, and is added after the output matrix.
+    Query, key and value are one product. The query's bias is part of the two biases of relative attention,
+    the first of which is the product's; the key's adds a constant to all scores of a frame, which softmax
+    removes; the value's is unchanged, since the weights sum to one, and is added after the output matrix.
     """
 
     def __init__(self, attention: Any, positions: Tensor) -> None:
@@ -104,34 +94,33 @@ class Attention(nn.Module):
         self.heads, self.size = attention.h, attention.d_k
         query, key, value = attention.linear_q, attention.linear_k, attention.linear_v
         scale = self.size**-0.5
-        self.enter = _linear(torch.cat([scale * query.weight, key.weight, value.weight]))
+        own = _bias(query).view(self.heads, self.size)
+        content = (scale * (attention.pos_bias_u + own)).flatten()
+        self.enter = _linear(
+            torch.cat([scale * query.weight, key.weight, value.weight]),
+            F.pad(content, (0, key.weight.size(0) + value.weight.size(0))),
+        )
         self.out = _linear(
             attention.linear_out.weight,
             _bias(attention.linear_out) + attention.linear_out.weight @ _bias(value),
         )
-        own = _bias(query).view(self.heads, self.size)
-        self.register_buffer("content_bias", scale * (attention.pos_bias_u + own).unsqueeze(1))
-        self.register_buffer("position_bias", scale * (attention.pos_bias_v + own).unsqueeze(1))
+        self.shift: Tensor
+        """From a query with the bias for contents to one with the bias for positions."""
+        self.register_buffer("shift", scale * (attention.pos_bias_v - attention.pos_bias_u).unsqueeze(1))
         self.table: Tensor
+        """[heads, size, 3 left], for the distances 2 left - 1 .. -left."""
         table = attention.linear_pos(positions).view(-1, self.heads, self.size)
         self.register_buffer("table", table.permute(1, 2, 0).contiguous())
 
     def forward(self, x: Tensor, piece: Piece, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B n, width], keys and values [B, heads, left, size] -> [B n, width], new keys and values."""
-        batch, n, left = piece.batch, piece.frames, piece.left
-        split = self.enter(x).view(batch, n, 3 * self.heads, self.size).transpose(1, 2)
-        query, key, value = split.split(self.heads, dim=1)
-        content = torch.matmul(query + self.content_bias, torch.cat([keys, key], dim=2).transpose(2, 3))
-        # The table holds distances 2 left - 1 .. -left; n frames need the middle of it.
-        table = self.table[:, :, left - n : 2 * left + n]
-        position = torch.matmul(query + self.position_bias, table)
-        # Skewing: row i begins n - 1 - i further right, so rows one shorter begin where they should.
-        width = left + 2 * n - 1
-        position = position.view(batch, self.heads, n * (width + 1))[:, :, n - 1 : n - 1 + n * width]
-        position = position.view(batch, self.heads, n, width)[:, :, :, : left + n]
+        """x [B n, width], keys and values [B, 1, heads, left, size] -> [B n, width], new keys and values."""
+        split = self.enter(x).view(piece.batch, piece.frames, 3, self.heads, self.size)
+        query, key, value = torch.split(split.permute(0, 2, 3, 1, 4), 1, dim=1)
+        content = torch.matmul(query, torch.cat([keys, key], dim=3).transpose(3, 4))
+        position = torch.gather(torch.matmul(query + self.shift, self.table), 4, piece.columns)
         weights = torch.softmax(content + position + piece.mask, dim=-1)
-        attended = torch.matmul(weights, torch.cat([values, value], dim=2))
-        return self.out(attended.transpose(1, 2).reshape(-1, self.heads * self.size)), key, value
+        attended = torch.matmul(weights, torch.cat([values, value], dim=3))
+        return self.out(attended.permute(0, 3, 1, 2, 4).reshape(-1, self.heads * self.size)), key, value
 
 
 class Convolution(nn.Module):
@@ -146,19 +135,19 @@ class Convolution(nn.Module):
         depthwise = convolution.depthwise_conv
         self.taps: Tensor
         self.bias: Tensor | None
-        self.register_buffer("taps", depthwise.weight.detach().unsqueeze(-1).clone())
+        self.register_buffer("taps", depthwise.weight.detach().unsqueeze(2).clone())
         self.register_buffer("bias", None if depthwise.bias is None else depthwise.bias.detach().clone())
 
     def forward(self, x: Tensor, piece: Piece, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B n, width], kept [B, kernel - 1, width] before -> [B n, width], the next cache."""
-        width, before = self.taps.size(0), self.taps.size(2) - 1
-        x = (self.value(x) * torch.sigmoid(self.gate(x))).view(piece.batch, piece.frames, width)
-        x = torch.cat([kept, x], dim=1)
-        # As an image one pixel wide: ONNX Runtime has a kernel for depthwise convolution in two dimensions,
+        """x [B n, width], kept [B, 1, kernel - 1, width] before -> [B n, width], kept and x together."""
+        width = self.taps.size(0)
+        x = (self.value(x) * torch.sigmoid(self.gate(x))).view(piece.batch, 1, piece.frames, width)
+        x = torch.cat([kept, x], dim=2)
+        # As an image one pixel high: ONNX Runtime has a kernel for depthwise convolution in two dimensions,
         # channels last. As nine shifted products it took 3 to 8 times as long, in one dimension 5 to 40.
-        image = x.unsqueeze(2).permute(0, 3, 1, 2)
+        image = x.permute(0, 3, 1, 2)
         y = F.conv2d(image, self.taps, self.bias, groups=width).permute(0, 2, 3, 1).reshape(-1, width)
-        return self.leave(F.silu(self.norm(y))), x[:, -before:]
+        return self.leave(F.silu(self.norm(y))), x
 
 
 class FeedForward(nn.Module):
@@ -171,6 +160,34 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.leave(F.silu(self.enter(x)))  # type: ignore[no-any-return]
+
+
+class _AddAndNormalize(torch.autograd.Function):
+    """Addition and layer normalization, one operation of ONNX Runtime: most of a live chunk's time is not
+    arithmetic but the number of operations."""
+
+    @staticmethod
+    def forward(
+        _: Any, x: Tensor, added: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        total = x + added
+        return F.layer_norm(total, weight.shape, weight, bias, epsilon), total
+
+    @staticmethod
+    def symbolic(graph: Any, x: Any, added: Any, weight: Any, bias: Any, epsilon: float) -> tuple[Any, Any]:
+        normalized, _, _, total = graph.op(
+            "com.microsoft::SkipLayerNormalization", x, added, weight, bias, epsilon_f=epsilon, outputs=4
+        )
+        normalized.setType(x.type())
+        total.setType(x.type())
+        return normalized, total
+
+
+def _add_and_normalize(x: Tensor, added: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """The sum, normalized, and the sum itself."""
+    assert isinstance(norm, nn.LayerNorm)
+    apply: Callable[..., tuple[Tensor, Tensor]] = _AddAndNormalize.apply
+    return apply(x, added, norm.weight, norm.bias, norm.eps)
 
 
 class Layer(nn.Module):
@@ -196,13 +213,14 @@ class Layer(nn.Module):
         self, x: Tensor, piece: Piece, keys: Tensor, values: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [B n, width] and a stream's keys, values and kept frames -> x, new keys and values, kept."""
-        x = x + self.first(self.norms[0](x))
-        attended, keys, values = self.attention(self.norms[1](x), piece, keys, values)
-        x = x + attended
-        convolved, kept = self.convolution(self.norms[2](x), piece, kept)
-        x = x + convolved
-        x = x + self.second(self.norms[3](x))
-        return self.norms[4](x), keys, values, kept
+        added = self.first(self.norms[0](x))
+        normalized, x = _add_and_normalize(x, added, self.norms[1])
+        added, keys, values = self.attention(normalized, piece, keys, values)
+        normalized, x = _add_and_normalize(x, added, self.norms[2])
+        added, kept = self.convolution(normalized, piece, kept)
+        normalized, x = _add_and_normalize(x, added, self.norms[3])
+        x, _ = _add_and_normalize(x, self.second(normalized), self.norms[4])
+        return x, keys, values, kept
 
 
 class StreamingEncoder(nn.Module):
@@ -224,9 +242,10 @@ class StreamingEncoder(nn.Module):
     def forward(
         self,
         mels: Tensor,
-        begin: Tensor,
-        total: Tensor,
-        chunk: Tensor,
+        valid_2: Tensor,
+        valid_4: Tensor,
+        mask: Tensor,
+        columns: Tensor,
         keys: Tensor,
         values: Tensor,
         kept: Tensor,
@@ -234,56 +253,35 @@ class StreamingEncoder(nn.Module):
         """One chunk of each of B streams.
 
         Args:
-            mels: float32 [B, 8n + 7, mels], feature frames 8 begin - 14 .. 8 (begin + n - 1).
-            begin: int64 [B], encoder frames before this chunk; a multiple of its size.
-            total: int64 [B], feature frames of the recording, or a huge number while it is not known.
-            chunk: int64 [], look-ahead in frames + 1.
+            mels: float32 [B, 8n + 7, mels], zeros before and after the recording.
+            valid_2, valid_4, mask, columns: as in `runtime.sessions.Context`.
             keys, values: float32 [B, layers, heads, left, size].
             kept: float32 [B, layers, kernel - 1, width].
 
         Returns:
-            The joint's encoder input [B, n, joint], CTC log-probabilities [B, n, vocabulary + 1], and the
-            cache for the next chunk.
+            The joint's encoder input [B, n, joint], CTC log-probabilities [B, n, vocabulary + 1], keys and
+            values of this chunk [B, layers, heads, n, size], and what to keep for the next one. The caller
+            appends keys and values to its own: a graph would copy all of them once more.
         """
-        x = self.subsampling(mels, begin, total)
+        shape = self.shape
+        x = self.subsampling(mels, valid_2, valid_4)
         batch, n = x.size(0), x.size(1)
-        piece = Piece(batch, n, self.shape.left_frames, self._mask(n, begin, total, chunk))
-        x = x.view(-1, self.shape.width)
-        new_keys, new_values, next_kept = [], [], []
-        for i, layer in enumerate(self.layers):
-            x, key, value, frames = layer(x, piece, keys[:, i], values[:, i], kept[:, i])
+        piece = Piece(batch, n, mask, columns.expand(batch, 1, shape.heads, n, shape.left_frames + n))
+        x = x.view(-1, shape.width)
+        caches = zip(*(torch.split(cache, 1, dim=1) for cache in (keys, values, kept)), strict=True)
+        new_keys, new_values, extended = [], [], []
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x, key, value, frames = layer(x, piece, *cache)
             new_keys.append(key)
             new_values.append(value)
-            next_kept.append(frames)
-        shape = self.shape
+            extended.append(frames)
         return (
             self.joint(x).view(batch, n, -1),
             torch.log_softmax(self.ctc(x), dim=-1).view(batch, n, -1),
-            self._latest(keys, new_keys, n),
-            self._latest(values, new_values, n),
-            torch.cat(next_kept, dim=1).view(batch, shape.layers, shape.kernel - 1, shape.width),
+            torch.cat(new_keys, dim=1),
+            torch.cat(new_values, dim=1),
+            torch.cat(extended, dim=1)[:, :, 1 - shape.kernel :],
         )
-
-    def _latest(self, before: Tensor, new: list[Tensor], n: int) -> Tensor:
-        """[B, layers, heads, left, size] from those before and each layer's new [B, heads, n, size]."""
-        shape = self.shape
-        added = torch.cat(new, dim=1).view(-1, shape.layers, shape.heads, n, shape.head_size)
-        return torch.cat([before[:, :, :, n:], added], dim=3)
-
-    def _mask(self, n: int, begin: Tensor, total: Tensor, chunk: Tensor) -> Tensor:
-        """[B, 1, n, left + n]: 0 where a frame may look, MASKED elsewhere."""
-        left = self.shape.left_frames
-        frames = total
-        for _ in range(3):
-            frames = torch.div(frames, 2, rounding_mode="floor") + 1
-        own = torch.arange(n).unsqueeze(1)
-        other = torch.arange(left + n).unsqueeze(0) - left
-        start = torch.div(own, chunk, rounding_mode="floor") * chunk
-        reach = torch.div(left, chunk, rounding_mode="floor") * chunk
-        seen = (other >= start - reach) & (other < start + chunk)
-        place = begin.unsqueeze(1) + other
-        there = (place >= 0) & (place < frames.unsqueeze(1))
-        return (MASKED * (1.0 - (seen.unsqueeze(0) & there.unsqueeze(1)).float())).unsqueeze(1)
 
 
 class Prediction(nn.Module):
@@ -339,23 +337,28 @@ OPSET = 17
 def write_graphs(model: EncDecHybridRNNTCTCBPEModel, shape: Shape, folder: Path) -> None:
     """Write encoder, prediction network and joint of a model in evaluation mode into a folder."""
     mels, frames = int(model.cfg.preprocessor.features), shape.look_aheads[0] + 1
+    context = Context.of(shape.left_frames, frames, frames, [0, 0], [None, None]).inputs
     cache = torch.zeros(2, shape.layers, shape.heads, shape.left_frames, shape.head_size)
     write_graph(
         StreamingEncoder(model, shape),
         {
             "mels": torch.zeros(2, 8 * frames + 7, mels),
-            "begin": torch.zeros(2, dtype=torch.int64),
-            "total": torch.full((2,), UNKNOWN),
-            "chunk": torch.tensor(frames),
+            **{name: torch.from_numpy(value) for name, value in context.items()},
             "keys": cache,
             "values": cache.clone(),
             "kept": torch.zeros(2, shape.layers, shape.kernel - 1, shape.width),
         },
-        ("joint_encoded", "ctc", "next_keys", "next_values", "next_kept"),
+        ("joint_encoded", "ctc", "new_keys", "new_values", "next_kept"),
         {
             "mels": {0: "batch", 1: "features"},
+            "valid_2": {0: "batch", 2: "halves"},
+            "valid_4": {0: "batch", 2: "quarters"},
+            "mask": {0: "batch", 3: "frames", 4: "seen"},
+            "columns": {3: "frames", 4: "seen"},
             "joint_encoded": {0: "batch", 1: "frames"},
             "ctc": {0: "batch", 1: "frames"},
+            "new_keys": {0: "batch", 3: "frames"},
+            "new_values": {0: "batch", 3: "frames"},
         },
         folder / ENCODER,
     )
@@ -418,6 +421,13 @@ def quantize(source: Path, target: Path) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    graph = onnx.load(source).graph
+    matrices = {one.name for one in graph.initializer if len(one.dims) == 2}
+    constants = {one.name for one in graph.initializer}
+    # The tables of positions are a matrix for each head, which has no kernel in 8 bits.
+    excluded = [
+        node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in constants - matrices
+    ]
     logging.disable(logging.WARNING)  # warns about a preprocessing step that these graphs do not need
     try:
         with full_disk_named(target, source.stat().st_size):
@@ -425,6 +435,7 @@ def quantize(source: Path, target: Path) -> None:
                 source,
                 target,
                 op_types_to_quantize=["MatMul"],
+                nodes_to_exclude=excluded,
                 per_channel=True,
                 reduce_range=True,
                 weight_type=QuantType.QInt8,

@@ -31,7 +31,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.export.graphs import Joint, Prediction, StreamingEncoder, write_graph
 from quran_asr.files import temporary_folder, write_atomically
 from quran_asr.runtime.bundle import Shape
-from quran_asr.runtime.sessions import HISTORY, UNKNOWN
+from quran_asr.runtime.sessions import HISTORY, MASKED, Context
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
 
 BLANK = "<blk>"
@@ -174,15 +174,15 @@ class SherpaEncoder(Graph):
             batch, 2, shape.layers, shape.heads, shape.left_frames, shape.head_size
         ).unbind(1)
         kept = time[:, 0, 0, : self.kept].reshape(batch, shape.layers, shape.kernel - 1, shape.width)
-        joint, ctc, keys, values, kept = self.streaming(
+        joint, ctc, new_keys, new_values, kept = self.streaming(
             mels[:, : self.window + 7],
-            begin,
-            torch.full_like(begin, UNKNOWN),
-            torch.tensor(self.chunk),
+            *self._context(begin),
             keys,
             values,
             kept,
         )
+        keys = torch.cat([keys[:, :, :, self.chunk :], new_keys], dim=3)
+        values = torch.cat([values[:, :, :, self.chunk :], new_values], dim=3)
         output = (
             joint.transpose(1, 2) if self.head == "transducer" else ctc.repeat_interleave(CTC_REPEATS, dim=1)
         )
@@ -192,6 +192,24 @@ class SherpaEncoder(Graph):
             torch.stack([keys, values], dim=1).reshape(batch, *self.channel),
             torch.cat([kept.flatten(1), mels[:, self.window :].flatten(1)], dim=1).reshape(batch, *self.time),
             begin + self.chunk,
+        )
+
+    def _context(self, begin: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`runtime.sessions.Context` of a window, begin int64 [B]: only the first ones differ.
+
+        The features before the beginning are the zeros of the first cache.
+        """
+        n, left = self.chunk, self.shape.left_frames
+        middle = Context.of(left, n, n, [left], [None]).inputs
+        rows = begin.view(-1, 1, 1, 1)
+        halves = torch.arange(-6, 4 * n - 3).view(1, 1, -1, 1)
+        quarters = torch.arange(-2, 2 * n - 1).view(1, 1, -1, 1)
+        seen = rows.unsqueeze(4) + torch.arange(-left, n) >= 0
+        return (
+            (4 * rows + halves >= 0).float(),
+            (2 * rows + quarters >= 0).float(),
+            torch.where(seen, torch.from_numpy(middle["mask"]), float(MASKED)),
+            torch.from_numpy(middle["columns"]),
         )
 
     def inputs(self) -> dict[str, tuple[Tensor, int]]:

@@ -22,8 +22,8 @@ from quran_asr.records import SAMPLE_RATE
 from quran_asr.runtime.features import FeatureSettings
 from quran_asr.text.spelling import SPELLINGS
 
-FORMAT = 1
-"""Version of the layout. A reader refuses newer versions."""
+FORMAT = 2
+"""Version of the layout. A reader refuses newer versions. The encoder of format 1 has other inputs."""
 DESCRIPTION = "bundle.json"
 ENCODER, PREDICTION, JOINT, VOCABULARY = "encoder.onnx", "prediction.onnx", "joint.onnx", "vocabulary.txt"
 TRAINING_DATA = "training_data.json"
@@ -87,6 +87,7 @@ class Bundle:
     """Which model, recipe, data and version it was made from."""
     figures: Mapping[str, Any]
     """Measurements of the export."""
+    format: int = FORMAT
 
     @property
     def frame_seconds(self) -> float:
@@ -169,6 +170,7 @@ def read_bundle(folder: Path) -> Bundle:
             precision=str(described["precision"]),
             provenance=dict(described.get("provenance") or {}),
             figures=dict(described.get("figures") or {}),
+            format=int(described["format"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         what = f"is not a bundle's description: {error!s}"
@@ -192,7 +194,7 @@ def write_description(bundle: Bundle, extra: Sequence[str] = ()) -> None:
         extra: additional files whose checksums are recorded, relative to the folder.
     """
     described = {
-        "format": FORMAT,
+        "format": bundle.format,
         "name": bundle.name,
         "spelling": bundle.spelling,
         "precision": bundle.precision,

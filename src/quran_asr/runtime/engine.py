@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
@@ -154,7 +155,7 @@ class Engine:
             streams[0].chunk,
             [stream.encoder for stream in streams],
         )
-        if all(np.isfinite(one.joint).all() and not np.isnan(one.ctc).any() for one in encoded):
+        if all(math.isfinite(one.joint.sum()) and not math.isnan(one.ctc.sum()) for one in encoded):
             for stream, state in zip(streams, following, strict=True):
                 stream.encoder = state
             return [*encoded]

@@ -167,8 +167,16 @@ class MelState:
         features = np.empty((*signal.shape[:-1], count, settings.mels), dtype=np.float32)
         for first in range(0, count, _FRAMES_AT_ONCE):
             frames = min(_FRAMES_AT_ONCE, count - first)
-            stretch = signal[..., first * hop : (first + frames - 1) * hop + window]
-            windows = np.lib.stride_tricks.sliding_window_view(stretch, window, axis=-1)[..., ::hop, :]
+            # The overlapping windows, without copying: `sliding_window_view` took as long as the transform of
+            # a live chunk.
+            size = signal.itemsize
+            windows: Float32 = np.ndarray(
+                (*signal.shape[:-1], frames, window),
+                signal.dtype,
+                signal,
+                first * hop * size,
+                (*signal.strides[:-1], hop * size, size),
+            )
             # NeMo pads the window with zeros on both sides; their position affects only the phase.
             spectrum = np.fft.rfft(windows * hann, settings.n_fft)
             power = np.square(spectrum.real) + np.square(spectrum.imag)

@@ -17,7 +17,6 @@ from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import TRAINING_DATA, Bundle, default_model, read_bundle
 from quran_asr.runtime.engine import Engine, Networks
-from quran_asr.runtime.shallow_fusion import load_fusion
 from quran_asr.runtime.stream import StreamState
 from quran_asr.text.spelling import edition_of
 
@@ -256,9 +255,13 @@ def load(
             f"threads is {threads!r}", remedy=f"give a whole number from 0 to {MOST_THREADS}, or None"
         )
     bundle = read_bundle(default_model() if folder is None else Path(folder))
-    fusion = load_fusion(
-        bundle, decoder, lm=lm, passage=passage, lm_weight=lm_weight, token_bonus=token_bonus
-    )
+    fusion = None
+    if any(given is not None for given in (lm, passage, lm_weight, token_bonus)):
+        from quran_asr.runtime.shallow_fusion import load_fusion  # a sixth of the imports
+
+        fusion = load_fusion(
+            bundle, decoder, lm=lm, passage=passage, lm_weight=lm_weight, token_bonus=token_bonus
+        )
     searched = decoder if fusion is None else BEAMS.get(decoder, decoder)
     decoding = Decoding(decoder=searched, pause_seconds=pause_seconds, fusion=fusion)
     whole_threads = None if threads is None else int(threads)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,89 @@ class Encoded:
     """[n, vocabulary + 1] log-probabilities, blank last."""
 
 
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What frames of a piece may see, the same for all layers: inputs of the encoder's graph.
+
+    Most pieces in the middle of recordings have the same context, so contexts are kept.
+    """
+
+    inputs: dict[str, NDArray[Any]]
+    """`valid_2`, `valid_4`: float32 [B, 1, 4n + 3, 1] and [B, 1, 2n + 1, 1], 1 for frames of the recording
+    after one and two halvings, 0 for those outside.
+    `mask`: float32 [B, 1, 1, n, left + n], 0 where a frame may look, MASKED elsewhere.
+    `columns`: int64 [1, 1, 1, n, left + n], the column for each score in the table of positions, which begins
+    with the distance 2 left - 1."""
+
+    @classmethod
+    def of(
+        cls, left: int, n: int, chunk: int, begins: Sequence[int], totals: Sequence[int | None]
+    ) -> Context:
+        """The context of n frames of each of B streams.
+
+        Args:
+            left: frames of the left context.
+            n: frames in the piece, at most `left`.
+            chunk: look-ahead in frames + 1.
+            begins: frames of each stream so far.
+            totals: feature frames of each recording, None while it continues.
+        """
+        each = []
+        for begin, total in zip(begins, totals, strict=True):
+            earlier = max(0, begin - max(left, 2))  # frames that no frame of this piece reaches
+            rest = None if total is None or total >= 8 * (begin + n) else total - 8 * earlier
+            each.append(_context_of_one(left, n, chunk, begin - earlier, rest))
+        if len(each) == 1:
+            return each[0]
+        joined = {name: np.concatenate([one.inputs[name] for one in each]) for name in JOINED}
+        return cls({**each[0].inputs, **joined})
+
+
+JOINED = ("valid_2", "valid_4", "mask")
+MASKED = np.float32(-10_000)
+"""Added to scores that attention must not see, as in NeMo."""
+
+
+@lru_cache(maxsize=1024)
+def _context_of_one(left: int, n: int, chunk: int, begin: int, total: int | None) -> Context:
+    """The context of one stream."""
+    halves = quarters = frames = math.inf  # of the recording
+    if total is not None:
+        halves = total // 2 + 1
+        quarters = halves // 2 + 1
+        frames = quarters // 2 + 1
+    own, other = np.arange(n)[:, None], np.arange(-left, n)[None]
+    start = own // chunk * chunk
+    seen = (other >= start - left // chunk * chunk) & (other < start + chunk)
+    seen &= (begin + other >= 0) & (begin + other < frames)
+    inputs = {
+        "valid_2": _inside(4 * begin - 6, 4 * n + 3, halves),
+        "valid_4": _inside(2 * begin - 2, 2 * n + 1, quarters),
+        "mask": np.where(seen, np.float32(0), MASKED)[None, None, None],
+        "columns": (left - 1 - own + other + left)[None, None, None],
+    }
+    return Context(inputs)
+
+
+def _inside(first: int, count: int, end: float) -> Float32:
+    """1 for the frames of a recording among `count` from `first` on, float32 [1, 1, count, 1]."""
+    index = np.arange(first, first + count)
+    return ((index >= 0) & (index < end)).astype(np.float32)[None, None, :, None]
+
+
+def _without_outside(features: Float32, begins: Sequence[int], totals: Sequence[int | None]) -> Float32:
+    """Features with zeros for the frames before and after each recording."""
+    changed = features
+    for row, (begin, total) in enumerate(zip(begins, totals, strict=True)):
+        first = HISTORY - 8 * begin  # feature frame 0
+        if first > 0 or (total is not None and first + total < features.shape[1]):
+            changed = features.copy() if changed is features else changed
+            changed[row, : max(0, first)] = 0
+            if total is not None:
+                changed[row, max(0, first + total) :] = 0
+    return changed
+
+
 class Sessions:
     """The three graphs of a bundle, loaded. Safe to use from several threads: it holds no state."""
 
@@ -128,15 +213,11 @@ class Sessions:
             For each stream the frames that exist (fewer than n at the end of a recording) and its next state.
         """
         n = (features.shape[1] - 7) // self.bundle.shape.subsampling
-        begin = np.array([state.frames for state in states], np.int64)
-        total = np.array([UNKNOWN if t is None else t for t in totals], np.int64)
+        begins = [state.frames for state in states]
         joint, ctc, keys, values, kept = self.encoder.run(
             None,
             {
-                "mels": features,
-                "begin": begin,
-                "total": total,
-                "chunk": np.array(chunk, np.int64),
+                **self._context(features, begins, totals, chunk),
                 "keys": _joined([state.keys for state in states]),
                 "values": _joined([state.values for state in states]),
                 "kept": _joined([state.kept for state in states]),
@@ -144,12 +225,28 @@ class Sessions:
         )
         encoded: list[Encoded] = []
         following: list[EncoderState] = []
-        for i, state in enumerate(states):
-            there = n if totals[i] is None else min(n, max(0, encoder_frames(int(total[i])) - state.frames))
+        for i, (state, total) in enumerate(zip(states, totals, strict=True)):
+            there = n if total is None else min(n, max(0, encoder_frames(total) - state.frames))
             encoded.append(Encoded(joint[i, :there], ctc[i, :there]))
             one = slice(i, i + 1)
-            following.append(EncoderState(state.frames + n, keys[one], values[one], kept[one]))
+            latest = (_latest(state.keys, keys[one]), _latest(state.values, values[one]))
+            following.append(EncoderState(state.frames + n, *latest, kept[one]))
         return encoded, following
+
+    def _context(
+        self, features: Float32, begins: Sequence[int], totals: Sequence[int | None], chunk: int
+    ) -> dict[str, NDArray[Any]]:
+        """The features, and what may be seen of them; a bundle of format 1 computes that in its graph."""
+        if self.bundle.format == 1:
+            return {
+                "mels": features,
+                "begin": np.array(begins, np.int64),
+                "total": np.array([UNKNOWN if total is None else total for total in totals], np.int64),
+                "chunk": np.array(chunk, np.int64),
+            }
+        n = (features.shape[1] - 7) // self.bundle.shape.subsampling
+        context = Context.of(self.bundle.shape.left_frames, n, chunk, begins, totals)
+        return {"mels": _without_outside(features, begins, totals), **context.inputs}
 
     def predict(self, tokens: Int64, state: tuple[Float32, ...]) -> tuple[Float32, tuple[Float32, ...]]:
         """Tokens [B] and the LSTM's state ([layers, B, width] twice) -> [B, joint width], next state."""
@@ -162,6 +259,12 @@ class Sessions:
         """[N, joint width] twice -> log-probabilities [N, vocabulary + 1], blank last."""
         log_probs: Float32 = self.joint.run(None, {"encoded": encoded, "predicted": predicted})[0]
         return log_probs
+
+
+def _latest(before: Float32, new: Float32) -> Float32:
+    """[1, layers, heads, left, size] from those before and the new ones; format 1 returns all of them."""
+    rows = new.shape[3]
+    return new if rows == before.shape[3] else np.concatenate([before[:, :, :, rows:], new], axis=3)
 
 
 def _joined(arrays: list[Float32]) -> Float32:
