@@ -17,6 +17,7 @@ from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import TRAINING_DATA, Bundle, default_model, read_bundle
 from quran_asr.runtime.engine import Engine, Networks
+from quran_asr.runtime.shallow_fusion import load_fusion
 from quran_asr.runtime.stream import StreamState
 from quran_asr.text.spelling import edition_of
 
@@ -257,8 +258,6 @@ def load(
     bundle = read_bundle(default_model() if folder is None else Path(folder))
     fusion = None
     if any(given is not None for given in (lm, passage, lm_weight, token_bonus)):
-        from quran_asr.runtime.shallow_fusion import load_fusion  # a sixth of the imports
-
         fusion = load_fusion(
             bundle, decoder, lm=lm, passage=passage, lm_weight=lm_weight, token_bonus=token_bonus
         )
