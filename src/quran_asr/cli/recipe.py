@@ -37,7 +37,7 @@ def list_recipes(as_json: bool) -> int:
 @click.argument("words", metavar="RECIPE [KEY=VALUE]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: name, recipe, origin.")
 def show(words: tuple[str, ...], as_json: bool) -> int:
-    """Show a recipe as it would run, each value with the line that sets it."""
+    """Show a recipe as it would run, and which line sets each value."""
     from quran_asr.cli.output import print_json
     from quran_asr.config.overrides import split_words
     from quran_asr.config.recipe import as_plain, as_yaml, resolve
