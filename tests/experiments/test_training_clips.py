@@ -33,6 +33,20 @@ def test_consecutive_verses_of_one_reciter_and_surah_are_joined() -> None:
     assert (joined.audio, joined.offset) == (clips[0].audio, 0.0)
 
 
+def test_the_basmala_stands_before_the_first_verse_of_other_surahs() -> None:
+    clips = [clip("a", surah, ayah) for surah, ayah in ((1, 1), (1, 2), (9, 1), (112, 1), (112, 2), (113, 1))]
+    clips += [clip("b", 112, 1), clip("b", 113, 1)]
+    found = windows(clips, most=2, longest=40.0, seed=0)
+    assert [joined.text for joined in found] == ["1:1 1:2", "1:1 112:1 112:2", "1:1 113:1"]
+    assert found[1].verses == (VerseRef(112, 1), VerseRef(112, 2))
+    assert found[1].parts == (replace(clips[0], verses=()), clips[3], clips[4])
+    assert [joined.text for joined in windows(clips, most=2, longest=6.0, seed=0)] == [
+        "1:1 1:2",
+        "1:1 112:1",
+        "1:1 113:1",
+    ]
+
+
 def test_clips_of_several_verses_continue_after_their_last() -> None:
     (joined,) = windows([clip("a", 2, 1, upto=3), clip("a", 2, 4)], most=2, longest=40.0, seed=0)
     assert [str(verse) for verse in joined.verses] == ["2:1", "2:2", "2:3", "2:4"]

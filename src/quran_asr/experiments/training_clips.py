@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from quran_asr.config.schema import Augment, Quran
 from quran_asr.errors import Finding, counted
@@ -40,11 +40,13 @@ def _is_whole(segment: Segment, spelling: str) -> bool:
 
 
 def windows(segments: Sequence[Segment], *, most: int, longest: float, seed: int) -> list[Segment]:
-    """Joins of clips that follow each other in the mushaf, from one reciter; each clip is in at most one.
+    """Joins of clips that follow each other in the mushaf, from one reciter; each clip is in at most one,
+    but for the basmala.
 
     A clip follows another when its first verse comes after the other's last, in the same surah. Where a
     reciter has a verse twice the first clip is taken. How many verses are joined is drawn, from two to
-    `most`.
+    `most`. Before the first verse of a surah stands the basmala, if the reciter has 1:1: it is recited there,
+    and a model that has met it without its words leaves it out.
 
     Args:
         segments: clips of whole verses; those that name no verses stay alone.
@@ -63,8 +65,9 @@ def windows(segments: Sequence[Segment], *, most: int, longest: float, seed: int
     taken: set[tuple[str, VerseRef]] = set()
     found = []
     for key in sorted(first_with):
-        parts: list[Segment] = []
         wanted = drawn.randint(2, max(2, most))
+        parts = _basmala_before(*key, first_with)
+        wanted += len(parts)
         while key in first_with and key not in taken and len(parts) < wanted:
             one = first_with[key]
             if sum(part.duration for part in parts) + one.duration > longest:
@@ -76,6 +79,21 @@ def windows(segments: Sequence[Segment], *, most: int, longest: float, seed: int
         if len(parts) > 1:
             found.append(_joined(parts))
     return found
+
+
+BASMALA = VerseRef(1, 1)
+WITHOUT_BASMALA = (1, 9)
+"""Surahs that begin without it, or with it as their first verse."""
+
+
+def _basmala_before(
+    reciter: str, verse: VerseRef, first_with: Mapping[tuple[str, VerseRef], Segment]
+) -> list[Segment]:
+    """The reciter's clip of 1:1, as words that belong to no verse, if it is recited before this one."""
+    clip = first_with.get((reciter, BASMALA))
+    if clip is None or clip.verses != (BASMALA,) or verse.ayah != 1 or verse.surah in WITHOUT_BASMALA:
+        return []
+    return [replace(clip, verses=())]
 
 
 def _joined(parts: Sequence[Segment]) -> Segment:
