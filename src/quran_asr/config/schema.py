@@ -368,8 +368,8 @@ class Augment:
     codec_probability: Share = 0.0
     """The clip after MP3, Vorbis or GSM telephony coding."""
     windows: PositiveInt = 1
-    """Up to so many consecutive whole verses of a named reciter are a clip too, behind the basmala where a surah
-    begins and the reciter has 1:1; 1: each alone."""
+    """Up to so many consecutive whole verses of a named reciter are a clip too, behind the basmala where a
+    surah begins and the reciter has 1:1; 1: each alone."""
 
 
 @dataclass(frozen=True, slots=True)
