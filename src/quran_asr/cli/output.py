@@ -108,8 +108,7 @@ def progress_bar(title: str, unit: str = "") -> Iterator[OnProgress]:
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
@@ -118,6 +117,23 @@ def progress_bar(title: str, unit: str = "") -> Iterator[OnProgress]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
+    with _bar_of(columns) as bar:
+        task = bar.add_task(title, total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            rate = f"{speed:.1f} {unit}/s".replace(" /", "/") if speed else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield show
+
+
+@contextmanager
+def _bar_of(columns: Sequence[Any]) -> Iterator[Any]:
+    """A rich bar on stderr that goes when it is done; `echo` prints above it meanwhile."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     with Progress(
         *columns,
         console=Console(stderr=True),
@@ -126,15 +142,8 @@ def progress_bar(title: str, unit: str = "") -> Iterator[OnProgress]:
         redirect_stderr=False,
     ) as bar:
         _bars.append(bar)
-        task = bar.add_task(title, total=None, rate="")
-
-        def show(done: int, total: int) -> None:
-            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-            rate = f"{speed:.1f} {unit}/s".replace(" /", "/") if speed else ""
-            bar.update(task, completed=done, total=total, rate=rate)
-
         try:
-            yield show
+            yield bar
         finally:
             _bars.remove(bar)
 
@@ -205,11 +214,9 @@ def _time_left(progress: Progress, first_step: int, seconds: float) -> str:
 
 
 def _bar() -> Iterator[Watcher]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -223,14 +230,7 @@ def _bar() -> Iterator[Watcher]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[line]}"),
     )
-    with Progress(
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ) as bar:
-        _bars.append(bar)
+    with _bar_of(columns) as bar:
         task = bar.add_task("training", total=None, line="")
 
         def show(progress: Any) -> None:
@@ -241,10 +241,7 @@ def _bar() -> Iterator[Watcher]:
                 bar.update(task, line=training_line(row))
             bar.update(task, completed=progress.step, total=progress.total_steps)
 
-        try:
-            yield show
-        finally:
-            _bars.remove(bar)
+        yield show
 
 
 DIM, PLAIN, REWRITE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"

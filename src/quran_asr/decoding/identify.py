@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PRIOR_SCALE = 0.8
-"""Power of the label priors by which scores are divided; and"""
+"""Power of the label priors by which scores are divided. Chosen on validation clips with noise and telephone
+bands added, see docs/results/accuracy.md."""
 LEAST_PRIOR = 1e-3
-"""what is added to each of them, for labels that hardly occur in a short recording. Both chosen on validation
-clips with noise and telephone bands added, see docs/results/accuracy.md."""
+"""Added to each label prior, for labels that hardly occur in a short recording. Chosen with `PRIOR_SCALE`."""
 SURE_BLANK = -0.02
 """Log-probability of the blank above which a run of frames is reduced to one."""
 EQUAL = 0.5
