@@ -145,12 +145,14 @@ def test_ten_minutes_need_no_more_memory_than_one(tmp_path):
         with soundfile.SoundFile(path, "w", 22_050, 2) as sound:
             for _ in range(minutes * 6):
                 sound.write(np.zeros((220_500, 2), np.float32))
-        tracemalloc.start()
-        heard = sum(len(piece) for piece in blocks_of_file(path))
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert heard == minutes * 60 * 16_000
-        return most
+        peaks = []
+        for _ in range(3):
+            tracemalloc.start()
+            read = sum(len(piece) for piece in blocks_of_file(path))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            assert read == minutes * 60 * 16_000
+        return min(peaks)  # now and then the interpreter enlarges a table of its own, by 1 or 2 MB
 
     assert peak(10) < peak(1) + 50_000
     assert peak(1) < 2_000_000
