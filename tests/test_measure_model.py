@@ -42,7 +42,7 @@ def measured(tmp_path: Path) -> Path:
     bundle(tmp_path / "exact", "2")
     for name, checksum, wrong in (("bundle", "1", 2), ("float", "2", 1)):
         report = make_report(clips(wrong), SETTING)
-        for decoder in ("transducer", "ctc"):
+        for decoder in ("transducer-beam", "transducer", "ctc"):
             for ms in (1040, 0):
                 for way in ("whole-files", "streaming"):
                     folder = tmp_path / "out" / f"{name}-{checksum * 12}" / "set" / f"{decoder}-{ms}ms-{way}"
@@ -77,7 +77,7 @@ def test_reports_that_exist_become_tables_and_are_not_made_again(measured: Path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # nothing was evaluated
     lines = done.stdout.splitlines()
-    for decoder in ("transducer", "ctc"):
+    for decoder in ("transducer-beam", "transducer", "ctc"):
         for title in (
             f"bundle, {decoder}, whole files",
             f"bundle, {decoder}, streaming",

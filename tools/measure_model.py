@@ -3,7 +3,7 @@
     python tools/measure_model.py BUNDLE --float FLOAT --set studio=unseen.jsonl --set phones=phones.jsonl \\
         --stress studio --to measured > measured.md
 
-The bundle: both decoders, every look-ahead, whole files and streams. Its float twin: the same of whole files.
+The bundle: three decoders, every look-ahead, whole files and streams. Its float twin: whole files alone.
 Every measurement is one `quran-asr evaluate` with a folder of its own; one that is there is not made again,
 so the command can be stopped and given again. Folders are named by the checksum of the bundle: another model
 is measured anew.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DECODERS = ("transducer", "ctc")
+DECODERS = ("transducer-beam", "transducer", "ctc")
 MOST_RECITERS = 8
 """Of a set with more, reciters have no rows of their own."""
 

@@ -19,8 +19,9 @@ from quran_asr.runtime import sessions
 PACKAGE = Path(sessions.__file__).parents[1]
 BUDGETS = {"train": 8, "transcribe": 6, "listen": 6, "evaluate": 7}
 """Our functions from the command to its kernel, both counted."""
-TO_THE_JOINT = 8
-"""For `transcribe` and `listen`: a transducer asks the joint network from within its search."""
+TO_THE_JOINT = {"transducer": 8, "transducer-beam": 11}
+"""For `transcribe` and `listen`: a transducer asks the joint network from within its search; a beam search
+does so for a block of frames, and again for each text that grows in one."""
 
 
 def path_from(command: str) -> list[str]:
@@ -58,9 +59,15 @@ class Counted:
         return self.session.run(*arguments)
 
 
+@pytest.mark.parametrize("decoder", TO_THE_JOINT)
 @pytest.mark.parametrize("command", ["transcribe", "listen"])
 def test_a_command_reaches_the_networks_of_a_bundle(
-    command: str, small_bundle: Path, voice: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    decoder: str,
+    small_bundle: Path,
+    voice: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     audio.write(tmp_path / "a.wav", voice[:32_000])
     paths: dict[str, list[list[str]]] = {"encoder.onnx": [], "joint.onnx": []}
@@ -79,9 +86,9 @@ def test_a_command_reaches_the_networks_of_a_bundle(
         return Counted(session, note)
 
     monkeypatch.setattr(sessions, "_load", counted)
-    run(command, tmp_path / "a.wav", "--model", small_bundle)
+    run(command, tmp_path / "a.wav", "--model", small_bundle, "--decoder", decoder)
     within(BUDGETS[command], paths["encoder.onnx"])
-    within(TO_THE_JOINT, paths["joint.onnx"])
+    within(TO_THE_JOINT[decoder], paths["joint.onnx"])
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from quran_asr import audio
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import Segment, Transcript
 from quran_asr.runtime.recognizer import load
 
@@ -52,7 +53,8 @@ def long(voice: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize(
-    ("decoder", "look_ahead", "pause"), [("transducer", None, 0.4), ("transducer", 0, None), ("ctc", 80, 0.4)]
+    ("decoder", "look_ahead", "pause"),
+    [("transducer", None, 0.4), ("transducer", 0, None), ("ctc", 80, 0.4), ("transducer-beam", None, 0.4)],
 )
 def test_a_model_gives_the_words_of_its_bundle_on_a_long_recording(
     nemo: Path, small_bundle: Path, long: Segment, decoder: str, look_ahead: int | None, pause: float | None
@@ -115,11 +117,23 @@ def test_a_model_that_needs_whole_recordings_is_heard_in_parts(nemo: Path, long:
     with torch.inference_mode():
         whole = OfflineRecognizer(model, "whole", "transducer", None)
         (answer,) = whole.recognize_clips([Segment(long.audio, 0.0, 10.0, (), "", "")])
-    unpaused = load_recognizer(nemo, pause_seconds=None)
+    unpaused = load_recognizer(nemo, "transducer", pause_seconds=None)
     (same,) = unpaused.recognize_clips([Segment(long.audio, 0.0, 10.0, (), "", "")])
     assert isinstance(answer, Transcript)
     assert isinstance(same, Transcript)
     assert answer.text == same.text
+
+
+def test_the_default_is_beam_search_where_there_is_one(nemo: Path, small_bundle: Path) -> None:
+    assert load(small_bundle).decoder == "transducer-beam"
+    assert load_recognizer(nemo).decoder == "transducer-beam"
+    model, _ = load_model(nemo)
+    model.preprocessor.featurizer.preemph = 0.5  # no stream can make these features
+    assert recognizer_of(model, "whole").decoder == "transducer"
+    with pytest.raises(
+        QuranAsrError, match="whole recordings, for which there is no decoder transducer-beam"
+    ):
+        recognizer_of(model, "whole", "transducer-beam")
 
 
 def test_a_model_whose_features_no_stream_can_make_is_heard_whole(nemo: Path) -> None:

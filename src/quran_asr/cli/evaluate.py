@@ -29,6 +29,7 @@ from quran_asr.cli.models import (
     rescore_option,
 )
 from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar
+from quran_asr.decoding.options import DEFAULT_DECODER
 from quran_asr.errors import QuranAsrError, counted
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ SHOWN_EDITS = 10
 def evaluate(
     manifest: Path,
     model: Path | None,
-    decoder: str,
+    decoder: str | None,
     look_ahead_ms: int | None,
     language: LanguageModelOptions,
     rescore: int | None,
@@ -254,7 +255,7 @@ def _described(
 @contextmanager
 def _recognizer(
     model: Path,
-    decoder: str,
+    decoder: str | None,
     look_ahead_ms: int | None,
     language: LanguageModelOptions = NO_LANGUAGE_MODEL,
     streaming: bool = False,
@@ -267,7 +268,9 @@ def _recognizer(
         from quran_asr.runtime.recognizer import Replay
         from quran_asr.runtime.recognizer import load as load_bundle
 
-        recognizer = load_bundle(bundle, decoder=decoder, look_ahead_ms=look_ahead_ms, **asdict(language))
+        recognizer = load_bundle(
+            bundle, decoder=decoder or DEFAULT_DECODER, look_ahead_ms=look_ahead_ms, **asdict(language)
+        )
         if bundle != model:
             recognizer.name, recognizer.training_data = _origin(model)
         yield recognizer, Replay(recognizer)

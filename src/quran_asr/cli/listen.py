@@ -30,7 +30,7 @@ from quran_asr.cli.models import (
 )
 from quran_asr.cli.options import FiniteRange
 from quran_asr.cli.output import Json, Lines, Screen, View, echo, print_findings
-from quran_asr.decoding.options import PAUSE_SECONDS
+from quran_asr.decoding.options import DEFAULT_DECODER, PAUSE_SECONDS
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def listen(
     model: Path | None,
     microphone: bool,
     device: str | None,
-    decoder: str,
+    decoder: str | None,
     look_ahead_ms: int | None,
     language: LanguageModelOptions,
     pause_seconds: float,
@@ -138,7 +138,7 @@ def listen(
         else:
             recognizer = load(
                 bundle,
-                decoder=decoder,
+                decoder=decoder or DEFAULT_DECODER,
                 look_ahead_ms=look_ahead_ms,
                 pause_seconds=pause_seconds or None,
                 **asdict(language),

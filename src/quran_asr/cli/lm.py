@@ -10,7 +10,7 @@ import click
 from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option, model_option, named_or_default
 from quran_asr.cli.options import need
 from quran_asr.cli.output import echo, print_error, print_json, print_table, progress_bar
-from quran_asr.decoding.options import BEAMS
+from quran_asr.decoding.options import BEAMS, DEFAULT_DECODER
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def evaluate(
 def tune(
     model: Path,
     manifest: Path,
-    decoder: str,
+    decoder: str | None,
     look_ahead_ms: int | None,
     language: str,
     weights: tuple[float, ...],
@@ -246,7 +246,8 @@ def tune(
     from quran_asr.runtime.shallow_fusion import read_model, write_tuned
 
     need("plot")
-    recognizer = load(model, decoder=BEAMS[decoder], look_ahead_ms=look_ahead_ms)
+    beam = BEAMS[decoder or DEFAULT_DECODER]
+    recognizer = load(model, decoder=beam, look_ahead_ms=look_ahead_ms)
     read = read_model(recognizer.bundle, language)
     pieces, references = [], []
     segments = read_manifest(manifest, recognizer.spelling)
@@ -280,12 +281,12 @@ def tune(
         "lm": language,
         "look_ahead_ms": recognizer.look_ahead_ms,
     }
-    stored = write_tuned(recognizer.bundle, BEAMS[decoder], values)
-    curve = stored.with_name(f"fusion-{BEAMS[decoder]}.png")
+    stored = write_tuned(recognizer.bundle, beam, values)
+    curve = stored.with_name(f"fusion-{beam}.png")
     plot_tuning(
         curve,
         [(p.lm_weight, p.token_bonus, p.words.rate, p.clips == len(pieces)) for p in points],
-        f"{BEAMS[decoder]}, {recognizer.look_ahead_ms} ms, {len(pieces):,} clips of {manifest.name}",
+        f"{beam}, {recognizer.look_ahead_ms} ms, {len(pieces):,} clips of {manifest.name}",
     )
     if as_json:
         rows = [
@@ -298,7 +299,7 @@ def tune(
             }
             for point in points
         ]
-        print_json({"decoder": BEAMS[decoder], **values, "points": rows})
+        print_json({"decoder": beam, **values, "points": rows})
         return 0
     without = [point for point in points if not point.lm_weight and not point.token_bonus]
     _print_points([*points[:SHOWN], *(point for point in without if point not in points[:SHOWN])])

@@ -57,8 +57,7 @@ def _counts(report: Report) -> dict[str, Any]:
 def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Setting) -> Comparison:
     """Recognize clips, and recordings with planted errors made of them, without and with the language model.
 
-    Without it the decoder is the greedy one of the same scores, the default. The encoder runs once for each
-    recording.
+    The decoder is the same without and with it. The encoder runs once for each recording.
 
     Raises:
         QuranAsrError: no clip can be read, or none is long enough for an error.
@@ -77,7 +76,7 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
     from quran_asr.runtime.n_best import decode, encode, encode_samples
 
     fused = recognizer.decoding
-    greedy = replace(fused, decoder=fused.decoder.removesuffix("-beam"), fusion=None)
+    alone = replace(fused, fusion=None)
     pieces: list[Piece | QuranAsrError] = []
     with progress_bar("encoding", "clips") as on_progress:
         for done, segment in enumerate(segments, start=1):
@@ -88,11 +87,11 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
             on_progress(done, len(segments))
     readable = [piece for piece in pieces if not isinstance(piece, QuranAsrError)]
     reports, hypotheses = [], []
-    for decoding in (greedy, fused):
+    for decoding in (alone, fused):
         texts = list(decode(recognizer, readable, decoding))
         left = iter(texts)
         answers = [p if isinstance(p, QuranAsrError) else Transcript(next(left)) for p in pieces]
-        used = setting if decoding is fused else replace(setting, language_model=None, decoder=greedy.decoder)
+        used = setting if decoding is fused else replace(setting, language_model=None)
         reports.append(evaluate(segments, lambda _, answers=answers: answers, used))  # type: ignore[misc]
         hypotheses.append(texts)
 
@@ -121,7 +120,7 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
             where=setting.manifest,
             remedy="name a manifest of whole verses with `verses`, some of them of four words or more",
         )
-    texts_of_planted = [list(decode(recognizer, encoded, decoding)) for decoding in (greedy, fused)]
+    texts_of_planted = [list(decode(recognizer, encoded, decoding)) for decoding in (alone, fused)]
     known = [recognizable(one, recognized) for one in planted]
     tallies = []
     for judge, chosen in ((outcome, known), (nearer, [True] * len(planted))):

@@ -14,7 +14,7 @@ import click
 
 from quran_asr.cli.options import FiniteRange, need
 from quran_asr.cli.output import echo
-from quran_asr.decoding.options import BEAMS, DECODERS
+from quran_asr.decoding.options import DECODERS, DEFAULT_DECODER
 from quran_asr.errors import Finding, QuranAsrError
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ model_option = click.option(
 decoder_option = click.option(
     "--decoder",
     type=click.Choice(DECODERS),
-    default="transducer",
-    show_default=True,
-    help="Decoder (beams: bundles only).",
+    help="Decoder. Default: transducer-beam, or transducer (greedy) for a model that needs whole recordings.",
 )
 look_ahead_option = click.option(
     "--look-ahead",
@@ -166,7 +164,7 @@ def refuse_model(path: Path) -> None:
 
 def load(
     model: Path,
-    decoder: str,
+    decoder: str | None,
     look_ahead_ms: int | None,
     language: LanguageModelOptions = NO_LANGUAGE_MODEL,
     threads: int | None = None,
@@ -175,7 +173,7 @@ def load(
 
     Args:
         model: a bundle, a `.nemo`, a `.ckpt` or a run folder.
-        decoder: one of `DECODERS`.
+        decoder: one of `DECODERS`; None takes the default of the model.
         look_ahead_ms: one of the model's; None takes the widest.
         language: model of the language, and how it is used; needs a bundle.
         threads: of a bundle's encoder; None takes what ONNX Runtime chooses.
@@ -187,12 +185,16 @@ def load(
         from quran_asr.runtime.recognizer import load as load_bundle
 
         return load_bundle(
-            model, decoder=decoder, look_ahead_ms=look_ahead_ms, threads=threads, **asdict(language)
+            model,
+            decoder=decoder or DEFAULT_DECODER,
+            look_ahead_ms=look_ahead_ms,
+            threads=threads,
+            **asdict(language),
         )
     checkpoint = checkpoint_of(model)
-    if decoder in BEAMS.values() or language.given:
+    if language.given:
         raise QuranAsrError(
-            f"{'a language model' if language.given else f'the decoder {decoder}'} needs a bundle",
+            "a language model needs a bundle",
             where=str(model),
             remedy=f"`quran-asr export {model} --to FOLDER` makes one",
         )

@@ -35,7 +35,7 @@ from quran_asr.cli.output import (
     progress_bar,
     word_json,
 )
-from quran_asr.decoding.options import BEAMS
+from quran_asr.decoding.options import BEAMS, DEFAULT_DECODER
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 def transcribe(
     files: tuple[Path, ...],
     model: Path | None,
-    decoder: str,
+    decoder: str | None,
     look_ahead_ms: int | None,
     workers: int | None,
     language: LanguageModelOptions,
@@ -100,7 +100,7 @@ def transcribe(
             one()  # what is wrong with the model is reported once, and here
             recognize = partial(recognize_in_processes, one, workers=processes)
         elif listed:
-            recognizer = load(path, BEAMS[decoder], look_ahead_ms, language)
+            recognizer = load(path, BEAMS[decoder or DEFAULT_DECODER], look_ahead_ms, language)
             recognize = recognize_lists(recognizer, listed, rescore)
         else:
             recognize = load(path, decoder, look_ahead_ms, language).recognize_clips

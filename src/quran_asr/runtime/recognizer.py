@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quran_asr import audio
-from quran_asr.decoding.options import BEAMS, PAUSE_SECONDS, Decoding
+from quran_asr.decoding.options import BEAMS, DEFAULT_DECODER, PAUSE_SECONDS, Decoding
 from quran_asr.decoding.partial import Revisions, StreamingResult, revisions
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
@@ -220,7 +220,7 @@ def _is_whole(value: object) -> bool:
 def load(
     folder: str | Path | None = None,
     *,
-    decoder: str = "transducer",
+    decoder: str = DEFAULT_DECODER,
     look_ahead_ms: int | None = None,
     pause_seconds: float | None = PAUSE_SECONDS,
     threads: int | None = None,
@@ -233,7 +233,7 @@ def load(
 
     Args:
         folder: of a bundle (`quran-asr export`); None takes the model of the package.
-        decoder: `transducer`, `ctc`, `transducer-beam` or `ctc-beam`.
+        decoder: `transducer-beam`, `transducer` (greedy, faster), `ctc` or `ctc-beam`.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
         pause_seconds: the pause after which the words so far are final and the search restarts, above 0
             and at most 3600; None never does.

@@ -56,6 +56,8 @@ class StreamState:
         self._loudness = Loudness()
         self._resampler: Resampler | None = None
         self._ended = False
+        self._complete = False
+        """Whether all words are committed."""
         self._shown = StreamingResult((), ())
         self._draft = NOTHING
 
@@ -125,7 +127,9 @@ class StreamState:
 
     def put(self, found: SearchResult) -> StreamingResult:
         """Add the tokens of a chunk (none at the end of an empty recording)."""
-        final = self._ended and not self.ready()
+        if self._complete:
+            return self._shown
+        final = self._complete = self._ended and not self.ready()
         if not (final or found.tokens.tokens or found.ends) and found.draft == self._draft:
             return self._shown
         self._draft = found.draft

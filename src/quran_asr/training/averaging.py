@@ -190,9 +190,9 @@ def keep_if_better(
     put_weights(model, weights, averaged[0])
     choose_threads(model)
     # decoded whole, as the validations of a training are
-    recognizer = load_recognizer(best, pause_seconds=None)
+    recognizer = load_recognizer(best, "transducer", pause_seconds=None)
     old, old_clips = _evaluate(recognizer, segments, _half(on_progress, 0, len(segments)))
-    recognizer = recognizer_of(model, "average", pause_seconds=None)
+    recognizer = recognizer_of(model, "average", "transducer", pause_seconds=None)
     new, new_clips = _evaluate(recognizer, segments, _half(on_progress, len(segments), len(segments)))
     named, measured, wer = rate_of(best), old.whole.spelled.words.rate, new.whole.spelled.words.rate
     ranked = named is not None and to is None and (own_clips or abs(named - measured) <= SAME_CLIPS)

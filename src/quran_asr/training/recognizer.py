@@ -23,7 +23,7 @@ from quran_asr import audio
 from quran_asr.config.architecture import of_nemo
 from quran_asr.config.recipe import load_recipe
 from quran_asr.decoding import ctc
-from quran_asr.decoding.options import PAUSE_SECONDS, Decoding
+from quran_asr.decoding.options import DEFAULT_DECODER, PAUSE_SECONDS, Decoding
 from quran_asr.decoding.vocabulary import WORD_START, Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.run_folder import open_run
@@ -117,7 +117,17 @@ class OfflineRecognizer:
     def __init__(
         self, model: EncDecHybridRNNTCTCBPEModel, name: str, decoder: str, look_ahead_ms: int | None
     ) -> None:
-        """A model in evaluation mode, on the device where it is to run; see `recognizer_of`."""
+        """A model in evaluation mode, on the device where it is to run; see `recognizer_of`.
+
+        Raises:
+            QuranAsrError: a decoder that there is not for whole recordings.
+        """
+        if decoder not in ("transducer", "ctc"):
+            raise QuranAsrError(
+                f"the model needs whole recordings, for which there is no decoder {decoder}",
+                where=name,
+                remedy="use transducer or ctc",
+            )
         context = chosen_context(model, name, look_ahead_ms)
         set_look_ahead(model, context)
         self.model = model
@@ -246,7 +256,7 @@ AnyRecognizer = StreamingRecognizer | OfflineRecognizer
 
 def load_recognizer(
     model: Path,
-    decoder: str = "transducer",
+    decoder: str | None = None,
     look_ahead_ms: int | None = None,
     pause_seconds: float | None = PAUSE_SECONDS,
 ) -> AnyRecognizer:
@@ -254,7 +264,8 @@ def load_recognizer(
 
     Args:
         model: what to load.
-        decoder: `transducer` or `ctc`.
+        decoder: one of `DECODERS`; `transducer` or `ctc` of a model that needs whole recordings. None takes
+            the beam search over the transducer, or greedy search where there is none.
         look_ahead_ms: one of the model's look-aheads; None takes the widest.
         pause_seconds: after which the search restarts; None: never, and never in a model that
             needs whole recordings.
@@ -272,7 +283,7 @@ def load_recognizer(
 def recognizer_of(
     model: EncDecHybridRNNTCTCBPEModel,
     name: str,
-    decoder: str = "transducer",
+    decoder: str | None = None,
     look_ahead_ms: int | None = None,
     pause_seconds: float | None = PAUSE_SECONDS,
 ) -> AnyRecognizer:
@@ -281,8 +292,7 @@ def recognizer_of(
     Raises:
         QuranAsrError: an unknown decoder, or a look-ahead that the model was not trained for.
     """
-    if decoder not in ("transducer", "ctc"):
-        raise QuranAsrError(f"no decoder `{decoder}`", remedy="use transducer or ctc")
+    decoding = Decoding(decoder or DEFAULT_DECODER, pause_seconds=pause_seconds)
     chosen_context(model, name, look_ahead_ms)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -290,9 +300,8 @@ def recognizer_of(
         bundle = describe(model, name, spelling_of(model), shape, Path(name), {})
         check_features(model, bundle.features, name)
     except QuranAsrError:
-        return OfflineRecognizer(model, name, decoder, look_ahead_ms)
+        return OfflineRecognizer(model, name, decoder or "transducer", look_ahead_ms)
     networks = TorchNetworks(model, shape)
-    decoding = Decoding(decoder=decoder, pause_seconds=pause_seconds)
     return StreamingRecognizer(bundle, decoding, look_ahead_ms, networks=networks)
 
 
