@@ -51,7 +51,7 @@ def run(arguments: list[str], cwd: Path) -> tuple[subprocess.CompletedProcess[st
     """One command in a fresh process: what came back, its seconds, the packages that it imported."""
     begun, used = time.perf_counter(), processor_seconds()
     process = [sys.executable, "-c", RUN, json.dumps(arguments)]
-    # Compiled once as for everybody, even where the tests themselves are told to write no bytecode.
+    # Compiled once as for everybody, even where the tests themselves are set to write no bytecode.
     compiled = {"PYTHONPYCACHEPREFIX": str(cwd.parent / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
     environment = {**os.environ, **compiled}
     done = subprocess.run(process, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)

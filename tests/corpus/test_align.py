@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 from spoken import FRAME, QURAN, TOKENIZER, Speech, verse
 
 
-def recited(said: Speech, verses: str, path: Path, spelled: str = "letters") -> AlignedRecording:
-    """The alignment of words that nobody said, and a recording that is loud where they are."""
-    scores = said.log_probs()
+def recited(speech: Speech, verses: str, path: Path, spelled: str = "letters") -> AlignedRecording:
+    """The alignment of words that nobody recited, and a recording that is loud where they are."""
+    scores = speech.log_probs()
     graph = build_graph(QURAN, TOKENIZER, parse_range(verses))
     found = align_scores(graph, [scores], FRAME, follow_place=False)
     samples = np.random.default_rng(0).normal(0, 1e-4, round(len(scores) * FRAME * 16_000)).astype(np.float32)
@@ -45,10 +45,12 @@ def recited(said: Speech, verses: str, path: Path, spelled: str = "letters") -> 
 @pytest.fixture(scope="module")
 def surah(tmp_path_factory: pytest.TempPathFactory) -> AlignedRecording:
     """98:1-3 with pauses, 98:4 and the beginning of 98:5 in one go, then all of 98:5 with a pause in it."""
-    said = Speech().pause(0.5).say(verse("98:1")).pause(0.5).say(verse("98:2")).pause(0.5).say(verse("98:3"))
-    said.pause(0.5).say(verse("98:4")).say(verse("98:5")[:5]).pause(0.8)
-    said.say(verse("98:5")[:9]).pause(0.6).say(verse("98:5")[9:]).pause(0.5)
-    return recited(said, "98", tmp_path_factory.mktemp("in") / "reader" / "098.flac")
+    speech = (
+        Speech().pause(0.5).say(verse("98:1")).pause(0.5).say(verse("98:2")).pause(0.5).say(verse("98:3"))
+    )
+    speech.pause(0.5).say(verse("98:4")).say(verse("98:5")[:5]).pause(0.8)
+    speech.say(verse("98:5")[:9]).pause(0.6).say(verse("98:5")[9:]).pause(0.5)
+    return recited(speech, "98", tmp_path_factory.mktemp("in") / "reader" / "098.flac")
 
 
 def test_a_long_verse_is_cut_at_its_pauses(surah: AlignedRecording) -> None:

@@ -35,8 +35,8 @@ def test_repeats_are_one_and_blanks_are_none(path: list[int], seed: int) -> None
 @given(st.lists(st.integers(0, BLANK), max_size=30))
 def test_the_score_is_that_of_the_path(path: list[int]) -> None:
     log_probs = scores_of(path)
-    said = sum(float(log_probs[frame, token]) for frame, token in enumerate(path))
-    assert greedy(log_probs).score == pytest.approx(said, abs=1e-9)
+    score = sum(float(log_probs[frame, token]) for frame, token in enumerate(path))
+    assert greedy(log_probs).score == pytest.approx(score, abs=1e-9)
 
 
 @given(st.lists(st.integers(0, BLANK), max_size=30), st.lists(st.integers(0, 30), max_size=6))

@@ -227,16 +227,16 @@ def _advance(row: Doubles, state: BeamState, fusion: Fusion, beam: int, least: f
         else _peaked(state.tails[parent], state.frame, row, bool(in_token[nth] > in_blank[nth]))
         for nth, (parent, token) in enumerate(zip(parents.tolist(), added.tolist(), strict=True))
     ]
-    saying = bool(in_token[0] > in_blank[0])
-    last = state.frame if saying else state.last
+    emits = bool(in_token[0] > in_blank[0])
+    last = state.frame if emits else state.last
     return BeamState(
         tuple(tails), in_blank, in_token, fused, lm_states, rows, state.shared, state.frame + 1, last
     )
 
 
-def _peaked(tail: Tail, frame: int, row: Doubles, speaking: bool) -> Tail:
+def _peaked(tail: Tail, frame: int, row: Doubles, emits: bool) -> Tail:
     """The same tokens, the last of them at this frame if it is emitted and more probable here."""
-    if not speaking or not tail.tokens or row[tail.tokens[-1]] <= tail.log_probs[-1]:
+    if not emits or not tail.tokens or row[tail.tokens[-1]] <= tail.log_probs[-1]:
         return tail
     token = tail.tokens[-1]
     shorter = Tail(tail.tokens[:-1], tail.frames[:-1], tail.log_probs[:-1])

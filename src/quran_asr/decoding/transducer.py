@@ -135,10 +135,10 @@ def greedy(
             return search.steps(states)
         asked = _Block.of(rows, np.minimum(search.block[rows], room[rows]), search.at[rows])
         answer = join(encoded[asked.row_of, asked.frame_of], search.predicted[asked.row_of])
-        speaking, tokens, peaks = search.pass_blanks(asked, answer)
-        if len(speaking):
-            predicted, hidden = predict(tokens, tuple(part[:, speaking] for part in search.hidden))
-            search.emit(speaking, tokens, peaks, predicted, hidden, max_symbols)
+        emitting, tokens, peaks = search.pass_blanks(asked, answer)
+        if len(emitting):
+            predicted, hidden = predict(tokens, tuple(part[:, emitting] for part in search.hidden))
+            search.emit(emitting, tokens, peaks, predicted, hidden, max_symbols)
 
 
 def _greedy_alone(
@@ -319,7 +319,7 @@ class _Search:
 
     def emit(
         self,
-        speaking: NDArray[np.int64],
+        emitting: NDArray[np.int64],
         tokens: NDArray[np.int64],
         peaks: NDArray[np.float64],
         predicted: Floats,
@@ -327,17 +327,17 @@ class _Search:
         max_symbols: int,
     ) -> None:
         """Keep a token of each of these streams, and the output of the prediction network after it."""
-        for row, token, peak in zip(speaking.tolist(), tokens.tolist(), peaks.tolist(), strict=True):
+        for row, token, peak in zip(emitting.tolist(), tokens.tolist(), peaks.tolist(), strict=True):
             self.tokens[row].append(token)
             self.frames[row].append(int(self.begins[row] + self.at[row]))
             self.log_probs[row].append(peak)
-        self.scores[speaking] += peaks
-        self.last[speaking] = self.at[speaking]
-        self.predicted[speaking] = predicted
+        self.scores[emitting] += peaks
+        self.last[emitting] = self.at[emitting]
+        self.predicted[emitting] = predicted
         for part, new in zip(self.hidden, hidden, strict=True):
-            part[:, speaking] = new
-        self.emitted[speaking] += 1
-        full = speaking[self.emitted[speaking] == max_symbols]
+            part[:, emitting] = new
+        self.emitted[emitting] += 1
+        full = emitting[self.emitted[emitting] == max_symbols]
         self.at[full] += 1
         self.emitted[full] = 0
 
