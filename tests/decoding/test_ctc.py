@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quran_asr.decoding.ctc import PathState, greedy, greedy_piece
+from quran_asr.decoding.ctc import PathState, greedy, greedy_chunk
 from quran_asr.errors import QuranAsrError
 
 BLANK = 4
@@ -44,7 +44,7 @@ def test_a_cut_changes_nothing(path: list[int], cuts: list[int]) -> None:
     log_probs = scores_of(path)
     state, parts = PathState(), []
     for begin, end in pairwise([0, *sorted(min(cut, len(path)) for cut in cuts), len(path)]):
-        found, _, state = greedy_piece(log_probs[begin:end], state)
+        found, _, state = greedy_chunk(log_probs[begin:end], state)
         parts.append(found)
     whole = greedy(log_probs)
     assert [token for part in parts for token in part.tokens] == list(whole.tokens)

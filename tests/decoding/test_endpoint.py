@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quran_asr.decoding.ctc import PathState, greedy_piece
-from quran_asr.decoding.ctc_beam import beam_piece, start
+from quran_asr.decoding.ctc import PathState, greedy_chunk
+from quran_asr.decoding.ctc_beam import beam_chunk, start
 from quran_asr.decoding.endpoint import Loudness, Pause, frames_of, levels, may_end
 
 FRAME = 0.08
@@ -80,9 +80,9 @@ def test_both_ctc_searches_end_utterances_by_the_rule(
     path_ends: tuple[int, ...] = ()
     beam_ends: tuple[int, ...] = ()
     for part, allow in ((scores[:cut], mask[:cut]), (scores[cut:], mask[cut:])):
-        _, ends, path = greedy_piece(part.reshape(-1, 2), path, Pause(patience, allow))
+        _, ends, path = greedy_chunk(part.reshape(-1, 2), path, Pause(patience, allow))
         path_ends += ends
-        _, ends, beam = beam_piece(part.reshape(-1, 2), beam, pause=Pause(patience, allow))
+        _, ends, beam = beam_chunk(part.reshape(-1, 2), beam, pause=Pause(patience, allow))
         beam_ends += ends
     assert list(path_ends) == expected
     assert list(beam_ends) == expected

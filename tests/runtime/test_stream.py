@@ -12,7 +12,7 @@ import pytest
 
 import quran_asr
 from quran_asr import audio
-from quran_asr.decoding.decoder import Model, Piece, SearchResult
+from quran_asr.decoding.decoder import EncoderOutput, Model, SearchResult
 from quran_asr.decoding.options import DECODERS, Decoding
 from quran_asr.decoding.partial import NOTHING
 from quran_asr.errors import QuranAsrError
@@ -204,15 +204,15 @@ def test_a_caller_may_use_its_buffer_again(recognizer, voice) -> None:
 
 
 class FirstBest:
-    """A decoder of this file: the first token of every piece that is not blank."""
+    """A decoder of this file: the first token of every chunk that is not blank."""
 
     def __init__(self, decoding: Decoding, model: Model) -> None:
         self.blank, self.start = model.blank, 0
 
-    def step(self, pieces: Sequence[Piece], states: Sequence[int]) -> list[SearchResult]:
+    def step(self, chunks: Sequence[EncoderOutput], states: Sequence[int]) -> list[SearchResult]:
         results = []
-        for piece, frame in zip(pieces, states, strict=True):
-            best = piece.ctc.argmax(axis=1).tolist()
+        for chunk, frame in zip(chunks, states, strict=True):
+            best = chunk.ctc.argmax(axis=1).tolist()
             found = [(token, frame + i) for i, token in enumerate(best) if token != self.blank][:1]
             tokens, frames = tuple(token for token, _ in found), tuple(frame for _, frame in found)
             results.append(SearchResult(Hypothesis(tokens, frames, 0.0), state=frame + len(best)))

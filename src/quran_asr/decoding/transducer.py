@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from quran_asr.decoding.decoder import Model, Piece, SearchResult, patience_of
+from quran_asr.decoding.decoder import EncoderOutput, Model, SearchResult, patience_of
 from quran_asr.decoding.options import Decoding
 from quran_asr.decoding.partial import NOTHING
 from quran_asr.errors import QuranAsrError
@@ -391,24 +391,24 @@ class TransducerDecoder:
         empty = np.zeros((model.prediction_layers, 1, model.prediction_width), np.float32)
         self.start = start(model.predict, (empty, empty), model.blank)
 
-    def step(self, pieces: Sequence[Piece], states: Sequence[SearchState]) -> list[SearchResult]:
-        if len(pieces) == 1:
-            (piece,) = pieces
+    def step(self, chunks: Sequence[EncoderOutput], states: Sequence[SearchState]) -> list[SearchResult]:
+        if len(chunks) == 1:
+            (chunk,) = chunks
             end = None
             if self._patience is not None:
-                allowed = np.zeros(len(piece.joint), np.bool_) if piece.may_end is None else piece.may_end
+                allowed = np.zeros(len(chunk.joint), np.bool_) if chunk.may_end is None else chunk.may_end
                 end = UtteranceEnd(self._patience, self.start, allowed[None])
             step = _greedy_alone(
-                piece.joint, states[0], self._model.predict, self._model.join, self._max_symbols, end
+                chunk.joint, states[0], self._model.predict, self._model.join, self._max_symbols, end
             )
             return [SearchResult(step.found, ends=step.ends, state=step.state)]
-        lengths = [len(piece.joint) for piece in pieces]
-        encoded = np.zeros((len(pieces), max(lengths), pieces[0].joint.shape[1]), np.float32)
+        lengths = [len(chunk.joint) for chunk in chunks]
+        encoded = np.zeros((len(chunks), max(lengths), chunks[0].joint.shape[1]), np.float32)
         allowed = np.zeros(encoded.shape[:2], np.bool_)
-        for row, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
-            encoded[row, :length] = piece.joint
-            if piece.may_end is not None:
-                allowed[row, :length] = piece.may_end
+        for row, (chunk, length) in enumerate(zip(chunks, lengths, strict=True)):
+            encoded[row, :length] = chunk.joint
+            if chunk.may_end is not None:
+                allowed[row, :length] = chunk.may_end
         end = None if self._patience is None else UtteranceEnd(self._patience, self.start, allowed)
         steps = greedy(
             encoded,
