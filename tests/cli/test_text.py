@@ -115,12 +115,12 @@ def test_find_as_json(capsys):
 def test_words_of_both_editions(capsys):
     code, out, err = run(capsys, "words", "2:21")
     assert code == 0
-    assert out.splitlines()[0] == "2:21:1\tيَـٰٓأَيُّهَا\tيَا أَيُّهَا\tيا أيها"
+    assert out.splitlines()[0] == "2:21:0\tيَـٰٓأَيُّهَا\tيَا أَيُّهَا\tيا أيها"
     assert "Uthmani" in err and "Simple" in err
     rows = json.loads(run(capsys, "words", "2:21", "--json")[1])["words"]
     assert rows[0] == {
         "verse": "2:21",
-        "word": 1,
+        "index": 0,
         "uthmani": "يَـٰٓأَيُّهَا",
         "diacritized": "يَا أَيُّهَا",
         "letters": "يا أيها",
