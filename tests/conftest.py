@@ -158,7 +158,7 @@ def in_process() -> Command:
 @dataclass(frozen=True)
 class Quickstart:
     figures: dict[str, Any]
-    said: str
+    messages: str
     folder: Path
 
 
@@ -196,11 +196,11 @@ def quickstart(quran_asr: Command, once: Once, request: pytest.FixtureRequest) -
         done = quran_asr("quickstart", "--to", folder / "quickstart", "--json", timeout=1700)
         assert done.code == 0, done.err
         (folder / "figures.json").write_text(done.out, encoding="utf-8")
-        (folder / "said.txt").write_text(done.err, encoding="utf-8")
+        (folder / "messages.txt").write_text(done.err, encoding="utf-8")
 
     folder = once("quickstart", train)
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    return Quickstart(figures, (folder / "said.txt").read_text(encoding="utf-8"), folder / "quickstart")
+    return Quickstart(figures, (folder / "messages.txt").read_text(encoding="utf-8"), folder / "quickstart")
 
 
 @pytest.fixture(scope="session")

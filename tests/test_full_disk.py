@@ -73,7 +73,7 @@ def read_only(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 
 
-def said_of(writer: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+def message_of(writer: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line with which a command ends when this fails in it; a hint may follow."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as end, errors_in_one_line(debug=False):
@@ -227,11 +227,11 @@ def test_a_full_disk_is_named_in_one_line_and_nothing_half_is_left(
     before = state_of(settled)
     fill(settled)
     try:
-        said = said_of(lambda: WRITERS[name](settled, made), capsys)
+        message = message_of(lambda: WRITERS[name](settled, made), capsys)
     finally:
         drain(settled)
-    assert str(settled) in said
-    assert "No space left on device" in said
+    assert str(settled) in message
+    assert "No space left on device" in message
     assert unfinished_in(settled) == []
     changed = {path for path, data in state_of(settled).items() if before.get(path) != data}
     assert not changed & before.keys(), "what stood there was touched"
@@ -256,9 +256,9 @@ def test_a_read_only_disk_is_named_in_one_line(
             run.append_metrics({"step": step, "epoch": 0, "time": 1.0, "split": "train", "loss": 1.0})
         write_manifest(tmp_path.parent / "made.jsonl", lines_to_split(made))
         read_only(disk)
-        said = said_of(lambda: WRITERS[name](disk, made), capsys)
-    assert str(disk) in said
-    assert "Read-only file system" in said
+        message = message_of(lambda: WRITERS[name](disk, made), capsys)
+    assert str(disk) in message
+    assert "Read-only file system" in message
 
 
 def test_an_audit_continues_without_its_cache(settled: Path, made: Made, tmp_path: Path) -> None:
@@ -283,10 +283,10 @@ def test_a_full_temporary_folder_is_named(
     monkeypatch.setattr("tempfile.tempdir", str(settled))
     fill(settled, leave=1 << 16)
     try:
-        said = said_of(writer, capsys)
+        message = message_of(writer, capsys)
     finally:
         drain(settled)
-    assert str(settled) in said
+    assert str(settled) in message
     assert [path for path in settled.iterdir() if path.name.startswith("quran-asr-")] == []
 
 
@@ -303,10 +303,10 @@ def test_no_temporary_folder_at_all_is_reported(
     monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(settled)])
     fill(settled)
     try:
-        said = said_of(writer, capsys)
+        message = message_of(writer, capsys)
     finally:
         drain(settled)
-    assert str(settled) in said
+    assert str(settled) in message
 
 
 def test_a_command_ends_with_2(settled: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -421,11 +421,11 @@ def test_a_full_disk_is_named_by_what_a_training_writes(
     before = state_of(disk)
     fill(disk, leave)
     try:
-        said = said_of(lambda: TRAINING_WRITERS[name](disk, trained), capsys)
+        message = message_of(lambda: TRAINING_WRITERS[name](disk, trained), capsys)
     finally:
         drain(disk)
-    assert str(disk) in said
-    assert "No space left on device" in said
+    assert str(disk) in message
+    assert "No space left on device" in message
     assert unfinished_in(disk) == []
     for path in disk.glob("*.onnx"):
         path.unlink()  # into an empty folder that `export` takes away
@@ -447,10 +447,10 @@ def test_a_full_temporary_folder_is_named_by_what_gathers_there(
     before = state_of(disk)
     fill(disk, 20_000)
     try:
-        said = said_of(lambda: writer(tmp_path, trained), capsys)
+        message = message_of(lambda: writer(tmp_path, trained), capsys)
     finally:
         drain(disk)
-    assert str(disk) in said
+    assert str(disk) in message
     assert state_of(disk) == before
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

@@ -81,15 +81,15 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports when a process began")
 def test_a_number_that_another_process_has_now_does_not_hold_it(tmp_path: Path) -> None:
-    said = {"pid": os.getpid(), "host": socket.gethostname(), "started": "1"}
+    content = {"pid": os.getpid(), "host": socket.gethostname(), "started": "1"}
     assert started(os.getpid()) != "1"
-    (tmp_path / ".lock").write_text(json.dumps(said))
+    (tmp_path / ".lock").write_text(json.dumps(content))
     with locked(tmp_path / ".lock", busy="busy"):
         pass
 
 
 @pytest.mark.parametrize(
-    "said",
+    "content",
     [
         json.dumps({"pid": 1, "host": "another machine", "started": "5"}),
         "",
@@ -99,11 +99,11 @@ def test_a_number_that_another_process_has_now_does_not_hold_it(tmp_path: Path) 
         json.dumps({"pid": -1, "host": socket.gethostname(), "started": None}),
     ],
 )
-def test_what_cannot_be_known_to_be_stale_is_left(tmp_path: Path, said: str) -> None:
-    (tmp_path / ".lock").write_text(said)
+def test_what_cannot_be_known_to_be_stale_is_left(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".lock").write_text(content)
     with pytest.raises(QuranAsrError, match="busy"), locked(tmp_path / ".lock", busy="busy"):
         pytest.fail("taken")
-    assert (tmp_path / ".lock").read_text() == said
+    assert (tmp_path / ".lock").read_text() == content
 
 
 def test_one_that_was_removed_by_hand_and_taken_by_another_stays(tmp_path: Path) -> None:

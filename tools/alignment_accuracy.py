@@ -13,7 +13,7 @@ every second surah of the reciters that are not `--unseen`, and measured on the 
 reciters. The emissions and levels are kept in `--scores`.
 
 `concatenated` joins verse clips of one reciter into recordings whose truth is exact: verses in a row, verses
-said again, verses left out, pauses and a jump to another surah. The aligner knows nothing but the audio. A
+recited again, verses left out, pauses and a jump to another surah. The aligner knows nothing but the audio. A
 word is marked as certain if it has no `mismatch`. A repeat is found once for each time the aligner goes back.
 """
 
@@ -65,7 +65,7 @@ class Surah:
     """Verse -> seconds at which its speech begins, where that is clear."""
     basmala: bool
     repeats: list[tuple[str, float]] | None
-    """(verse, seconds) of what is said again; None: not marked."""
+    """(verse, seconds) of what is recited again; None: not marked."""
 
 
 def surahs_of(times: Path, recognizer: Recognizer, kept: Path) -> list[Surah]:
@@ -256,7 +256,7 @@ def f1(right: int, found: int, true: int) -> float:
 
 @dataclass
 class Spoken:
-    """A recording of clips, and what is said in it."""
+    """A recording of clips, and what is recited in it."""
 
     samples: list[np.ndarray]
     words: list[tuple[str, int]]

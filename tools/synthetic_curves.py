@@ -93,7 +93,7 @@ class Story:
     def _extra(self, split: str, done: float) -> dict[str, Any]:
         return {key.removeprefix(split): f(done) for key, f in self.extra.items() if key.startswith(split)}
 
-    def _heard(self, rate: float) -> float:
+    def _observed(self, rate: float) -> float:
         """Errors come in bunches: twice the variance of single words."""
         spread = math.sqrt(2 * max(rate * (1 - min(rate, 0.98)), 1e-5) / self.words)
         return max(0.0, rate + self.draw.gauss(0, spread))
@@ -411,12 +411,12 @@ SICK: dict[str, tuple[str, Callable[[random.Random], Story]]] = {
     "overfitting": ("overfitting", overfitting),
     "late collapse": ("late-collapse", late_collapse),
     "plateau": ("plateau", plateau),
-    "known far better than heard": ("generalization-gap", generalization_gap),
+    "training far better than validation": ("generalization-gap", generalization_gap),
     "heads drift apart": ("drifting-apart", drifting_apart),
     "clipping at every step": ("clipping", clipping),
     "waiting for data": ("data-wait", data_wait),
 }
-"""What is wrong -> the code that must be told, and the curves."""
+"""What is wrong -> the code that must be reported, and the curves."""
 
 
 def made(kind: str, seed: int) -> Story:

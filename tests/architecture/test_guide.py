@@ -34,7 +34,7 @@ def gigabytes(recipe: str, hours: float = 56.0) -> str:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "figure",
     [
         f"{planned('transfer').optimizer_steps:,}",
         f"{planned('before').optimizer_steps:,}",
@@ -47,8 +47,8 @@ def gigabytes(recipe: str, hours: float = 56.0) -> str:
         f"{planned('large').optimizer_steps:,} steps",
     ],
 )
-def test_a_figure_of_the_guide_is_what_plan_computes(said: str) -> None:
-    assert said in GUIDE
+def test_a_figure_of_the_guide_is_what_plan_computes(figure: str) -> None:
+    assert figure in GUIDE
 
 
 def test_the_guides_hours() -> None:

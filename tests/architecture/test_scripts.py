@@ -58,7 +58,7 @@ def run(checkout: Path, *command: str, **environment: str) -> subprocess.Complet
     )
 
 
-def said(done: subprocess.CompletedProcess[str]) -> str:
+def message(done: subprocess.CompletedProcess[str]) -> str:
     """The one line that says what is wrong."""
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1, done.stderr
@@ -70,7 +70,7 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.parametrize("script", ["quickstart.sh", "test.sh"])
 def test_without_python(checkout: Path, script: str) -> None:
-    line = said(run(checkout, script))
+    line = message(run(checkout, script))
     assert "no Python 3.11, 3.12, 3.13 or 3.14 on PATH;" in line
     assert "apt install python3 python3-venv" in line
     assert not (checkout / ".venv").exists()
@@ -79,7 +79,7 @@ def test_without_python(checkout: Path, script: str) -> None:
 def test_a_python_that_is_too_old_or_only_a_shim_does_not_count(checkout: Path) -> None:
     stub(checkout, "python3.11", "echo 'pyenv: python3.11: command not found' >&2; exit 127")
     stub(checkout, "python3", "echo 3.9")
-    line = said(run(checkout, "quickstart.sh"))
+    line = message(run(checkout, "quickstart.sh"))
     assert "no Python 3.11, 3.12, 3.13 or 3.14 on PATH (python3 is 3.9);" in line
     assert "uv python install 3.13" in line
 
@@ -105,7 +105,7 @@ def test_a_python_of_another_name_counts(checkout: Path) -> None:
 def test_without_the_venv_module(checkout: Path) -> None:
     """Debian's python3 without python3-venv: the version is right, `import ensurepip` fails."""
     stub(checkout, "python3", 'case "$2" in *version_info*) echo 3.11 ;; *) exit 1 ;; esac')
-    line = said(run(checkout, "quickstart.sh"))
+    line = message(run(checkout, "quickstart.sh"))
     assert "no venv module" in line
     assert "apt install python3-venv" in line
     assert not (checkout / ".venv").exists()
@@ -118,7 +118,7 @@ def test_without_disk_space(checkout: Path) -> None:
         "df",
         "echo 'Filesystem 1024-blocks Used Available Capacity Mounted on'; echo 'x 9 9 512000 9% /'",
     )
-    line = said(run(checkout, "quickstart.sh"))
+    line = message(run(checkout, "quickstart.sh"))
     assert "no disk space" in line
     assert "has 500 MB free" in line
     assert not (checkout / ".venv").exists()
@@ -136,11 +136,11 @@ def closed_port() -> Iterator[str]:
 def test_without_network(checkout: Path, closed_port: str) -> None:
     real_python(checkout)
     offline = {"PIP_INDEX_URL": closed_port, "PIP_NO_CACHE_DIR": "1", "PIP_CONFIG_FILE": os.devnull}
-    assert "no network" in said(run(checkout, "tools/environment.sh", "core", **offline))
+    assert "no network" in message(run(checkout, "tools/environment.sh", "core", **offline))
     # The environment is begun and not stamped: the next run goes on with it instead of trusting it.
     assert not (checkout / ".venv-core" / "stamp").exists()
     begun = (checkout / ".venv-core" / "made-in").stat().st_mtime_ns
-    assert "no network" in said(run(checkout, "tools/environment.sh", "core", **offline))
+    assert "no network" in message(run(checkout, "tools/environment.sh", "core", **offline))
     assert (checkout / ".venv-core" / "made-in").stat().st_mtime_ns == begun
 
 
@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up_meanwhile(checkout: Path) -> None:
         encoding="utf-8",
     )
     fake.chmod(0o755)
-    assert "no disk space left" in said(run(checkout, "tools/environment.sh", "core"))
+    assert "no disk space left" in message(run(checkout, "tools/environment.sh", "core"))
 
 
 def made(checkout: Path) -> Path:
@@ -186,16 +186,16 @@ def test_a_changed_lock_or_a_moved_checkout_installs_again(checkout: Path) -> No
     (environment / "bin" / "python").write_text('#!/bin/sh\n[ "$1" = -c ]\n', encoding="utf-8")
     assert run(checkout, "quickstart.sh").returncode == 0
     moved = checkout.rename(checkout.with_name("moved"))
-    assert "no Python" in said(run(moved, "quickstart.sh"))
+    assert "no Python" in message(run(moved, "quickstart.sh"))
     checkout = moved.rename(checkout)
     assert run(checkout, "quickstart.sh").returncode == 0
     with (checkout / "requirements" / "lock.txt").open("a", encoding="utf-8") as lock:
         lock.write("another==1.0\n")
-    assert "no Python" in said(run(checkout, "quickstart.sh"))
+    assert "no Python" in message(run(checkout, "quickstart.sh"))
 
 
 def test_a_wrong_word_is_answered_with_the_usage(checkout: Path) -> None:
-    assert "train, core, triton or find" in said(run(checkout, "tools/environment.sh", "everything"))
+    assert "train, core, triton or find" in message(run(checkout, "tools/environment.sh", "everything"))
 
 
 def test_a_failing_check_stops_the_tests_with_its_output(checkout: Path) -> None:

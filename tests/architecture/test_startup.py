@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -20,6 +22,9 @@ LIMIT = 0.5
 
 pytestmark = pytest.mark.alone
 
+TYPE_NAME = re.compile(r"\b(INTEGER|FLOAT|TEXT)( RANGE)?\b")
+"""What click prints as the value of an option without a metavar."""
+
 HEAVY = {"numpy", "torch", "nemo", "lightning", "transformers", "sentencepiece", "matplotlib", "soundfile"}
 
 SETTLED = [
@@ -29,6 +34,14 @@ SETTLED = [
     "plan before --device rtx3090 --json",
 ]
 """Whole commands that touch no audio and no model."""
+
+REFUSED = [
+    ("check compact --train none.jsonl --validation none.jsonl", "none.jsonl: no such manifest"),
+    ("check compact", "no manifest to check"),
+    ("check compact model.optim.lrr=1", "unknown key"),
+    ("check compact --train none.jsonl --validation none.jsonl --sample few", "not a number of clips"),
+]
+"""Commands that are wrong, and what of them is reported."""
 
 RUN = """
 import json, sys
@@ -51,7 +64,7 @@ def run(arguments: list[str], cwd: Path) -> tuple[subprocess.CompletedProcess[st
     """One command in a fresh process: what came back, its seconds, the packages that it imported."""
     begun, used = time.perf_counter(), processor_seconds()
     process = [sys.executable, "-c", RUN, json.dumps(arguments)]
-    # Compiled once as for everybody, even where the tests themselves are told to write no bytecode.
+    # Compiled once as for everybody, even where the tests themselves are set to write no bytecode.
     compiled = {"PYTHONPYCACHEPREFIX": str(cwd.parent / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
     environment = {**os.environ, **compiled}
     done = subprocess.run(process, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -59,16 +72,16 @@ def run(arguments: list[str], cwd: Path) -> tuple[subprocess.CompletedProcess[st
     return done, seconds, set(json.loads(done.stderr.strip().splitlines()[-1]))
 
 
-def answers_at_once(arguments: list[str], cwd: Path) -> str:
-    """Run it until it was quick once (the first run compiles), and return what it printed."""
+def answers_at_once(arguments: list[str], cwd: Path, code: int = 0) -> str:
+    """Run it until it was quick once (the first run compiles); what it printed, its errors if `code`."""
     fastest = float("inf")
     for _ in range(5):
         done, seconds, packages = run(arguments, cwd)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         assert packages & HEAVY == set(), f"`quran-asr {' '.join(arguments)}` imports {packages & HEAVY}"
         fastest = min(fastest, seconds)
         if fastest < LIMIT:
-            return done.stdout
+            return done.stderr if code else done.stdout
     pytest.fail(f"`quran-asr {' '.join(arguments)}` took {fastest:.2f} s at best; {LIMIT} s are allowed")
 
 
@@ -92,6 +105,7 @@ def test_help_answers_at_once_and_ends_with_an_example(name: str, tmp_path: Path
         last = text.strip().split("\n\n")[-1]
         assert f"quran-asr {' '.join(arguments)}" in last, f"no example at the end of:\n{text}"
         assert "None]" not in text, f"a range without ends in:\n{text}"
+        assert name == "lm" or not TYPE_NAME.search(text), f"an option without a metavar in:\n{text}"
         commands = text.partition("\nCommands:\n")[2].splitlines()
         assert not [line for line in commands if line.endswith("...")], f"a sentence is cut in:\n{text}"
 
@@ -99,6 +113,13 @@ def test_help_answers_at_once_and_ends_with_an_example(name: str, tmp_path: Path
 @pytest.mark.parametrize("command", [one for one in SETTLED if one.split()[0] in COMMANDS])
 def test_what_touches_no_audio_and_no_model_answers_at_once(command: str, tmp_path: Path) -> None:
     assert answers_at_once(command.split(), tmp_path).strip()
+
+
+@pytest.mark.parametrize(("command", "message"), REFUSED)
+def test_what_is_wrong_is_reported_at_once(command: str, message: str, tmp_path: Path) -> None:
+    if find_spec("nemo") is None:
+        pytest.skip("needs the training packages")
+    assert message in answers_at_once(command.split(), tmp_path, code=2)
 
 
 def test_the_check_sees_heavy_imports(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from quran_asr.benchmark.follow import (
 )
 from quran_asr.runtime.bundle import default_model
 
-SAID = (
+RECITED = (
     RecitedWord("1:1:0", 0.0, 0.5),
     RecitedWord("1:1:1", 0.5, 1.0),
     RecitedWord("1:2:0", 3.0, 3.5),
@@ -29,7 +29,7 @@ SAID = (
     RecitedWord("1:6:0", 20.0, 20.5, planted="jump"),
     RecitedWord("1:6:1", 20.5, 21.0),
 )
-RECITATION = Recitation("a", np.full(16_000 * 22, 0.1, np.float32), SAID)
+RECITATION = Recitation("a", np.full(16_000 * 22, 0.1, np.float32), RECITED)
 
 
 def word(ref: str, **values: Any) -> dict[str, Any]:
@@ -38,8 +38,8 @@ def word(ref: str, **values: Any) -> dict[str, Any]:
 
 
 def test_a_session_without_fault() -> None:
-    lit = tuple(Lit(one.end + 0.25, one.word) for one in SAID)
-    final = tuple(word(one.word, kind="repeat" if one.repeat else "verse") for one in SAID)
+    lit = tuple(Lit(one.end + 0.25, one.word) for one in RECITED)
+    final = tuple(word(one.word, kind="repeat" if one.repeat else "verse") for one in RECITED)
     found = figures(RECITATION, Followed(lit, (), final, 0.1))
     assert (found["words"], found["followed"]) == (7, 7)
     assert found["lag"] == pytest.approx([0.25] * 7)
@@ -52,7 +52,7 @@ def test_each_fault_is_counted_once() -> None:
     lit = (Lit(0.6, "1:1:0"), Lit(1.1, "2:255:0"), Lit(5.0, "1:2:0"), Lit(12.0, "1:1:1"), Lit(23.5, "1:6:1"))
     final = (
         word("1:1:0", confidence=0.01),
-        word("1:1:1", kind="repeat"),  # one of the planted ones, as far as can be told
+        word("1:1:1", kind="repeat"),  # one of the planted ones, as far as can be known
         word("1:2:0", kind="repeat"),
         word("1:6:0", skipped=["1:5:0"]),
     )

@@ -80,7 +80,7 @@ def test_both_systems_with_a_tiny_model(
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (("--preset", "huge"), "no preset `huge`"),
         (("scratch",), "`scratch` is not an override"),
@@ -88,11 +88,11 @@ def test_both_systems_with_a_tiny_model(
     ],
 )
 def test_wrong_use_is_reported_before_anything_starts(
-    args: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("nemo", reason="needs the extra train")
     assert run("benchmark", "training", *args) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def figures_of(step: float, loss: float, bytes_: int | None) -> dict[str, Any]:

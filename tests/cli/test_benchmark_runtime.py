@@ -87,5 +87,5 @@ def test_what_it_refuses_of_a_model_before_anything_is_written(
         ("export", str(tmp_path), "--to", "b2"),
     ):
         assert run(*command) == 2
-        said = capsys.readouterr().err
-        assert "this is already a bundle" in said and "that it was exported from" in said
+        message = capsys.readouterr().err
+        assert "this is already a bundle" in message and "that it was exported from" in message

@@ -38,8 +38,8 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
 
     return run
 
@@ -77,14 +77,14 @@ def test_check_passes_what_is_well_in_json_and_writes_nothing(
     command: Command, sides: tuple[Path, Path], tmp_path: Path
 ) -> None:
     code, out, _ = command("check", *words(sides), "--gate-steps", 0, "--json")
-    told = json.loads(out)
-    assert (code, told["passed"], told["recipe"]) == (0, True, "quickstart")
-    assert [row["code"] for row in told["checks"]] == [
+    result = json.loads(out)
+    assert (code, result["passed"], result["recipe"]) == (0, True, "quickstart")
+    assert [row["code"] for row in result["checks"]] == [
         *("manifests", "recipe", "disk", "machine", "audio", "shared-audio", "reciter-names", "seen-texts"),
         *("tokenizer", "characters", "ctc-length", "environment", "loss", "start", "memory", "overfit"),
     ]
-    assert {row["status"] for row in told["checks"][:-1]} == {"pass"}
-    assert told["checks"][-1]["status"] == "skipped"
+    assert {row["status"] for row in result["checks"][:-1]} == {"pass"}
+    assert result["checks"][-1]["status"] == "skipped"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,6 +169,6 @@ def test_a_start_that_is_not_there_is_reported_before_the_data_are_read(
 ) -> None:
     pytest.importorskip("torch")
     (tmp_path / "text.nemo").write_text("hello\n")
-    for start, said in (("nope.nemo", "no such file"), ("text.nemo", "is no .nemo archive")):
+    for start, message in (("nope.nemo", "no such file"), ("text.nemo", "is no .nemo archive")):
         code, _, err = command("train", "small", f"init_from_pretrained_model={start}", "--train", "none")
-        assert (code, said in err) == (2, True), err
+        assert (code, message in err) == (2, True), err

@@ -87,7 +87,7 @@ def test_on_a_terminal_it_waits_for_the_answer(run: RunFolder, answer: bytes, le
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["prune"], "missing option '--keep'"),
         (["export", "--to", "x.pt"], "must end in .nemo"),
@@ -101,12 +101,12 @@ def test_on_a_terminal_it_waits_for_the_answer(run: RunFolder, answer: bytes, le
     ],
 )
 def test_wrong_use_is_one_line(
-    run: RunFolder, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    run: RunFolder, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     Path("there.nemo").touch()
     code, out, err = command(capsys, words[0], run.path, *words[1:])
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
 
 
 def test_a_run_without_checkpoints_lists_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

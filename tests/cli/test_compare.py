@@ -43,7 +43,7 @@ TINY = (
     *("model.optim.sched.warmup_steps=5", "trainer.log_every_n_steps=1"),
 )
 """Overrides of `quickstart` for a model that trains in seconds and learns nothing."""
-SAID = "قل هو الله أحد"
+REFERENCE = "قل هو الله أحد"
 
 
 def compare(*words: str) -> int:
@@ -53,18 +53,18 @@ def compare(*words: str) -> int:
     return ended.value.code
 
 
-def scored(heard: Sequence[str], reciter: str = "somebody") -> list[ScoredClip]:
-    scores = score_clips([[SAID]] * len(heard), heard, "letters")
+def scored(hypotheses: Sequence[str], reciter: str = "somebody") -> list[ScoredClip]:
+    scores = score_clips([[REFERENCE]] * len(hypotheses), hypotheses, "letters")
     return [
         ScoredClip(
-            Segment(f"/data/{reciter}/{place}.flac", 0.0, 2.0, (VerseRef(112, 1),), SAID, reciter), score
+            Segment(f"/data/{reciter}/{place}.flac", 0.0, 2.0, (VerseRef(112, 1),), REFERENCE, reciter), score
         )
         for place, score in enumerate(scores)
     ]
 
 
 def a_run(folder: Path, day: int, *overrides: str, slope: float = 0.5, data: str = "aaaa") -> RunFolder:
-    """A run of 10 validations whose WER falls by `slope` in all; its last heard 1 of 4 words wrong."""
+    """A run of 10 validations whose WER falls by `slope` in all; its last has 1 of 4 words wrong."""
     run = create_run(folder, "quickstart", datetime(2026, 1, 1) + timedelta(days=day))
     run.write_recipe(load_recipe("quickstart", ["model.validation_ds.manifest_filepath=v.jsonl", *overrides]))
     facts = {"path": "/data/train.jsonl", "sha256": data, "clips": 10, "hours": 1.5}
@@ -75,7 +75,7 @@ def a_run(folder: Path, day: int, *overrides: str, slope: float = 0.5, data: str
     return run
 
 
-def a_report(folder: Path, heard: Sequence[str], **setting: Any) -> Path:
+def a_report(folder: Path, hypotheses: Sequence[str], **setting: Any) -> Path:
     values = {
         "model": "m.nemo",
         "decoder": "ctc",
@@ -83,7 +83,7 @@ def a_report(folder: Path, heard: Sequence[str], **setting: Any) -> Path:
         "spelling": "letters",
         "edition": "simple",
     }
-    clips = scored(heard)
+    clips = scored(hypotheses)
     write_report(folder, make_report(clips, Setting(**{**values, **setting})), clips)
     return folder
 
@@ -104,11 +104,11 @@ def test_a_killed_comparison_continues_and_loses_nothing(spoken: Path, tmp_path:
     words += ["--train", str(spoken), "--validation", str(spoken), "--to", str(folder), "--seeds", "1"]
     words += [*TINY, "trainer.max_steps=20", "trainer.val_check_interval=2"]
     first = folder / "trials" / "quickstart" / "seed-0"
-    log = (tmp_path / "said.txt").open("w")
+    log = (tmp_path / "stderr.txt").open("w")
     begun = subprocess.Popen(words, stdout=log, stderr=log)
     until = time.monotonic() + 600
     while True:
-        assert begun.poll() is None, (tmp_path / "said.txt").read_text()
+        assert begun.poll() is None, (tmp_path / "stderr.txt").read_text()
         assert time.monotonic() < until
         runs = runs_below(first)
         if runs and runs[0].last_checkpoint() and len(runs[0].read_metrics()) > 4:
@@ -127,11 +127,11 @@ def test_a_killed_comparison_continues_and_loses_nothing(spoken: Path, tmp_path:
     assert made < len(rows)
     for split, steps in (("train", range(1, 21)), ("validation", range(2, 21, 2))):
         assert [row["step"] for row in rows if row["split"] == split] == list(steps)
-    told = json.loads(done.stdout)
-    assert [variant["seeds"] for variant in told["variants"]] == [[0], [0]]
-    assert told["variants"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
-    assert told["variants"][0]["wer"]["100%"]["mean"] == pytest.approx(rows[-1]["wer"], abs=1e-5)
-    assert told["budget"] == {"unit": "optimizer step", "amount": 20}
+    result = json.loads(done.stdout)
+    assert [variant["seeds"] for variant in result["variants"]] == [[0], [0]]
+    assert result["variants"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
+    assert result["variants"][0]["wer"]["100%"]["mean"] == pytest.approx(rows[-1]["wer"], abs=1e-5)
+    assert result["budget"] == {"unit": "optimizer step", "amount": 20}
     assert (folder / "wer.png").read_bytes()[:4] == b"\x89PNG"
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
@@ -229,8 +229,11 @@ def keys_of(value: Any) -> set[str]:
 
 def test_every_key_of_the_result_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [a_run(tmp_path, 0), a_run(tmp_path, 1, "model.optim.lr=0.01", slope=0.8)]
-    reports = [a_report(tmp_path / name, [SAID, heard]) for name, heard in (("a", "قل"), ("b", SAID))]
-    from_report = set(make_report(scored([SAID]), Setting("m", "ctc", 0, "letters", "simple")).to_json())
+    reports = [
+        a_report(tmp_path / name, [REFERENCE, hypothesis])
+        for name, hypothesis in (("a", "قل"), ("b", REFERENCE))
+    ]
+    from_report = set(make_report(scored([REFERENCE]), Setting("m", "ctc", 0, "letters", "simple")).to_json())
     for words in (
         ["runs", *(str(run.path) for run in runs)],
         ["reports", *(str(one) for one in reports)],
@@ -301,12 +304,15 @@ def test_runs_are_compared_and_seeds_are_taken_together(
         a_run(tmp_path, 3, "model.optim.lr=0.01", "quran.seed=1", slope=0.92),
     ]
     assert compare("runs", *(str(run.path) for run in runs), "--json", "--to", str(tmp_path / "out")) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["kind"] == "runs" and [variant["seeds"] for variant in told["variants"]] == [[0, 1], [0, 1]]
-    assert told["variants"][0]["wer"]["100%"]["mean"] == pytest.approx(0.49)
-    assert told["variants"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["kind"] == "runs" and [variant["seeds"] for variant in result["variants"]] == [
+        [0, 1],
+        [0, 1],
+    ]
+    assert result["variants"][0]["wer"]["100%"]["mean"] == pytest.approx(0.49)
+    assert result["variants"][1]["differs_from_first"] == ["model.optim.lr: 0.001 -> 0.01"]
     # 1 - .9x = .5 and 1 - .92x = .48: at .5556 and .5652 of the budget
-    times = told["variants"][1]["against_first"]["times_fewer"]
+    times = result["variants"][1]["against_first"]["times_fewer"]
     assert times["seeds"] == pytest.approx([0.90 / 0.50, 0.92 / 0.52], abs=1e-5)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Against quickstart/2026-01-01_00-00-00" in page and "data:image/png" in page
@@ -339,9 +345,11 @@ def test_unlike_runs_are_refused_unless_they_are_wanted(
 
 def test_runs_with_other_clips_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [a_run(tmp_path, 0), a_run(tmp_path, 1, "model.optim.lr=0.01")]
-    for run, heard in zip(runs, ([SAID, SAID], [SAID]), strict=True):
+    for run, hypotheses in zip(runs, ([REFERENCE, REFERENCE], [REFERENCE]), strict=True):
         write_report(
-            run.path, make_report(scored(heard), Setting("m", "ctc", 0, "letters", "simple")), scored(heard)
+            run.path,
+            make_report(scored(hypotheses), Setting("m", "ctc", 0, "letters", "simple")),
+            scored(hypotheses),
         )
     (runs[0].path / "report.json").unlink()
     assert compare("runs", str(runs[0].path), str(runs[1].path)) == 2
@@ -354,11 +362,11 @@ def test_runs_with_other_clips_are_refused(tmp_path: Path, capsys: pytest.Captur
 def test_reports_are_set_beside_each_other_clip_by_clip(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    worse = a_report(tmp_path / "a", ["قل هو الله", "قل", SAID, "قل هو"])
-    better = a_report(tmp_path / "b", [SAID, "قل هو", SAID, "قل هو الله"])
+    worse = a_report(tmp_path / "a", ["قل هو الله", "قل", REFERENCE, "قل هو"])
+    better = a_report(tmp_path / "b", [REFERENCE, "قل هو", REFERENCE, "قل هو الله"])
     assert compare("reports", str(worse), str(better / "report.json"), "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    beside = told["variants"][1]["against_first"]
+    result = json.loads(capsys.readouterr().out)
+    beside = result["variants"][1]["against_first"]
     assert (beside["clips"], beside["wer"]) == (4, [6 / 16, 3 / 16])
     assert (beside["difference"], beside["ratio"]) == (-3 / 16, 0.5)
     assert beside["difference_interval"][1] <= 0
@@ -367,26 +375,26 @@ def test_reports_are_set_beside_each_other_clip_by_clip(
 
 
 @pytest.mark.parametrize(
-    ("setting", "heard", "message"),
+    ("setting", "hypotheses", "message"),
     [
-        ({"spelling": "uthmani"}, [SAID], "spelling letters and uthmani"),
-        ({"edition": "uthmani"}, [SAID], "edition simple and uthmani"),
-        ({"decoder": "transducer"}, [SAID], "decoder ctc and transducer"),
-        ({}, [SAID, SAID], "1 and 2 clips, 1 of them the same"),
+        ({"spelling": "uthmani"}, [REFERENCE], "spelling letters and uthmani"),
+        ({"edition": "uthmani"}, [REFERENCE], "edition simple and uthmani"),
+        ({"decoder": "transducer"}, [REFERENCE], "decoder ctc and transducer"),
+        ({}, [REFERENCE, REFERENCE], "1 and 2 clips, 1 of them the same"),
     ],
 )
 def test_unlike_reports_are_refused_unless_they_are_wanted(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     setting: dict[str, Any],
-    heard: list[str],
+    hypotheses: list[str],
     message: str,
 ) -> None:
-    first, second = a_report(tmp_path / "a", [SAID]), a_report(tmp_path / "b", heard, **setting)
+    first, second = a_report(tmp_path / "a", [REFERENCE]), a_report(tmp_path / "b", hypotheses, **setting)
     assert compare("reports", str(first), str(second)) == 2
     assert message in capsys.readouterr().err
     assert compare("reports", str(first), str(second), "--anyway") == 0
-    assert message in capsys.readouterr().err  # and it is still said
+    assert message in capsys.readouterr().err  # and it is still reported
 
 
 @pytest.mark.parametrize(
@@ -403,15 +411,17 @@ def test_unlike_reports_are_refused_unless_they_are_wanted(
 def test_a_report_with_a_wrong_value_is_named_with_its_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: object
 ) -> None:
-    first, second = (a_report(tmp_path / name, [SAID]) / "report.json" for name in "ab")
+    first, second = (a_report(tmp_path / name, [REFERENCE]) / "report.json" for name in "ab")
     second.write_text(json.dumps({**json.loads(second.read_text(encoding="utf-8")), key: value}))
     assert compare("reports", str(first), str(second)) == 2
     out, message = capsys.readouterr()
     assert out == "" and f"{second}: `{key}` is not " in message
 
 
-def test_another_look_ahead_is_compared_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = (a_report(tmp_path / str(ms), [SAID, "قل"], look_ahead_ms=ms) for ms in (0, 1040))
+def test_another_look_ahead_is_compared_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (a_report(tmp_path / str(ms), [REFERENCE, "قل"], look_ahead_ms=ms) for ms in (0, 1040))
     (second / "transcripts.jsonl").unlink()
     assert compare("reports", str(first), str(second)) == 0
     message = capsys.readouterr().err
@@ -419,7 +429,7 @@ def test_another_look_ahead_is_compared_and_said(tmp_path: Path, capsys: pytest.
 
 
 def test_kinds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, report = a_run(tmp_path, 0), a_report(tmp_path / "r", [SAID])
+    run, report = a_run(tmp_path, 0), a_report(tmp_path / "r", [REFERENCE])
     for words, message in (
         (["recipes", str(run.path), str(report)], "is a run, not a recipe"),
         (["recipes", "quickstart", str(report)], "is a report, not a recipe"),

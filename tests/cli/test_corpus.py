@@ -53,14 +53,14 @@ def test_scan_prints_reciters_and_sums_and_names_what_it_drops(capfd, recorded, 
 
 def test_scan_as_json_lists_everything(capfd, recorded, tmp_path):
     code, out, err = run(capfd, "scan", recorded, "--to", tmp_path / "all.jsonl", "--json")
-    said = json.loads(out)
+    result = json.loads(out)
     assert (code, err) == (0, "")
-    assert (said["clips"], said["kinds"], said["dropped_by_reason"]) == (
+    assert (result["clips"], result["kinds"], result["dropped_by_reason"]) == (
         6,
         {"verse": 6},
         {"a web page, not audio": 2},
     )
-    assert {Path(drop["file"]).name for drop in said["dropped"]} == {"112004.mp3"}
+    assert {Path(drop["file"]).name for drop in result["dropped"]} == {"112004.mp3"}
 
 
 def test_decoders_do_not_chatter(capfd, tmp_path):
@@ -259,7 +259,7 @@ def test_import_shows_the_columns_and_lists_what_it_drops(capfd, recorded, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("import", "nothing", "--to", "x"), "no such file or folder"),
         (("import", "nothing", "--to", "x", "--column", "txt=a"), "`--column txt=a` names no role"),
@@ -277,11 +277,11 @@ def test_import_shows_the_columns_and_lists_what_it_drops(capfd, recorded, tmp_p
         ),
     ],
 )
-def test_wrong_use_of_import_pack_and_download_is_one_line(capfd, tmp_path, monkeypatch, words, said):
+def test_wrong_use_of_import_pack_and_download_is_one_line(capfd, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capfd, *words)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 

@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("evaluate test.jsonl --model none.nemo", "none.nemo: no such model"),
         ("evaluate none.jsonl --model model.nemo", "none.jsonl: no such manifest"),
@@ -60,7 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_wrong_use_ends_at_once_with_what_is_wrong(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: str, said: str
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
 ) -> None:
     (folder / "torn.jsonl").write_text(
         (folder / "test.jsonl").read_text() + '{"audio_filepath": "112', "utf-8"
@@ -70,7 +70,7 @@ def test_wrong_use_ends_at_once_with_what_is_wrong(
     (folder / "run" / "recipe.yaml").write_text("{}")
     code, out, err = run(capsys, *arguments.split())
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert "torch" not in err
 
@@ -171,8 +171,8 @@ def test_what_goes_wrong_with_a_bundle_that_is_made_for_once_is_reported_of_the_
     checkpoint = "run/checkpoints/small--val_wer=0.2500-step=20.ckpt"
     code, out, err = run(capsys, "evaluate", "test.jsonl", "--model", "run", "--streaming")
     assert (code, out) == (2, "")
-    said = f"{checkpoint} is not a bundle: it is exported to a temporary one; to keep one: "
-    assert f"{said}quran-asr export {checkpoint} --to FOLDER\n" in err
+    message = f"{checkpoint} is not a bundle: it is exported to a temporary one; to keep one: "
+    assert f"{message}quran-asr export {checkpoint} --to FOLDER\n" in err
     assert f"error: {checkpoint}: cannot be exported to a bundle: " in err
 
     def made(model: Path, folder: Path, on_step: object) -> None:
@@ -205,8 +205,8 @@ def report(training: TrainingData | None) -> Report:
         for ayah in (1, 2, 3)
     ]
     broken = QuranAsrError("the file is empty")
-    heard = [segments[0].text, "اللَّهُ", segments[2].text, "قُلْ بَلْ هُوَ اللَّهِ أَحَدٌ", segments[4].text]
-    answers = [*(Transcript(text) for text in heard), broken]
+    hypotheses = [segments[0].text, "اللَّهُ", segments[2].text, "قُلْ بَلْ هُوَ اللَّهِ أَحَدٌ", segments[4].text]
+    answers = [*(Transcript(text) for text in hypotheses), broken]
     setting = Setting("toy.nemo", "transducer", 80, "diacritized", "simple", "test.jsonl")
     return evaluate(segments, lambda asked: answers, setting, training)[0]
 

@@ -1,4 +1,4 @@
-"""What is wrong with the level of a recording is said by every command that takes one."""
+"""What is wrong with the level of a recording is reported by every command that takes one."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def test_the_guides_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         "stt_en_fastconformer_hybrid_large_streaming_multi (English, streaming): 100.0% of the encoder" in out
     )
-    for said in ("1,054", "527", "52,700", "1.21e-03", "114.75 M", "128 clips", "unknown: name a device"):
-        assert said in out
+    for figure in ("1,054", "527", "52,700", "1.21e-03", "114.75 M", "128 clips", "unknown: name a device"):
+        assert figure in out
     measured = ("--batch-seconds", "0.5", "--validation-seconds", "60")
     _, out, err = run(capsys, *case, *measured)
     assert "16 h 18 min, with 100 validations" in out and "8 min 47 s" in out
@@ -163,7 +163,7 @@ def test_a_manifest_of_clips_that_are_all_too_long_exits_1(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("transfer", "small"), "two recipes"),
         (("transfer", "--clips", "5", "--hours", "0"), "--hours"),
@@ -181,13 +181,13 @@ def test_wrong_use_is_reported_in_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("torn.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1.0}\n{"duration": "x"}\n')
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")
-    assert said in err and "Traceback" not in err
+    assert message in err and "Traceback" not in err
 
 
 def test_a_manifest_without_a_line_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_show_prints_yaml_with_the_origin_of_every_line(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["show"], "error: no recipe is named"),
         (["show", "transfr"], "error: no recipe `transfr`\nhint: did you mean `transfer`?"),
@@ -62,11 +62,11 @@ def test_show_prints_yaml_with_the_origin_of_every_line(
     ],
 )
 def test_wrong_use_is_reported_in_one_line(
-    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     code, out, err = run(capsys, "recipe", *words)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
 
 
 def test_a_new_recipe_is_what_was_asked_for_and_invites_changes(
@@ -95,14 +95,14 @@ def test_a_new_recipe_overwrites_nothing(
     code, _, err = run(capsys, "recipe", "new", "mine.yaml")
     assert code == 2 and "error: mine.yaml: is there already" in err
     assert Path("mine.yaml").read_text() == "precious"
-    for words, said in (
+    for words, message in (
         (("small",), "is the name of a shipped recipe"),
         (("other.yaml", "small"), "has no value"),
         (("other.yaml", "model.optim.lr=x"), "must be a number"),
         (("other.yaml", "--base", "smal"), "did you mean `small`?"),
     ):
         code, _, err = run(capsys, "recipe", "new", *words)
-        assert code == 2 and said in err
+        assert code == 2 and message in err
     assert not Path("other.yaml").exists()
 
 

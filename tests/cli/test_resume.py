@@ -103,10 +103,10 @@ def test_the_one_liner_finds_the_best_model_and_a_new_run_starts_from_it(place: 
     assert "new optimizer" in done.err
     assert "100.0% of the encoder and 100.0% of the model arrived" in done.err
     run = open_run(place / json.loads(done.out)["run"])
-    told = run.read_json("transfer.json")
-    assert told["share"] == 1.0
-    assert re.fullmatch("[0-9a-f]{64}", told["sha256"])
-    assert {tensor["outcome"] for tensor in told["tensors"]} == {"copied"}
+    transfer = run.read_json("transfer.json")
+    assert transfer["share"] == 1.0
+    assert re.fullmatch("[0-9a-f]{64}", transfer["sha256"])
+    assert {tensor["outcome"] for tensor in transfer["tensors"]} == {"copied"}
     assert steps(run) == [1]
 
 
@@ -137,8 +137,8 @@ def test_a_run_that_has_made_its_steps_reports_it_and_loads_no_model(place: Path
     assert (done.code, done.out) == (0, "")
     assert f"the run has made its {made} steps already" in done.err
     assert "trainer.max_steps=N" in done.err and "resuming after" not in done.err
-    told = json.loads(train(place, "--resume", str(run.path), "--json").out)
-    assert (told["run"], told["steps"], told["best"]) == (str(run.path), made, str(run.best_nemo()))
+    result = json.loads(train(place, "--resume", str(run.path), "--json").out)
+    assert (result["run"], result["steps"], result["best"]) == (str(run.path), made, str(run.best_nemo()))
     done = train(place, "--resume", str(run.path), f"trainer.max_steps={made - 1}")
     assert done.code == 2
     assert f"has made {made} steps already" in done.err
@@ -219,7 +219,7 @@ def test_a_pretrained_start_that_does_not_fit_is_refused_and_leaves_nothing(
 
 
 def test_two_processes_never_train_one_run(place: Path, train: Train) -> None:
-    """The second is told who trains, the first goes on, and one that was killed holds nobody up."""
+    """The second reports who trains, the first goes on, and one that was killed holds nobody up."""
     done = train(place, "quickstart", *MANIFESTS, *TINY, "name=alone")
     assert done.code == 0, done.err
     run = open_run(max((place / "nemo_experiments" / "alone").iterdir()))

@@ -31,10 +31,10 @@ TINY = (
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     with pytest.raises(SystemExit) as ended:
         main(["sweep", *map(str, words)])
-    said = capsys.readouterr().err
-    assert ended.value.code == 2, said
-    assert "Traceback" not in said
-    return said
+    message = capsys.readouterr().err
+    assert ended.value.code == 2, message
+    assert "Traceback" not in message
+    return message
 
 
 def test_wrong_keys_and_values_are_refused_by_the_loaders_own_words(
@@ -42,8 +42,8 @@ def test_wrong_keys_and_values_are_refused_by_the_loaders_own_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = ("--train", "t.jsonl", "--validation", "v.jsonl")
-    said = refused(capsys, "laptop", "model.aux_ctc.ctc_weight=0.2,0.3", *data)
-    assert "unknown key `model.aux_ctc.ctc_weight`" in said
+    message = refused(capsys, "laptop", "model.aux_ctc.ctc_weight=0.2,0.3", *data)
+    assert "unknown key `model.aux_ctc.ctc_weight`" in message
     assert "must be at most 1, not 1.5" in refused(capsys, "laptop", f"{CTC}=0.2,1.5", *data)
     assert "no recipe `labtop`" in refused(capsys, "labtop", f"{CTC}=0.2,0.5", *data)
     assert "nothing is varied" in refused(capsys, "laptop", *data)
@@ -56,9 +56,9 @@ def test_without_optuna_one_line_names_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(options, "find_spec", lambda name: None if name == "optuna" else name)
-    said = refused(capsys, "laptop", f"{CTC}=0.2,0.5")
-    assert "this command needs optuna" in said
-    assert "pip install 'quran-asr[train,sweep]'" in said
+    message = refused(capsys, "laptop", f"{CTC}=0.2,0.5")
+    assert "this command needs optuna" in message
+    assert "pip install 'quran-asr[train,sweep]'" in message
 
 
 @pytest.mark.slow
@@ -76,24 +76,28 @@ def test_a_sweep_of_real_trainings_is_stopped_and_continues(tmp_path: Path) -> N
         assert process.poll() is None and time.monotonic() < until, process.communicate()[1]
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=600)[1]
-    assert process.returncode == 130, said
-    assert "the same command continues" in said
+    message = process.communicate(timeout=600)[1]
+    assert process.returncode == 130, message
+    assert "the same command continues" in message
     with pytest.raises(ProcessLookupError):
         os.kill(json.loads((first / "process").read_text())["pid"], 0)
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [trial["state"] for trial in told["trials"]] == ["finished"] * 2
+    result = json.loads(done.stdout)
+    assert [trial["state"] for trial in result["trials"]] == ["finished"] * 2
     assert len(list(first.glob("*/*/recipe.yaml"))) == 1, "resumed, not begun again"
-    assert [trial["steps"] for trial in told["trials"]] == [60, 60]
-    assert json.loads((tmp_path / "s" / "results.json").read_text()) == told
-    best = told["trials"][0]
-    assert best["number"] == told["best"] and best["interval"][0] <= best["interval"][1]
-    recipe = load_recipe(tmp_path / told["best_recipe"])
+    assert [trial["steps"] for trial in result["trials"]] == [60, 60]
+    assert json.loads((tmp_path / "s" / "results.json").read_text()) == result
+    best = result["trials"][0]
+    assert best["number"] == result["best"] and best["interval"][0] <= best["interval"][1]
+    recipe = load_recipe(tmp_path / result["best_recipe"])
     assert recipe.model.optim.lr == float(best["values"]["model.optim.lr"])
     planned = subprocess.run(
-        [*command[:3], "plan", told["best_recipe"]], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*command[:3], "plan", result["best_recipe"]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert planned.returncode == 0, planned.stderr

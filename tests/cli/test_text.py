@@ -51,7 +51,7 @@ def test_show_as_json(capsys):
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (("show", "2:287"), "surah 2 has 286 verses"),
         (("show", "115"), "surahs are numbered 1 to 114"),
@@ -63,10 +63,10 @@ def test_show_as_json(capsys):
         (("find", "al-baqara 300"), "surah 2 has 286 verses"),
     ],
 )
-def test_wrong_use_is_reported_in_one_line_and_exits_2(capsys, args, said):
+def test_wrong_use_is_reported_in_one_line_and_exits_2(capsys, args, message):
     code, out, err = run(capsys, *args)
     assert code == 2 and out == ""
-    assert err.startswith("error: ") and said in err and "Traceback" not in err
+    assert err.startswith("error: ") and message in err and "Traceback" not in err
     assert len(err.splitlines()) <= 2
 
 
@@ -115,12 +115,12 @@ def test_find_as_json(capsys):
 def test_words_of_both_editions(capsys):
     code, out, err = run(capsys, "words", "2:21")
     assert code == 0
-    assert out.splitlines()[0] == "2:21:1\tيَـٰٓأَيُّهَا\tيَا أَيُّهَا\tيا أيها"
+    assert out.splitlines()[0] == "2:21:0\tيَـٰٓأَيُّهَا\tيَا أَيُّهَا\tيا أيها"
     assert "Uthmani" in err and "Simple" in err
     rows = json.loads(run(capsys, "words", "2:21", "--json")[1])["words"]
     assert rows[0] == {
         "verse": "2:21",
-        "word": 1,
+        "index": 0,
         "uthmani": "يَـٰٓأَيُّهَا",
         "diacritized": "يَا أَيُّهَا",
         "letters": "يا أيها",

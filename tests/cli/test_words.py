@@ -96,7 +96,7 @@ def test_programs_get_a_line_for_each_change_with_times() -> None:
         view.show(one, 0.08 * nth)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [line["time"] for line in lines] == [0.08, 0.24, 0.32, 0.4, 0.48]
-    told = [word["text"] for line in lines for word in line["committed"]]
-    assert told == "قل هو الله أحد الله الصمد".split()
+    committed = [word["text"] for line in lines for word in line["committed"]]
+    assert committed == "قل هو الله أحد الله الصمد".split()
     assert lines[0]["partial"] == [{"text": "قل", "start": 0.5, "end": 1.0, "confidence": 0.75}]
     assert [line["utterance_ends"] for line in lines] == [[], [], [3], [], [1]]

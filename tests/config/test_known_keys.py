@@ -26,7 +26,7 @@ def test_what_is_to_be_used_instead_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("trainer.resume_from_checkpoint", "exp_manager.resume_from_checkpoint"),
         ("trainer.strategy", "every device"),
@@ -38,8 +38,8 @@ def test_what_is_to_be_used_instead_exists() -> None:
         ("model.test_ds.batch_size", "quran-asr evaluate"),
     ],
 )
-def test_a_nemo_key_is_answered(key: str, said: str) -> None:
-    assert said in (instead_of(key) or "")
+def test_a_nemo_key_is_answered(key: str, message: str) -> None:
+    assert message in (instead_of(key) or "")
 
 
 def test_a_key_that_is_not_listed_is_not_answered() -> None:

@@ -64,7 +64,7 @@ def test_what_may_be_absent_can_be_removed_and_added_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         (
             "+trainer.devices=1",
@@ -89,10 +89,10 @@ def test_what_may_be_absent_can_be_removed_and_added_again() -> None:
         ("model.tokenizer.dir=${oc.env:HOME}", "reads nothing from its surroundings"),
     ],
 )
-def test_a_wrong_override_is_refused(word: str, said: str) -> None:
+def test_a_wrong_override_is_refused(word: str, message: str) -> None:
     with pytest.raises(QuranAsrError) as caught:
         load_recipe(*split_words([word, *(["transfer"] if "=" in word or "~" in word else [])]))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_wrong_overrides_are_all_named() -> None:

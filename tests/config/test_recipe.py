@@ -107,7 +107,7 @@ def test_the_small_variants_of_the_experiment_have_the_same_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "override", "told"),
+    ("name", "override", "message"),
     [
         ("base", "quran.unfreeze_after=5", "a random start copies nothing"),
         ("base", "quran.copied_rate=0.5", "a random start copies nothing"),
@@ -117,8 +117,10 @@ def test_the_small_variants_of_the_experiment_have_the_same_settings() -> None:
         ("transfer", "quran.average=11", "`save_top_k` keeps 10"),
     ],
 )
-def test_keys_of_the_start_that_would_have_no_effect_are_refused(name: str, override: str, told: str) -> None:
-    assert told in refusal(name, override)
+def test_keys_of_the_start_that_would_have_no_effect_are_refused(
+    name: str, override: str, message: str
+) -> None:
+    assert message in refusal(name, override)
     load_recipe("base", ["quran.copied_rate=0.5", "exp_manager.resume_from_checkpoint=best.nemo"])
 
 
@@ -192,17 +194,17 @@ def test_all_mistakes_are_named_at_once(mine: Path) -> None:
         load_recipe(mine, ["model.optim.lr=-1"])
     text = str(caught.value)
     assert len(caught.value.mistakes) == text.count("\nerror: ") + 1 == 4
-    for said in (
+    for message in (
         "line 3: unknown key `trainer.max_epoch`\nhint: did you mean `trainer.max_epochs`?",
         "line 4: `trainer.devices` must be a whole number, not `two`",
         "line 7: `model.train_ds.shuffle` is NeMo's, but nothing here acts on it\nhint: training batches are",
         "override `model.optim.lr=-1`: `model.optim.lr` must be above 0, not -1",
     ):
-        assert said in text
+        assert message in text
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("trainer:\n  devices: 1\n  devices: 2\n", "line 4: key `devices` is set here and in line 3"),
         ("trainer: [1\n", "mine.yaml`, line 3"),
@@ -241,10 +243,10 @@ def test_all_mistakes_are_named_at_once(mine: Path) -> None:
         ("trainer: {max_epochs: 0}\n", "nothing would be trained"),
     ],
 )
-def test_a_bad_value_is_refused_with_its_place(mine: Path, text: str, said: str) -> None:
+def test_a_bad_value_is_refused_with_its_place(mine: Path, text: str, expected: str) -> None:
     mine.write_text(f"base: base\n{text}")
     message = refusal(mine)
-    assert said in message
+    assert expected in message
     assert "recipe `mine.yaml`, line" in message
     assert "Traceback" not in message
 
@@ -257,15 +259,15 @@ def test_a_file_without_base_must_have_every_key(mine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("transfr", "no recipe `transfr`\nhint: did you mean `transfer`?"),
         ("nowhere/at-all.yaml", "no recipe `nowhere/at-all.yaml`"),
         (".", "is a folder"),
     ],
 )
-def test_a_recipe_that_is_not_there_is_named(mine: Path, name: str, said: str) -> None:
-    assert said in refusal(name)
+def test_a_recipe_that_is_not_there_is_named(mine: Path, name: str, message: str) -> None:
+    assert message in refusal(name)
 
 
 def test_bases_in_a_circle_and_broken_bytes_are_refused(mine: Path) -> None:

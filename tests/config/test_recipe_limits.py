@@ -28,14 +28,14 @@ def in_seconds() -> Iterator[None]:
 
 
 def refused(tmp_path: Path, text: str) -> str:
-    """All that is said of a recipe; every line of it is short."""
+    """All that is reported of a recipe; every line of it is short."""
     recipe = tmp_path / "stranger.yaml"
     recipe.write_text(text, encoding="utf-8")
     with pytest.raises(QuranAsrError) as error:
         load_recipe(recipe)
-    said = str(error.value)
-    assert max(map(len, said.splitlines())) < 1_000
-    return said
+    message = str(error.value)
+    assert max(map(len, message.splitlines())) < 1_000
+    return message
 
 
 def chain(levels: int, times: int, mark: str = '"{}"') -> str:
@@ -92,8 +92,8 @@ def test_what_is_almost_a_number_is_text(text: str) -> None:
 @pytest.mark.parametrize("text", ["1" * 5_000, "-" + "9" * 5_000, "1" * 400 + ".5", "1e999", "-1e400"])
 def test_numbers_beyond_all_use_are_refused(tmp_path: Path, text: str) -> None:
     for key in ("trainer: {max_steps: %s}", "model: {optim: {lr: %s}}", "name: %s"):
-        said = refused(tmp_path, f"base: small\n{key % text}\n")
-        assert "is a number of" in said or "is too large" in said
+        message = refused(tmp_path, f"base: small\n{key % text}\n")
+        assert "is a number of" in message or "is too large" in message
     with pytest.raises(QuranAsrError):
         parse_override(f"trainer.max_steps={text}")
 
@@ -117,7 +117,7 @@ def test_text_of_the_letters_of_numbers_ends_in_no_traceback(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: " + "[" * 50_000, "nested too deeply"),
         ("a: " + "[" * 17 + "]" * 17, "nested too deeply"),
@@ -145,8 +145,8 @@ def test_text_of_the_letters_of_numbers_ends_in_no_traceback(text: str) -> None:
         ),
     ],
 )
-def test_recipes_without_measure_are_refused(tmp_path: Path, text: str, said: str) -> None:
-    assert said in refused(tmp_path, text)
+def test_recipes_without_measure_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused(tmp_path, text)
 
 
 def test_a_chain_of_bases_has_an_end(tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_a_chain_of_bases_has_an_end(tmp_path: Path) -> None:
 
 
 def test_five_hundred_unknown_keys_are_all_named_in_seconds(tmp_path: Path) -> None:
-    said = refused(tmp_path, "base: small\n" + "".join(f"modle{i}: 1\n" for i in range(490)))
-    assert said.count("unknown key") == 490
+    message = refused(tmp_path, "base: small\n" + "".join(f"modle{i}: 1\n" for i in range(490)))
+    assert message.count("unknown key") == 490
 
 
 @pytest.mark.parametrize(

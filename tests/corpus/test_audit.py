@@ -205,10 +205,10 @@ def test_a_line_that_says_more_than_its_recording_has_is_the_lines_fault(capfd, 
     assert "[past-the-end]" in err and "`duration`" in err and "cannot be decoded" not in err
 
 
-def test_the_page_plays_the_worst_clips_unless_told_otherwise(capfd, small, tmp_path):
+def test_the_page_plays_the_worst_clips_unless_asked_otherwise(capfd, small, tmp_path):
     run(capfd, small, "--to", tmp_path / "out", "--workers", 1)
     page = (tmp_path / "out" / "audit.html").read_text("utf-8")
-    assert page.count("<audio controls") == 2  # of the two rejected clips that can be heard
+    assert page.count("<audio controls") == 2  # of the two rejected clips that have audio
 
 
 def test_json_has_all_and_a_second_audit_measures_nothing_again(capfd, small, tmp_path):
@@ -236,11 +236,11 @@ def test_every_key_and_reason_is_described(capfd, small, tmp_path):
     text = page.partition("## Audit")[2].partition("\n## ")[0]
     described = set(re.findall(r'[`"]([\w.-]+)[`"]', text))
     _, out, _ = run(capfd, small, "--to", tmp_path / "out", "--json")
-    said = json.loads(out)
-    (whole,) = [clip for clip in said["clips_measured"] if clip["verdict"] == "keep"]
-    reciter = said["reciters"][""]
-    keys = {*said, *said["clean"], *said["effort"], *reciter, *whole, *whole["signal"], *REASONS}
-    for clip in said["clips_measured"]:
+    result = json.loads(out)
+    (whole,) = [clip for clip in result["clips_measured"] if clip["verdict"] == "keep"]
+    reciter = result["reciters"][""]
+    keys = {*result, *result["clean"], *result["effort"], *reciter, *whole, *whole["signal"], *REASONS}
+    for clip in result["clips_measured"]:
         keys |= {key for reason in clip["reasons"] for key in reason}
     assert keys - described == set()
 

@@ -84,7 +84,7 @@ def test_clipping_is_seen_as_stored_in_the_worst_channel_and_below_full_scale():
     assert measured(quiet).clipped_share == 0.0
 
 
-def test_noise_is_heard_at_every_level():
+def test_noise_is_measured_at_every_level():
     speech = babble(1, 6.0)
     noise = np.random.default_rng(2).normal(size=len(speech))
     noise *= np.sqrt(np.mean(speech**2) / np.mean(noise**2))
@@ -104,7 +104,7 @@ def test_phones_of_verses_counted_by_hand():
         sounds = dict(zip(KINDS, phones_of_verse(VerseRef.parse(verse)), strict=True))
         return {kind: int(count) for kind, count in sounds.items() if count}
 
-    # qul huwa llahu ahad: the tanwin on the last word is not said, and counts little
+    # qul huwa llahu ahad: the tanwin on the last word is not pronounced, and counts little
     assert counted("112:1") == {"verses": 1, "vowels": 7, "tanwin": 1, "sukuns": 1, "shaddas": 1, "words": 4}
     # alif lam meem: two names with a vowel held in full, and alif
     assert counted("2:1") == {

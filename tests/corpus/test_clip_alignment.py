@@ -23,7 +23,7 @@ def codes(*clips: ClipAlignment | None, deviation: float | None = 0.0) -> list[s
     return [reason.code if reason else "" for reason in judged][len(GOOD) :]
 
 
-def test_other_words_and_missing_words_are_told_apart() -> None:
+def test_other_words_and_missing_words_are_distinguished() -> None:
     swapped, start_cut, end_cut = (
         ClipAlignment(-7.0, -8.0, -6.0, 40),
         ClipAlignment(-2.0, -6.0, -0.3, 40),

@@ -71,10 +71,10 @@ def test_a_basmala_glued_to_the_first_verse_is_taken_off(clip):
         manifest(clip, {"text": glued, "verses": ["112:1"]}, {"text": glued}), "letters"
     )
     assert with_verse.text == LETTERS
-    assert text_alone.text.startswith("بسم الله")  # nobody knows whether it is heard
+    assert text_alone.text.startswith("بسم الله")  # nobody knows whether it is recited
 
 
-def test_another_text_than_that_of_the_verses_is_what_was_said(clip):
+def test_another_text_than_that_of_the_verses_is_the_reference(clip):
     path = manifest(clip, {"text": "هُوَ اللَّهُ", "verses": ["112:1"]})
     assert read_manifest(path, "letters")[0].text == "هو الله"
 
@@ -152,7 +152,7 @@ def test_a_manifest_without_a_good_line_is_an_error_even_when_collecting(clip):
             read_manifest(manifest(clip, *lines), "letters", on_error="collect")
 
 
-def test_what_is_no_manifest_is_said(clip, tmp_path):
+def test_what_is_no_manifest_is_reported(clip, tmp_path):
     for path, reason in (
         (tmp_path, "a folder"),
         (tmp_path / "missing.jsonl", "no such manifest"),

@@ -57,11 +57,11 @@ def test_clips_sound_as_they_did(manifest: Path, tmp_path: Path) -> None:
     before = {(s.text, round(s.duration, 2)): s for s in read_manifest(manifest, "letters")}
     for segment in read_manifest(report.manifest, "letters"):
         original = before[segment.text, round(segment.duration, 2)]
-        told = audio.read(segment.audio, segment.offset, segment.duration)
-        assert len(told) == round(16_000 * segment.duration)
+        samples = audio.read(segment.audio, segment.offset, segment.duration)
+        assert len(samples) == round(16_000 * segment.duration)
         if member_of(original.audio) is None and original.reciter == "":
             expected = audio.read(original.audio, original.offset, original.duration)
-            assert np.abs(told - expected).max() < 1e-4
+            assert np.abs(samples - expected).max() < 1e-4
         assert audio.probe(segment.audio).seconds == pytest.approx(segment.duration, abs=0.1)
 
 

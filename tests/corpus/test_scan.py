@@ -99,7 +99,7 @@ def test_broken_files_are_listed_with_their_reasons_and_the_rest_is_kept(tmp_pat
     assert (sidecar["edition"], sidecar["spelling"]) == ("simple", "diacritized")
 
 
-def test_what_is_said_before_a_surah_is_known_for_what_it_is(tmp_path):
+def test_formulas_before_a_surah_are_recognized(tmp_path):
     folder = tmp_path / "reciter"
     for seed, name in enumerate(
         ("audhubillah.mp3", "Bismillah.MP3", "002000.mp3", "001001.mp3", "009000.mp3")

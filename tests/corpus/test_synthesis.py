@@ -120,7 +120,7 @@ def test_a_verse_of_one_word_has_no_fragments(tmp_path):
     assert by_verse == ["112:2", "112:2"]  # two words: each of them, and 103:1 has one
 
 
-def test_the_letters_that_open_surahs_are_said_by_name():
+def test_the_letters_that_open_surahs_are_spoken_by_name():
     needs_engine()
     with Engine() as engine:
         spoken, _ = engine.synthesize_words(["الم"], "ar", 150, 50)

@@ -1,4 +1,4 @@
-"""Letters that no spelling of the Quran has: they vanish from the text, and that is said."""
+"""Letters that no spelling of the Quran has: they vanish from the text, and that is reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from quran_asr.corpus.text_check import unknown_characters_of
 
 
-def test_letters_that_the_spelling_drops_are_told_with_their_line(tmp_path: Path) -> None:
+def test_letters_that_the_spelling_drops_are_reported_with_their_line(tmp_path: Path) -> None:
     texts = ("قُلْ هُوَ ٱللَّهُ أَحَدٌ ۝١", "hello قل world", "پل ﷺ قل", "قل (1) هو.", "الـلّٰه")
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quran_asr.decoding.ctc import PathState, greedy, greedy_piece
+from quran_asr.decoding.ctc import PathState, greedy, greedy_chunk
 from quran_asr.errors import QuranAsrError
 
 BLANK = 4
@@ -35,8 +35,8 @@ def test_repeats_are_one_and_blanks_are_none(path: list[int], seed: int) -> None
 @given(st.lists(st.integers(0, BLANK), max_size=30))
 def test_the_score_is_that_of_the_path(path: list[int]) -> None:
     log_probs = scores_of(path)
-    said = sum(float(log_probs[frame, token]) for frame, token in enumerate(path))
-    assert greedy(log_probs).score == pytest.approx(said, abs=1e-9)
+    score = sum(float(log_probs[frame, token]) for frame, token in enumerate(path))
+    assert greedy(log_probs).score == pytest.approx(score, abs=1e-9)
 
 
 @given(st.lists(st.integers(0, BLANK), max_size=30), st.lists(st.integers(0, 30), max_size=6))
@@ -44,7 +44,7 @@ def test_a_cut_changes_nothing(path: list[int], cuts: list[int]) -> None:
     log_probs = scores_of(path)
     state, parts = PathState(), []
     for begin, end in pairwise([0, *sorted(min(cut, len(path)) for cut in cuts), len(path)]):
-        found, _, state = greedy_piece(log_probs[begin:end], state)
+        found, _, state = greedy_chunk(log_probs[begin:end], state)
         parts.append(found)
     whole = greedy(log_probs)
     assert [token for part in parts for token in part.tokens] == list(whole.tokens)

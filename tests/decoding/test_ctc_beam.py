@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from quran_asr.decoding.ctc import greedy
-from quran_asr.decoding.ctc_beam import beam_piece, start
+from quran_asr.decoding.ctc_beam import beam_chunk, start
 from quran_asr.decoding.endpoint import Pause
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
@@ -40,7 +40,7 @@ def search(
     cuts = sorted(min(cut, len(log_probs)) for cut in cuts)
     bounds = [0, *cuts, len(log_probs)]
     for nth in range(len(bounds) - 1):
-        piece, more, state = beam_piece(
+        piece, more, state = beam_chunk(
             log_probs[bounds[nth] : bounds[nth + 1]], state, final=nth == len(bounds) - 2, **options
         )
         found.append(piece)
@@ -74,7 +74,7 @@ def test_a_full_beam_knows_the_probability_of_every_text(
 ) -> None:
     log_probs = random_scores(seed, frames, vocabulary, sharpness)
     exact = all_texts(log_probs)
-    found, _, state = beam_piece(log_probs, start(vocabulary), beam=10_000, least_probability=0)
+    found, _, state = beam_chunk(log_probs, start(vocabulary), beam=10_000, least_probability=0)
     assert found.tokens == ()  # the text without tokens stays in the beam, so nothing is shared
     scores = np.logaddexp(state.in_blank, state.in_token)
     searched = {tail.tokens: float(np.exp(score)) for tail, score in zip(state.tails, scores, strict=True)}
@@ -139,7 +139,7 @@ def test_what_all_beams_share_is_given_out_and_memory_does_not_grow() -> None:
     log_probs = random_scores(3, 1_000, 6, 3.0)
     state, given_out, longest = start(6), 0, 0
     for begin in range(0, 1_000, 7):
-        found, _, state = beam_piece(log_probs[begin : begin + 7], state)
+        found, _, state = beam_chunk(log_probs[begin : begin + 7], state)
         given_out += len(found.tokens)
         longest = max(longest, *(len(tail.tokens) for tail in state.tails))
     assert given_out > 600
@@ -159,7 +159,7 @@ def test_what_are_no_scores_is_refused() -> None:
     log_probs = random_scores(0, 4, 3)
     log_probs[2] = -np.inf
     with pytest.raises(QuranAsrError, match="frame 2 hold no probability"):
-        beam_piece(log_probs, start(3))
+        beam_chunk(log_probs, start(3))
     log_probs[1, 3] = np.nan
     with pytest.raises(QuranAsrError, match="frame 1 hold NaN"):
-        beam_piece(log_probs, start(3))
+        beam_chunk(log_probs, start(3))

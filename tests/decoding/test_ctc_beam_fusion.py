@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quran_asr.decoding.ctc_beam import beam_piece, search, start
+from quran_asr.decoding.ctc_beam import beam_chunk, search, start
 from quran_asr.decoding.endpoint import Pause
 from quran_asr.decoding.fusion import Fusion, rescore
 from quran_asr.decoding.language_model import LanguageModel
@@ -47,7 +47,7 @@ def stream(
     state, found, ends = start(log_probs.shape[1] - 1, fusion), [], ()
     bounds = [0, *sorted(min(cut, len(log_probs)) for cut in cuts), len(log_probs)]
     for nth in range(len(bounds) - 1):
-        piece, more, state = beam_piece(
+        piece, more, state = beam_chunk(
             log_probs[bounds[nth] : bounds[nth + 1]],
             state,
             fusion=fusion,
@@ -124,9 +124,9 @@ def test_with_weight_0_it_is_the_beam_without_one(
 ) -> None:
     log_probs = random_scores(seed, frames, 5, sharpness)
     options = {"beam": beam, "least_probability": least, "pause": Pause(4)}
-    expected = beam_piece(log_probs, start(5), final=True, **options)[:2]
+    expected = beam_chunk(log_probs, start(5), final=True, **options)[:2]
     fusion = Fusion(random_model(seed, 5), 0.0)
-    found = beam_piece(log_probs, start(5, fusion), fusion=fusion, final=True, **options)[:2]
+    found = beam_chunk(log_probs, start(5, fusion), fusion=fusion, final=True, **options)[:2]
     assert found == expected
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quran_asr.decoding.ctc import PathState, greedy_piece
-from quran_asr.decoding.ctc_beam import beam_piece, start
+from quran_asr.decoding.ctc import PathState, greedy_chunk
+from quran_asr.decoding.ctc_beam import beam_chunk, start
 from quran_asr.decoding.endpoint import Loudness, Pause, frames_of, levels, may_end
 
 FRAME = 0.08
@@ -53,18 +53,18 @@ def test_loudness_goes_on_over_pieces(sound: list[float], cuts: list[int]) -> No
     assert loudness == after
 
 
-def certain(said: list[bool]) -> NDArray[np.float32]:
-    """CTC scores of a vocabulary of one that say its token where it is said, else blank."""
-    return np.array([[-0.01, -4.6] if speaks else [-4.6, -0.01] for speaks in said], np.float32)
+def certain(voiced: list[bool]) -> NDArray[np.float32]:
+    """CTC scores of a vocabulary of one token: the token where `voiced`, else blank."""
+    return np.array([[-0.01, -4.6] if speaks else [-4.6, -0.01] for speaks in voiced], np.float32)
 
 
-def by_definition(said: list[bool], patience: int, allowed: list[bool]) -> list[int]:
+def by_definition(voiced: list[bool], patience: int, allowed: list[bool]) -> list[int]:
     """Ends, from the rule as it is written: look back from every frame."""
     ends: list[int] = []
-    for now in range(len(said)):
+    for now in range(len(voiced)):
         since = ends[-1] if ends else 0
-        spoken = [frame for frame in range(since, now + 1) if said[frame]]
-        if spoken and now + 1 - spoken[-1] >= patience and not said[now] and allowed[now]:
+        spoken = [frame for frame in range(since, now + 1) if voiced[frame]]
+        if spoken and now + 1 - spoken[-1] >= patience and not voiced[now] and allowed[now]:
             ends.append(now + 1)
     return ends
 
@@ -73,16 +73,16 @@ def by_definition(said: list[bool], patience: int, allowed: list[bool]) -> list[
 def test_both_ctc_searches_end_utterances_by_the_rule(
     frames: list[tuple[bool, bool]], patience: int, cut: int
 ) -> None:
-    said, allowed = [said for said, _ in frames], [allowed for _, allowed in frames]
-    expected = by_definition(said, patience, allowed)
-    scores, mask = certain(said), np.array(allowed, np.bool_)
+    voiced, allowed = [voiced for voiced, _ in frames], [allowed for _, allowed in frames]
+    expected = by_definition(voiced, patience, allowed)
+    scores, mask = certain(voiced), np.array(allowed, np.bool_)
     path, beam = PathState(), start(1)
     path_ends: tuple[int, ...] = ()
     beam_ends: tuple[int, ...] = ()
     for part, allow in ((scores[:cut], mask[:cut]), (scores[cut:], mask[cut:])):
-        _, ends, path = greedy_piece(part.reshape(-1, 2), path, Pause(patience, allow))
+        _, ends, path = greedy_chunk(part.reshape(-1, 2), path, Pause(patience, allow))
         path_ends += ends
-        _, ends, beam = beam_piece(part.reshape(-1, 2), beam, pause=Pause(patience, allow))
+        _, ends, beam = beam_chunk(part.reshape(-1, 2), beam, pause=Pause(patience, allow))
         beam_ends += ends
     assert list(path_ends) == expected
     assert list(beam_ends) == expected

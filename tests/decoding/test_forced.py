@@ -1,4 +1,4 @@
-"""Forced alignment against all paths, and on words that nobody said."""
+"""Forced alignment against all paths, and on words that nobody recited."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def test_it_is_the_best_of_all_paths(seed: int, frames: int, tokens: list[int]) 
     assert (found.spans[:, 0] < found.spans[:, 1]).all() and (found.spans[1:, 0] >= found.spans[:-1, 1]).all()
 
 
-def test_words_are_where_they_were_said() -> None:
+def test_words_are_where_they_were_recited() -> None:
     words = verse("97:1")
-    said = Speech().pause(1).say(words)
-    found = force(said.log_probs(), TOKENIZER.encode(" ".join(words)))
+    speech = Speech().pause(1).say(words)
+    found = force(speech.log_probs(), TOKENIZER.encode(" ".join(words)))
     assert found is not None and found.losses.max() < 1
     firsts = np.cumsum([0, *(len(TOKENIZER.encode(word)) for word in words)])[:-1] + 1
-    assert (found.spans[firsts, 0] * FRAME).tolist() == pytest.approx(said.starts)
+    assert (found.spans[firsts, 0] * FRAME).tolist() == pytest.approx(speech.starts)
 
 
-def test_words_that_are_not_said_cost() -> None:
+def test_words_that_are_not_recited_cost() -> None:
     words = verse("2:255")
     scores = Speech().say(words[10:]).log_probs()
     found = force(scores, TOKENIZER.encode(" ".join(words)))

@@ -16,7 +16,7 @@ FRAME = 0.08
 tokens_with_waits = st.lists(st.tuples(st.integers(0, len(VOCABULARY) - 1), st.integers(0, 6)), max_size=14)
 
 
-def heard(steps: list[tuple[int, int]]) -> Hypothesis:
+def hypothesis_of(steps: list[tuple[int, int]]) -> Hypothesis:
     """From (token, frame)s; the probability of a token says its place."""
     return Hypothesis(
         tuple(token for token, _ in steps),
@@ -38,7 +38,7 @@ def moments_of(pieces: list[list[tuple[int, int]]], ends: tuple[int, ...] = ()) 
     state, results = OpenWords(), []
     for nth, piece in enumerate(pieces):
         result, state = add_tokens(
-            state, heard(piece), VOCABULARY, FRAME, ends=ends, final=nth == len(pieces) - 1
+            state, hypothesis_of(piece), VOCABULARY, FRAME, ends=ends, final=nth == len(pieces) - 1
         )
         results.append(result)
     return results
@@ -51,7 +51,7 @@ def test_however_it_is_cut_the_words_are_those_of_the_whole(
     at = timed(steps)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(at)), max_size=5)))
     results = moments_of([at[a:b] for a, b in zip([0, *cuts], [*cuts, len(at)], strict=True)])
-    assert sum((result.committed for result in results), ()) == VOCABULARY.words(heard(at), FRAME)
+    assert sum((result.committed for result in results), ()) == VOCABULARY.words(hypothesis_of(at), FRAME)
     for nth, result in enumerate(results):  # what is shown is always what was found so far
         committed = [text for earlier in results[: nth + 1] for text in texts(earlier.committed)]
         upto = [*cuts, len(at)][nth]
@@ -67,9 +67,11 @@ def test_a_word_waits_for_the_next_one() -> None:
 
 
 def test_a_pause_commits_the_word_and_the_next_token_starts_a_new_one() -> None:
-    (result, state) = add_tokens(OpenWords(), heard([(3, 1), (1, 4), (2, 30)]), VOCABULARY, FRAME, ends=(17,))
+    (result, state) = add_tokens(
+        OpenWords(), hypothesis_of([(3, 1), (1, 4), (2, 30)]), VOCABULARY, FRAME, ends=(17,)
+    )
     assert (texts(result.committed), texts(result.partial)) == (["هو", "ق"], ["ل"])
-    (after, _) = add_tokens(state, heard([(5, 32)]), VOCABULARY, FRAME, ends=(60,))
+    (after, _) = add_tokens(state, hypothesis_of([(5, 32)]), VOCABULARY, FRAME, ends=(60,))
     assert (texts(after.committed), texts(after.partial)) == (["له"], [])
     assert after.committed[0].start == 30 * FRAME
 
@@ -77,10 +79,12 @@ def test_a_pause_commits_the_word_and_the_next_token_starts_a_new_one() -> None:
 def test_what_a_beam_may_take_back_is_never_committed() -> None:
     state = OpenWords()
     result, state = add_tokens(
-        state, heard([(1, 0)]), VOCABULARY, FRAME, draft=heard([(2, 1), (3, 2), (4, 3)])
+        state, hypothesis_of([(1, 0)]), VOCABULARY, FRAME, draft=hypothesis_of([(2, 1), (3, 2), (4, 3)])
     )
     assert (texts(result.committed), texts(result.partial)) == ([], ["قل", "هو", "الل"])
-    result, state = add_tokens(state, heard([(3, 2)]), VOCABULARY, FRAME, draft=heard([(5, 4)]))
+    result, state = add_tokens(
+        state, hypothesis_of([(3, 2)]), VOCABULARY, FRAME, draft=hypothesis_of([(5, 4)])
+    )
     assert (texts(result.committed), texts(result.partial)) == (["ق"], ["هوه"])
 
 
@@ -112,7 +116,7 @@ class CountedPieces(tuple[str, ...]):
 def test_a_word_that_does_not_end_is_passed_through_once() -> None:
     """A model that emits no word start for minutes: looking back from each token took hours."""
     vocabulary = Vocabulary(CountedPieces(("▁ق", "ل")))
-    long = heard([(1, frame) for frame in range(3000)])
+    long = hypothesis_of([(1, frame) for frame in range(3000)])
     _, state = add_tokens(OpenWords(), long, vocabulary, FRAME)
     assert len(state.tokens.tokens) == 3000
     assert CountedPieces.looked_up < 10 * 3000

@@ -138,11 +138,11 @@ def test_calls_grow_with_the_tokens_and_not_with_frames_or_streams() -> None:
     networks = Networks(1, talkative=-4.0)
     sound = np.asarray(np.random.default_rng(5).normal(size=(1, 400, J)), np.float32)
     (alone,) = greedy(sound, [400], [networks.start()], networks.predict, networks.join)
-    said = len(alone.found.tokens)
+    count = len(alone.found.tokens)
     calls = networks.join_calls
-    assert 5 < said < 40
-    assert calls < 5 * said + 20
-    assert networks.predict_calls == said + 1
+    assert 5 < count < 40
+    assert calls < 5 * count + 20
+    assert networks.predict_calls == count + 1
     greedy(sound.repeat(64, axis=0), [400] * 64, [networks.start()] * 64, networks.predict, networks.join)
     assert networks.join_calls == 2 * calls
 

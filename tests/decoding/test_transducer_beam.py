@@ -17,7 +17,7 @@ from quran_asr.decoding.language_model import LanguageModel
 from quran_asr.decoding.ngram_estimation import estimate
 from quran_asr.decoding.transducer import Hidden, greedy
 from quran_asr.decoding.transducer import start as greedy_start
-from quran_asr.decoding.transducer_beam import BeamSettings, Scorer, beam_piece, search, start
+from quran_asr.decoding.transducer_beam import BeamSettings, Scorer, beam_chunk, search, start
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
@@ -107,7 +107,7 @@ def stream(
     state, found, ends = begin, [], ()
     bounds = [0, *sorted(min(cut, len(encoded)) for cut in cuts), len(encoded)]
     for nth in range(len(bounds) - 1):
-        piece, more, state = beam_piece(
+        piece, more, state = beam_chunk(
             encoded[bounds[nth] : bounds[nth + 1]],
             state,
             scorer,
@@ -238,7 +238,7 @@ def test_a_doubt_does_not_hold_words_back_for_ever() -> None:
         begin = start(scorer, EMPTY, V)
         state, late = begin, []
         for frame in range(80):
-            _, _, state = beam_piece(encoded[frame : frame + 1], state, scorer, begin)
+            _, _, state = beam_chunk(encoded[frame : frame + 1], state, scorer, begin)
             late.append(frame - min((tail.frames[0] for tail in state.tails if tail.tokens), default=frame))
         waits[commit] = max(late)
     assert waits[None] > 10  # otherwise this test shows nothing
@@ -257,9 +257,9 @@ def test_after_a_pause_the_language_model_goes_on_from_the_text_before_it() -> N
     model = estimate([[(0, 1)]] * 3, V, order=3, smoothing="witten-bell")
     scorer = Scorer(predict, lambda encoded, _: encoded, Fusion(model, 1.0, 2.0), BeamSettings(max_symbols=1))
     begin = start(scorer, EMPTY, V)
-    after_pause, ends, _ = beam_piece(encoded, begin, scorer, begin, pause=Pause(3), final=True)
+    after_pause, ends, _ = beam_chunk(encoded, begin, scorer, begin, pause=Pause(3), final=True)
     assert (after_pause.tokens, ends) == ((0, 1), (3,))
-    at_once, _, _ = beam_piece(encoded[3:], begin, scorer, begin, pause=Pause(3), final=True)
+    at_once, _, _ = beam_chunk(encoded[3:], begin, scorer, begin, pause=Pause(3), final=True)
     assert at_once.tokens == (0,)  # where the recording begins, a verse does
 
 

@@ -19,7 +19,7 @@ VOCABULARY = Vocabulary(PIECES)
 FRAME = 0.08
 
 
-def heard(*steps: tuple[int, int]) -> Hypothesis:
+def hypothesis_of(*steps: tuple[int, int]) -> Hypothesis:
     return Hypothesis(tuple(token for token, _ in steps), tuple(frame for _, frame in steps), 0.0)
 
 
@@ -36,32 +36,32 @@ def test_joined_pieces_are_the_text() -> None:
 
 
 def test_a_word_lasts_from_its_first_token_to_a_frame_after_its_last() -> None:
-    words = VOCABULARY.words(heard((1, 3), (2, 5), (3, 9), (4, 10), (5, 14)), FRAME)
+    words = VOCABULARY.words(hypothesis_of((1, 3), (2, 5), (3, 9), (4, 10), (5, 14)), FRAME)
     assert times(words) == [("قل", 3, 6), ("هو", 9, 10), ("الله", 10, 15)]
 
 
 def test_a_word_ends_where_the_next_one_starts() -> None:
-    words = VOCABULARY.words(heard((1, 3), (2, 4), (3, 4), (4, 4)), FRAME)
+    words = VOCABULARY.words(hypothesis_of((1, 3), (2, 4), (3, 4), (4, 4)), FRAME)
     assert times(words) == [("قل", 3, 4), ("هو", 4, 4), ("الله"[:3], 4, 5)]
 
 
 def test_a_word_is_as_probable_as_its_tokens_together() -> None:
     log_probs = tuple(math.log(probability) for probability in (0.9, 0.5, 0.8))
-    sure = replace(heard((1, 3), (2, 4), (3, 4)), log_probs=log_probs)
+    sure = replace(hypothesis_of((1, 3), (2, 4), (3, 4)), log_probs=log_probs)
     assert [word.confidence for word in VOCABULARY.words(sure, FRAME)] == [
         pytest.approx(0.45),
         pytest.approx(0.8),
     ]
-    assert [word.confidence for word in VOCABULARY.words(heard((1, 3)), FRAME)] == [None]
+    assert [word.confidence for word in VOCABULARY.words(hypothesis_of((1, 3)), FRAME)] == [None]
 
 
 def test_times_count_from_the_offset() -> None:
-    (word,) = VOCABULARY.words(heard((3, 10)), FRAME, offset=30.0)
+    (word,) = VOCABULARY.words(hypothesis_of((3, 10)), FRAME, offset=30.0)
     assert (word.start, word.end) == (pytest.approx(30.8), pytest.approx(30.88))
 
 
 def test_a_lone_word_start_begins_the_word() -> None:
-    assert times(VOCABULARY.words(heard((0, 2), (6, 5)), FRAME)) == [("أحد", 2, 6)]
+    assert times(VOCABULARY.words(hypothesis_of((0, 2), (6, 5)), FRAME)) == [("أحد", 2, 6)]
 
 
 @given(
@@ -72,7 +72,7 @@ def test_words_are_the_text_in_order_of_time(steps: list[tuple[int, int]]) -> No
     for token, wait in steps:
         frame += wait
         at.append((token, frame))
-    hypothesis = heard(*at)
+    hypothesis = hypothesis_of(*at)
     words = VOCABULARY.words(hypothesis, FRAME)
     assert " ".join(word.text for word in words) == VOCABULARY.text(hypothesis.tokens)
     bounds = [time for word in words for time in (word.start, word.end)]
@@ -84,7 +84,7 @@ def test_a_token_that_is_no_piece_is_refused(token: int) -> None:
     with pytest.raises(QuranAsrError, match=f"token {token} is not in this vocabulary of 8 pieces"):
         VOCABULARY.text([0, token])
     with pytest.raises(QuranAsrError, match="not in this vocabulary"):
-        VOCABULARY.words(heard((token, 0)), FRAME)
+        VOCABULARY.words(hypothesis_of((token, 0)), FRAME)
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_what_cannot_be_known_is_none() -> None:
     assert intervals(np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64), []) == [None, None]
     assert intervals(column([1, 2]), column([0, 0]), ["a", "a"]) == [None]
     low, high = intervals(column([1, 0]), column([2, 0]), ["a", "a"])[0]  # type: ignore[misc]
-    assert (low, high) == (0.5, 0.5)  # draws with nothing said are left out
+    assert (low, high) == (0.5, 0.5)  # draws without a reference word are left out
 
 
 def test_the_same_seed_gives_the_same_interval_however_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def clip(verse: str, reciter: str = "husary", seconds: float = 6.0) -> Segment:
     )
 
 
-def says(*answers: str | QuranAsrError):  # type: ignore[no-untyped-def]
+def recognizer_of(*answers: str | QuranAsrError):  # type: ignore[no-untyped-def]
     def recognize(segments: Sequence[Segment]) -> Iterator[Transcript | QuranAsrError]:
         for answer in answers:
             yield Transcript(answer) if isinstance(answer, str) else answer
@@ -44,7 +44,7 @@ VERSES = ["112:1", "112:2", "112:3", "112:4", "2:3"]
 SEGMENTS = [clip(verse, reciter) for reciter in ("husary", "afasy") for verse in VERSES]
 
 
-def heard_with_errors() -> list[str]:
+def hypotheses_with_errors() -> list[str]:
     """Every clip but the first without its last word, the last one repeating its first word."""
     texts = [segment.text for segment in SEGMENTS]
     hypothesis = [texts[0]] + [" ".join(text.split()[:-1]) for text in texts[1:]]
@@ -54,7 +54,7 @@ def heard_with_errors() -> list[str]:
 
 def report_of_errors() -> dict[str, Any]:
     training = TrainingData.from_segments([clip("112:1"), clip("112:2")])
-    report, _ = evaluate(SEGMENTS, says(*heard_with_errors()), SETTING, training)
+    report, _ = evaluate(SEGMENTS, recognizer_of(*hypotheses_with_errors()), SETTING, training)
     return report.to_json()
 
 
@@ -67,7 +67,8 @@ def test_a_report_has_every_key_that_others_rely_on_and_is_plain_json() -> None:
 
 
 def test_rates_are_made_from_summed_counts() -> None:
-    report, reference, hypothesis = report_of_errors(), [clip.text for clip in SEGMENTS], heard_with_errors()
+    report = report_of_errors()
+    reference, hypothesis = [clip.text for clip in SEGMENTS], hypotheses_with_errors()
     assert report["wer"] == pytest.approx(jiwer.wer(reference, hypothesis), abs=1e-6)
     assert report["cer"] == pytest.approx(jiwer.cer(reference, hypothesis), abs=1e-6)
     assert report["counts"] == {"hits": 37, "substitutions": 0, "insertions": 1, "deletions": 9}
@@ -101,14 +102,14 @@ def test_groups_hold_each_clip_once() -> None:
 
 
 def test_training_that_is_unknown_is_reported() -> None:
-    report, _ = evaluate(SEGMENTS[:2], says("", ""), SETTING)
+    report, _ = evaluate(SEGMENTS[:2], recognizer_of("", ""), SETTING)
     assert set(report.to_json()["cells"]) == {"unknown"}
 
 
 def test_the_worst_clips_come_first_with_their_words_opposite_each_other() -> None:
     segments = [clip("112:1"), clip("112:2"), clip("112:3")]
     hypothesis = ["قُلْ هُوَ", "اللَّهُ الصَّمَدُ", "لَمْ يَلِدْ قَالَ يُولَدْ"]
-    report, _ = evaluate(segments, says(*hypothesis), SETTING)
+    report, _ = evaluate(segments, recognizer_of(*hypothesis), SETTING)
     worst = report.to_json()["worst"]
     assert [clip["verses"] for clip in worst] == [["112:1"], ["112:3"]]
     _, huwa, allahu, ahad = segments[0].text.split()
@@ -122,14 +123,14 @@ def test_the_worst_clips_come_first_with_their_words_opposite_each_other() -> No
 
 def test_other_texts_that_are_accepted_count_as_right() -> None:
     segment = Segment("a.wav", 0, 1, (), "الم ذلك", "husary", also_accept=("طه", "الم"))
-    report, clips = evaluate([segment], says("الم"), SETTING)
+    report, clips = evaluate([segment], recognizer_of("الم"), SETTING)
     assert report.to_json()["wer"] == 0.0
     assert clips[0].score.reference == "الم"
 
 
 def test_unreadable_clips_are_listed_and_in_no_count() -> None:
     broken = QuranAsrError("the file is empty", where="husary/112:2.wav")
-    report, clips = evaluate(SEGMENTS[:3], says(SEGMENTS[0].text, broken, SEGMENTS[2].text), SETTING)
+    report, clips = evaluate(SEGMENTS[:3], recognizer_of(SEGMENTS[0].text, broken, SEGMENTS[2].text), SETTING)
     reference = report.to_json()
     assert (reference["clips"], reference["wer"], len(clips)) == (2, 0.0, 2)
     (listed,) = reference["unreadable"]
@@ -139,15 +140,15 @@ def test_unreadable_clips_are_listed_and_in_no_count() -> None:
     assert finding.message == "1 of 3 clips could not be read and is excluded: the file is empty"
     assert "112:2.wav" in finding.where  # its line, where the manifest is there
     with pytest.raises(QuranAsrError, match="none of 1 clip can be read; the first: the file is empty"):
-        evaluate(SEGMENTS[1:2], says(broken), SETTING)
+        evaluate(SEGMENTS[1:2], recognizer_of(broken), SETTING)
     with pytest.raises(QuranAsrError, match="no clip"):
-        evaluate([], says(), SETTING)
+        evaluate([], recognizer_of(), SETTING)
 
 
 @pytest.mark.parametrize("answers", [1, 3])
 def test_answers_that_do_not_fit_the_clips_are_refused(answers: int) -> None:
     with pytest.raises(ValueError, match="zip"):
-        evaluate(SEGMENTS[:2], says(*["قل"] * answers), SETTING)
+        evaluate(SEGMENTS[:2], recognizer_of(*["قل"] * answers), SETTING)
 
 
 def test_answers_are_taken_one_by_one() -> None:
@@ -166,7 +167,7 @@ def test_answers_are_taken_one_by_one() -> None:
 
 def test_empty_references_give_no_rate_and_no_nan() -> None:
     silence = Segment("a.wav", 0.0, 0.0, (), "", "")
-    report, _ = evaluate([silence, silence], says("قل", ""), SETTING)
+    report, _ = evaluate([silence, silence], recognizer_of("قل", ""), SETTING)
     reference = report.to_json()
     json.dumps(reference, allow_nan=False)
     assert (reference["wer"], reference["cer"], reference["wer_interval"], reference["letters"]["wer"]) == (
@@ -181,7 +182,7 @@ def test_empty_references_give_no_rate_and_no_nan() -> None:
 
 
 def test_report_and_transcripts_are_written_to_one_folder(tmp_path: Path) -> None:
-    report, clips = evaluate(SEGMENTS, says(*heard_with_errors()), SETTING)
+    report, clips = evaluate(SEGMENTS, recognizer_of(*hypotheses_with_errors()), SETTING)
     folder = tmp_path / "new" / "folder"
     write_report(folder, report, clips)
     write_report(folder, report, clips)  # twice: replaced, not appended
@@ -190,7 +191,7 @@ def test_report_and_transcripts_are_written_to_one_folder(tmp_path: Path) -> Non
     lines = [
         json.loads(line) for line in (folder / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    assert [line["hypothesis"] for line in lines] == heard_with_errors()
+    assert [line["hypothesis"] for line in lines] == hypotheses_with_errors()
     assert [line["reference"] for line in lines] == [segment.text for segment in SEGMENTS]
     assert lines[1]["counts"] == {"hits": 1, "substitutions": 0, "insertions": 0, "deletions": 1}
     assert (lines[1]["audio_filepath"], lines[1]["verses"]) == ("husary/112:2.wav", ["112:2"])

@@ -35,13 +35,13 @@ def test_rates_over_verses_are_those_of_jiwer_in_both_spellings() -> None:
                  for char in verse]  # fmt: skip
         hypotheses.append(spell("".join(noisy), "diacritized"))
     scores = score_clips([[verse] for verse in references], hypotheses, "diacritized")
-    bare_said = [spell(verse, "letters") for verse in references]
-    bare_heard = [spell(text, "letters") for text in hypotheses]
+    bare_references = [spell(verse, "letters") for verse in references]
+    bare_hypotheses = [spell(text, "letters") for text in hypotheses]
     for counts, rate in [
         (total(score.words for score in scores), jiwer.wer(references, hypotheses)),
         (total(score.characters for score in scores), jiwer.cer(references, hypotheses)),
-        (total(score.letters_words for score in scores), jiwer.wer(bare_said, bare_heard)),
-        (total(score.letters_characters for score in scores), jiwer.cer(bare_said, bare_heard)),
+        (total(score.letters_words for score in scores), jiwer.wer(bare_references, bare_hypotheses)),
+        (total(score.letters_characters for score in scores), jiwer.cer(bare_references, bare_hypotheses)),
     ]:
         assert 0 < rate < 1
         assert counts.rate == pytest.approx(rate, abs=1e-12)
@@ -112,7 +112,7 @@ def test_wrong_use_is_refused() -> None:
 def test_a_clip_is_lost_when_less_than_half_of_its_words_are_right_by_letters() -> None:
     assert one(IKHLAS, "قُلْ").lost
     assert not one(IKHLAS, "قُلْ هُوَ").lost
-    assert not one(IKHLAS, "قل هو").lost  # no mark is right, and half of the words are heard
+    assert not one(IKHLAS, "قل هو").lost  # no mark is right, and half of the words are recognized
     assert one(IKHLAS, "").lost
 
 
@@ -125,7 +125,7 @@ def test_a_clip_is_lost_when_less_than_half_of_its_words_are_right_by_letters() 
         ("a b c", "a b a b c c", 6),
         ("dakka dakka", "dakka dakka", 0),  # the Quran's own (89:21)
         ("x dakka dakka y", "dakka dakka dakka", 3),
-        ("a b a b c", "a b a b a", 0),  # said twice, and begun once more
+        ("a b a b c", "a b a b a", 0),  # recited twice, and begun once more
         ("ab ab", "b b", 2),  # part of a word is not a word
         ("a b", "a b c a b", 0),  # not at once
         ("", "a a", 2),
@@ -142,7 +142,7 @@ def test_words_inside_a_repetition_that_the_reference_lacks(
 
 @given(st.lists(st.sampled_from("abc"), max_size=10), st.lists(st.sampled_from("abc"), max_size=10))
 def test_repetitions_are_found_by_trying_every_place(references: list[str], hypotheses: list[str]) -> None:
-    """Every stretch of the form X X is tried; it was not said if no reading of its whole run was."""
+    """Every stretch of the form X X is tried; it was not recited if no reading of its whole run was."""
     text = " ".join(references)
     inside: set[int] = set()
     for period in range(1, len(hypotheses) // 2 + 1):

@@ -13,15 +13,15 @@ from quran_asr.evaluation.scoring import score_clips
 from quran_asr.evaluation.transcripts import MOST_WORDS, read_transcripts, worst, write_transcripts
 from quran_asr.records import Segment, VerseRef
 
-SAID = ["قل هو الله أحد", "الله الصمد", "لم يلد ولم يولد"]
-HEARD = ["قل هو الله", "الله الصمد", "لم ولم يلد يولد"]
+REFERENCES = ["قل هو الله أحد", "الله الصمد", "لم يلد ولم يولد"]
+HYPOTHESES = ["قل هو الله", "الله الصمد", "لم ولم يلد يولد"]
 
 
 def clips() -> list[ScoredClip]:
-    scores = score_clips([(text,) for text in SAID], HEARD, "letters")
+    scores = score_clips([(text,) for text in REFERENCES], HYPOTHESES, "letters")
     return [
         ScoredClip(Segment(f"/r/{n}.flac", 0.5 * n, 2.0, (VerseRef(112, n),), text, "Ali"), score)
-        for n, (text, score) in enumerate(zip(SAID, scores, strict=True), start=1)
+        for n, (text, score) in enumerate(zip(REFERENCES, scores, strict=True), start=1)
     ]
 
 
@@ -30,7 +30,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     write_transcripts(tmp_path / "t.jsonl", written)
     read = read_transcripts(tmp_path / "t.jsonl")
     assert [clip.segment for clip in read] == [clip.segment for clip in written]
-    assert [clip.hypothesis for clip in read] == HEARD
+    assert [clip.hypothesis for clip in read] == HYPOTHESES
     assert [clip.words for clip in read] == [clip.score.words for clip in written]
     assert [clip.edits() for clip in read] == [clip.score.edits() for clip in written]
     assert [clip.segment.verses[0].ayah for clip in worst(read, 5)] == [3, 1], (

@@ -40,10 +40,10 @@ def main(words: list[str]) -> None:
         time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0.02")))
         row = {"step": step, "epoch": 0, "time": step / 1, "split": "validation", "wer": weight + 1 / step}
         run.append_metrics(row)
-    heard = " خطأ" if weight > 0.3 else ""
+    mistake = " خطأ" if weight > 0.3 else ""
     lines = [
         {"audio_filepath": f"{i}.wav", "offset": 0, "duration": 1, "reciter": f"r{i % 2}", "verses": [],
-         "reference": text, "hypothesis": text + heard}
+         "reference": text, "hypothesis": text + mistake}
         for i, text in enumerate(TEXTS * 4)
     ]  # fmt: skip
     run.transcripts.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -52,8 +52,8 @@ def main(words: list[str]) -> None:
 
 def end(run, interrupted: bool, code: int) -> None:  # type: ignore[no-untyped-def]
     rates = [row["wer"] for row in run.read_metrics()]
-    told = {"run": str(run.path), "interrupted": interrupted, "stopped_by": None, "steps": len(rates)}
-    print(json.dumps(told | {"val_wer": min(rates, default=None)}), flush=True)
+    ended = {"run": str(run.path), "interrupted": interrupted, "stopped_by": None, "steps": len(rates)}
+    print(json.dumps(ended | {"val_wer": min(rates, default=None)}), flush=True)
     os._exit(code)
 
 

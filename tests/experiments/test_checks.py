@@ -32,16 +32,16 @@ def write(tmp_path: Path) -> Write:
 
     def manifest(name: str, *clips: tuple[Any, ...], **keys: Any) -> Path:
         lines = []
-        for number, (file, reciter, verse, said, *held) in enumerate(clips):
+        for number, (file, reciter, verse, text, *held) in enumerate(clips):
             path = tmp_path / file
             if not path.exists():
-                seconds = held[0] if held else said
+                seconds = held[0] if held else text
                 noise = np.random.default_rng(hash((name, number)) % 2**32).normal(
                     0, 0.1, int(16_000 * seconds)
                 )
                 audio.write(path, noise.astype(np.float32))
             lines.append(
-                {"audio_filepath": file, "duration": said, "reciter": reciter, "verses": [verse], **keys}
+                {"audio_filepath": file, "duration": text, "reciter": reciter, "verses": [verse], **keys}
             )
         place = tmp_path / f"{name}.jsonl"
         place.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
@@ -75,15 +75,15 @@ def broken() -> Outcome:
 
 
 def test_what_rests_on_a_failure_is_left_out_and_reports_it() -> None:
-    told: list[Line] = []
+    printed: list[Line] = []
     checks = [
         Check("first", broken),
         Check("second", lambda: passed("never reached"), needs=("first",)),
         Check("third", lambda: passed("never reached"), needs=("second",)),
         Check("fourth", lambda: [warning("so", "do"), Outcome("pass", "this", code="other")]),
     ]
-    lines = run(checks, told.append)
-    assert lines == told
+    lines = run(checks, printed.append)
+    assert lines == printed
     assert [(line.code, line.status) for line in lines] == [
         ("first", "failure"),
         ("second", "skipped"),
@@ -185,9 +185,9 @@ def test_disjoint_splits_pass(write: Write) -> None:
     contents = same_contents(data)
     assert shared_audio(data, contents).status == "pass"
     assert other_names(data, contents).status == "pass"
-    told = seen_texts(data)
-    assert told.status == "pass"
-    assert "unseen reciter/unseen text 100 %" in told.message
+    outcome = seen_texts(data)
+    assert outcome.status == "pass"
+    assert "unseen reciter/unseen text 100 %" in outcome.message
 
 
 def test_the_same_recording_under_another_path_and_name_is_found(write: Write, tmp_path: Path) -> None:
@@ -237,9 +237,9 @@ def test_another_spelling_of_a_name_and_no_name_are_reported(write: Write) -> No
 
 def test_a_random_split_of_rows_is_reported(write: Write) -> None:
     rows = [(f"{i}.wav", "r", f"112:{1 + i % 4}", 0.5) for i in range(8)]
-    told = seen_texts(data_of(write("t", *rows[:6]), write("v", *rows[6:])))
-    assert told.status == "warning"
-    assert "seen reciter/seen text 100 %" in told.message
+    outcome = seen_texts(data_of(write("t", *rows[:6]), write("v", *rows[6:])))
+    assert outcome.status == "warning"
+    assert "seen reciter/seen text 100 %" in outcome.message
 
 
 # --- the machine ------------------------------------------------------------------------------------
@@ -283,9 +283,9 @@ def test_workers_cores_shared_memory_and_cache(
 def test_letters_that_spelling_leaves_out_are_reported(write: Write) -> None:
     training = write("t", ("a.wav", "A", "112:1", 3.0), text="hello قل world")
     _, outcomes = read_data(recipe_of(training, write("v", ("b.wav", "B", "112:2", 3.0))))
-    told = {outcome.code: outcome for outcome in outcomes}["foreign-letters"]
-    assert told.status == "warning"
-    assert f"{training}:1" in told.message and "`h`" in told.message
+    foreign = {outcome.code: outcome for outcome in outcomes}["foreign-letters"]
+    assert foreign.status == "warning"
+    assert f"{training}:1" in foreign.message and "`h`" in foreign.message
 
 
 def test_what_a_plan_notes_is_shown_as_a_note_with_its_hint(capsys: pytest.CaptureFixture[str]) -> None:

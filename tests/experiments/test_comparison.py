@@ -53,8 +53,8 @@ def test_between_validations_a_rate_is_interpolated_and_marked() -> None:
 
 def test_before_its_first_validation_a_training_has_no_rate() -> None:
     late = VariantCurves("a", (curves([(600, 0.5), (1000, 0.3)]),), (0,))
-    told = compare([late, VariantCurves("b", (falling(1, 0.0005),), (0,))]).to_json()["variants"][0]["wer"]
-    assert told["10%"] is None and told["50%"] is None and told["100%"]["mean"] == 0.3
+    wer = compare([late, VariantCurves("b", (falling(1, 0.0005),), (0,))]).to_json()["variants"][0]["wer"]
+    assert wer["10%"] is None and wer["50%"] is None and wer["100%"]["mean"] == 0.3
 
 
 def test_equal_wer_is_reached_so_many_times_sooner() -> None:
@@ -87,10 +87,10 @@ def test_a_worse_variant_needs_more_steps_for_what_it_reaches_itself() -> None:
 )
 def test_nothing_is_reached_sooner_where_nothing_was_learned(last: float, who: str) -> None:
     deaf, other = curves([(100, 1.2), (1000, 1.0)]), curves([(100, 1.0), (1000, last)])
-    told = compare([VariantCurves("a", (deaf,), (0,)), VariantCurves("b", (other,), (0,))]).to_json()[
+    result = compare([VariantCurves("a", (deaf,), (0,)), VariantCurves("b", (other,), (0,))]).to_json()[
         "variants"
     ][1]
-    against = told["against_first"]
+    against = result["against_first"]
     assert against["note"] == f"{who} learned (WER >= 0.95)"
     assert against["times_fewer"] is against["first_reached"] is against["reached"] is None
     assert against["end_ratio"]["mean"] == pytest.approx(last)
@@ -153,9 +153,9 @@ def test_a_variant_without_errors_leaves_json_that_can_be_read() -> None:
         VariantCurves(name, (curves([(100, rate), (200, rate)]),), (0,))
         for name, rate in (("a", 0.0), ("b", 0.5))
     )
-    told = compare([perfect, other]).to_json()
-    json.dumps(told, allow_nan=False)
-    assert told["variants"][1]["against_first"]["end_ratio"]["mean"] is None
+    result = compare([perfect, other]).to_json()
+    json.dumps(result, allow_nan=False)
+    assert result["variants"][1]["against_first"]["end_ratio"]["mean"] is None
 
 
 def test_a_training_without_this_decoders_rate_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Curves read from run folders, event files and CSVs, and what is said of files that hold none."""
+"""Curves read from run folders, event files and CSVs, and what is reported of files that hold none."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_folder_of_several_runs_asks_for_one(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_not_events_are_one_line(tmp_path: Path) -> None:
-    """Torn and flipped copies of a whole file: what is left of it is read, or one error is told."""
+    """Torn and flipped copies of a whole file: what is left of it is read, or one error is reported."""
     whole = write_events(tmp_path / "events.out.tfevents.100.vm", {"val_wer": dict.fromkeys(range(50), 0.5)})
     good = whole.read_bytes()
     draw = random.Random(0)
@@ -142,7 +142,7 @@ def test_csv_with_a_split_column_and_one_saved_from_tensorboard(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ("a,b\n1,2\n", "no column `step`"),
@@ -151,9 +151,9 @@ def test_csv_with_a_split_column_and_one_saved_from_tensorboard(tmp_path: Path) 
         ("step,val_wer\n", "holds no numbers"),
     ],
 )
-def test_a_csv_that_is_none_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_csv_that_is_none_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x.csv").write_text(text)
-    with pytest.raises(QuranAsrError, match=said):
+    with pytest.raises(QuranAsrError, match=message):
         read_curves(tmp_path / "x.csv")
 
 

@@ -1,4 +1,4 @@
-"""Signs on recorded curves, on made ones, and where nothing may be said."""
+"""Diagnostics of recorded curves, of made ones, and of curves that show nothing."""
 
 from __future__ import annotations
 

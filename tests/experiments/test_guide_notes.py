@@ -18,7 +18,7 @@ def notes(name: str, work: Workload | None, given: MeasuredSeconds = MeasuredSec
 
 
 def test_the_guides_case_names_each_difference_with_its_figures() -> None:
-    said = notes("transfer", GUIDE, MeasuredSeconds(0.5, 60.0))
+    lines = notes("transfer", GUIDE, MeasuredSeconds(0.5, 60.0))
     figures = {
         "guide-rate": ("1.5", "2.0", "1.21e-03", "1.25e-03"),
         "guide-warmup": ("2.8 epochs", "5.7 epochs"),
@@ -27,9 +27,9 @@ def test_the_guides_case_names_each_difference_with_its_figures() -> None:
         "guide-hours": ("200 h", "56 h"),
         "guide-time": ("17 hours", "16.3"),
     }
-    assert set(said) == set(figures)
+    assert set(lines) == set(figures)
     for code, wanted in figures.items():
-        assert all(figure in said[code] for figure in wanted), said[code]
+        assert all(figure in lines[code] for figure in wanted), lines[code]
 
 
 def test_other_data_and_other_recipes_are_left_alone() -> None:

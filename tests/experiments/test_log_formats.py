@@ -67,7 +67,7 @@ def notebook(path: Path) -> None:
 
 
 def lightning_csv(path: Path) -> None:
-    """`CSVLogger`: a row for each kind of measurement. A start that never hears, its CTC loss at 60."""
+    """`CSVLogger`: a row for each kind of measurement. A start that never learns, its CTC loss at 60."""
     rows = ["epoch,step,train_loss_step,train_rnnt_loss,train_ctc_loss,lr-AdamW,val_loss,val_wer,val_wer_ctc"]
     for step in range(49, 9000, 50):
         rnnt, ctc = 0.8 + 50 * math.exp(-step / 600), 60 + 40 * math.exp(-step / 300)

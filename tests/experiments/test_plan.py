@@ -97,8 +97,8 @@ def test_a_random_start_on_purpose_is_a_note() -> None:
     slow = Workload(20_000, 100.0)
     assert codes(planned("scratch", work=slow)) == {"random-start": "note", "few-steps": "warning"}
     assert codes(planned("scratch")) == {"random-start": "note", "short-clips-masked": "note"}
-    [told] = [finding for finding in planned("scratch").findings if finding.code == "random-start"]
-    assert "`scratch`" not in told.remedy, "it is that recipe"
+    [note] = [finding for finding in planned("scratch").findings if finding.code == "random-start"]
+    assert "`scratch`" not in note.remedy, "it is that recipe"
     assert codes(planned("small", work=slow)) == codes(planned("quickstart")) == {}
 
 
@@ -136,7 +136,7 @@ def test_steps_are_counted_by_whichever_limit_comes_first() -> None:
     assert (only_steps.optimizer_steps, only_steps.epochs) == (1054, 2.0)
 
 
-def test_without_data_the_rest_is_still_said() -> None:
+def test_without_data_the_rest_is_still_reported() -> None:
     of = planned("transfer", work=None)
     assert (of.clips, of.batches_per_epoch, of.optimizer_steps) == (None, None, None)
     assert (of.effective_batch, of.parameters) == (128, 114_752_514)

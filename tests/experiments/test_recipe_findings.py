@@ -42,7 +42,7 @@ class Case:
     devices: int | None = None
     device: str | None = None
     then: tuple[str, ...] = ()
-    """What follows from the mend, and is said next."""
+    """What follows from the correction, and is reported next."""
 
     def plan(self, *more: str) -> Plan:
         recipe = load_recipe(self.recipe, (*self.overrides, *more))

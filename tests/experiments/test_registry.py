@@ -41,9 +41,19 @@ def test_one_change_a_run_is_visible(tmp_path: Path) -> None:
     # each against the nearest of those before it, not merely the last
     assert [entry.against for entry in entries] == ["base", *map(str, (first.path, first.path, second.path))]
     assert "model.encoder.n_layers: 17 -> 6" in entries[0].changes
-    told = entries[1].to_json()
-    assert (told["steps"], told["best_wer"], told["best_step"], told["version"]) == (300, 0.25, 200, "0.1.0")
-    assert (told["data"], told["hours"], told["seed"], told["start"]) == (["data/train.jsonl"], 1.5, 0, None)
+    described = entries[1].to_json()
+    assert (described["steps"], described["best_wer"], described["best_step"], described["version"]) == (
+        300,
+        0.25,
+        200,
+        "0.1.0",
+    )
+    assert (described["data"], described["hours"], described["seed"], described["start"]) == (
+        ["data/train.jsonl"],
+        1.5,
+        0,
+        None,
+    )
 
 
 def test_a_broken_run_hides_no_other(tmp_path: Path) -> None:

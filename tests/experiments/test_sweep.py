@@ -1,4 +1,4 @@
-"""A sweep around trainings that are played by `stand_in.py`: what is made, ended, resumed and told."""
+"""A sweep around trainings that are played by `stand_in.py`: what is made, ended, resumed and reported."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def test_a_hopeless_trial_is_ended_properly_and_cannot_win(
     assert [row.state for row in finished] == ["finished"] * 3
     assert (hopeless.state, hopeless.number) == ("pruned", 3)
     assert hopeless.steps is not None and hopeless.steps < 5
-    told = json.loads((trial_folder(tmp_path / "s", 3) / "ended.json").read_text())
-    assert told["interrupted"], "it was asked to end, and had the time to do so"
+    ended = json.loads((trial_folder(tmp_path / "s", 3) / "ended.json").read_text())
+    assert ended["interrupted"], "it was asked to end, and had the time to do so"
     assert made(asked(f"{CTC}=0.1,0.2,0.3,0.9", prune=True), tmp_path / "s") == result
     assert len(commands(tmp_path)) == 4
 
@@ -218,14 +218,14 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_fails_is_reported_and_made_again_by_the_next_call(tmp_path: Path) -> None:
-    said: list[Finding] = []
+    findings: list[Finding] = []
     sweep, folder = asked(f"{CTC}=0.1,0.95"), tmp_path / "s"
-    run_sweep(sweep, folder, lambda *_: None, said.append)
-    assert [finding.code for finding in said] == ["failed-trial"]
-    assert "the sky fell" in said[0].message
+    run_sweep(sweep, folder, lambda *_: None, findings.append)
+    assert [finding.code for finding in findings] == ["failed-trial"]
+    assert "the sky fell" in findings[0].message
     rows = result_of(sweep, folder).rows
     assert [(row.state, row.note) for row in rows] == [("finished", ""), ("failed", "the sky fell")]
-    run_sweep(sweep, folder, lambda *_: None, said.append)
+    run_sweep(sweep, folder, lambda *_: None, findings.append)
     assert len(commands(tmp_path)) == 3
 
 

@@ -70,7 +70,7 @@ def test_a_range_of_small_numbers_reaches_the_recipe_as_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["trainer.max_steps=5"], "nothing is varied"),
         ([f"{CTC}=0.2,0.2"], "listed twice"),
@@ -90,13 +90,13 @@ def test_a_range_of_small_numbers_reaches_the_recipe_as_numbers() -> None:
         (["model.optim.lrr=0..1"], "unknown key `model.optim.lrr`"),
     ],
 )
-def test_what_is_refused(words: list[str], told: str) -> None:
-    with pytest.raises(QuranAsrError, match=told):
+def test_what_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(QuranAsrError, match=message):
         read_space(words)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["model.aux_ctc.ctc_loss_weigth=0.2,0.3"], "did you mean `model.aux_ctc.ctc_loss_weight`"),
         ([f"{CTC}=0.2,1.3"], "must be at most 1, not 1.3"),
@@ -105,7 +105,7 @@ def test_what_is_refused(words: list[str], told: str) -> None:
         ([f"{CTC}=0.2,0.3", "trainer.max_steps=0"], "nothing would be trained"),
     ],
 )
-def test_the_recipe_loader_reports_what_is_wrong(words: list[str], told: str) -> None:
+def test_the_recipe_loader_reports_what_is_wrong(words: list[str], message: str) -> None:
     fixed, axes = read_space(words)
-    with pytest.raises(QuranAsrError, match=told):
+    with pytest.raises(QuranAsrError, match=message):
         refuse_impossible("small", fixed, axes)

@@ -1,4 +1,4 @@
-"""Seconds of a training: given, measured, from the table of devices, or unknown and said."""
+"""Seconds of a training: given, measured, from the table of devices, or reported as unknown."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def test_the_table_comes_near_what_the_guide_measured() -> None:
     assert "an estimate for RTX 3090" in of.batch_seconds_source
     assert of.validation_seconds is None and "--validation" in of.validation_seconds_source
     assert of.total_seconds == pytest.approx(100 * 1054 * of.batch_seconds)
-    heard = planned("transfer", "RTX 3090", validation_hours=1.0)
-    assert heard.validation_seconds is not None and heard.total_seconds is not None
-    assert heard.total_seconds == pytest.approx(of.total_seconds + 100 * heard.validation_seconds)
+    validated = planned("transfer", "RTX 3090", validation_hours=1.0)
+    assert validated.validation_seconds is not None and validated.total_seconds is not None
+    assert validated.total_seconds == pytest.approx(of.total_seconds + 100 * validated.validation_seconds)
 
 
 def test_the_laptops_ninety_minutes() -> None:

@@ -183,9 +183,9 @@ def test_the_part_of_the_source_that_is_left_out_is_reported() -> None:
         for one in (six, three)
     ]
     assert planned.source_share == pytest.approx(parameters[1] / parameters[0])
-    told = planned.differences[0]
-    assert (told.severity, told.code) == ("warning", "layers-left-out")
-    assert "3 of its 6 layers are left out" in told.message
+    difference = planned.differences[0]
+    assert (difference.severity, difference.code) == ("warning", "layers-left-out")
+    assert "3 of its 6 layers are left out" in difference.message
     assert transfer_map(six, six).source_share == 1.0
 
 
@@ -223,13 +223,13 @@ def test_the_level_of_features_is_folded_only_where_it_is_known_and_needed() -> 
 
 def test_transfer_json_has_every_tensor_and_the_table_adds_up() -> None:
     planned = transfer_map(side(OFFLINE), side(STREAMING))
-    told = json.loads(json.dumps(planned.to_json()))
-    assert [tensor["name"] for tensor in told["tensors"]] == list(STREAMING.shapes())
-    cells = [cell for module in told["modules"].values() for cell in module.values()]
+    written = json.loads(json.dumps(planned.to_json()))
+    assert [tensor["name"] for tensor in written["tensors"]] == list(STREAMING.shapes())
+    cells = [cell for module in written["modules"].values() for cell in module.values()]
     assert sum(cell["tensors"] for cell in cells) == 654
     assert sum(cell["parameters"] for cell in cells) == 114_752_514
-    assert told["modules"]["encoder.pre_encode"]["salvaged"] == {"tensors": 1, "parameters": 512 * 2816}
-    assert {finding["code"] for finding in told["differences"]} == codes(planned)
+    assert written["modules"]["encoder.pre_encode"]["salvaged"] == {"tensors": 1, "parameters": 512 * 2816}
+    assert {finding["code"] for finding in written["differences"]} == codes(planned)
 
 
 ARCHITECTURES = st.builds(

@@ -136,14 +136,14 @@ def test_a_killed_comparison_is_resumed_where_its_training_got_to(
     orphan = json.loads((first.folder / "process").read_text())["pid"]
     assert lives(orphan)
     monkeypatch.setenv("STAND_IN_SECONDS", "0.02")
-    said: list[str] = []
-    assert comparison.run_trials(folder, [first, second], comparison.Conditions(report=said.append)) == []
-    assert said[0].startswith("quickstart, seed 0: continues")
+    messages: list[str] = []
+    assert comparison.run_trials(folder, [first, second], comparison.Conditions(report=messages.append)) == []
+    assert messages[0].startswith("quickstart, seed 0: continues")
     assert not lives(orphan)
     assert first.run() == run, "no second one was begun"
     for trial in (first, second):
         ended = trial.run()
         assert ended is not None and [row["step"] for row in ended.read_metrics()] == [1, 2, 3, 4, 5]
-    said.clear()
-    assert comparison.run_trials(folder, [first, second], comparison.Conditions(report=said.append)) == []
-    assert said == [f"2 of 2 trials found in {folder}"]
+    messages.clear()
+    assert comparison.run_trials(folder, [first, second], comparison.Conditions(report=messages.append)) == []
+    assert messages == [f"2 of 2 trials found in {folder}"]

@@ -58,7 +58,7 @@ def test_a_line_without_seconds_is_named(tmp_path: Path, line: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("[1]", "not a JSON object"),
         ("3", "not a JSON object"),
@@ -67,12 +67,12 @@ def test_a_line_without_seconds_is_named(tmp_path: Path, line: object) -> None:
         ('{"duration": NaN}', "NaN is not a number"),
     ],
 )
-def test_a_line_that_is_not_a_json_object_is_called_so(tmp_path: Path, line: str, said: str) -> None:
+def test_a_line_that_is_not_a_json_object_is_called_so(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"duration": 1.0}\n' + line, "utf-8")
     with pytest.raises(QuranAsrError) as error:
         read_clips(path)
-    assert error.value.what.startswith(said)
+    assert error.value.what.startswith(message)
     assert error.value.where == f"{path}:2"
 
 

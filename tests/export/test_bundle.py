@@ -1,4 +1,4 @@
-"""A bundle says what NeMo says: every look-ahead, any pieces, one stream or many. With a model that hears."""
+"""A bundle gives what NeMo gives: every look-ahead, any chunks, one stream or many. With a trained model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def model(quickstart: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def sounds(quickstart: Any) -> dict[str, np.ndarray]:
-    """Verses by a voice that the model never heard; the longest reach far beyond the left context (5.6 s)."""
+    """Verses by a voice not in the training; the longest reach far beyond the left context (5.6 s)."""
     folder = next(quickstart.folder.glob("corpus/held_out-*/espeak-Alex"))
     clips = {name: audio.read(folder / f"{name}.flac") for name in ("112001", "103003", "114004", "001007")}
     loud = np.concatenate(list(clips.values()))
@@ -56,12 +56,12 @@ def expected(model: Any, sounds: dict[str, np.ndarray]) -> dict[tuple[int, str],
 
     contexts = look_aheads(model)
     assert tuple(contexts) == LOOK_AHEADS
-    heard = {}
+    emissions = {}
     for ms in reversed(LOOK_AHEADS):  # ends with the widest, as it began
         set_look_ahead(model, contexts[ms])
         for name, samples in sounds.items():
-            heard[ms, name] = nemo_transcribes(model, samples)
-    return heard
+            emissions[ms, name] = nemo_transcribes(model, samples)
+    return emissions
 
 
 def recognizer(bundle: Path, decoder: str, ms: int) -> Recognizer:

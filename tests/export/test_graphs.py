@@ -14,7 +14,7 @@ from quran_asr.training.streaming import model_shape
 from quran_asr.training.tokenizer import Tokenizer
 
 LENGTHS = (417, 253)
-"""Feature frames of two recordings that are heard together."""
+"""Feature frames of two recordings that are encoded together."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The folder for sherpa-onnx: its graphs say what the model says, and the PyPI package hears it."""
+"""The folder for sherpa-onnx: its graphs give what the model gives, and the PyPI package runs it."""
 
 from __future__ import annotations
 
@@ -148,14 +148,14 @@ def test_windows_give_the_frames_of_the_whole_file_from_the_first_to_the_last(
     with torch.inference_mode():
         if head == "ctc":
             expected = model.ctc_decoder(encoder_output=encoded)
-            heard = np.concatenate(pieces, axis=1)
-            np.testing.assert_array_equal(heard[:, ::2], heard[:, 1::2])
-            heard = heard[:, ::2]
+            joined = np.concatenate(pieces, axis=1)
+            np.testing.assert_array_equal(joined[:, ::2], joined[:, 1::2])
+            joined = joined[:, ::2]
         else:
             expected = model.joint.enc(encoded.transpose(1, 2))
-            heard = np.concatenate(pieces, axis=2).transpose(0, 2, 1)
-    np.testing.assert_allclose(heard, expected[:, :-1].numpy(), atol=1e-4)
-    assert np.abs(heard).max() > 0.1
+            joined = np.concatenate(pieces, axis=2).transpose(0, 2, 1)
+    np.testing.assert_allclose(joined, expected[:, :-1].numpy(), atol=1e-4)
+    assert np.abs(joined).max() > 0.1
 
 
 @pytest.mark.parametrize("head", ["transducer", "ctc"])
@@ -164,13 +164,13 @@ def test_the_package_gives_the_tokens_of_nemos_search_at_their_times(
 ) -> None:
     search = OfflineRecognizer(model, "tiny", head, 80 * LOOK_AHEAD)
     package = recognizer(folder, head)
-    said = 0
+    tokens = 0
     for segment in segments[:3]:
         samples = np.concatenate([read(segment.audio), np.zeros(round(SAMPLE_RATE * 0.5), np.float32)])
         result, features = listen(package, samples, piece=1001)
         window = window_frames(LOOK_AHEAD)
-        heard = (len(features) - 1) // window * window  # a window is taken when a frame more is there
-        encoded, frames = whole_file(model, nemo_features(torch.from_numpy(features[None, :heard])))
+        covered = (len(features) - 1) // window * window  # a window is taken when a frame more is there
+        encoded, frames = whole_file(model, nemo_features(torch.from_numpy(features[None, :covered])))
         with torch.inference_mode():
             hypothesis = (search._transducer if head == "transducer" else search._ctc)(encoded, frames - 1)[0]
         pieces = [search.vocabulary.pieces[token].replace("▁", " ") for token in hypothesis.tokens]
@@ -178,8 +178,8 @@ def test_the_package_gives_the_tokens_of_nemos_search_at_their_times(
         assert result.text.split() == search.vocabulary.text(hypothesis.tokens).split()
         times = [0.08 * frame for frame in hypothesis.frames]
         np.testing.assert_allclose(result.timestamps, times, atol=1e-5)
-        said += len(pieces)
-    assert said > 15  # blanks alone would prove nothing
+        tokens += len(pieces)
+    assert tokens > 15  # blanks alone would prove nothing
 
 
 def test_features_of_the_package_are_nemos_behind_half_a_hop_of_silence(

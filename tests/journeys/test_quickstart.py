@@ -1,4 +1,4 @@
-"""The two commands' promise: a recognizer is trained, measured and heard, and its files are of use."""
+"""The two commands' promise: a recognizer is trained, measured and used, and its files are of use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_what_is_shown_is_distinguished(quickstart) -> None:
     page = Path(quickstart.figures["report"]).read_text(encoding="utf-8")
     assert "unseen voices, seen text" in page
     assert "unseen voices, unseen text" in page
-    assert "overfit gate passed" in quickstart.said
+    assert "overfit gate passed" in quickstart.messages
 
 
 def test_picture_and_page_are_there_and_whole(quickstart) -> None:
@@ -70,8 +70,8 @@ def test_evaluate_gives_the_promised_report(quickstart, in_process, tmp_path: Pa
     assert set(report["cells"]) == {"unseen_reciter/seen_text"}
     counts = report["counts"]
     errors = counts["substitutions"] + counts["insertions"] + counts["deletions"]
-    said = counts["hits"] + errors - counts["insertions"]
-    assert report["wer"] == pytest.approx(errors / said, abs=5e-7), "six decimals are printed"
+    reference_words = counts["hits"] + errors - counts["insertions"]
+    assert report["wer"] == pytest.approx(errors / reference_words, abs=5e-7), "six decimals are printed"
     lines = (tmp_path / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == report["clips"] == 134
 
@@ -99,10 +99,10 @@ def test_transcribe_reads_files_of_other_formats_and_rates(quickstart, in_proces
     done = in_process("transcribe", "--model", quickstart.figures["model"], clip, stereo, "--json")
     assert done.code == 0, done.err
     answers = json.loads(done.out)
-    said = load_quran("letters").text([ref for ref in load_quran("letters").refs if str(ref) == "112:1"])
-    assert [answer["text"] for answer in answers] == [said, said]
+    reference = load_quran("letters").text([ref for ref in load_quran("letters").refs if str(ref) == "112:1"])
+    assert [answer["text"] for answer in answers] == [reference, reference]
     words = answers[0]["words"]
-    assert [word["text"] for word in words] == said.split()
+    assert [word["text"] for word in words] == reference.split()
     assert all(0 <= word["start"] < word["end"] <= len(samples) / rate + 0.2 for word in words)
     assert [word["start"] for word in words] == sorted(word["start"] for word in words)
 

@@ -57,9 +57,9 @@ def test_from_a_folder_of_recordings_to_words(
     assert report["clips"] == len(validation.read_text().splitlines())
     assert set(report["cells"]) == {"seen_reciter/unseen_text"}
 
-    heard = in_process("transcribe", next(reciter.glob("112*.opus")), "--model", ended["run"])
-    assert heard.code == 0, heard.err
-    assert heard.out.count("\t") == 1
+    transcribed = in_process("transcribe", next(reciter.glob("112*.opus")), "--model", ended["run"])
+    assert transcribed.code == 0, transcribed.err
+    assert transcribed.out.count("\t") == 1
 
 
 def test_published_test_sets_are_read_as_they_are(recordings: Path) -> None:

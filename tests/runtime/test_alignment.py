@@ -43,10 +43,10 @@ def last_part() -> Graph:
 @pytest.fixture(scope="module")
 def speech() -> Speech:
     """Basmala, 97:1-3 with the end of 97:3 again, other speech, 97:4-5."""
-    said = Speech().pause(0.5).say(formula(Kind.BASMALA)).pause(0.5)
-    said.say(verse("97:1")).pause(0.4).say(verse("97:2")).pause(0.4).say(verse("97:3"))
-    said.pause(0.6).say(verse("97:3")[3:]).pause(0.4).babble(5)
-    return said.pause(0.5).say(verse("97:4")).pause(0.4).say(verse("97:5")).pause(1)
+    spoken = Speech().pause(0.5).say(formula(Kind.BASMALA)).pause(0.5)
+    spoken.say(verse("97:1")).pause(0.4).say(verse("97:2")).pause(0.4).say(verse("97:3"))
+    spoken.pause(0.6).say(verse("97:3")[3:]).pause(0.4).babble(5)
+    return spoken.pause(0.5).say(verse("97:4")).pause(0.4).say(verse("97:5")).pause(1)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def as_recording(alignment: Alignment, seconds: float) -> AlignedRecording:
 
 
 @pytest.mark.parametrize("follow_place", [False, True])
-def test_words_are_where_they_were_said_however_the_scores_are_cut(
+def test_words_are_where_they_were_recited_however_the_scores_are_cut(
     follow_place: bool, last_part: Graph, speech: Speech
 ) -> None:
     scores = speech.log_probs()
@@ -86,8 +86,8 @@ def test_two_doubtful_tokens_in_silence_are_not_a_verse(follow_place: bool) -> N
     other = Speech(sharpness=8).pause(2).babble(0.32).pause(3).log_probs()
     mixed = np.logaddexp(letter + np.log(0.4), other + np.log(0.6))
     assert align_scores(graph, [mixed], FRAME, follow_place=follow_place) == Alignment((), ())
-    said = Speech(sharpness=8).pause(2).say(verse("68:1")).pause(3).log_probs()
-    (segment,) = align_scores(graph, [said], FRAME, follow_place=follow_place).segments
+    scores = Speech(sharpness=8).pause(2).say(verse("68:1")).pause(3).log_probs()
+    (segment,) = align_scores(graph, [scores], FRAME, follow_place=follow_place).segments
     assert [str(one) for one in segment.verses] == ["68:1"]
 
 
@@ -109,8 +109,8 @@ def test_a_word_that_is_recited_otherwise_is_marked_with_both(last_part: Graph) 
     """Two letters of the fourth word of 97:1 are others; right words are not marked, however it is cut."""
     words = verse("97:1")
     wrong = words[3][:-2] + "سن"
-    said = Speech(sharpness=10).pause(0.5).say([*words[:3], wrong, *words[4:]]).pause(0.4)
-    scores = said.say(verse("97:2")).pause(0.5).log_probs()
+    speech = Speech(sharpness=10).pause(0.5).say([*words[:3], wrong, *words[4:]]).pause(0.4)
+    scores = speech.say(verse("97:2")).pause(0.5).log_probs()
     for size in (len(scores), 7):
         pieces = np.split(scores, range(size, len(scores), size))
         found = align_scores(last_part, pieces, FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary)
@@ -126,9 +126,9 @@ def test_another_word_in_place_of_one_is_marked_on_that_word_alone(last_part: Gr
     """Also at the beginning and the end of a verse that others follow."""
     words = verse("98:2")
     other = "والقمر"
-    said = Speech(sharpness=10).pause(0.5).say(verse("98:1")).pause(0.4)
-    said.say([*words[:place], other, *words[place + 1 :]]).pause(0.4).say(verse("98:3")).pause(0.5)
-    scores = said.log_probs()
+    speech = Speech(sharpness=10).pause(0.5).say(verse("98:1")).pause(0.4)
+    speech.say([*words[:place], other, *words[place + 1 :]]).pause(0.4).say(verse("98:3")).pause(0.5)
+    scores = speech.log_probs()
     for size in (len(scores), 7):
         pieces = np.split(scores, range(size, len(scores), size))
         found = align_scores(last_part, pieces, FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary)
@@ -140,15 +140,15 @@ def test_another_word_in_place_of_one_is_marked_on_that_word_alone(last_part: Gr
         marked = {at: word["mismatch"] for at, word in enumerate(written) if word["mismatch"]}
         at = len(verse("98:1")) + place
         assert marked == {at: {"written": words[place], "recognized": other}}
-        spoken = said.starts[at] + START_SHIFT
+        spoken = speech.starts[at] + START_SHIFT
         assert written[at]["start"] == pytest.approx(spoken, abs=2 * FRAME)
 
 
 def test_a_word_that_is_left_out_is_missing_or_marked_and_none_beside_it(last_part: Graph) -> None:
     words = verse("98:2")
-    said = Speech(sharpness=10).say(words[:3]).pause(0.6).say(words[4:]).pause(0.4).say(verse("98:3"))
+    speech = Speech(sharpness=10).say(words[:3]).pause(0.6).say(words[4:]).pause(0.4).say(verse("98:3"))
     found = align_scores(
-        last_part, [said.log_probs()], FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary
+        last_part, [speech.log_probs()], FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary
     )
     aligned = {(str(w.verse), w.index): w.mismatch for segment in found.segments for w in segment.words}
     assert aligned.pop(("98:2", 3), "missing") is not None
@@ -157,8 +157,8 @@ def test_a_word_that_is_left_out_is_missing_or_marked_and_none_beside_it(last_pa
 
 
 def test_formulas_at_the_end_are_other_in_json(last_part: Graph) -> None:
-    said = Speech().say(verse("112:4")).pause(0.4).say(formula(Kind.SADAQA)).pause(0.5)
-    found = as_recording(align_scores(last_part, [said.log_probs()], FRAME, follow_place=False), 9.0)
+    speech = Speech().say(verse("112:4")).pause(0.4).say(formula(Kind.SADAQA)).pause(0.5)
+    found = as_recording(align_scores(last_part, [speech.log_probs()], FRAME, follow_place=False), 9.0)
     assert [segment["kind"] for segment in found.to_json()["segments"]] == ["verse", "other"]
 
 
@@ -178,15 +178,15 @@ def intervals(written: str) -> list[list[tuple[float, float, str]]]:
 def test_tiers_cover_the_recording_and_subtitles_follow_each_other(
     last_part: Graph, parts: list[str]
 ) -> None:
-    said = Speech().pause(0.3)
+    speech = Speech().pause(0.3)
     for part in parts:
         if part == "babble":
-            said.babble(3)
+            speech.babble(3)
         elif part == "pause":
-            said.pause(1)
+            speech.pause(1)
         else:
-            said.say(verse(part))
-    scores = said.log_probs()
+            speech.say(verse(part))
+    scores = speech.log_probs()
     found = as_recording(
         align_scores(last_part, [scores], FRAME, follow_place=False), max(1, len(scores)) * FRAME
     )
@@ -215,8 +215,8 @@ def test_subtitles_have_the_words_and_end_verses_with_their_place(recording: Ali
 def test_words_in_the_spelling_of_the_mushaf() -> None:
     """2:21 begins with two words that the mushaf joins, 2:20 has as many in both editions."""
     graph = build_graph(QURAN, TOKENIZER, parse_range("2:20-21"))
-    said = Speech().say(verse("2:20")).pause(0.5).say(verse("2:21")).pause(0.5).say(verse("2:21")[:5])
-    scores = said.pause(0.5).say(formula(Kind.SADAQA)).log_probs()
+    speech = Speech().say(verse("2:20")).pause(0.5).say(verse("2:21")).pause(0.5).say(verse("2:21")[:5])
+    scores = speech.pause(0.5).say(formula(Kind.SADAQA)).log_probs()
     found = as_recording(align_scores(graph, [scores], FRAME, follow_place=False), len(scores) * FRAME)
     for spelling in ("uthmani", "diacritized"):
         quran = quran_asr.load_quran(spelling)
@@ -243,7 +243,7 @@ def test_labels_and_rows(recording: AlignedRecording) -> None:
 def test_clips_of_complete_verses_are_cut_in_the_pauses(
     recording: AlignedRecording, speech: Speech, tmp_path: Path
 ) -> None:
-    """The sound is loud wherever a word is said."""
+    """The sound is loud wherever a word is recited."""
     samples = np.full(round(recording.seconds * 16_000), 1e-4, np.float32)
     for word in recording.words:
         samples[round((word.start - START_SHIFT) * 16_000) : round((word.end + 0.05) * 16_000)] = 0.3
@@ -271,8 +271,8 @@ def test_clips_of_complete_verses_are_cut_in_the_pauses(
 
 def test_a_verse_that_is_never_recited_in_one_go_is_not_cut(last_part: Graph, tmp_path: Path) -> None:
     words = verse("98:5")
-    said = Speech().say(words[:11]).pause(0.6).say(words[7:]).pause(0.5)
-    scores = said.log_probs()
+    speech = Speech().say(words[:11]).pause(0.6).say(words[7:]).pause(0.5)
+    scores = speech.log_probs()
     found = as_recording(align_scores(last_part, [scores], FRAME, follow_place=False), len(scores) * FRAME)
     done = cut_verses(found, tmp_path / "clips")
     assert done.clips == () and [str(one) for one in done.incomplete] == ["98:5"]

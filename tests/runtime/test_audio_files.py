@@ -34,7 +34,7 @@ def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, st
     return int(end.value.code or 0), out, err
 
 
-def test_sound_of_a_low_rate_is_heard_with_one_note(small_bundle, clips, capfd) -> None:
+def test_audio_of_a_low_rate_is_recognized_with_one_note(small_bundle, clips, capfd) -> None:
     lacks = (
         "8,000 Hz: it contains nothing above 4,000 Hz, "
         "and a model trained at 16,000 Hz may recognize it less well"
@@ -56,7 +56,7 @@ def test_a_manifest_with_sound_of_a_low_rate_is_noted_once(way, small_bundle, cl
     assert err.count("note [low-rate]") == 1 and "2 of 3 recordings" in err
 
 
-def test_clips_that_cannot_be_heard_are_a_finding_and_the_report_is_of_the_others(
+def test_clips_that_cannot_be_recognized_are_a_finding_and_the_report_is_of_the_others(
     small_bundle, clips, capfd
 ) -> None:
     for name in ("b", "c"):

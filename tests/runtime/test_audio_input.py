@@ -89,12 +89,12 @@ def noise(frames: int, channels: int = 1) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((frames, channels)).astype(np.float32) * 0.1
 
 
-def test_what_is_said_arrives_in_blocks_of_80_ms():
+def test_audio_arrives_in_blocks_of_80_ms():
     sound = noise(16_000)
     backend = Backend(sound)
-    heard = list(itertools.islice(microphone(backend=backend), 12))
-    assert {len(piece) for piece in heard} == {1_280}
-    np.testing.assert_array_equal(np.concatenate(heard), sound[: 12 * 1_280, 0])
+    blocks = list(itertools.islice(microphone(backend=backend), 12))
+    assert {len(piece) for piece in blocks} == {1_280}
+    np.testing.assert_array_equal(np.concatenate(blocks), sound[: 12 * 1_280, 0])
     assert backend.opened == [
         {"device": 1, "samplerate": 16_000, "channels": 1, "dtype": "float32", "blocksize": 1_280}
     ]
@@ -103,11 +103,11 @@ def test_what_is_said_arrives_in_blocks_of_80_ms():
 def test_a_device_of_another_rate_with_two_channels_is_converted():
     sound = noise(48_000, 2)
     backend = Backend(sound, takes=((48_000, 2),))
-    heard = np.concatenate(list(itertools.islice(microphone("USB", backend=backend), 12)))
+    samples = np.concatenate(list(itertools.islice(microphone("USB", backend=backend), 12)))
     assert backend.opened[0]["device"] == 2
-    assert len(heard) > 14_000
+    assert len(samples) > 14_000
     whole = audio.resample(audio.mono(sound), 48_000)
-    np.testing.assert_allclose(heard, whole[: len(heard)], atol=1e-6)
+    np.testing.assert_allclose(samples, whole[: len(samples)], atol=1e-6)
 
 
 def test_the_microphone_is_closed_with_the_iterator():
@@ -119,33 +119,33 @@ def test_the_microphone_is_closed_with_the_iterator():
     assert backend.closed.is_set()
 
 
-def test_lost_sound_is_told_once_in_a_while():
-    told: list[str] = []
+def test_lost_audio_is_reported_once_in_a_while():
+    messages: list[str] = []
     backend = Backend(noise(16_000 * 8), overflows={2, 3, 4, 80})
-    list(itertools.islice(microphone(backend=backend, tell=told.append), 100))
+    list(itertools.islice(microphone(backend=backend, tell=messages.append), 100))
     backend.closed.wait(5)
-    assert told
-    assert all("audio was lost" in line and "Built-in Microphone" in line for line in told)
-    assert len(told) <= 2
+    assert messages
+    assert all("audio was lost" in line and "Built-in Microphone" in line for line in messages)
+    assert len(messages) <= 2
 
 
-def test_sound_that_nobody_takes_is_dropped_and_told():
-    told: list[str] = []
+def test_audio_that_nobody_takes_is_dropped_and_reported():
+    messages: list[str] = []
     backend = Backend(noise(16_000 * 90))
-    listening = microphone(backend=backend, tell=told.append, stall_seconds=0.2)
+    listening = microphone(backend=backend, tell=messages.append, stall_seconds=0.2)
     next(listening)
     with pytest.raises(QuranAsrError, match="no audio has come"):
         for _ in listening:
             threading.Event().wait(1e-5)
     assert backend.closed.is_set()
-    assert any("does not keep up" in line for line in told)
+    assert any("does not keep up" in line for line in messages)
 
 
-def test_a_muted_microphone_is_told_once():
-    told: list[str] = []
+def test_a_muted_microphone_is_reported_once():
+    messages: list[str] = []
     backend = Backend(np.zeros((16_000 * 8, 1), np.float32))
-    list(itertools.islice(microphone(backend=backend, tell=told.append), 100))
-    assert told == ["Built-in Microphone: gives only zeros: is it muted, or forbidden to this program?"]
+    list(itertools.islice(microphone(backend=backend, tell=messages.append), 100))
+    assert messages == ["Built-in Microphone: gives only zeros: is it muted, or forbidden to this program?"]
 
 
 def test_a_stall_is_an_error():
@@ -162,7 +162,7 @@ def test_a_microphone_that_is_unplugged_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("device", "devices", "says", "hint"),
+    ("device", "devices", "message", "hint"),
     [
         (
             "Bluetooth",
@@ -176,10 +176,10 @@ def test_a_microphone_that_is_unplugged_is_an_error():
         ("USB", [], "this computer has no microphone", ""),
     ],
 )
-def test_a_microphone_that_is_not_there(device, devices, says, hint):
+def test_a_microphone_that_is_not_there(device, devices, message, hint):
     with pytest.raises(QuranAsrError) as missing:
         next(microphone(device, backend=Backend(noise(100), devices=devices)))
-    assert says in missing.value.what
+    assert message in missing.value.what
     assert hint in missing.value.remedy
 
 

@@ -116,7 +116,7 @@ def no_graph(folder: Path, redescribe: Redescribe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (truncate, r"encoder\.onnx: has [\d,]+ bytes of [\d,]+"),
         (flip_a_bit, r"joint\.onnx: is damaged: its checksum is another"),
@@ -153,11 +153,11 @@ def no_graph(folder: Path, redescribe: Redescribe) -> None:
         (describe(shape__layers=2), r"encoder\.onnx: is another graph than a bundle's"),
     ],
 )
-def test_what_is_wrong_with_a_bundle_is_said_in_a_line_with_a_remedy(
-    damage: Callable[[Path, Redescribe], None], said: str, copy: Path, redescribe: Redescribe
+def test_what_is_wrong_with_a_bundle_is_one_line_with_a_remedy(
+    damage: Callable[[Path, Redescribe], None], message: str, copy: Path, redescribe: Redescribe
 ) -> None:
     damage(copy, redescribe)
-    with pytest.raises(QuranAsrError, match=said) as refused:
+    with pytest.raises(QuranAsrError, match=message) as refused:
         quran_asr.load(copy)
     assert refused.value.remedy
     assert "\n" not in f"{refused.value.where}{refused.value.what}{refused.value.remedy}"
@@ -181,9 +181,7 @@ def test_what_somebody_writes_beside_the_model_does_not_matter(copy: Path) -> No
 @pytest.mark.parametrize(
     "command", ["transcribe a.wav --model {bundle} --json", "evaluate m.jsonl --model {bundle} --json"]
 )
-def test_a_bundle_is_heard_without_torch(
-    command: str, small_bundle: Path, voice: Any, tmp_path: Path
-) -> None:
+def test_a_bundle_runs_without_torch(command: str, small_bundle: Path, voice: Any, tmp_path: Path) -> None:
     """In the core environment where that has been made, else with a guard."""
     from quran_asr import audio
 
@@ -206,12 +204,12 @@ def test_a_bundle_is_heard_without_torch(
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    heard = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     if command.startswith("transcribe"):
-        assert heard[0]["text"] == quran_asr.load(small_bundle).recognize(tmp_path / "a.wav").text
-        assert heard[0]["words"][0]["confidence"] > 0
+        assert result[0]["text"] == quran_asr.load(small_bundle).recognize(tmp_path / "a.wav").text
+        assert result[0]["words"][0]["confidence"] > 0
     else:
-        assert heard["clips"] == 1 and heard["streaming"] is False and heard["steadiness"] is None
+        assert result["clips"] == 1 and result["streaming"] is False and result["steadiness"] is None
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "prediction.onnx", "joint.onnx"])

@@ -46,15 +46,15 @@ def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, st
 
 
 def test_a_file_gives_the_words_that_transcribe_gives(small_bundle, recording, capfd) -> None:
-    said = quran_asr.load(small_bundle, look_ahead_ms=80, pause_seconds=None).recognize(recording)
+    transcript = quran_asr.load(small_bundle, look_ahead_ms=80, pause_seconds=None).recognize(recording)
     code, out, err = run(capfd, recording, "--model", small_bundle, "--look-ahead", "80", "--pause", "0")
-    assert (code, out) == (0, said.text + "\n")
+    assert (code, out) == (0, transcript.text + "\n")
     assert err.startswith("6.0 s of audio, ")
     code, out, _ = run(
         capfd, recording, "--model", small_bundle, "--look-ahead", "80", "--pause", "0", "--json"
     )
     results = [json.loads(line) for line in out.splitlines()]
-    assert [word["text"] for one in results for word in one["committed"]] == said.text.split()
+    assert [word["text"] for one in results for word in one["committed"]] == transcript.text.split()
     times = [one["time"] for one in results]
     assert times == sorted(times) and times[0] < 1.0 and times[-1] == 6.0
     assert results[0]["partial"] and not results[-1]["partial"]
@@ -63,19 +63,19 @@ def test_a_file_gives_the_words_that_transcribe_gives(small_bundle, recording, c
 def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
     for rate in (16_000, 8_000):
         whole = np.rint(audio.resample(voice, 16_000, rate) * 32_767).astype(np.int16)
-        heard = subprocess.run(
+        done = subprocess.run(
             [*COMMAND, "-", "--model", str(small_bundle), "--rate", str(rate)],
             input=whole.tobytes() + b"\1",  # half a sample at the end is no sample
             capture_output=True,
             timeout=300,
         )
-        assert heard.returncode == 0, heard.stderr
+        assert done.returncode == 0, done.stderr
         expected = quran_asr.load(small_bundle).recognize(whole, rate)
-        assert heard.stdout.decode().split() == expected.text.split()
+        assert done.stdout.decode().split() == expected.text.split()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("a.wav --model none", "none: no such model"),
         ("--model {bundle}", "give either a FILE or --microphone"),
@@ -106,14 +106,16 @@ def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
         ("a.wav --model a.wav", "a.wav: neither a .nemo nor a .ckpt"),
     ],
 )
-def test_wrong_use_is_said_in_a_line(words, said, small_bundle, recording, capfd, monkeypatch) -> None:
+def test_wrong_use_is_reported_in_one_line(
+    words, message, small_bundle, recording, capfd, monkeypatch
+) -> None:
     monkeypatch.chdir(recording.parent)
     Path("page.mp3").write_text("<html>not found</html>")
     audio.write("broken.flac", np.random.default_rng(0).uniform(-0.1, 0.1, 90_000).astype(np.float32))
     Path("broken.flac").write_bytes(Path("broken.flac").read_bytes()[:60_000])
     code, out, err = run(capfd, *words.format(bundle=small_bundle).split())
     assert (code, out) == (2, "")
-    assert said in err and "Traceback" not in err and "torch" not in err
+    assert message in err and "Traceback" not in err and "torch" not in err
 
 
 def piped_into(small_bundle: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -138,7 +140,7 @@ def test_a_pipe_that_stalls_and_one_that_brings_a_file_are_errors(small_bundle, 
     assert b"wav comes, and bare 16-bit samples" in err
 
 
-def heard(*pieces: bytes) -> list[np.ndarray]:
+def samples_of(*pieces: bytes) -> list[np.ndarray]:
     """What `piped` gives of bytes that come in these pieces."""
     read, write = os.pipe()
 
@@ -175,25 +177,25 @@ def heard(*pieces: bytes) -> list[np.ndarray]:
 def test_a_file_in_a_pipe_is_refused_however_it_comes(begin: bytes, what: str) -> None:
     for pieces in ([begin], [begin[:1], begin[1:3], begin[3:9], begin[9:]]):
         with pytest.raises(QuranAsrError, match=f"{what} comes, and bare 16-bit samples"):
-            heard(*pieces)
+            samples_of(*pieces)
 
 
-def test_samples_that_look_like_a_frame_of_mp3_are_heard() -> None:
+def test_samples_that_look_like_a_frame_of_mp3_are_recognized() -> None:
     draw = np.random.default_rng(0).integers(-3000, 3000, 4_000).astype("<i2")
     sound = b"\xff\xfb\x90\x64" + draw.tobytes()
-    assert np.concatenate(heard(sound[:5], sound[5:])).astype("<i2").tobytes() == sound
+    assert np.concatenate(samples_of(sound[:5], sound[5:])).astype("<i2").tobytes() == sound
 
 
 @pytest.mark.parametrize("sound", [b"", b"1"])
 def test_a_pipe_without_sound_is_an_error(sound: bytes, small_bundle: Path) -> None:
     with pytest.raises(QuranAsrError, match="no audio came"):
-        heard(sound)
+        samples_of(sound)
     process = piped_into(small_bundle)
     out, err = process.communicate(sound, timeout=300)
     assert (process.returncode, out) == (2, b"") and b"error: -: no audio came" in err
 
 
-def test_a_microphone_without_its_library_is_said_before_the_model_is_loaded(
+def test_a_microphone_without_its_library_is_reported_before_the_model_is_loaded(
     small_bundle, capfd, monkeypatch
 ) -> None:
     def missing() -> None:
@@ -208,13 +210,13 @@ def test_a_microphone_without_its_library_is_said_before_the_model_is_loaded(
     assert (code, out) == (2, "") and err == "error: the PortAudio library is not installed\n"
 
 
-def test_what_cannot_be_heard_is_named(small_bundle: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_recognized_is_named(small_bundle: Path, tmp_path: Path) -> None:
     loud = tmp_path / "loud.wav"
     soundfile.write(loud, np.full(32_000, 9_000, np.float32), 16_000, subtype="FLOAT")
     segments = [Segment(str(loud), offset, 0.5, (), "", "") for offset in (0.0, 0.5)]
     recognizer = quran_asr.load(small_bundle)
-    for hears in (recognizer, Replay(recognizer)):
-        errors = list(hears.recognize_clips(segments))
+    for engine in (recognizer, Replay(recognizer)):
+        errors = list(engine.recognize_clips(segments))
         assert [error.where for error in errors] == [str(loud), f"{loud} at 0.5 s"]
 
 
@@ -268,7 +270,7 @@ def test_ctrl_c_ends_a_file_with_its_words_so_far(small_bundle, voice, tmp_path)
 
 
 class Microphone:
-    """A module like sounddevice: plays a sound to the callback, then does what is told."""
+    """A module like sounddevice: plays a sound to the callback, then does what the test asks."""
 
     class PortAudioError(Exception):
         pass
@@ -309,7 +311,7 @@ def fake(voice: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     return plug_in
 
 
-def test_a_microphone_is_heard_until_ctrl_c(fake, small_bundle, voice, capfd) -> None:
+def test_a_microphone_is_recognized_until_ctrl_c(fake, small_bundle, voice, capfd) -> None:
     def press(finished: Any) -> None:
         time.sleep(1.0)
         _thread.interrupt_main()
@@ -326,19 +328,19 @@ def test_a_microphone_is_heard_until_ctrl_c(fake, small_bundle, voice, capfd) ->
 
 
 @pytest.mark.parametrize(
-    ("then", "said"),
+    ("then", "message"),
     [
         (lambda finished: finished(), "Fake: the microphone has gone (unplugged?)"),
         (lambda finished: None, "Fake: no audio has come for 0.4 s"),
     ],
 )
 def test_a_microphone_that_goes_or_stalls_is_an_error_after_its_words(
-    then, said, fake, small_bundle, capfd
+    then, message, fake, small_bundle, capfd
 ) -> None:
     fake(then)
     code, out, err = run(capfd, "--model", small_bundle, "--microphone", "--stall", "0.4", "--json")
     assert code == 2
-    assert said in err
+    assert message in err
     assert json.loads(out.splitlines()[0])
 
 
@@ -369,16 +371,16 @@ def test_on_a_terminal_words_are_rewritten_in_place(small_bundle, recording) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--at", "1:1"), "`--at` applies to --follow"),
         (("--follow", "--pause", "1"), "`--pause` does not apply to --follow"),
         (("--follow", "--decoder", "ctc"), "`--decoder` does not apply to --follow"),
     ],
 )
-def test_what_following_has_no_use_for_is_refused(words, said, recording, capfd) -> None:
+def test_what_following_has_no_use_for_is_refused(words, message, recording, capfd) -> None:
     code, _, err = run(capfd, recording, *words)
-    assert code == 2 and said in err
+    assert code == 2 and message in err
 
 
 @pytest.mark.slow

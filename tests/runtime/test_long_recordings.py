@@ -57,14 +57,14 @@ def test_a_recording_in_blocks_has_the_words_of_the_whole(small_bundle, voice, t
     recognizer = load(small_bundle)
     (whole,) = recognizer.recognize_clips([Segment(str(path), 0.5, 20.0, (), "", "")])
     monkeypatch.setattr("quran_asr.runtime.recognizer.FILE_SECONDS", 3.0)
-    heard: list[float] = []
+    seconds: list[float] = []
     segment = Segment(str(path), 0.5, 20.0, (), "", "")
-    (in_blocks,) = recognizer.recognize_clips([segment], on_seconds=heard.append)
+    (in_blocks,) = recognizer.recognize_clips([segment], on_seconds=seconds.append)
     assert whole.words and in_blocks.text == whole.text
     assert [(word.start, word.end) for word in in_blocks.words] == [(w.start, w.end) for w in whole.words]
     confidences = [word.confidence for word in whole.words]
     assert [word.confidence for word in in_blocks.words] == pytest.approx(confidences, abs=1e-4)
-    assert len(heard) > 5 and sum(heard) == pytest.approx(20.0)
+    assert len(seconds) > 5 and sum(seconds) == pytest.approx(20.0)
 
 
 def test_files_in_parallel_come_in_order_and_as_one_by_one(small_bundle, voice, tmp_path):

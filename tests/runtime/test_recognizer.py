@@ -1,4 +1,4 @@
-"""With a model that hears: streams are scored as whole files are, pauses end lines, and words are words."""
+"""With a trained model: streams are scored as whole files are, pauses end lines, and words are words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VOICE = "espeak-Alex"
 
 @pytest.fixture(scope="module")
 def spoken(quickstart: Any) -> Path:
-    """The folder of two voices that the model never heard, with their manifest."""
+    """The folder of two voices that the model was not trained on, with their manifest."""
     return next(quickstart.folder.glob("corpus/held_out-*"))
 
 
@@ -54,10 +54,10 @@ def test_a_stream_is_scored_as_the_whole_file(
         assert streamed[key] == whole[key], key
     steadiness = streamed["steadiness"]
     assert steadiness["differing_clips"] == 0 and steadiness["replaced"] == 0
-    heard = (
+    words = (
         streamed["counts"]["hits"] + streamed["counts"]["substitutions"] + streamed["counts"]["insertions"]
     )
-    assert steadiness["words"] == heard and steadiness["grown"] > 0
+    assert steadiness["words"] == words and steadiness["grown"] > 0
 
 
 def test_a_model_that_is_no_bundle_is_exported_for_streaming(
@@ -86,7 +86,7 @@ def test_a_pause_ends_a_line(decoder: str, bundle: Path, spoken: Path) -> None:
         before += len(result.committed)
     first = quran_asr.load(bundle, decoder=decoder).recognize(verses[0]).text.split()
     assert len(first) == 4
-    assert [word.text for word in words[:4]] == first  # after two seconds of nothing it hears worse
+    assert [word.text for word in words[:4]] == first  # after two seconds of nothing it recognizes worse
     assert ends[0] == 4 and ends[-1] == len(words) > 4
     assert all(a.start <= a.end <= b.end for a, b in pairwise(words))
     assert all(0 < word.confidence <= 1 for word in words)
@@ -94,7 +94,7 @@ def test_a_pause_ends_a_line(decoder: str, bundle: Path, spoken: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", ["transducer", "ctc"])
-def test_greedy_words_only_grow_while_they_are_said(decoder: str, bundle: Path, spoken: Path) -> None:
+def test_greedy_words_only_grow_while_they_are_recited(decoder: str, bundle: Path, spoken: Path) -> None:
     recognizer = quran_asr.load(bundle, decoder=decoder, look_ahead_ms=0)
     seen = revisions(results(recognizer, audio.read(spoken / VOICE / "103003.flac")))
     assert seen.replaced == 0

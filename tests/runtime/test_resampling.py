@@ -1,4 +1,4 @@
-"""Sample-rate conversion while the sound goes on, and files heard piece by piece."""
+"""Sample-rate conversion of a stream, and files read block by block."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_a_stream_cut_anywhere_is_the_file_as_audio_reads_it(data):
     samples = hiss(frames, data.draw(st.integers(1, 3)))
     cuts = sorted(data.draw(st.lists(st.integers(0, frames), max_size=8)))
     whole = audio.resample(audio.mono(samples), rate)
-    heard = streamed(samples, rate, cuts)
-    assert heard.dtype == np.float32
-    np.testing.assert_allclose(heard, whole, atol=1e-6, rtol=0)
+    resampled = streamed(samples, rate, cuts)
+    assert resampled.dtype == np.float32
+    np.testing.assert_allclose(resampled, whole, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -67,27 +67,27 @@ def test_float64_and_peaks_above_one_are_kept():
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(
-    ("value", "says", "hint"),
+    ("value", "message", "hint"),
     [
         (np.nan, "1.50 s a sample is not a number (nan)", ""),
         (-np.inf, "1.50 s a sample is not a number (-inf)", ""),
         (-20_000.0, "1.50 s a sample is -20000, and audio lies within -1 and 1", "int16"),
     ],
 )
-def test_what_is_no_sound_is_refused_with_its_second(value, says, hint, channels):
+def test_what_is_no_sound_is_refused_with_its_second(value, message, hint, channels):
     samples = hiss(44_100, channels)
     resampler = Resampler(44_100, where="phone call")
     resampler.push(samples)
     samples[22_050, -1] = value
     with pytest.raises(QuranAsrError) as refused:
         resampler.push(samples if channels > 1 else samples[:, 0])
-    assert says in refused.value.what
+    assert message in refused.value.what
     assert hint in refused.value.remedy
     assert refused.value.where == "phone call"
 
 
 @pytest.mark.parametrize(
-    ("samples", "says"),
+    ("samples", "message"),
     [
         (np.zeros(10, np.uint8), "uint8"),
         (np.zeros(10, np.complex64), "complex64"),
@@ -97,10 +97,10 @@ def test_what_is_no_sound_is_refused_with_its_second(value, says, hint, channels
         (np.float32(0.5), "[]"),
     ],
 )
-def test_another_type_or_shape_is_refused(samples, says):
+def test_another_type_or_shape_is_refused(samples, message):
     with pytest.raises(QuranAsrError, match=r"samples come as") as refused:
         Resampler(16_000).push(samples)
-    assert says in refused.value.what
+    assert message in refused.value.what
 
 
 @pytest.mark.parametrize("rate", [0, -1, 7_999, 192_001])
@@ -159,17 +159,17 @@ def test_ten_minutes_need_no_more_memory_than_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "web page"),
         (b"", "empty"),
         (b"nothing that sounds" * 50, "not an audio file"),
     ],
 )
-def test_an_mp3_that_is_none_says_what_it_is(tmp_path, content, says):
+def test_an_mp3_that_is_none_says_what_it_is(tmp_path, content, message):
     path = tmp_path / "001001.mp3"
     path.write_bytes(content)
-    with pytest.raises(QuranAsrError, match=says) as refused:
+    with pytest.raises(QuranAsrError, match=message) as refused:
         next(blocks_of_file(path))
     assert refused.value.where == str(path)
 
@@ -179,8 +179,8 @@ def test_a_truncated_file_gives_what_is_there_and_then_says_so(tmp_path):
     soundfile.write(path, hiss(441_000), 44_100)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     pieces = blocks_of_file(path)
-    heard = [next(pieces) for _ in range(3)]
-    assert sum(map(len, heard)) > 40_000
+    blocks = [next(pieces) for _ in range(3)]
+    assert sum(map(len, blocks)) > 40_000
     with pytest.raises(QuranAsrError, match="truncated or damaged"):
         list(pieces)
 
@@ -195,7 +195,7 @@ def test_a_sample_that_is_no_number_is_named_with_its_file_and_second(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("frames", "rate", "seconds", "says"),
+    ("frames", "rate", "seconds", "message"),
     [
         (1, 192_000, 1.0, "too short: 1 samples"),
         (4_000, 4_000, 1.0, "4,000 Hz"),
@@ -203,10 +203,10 @@ def test_a_sample_that_is_no_number_is_named_with_its_file_and_second(tmp_path):
         (4_000, 16_000, float("nan"), "no block lasts"),
     ],
 )
-def test_unusual_files_and_pieces_are_refused(tmp_path, frames, rate, seconds, says):
+def test_unusual_files_and_pieces_are_refused(tmp_path, frames, rate, seconds, message):
     path = tmp_path / "unusual.wav"
     soundfile.write(path, hiss(frames), rate)
-    with pytest.raises(QuranAsrError, match=says):
+    with pytest.raises(QuranAsrError, match=message):
         list(blocks_of_file(path, seconds))
 
 

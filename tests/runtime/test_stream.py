@@ -12,7 +12,7 @@ import pytest
 
 import quran_asr
 from quran_asr import audio
-from quran_asr.decoding.decoder import Model, Piece, SearchResult
+from quran_asr.decoding.decoder import EncoderOutput, Model, SearchResult
 from quran_asr.decoding.options import DECODERS, Decoding
 from quran_asr.decoding.partial import NOTHING
 from quran_asr.errors import QuranAsrError
@@ -26,7 +26,7 @@ def recognizer(small_bundle: Path, request: pytest.FixtureRequest) -> Recognizer
 
 
 @pytest.fixture(scope="module")
-def hearing(small_bundle: Path) -> Recognizer:
+def transducer(small_bundle: Path) -> Recognizer:
     return quran_asr.load(small_bundle, look_ahead_ms=480)
 
 
@@ -35,7 +35,7 @@ def put(voice: np.ndarray, value: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said", "do"),
+    ("damage", "message", "do"),
     [
         (lambda voice: put(voice, np.nan), r"at 2\.50 s .* not a number", "finite"),
         (lambda voice: put(voice, np.inf), "not a number", "finite"),
@@ -44,65 +44,65 @@ def put(voice: np.ndarray, value: float) -> np.ndarray:
         (lambda voice: voice.reshape(2, 3, -1), r"samples come as \[2, 3, 16000\]", "frames, channels"),
     ],
 )
-def test_what_is_no_sound_is_refused_with_a_remedy(damage, said, do, hearing, voice) -> None:
-    with pytest.raises(QuranAsrError, match=said) as refused:
-        hearing.recognize(damage(voice.astype(np.float64)))
+def test_what_is_no_sound_is_refused_with_a_remedy(damage, message, do, transducer, voice) -> None:
+    with pytest.raises(QuranAsrError, match=message) as refused:
+        transducer.recognize(damage(voice.astype(np.float64)))
     assert do in refused.value.remedy
 
 
-def test_a_page_instead_of_sound_is_called_a_page(hearing, tmp_path: Path) -> None:
+def test_a_page_instead_of_sound_is_called_a_page(transducer, tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_text("<!DOCTYPE html><html>404</html>")
     with pytest.raises(QuranAsrError, match=r"a\.mp3: a web page, not audio") as refused:
-        hearing.recognize(tmp_path / "a.mp3")
+        transducer.recognize(tmp_path / "a.mp3")
     assert "download it again" in refused.value.remedy
 
 
 @pytest.mark.parametrize("rate", [3, 4_000, 400_000])
-def test_a_rate_that_no_recording_has_is_refused(rate, hearing, voice) -> None:
+def test_a_rate_that_no_recording_has_is_refused(rate, transducer, voice) -> None:
     with pytest.raises(QuranAsrError, match="its rate is"):
-        hearing.recognize(voice, rate)
+        transducer.recognize(voice, rate)
 
 
-def test_int16_stereo_and_float_are_the_same_sound(hearing, voice) -> None:
+def test_int16_stereo_and_float_are_the_same_sound(transducer, voice) -> None:
     whole = np.round(voice * 30_000).astype(np.int16)
-    said = hearing.recognize(whole)
-    assert said.text
-    assert hearing.recognize(whole.astype(np.float32) / 32_768) == said
-    assert hearing.recognize(np.stack([whole, whole], axis=1)) == said
+    transcript = transducer.recognize(whole)
+    assert transcript.text
+    assert transducer.recognize(whole.astype(np.float32) / 32_768) == transcript
+    assert transducer.recognize(np.stack([whole, whole], axis=1)) == transcript
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_another_rate_is_heard_as_the_file_of_it(rate, hearing, voice, tmp_path: Path) -> None:
+def test_another_rate_is_recognized_as_the_file_of_it(rate, transducer, voice, tmp_path: Path) -> None:
     other = audio.resample(voice, 16_000, rate)
     audio.write(tmp_path / "other.wav", other, rate)
     stored = audio.read(tmp_path / "other.wav")
-    stream = hearing.stream()
+    stream = transducer.stream()
     whole = np.rint(other * 32_767).astype(np.int16)
     for start in range(0, len(whole), 999):
         stream.accept(whole[start : start + 999], rate)
     stream.finish()
-    assert stream.transcript.text == hearing.recognize(stored).text
-    assert hearing.recognize(tmp_path / "other.wav").text == stream.transcript.text
+    assert stream.transcript.text == transducer.recognize(stored).text
+    assert transducer.recognize(tmp_path / "other.wav").text == stream.transcript.text
 
 
-def test_a_stream_ends_once_and_keeps_its_rate(hearing, voice) -> None:
-    stream = hearing.stream(where="hall")
+def test_a_stream_ends_once_and_keeps_its_rate(transducer, voice) -> None:
+    stream = transducer.stream(where="hall")
     stream.accept(voice)
     with pytest.raises(QuranAsrError, match="hall: the rate changes from 16,000 to 44,100 Hz") as refused:
         stream.accept(voice, 44_100)
     assert "new stream" in refused.value.remedy
-    stream = hearing.stream()
+    stream = transducer.stream()
     stream.accept(voice)
     stream.finish()
     assert stream.finish().committed == ()
     with pytest.raises(QuranAsrError, match="more audio after the end") as refused:
         stream.accept(voice)
     assert "recognizer.stream()" in refused.value.remedy
-    assert stream.transcript == hearing.recognize(voice)
+    assert stream.transcript == transducer.recognize(voice)
 
 
 def test_a_broken_stream_leaves_its_neighbours_as_they_would_be_alone(recognizer, voice) -> None:
-    """One hears NaN, one's encoder state is NaN from the second second on, two are well."""
+    """One is given NaN, one's encoder state is NaN from the second second on, two are well."""
     sounds = [voice, voice[::-1].copy(), voice[:70_000], np.roll(voice, 30_000)]
     alone = [recognizer.recognize(sound).text for sound in sounds]
     assert alone[0] and alone[3] and alone[0] != alone[3]
@@ -189,10 +189,10 @@ def test_an_8_bit_graph_does_not_carry_nan_to_a_neighbour(
     assert well.error is None and len(well.words) > len(ill.words) > 0
 
 
-def test_a_stream_is_moved_once_and_by_its_own_recognizer(small_bundle, hearing) -> None:
-    stream = hearing.stream()
+def test_a_stream_is_moved_once_and_by_its_own_recognizer(small_bundle, transducer) -> None:
+    stream = transducer.stream()
     with pytest.raises(QuranAsrError, match="named twice"):
-        hearing.advance([stream, stream])
+        transducer.advance([stream, stream])
     with pytest.raises(QuranAsrError, match="another recognizer"):
         quran_asr.load(small_bundle).advance([stream])
 
@@ -207,15 +207,15 @@ def test_a_caller_may_use_its_buffer_again(recognizer, voice) -> None:
 
 
 class FirstBest:
-    """A decoder of this file: the first token of every piece that is not blank."""
+    """A decoder of this file: the first token of every chunk that is not blank."""
 
     def __init__(self, decoding: Decoding, model: Model) -> None:
         self.blank, self.start = model.blank, 0
 
-    def step(self, pieces: Sequence[Piece], states: Sequence[int]) -> list[SearchResult]:
+    def step(self, chunks: Sequence[EncoderOutput], states: Sequence[int]) -> list[SearchResult]:
         results = []
-        for piece, frame in zip(pieces, states, strict=True):
-            best = piece.ctc.argmax(axis=1).tolist()
+        for chunk, frame in zip(chunks, states, strict=True):
+            best = chunk.ctc.argmax(axis=1).tolist()
             found = [(token, frame + i) for i, token in enumerate(best) if token != self.blank][:1]
             tokens, frames = tuple(token for token, _ in found), tuple(frame for _, frame in found)
             results.append(SearchResult(Hypothesis(tokens, frames, 0.0), state=frame + len(best)))
@@ -232,11 +232,11 @@ def test_a_new_decoder_is_a_class_and_a_line_in_the_table(small_bundle: Path, vo
     assert recognizer.decoder == "first-best"
 
 
-def test_where_an_utterance_may_end_does_not_depend_on_the_level(hearing, voice) -> None:
+def test_where_an_utterance_may_end_does_not_depend_on_the_level(transducer, voice) -> None:
     """What lies before a recording is silence, and no sound that all the rest is soft beside."""
 
     def allowed(samples: np.ndarray) -> list[bool]:
-        stream = hearing.stream()
+        stream = transducer.stream()
         stream.push(samples)
         stream.end()
         found: list[bool] = []

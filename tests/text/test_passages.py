@@ -25,7 +25,7 @@ def test_ranges():
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         ("115", "there is no surah 115"),
         ("0", "there is no surah 0"),
@@ -42,10 +42,10 @@ def test_ranges():
         ("2-3", "names no verses"),
     ],
 )
-def test_ranges_that_name_nothing(written, said):
+def test_ranges_that_name_nothing(written, message):
     with pytest.raises(QuranAsrError) as error:
         parse_range(written)
-    assert said in error.value.what and error.value.remedy
+    assert message in error.value.what and error.value.remedy
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

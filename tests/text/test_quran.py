@@ -54,7 +54,7 @@ def test_the_basmala_is_given_on_request():
 
 
 @pytest.mark.parametrize(
-    ("ref", "said", "hint"),
+    ("ref", "message", "hint"),
     [
         (VerseRef(2, 287), "there is no verse 2:287: surah 2 has 286 verses", "2:1 to 2:286"),
         (VerseRef(112, 0), "there is no verse 112:0: surah 112 has 4 verses", "112:1 to 112:4"),
@@ -62,10 +62,10 @@ def test_the_basmala_is_given_on_request():
         (VerseRef(0, 1), "there is no surah 0", "1 to 114"),
     ],
 )
-def test_a_verse_that_does_not_exist(ref, said, hint):
+def test_a_verse_that_does_not_exist(ref, message, hint):
     with pytest.raises(QuranAsrError) as error:
         load_quran("letters").verse(ref)
-    assert error.value.what == said
+    assert error.value.what == message
     assert hint in error.value.remedy
     with pytest.raises(QuranAsrError, match="there is no"):
         load_quran("letters").text([VerseRef(1, 1), ref])

@@ -210,8 +210,8 @@ def main(folder: Path, number: int, archive: Path | None) -> None:
                 assert not set(KEYS) & {key for section in sections(config) for key in section} - OURS
     assert (archive is None) != any(name.split(".")[0] == "nemo" for name in sys.modules)
     assert sorted(entry.name for entry in folder.iterdir()) == ["stranger.nemo"]
-    told = {"tried": number, "refused": refused, "passed": passed, "events": sorted(watch.events)}
-    print(json.dumps(told))
+    result = {"tried": number, "refused": refused, "passed": passed, "events": sorted(watch.events)}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -152,9 +152,9 @@ def test_what_is_refused_is_refused_before_nemo_is_imported(
             text=True,
             check=False,
         )
-        said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-        assert (done.returncode, len(said)) == (2, 2), said
-        assert "encoder._target_: os.system" in said[0]
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+        assert (done.returncode, len(lines)) == (2, 2), lines
+        assert "encoder._target_: os.system" in lines[0]
         assert not [line for line in done.stderr.splitlines() if line.split("|")[-1].strip() == "nemo"]
 
 
@@ -324,18 +324,18 @@ FUZZ = Path(__file__).with_name("fuzz_archive_config.py")
 @pytest.mark.slow
 def test_thousands_of_mutated_configurations_import_write_start_and_ask_nothing(tmp_path: Path) -> None:
     """In a process of its own: an audit hook cannot be taken back."""
-    told = fuzz(tmp_path, 3000)
-    assert told["refused"] > 1500
-    assert told["passed"] > 500, "what changes nothing of weight must pass, or nothing was tried"
+    result = fuzz(tmp_path, 3000)
+    assert result["refused"] > 1500
+    assert result["passed"] > 500, "what changes nothing of weight must pass, or nothing was tried"
 
 
 @pytest.mark.slow
 def test_what_nemo_builds_of_mutated_configurations_is_a_model_and_nothing_else(
     ours: Path, tmp_path: Path
 ) -> None:
-    told = fuzz(tmp_path, 40, ours)
-    assert told["refused"] > 5
-    assert told["passed"] > 5
+    result = fuzz(tmp_path, 40, ours)
+    assert result["refused"] > 5
+    assert result["passed"] > 5
 
 
 def fuzz(tmp_path: Path, number: int, archive: Path | None = None) -> dict[str, Any]:
@@ -349,7 +349,7 @@ def fuzz(tmp_path: Path, number: int, archive: Path | None = None) -> dict[str, 
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert told["tried"] == number
-    assert told["events"] == []
-    return told
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert result["tried"] == number
+    assert result["events"] == []
+    return result

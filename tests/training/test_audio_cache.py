@@ -28,9 +28,9 @@ def test_later_visits_give_the_same_samples_and_no_more_is_kept_than_asked(
     store = AudioCache([length / SAMPLE_RATE for length in lengths], room, kind)
     draw = np.random.default_rng(0)
     clips = [draw.uniform(-3, 3, length).astype(np.float32) for length in lengths]
-    heard = [store.put(i, clip) for i, clip in enumerate(clips)]
+    stored = [store.put(i, clip) for i, clip in enumerate(clips)]
     kept = [store.get(i) for i in range(len(clips))]
-    for clip, first, later in zip(clips, heard, kept, strict=True):
+    for clip, first, later in zip(clips, stored, kept, strict=True):
         assert abs(first - clip).max() <= (3 / 32767 if whole else 0)
         assert later is None or (later.dtype == np.float32 and np.array_equal(first, later))
     held = sum(length for length, later in zip(lengths, kept, strict=True) if later is not None)
@@ -61,14 +61,14 @@ def test_the_second_epoch_decodes_nothing_whoever_decoded_the_first(
 
     monkeypatch.setattr(audio, "read", noted)
 
-    def heard(clips: ClipSet, epoch: int) -> Sequence[Batch]:
+    def batches_of(clips: ClipSet, epoch: int) -> Sequence[Batch]:
         batches = EpochBatches([[i, i + 1] for i in range(0, len(segments), 2)])
         return list(training_loader(clips, batches, num_workers=workers, seed=0, epoch=epoch, pin=False))
 
     clips = ClipSet(tokenize(segments, tokenizer), cache_bytes=1 << 30, training=True)
-    first, second = heard(clips, 0), heard(clips, 1)
+    first, second = batches_of(clips, 0), batches_of(clips, 1)
     assert note.stat().st_size == len(segments)
     assert all(torch.equal(a.audio, b.audio) for a, b in zip(first, second, strict=True))
     half = ClipSet(clips.clips, cache_bytes=clips.store.bytes // 2, training=True)
-    heard(half, 0), heard(half, 1)
+    batches_of(half, 0), batches_of(half, 1)
     assert len(segments) < note.stat().st_size - len(segments) < 2 * len(segments)

@@ -119,26 +119,26 @@ def test_noise_beneath_silence_is_silent() -> None:
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.subtype)
 def test_a_codec_changes_the_clip_and_keeps_its_time_level_and_length(codec: Codec) -> None:
     source = 3 * voice()  # above full scale
-    heard = through(codec, source)
-    assert heard.dtype == np.float32
-    assert heard.shape == source.shape
+    coded = through(codec, source)
+    assert coded.dtype == np.float32
+    assert coded.shape == source.shape
     inner = slice(2000, 14_000)
 
     def likeness(shift: int) -> float:
-        moved = heard[inner.start + shift : inner.stop + shift]
+        moved = coded[inner.start + shift : inner.stop + shift]
         return float(np.corrcoef(source[inner], moved)[0, 1])
 
     assert max(range(-60, 61), key=likeness) == 0
     assert 0.9 < likeness(0) < 0.999_999
-    assert decibels(np.std(heard[inner]) / np.std(source[inner])) == pytest.approx(0, abs=1)
+    assert decibels(np.std(coded[inner]) / np.std(source[inner])) == pytest.approx(0, abs=1)
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.subtype)
 @pytest.mark.parametrize("length", [0, 1, 7, 161, 1000])
 def test_a_codec_takes_clips_of_any_length(codec: Codec, length: int) -> None:
-    heard = through(codec, voice()[:length])
-    assert heard.shape == (length,)
-    assert np.isfinite(heard).all()
+    coded = through(codec, voice()[:length])
+    assert coded.shape == (length,)
+    assert np.isfinite(coded).all()
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.subtype)
@@ -177,11 +177,11 @@ def test_a_room_adds_what_came_before() -> None:
     click = np.zeros(4000, np.float32)
     click[1000] = 1.0
     response = impulse_responses((0.3, 0.4), seed=0, count=1)[0]
-    heard = in_room(click, response)
-    assert heard.dtype == np.float32
-    assert len(heard) == len(click)
-    assert np.abs(heard[:1000]).max() < 1e-6
-    assert heard[1000:] == pytest.approx(response[:3000], abs=1e-6)
+    reverberant = in_room(click, response)
+    assert reverberant.dtype == np.float32
+    assert len(reverberant) == len(click)
+    assert np.abs(reverberant[:1000]).max() < 1e-6
+    assert reverberant[1000:] == pytest.approx(response[:3000], abs=1e-6)
 
 
 def test_everything_at_once_keeps_the_length_but_for_the_speed() -> None:

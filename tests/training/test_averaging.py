@@ -104,7 +104,7 @@ def clips_of(run: RunFolder) -> list[Segment]:
 
 
 def put(run: RunFolder, weights: dict[str, Tensor], epoch: int) -> Path:
-    """A checkpoint of the run with other weights, under the rate at which it hears."""
+    """A checkpoint of the run with other weights, under its word error rate."""
     whole = read_checkpoint(run.checkpoints / "last.ckpt")
     unnamed = run.checkpoints / f"unnamed-{epoch}.ckpt"
     state = {f"model.{name}": tensor for name, tensor in weights.items()}
@@ -185,8 +185,8 @@ def test_a_mean_with_a_lower_wer_is_kept_and_is_the_runs_best_from_then_on(
     for name, tensor in read_weights(read_archive(kept)).items():
         torch.testing.assert_close(tensor, good[name], rtol=1e-5, atol=1e-6)
     assert load_recognizer(run.path).name == str(kept)
-    heard = words_of(run.path, clips_of(run))
-    assert [getattr(heard, name) for name in found["average"]["counts"]] == list(
+    hypotheses = words_of(run.path, clips_of(run))
+    assert [getattr(hypotheses, name) for name in found["average"]["counts"]] == list(
         found["average"]["counts"].values()
     )
     done = subprocess.run([sys.executable, "-c", ONE_LINER], capture_output=True, text=True, check=True)
@@ -296,7 +296,7 @@ def test_checkpoints_that_cannot_be_averaged_are_refused_in_one_line(
     weights: dict[str, Any] = whole["state_dict"]
     flag = tmp_path / "it-ran"
     nan = {"model.joint.enc.bias": weights["model.joint.enc.bias"] * float("nan")}
-    for change, said in (
+    for change, message in (
         ({"state_dict": weights | {"model.joint.enc.bias": torch.zeros(3)}}, "joint.enc.bias has the shape"),
         ({"state_dict": weights | {"model.new": torch.zeros(3)}}, "new is in one of them only"),
         ({"state_dict": weights | nan}, "not finite"),
@@ -304,7 +304,7 @@ def test_checkpoints_that_cannot_be_averaged_are_refused_in_one_line(
         ({"planted": Planted(flag)}, "not a readable checkpoint"),
     ):
         torch.save(whole | change, second)
-        with pytest.raises(QuranAsrError, match=said) as refused:
+        with pytest.raises(QuranAsrError, match=message) as refused:
             mean_weights([first, second])
         assert "\n" not in str(refused.value.what)
         assert refused.value.where == str(second)
@@ -332,13 +332,16 @@ def test_the_list_agrees_with_the_checkpoints_themselves(
 
 
 def test_the_interval_of_a_difference_is_paired() -> None:
-    said = ["ا ب ت ث ج ح خ د ذ ر"] * 40
-    old = [" ".join(text.split()[: 10 - i % 8]) for i, text in enumerate(said)]
+    references = ["ا ب ت ث ج ح خ د ذ ر"] * 40
+    old = [" ".join(text.split()[: 10 - i % 8]) for i, text in enumerate(references)]
     new = [text.rsplit(" ", 1)[0] for text in old]  # one word worse in every clip, whatever is drawn
     segment = Segment("a.mp3", 0.0, 1.0, (), "", "one")
 
-    def scored(heard: list[str]) -> list[ScoredClip]:
-        return [ScoredClip(segment, score) for score in score_clips([(t,) for t in said], heard, "letters")]
+    def scored(hypotheses: list[str]) -> list[ScoredClip]:
+        return [
+            ScoredClip(segment, score)
+            for score in score_clips([(t,) for t in references], hypotheses, "letters")
+        ]
 
     interval = difference_interval(scored(new), scored(old))
     assert interval == pytest.approx((0.1, 0.1))

@@ -60,9 +60,9 @@ def test_the_order_follows_from_seed_and_epoch_alone() -> None:
 def test_clips_of_like_length_lie_together() -> None:
     durations = [1 + (i * 37 % 290) / 10 for i in range(1000)]
     batches = plan_epoch(durations, batch_size=64, batch_seconds=120, longest=None, seed=0, epoch=0)
-    heard = sum(durations)
+    seconds = sum(durations)
     padded = sum(max(durations[i] for i in batch) * len(batch) for batch in batches)
-    assert 1 - heard / padded < 0.05  # in a random order half would be padding
+    assert 1 - seconds / padded < 0.05  # in a random order half would be padding
 
 
 def test_a_curriculum_admits_short_clips_only() -> None:
@@ -148,18 +148,18 @@ def test_changes_of_the_audio_follow_from_seed_epoch_and_clip_in_any_process(
     augment = load_recipe("base", [f"quran.augment.{override}" for override in overrides]).quran.augment
     changed = replace(tiny, quran=replace(tiny.quran, augment=augment))
 
-    def heard(epoch: int, workers: int) -> list[Batch]:
+    def batches_of(epoch: int, workers: int) -> list[Batch]:
         clips = ClipSet(
             tokenize(segments, tokenizer), cache_bytes=1 << 30, training=True, augment=changed.quran.augment
         )
         batches = EpochBatches([[0, 1, 2], [3, 4]])
         return list(training_loader(clips, batches, num_workers=workers, seed=1, epoch=epoch, pin=False))
 
-    first = heard(0, 0)
-    assert all(torch.equal(a.audio, b.audio) for a, b in zip(first, heard(0, 2), strict=True))
+    first = batches_of(0, 0)
+    assert all(torch.equal(a.audio, b.audio) for a, b in zip(first, batches_of(0, 2), strict=True))
     assert not any(
         a.audio.shape == b.audio.shape and torch.equal(a.audio, b.audio)
-        for a, b in zip(first, heard(1, 0), strict=True)
+        for a, b in zip(first, batches_of(1, 0), strict=True)
     )
 
 
@@ -177,8 +177,8 @@ def test_the_audio_of_windows_is_that_of_their_verses(
     alone = [segments.index(part) for part in joined[0].parts]
     assert clips.clips[place].tokens == sum((clips.clips[i].tokens for i in alone), ())
     for _ in range(2):  # decoded, then kept
-        heard = clips[place][1]
-        assert np.array_equal(heard, np.concatenate([clips[i][1] for i in alone]))
+        samples = clips[place][1]
+        assert np.array_equal(samples, np.concatenate([clips[i][1] for i in alone]))
     assert len(clips.store) == len(segments)  # nothing is kept twice
 
 

@@ -23,11 +23,11 @@ class _Planted:
         return os.mkdir, (str(self.flag),)
 
 
-@pytest.mark.parametrize("told_to_trust", [False, True])
+@pytest.mark.parametrize("trusting", [False, True])
 def test_a_pickle_planted_in_a_checkpoint_does_not_run(
-    told_to_trust: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trusting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if told_to_trust:  # torch's own switch must not open the door
+    if trusting:  # torch's own switch must not open the door
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     flag = tmp_path / "it-ran"
     torch.save({"state_dict": {}, "planted": _Planted(flag)}, tmp_path / "bad.ckpt")

@@ -64,10 +64,10 @@ def test_characters_that_the_tokenizer_lacks_are_named_with_the_line(
     tiny: Recipe, spoken: Path, segments: list[Segment], tokenizer: Tokenizer
 ) -> None:
     strange = [*segments[:2], replace(segments[2], text=segments[2].text + "ڤ"), *segments[3:]]
-    told = known_characters(tiny, tokenizer, Data(tuple(strange), tuple(segments)))
-    assert told.status == "failure"
-    assert "`ڤ` (U+06A4)" in told.message
-    assert f"{spoken}:3" in told.message
+    outcome = known_characters(tiny, tokenizer, Data(tuple(strange), tuple(segments)))
+    assert outcome.status == "failure"
+    assert "`ڤ` (U+06A4)" in outcome.message
+    assert f"{spoken}:3" in outcome.message
     assert known_characters(tiny, tokenizer, Data(tuple(segments), ())).status == "pass"
 
 
@@ -94,17 +94,17 @@ def test_clips_too_short_for_their_tokens_are_weighed(
 ) -> None:
     assert ctc_feasible(tiny, tokenizer, segments).status == "pass"
     hurried = replace(segments[0], duration=0.3)
-    told = ctc_feasible(tiny, tokenizer, [hurried, *segments[1:]])
-    assert told.status == "failure"  # one of twelve
-    assert "1 of 12" in told.message
-    assert "nobody recites that fast" in told.remedy
+    outcome = ctc_feasible(tiny, tokenizer, [hurried, *segments[1:]])
+    assert outcome.status == "failure"  # one of twelve
+    assert "1 of 12" in outcome.message
+    assert "nobody recites that fast" in outcome.remedy
     rare = ctc_feasible(tiny, tokenizer, [hurried, *(99 * segments[1:])])
     assert rare.status == "pass"
     coarse = replace(tiny.model.encoder, subsampling_factor=16)
     slow = [replace(s, duration=len(s.text) / 12) for s in segments]
-    told = ctc_feasible(replace(tiny, model=replace(tiny.model, encoder=coarse)), tokenizer, slow)
-    assert told.status == "failure"
-    assert "model.encoder.subsampling_factor" in told.remedy
+    outcome = ctc_feasible(replace(tiny, model=replace(tiny.model, encoder=coarse)), tokenizer, slow)
+    assert outcome.status == "failure"
+    assert "model.encoder.subsampling_factor" in outcome.remedy
 
 
 def test_a_repeated_token_needs_a_frame_more(
@@ -136,9 +136,9 @@ def test_what_torch_lacks_is_reported_with_its_remedy(
     assert torch_environment(tiny.trainer)[0].status == "pass"
     (tmp_path / "driver").write_text("NVRM version")
     monkeypatch.setattr(checks, "DRIVER", tmp_path / "driver")
-    (told,) = torch_environment(tiny.trainer)
-    assert told.status == "warning"
-    assert "driver" in told.message
+    (outcome,) = torch_environment(tiny.trainer)
+    assert outcome.status == "warning"
+    assert "driver" in outcome.message
     wants = replace(tiny, trainer=replace(tiny.trainer, accelerator="gpu"))
     assert torch_environment(wants.trainer)[0].status == "failure"
 
@@ -160,9 +160,9 @@ def test_a_loss_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPat
 
 
 def start(recipe: Recipe, tokenizer: Tokenizer, segments: Sequence[Segment], archive: Path | None = None):
-    said: list[str] = []
+    tables: list[str] = []
     opened = None if archive is None else read_archive(archive)
-    return check_start(recipe, tokenizer, segments, opened, allow_partial=False, report=said.append), said
+    return check_start(recipe, tokenizer, segments, opened, allow_partial=False, report=tables.append), tables
 
 
 def test_a_random_start_lets_a_signal_through_or_is_reported(
@@ -184,10 +184,10 @@ def test_a_pretrained_start_arrives_whole_or_fails(
 ) -> None:
     model = build_model(tiny, tokenizer.folder)
     model.save_to(str(tmp_path / "same.nemo"))
-    outcome, said = start(tiny, tokenizer, segments, tmp_path / "same.nemo")
+    outcome, tables = start(tiny, tokenizer, segments, tmp_path / "same.nemo")
     assert outcome.status == "pass"
     assert "100.0 % of the encoder" in outcome.message
-    assert "copied" in said[0]
+    assert "copied" in tables[0]
     with torch.no_grad():
         model.encoder.layers[0].norm_out.weight[0] = math.nan
     model.save_to(str(tmp_path / "nan.nemo"))
@@ -229,13 +229,13 @@ words = ["quran.vocabulary_size=48", "model.train_ds.batch_duration=null", "mode
 recipe, tokenizer = load_recipe("quickstart", words), Tokenizer(Path(sys.argv[2]))
 clips = [replace(read_manifest(sys.argv[1], "letters")[0], duration=6.0)] * 16
 
-def told(free, seconds):
+def outcome(free, seconds):
     heaviest_batch.available_memory, heaviest_batch.CPU_SECONDS = lambda: free, seconds
     outcome = heaviest_batch.check_memory(recipe, tokenizer, clips, torch.device("cpu"))
     return [outcome.status, outcome.message, outcome.remedy]
 
-outcomes = [told(100_000_000_000, 1000.0), told(100_000_000_000, 1.0)]  # a busy machine measures, too
-print(json.dumps([*outcomes, told(100_000_000, 1.0)]))
+outcomes = [outcome(100_000_000_000, 1000.0), outcome(100_000_000_000, 1.0)]  # a busy machine measures, too
+print(json.dumps([*outcomes, outcome(100_000_000, 1.0)]))
 """
 
 
@@ -313,9 +313,9 @@ def test_the_gate_stops_what_cannot_be_learned(
 
         monkeypatch.setattr(TrainingModule, "losses", wrong)
     gate = overfit_gate(learner, tokenizer, clips, 20)
-    told = diagnose(gate, len(clips))
-    assert told.status == "failure", told
-    assert cause in told.remedy, told
+    outcome = diagnose(gate, len(clips))
+    assert outcome.status == "failure", outcome
+    assert cause in outcome.remedy, outcome
 
 
 @pytest.mark.slow

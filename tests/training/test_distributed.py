@@ -92,21 +92,21 @@ def test_two_processes_have_the_losses_of_one_and_a_run_goes_from_one_to_two_and
     """Where one process trains, it is this one."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     alone, _ = train(in_process, *words, *ONE)
-    together, said = train(quran_asr, *words, *TWO)
+    together, message = train(quran_asr, *words, *TWO)
     assert len([row for row in measured(alone) if row["split"] == "train"]) == 12
     same_losses(alone, together)
-    assert said.count("run folder") == 1, "only the first process reports"
+    assert message.count("run folder") == 1, "only the first process reports"
     assert together.read_json("environment.json")["processes"] == 2
-    heard, heard_alone = (read_transcripts(run.transcripts) for run in (together, alone))
-    assert [clip.segment for clip in heard] == [clip.segment for clip in heard_alone], "each clip once"
+    clips, clips_alone = (read_transcripts(run.transcripts) for run in (together, alone))
+    assert [clip.segment for clip in clips] == [clip.segment for clip in clips_alone], "each clip once"
 
     moving, _ = train(in_process, *words, *ONE, "trainer.max_epochs=2")
-    _, said = train(quran_asr, "--resume", str(moving.path), "trainer.max_epochs=3", *TWO[:2])
-    assert "its effective batch of 4 is kept" in said
-    assert "differ from an uninterrupted run" in said
-    assert "trainer.accumulate_grad_batches=1" in said
-    _, said = train(in_process, "--resume", str(moving.path), "trainer.max_epochs=4", *ONE[:2])
-    assert "its effective batch of 4 is kept" in said
+    _, message = train(quran_asr, "--resume", str(moving.path), "trainer.max_epochs=3", *TWO[:2])
+    assert "its effective batch of 4 is kept" in message
+    assert "differ from an uninterrupted run" in message
+    assert "trainer.accumulate_grad_batches=1" in message
+    _, message = train(in_process, "--resume", str(moving.path), "trainer.max_epochs=4", *ONE[:2])
+    assert "its effective batch of 4 is kept" in message
     same_losses(alone, moving)
 
 
@@ -149,9 +149,9 @@ def test_a_signal_to_the_first_process_stops_both_with_a_checkpoint(words: list[
         assert time.monotonic() < until
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)  # ten thousand epochs would take hours
-    assert process.returncode == 130, said
-    assert "continue with: quran-asr train --resume" in said
+    _, message = process.communicate(timeout=120)  # ten thousand epochs would take hours
+    assert process.returncode == 130, message
+    assert "continue with: quran-asr train --resume" in message
     assert list(tmp_path.glob("quickstart/*/checkpoints/last.ckpt"))
 
 

@@ -62,20 +62,20 @@ def test_short_clips_are_tried_where_they_make_larger_batches() -> None:
 @pytest.mark.alone  # a process that has trained much keeps freed memory, and measures less
 def test_the_largest_batch_that_fits_is_taken(tokenizer: Tokenizer, segments: list[Segment]) -> None:
     clips = [replace(segments[0], duration=4.0)] * 16
-    told: list[Finding] = []
+    findings: list[Finding] = []
     cpu = torch.device("cpu")
 
     def fitted(megabytes: float) -> tuple[int, int]:
-        told.clear()
+        findings.clear()
         budget = MemoryBudget(round(1e6 * megabytes))
-        found = fit_memory(recipe(8, 2), tokenizer, clips, cpu, budget, told.append)
+        found = fit_memory(recipe(8, 2), tokenizer, clips, cpu, budget, findings.append)
         return found.model.train_ds.batch_size, found.trainer.accumulate_grad_batches
 
     assert fitted(100_000) == (16, 1), "all the clips of a step at once"
-    needs = {int(one.message.split()[0]): size(one.message) for one in told[:-1]}
+    needs = {int(one.message.split()[0]): size(one.message) for one in findings[:-1]}
     assert fitted((needs[8] + needs[16]) / 2 / COMFORT) == (8, 2), "half of them fit, with room to spare"
-    assert "model.train_ds.batch_size=8 " in told[-1].message
-    assert "the effective batch is 16 as before" in told[-1].message
+    assert "model.train_ds.batch_size=8 " in findings[-1].message
+    assert "the effective batch is 16 as before" in findings[-1].message
     with pytest.raises(QuranAsrError, match=r"one clip of 4\.0 s does not fit into 1 MB"):
         fitted(1)
 
@@ -98,10 +98,10 @@ def test_on_a_gpu_the_chosen_batch_trains_and_the_next_larger_does_not(
     try:
         clips = [replace(segments[0], duration=20.0)] * 512
         asked = recipe(512, 1)
-        told: list[Finding] = []
-        found = fit_memory(asked, tokenizer, clips, device, MemoryBudget(2_000_000_000), told.append)
+        findings: list[Finding] = []
+        found = fit_memory(asked, tokenizer, clips, device, MemoryBudget(2_000_000_000), findings.append)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert 1 <= found.model.train_ds.batch_size < 512
     assert found.effective_batch == asked.effective_batch
-    assert any("out of memory" in one.message for one in told)
+    assert any("out of memory" in one.message for one in findings)

@@ -116,7 +116,7 @@ def goes_in(
                 read_archive(source),
                 False,
                 keep_tokens,
-                lambda said: None,
+                lambda table: None,
             )
             if resume is None
             else None,
@@ -194,12 +194,12 @@ def test_the_share_is_that_of_the_steps_themselves(go: Go, source: Path) -> None
 def test_a_stop_changes_nothing(go: Go, undisturbed: RunFolder, stopped_at: int) -> None:
     resumed = go(resume=go(stop_at=stopped_at))
     clock = ("time", "step_seconds", "data_wait_share", "peak_memory_bytes", "audio_hours_per_hour")
-    told = [
+    outcomes = [
         [{key: value for key, value in row.items() if key not in clock} for row in run.read_metrics()]
         for run in (undisturbed, resumed)
     ]
     assert [row["step"] for row in rows(resumed)] == list(range(1, 10))
-    assert told[0] == told[1]
+    assert outcomes[0] == outcomes[1]
     last = [model_weights(run.checkpoints / "last.ckpt") for run in (undisturbed, resumed)]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
 
@@ -249,9 +249,9 @@ def test_two_processes_freeze_and_unfreeze_as_one_does(
 def test_a_training_ends_with_the_average_that_its_recipe_wants(go: Go) -> None:
     findings: list[Finding] = []
     run = go("quran.average=3", findings=findings)
-    told = run.read_json("average.json")
-    assert (told["step"], len(told["averaged"])) == (9, 3)
+    average = run.read_json("average.json")
+    assert (average["step"], len(average["averaged"])) == (9, 3)
     assert [finding.code for finding in findings].count("average") == 1
     kept = [path for path in run.checkpoints.glob("*.nemo") if "-average=3" in path.name]
-    assert told["kept"] == bool(kept) == (told["average"]["wer"] < told["best"]["wer"])
+    assert average["kept"] == bool(kept) == (average["average"]["wer"] < average["best"]["wer"])
     assert len(list(run.checkpoints.glob("*.nemo"))) == 1

@@ -71,18 +71,18 @@ def run(spoken: Path, segments: list[Segment], tiny_overrides: tuple[str, ...], 
             folder.write_recipe(recipe)
         else:
             folder, recipe = resume, load_recipe(resume.recipe, overrides)
-        told: list[Finding] = []
+        findings: list[Finding] = []
         train(
             recipe,
             folder,
             segments,
             segments[:2],
             watcher=lambda progress: None,
-            on_finding=told.append,
+            on_finding=findings.append,
             resume=None if resume is None else resume.last_checkpoint(),
             limit=memory,
         )
-        return folder, told
+        return folder, findings
 
     return start
 
@@ -102,11 +102,11 @@ UNDISTURBED = [
 @pytest.mark.parametrize("good", [0, 3, 4], ids=["first-batch", "begin-of-epoch", "mid-epoch"])
 def test_a_training_continues_with_half_the_batch_and_the_same_steps(run: Run, good: int) -> None:
     memory = Memory(good)
-    folder, told = run(memory=memory)
-    assert [one.code for one in told if one.severity == "warning"] == ["out-of-memory"]
-    said = next(one.message for one in told if one.code == "out-of-memory")
-    assert "model.train_ds.batch_size=2 trainer.accumulate_grad_batches=2" in said
-    assert f"after step {good}:" in said and "effective batch of 4 is kept" in said
+    folder, findings = run(memory=memory)
+    assert [one.code for one in findings if one.severity == "warning"] == ["out-of-memory"]
+    message = next(one.message for one in findings if one.code == "out-of-memory")
+    assert "model.train_ds.batch_size=2 trainer.accumulate_grad_batches=2" in message
+    assert f"after step {good}:" in message and "effective batch of 4 is kept" in message
     assert rows(folder) == UNDISTURBED
     assert Counter(i for batch in memory.admitted for i in batch) == dict.fromkeys(range(12), 2)
     assert {len(batch) for batch in memory.admitted[good:]} == {2}

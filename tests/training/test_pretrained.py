@@ -268,20 +268,20 @@ def test_a_short_name_is_downloaded_recorded_and_used_again_without_the_hub(
     hub: Hub, cache: Path, name: str
 ) -> None:
     hub.repository, hub.files = f"nvidia/{name}", {f"{name}.nemo": WHOLE}
-    told: list[tuple[int, int]] = []
-    found = find_pretrained(name, lambda done, total: told.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    found = find_pretrained(name, lambda done, total: progress.append((done, total)))
     path = cache / "pretrained" / "nvidia" / name / "main" / f"{name}.nemo"
     url = f"{hub.url}/nvidia/{name}/resolve/{COMMIT}/{name}.nemo"
     assert found == Pretrained(name, path, SHA256, url)
     assert path.read_bytes() == WHOLE
     assert left(path) == {f"{name}.nemo", f"{name}.nemo.json"}
     record = json.loads(path.with_name(f"{name}.nemo.json").read_text())
-    said = [record[key] for key in ("url", "revision", "bytes", "sha256")]
-    assert said == [url, COMMIT, len(WHOLE), SHA256]
+    recorded = [record[key] for key in ("url", "revision", "bytes", "sha256")]
+    assert recorded == [url, COMMIT, len(WHOLE), SHA256]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["date"])
-    assert told[0] == (0, len(WHOLE))
-    assert told[-1] == (len(WHOLE), len(WHOLE))
-    assert told == sorted(told)
+    assert progress[0] == (0, len(WHOLE))
+    assert progress[-1] == (len(WHOLE), len(WHOLE))
+    assert progress == sorted(progress)
 
     hub.asked.clear()
     assert find_pretrained(name) == found
@@ -422,13 +422,13 @@ def test_an_id_takes_the_only_nemo_of_a_revision(hub: Hub, cache: Path) -> None:
 
 def test_of_several_nemo_files_one_must_be_named_even_when_another_is_in_the_cache(hub: Hub) -> None:
     hub.repository, hub.files = "someone/two", {"a.nemo": WHOLE, "b.nemo": OTHER}
-    said = complaint("someone/two")
-    assert said.what == "`someone/two` has several .nemo files: a.nemo, b.nemo"
-    assert "`someone/two:a.nemo`" in said.remedy
+    refused = complaint("someone/two")
+    assert refused.what == "`someone/two` has several .nemo files: a.nemo, b.nemo"
+    assert "`someone/two:a.nemo`" in refused.remedy
     assert find_pretrained("someone/two:b.nemo").path.read_bytes() == OTHER
     assert "several" in complaint("someone/two").what
-    said = complaint("someone/two:c.nemo")
-    assert (said.what, said.remedy) == ("`someone/two` has no file `c.nemo`", "it has a.nemo, b.nemo")
+    refused = complaint("someone/two:c.nemo")
+    assert (refused.what, refused.remedy) == ("`someone/two` has no file `c.nemo`", "it has a.nemo, b.nemo")
 
 
 def test_among_several_a_short_name_means_the_one_of_its_own_name(hub: Hub, place: Path) -> None:
@@ -458,14 +458,14 @@ def test_names_that_lead_out_of_the_cache_are_refused(hub: Hub, name: str) -> No
 
 def test_a_body_that_is_cut_is_continued_where_it_broke(hub: Hub, waits: list[float]) -> None:
     hub.for_file = [cut(100_000), cut(50_000)]
-    told: list[int] = []
-    assert find_pretrained(NAME, lambda done, total: told.append(done)).sha256 == SHA256
+    progress: list[int] = []
+    assert find_pretrained(NAME, lambda done, total: progress.append(done)).sha256 == SHA256
     assert [headers.get("range") for headers in hub.file_requests()] == [
         None,
         "bytes=100000-",
         "bytes=150000-",
     ]
-    assert told == sorted(told)
+    assert progress == sorted(progress)
     assert waits == [1, 1]
 
 
@@ -473,9 +473,9 @@ def test_a_line_that_is_cut_for_ever_is_given_up_and_its_part_continued_at_the_n
     hub: Hub, place: Path, waits: list[float]
 ) -> None:
     hub.for_file = [cut(60_000)] + [cut(0)] * 6
-    said = complaint(NAME)
-    assert "broke off" in said.what
-    assert "continues it" in said.remedy
+    refused = complaint(NAME)
+    assert "broke off" in refused.what
+    assert "continues it" in refused.remedy
     assert 3 < len(hub.file_requests()) < 10
     assert left(place) == {part_of(place).name}
     hub.for_file.clear()
@@ -572,8 +572,8 @@ def test_of_two_processes_one_downloads_and_the_other_waits_for_it(hub: Hub, pla
 
     hub.for_listing, hub.for_file = [together, together], [slowly]
     two = [process(f"print(find_pretrained({NAME!r}).sha256)") for _ in range(2)]
-    said = [loading.communicate(timeout=300) for loading in two]
-    assert said == [(f"{SHA256}\n", "")] * 2
+    outputs = [loading.communicate(timeout=300) for loading in two]
+    assert outputs == [(f"{SHA256}\n", "")] * 2
     assert len(hub.file_requests()) == 1
     assert place.read_bytes() == WHOLE
 
@@ -604,12 +604,12 @@ def test_without_a_sha256_a_part_of_an_earlier_call_is_thrown_away(hub: Hub, pla
     hub.tells_sha256 = False
     begin(hub, place, OTHER)
     hub.files = {f"{NAME}.nemo": WHOLE}
-    told: list[int] = []
-    find_pretrained(NAME, lambda done, total: told.append(done))
+    progress: list[int] = []
+    find_pretrained(NAME, lambda done, total: progress.append(done))
     assert place.read_bytes() == WHOLE
     assert "range" not in hub.file_requests()[0]
     assert left(place) == {f"{NAME}.nemo", f"{NAME}.nemo.json"}
-    assert told == sorted(told)
+    assert progress == sorted(progress)
 
 
 def test_a_server_that_ignores_the_range_sends_the_file_anew(hub: Hub, place: Path) -> None:
@@ -620,18 +620,18 @@ def test_a_server_that_ignores_the_range_sends_the_file_anew(hub: Hub, place: Pa
         return True
 
     hub.for_file = [whole]
-    told: list[int] = []
-    assert find_pretrained(NAME, lambda done, total: told.append(done)).sha256 == SHA256
+    progress: list[int] = []
+    assert find_pretrained(NAME, lambda done, total: progress.append(done)).sha256 == SHA256
     assert hub.file_requests()[0]["range"] == "bytes=100000-"
-    assert told == sorted(told)
+    assert progress == sorted(progress)
 
 
 def test_a_damaged_part_is_found_by_the_sha256_and_all_is_got_anew(hub: Hub, place: Path) -> None:
     begin(hub, place)
     part_of(place).write_bytes(OTHER[:100_000])
-    told: list[int] = []
-    assert find_pretrained(NAME, lambda done, total: told.append(done)).sha256 == SHA256
-    assert told == sorted(told)
+    progress: list[int] = []
+    assert find_pretrained(NAME, lambda done, total: progress.append(done)).sha256 == SHA256
+    assert progress == sorted(progress)
     assert [headers.get("range") for headers in hub.file_requests()] == ["bytes=100000-", None]
 
 
@@ -653,8 +653,8 @@ def test_a_part_longer_than_the_file_is_got_anew(hub: Hub, place: Path) -> None:
 
 def test_a_file_of_another_length_than_the_hub_lists_is_refused(hub: Hub, place: Path) -> None:
     hub.listed = {"size": len(WHOLE) + 1}
-    said = complaint(NAME)
-    assert f"{len(WHOLE) + 1:,} bytes, and {len(WHOLE):,} come" in said.what
+    refused = complaint(NAME)
+    assert f"{len(WHOLE) + 1:,} bytes, and {len(WHOLE):,} come" in refused.what
     assert left(place) == set()
 
 
@@ -674,8 +674,8 @@ def test_a_file_that_is_longer_than_announced_is_refused(hub: Hub, place: Path) 
 
 def test_a_file_with_another_sha256_is_refused(hub: Hub, place: Path) -> None:
     hub.listed = {"sha256": "0" * 64}
-    said = complaint(NAME)
-    assert f"sha256 {SHA256[:12]}..., and the server has 000000000000..." in said.what
+    refused = complaint(NAME)
+    assert f"sha256 {SHA256[:12]}..., and the server has 000000000000..." in refused.what
     assert left(place) == set()
     assert len(hub.file_requests()) == 1
 
@@ -719,9 +719,9 @@ def test_a_listing_that_is_none_is_an_error_in_one_line(hub: Hub, listing: bytes
 
 
 def test_404_names_the_nearest_model(hub: Hub, cache: Path) -> None:
-    said = complaint("stt_en_fastconformer_tranducer_large")
-    assert said.what == "the hub has no model `nvidia/stt_en_fastconformer_tranducer_large` (HTTP 404)"
-    assert said.remedy == f"did you mean `{NAME}`?"
+    refused = complaint("stt_en_fastconformer_tranducer_large")
+    assert refused.what == "the hub has no model `nvidia/stt_en_fastconformer_tranducer_large` (HTTP 404)"
+    assert refused.remedy == f"did you mean `{NAME}`?"
     assert len(hub.asked) == 1
     assert not cache.exists()
 
@@ -739,18 +739,20 @@ def test_a_gated_model_reports_where_to_accept_and_how_to_log_in(
     hub: Hub, number: int, headers: dict[str, str]
 ) -> None:
     hub.for_listing = [status(number, **headers)]
-    said = complaint(NAME)
-    assert said.what == f"`nvidia/{NAME}` is given only to those who log in (HTTP {number})"
-    assert f"accept the conditions at {hub.url}/nvidia/{NAME} and log in with `hf auth login`" in said.remedy
+    refused = complaint(NAME)
+    assert refused.what == f"`nvidia/{NAME}` is given only to those who log in (HTTP {number})"
+    assert (
+        f"accept the conditions at {hub.url}/nvidia/{NAME} and log in with `hf auth login`" in refused.remedy
+    )
 
 
 def test_401_may_also_mean_that_there_is_not_a_such_model(hub: Hub) -> None:
     """What the real hub answers to those who are not logged in, for private and missing models alike."""
     hub.for_listing = [status(401, X_Error_Code="RepoNotFound")]
-    said = complaint("stt_ar_fastconformer_hybrid_large_pcd")
-    assert "has no model" in said.what
-    assert "did you mean `stt_ar_fastconformer_hybrid_large_pcd_v1.0`?" in said.remedy
-    assert "hf auth login" in said.remedy
+    refused = complaint("stt_ar_fastconformer_hybrid_large_pcd")
+    assert "has no model" in refused.what
+    assert "did you mean `stt_ar_fastconformer_hybrid_large_pcd_v1.0`?" in refused.remedy
+    assert "hf auth login" in refused.remedy
 
 
 def test_429_waits_as_long_as_asked_and_then_continues(hub: Hub, waits: list[float]) -> None:
@@ -763,18 +765,18 @@ def test_429_waits_as_long_as_asked_and_then_continues(hub: Hub, waits: list[flo
 @pytest.mark.parametrize("for_what", ["for_listing", "for_file"])
 def test_429_for_ever_is_given_up(hub: Hub, for_what: str) -> None:
     setattr(hub, for_what, [status(429)] * 100)
-    said = complaint(NAME)
-    assert "HTTP 429" in said.what
-    assert "try again later" in said.remedy
+    refused = complaint(NAME)
+    assert "HTTP 429" in refused.what
+    assert "try again later" in refused.remedy
 
 
 @pytest.mark.parametrize("for_what", ["for_listing", "for_file"])
 @pytest.mark.parametrize("number", [500, 502, 503, 504])
 def test_a_hub_in_trouble_is_reported_and_may_be_asked_again(hub: Hub, number: int, for_what: str) -> None:
     setattr(hub, for_what, [status(number)])
-    said = complaint(NAME)
-    assert f"HTTP {number}" in said.what
-    assert "try again later" in said.remedy
+    refused = complaint(NAME)
+    assert f"HTTP {number}" in refused.what
+    assert "try again later" in refused.remedy
     assert find_pretrained(NAME).sha256 == SHA256
 
 
@@ -798,9 +800,9 @@ def test_an_answer_without_a_file_is_refused(hub: Hub, place: Path, number: int)
 def test_offline_without_a_cache_names_what_to_download_and_where_to_put_it(
     place: Path,
 ) -> None:
-    said = complaint(NAME)
-    assert said.what.startswith(f"`nvidia/{NAME}` is not in the cache, and the hub cannot be reached (")
-    assert said.remedy == (
+    refused = complaint(NAME)
+    assert refused.what.startswith(f"`nvidia/{NAME}` is not in the cache, and the hub cannot be reached (")
+    assert refused.remedy == (
         f"download http://127.0.0.1:9/nvidia/{NAME}/resolve/main/{NAME}.nemo and put it at {place}, "
         "or name a file with `init_from_pretrained_model=PATH`"
     )
@@ -849,10 +851,10 @@ def test_a_file_that_changes_on_the_disk_is_refused_until_it_is_got_again(
 ) -> None:
     find_pretrained(NAME)
     place.write_bytes(changed)
-    said = complaint(NAME)
-    assert said.where == str(place)
-    assert "has changed" in said.what
-    assert said.remedy == f"delete it and {place}.json, and get it again"
+    refused = complaint(NAME)
+    assert refused.where == str(place)
+    assert "has changed" in refused.what
+    assert refused.remedy == f"delete it and {place}.json, and get it again"
     place.unlink()
     assert find_pretrained(NAME).sha256 == SHA256
 
@@ -953,8 +955,8 @@ def test_a_path_that_is_missing_is_never_taken_for_a_name(
 ) -> None:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    said = complaint(name)
-    assert said.what == ("is not the folder of a run" if name == ".." else "no such file")
+    refused = complaint(name)
+    assert refused.what == ("is not the folder of a run" if name == ".." else "no such file")
     assert hub.asked == []
 
 
@@ -992,18 +994,18 @@ def test_a_folder_that_is_called_like_a_model_does_not_stand_in_its_way(
 
 @pytest.mark.parametrize("name", ["", " "])
 def test_an_empty_name_reports_a_variable_that_was_not_set(name: str) -> None:
-    said = complaint(name)
-    assert "is empty, as from a shell variable that is not set" in said.what
-    assert "init_from_pretrained_model=null" in said.remedy
+    refused = complaint(name)
+    assert "is empty, as from a shell variable that is not set" in refused.what
+    assert "init_from_pretrained_model=null" in refused.remedy
 
 
 @pytest.mark.parametrize(
     "name", ["last", "fastconformer", "st_en_fastconformer_transducer_large", "a b", "x\0", "é" * 300]
 )
 def test_a_word_that_is_nothing_names_what_there_is(hub: Hub, name: str) -> None:
-    said = complaint(name)
-    assert "there is no pretrained model" in said.what
+    refused = complaint(name)
+    assert "there is no pretrained model" in refused.what
     if name.startswith("st_"):
-        assert said.remedy == f"did you mean `{NAME}`?"
-    assert ("run's folder" in said.remedy) != name.startswith("st_")
+        assert refused.remedy == f"did you mean `{NAME}`?"
+    assert ("run's folder" in refused.remedy) != name.startswith("st_")
     assert hub.asked == []

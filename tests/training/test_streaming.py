@@ -97,12 +97,12 @@ def test_memory_does_not_grow_with_the_recording(nemo: Path, long: Segment) -> N
     encode = recognizer.engine.sessions.encode
 
     def watched(*given: object) -> object:
-        heard, states = encode(*given)  # type: ignore[arg-type]
+        encoded, states = encode(*given)  # type: ignore[arg-type]
         sizes.append(given[0].shape[1])  # type: ignore[attr-defined]
         sizes.append(
             sum(part.untyped_storage().nbytes() for part in (states[0].attention, states[0].convolution))
         )
-        return heard, states
+        return encoded, states
 
     recognizer.engine.sessions.encode = watched  # type: ignore[method-assign, assignment]
     next(iter(recognizer.recognize_clips([long])))
@@ -110,7 +110,7 @@ def test_memory_does_not_grow_with_the_recording(nemo: Path, long: Segment) -> N
     assert len(set(sizes[1::2])) == 1
 
 
-def test_a_model_that_needs_whole_recordings_is_heard_in_parts(nemo: Path, long: Segment) -> None:
+def test_a_model_that_needs_whole_recordings_is_given_parts(nemo: Path, long: Segment) -> None:
     recognizer = load_recognizer(nemo)
     assert isinstance(recognizer, StreamingRecognizer)
     model = recognizer.engine.sessions.model  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ def test_the_default_is_beam_search_where_there_is_one(nemo: Path, small_bundle:
         recognizer_of(model, "whole", "transducer-beam")
 
 
-def test_a_model_whose_features_no_stream_can_make_is_heard_whole(nemo: Path) -> None:
+def test_a_model_whose_features_no_stream_can_make_is_given_the_whole(nemo: Path) -> None:
     model, _ = load_model(nemo)
     assert isinstance(recognizer_of(model, "ours"), StreamingRecognizer)
     model.preprocessor.featurizer.preemph = 0.5

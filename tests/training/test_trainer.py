@@ -104,10 +104,12 @@ def test_a_run_folder_holds_what_is_promised(go: Go, segments: list[Segment]) ->
     assert not [name for name in names if name.startswith(".")]
     for name in ("recipe.yaml", "environment.json", "training_data.json", "tokenizer/tokenizer.model"):
         assert (run.path / name).is_file(), name
-    heard = read_transcripts(run.transcripts)
-    assert [clip.segment.audio for clip in heard] == [segment.audio for segment in segments[:4]]
+    transcripts = read_transcripts(run.transcripts)
+    assert [clip.segment.audio for clip in transcripts] == [segment.audio for segment in segments[:4]]
     # tokens that are no letters are errors in the one and fall out of the other
-    assert total(clip.words for clip in heard).rate == pytest.approx(best, rel=0.1), "of the best validation"
+    assert total(clip.words for clip in transcripts).rate == pytest.approx(best, rel=0.1), (
+        "of the best validation"
+    )
     data = json.loads((run.path / "training_data.json").read_text())
     assert data["verses"] == ["112:1", "112:2", "112:3", "112:4"]
     assert data["reciters"] == ["espeak", "espeak-f2", "espeak-m1"]
@@ -142,8 +144,8 @@ def test_a_clip_that_breaks_is_named_once_and_training_continues(go: Go, segment
     broken = replace(segments[0], audio="/nowhere/112001.mp3")
     ended, findings = go(clips=[broken, *segments[1:]])
     assert ended.steps == 6
-    said = [finding for finding in findings if finding.code == "unreadable-clip"]
-    assert [finding.where for finding in said] == ["/nowhere/112001.mp3"]
+    named = [finding for finding in findings if finding.code == "unreadable-clip"]
+    assert [finding.where for finding in named] == ["/nowhere/112001.mp3"]
 
 
 def module_of(tiny: Recipe, tokenizer: Tokenizer, segments: list[Segment], clips: int = 4) -> TrainingModule:
@@ -242,9 +244,9 @@ def test_a_stalled_start_is_reported_once_while_it_trains(go: Go, monkeypatch: p
     monkeypatch.setattr(not_learning, "STALL_FALL", 0.9)
     monkeypatch.setattr(not_learning, "_SPAN", 1)
     _, findings = go("trainer.max_steps=9")
-    (said,) = [finding for finding in findings if finding.code == "stalled-start"]
-    assert said.severity == "error"
-    assert "quran.seed" in said.remedy
+    (stalled,) = [finding for finding in findings if finding.code == "stalled-start"]
+    assert stalled.severity == "error"
+    assert "quran.seed" in stalled.remedy
 
 
 @pytest.mark.slow
@@ -259,21 +261,21 @@ def test_a_diagnosis_of_stop_on_ends_the_training_and_resume_continues(
         *("trainer.val_check_interval=30", "quran.stop_on=[divergence,not-a-number]"),
     )
     assert ended.code == 1, ended.err
-    told = json.loads(ended.out)
-    assert told["stopped_by"] in ("divergence", "not-a-number")
-    assert not told["interrupted"]
-    assert 20 <= told["steps"] < 400
-    assert f"error [{told['stopped_by']}]" in ended.err
-    run = open_run(told["run"])
+    result = json.loads(ended.out)
+    assert result["stopped_by"] in ("divergence", "not-a-number")
+    assert not result["interrupted"]
+    assert 20 <= result["steps"] < 400
+    assert f"error [{result['stopped_by']}]" in ended.err
+    run = open_run(result["run"])
     assert run.last_checkpoint() is not None
-    assert max(row["step"] for row in run.read_metrics()) == told["steps"]
+    assert max(row["step"] for row in run.read_metrics()) == result["steps"]
     watched = in_process("watch", run.path, "--json")
     assert watched.code == 1
-    assert told["stopped_by"] in [diagnosis["code"] for diagnosis in json.loads(watched.out)["diagnostics"]]
+    assert result["stopped_by"] in [diagnosis["code"] for diagnosis in json.loads(watched.out)["diagnostics"]]
 
-    go_on = in_process("train", "--resume", run.path, f"trainer.max_steps={told['steps'] + 40}")
+    go_on = in_process("train", "--resume", run.path, f"trainer.max_steps={result['steps'] + 40}")
     assert go_on.code == 0, go_on.err  # the sign that it was resumed with does not end it again
-    assert max(row["step"] for row in run.read_metrics()) == told["steps"] + 40
+    assert max(row["step"] for row in run.read_metrics()) == result["steps"] + 40
 
 
 @pytest.mark.slow
@@ -301,10 +303,10 @@ def test_ctrl_c_leaves_a_run_that_resume_continues(
     )
     run = wait_for_steps(tmp_path, process, 5)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 130, said
-    assert f"--resume {run.path}" in said
-    assert "Traceback" not in said
+    _, message = process.communicate(timeout=300)
+    assert process.returncode == 130, message
+    assert f"--resume {run.path}" in message
+    assert "Traceback" not in message
     reached = max(row["step"] for row in run.read_metrics())
 
     go_on = in_process("train", "--resume", run.path, f"trainer.max_steps={reached + 4}")

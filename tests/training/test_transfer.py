@@ -136,9 +136,9 @@ def test_an_offline_transducer_into_a_streaming_hybrid(
     }
     assert any("running_mean" in name for name in planned.unused)
     assert planned.encoder_share > 0.95
-    said = as_table(planned)
-    assert "encoder.layers" in said
-    assert f"{planned.encoder_share:.1%}" in said
+    table = as_table(planned)
+    assert "encoder.layers" in table
+    assert f"{planned.encoder_share:.1%}" in table
     json.dumps(planned.to_json())
 
 
@@ -190,10 +190,10 @@ def test_the_shift_and_the_features_level_bring_the_subsampling_nearer_to_the_so
     mean, deviation = feature_level(raw, frames)
     planned = transfer(*arguments, level=(mean, deviation))
     folded = nearness(raw)
-    told = f"{random_start=:.3f} {columns=:.3f} {shifted=:.3f} {raw_features=:.3f} {folded=:.3f}"
-    print(told)
-    assert abs(random_start) < 0.15 < columns < shifted - 0.05, told
-    assert raw_features < folded - 0.05, told
+    losses = f"{random_start=:.3f} {columns=:.3f} {shifted=:.3f} {raw_features=:.3f} {folded=:.3f}"
+    print(losses)
+    assert abs(random_start) < 0.15 < columns < shifted - 0.05, losses
+    assert raw_features < folded - 0.05, losses
     assert {tensor.name for tensor in planned.tensors if tensor.how == "level"} == set(FIRST)
     first, theirs = model.encoder.pre_encode.conv[0], source.encoder.pre_encode.conv[0]
     inside = conv2d(raw[:, None], first.weight, first.bias)
@@ -211,8 +211,8 @@ def test_a_training_from_normalised_features_folds_the_level_of_its_clips_in(
     model = build_model(tiny, tokenizer.folder)
     run = create_run(tmp_path / "runs", "tiny")
     pretrained = Pretrained("offline", tmp_path / "offline.nemo", "0" * 64, "file")
-    said: list[str] = []
-    start_from(Start(pretrained, archive, False, False, said.append), model, tiny.model, run, clips)
+    tables: list[str] = []
+    start_from(Start(pretrained, archive, False, False, tables.append), model, tiny.model, run, clips)
     theirs = read_weights(archive)[FIRST[0]]
     mean, deviation = feature_level(*sample_features(model, clips))
     assert torch.allclose(model.encoder.pre_encode.conv[0].weight * deviation, theirs, atol=1e-6)
@@ -226,8 +226,8 @@ def test_the_features_level_leaves_padding_out() -> None:
     torch.manual_seed(0)
     features, lengths = 5 + 3 * torch.randn(2, 80, 40), torch.tensor([40, 25])
     features[1, :, 25:] = 100.0
-    heard = torch.cat([features[0].flatten(), features[1, :, :25].flatten()])
-    expected = (float(heard.mean()), float(heard.std()))
+    frames = torch.cat([features[0].flatten(), features[1, :, :25].flatten()])
+    expected = (float(frames.mean()), float(frames.std()))
     assert feature_level(features, lengths) == pytest.approx(expected, rel=1e-4)
 
 
@@ -290,22 +290,22 @@ def test_full_size_archives_of_nemos_own_classes(kind: str, tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    print(told)
-    assert told["same_shapes"], "the closed form is not what NeMo built"
-    assert told["peak_gb"] < 4.0
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(result)
+    assert result["same_shapes"], "the closed form is not what NeMo built"
+    assert result["peak_gb"] < 4.0
     if kind == "offline":
-        assert told["running"] == 3 * 17
+        assert result["running"] == 3 * 17
         # 5 tensors by tokens of ours, 2 of which have no counterpart; 34 norms; one salvaged by bins
-        assert told["outcomes"] == {
+        assert result["outcomes"] == {
             "copied": 654 - 34 - 1 - 5,
             "salvaged": 1 + 3,
             "fresh": 34 + 2,
             "mismatched": 0,
         }
-        assert told["encoder_share"] == pytest.approx(0.9986, abs=1e-4)
-        assert told["correlation"] > 0.9  # of noise through random weights; 0.99 on speech
-        assert abs(told["correlation_of_a_random_start"]) < 0.1
+        assert result["encoder_share"] == pytest.approx(0.9986, abs=1e-4)
+        assert result["correlation"] > 0.9  # of noise through random weights; 0.99 on speech
+        assert abs(result["correlation_of_a_random_start"]) < 0.1
     else:
-        assert told["outcomes"] == {"copied": 649, "salvaged": 5, "fresh": 0, "mismatched": 0}
-        assert told["encoder_share"] == 1.0
+        assert result["outcomes"] == {"copied": 649, "salvaged": 5, "fresh": 0, "mismatched": 0}
+        assert result["encoder_share"] == 1.0

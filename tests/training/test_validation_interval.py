@@ -51,21 +51,23 @@ def test_some_epochs_go_without_and_a_resumed_run_keeps_to_it(
     recipe = load_recipe("quickstart", [*tiny_overrides, *AUTO, f"model.train_ds.manifest_filepath={spoken}"])
     run = create_run(tmp_path, recipe.name)
     run.write_recipe(recipe)
-    told: list[Finding] = []
+    findings: list[Finding] = []
 
     def go(stop_at: int, resume: Path | None) -> None:
         def watch(progress: Progress) -> None:
             if progress.step == stop_at and progress.row and progress.row["split"] == "train":
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        train(recipe, run, segments, segments[:1], watcher=watch, on_finding=told.append, resume=resume)
+        train(recipe, run, segments, segments[:1], watcher=watch, on_finding=findings.append, resume=resume)
 
     go(5, None)
     assert validated(run) == [0]
     go(-1, run.last_checkpoint())
     assert validated(run) == [0, 4, 6]
-    assert [finding.code for finding in told].count("validation-interval") == 1, "3 after 4 changes nothing"
+    assert [finding.code for finding in findings].count("validation-interval") == 1, (
+        "3 after 4 changes nothing"
+    )
     assert "validating every 4 epochs, and in the last" in next(
-        f.message for f in told if "epochs" in f.message
+        f.message for f in findings if "epochs" in f.message
     )
     assert all(validation > 0 < epoch and epochs == 7 for validation, epoch, epochs in measured)

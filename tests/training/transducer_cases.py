@@ -69,9 +69,9 @@ def every_alignment(blank: Tensor, label: Tensor) -> float:
     """Minus the log of the sum over all paths through blank [T, U + 1] and label [T, U], one by one."""
     frames, labels = label.shape
     total = []
-    for said_at in itertools.combinations_with_replacement(range(frames), labels):
-        score = sum(float(label[t, u]) for u, t in enumerate(said_at))
-        score += sum(float(blank[t, sum(at <= t for at in said_at)]) for t in range(frames))
+    for emitted_at in itertools.combinations_with_replacement(range(frames), labels):
+        score = sum(float(label[t, u]) for u, t in enumerate(emitted_at))
+        score += sum(float(blank[t, sum(at <= t for at in emitted_at)]) for t in range(frames))
         total.append(score)
     return -math.log(sum(math.exp(score) for score in total))
 

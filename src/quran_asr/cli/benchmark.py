@@ -68,6 +68,7 @@ def benchmark() -> None:
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
+    metavar="N",
     help="Rounds; each runtime is measured once in each.",
 )
 @click.option(
@@ -227,17 +228,21 @@ def runtime(
     metavar="MANIFEST",
     help="Clips to train on. May be repeated. Default: synthetic audio.",
 )
-@click.option("--clips", type=click.IntRange(min=1), help="Clips in a batch. Default: that of the preset.")
+@click.option(
+    "--clips", type=click.IntRange(min=1), metavar="N", help="Clips in a batch. Default: that of the preset."
+)
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
+    metavar="N",
     help="Rounds; each is measured once in each.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
+    metavar="N",
     help="Steps in a round, after one to warm up. Default: 2, on a GPU 20.",
 )
 @click.option(

@@ -62,15 +62,14 @@ def check(
     """Check machine, data, leakage, tokens, weights, memory, and whether the model can overfit a few clips.
 
     RECIPE is a name of `quran-asr recipe list` or a file; default: transfer. Each check passes, warns or
-    fails, with a remedy. Exits 1 if one fails. Writes nothing; a pretrained model is downloaded.
+    fails, with a remedy. Exits 1 if one fails, 2 if the recipe is wrong or a manifest is missing. Writes
+    nothing; a pretrained model is downloaded.
     """
     need("train")
-    from quran_asr.cli.output import print_json, progress_bar
-    from quran_asr.cli.training_setup import StartOptions, TorchChecks, load, show_line, start_from_checkpoint
+    from quran_asr.cli.training_setup import load
     from quran_asr.config.overrides import split_words
+    from quran_asr.corpus.manifest import require_file
     from quran_asr.errors import QuranAsrError
-    from quran_asr.experiments.checks import preflight as checking
-    from quran_asr.experiments.planning.starting_point import TOO_LITTLE
 
     if sample != "all" and not (sample.isdecimal() and int(sample) > 0):
         raise QuranAsrError(f"`{sample}` is not a number of clips", where="--sample", remedy="50, or all")
@@ -82,6 +81,14 @@ def check(
     for option, ds in (("--train", recipe.model.train_ds), ("--validation", recipe.model.validation_ds)):
         if not ds.manifests:
             raise QuranAsrError(f"no manifest to check: give one with {option} MANIFEST")
+        for manifest in ds.manifests:
+            require_file(Path(manifest))
+
+    from quran_asr.cli.output import print_json, progress_bar
+    from quran_asr.cli.training_setup import StartOptions, TorchChecks, show_line, start_from_checkpoint
+    from quran_asr.experiments.checks import preflight as checking
+    from quran_asr.experiments.planning.starting_point import TOO_LITTLE
+
     keep_tokens = recipe.exp_manager.resume_from_checkpoint is not None
     start_options = StartOptions(allow_partial, keep_tokens, quiet=True)  # the line `start` names it
     recipe = start_from_checkpoint(recipe)

@@ -57,6 +57,7 @@ def compare() -> None:
 @click.option(
     "--seeds",
     type=click.IntRange(1, 31),
+    metavar="N",
     help="Number of trainings of each recipe, with consecutive seeds. Default: 3 (--study augmentation: 2).",
 )
 @click.option(
@@ -73,7 +74,12 @@ def compare() -> None:
     help="A shipped experiment: pretraining, initialization or augmentation.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials that run in parallel."
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Trials that run in parallel.",
 )
 @_decoder
 @_anyway

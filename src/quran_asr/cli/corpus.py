@@ -431,9 +431,10 @@ def _scan_as_json(report: ScanReport, manifest: str) -> dict[str, object]:
     default=0.05,
     show_default=True,
     type=FiniteRange(0.0, 1.0, min_open=True, max_open=True),
+    metavar="SHARE",
     help="Share of the hours in each random split; it may be larger, since reciters and verses stay whole.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the random splits.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of the random splits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def split(
     manifest: str,
@@ -520,9 +521,12 @@ def split(
     default=0,
     show_default=True,
     type=click.IntRange(min=0),
+    metavar="N",
     help="Also cut this many fragments of one to four words out of each clip.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the rate and pitch of each clip.")
+@click.option(
+    "--seed", default=0, show_default=True, metavar="N", help="Seed of the rate and pitch of each clip."
+)
 def synthesize(references: tuple[str, ...], folder: str, voices: str, fragments: int, seed: int) -> int:
     """Synthesize the verses REF... (2:255, 2:255-257, or 112 for a whole surah) with eSpeak NG.
 

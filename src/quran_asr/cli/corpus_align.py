@@ -45,7 +45,9 @@ def workers_of(address: str | None) -> AbstractContextManager[Executor | None]:
     help="Folder for manifest.jsonl, recordings.jsonl and the clips.",
 )
 @model_option
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 1024), help="Processes.")
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1, 1024), metavar="N", help="Processes."
+)
 @cluster_option
 @click.option(
     "--longest",
@@ -80,7 +82,7 @@ def align(
     Expects RECITER/SSS.mp3 (or wav, flac, ogg, opus), where 036 is surah 36; files with other names are
     searched in the whole Quran. A manifest names what a recording holds by `surah` or `verses`. Clips are
     named as EveryAyah names them: RECITER/002255.flac; parts of long verses with their words,
-    002282-001-017.flac. Clips whose alignment is poor are left out, and listed with the reason in
+    002282-000-016.flac. Clips whose alignment is poor are left out, and listed with the reason in
     recordings.jsonl. Run the same command again to continue after an interruption. Exit code 1 if no clip can
     be used or a recording cannot be read.
     """

@@ -263,7 +263,7 @@ def word_json(word: TimedWord) -> dict[str, Any]:
         "text": word.text,
         "start": round(word.start, 3),
         "end": round(word.end, 3),
-        "confidence": word.confidence,
+        "confidence": None if word.confidence is None else round(word.confidence, 4),
     }
 
 

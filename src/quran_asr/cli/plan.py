@@ -34,12 +34,20 @@ OPUS_BYTES, SAMPLE_BYTES = 4_000, 32_000
     help="Plan for the clips of this manifest. May be repeated.",
 )
 @click.option("--validation", multiple=True, metavar="MANIFEST", help="Validation manifest. May be repeated.")
-@click.option("--clips", type=click.IntRange(1, MOST_CLIPS), help="Number of clips, instead of a manifest.")
-@click.option("--hours", type=POSITIVE, help="Hours of audio in these clips.")
-@click.option("--devices", type=click.IntRange(min=1), help="Number of GPUs. Default: that of the recipe.")
+@click.option(
+    "--clips", type=click.IntRange(1, MOST_CLIPS), metavar="N", help="Number of clips, instead of a manifest."
+)
+@click.option("--hours", type=POSITIVE, metavar="HOURS", help="Hours of audio in these clips.")
+@click.option(
+    "--devices", type=click.IntRange(min=1), metavar="N", help="Number of GPUs. Default: that of the recipe."
+)
 @click.option("--device", metavar="NAME", help="Type of device, e.g. 'RTX 3090', A100 or CPU.")
-@click.option("--batch-seconds", type=POSITIVE, help="Measured seconds of a batch on one device.")
-@click.option("--validation-seconds", type=POSITIVE, help="Measured seconds of a validation.")
+@click.option(
+    "--batch-seconds", type=POSITIVE, metavar="SECONDS", help="Measured seconds of a batch on one device."
+)
+@click.option(
+    "--validation-seconds", type=POSITIVE, metavar="SECONDS", help="Measured seconds of a validation."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     words: tuple[str, ...],

@@ -49,7 +49,7 @@ ATTEMPTS = 3
     metavar="FOLDER",
     help="Folder for the corpus and the run; an existing corpus is reused.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of corpus, model and training.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of corpus, model and training.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -> int:
     """Synthesize a corpus, train on it, evaluate, transcribe: the real path, nothing stubbed.

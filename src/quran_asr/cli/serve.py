@@ -20,12 +20,15 @@ EVERY_ADDRESS = ("0.0.0.0", "::")
 
 @click.command(epilog="Example: quran-asr serve --port 8000")
 @model_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen on."
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
     default=8765,
     show_default=True,
+    metavar="N",
     help="Port to listen on; 0 takes a free one.",
 )
 @look_ahead_option
@@ -42,13 +45,19 @@ EVERY_ADDRESS = ("0.0.0.0", "::")
     "--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Key of the certificate, PEM."
 )
 @click.option(
-    "--sessions", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most sessions at once."
+    "--sessions",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Most sessions at once.",
 )
 @click.option(
     "--hours",
     type=FiniteRange(min=0.01, max=24),
     default=4.0,
     show_default=True,
+    metavar="HOURS",
     help="Longest session.",
 )
 @click.option(

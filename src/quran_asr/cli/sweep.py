@@ -59,7 +59,9 @@ REPORT_SECONDS = 60.0
     metavar="FOLDER",
     help="Folder for trials and results. Default: sweeps/RECIPE. The same command continues there.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Sampling seed.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Sampling seed."
+)
 @click.option("--no-prune", is_flag=True, help="Train every trial to its end, however it compares.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def sweep(

@@ -96,15 +96,15 @@ def find(words: tuple[str, ...], as_json: bool) -> int:
 def words(reference: str, as_json: bool) -> int:
     """Show each word of the verses REF in all spellings.
 
-    Prints one line for each word of the mushaf, separated by tabs: verse and word number, uthmani,
-    diacritized, letters. The diacritized spelling writes some of them as two or three words.
+    Prints one line for each word of the mushaf, separated by tabs: verse and word (counted from 0),
+    uthmani, diacritized, letters. The diacritized spelling writes some of them as two or three words.
     """
     from quran_asr.text.passages import parse_range, word_map
 
     rows = [
         {
             "verse": str(ref),
-            "word": pair.index + 1,
+            "index": pair.index,
             "uthmani": pair.uthmani,
             "diacritized": pair.simple,
             "letters": pair.letters,
@@ -116,7 +116,7 @@ def words(reference: str, as_json: bool) -> int:
         print_json({"sources": [_source("uthmani"), _source("simple")], "words": rows})
         return 0
     for row in rows:
-        echo(f"{row['verse']}:{row['word']}\t{row['uthmani']}\t{row['diacritized']}\t{row['letters']}")
+        echo(f"{row['verse']}:{row['index']}\t{row['uthmani']}\t{row['diacritized']}\t{row['letters']}")
     _print_source("uthmani", "simple")
     return 0
 

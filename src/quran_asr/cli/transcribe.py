@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,7 @@ from quran_asr.decoding.options import BEAMS, DEFAULT_DECODER
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.records import Segment, Transcript
+    from quran_asr.records import Alternative, Segment, Transcript
 
 
 @click.command(epilog="Example: quran-asr transcribe recitation.mp3 --json")
@@ -133,7 +132,15 @@ def _json(segment: Segment, transcript: Transcript, n_best: int | None) -> dict[
         "audio_filepath": segment.audio,
         "text": " ".join(transcript.text.split()),
         "words": [word_json(word) for word in transcript.words],
-        **({"n_best": [asdict(one) for one in transcript.n_best[:n_best]]} if n_best else {}),
+        **({"n_best": [_alternative_json(one) for one in transcript.n_best[:n_best]]} if n_best else {}),
+    }
+
+
+def _alternative_json(one: Alternative) -> dict[str, Any]:
+    return {
+        "text": one.text,
+        "score": round(one.score, 3),
+        "acoustic_score": round(one.acoustic_score, 3),
     }
 
 

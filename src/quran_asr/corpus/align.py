@@ -173,7 +173,7 @@ def align_recordings(
     """Cut recordings into clips of verses, and write a manifest of those whose alignment is good.
 
     Clips are `TO/RECITER/SSSAAA.flac`; of a part of a verse `SSSAAA-FFF-LLL.flac`, with its first and last
-    word counted from 1. Finished recordings are skipped, unless the recording, the model or the
+    word counted from 0. Finished recordings are skipped, unless the recording, the model or the
     limits have changed.
 
     Args:

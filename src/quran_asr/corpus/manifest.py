@@ -208,11 +208,20 @@ def sidecar_of(manifest: Path) -> Path:
     return manifest.with_name(manifest.name + ".meta.json")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, the line) of every line that is not blank, numbers from 1."""
+def require_file(path: Path) -> None:
+    """Refuse a manifest that is not there.
+
+    Raises:
+        QuranAsrError: no such manifest, or a folder.
+    """
     if not path.is_file():
         what = "a folder, not a manifest" if path.is_dir() else "no such manifest"
         raise QuranAsrError(what, where=str(path), remedy=MADE_BY)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, the line) of every line that is not blank, numbers from 1."""
+    require_file(path)
     with path.open("rb") as file:
         for number, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
             if len(raw) > _LONGEST_LINE:

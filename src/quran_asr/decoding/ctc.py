@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quran_asr.decoding.decoder import Model, Piece, SearchResult, patience_of
+from quran_asr.decoding.decoder import EncoderOutput, Model, SearchResult, patience_of
 from quran_asr.decoding.endpoint import Pause
 from quran_asr.decoding.options import Decoding
 from quran_asr.decoding.partial import NOTHING
@@ -42,10 +42,10 @@ def greedy(log_probs: NDArray[np.float32]) -> Hypothesis:
     Raises:
         QuranAsrError: not two dimensions, no column, or a frame with NaN or without any probability.
     """
-    return greedy_piece(log_probs, PathState())[0]
+    return greedy_chunk(log_probs, PathState())[0]
 
 
-def greedy_piece(
+def greedy_chunk(
     log_probs: NDArray[np.float32], state: PathState, pause: Pause | None = None
 ) -> tuple[Hypothesis, tuple[int, ...], PathState]:
     """The new tokens of one more chunk of a stream; together they are those of `greedy` over the whole.
@@ -112,11 +112,11 @@ class CtcDecoder:
         self._patience = patience_of(decoding, model)
         self.start = PathState()
 
-    def step(self, pieces: Sequence[Piece], states: Sequence[PathState]) -> list[SearchResult]:
+    def step(self, chunks: Sequence[EncoderOutput], states: Sequence[PathState]) -> list[SearchResult]:
         results = []
-        for piece, state in zip(pieces, states, strict=True):
-            pause = None if self._patience is None else Pause(self._patience, piece.may_end)
-            tokens, ends, after = greedy_piece(piece.ctc, state, pause)
+        for chunk, state in zip(chunks, states, strict=True):
+            pause = None if self._patience is None else Pause(self._patience, chunk.may_end)
+            tokens, ends, after = greedy_chunk(chunk.ctc, state, pause)
             results.append(SearchResult(tokens, ends=ends, state=after))
         return results
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quran_asr.decoding.ctc import check_scores
-from quran_asr.decoding.decoder import N_BEST_PROBABILITY, Model, Piece, SearchResult, patience_of
+from quran_asr.decoding.decoder import N_BEST_PROBABILITY, EncoderOutput, Model, SearchResult, patience_of
 from quran_asr.decoding.endpoint import Pause
 from quran_asr.decoding.fusion import (
     NO_FUSION,
@@ -103,7 +103,7 @@ def search(
     Args:
         log_probs: [n, vocabulary + 1], natural log, blank last.
         fusion: the language model.
-        beam, least_probability: as in `beam_piece`.
+        beam, least_probability: as in `beam_chunk`.
         n_best: length of the list.
 
     Returns:
@@ -120,7 +120,7 @@ def search(
     return state.candidates()[:n_best]
 
 
-def beam_piece(
+def beam_chunk(
     log_probs: NDArray[np.float32],
     state: BeamState,
     *,
@@ -227,16 +227,16 @@ def _advance(row: Doubles, state: BeamState, fusion: Fusion, beam: int, least: f
         else _peaked(state.tails[parent], state.frame, row, bool(in_token[nth] > in_blank[nth]))
         for nth, (parent, token) in enumerate(zip(parents.tolist(), added.tolist(), strict=True))
     ]
-    saying = bool(in_token[0] > in_blank[0])
-    last = state.frame if saying else state.last
+    emits = bool(in_token[0] > in_blank[0])
+    last = state.frame if emits else state.last
     return BeamState(
         tuple(tails), in_blank, in_token, fused, lm_states, rows, state.shared, state.frame + 1, last
     )
 
 
-def _peaked(tail: Tail, frame: int, row: Doubles, speaking: bool) -> Tail:
+def _peaked(tail: Tail, frame: int, row: Doubles, emits: bool) -> Tail:
     """The same tokens, the last of them at this frame if it is emitted and more probable here."""
-    if not speaking or not tail.tokens or row[tail.tokens[-1]] <= tail.log_probs[-1]:
+    if not emits or not tail.tokens or row[tail.tokens[-1]] <= tail.log_probs[-1]:
         return tail
     token = tail.tokens[-1]
     shorter = Tail(tail.tokens[:-1], tail.frames[:-1], tail.log_probs[:-1])
@@ -306,16 +306,16 @@ class CtcBeamDecoder:
         self._patience = patience_of(decoding, model)
         self.start = start(model.blank, self._fusion)
 
-    def step(self, pieces: Sequence[Piece], states: Sequence[BeamState]) -> list[SearchResult]:
+    def step(self, chunks: Sequence[EncoderOutput], states: Sequence[BeamState]) -> list[SearchResult]:
         results = []
-        for piece, state in zip(pieces, states, strict=True):
-            tokens, ends, after = beam_piece(
-                piece.ctc,
+        for chunk, state in zip(chunks, states, strict=True):
+            tokens, ends, after = beam_chunk(
+                chunk.ctc,
                 state,
                 fusion=self._fusion,
                 beam=self._beam,
                 least_probability=self._least_probability,
-                pause=None if self._patience is None else Pause(self._patience, piece.may_end),
+                pause=None if self._patience is None else Pause(self._patience, chunk.may_end),
             )
             results.append(SearchResult(tokens, after.best, ends, after))
         return results
@@ -323,7 +323,7 @@ class CtcBeamDecoder:
     def draft(self, state: BeamState) -> Hypothesis:
         return state.best
 
-    def n_best(self, whole: Piece, count: int, *, rescoring: bool = False) -> list[Candidate]:
+    def n_best(self, whole: EncoderOutput, count: int, *, rescoring: bool = False) -> list[Candidate]:
         found = search(
             whole.ctc,
             fusion=NO_FUSION if rescoring else self._fusion,

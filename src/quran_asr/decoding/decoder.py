@@ -48,7 +48,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class EncoderOutput:
     """The encoder's outputs for n frames of one stream."""
 
     joint: Float32
@@ -57,6 +57,10 @@ class Piece:
     """[n, vocabulary + 1] log-probabilities, natural log, blank last."""
     may_end: NDArray[np.bool_] | None = None
     """[n]: whether the signal level allows an utterance to end after this frame; None: no utterance ends."""
+
+
+Piece = EncoderOutput
+"""The same, for `quran_asr.cli.lm_comparison`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class SearchResult:
     ends: tuple[int, ...] = ()
     """Frames at which an utterance was over."""
     state: Any = None
-    """The decoder's state after the piece; None where nothing was searched."""
+    """The decoder's state after the chunk; None where nothing was searched."""
 
 
 class Decoder(Protocol):
@@ -79,7 +83,7 @@ class Decoder(Protocol):
     start: Any
     """State of a stream before its first frame."""
 
-    def step(self, pieces: Sequence[Piece], states: Sequence[Any]) -> list[SearchResult]:
+    def step(self, chunks: Sequence[EncoderOutput], states: Sequence[Any]) -> list[SearchResult]:
         """Search one chunk of each of several streams.
 
         Raises:
@@ -93,7 +97,7 @@ class Decoder(Protocol):
 class BeamDecoder(Decoder, Protocol):
     """A decoder that keeps several texts."""
 
-    def n_best(self, whole: Piece, count: int, *, rescoring: bool = False) -> list[Candidate]:
+    def n_best(self, whole: EncoderOutput, count: int, *, rescoring: bool = False) -> list[Candidate]:
         """The most probable texts of a whole recording, the best first, at most `count`.
 
         Texts are kept to the end here, down to N_BEST_PROBABILITY; a stream drops those that differ in words

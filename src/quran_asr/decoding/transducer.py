@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from quran_asr.decoding.decoder import Model, Piece, SearchResult, patience_of
+from quran_asr.decoding.decoder import EncoderOutput, Model, SearchResult, patience_of
 from quran_asr.decoding.options import Decoding
 from quran_asr.decoding.partial import NOTHING
 from quran_asr.errors import QuranAsrError
@@ -135,10 +135,10 @@ def greedy(
             return search.steps(states)
         asked = _Block.of(rows, np.minimum(search.block[rows], room[rows]), search.at[rows])
         answer = join(encoded[asked.row_of, asked.frame_of], search.predicted[asked.row_of])
-        speaking, tokens, peaks = search.pass_blanks(asked, answer)
-        if len(speaking):
-            predicted, hidden = predict(tokens, tuple(part[:, speaking] for part in search.hidden))
-            search.emit(speaking, tokens, peaks, predicted, hidden, max_symbols)
+        emitting, tokens, peaks = search.pass_blanks(asked, answer)
+        if len(emitting):
+            predicted, hidden = predict(tokens, tuple(part[:, emitting] for part in search.hidden))
+            search.emit(emitting, tokens, peaks, predicted, hidden, max_symbols)
 
 
 def _greedy_alone(
@@ -319,7 +319,7 @@ class _Search:
 
     def emit(
         self,
-        speaking: NDArray[np.int64],
+        emitting: NDArray[np.int64],
         tokens: NDArray[np.int64],
         peaks: NDArray[np.float64],
         predicted: Floats,
@@ -327,17 +327,17 @@ class _Search:
         max_symbols: int,
     ) -> None:
         """Keep a token of each of these streams, and the output of the prediction network after it."""
-        for row, token, peak in zip(speaking.tolist(), tokens.tolist(), peaks.tolist(), strict=True):
+        for row, token, peak in zip(emitting.tolist(), tokens.tolist(), peaks.tolist(), strict=True):
             self.tokens[row].append(token)
             self.frames[row].append(int(self.begins[row] + self.at[row]))
             self.log_probs[row].append(peak)
-        self.scores[speaking] += peaks
-        self.last[speaking] = self.at[speaking]
-        self.predicted[speaking] = predicted
+        self.scores[emitting] += peaks
+        self.last[emitting] = self.at[emitting]
+        self.predicted[emitting] = predicted
         for part, new in zip(self.hidden, hidden, strict=True):
-            part[:, speaking] = new
-        self.emitted[speaking] += 1
-        full = speaking[self.emitted[speaking] == max_symbols]
+            part[:, emitting] = new
+        self.emitted[emitting] += 1
+        full = emitting[self.emitted[emitting] == max_symbols]
         self.at[full] += 1
         self.emitted[full] = 0
 
@@ -391,24 +391,24 @@ class TransducerDecoder:
         empty = np.zeros((model.prediction_layers, 1, model.prediction_width), np.float32)
         self.start = start(model.predict, (empty, empty), model.blank)
 
-    def step(self, pieces: Sequence[Piece], states: Sequence[SearchState]) -> list[SearchResult]:
-        if len(pieces) == 1:
-            (piece,) = pieces
+    def step(self, chunks: Sequence[EncoderOutput], states: Sequence[SearchState]) -> list[SearchResult]:
+        if len(chunks) == 1:
+            (chunk,) = chunks
             end = None
             if self._patience is not None:
-                allowed = np.zeros(len(piece.joint), np.bool_) if piece.may_end is None else piece.may_end
+                allowed = np.zeros(len(chunk.joint), np.bool_) if chunk.may_end is None else chunk.may_end
                 end = UtteranceEnd(self._patience, self.start, allowed[None])
             step = _greedy_alone(
-                piece.joint, states[0], self._model.predict, self._model.join, self._max_symbols, end
+                chunk.joint, states[0], self._model.predict, self._model.join, self._max_symbols, end
             )
             return [SearchResult(step.found, ends=step.ends, state=step.state)]
-        lengths = [len(piece.joint) for piece in pieces]
-        encoded = np.zeros((len(pieces), max(lengths), pieces[0].joint.shape[1]), np.float32)
+        lengths = [len(chunk.joint) for chunk in chunks]
+        encoded = np.zeros((len(chunks), max(lengths), chunks[0].joint.shape[1]), np.float32)
         allowed = np.zeros(encoded.shape[:2], np.bool_)
-        for row, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
-            encoded[row, :length] = piece.joint
-            if piece.may_end is not None:
-                allowed[row, :length] = piece.may_end
+        for row, (chunk, length) in enumerate(zip(chunks, lengths, strict=True)):
+            encoded[row, :length] = chunk.joint
+            if chunk.may_end is not None:
+                allowed[row, :length] = chunk.may_end
         end = None if self._patience is None else UtteranceEnd(self._patience, self.start, allowed)
         steps = greedy(
             encoded,

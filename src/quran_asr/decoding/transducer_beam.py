@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from quran_asr.decoding.decoder import N_BEST_PROBABILITY, Model, Piece, SearchResult, patience_of
+from quran_asr.decoding.decoder import N_BEST_PROBABILITY, EncoderOutput, Model, SearchResult, patience_of
 from quran_asr.decoding.endpoint import Pause, frames_of
 from quran_asr.decoding.fusion import (
     NO_FUSION,
@@ -183,7 +183,7 @@ def search(encoded: Floats, scorer: Scorer, begin: BeamState, n_best: int = 1) -
     return state.candidates()[:n_best]
 
 
-def beam_piece(
+def beam_chunk(
     encoded: Floats,
     state: BeamState,
     scorer: Scorer,
@@ -507,18 +507,18 @@ class TransducerBeamDecoder:
         self._empty, self._blank = (empty, empty), model.blank
         self.start = start(self._scorer, self._empty, self._blank)
 
-    def step(self, pieces: Sequence[Piece], states: Sequence[BeamState]) -> list[SearchResult]:
+    def step(self, chunks: Sequence[EncoderOutput], states: Sequence[BeamState]) -> list[SearchResult]:
         results = []
-        for piece, state in zip(pieces, states, strict=True):
-            pause = None if self._patience is None else Pause(self._patience, piece.may_end)
-            tokens, ends, after = beam_piece(piece.joint, state, self._scorer, self.start, pause=pause)
+        for chunk, state in zip(chunks, states, strict=True):
+            pause = None if self._patience is None else Pause(self._patience, chunk.may_end)
+            tokens, ends, after = beam_chunk(chunk.joint, state, self._scorer, self.start, pause=pause)
             results.append(SearchResult(tokens, after.best, ends, after))
         return results
 
     def draft(self, state: BeamState) -> Hypothesis:
         return state.best
 
-    def n_best(self, whole: Piece, count: int, *, rescoring: bool = False) -> list[Candidate]:
+    def n_best(self, whole: EncoderOutput, count: int, *, rescoring: bool = False) -> list[Candidate]:
         settings = self._scorer.settings
         wide = replace(
             settings,

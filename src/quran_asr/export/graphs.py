@@ -10,9 +10,9 @@ The encoder is NeMo's cache-aware FastConformer written for inference, with the 
 - Separate parameters of the training are folded: query, key and value are one product, factors and biases are
   in the matrices. All frames of all streams are rows of one matrix, which runtimes fuse best.
 - What may be seen of what depends on the chunk (look-ahead + 1) and on where the recording begins and ends:
-  it is an input, which the runtime computes once for many pieces. A stream is processed one chunk at a time,
+  it is an input, which the runtime computes once for many chunks. A stream is processed one chunk at a time,
   a whole file many at once, with the same numbers.
-- Additions are one operation with the normalization after them: for a piece of one frame, the number of
+- Additions are one operation with the normalization after them: for a chunk of one frame, the number of
   operations costs more than the arithmetic.
 
 `export` verifies equality with NeMo's whole-file pass before it writes (`verification.py`).
@@ -69,7 +69,7 @@ class Subsampling(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class LayerContext:
     """Values shared by all layers, computed once."""
 
     batch: int
@@ -112,13 +112,15 @@ class Attention(nn.Module):
         table = attention.linear_pos(positions).view(-1, self.heads, self.size)
         self.register_buffer("table", table.permute(1, 2, 0).contiguous())
 
-    def forward(self, x: Tensor, piece: Piece, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, context: LayerContext, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x [B n, width], keys and values [B, 1, heads, left, size] -> [B n, width], new keys and values."""
-        split = self.enter(x).view(piece.batch, piece.frames, 3, self.heads, self.size)
+        split = self.enter(x).view(context.batch, context.frames, 3, self.heads, self.size)
         query, key, value = torch.split(split.permute(0, 2, 3, 1, 4), 1, dim=1)
         content = torch.matmul(query, torch.cat([keys, key], dim=3).transpose(3, 4))
-        position = torch.gather(torch.matmul(query + self.shift, self.table), 4, piece.columns)
-        weights = torch.softmax(content + position + piece.mask, dim=-1)
+        position = torch.gather(torch.matmul(query + self.shift, self.table), 4, context.columns)
+        weights = torch.softmax(content + position + context.mask, dim=-1)
         attended = torch.matmul(weights, torch.cat([values, value], dim=3))
         return self.out(attended.permute(0, 3, 1, 2, 4).reshape(-1, self.heads * self.size)), key, value
 
@@ -138,10 +140,10 @@ class Convolution(nn.Module):
         self.register_buffer("taps", depthwise.weight.detach().unsqueeze(2).clone())
         self.register_buffer("bias", None if depthwise.bias is None else depthwise.bias.detach().clone())
 
-    def forward(self, x: Tensor, piece: Piece, kept: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: LayerContext, kept: Tensor) -> tuple[Tensor, Tensor]:
         """x [B n, width], kept [B, 1, kernel - 1, width] before -> [B n, width], kept and x together."""
         width = self.taps.size(0)
-        x = (self.value(x) * torch.sigmoid(self.gate(x))).view(piece.batch, 1, piece.frames, width)
+        x = (self.value(x) * torch.sigmoid(self.gate(x))).view(context.batch, 1, context.frames, width)
         x = torch.cat([kept, x], dim=2)
         # As an image one pixel high: ONNX Runtime has a kernel for depthwise convolution in two dimensions,
         # channels last. As nine shifted products it took 3 to 8 times as long, in one dimension 5 to 40.
@@ -210,21 +212,21 @@ class Layer(nn.Module):
         self.second = FeedForward(layer.feed_forward2, layer.fc_factor)
 
     def forward(
-        self, x: Tensor, piece: Piece, keys: Tensor, values: Tensor, kept: Tensor
+        self, x: Tensor, context: LayerContext, keys: Tensor, values: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [B n, width] and a stream's keys, values and kept frames -> x, new keys and values, kept."""
         added = self.first(self.norms[0](x))
         normalized, x = _add_and_normalize(x, added, self.norms[1])
-        added, keys, values = self.attention(normalized, piece, keys, values)
+        added, keys, values = self.attention(normalized, context, keys, values)
         normalized, x = _add_and_normalize(x, added, self.norms[2])
-        added, kept = self.convolution(normalized, piece, kept)
+        added, kept = self.convolution(normalized, context, kept)
         normalized, x = _add_and_normalize(x, added, self.norms[3])
         x, _ = _add_and_normalize(x, self.second(normalized), self.norms[4])
         return x, keys, values, kept
 
 
 class StreamingEncoder(nn.Module):
-    """Encoder, CTC head and the joint's encoder input, for pieces of n frames (n a multiple of the chunk)."""
+    """Encoder, CTC head and the joint's encoder input, for chunks of n frames (n a multiple of the chunk)."""
 
     def __init__(self, model: EncDecHybridRNNTCTCBPEModel, shape: Shape) -> None:
         super().__init__()
@@ -266,12 +268,14 @@ class StreamingEncoder(nn.Module):
         shape = self.shape
         x = self.subsampling(mels, valid_2, valid_4)
         batch, n = x.size(0), x.size(1)
-        piece = Piece(batch, n, mask, columns.expand(batch, 1, shape.heads, n, shape.left_frames + n))
+        context = LayerContext(
+            batch, n, mask, columns.expand(batch, 1, shape.heads, n, shape.left_frames + n)
+        )
         x = x.view(-1, shape.width)
         caches = zip(*(torch.split(cache, 1, dim=1) for cache in (keys, values, kept)), strict=True)
         new_keys, new_values, extended = [], [], []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, key, value, frames = layer(x, piece, *cache)
+            x, key, value, frames = layer(x, context, *cache)
             new_keys.append(key)
             new_values.append(value)
             extended.append(frames)

@@ -283,14 +283,14 @@ def align_scores(
         scores = _noted(scores, tokens, frames)
     if follow_place:
         following = start_following(graph)
-        for piece in scores:
-            following, new = follow(graph, following, piece)
+        for chunk in scores:
+            following, new = follow(graph, following, chunk)
             visits += new
         visits += finish_following(graph, following)[1]
     else:
         state = start(graph)
-        for piece in scores:
-            state, new = advance(graph, state, piece)
+        for chunk in scores:
+            state, new = advance(graph, state, chunk)
             visits += new
         visits += finish(graph, state)
     free = Hypothesis(tuple(tokens), tuple(frames), 0.0)
@@ -303,11 +303,11 @@ def _noted(
 ) -> Iterator[NDArray[np.float32]]:
     """Pass the scores through; tokens of their unconstrained recognition are appended to the lists."""
     state = ctc.PathState()
-    for piece in scores:
-        new, _, state = ctc.greedy_piece(piece, state)
+    for chunk in scores:
+        new, _, state = ctc.greedy_chunk(chunk, state)
         tokens += new.tokens
         frames += new.frames
-        yield piece
+        yield chunk
 
 
 def search_graph(recognizer: Recognizer, verses: Sequence[VerseRef] | None = None) -> Graph:

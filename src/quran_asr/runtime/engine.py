@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from quran_asr.decoding.decoder import Model, Piece, SearchResult, build_decoder
+from quran_asr.decoding.decoder import EncoderOutput, Model, SearchResult, build_decoder
 from quran_asr.decoding.partial import StreamingResult
 from quran_asr.errors import QuranAsrError
-from quran_asr.runtime.sessions import Encoded, Sessions, run_once
+from quran_asr.runtime.sessions import Sessions, run_once
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class Networks(Protocol):
 
     def encode(
         self, features: Float32, totals: Sequence[int | None], chunk: int, states: Sequence[Any]
-    ) -> tuple[list[Encoded], list[Any]]: ...
+    ) -> tuple[list[EncoderOutput], list[Any]]: ...
 
     def predict(
         self, tokens: NDArray[np.int64], state: tuple[Float32, ...]
@@ -94,8 +95,7 @@ class Engine:
                 taken = [stream.take(frames) for stream in chosen]
                 features = taken[0][None] if len(taken) == 1 else np.stack(taken)
                 encoded = self._encode(chosen, features)
-                pieces = [self._piece(*each) for each in zip(chosen, features, encoded, strict=True)]
-                for i, found in zip(members, self._search(chosen, pieces), strict=True):
+                for i, found in zip(members, self._search(chosen, encoded), strict=True):
                     moved.add(i)
                     if found is not None:
                         results[i] = _joined(results[i], streams[i].put(found))
@@ -105,12 +105,12 @@ class Engine:
                 results[i] = stream.wait() or stream.put(SearchResult(draft=draft))
         return results
 
-    def emissions(self, stream: StreamState, pieces: Iterable[Samples]) -> Iterator[Float32]:
+    def emissions(self, stream: StreamState, blocks: Iterable[Samples]) -> Iterator[Float32]:
         """The CTC scores of a recording that arrives in chunks, as soon as they are available.
 
         Args:
             stream: a new one.
-            pieces: float32 [samples] at 16 kHz.
+            blocks: float32 [samples] at 16 kHz.
 
         Yields:
             Log-probabilities [n, vocabulary + 1], blank last.
@@ -118,14 +118,14 @@ class Engine:
         Raises:
             QuranAsrError: a sample is NaN or far too large, or the model's scores are NaN.
         """
-        for piece in chain(pieces, (None,)):
-            if piece is None:
+        for block in chain(blocks, (None,)):
+            if block is None:
                 stream.end()
             else:
-                stream.push(piece)
+                stream.push(block)
             yield self.encode(stream).ctc
 
-    def encode(self, stream: StreamState) -> Piece:
+    def encode(self, stream: StreamState) -> EncoderOutput:
         """The encoder's outputs for the buffered audio of a stream, without decoding it.
 
         Raises:
@@ -137,17 +137,17 @@ class Engine:
         while frames := stream.ready():
             features = stream.take(frames)
             (encoded,) = self._encode([stream], features[None])
-            if (piece := self._piece(stream, features, encoded)) is not None:
-                joint.append(piece.joint)
-                ctc.append(piece.ctc)
-                if piece.may_end is not None:
-                    may_end.append(piece.may_end)
+            if encoded is not None:
+                joint.append(encoded.joint)
+                ctc.append(encoded.ctc)
+                if encoded.may_end is not None:
+                    may_end.append(encoded.may_end)
         if stream.error is not None:
             raise stream.error
         allowed = np.concatenate(may_end) if self._utterances_end else None
-        return Piece(np.concatenate(joint), np.concatenate(ctc), allowed)
+        return EncoderOutput(np.concatenate(joint), np.concatenate(ctc), allowed)
 
-    def _encode(self, streams: Sequence[StreamState], features: Float32) -> list[Encoded | None]:
+    def _encode(self, streams: Sequence[StreamState], features: Float32) -> list[EncoderOutput | None]:
         """Encode features [streams, frames, mels], one chunk each; None for a stream whose scores are NaN."""
         encoded, following = self.sessions.encode(
             features,
@@ -158,39 +158,38 @@ class Engine:
         if all(math.isfinite(one.joint.sum()) and not math.isnan(one.ctc.sum()) for one in encoded):
             for stream, state in zip(streams, following, strict=True):
                 stream.encoder = state
-            return [*encoded]
+            if not self._utterances_end:
+                return [*encoded]
+            each = zip(streams, features, encoded, strict=True)
+            return [
+                replace(one, may_end=stream.may_end(frames)[: len(one.ctc)]) for stream, frames, one in each
+            ]
         if len(streams) == 1:
             streams[0].error = _not_a_number(streams[0], "encoder")
             return [None]
         # each alone: an `int8` graph scales a batch as one, so the NaN of one stream spreads to the others
-        each = zip(streams, features, strict=True)
-        return [one for stream, piece in each for one in self._encode([stream], piece[None])]
-
-    def _piece(self, stream: StreamState, features: Float32, encoded: Encoded | None) -> Piece | None:
-        if encoded is None:
-            return None
-        may_end = stream.may_end(features)[: len(encoded.ctc)] if self._utterances_end else None
-        return Piece(encoded.joint, encoded.ctc, may_end)
+        alone = zip(streams, features, strict=True)
+        return [one for stream, frames in alone for one in self._encode([stream], frames[None])]
 
     def _search(
-        self, streams: Sequence[StreamState], pieces: Sequence[Piece | None]
+        self, streams: Sequence[StreamState], encoded: Sequence[EncoderOutput | None]
     ) -> list[SearchResult | None]:
         """One chunk each; None for a stream without one, or whose scores are NaN."""
-        alive = [(stream, piece) for stream, piece in zip(streams, pieces, strict=True) if piece is not None]
+        alive = [(stream, one) for stream, one in zip(streams, encoded, strict=True) if one is not None]
         if not alive:
             return [None] * len(streams)
         try:
-            found = self.decoder.step([piece for _, piece in alive], [stream.search for stream, _ in alive])
+            found = self.decoder.step([one for _, one in alive], [stream.search for stream, _ in alive])
         except QuranAsrError as error:
             if len(streams) == 1:
                 streams[0].error = _not_a_number(streams[0], error.what)
                 return [None]
-            each = zip(streams, pieces, strict=True)
-            return [one for stream, piece in each for one in self._search([stream], [piece])]
-        for (stream, _), one in zip(alive, found, strict=True):
-            stream.search = one.state
-        answers = iter(found)
-        return [None if piece is None else next(answers) for piece in pieces]
+            each = zip(streams, encoded, strict=True)
+            return [result for stream, one in each for result in self._search([stream], [one])]
+        for (stream, _), result in zip(alive, found, strict=True):
+            stream.search = result.state
+        results = iter(found)
+        return [None if one is None else next(results) for one in encoded]
 
 
 def _groups(streams: Sequence[StreamState]) -> list[tuple[list[int], int]]:

@@ -13,7 +13,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.records import Alternative, Transcript
 
 if TYPE_CHECKING:
-    from quran_asr.decoding.decoder import BeamDecoder, Piece
+    from quran_asr.decoding.decoder import BeamDecoder, EncoderOutput
     from quran_asr.decoding.options import Decoding
     from quran_asr.records import Samples, Segment
     from quran_asr.runtime.recognizer import Recognizer
@@ -65,7 +65,7 @@ def recognize_clips_n_best(
             on_progress(done, len(segments))
 
 
-def encode(recognizer: Recognizer, segment: Segment) -> Piece:
+def encode(recognizer: Recognizer, segment: Segment) -> EncoderOutput:
     """The encoder's outputs for a recording, without decoding it.
 
     Raises:
@@ -75,7 +75,7 @@ def encode(recognizer: Recognizer, segment: Segment) -> Piece:
     return encode_samples(recognizer, samples, segment.place)
 
 
-def encode_samples(recognizer: Recognizer, samples: Samples, where: str = "") -> Piece:
+def encode_samples(recognizer: Recognizer, samples: Samples, where: str = "") -> EncoderOutput:
     """The same for samples, float32 at 16 kHz."""
     stream = recognizer.stream(where=where)
     stream.push(samples)
@@ -83,20 +83,20 @@ def encode_samples(recognizer: Recognizer, samples: Samples, where: str = "") ->
     return recognizer.engine.encode(stream)
 
 
-def decode(recognizer: Recognizer, pieces: Iterable[Piece], decoding: Decoding) -> Iterator[str]:
+def decode(recognizer: Recognizer, encoded: Iterable[EncoderOutput], decoding: Decoding) -> Iterator[str]:
     """The text of each recording from its encoder outputs, with another decoder or language model.
 
     Args:
         recognizer: of the bundle; its own decoding is not used.
-        pieces: of whole recordings, from `encode`.
+        encoded: of whole recordings, from `encode`.
         decoding: the decoder and its settings.
 
     Raises:
         QuranAsrError: a score is NaN.
     """
     decoder = build_decoder(decoding, recognizer.engine.model)
-    for piece in pieces:
-        (found,) = decoder.step([piece], [decoder.start])
+    for one in encoded:
+        (found,) = decoder.step([one], [decoder.start])
         words, _ = add_tokens(
             OpenWords(),
             found.tokens,

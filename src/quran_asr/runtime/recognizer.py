@@ -110,12 +110,12 @@ class Recognizer:
             QuranAsrError: it cannot be read, or is not audio.
         """
         if isinstance(sound, str | Path):
-            return self.recognize_pieces(blocks_of_file(sound, FILE_SECONDS), where=str(sound))
-        return self.recognize_pieces([sound], rate, where)
+            return self.recognize_blocks(blocks_of_file(sound, FILE_SECONDS), where=str(sound))
+        return self.recognize_blocks([sound], rate, where)
 
-    def recognize_pieces(
+    def recognize_blocks(
         self,
-        pieces: Iterable[NDArray[Any]],
+        blocks: Iterable[NDArray[Any]],
         rate: int = SAMPLE_RATE,
         where: str = "",
         on_seconds: Callable[[float], None] | None = None,
@@ -123,13 +123,13 @@ class Recognizer:
         """As `recognize`, for a recording that arrives in chunks, which need not be in memory together."""
         stream = self.stream(where=where)
         waiting = 0.0
-        for piece in pieces:
+        for block in blocks:
             if waiting:  # the last chunk is encoded with the end: a short recording is one pass
                 self.engine.advance([stream])
                 if on_seconds is not None:
                     on_seconds(waiting)
-            stream.push(piece, rate)
-            waiting = len(piece) / rate
+            stream.push(block, rate)
+            waiting = len(block) / rate
         stream.end()
         self.engine.advance([stream])
         if on_seconds is not None:
@@ -157,20 +157,20 @@ class Recognizer:
         """
         for done, segment in enumerate(segments, start=1):
             try:
-                yield self.recognize_pieces(_pieces(segment), where=segment.place, on_seconds=on_seconds)
+                yield self.recognize_blocks(_blocks(segment), where=segment.place, on_seconds=on_seconds)
             except QuranAsrError as error:
                 yield error
             if on_progress is not None:
                 on_progress(done, len(segments))
 
-    def emissions(self, pieces: Iterable[Samples], where: str = "") -> Emissions:
+    def emissions(self, blocks: Iterable[Samples], where: str = "") -> Emissions:
         """The CTC scores of a recording that arrives in chunks: float32 samples at 16 kHz."""
         nothing = np.zeros((0, len(self.bundle.vocabulary) + 1), np.float32)
-        return Emissions(np.concatenate([nothing, *self.scores(pieces, where)]), self.bundle.frame_seconds)
+        return Emissions(np.concatenate([nothing, *self.scores(blocks, where)]), self.bundle.frame_seconds)
 
-    def scores(self, pieces: Iterable[Samples], where: str = "") -> Iterator[NDArray[np.float32]]:
+    def scores(self, blocks: Iterable[Samples], where: str = "") -> Iterator[NDArray[np.float32]]:
         """The same as `emissions`, [n, vocabulary + 1] at a time, as soon as they are available."""
-        return self.engine.emissions(self.stream(where=where), pieces)
+        return self.engine.emissions(self.stream(where=where), blocks)
 
     def encode(self, stream: Stream) -> NDArray[np.float32]:
         """The CTC scores of the buffered audio of a stream, see `Engine.encode`."""
@@ -193,7 +193,7 @@ class Recognizer:
             QuranAsrError: a stream is named twice, or belongs to another recognizer.
         """
         if len({id(stream) for stream in streams}) < len(streams):
-            raise QuranAsrError("a stream is named twice: its pieces follow each other")
+            raise QuranAsrError("a stream is named twice: its chunks follow each other")
         if any(stream.engine is not self.engine for stream in streams):
             raise QuranAsrError("a stream of another recognizer", remedy="let that one advance it")
         return self.engine.advance(streams)
@@ -205,7 +205,7 @@ class Recognizer:
         return (self._look_ahead + 1) * bundle.shape.subsampling * bundle.features.hop
 
 
-def _pieces(segment: Segment) -> Iterator[Samples]:
+def _blocks(segment: Segment) -> Iterator[Samples]:
     duration = segment.duration or None
     if duration is not None and duration <= FILE_SECONDS:
         yield audio.read(segment.audio, segment.offset, duration)

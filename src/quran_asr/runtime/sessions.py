@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from quran_asr.decoding.decoder import EncoderOutput
 from quran_asr.errors import QuranAsrError
 from quran_asr.runtime.bundle import AGAIN, ENCODER, JOINT, PREDICTION, VOCABULARY, Bundle
 
@@ -76,20 +77,10 @@ class EncoderState:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """Encoder outputs for a chunk of one stream."""
-
-    joint: Float32
-    """[n, joint width]: the joint's encoder input."""
-    ctc: Float32
-    """[n, vocabulary + 1] log-probabilities, blank last."""
-
-
-@dataclass(frozen=True, slots=True)
 class Context:
-    """What frames of a piece may see, the same for all layers: inputs of the encoder's graph.
+    """What frames of a chunk may see, the same for all layers: inputs of the encoder's graph.
 
-    Most pieces in the middle of recordings have the same context, so contexts are kept.
+    Most chunks in the middle of recordings have the same context, so contexts are kept.
     """
 
     inputs: dict[str, NDArray[Any]]
@@ -107,14 +98,14 @@ class Context:
 
         Args:
             left: frames of the left context.
-            n: frames in the piece, at most `left`.
+            n: frames in the chunk, at most `left`.
             chunk: look-ahead in frames + 1.
             begins: frames of each stream so far.
             totals: feature frames of each recording, None while it continues.
         """
         each = []
         for begin, total in zip(begins, totals, strict=True):
-            earlier = max(0, begin - max(left, 2))  # frames that no frame of this piece reaches
+            earlier = max(0, begin - max(left, 2))  # frames that no frame of this chunk reaches
             rest = None if total is None or total >= 8 * (begin + n) else total - 8 * earlier
             each.append(_context_of_one(left, n, chunk, begin - earlier, rest))
         if len(each) == 1:
@@ -200,7 +191,7 @@ class Sessions:
         totals: Sequence[int | None],
         chunk: int,
         states: Sequence[EncoderState],
-    ) -> tuple[list[Encoded], list[EncoderState]]:
+    ) -> tuple[list[EncoderOutput], list[EncoderState]]:
         """Encode a chunk of n frames of each of B streams.
 
         Args:
@@ -223,11 +214,11 @@ class Sessions:
                 "kept": _joined([state.kept for state in states]),
             },
         )
-        encoded: list[Encoded] = []
+        encoded: list[EncoderOutput] = []
         following: list[EncoderState] = []
         for i, (state, total) in enumerate(zip(states, totals, strict=True)):
             there = n if total is None else min(n, max(0, encoder_frames(total) - state.frames))
-            encoded.append(Encoded(joint[i, :there], ctc[i, :there]))
+            encoded.append(EncoderOutput(joint[i, :there], ctc[i, :there]))
             one = slice(i, i + 1)
             latest = (_latest(state.keys, keys[one]), _latest(state.values, values[one]))
             following.append(EncoderState(state.frames + n, *latest, kept[one]))
@@ -340,7 +331,7 @@ def _load(path: Path, threads: int) -> Any:
     # Otherwise threads that wait for the next chunk would spin and take processor time from the application.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Weights stored in 8 bits become floats once, here. ONNX Runtime would else make floats of them for every
-    # piece, and round what some of them are multiplied with to 8 bits as well.
+    # chunk, and round what some of them are multiplied with to 8 bits as well.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

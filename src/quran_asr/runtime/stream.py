@@ -119,9 +119,9 @@ class StreamState:
         """Take the features [8 frames + 7, mels] of the next chunk from the queue."""
         return self._features.take(frames)
 
-    def may_end(self, piece: Float32) -> NDArray[np.bool_]:
+    def may_end(self, features: Float32) -> NDArray[np.bool_]:
         """After which frames of a chunk the audio allows an utterance to end: bool [frames]."""
-        loud = levels(piece[7:], self.bundle.shape.subsampling)  # frame j ends with feature 8j
+        loud = levels(features[7:], self.bundle.shape.subsampling)  # frame j ends with feature 8j
         allowed, self._loudness = may_end(loud, self._loudness, self.bundle.frame_seconds)
         return allowed
 
@@ -191,9 +191,9 @@ class FeatureQueue:
         if missing > 0:
             silence = np.full((missing, self._waiting.shape[1]), self._silence)
             self._waiting = np.concatenate([self._waiting, silence])
-        piece, self._waiting = self._waiting[:needed], self._waiting[8 * frames :]
+        taken, self._waiting = self._waiting[:needed], self._waiting[8 * frames :]
         self._taken += frames
-        return piece
+        return taken
 
     def _settle(self) -> None:
         if self._samples:

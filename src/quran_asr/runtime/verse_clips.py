@@ -62,11 +62,11 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """As EveryAyah names it, `002282`; of a part with its words, counted from 1: `002282-004-017`."""
+        """As EveryAyah names it, `002282`; of a part with its words, counted from 0: `002282-003-016`."""
         stem = f"{self.verse.surah:03}{self.verse.ayah:03}"
         if self.whole:
             return stem
-        return f"{stem}-{_number(self.words[0]):03}-{_number(self.words[-1]):03}"
+        return f"{stem}-{self.words[0].index or 0:03}-{self.words[-1].index or 0:03}"
 
     @property
     def score(self) -> float:
@@ -267,11 +267,6 @@ def _parts(
         first, start = word, time
         pauses = [pause for pause in pauses if pause[0] > word]
     yield first, len(words) - 1, start, end
-
-
-def _number(word: TimedWord) -> int:
-    """Place in the verse, from 1."""
-    return (word.index or 0) + 1
 
 
 def quietest(samples: Samples, start: float, end: float) -> float:

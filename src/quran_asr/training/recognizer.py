@@ -1,6 +1,6 @@
 """A trained model as a recognizer in torch.
 
-A model that can be fed piece by piece is searched as its bundle is (`StreamingRecognizer`), so both give the
+A model that can be fed chunk by chunk is searched as its bundle is (`StreamingRecognizer`), so both give the
 same words of recordings of any length. One that needs whole recordings, as most published models, transcribes
 long ones in parts (`OfflineRecognizer`).
 """
@@ -360,7 +360,7 @@ def _blocks(segment: Segment) -> Iterator[Samples]:
 
 
 def cut_at_pauses(blocks: Iterable[Samples]) -> Iterator[tuple[float, Samples]]:
-    """(seconds, samples) of pieces no longer than about 30 s; audio up to 90 s stays whole.
+    """(seconds, samples) of parts no longer than about 30 s; audio up to 90 s stays whole.
 
     Cuts lie in the quietest tenth of a second between 20 and 30 s after the last one.
 

@@ -1,7 +1,7 @@
-"""A trained model's networks fed piece by piece, as `runtime.engine.Engine` feeds those of a bundle.
+"""A trained model's networks fed chunk by chunk, as `runtime.engine.Engine` feeds those of a bundle.
 
 So a `.nemo` or a checkpoint is searched by the code that searches its bundle, on recordings of any length:
-NeMo's cache-aware encoder keeps what each layer needs of the pieces before, and its frames are those of the
+NeMo's cache-aware encoder keeps what each layer needs of the chunks before, and its frames are those of the
 whole recording.
 """
 
@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quran_asr.decoding.decoder import EncoderOutput
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.runtime.bundle import Bundle, Shape
 from quran_asr.runtime.features import FeatureSettings, log_mel
-from quran_asr.runtime.sessions import HISTORY, Encoded, encoder_frames
+from quran_asr.runtime.sessions import HISTORY, encoder_frames
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, set_look_ahead
 
 if TYPE_CHECKING:
@@ -30,16 +31,16 @@ if TYPE_CHECKING:
     Int64 = NDArray[np.int64]
 
 DROPPED = 2
-"""Encoder frames before a piece that are computed again: NeMo's padding reaches so far into a piece."""
+"""Encoder frames before a chunk that are computed again: NeMo's padding reaches so far into a chunk."""
 FEATURE_TOLERANCE = 1e-2
 """Of a log-mel feature, natural log: the runtime's against NeMo's."""
 
 
 def model_shape(model: EncDecHybridRNNTCTCBPEModel, name: str) -> Shape:
-    """How a model is fed piece by piece.
+    """How a model is fed chunk by chunk.
 
     Raises:
-        QuranAsrError: the encoder is none that can be fed piece by piece; says which of its keys is why.
+        QuranAsrError: the encoder is none that can be fed chunk by chunk; says which of its keys is why.
     """
     cfg = model.cfg.encoder
     needed = {
@@ -145,7 +146,7 @@ def check_features(model: EncDecHybridRNNTCTCBPEModel, settings: FeatureSettings
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncoderCache:
-    """What NeMo's encoder keeps of one stream; None before the first piece."""
+    """What NeMo's encoder keeps of one stream; None before the first chunk."""
 
     frames: int = 0
     """Encoder frames so far."""
@@ -167,8 +168,8 @@ class TorchNetworks:
     @torch.inference_mode()
     def encode(
         self, features: Float32, totals: Sequence[int | None], chunk: int, states: Sequence[EncoderCache]
-    ) -> tuple[list[Encoded], list[EncoderCache]]:
-        """A piece of n frames of each of B streams; see `runtime.sessions.Sessions.encode`."""
+    ) -> tuple[list[EncoderOutput], list[EncoderCache]]:
+        """A chunk of n frames of each of B streams; see `runtime.sessions.Sessions.encode`."""
         encoder = self.model.encoder
         set_look_ahead(self.model, [self.shape.left_frames, chunk - 1])
         reach = self.shape.left_frames // chunk * chunk  # whole chunks alone, or the mask would be displaced
@@ -196,7 +197,7 @@ class TorchNetworks:
         assert attention.shape == (layers, len(states), reach, width)
         ctc = self.model.ctc_decoder(encoder_output=frames).float().cpu().numpy()
         joint = self.model.joint.enc(frames.transpose(1, 2)).float().cpu().numpy()
-        encoded = [Encoded(joint[row, :count], ctc[row, :count]) for row, count in enumerate(there)]
+        encoded = [EncoderOutput(joint[row, :count], ctc[row, :count]) for row, count in enumerate(there)]
         following = [
             EncoderCache(state.frames + n, attention[:, row].clone(), convolution[:, row].clone())
             for row, state in enumerate(states)
