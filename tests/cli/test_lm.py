@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from quran_asr import audio
 from quran_asr.cli.main import _run as run
+from quran_asr.corpus.manifest import read_manifest
 from quran_asr.decoding.arpa import read_arpa
+from quran_asr.decoding.fusion import Fusion
 from quran_asr.decoding.language_model import read_language_model
 from quran_asr.errors import QuranAsrError
-from quran_asr.runtime.bundle import read_bundle
+from quran_asr.records import Counts
+from quran_asr.runtime.bundle import default_model, read_bundle
+from quran_asr.runtime.recognizer import load
+from quran_asr.runtime.shallow_fusion import read_model
+from quran_asr.runtime.tuning_progress import tuning_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @pytest.fixture
@@ -93,6 +106,85 @@ def test_tuned_weights_are_stored_beside_the_bundle_and_used(
     assert run(["evaluate", str(clips), *words, "--to", str(tmp_path / "report")]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["language_model"]["lm_weight"] == stored["lm_weight"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_tuning_is_resumed_unless_its_input_changed(
+    voice: np.ndarray, tmp_path: Path, number: signal.Signals
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    bundle = Path(shutil.copytree(default_model(), tmp_path / "bundle"))
+    clips = manifest(tmp_path, voice)
+    command = [sys.executable, "-m", "quran_asr", "lm", "tune", str(bundle), str(clips), "--json"]
+    command += ["--weights", "0,0.3,0.5,0.7,1", "--bonuses", "0,1,2,3,4", "--whole-grid"]
+    kept = bundle / "tuning-transducer-beam"
+
+    def interrupted() -> list[bytes]:
+        """The errors that are kept of a run that was stopped within the grid."""
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None:
+            if (kept / "errors.jsonl").exists() and len((kept / "errors.jsonl").read_bytes()) > 100:
+                process.send_signal(number)
+                break
+            time.sleep(0.002)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == (130 if number == signal.SIGINT else -number), err
+        return (kept / "errors.jsonl").read_bytes().splitlines()
+
+    def finished() -> tuple[dict[str, Any], str]:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert not kept.exists()
+        return json.loads(done.stdout), done.stderr
+
+    before = interrupted()
+    assert 0 < len(before) < 50
+    resumed, err = finished()
+    assert f"resuming: 2 clips encoded, {len(before)} decoding" in err
+    whole, err = finished()
+    assert "resuming" not in err  # a finished run leaves nothing
+    assert resumed == whole
+
+    interrupted()
+    clips.write_text(clips.read_text().splitlines()[1])
+    changed, err = finished()
+    assert "resuming" not in err
+    assert (whole["clips"], changed["clips"]) == (2, 1)
+
+
+def test_what_is_kept_of_a_tuning_is_used_and_a_damaged_part_is_made_again(
+    voice: np.ndarray, tmp_path: Path
+) -> None:
+    recognizer = load(Path(shutil.copytree(default_model(), tmp_path / "bundle")), decoder="transducer-beam")
+    segments = read_manifest(manifest(tmp_path, voice), recognizer.spelling)
+    language = read_model(recognizer.bundle, "quran")
+    pairs = [(Counts(hits=1), Counts(hits=4))], [(Counts(substitutions=2), Counts(hits=7))]
+    asked: list[float] = []
+
+    def evaluate(fusion: Fusion, clips: Sequence[int]) -> list[tuple[Counts, Counts]]:
+        asked.append(fusion.token_bonus)
+        return pairs[int(fusion.token_bonus)]
+
+    with pytest.raises(KeyboardInterrupt), tuning_progress(recognizer, language, segments) as progress:
+        pieces = [progress.encoded(recognizer, segment, number) for number, segment in enumerate(segments)]
+        for bonus in (0.0, 1.0):
+            progress.remembering(evaluate)(Fusion(token_bonus=bonus), [1])
+        raise KeyboardInterrupt
+    (folder,) = (tmp_path / "bundle").glob("tuning-*")
+    (folder / "1.npz").write_bytes(b"half")
+    lines = (folder / "errors.jsonl").read_bytes()
+    (folder / "errors.jsonl").write_bytes(lines[:-10])
+    with tuning_progress(recognizer, language, segments) as progress:
+        assert progress.evaluated_clips == 1
+        for number, (segment, piece) in enumerate(zip(segments, pieces, strict=True)):
+            again = progress.encoded(recognizer, segment, number)
+            np.testing.assert_array_equal(again.joint, piece.joint)
+            np.testing.assert_array_equal(again.ctc, piece.ctc)
+            np.testing.assert_array_equal(again.may_end, piece.may_end)
+        for bonus in (0.0, 1.0):
+            assert progress.remembering(evaluate)(Fusion(token_bonus=bonus), [1]) == pairs[int(bonus)]
+    assert asked == [0.0, 1.0, 1.0]
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,16 @@ from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option, m
 from quran_asr.cli.options import need
 from quran_asr.cli.output import echo, print_error, print_json, print_table, progress_bar
 from quran_asr.decoding.options import BEAMS, DEFAULT_DECODER
-from quran_asr.errors import QuranAsrError
+from quran_asr.errors import QuranAsrError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from quran_asr.decoding.fusion import Fusion, TuningPoint
-    from quran_asr.records import Counts
+    from quran_asr.decoding.language_model import LanguageModel
+    from quran_asr.records import Counts, Segment
+    from quran_asr.runtime.recognizer import Recognizer
+    from quran_asr.runtime.tuning_progress import TuningProgress
 
 HELD_OUT = "12,36,67"
 WEIGHTS, BONUSES = "0,0.3,0.5,0.7,1,1.4", "0,0.5,1,1.5,2,3"
@@ -233,60 +236,47 @@ def tune(
     MODEL is a bundle. Every weight is tried with every bonus; the encoder runs once, and pairs that are
     clearly worse than the best so far are dropped after a part of the clips. The pair with the fewest word
     errors is stored in `fusion.json` in the bundle's folder, where `transcribe`, `listen` and `evaluate` find
-    it, and the curve beside it as PNG. MANIFEST must not hold the clips of a later evaluation.
+    it, and the curve beside it as PNG. MANIFEST must not hold the clips of a later evaluation. The same
+    command resumes an interrupted run.
     """
-    from dataclasses import replace
-
     from quran_asr.corpus.manifest import read_manifest
-    from quran_asr.decoding.fusion import tune as try_all
-    from quran_asr.evaluation.scoring import score_clips
     from quran_asr.experiments.plots.tuning import plot_tuning
-    from quran_asr.runtime.n_best import decode, encode
     from quran_asr.runtime.recognizer import load
     from quran_asr.runtime.shallow_fusion import read_model, write_tuned
+    from quran_asr.runtime.tuning_progress import tuning_progress
 
     need("plot")
     beam = BEAMS[decoder or DEFAULT_DECODER]
     recognizer = load(model, decoder=beam, look_ahead_ms=look_ahead_ms)
     read = read_model(recognizer.bundle, language)
-    pieces, references = [], []
     segments = read_manifest(manifest, recognizer.spelling)
-    with progress_bar("encoding", "clips") as on_progress:
-        for done, segment in enumerate(segments, start=1):
-            try:
-                pieces.append(encode(recognizer, segment))
-                references.append((segment.text, *segment.also_accept))
-            except QuranAsrError as error:
-                print_error(error)
-            on_progress(done, len(segments))
-    if not pieces:
-        raise QuranAsrError("none of the clips can be read", where=str(manifest))
-
-    def errors_with(fusion: Fusion, clips: Sequence[int]) -> list[tuple[Counts, Counts]]:
-        decoding = replace(recognizer.decoding, fusion=fusion)
-        texts = list(decode(recognizer, [pieces[clip] for clip in clips], decoding))
-        scores = score_clips([references[clip] for clip in clips], texts, recognizer.spelling)
-        return [(score.words, score.characters) for score in scores]
-
-    with progress_bar("tuning", "clips") as on_progress:
-        points = try_all(read, errors_with, len(pieces), weights, bonuses, on_progress, whole_grid=whole_grid)
-    best = points[0]
-    values = {
-        "lm_weight": best.lm_weight,
-        "token_bonus": best.token_bonus,
-        "wer": best.words.rate,
-        "cer": best.characters.rate,
-        "clips": len(pieces),
-        "manifest": manifest.name,
-        "lm": language,
-        "look_ahead_ms": recognizer.look_ahead_ms,
-    }
-    stored = write_tuned(recognizer.bundle, beam, values)
+    with tuning_progress(recognizer, read, segments) as progress:
+        if progress.encoded_clips:
+            echo(
+                f"resuming: {counted(progress.encoded_clips, 'clip')} encoded, "
+                f"{counted(progress.evaluated_clips, 'decoding')} made before",
+                err=True,
+            )
+        points, clips = _race(recognizer, read, segments, progress, weights, bonuses, whole_grid=whole_grid)
+        if not clips:
+            raise QuranAsrError("none of the clips can be read", where=str(manifest))
+        best = points[0]
+        values = {
+            "lm_weight": best.lm_weight,
+            "token_bonus": best.token_bonus,
+            "wer": best.words.rate,
+            "cer": best.characters.rate,
+            "clips": clips,
+            "manifest": manifest.name,
+            "lm": language,
+            "look_ahead_ms": recognizer.look_ahead_ms,
+        }
+        stored = write_tuned(recognizer.bundle, beam, values)
     curve = stored.with_name(f"fusion-{beam}.png")
     plot_tuning(
         curve,
-        [(p.lm_weight, p.token_bonus, p.words.rate, p.clips == len(pieces)) for p in points],
-        f"{beam}, {recognizer.look_ahead_ms} ms, {len(pieces):,} clips of {manifest.name}",
+        [(p.lm_weight, p.token_bonus, p.words.rate, p.clips == clips) for p in points],
+        f"{beam}, {recognizer.look_ahead_ms} ms, {clips:,} clips of {manifest.name}",
     )
     if as_json:
         rows = [
@@ -306,6 +296,47 @@ def tune(
     echo(f"{stored}: weight {best.lm_weight:g}, token bonus {best.token_bonus:g}", err=True)
     echo(f"{curve}: the curve", err=True)
     return 0
+
+
+def _race(
+    recognizer: Recognizer,
+    model: LanguageModel,
+    segments: Sequence[Segment],
+    progress: TuningProgress,
+    weights: Sequence[float],
+    bonuses: Sequence[float],
+    *,
+    whole_grid: bool,
+) -> tuple[list[TuningPoint], int]:
+    """All pairs of weight and bonus, the best first, and how many clips can be read; 0: no pairs either."""
+    from dataclasses import replace
+
+    from quran_asr.decoding.fusion import tune
+    from quran_asr.evaluation.scoring import score_clips
+    from quran_asr.runtime.n_best import decode
+
+    pieces, references = [], []
+    with progress_bar("encoding", "clips") as on_progress:
+        for number, segment in enumerate(segments):
+            try:
+                pieces.append(progress.encoded(recognizer, segment, number))
+                references.append((segment.text, *segment.also_accept))
+            except QuranAsrError as error:
+                print_error(error)
+            on_progress(number + 1, len(segments))
+    if not pieces:
+        return [], 0
+
+    def errors_with(fusion: Fusion, clips: Sequence[int]) -> list[tuple[Counts, Counts]]:
+        decoding = replace(recognizer.decoding, fusion=fusion)
+        texts = list(decode(recognizer, [pieces[clip] for clip in clips], decoding))
+        scores = score_clips([references[clip] for clip in clips], texts, recognizer.spelling)
+        return [(score.words, score.characters) for score in scores]
+
+    evaluate = progress.remembering(errors_with)
+    with progress_bar("tuning", "clips") as on_progress:
+        points = tune(model, evaluate, len(pieces), weights, bonuses, on_progress, whole_grid=whole_grid)
+    return points, len(pieces)
 
 
 def _print_points(points: list[TuningPoint]) -> None:

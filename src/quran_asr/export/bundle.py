@@ -149,8 +149,9 @@ def _joined_lines(joined: dict[str, Any] | None) -> list[str]:
 
 WRITTEN = {DESCRIPTION, ENCODER, PREDICTION, JOINT, VOCABULARY, CARD, TRAINING_DATA, *TARGETS}
 WRITTEN |= {QURAN_MODEL, TUNED, *(f"fusion-{decoder}.png" for decoder in BEAMS.values())}
-"""Files that a folder may contain to be replaced by a new bundle: the language model and its weights were
-made for the bundle before."""
+WRITTEN |= {f"tuning-{decoder}" for decoder in BEAMS.values()}
+"""What a folder may contain to be replaced by a new bundle: the language model and its weights were made for
+the bundle before."""
 
 
 def export(
