@@ -258,15 +258,34 @@ def test_clips_of_complete_verses_are_cut_in_the_pauses(
     )
     done = cut_verses(found, tmp_path / "clips" / "reciter")
     assert [clip.path.name for clip in done.clips] == [f"09700{ayah}.flac" for ayah in range(1, 6)]
-    assert done.incomplete == ()
+    assert done.incomplete == () and done.repeated == ()
     for clip in done.clips:
         sound = audio.read(clip.path)
         assert len(sound) / 16_000 == pytest.approx(clip.end - clip.start, abs=1e-3)
         assert np.abs(sound[:160]).max() < 1e-3 and np.abs(sound[-160:]).max() < 1e-3
         (segment,) = [one for one in found.segments if one.verses == (clip.verse,) and one.kind == "verse"]
         assert clip.start < segment.start - START_SHIFT and clip.end > segment.end
-    others = cut_verses(found, tmp_path / "more", skip=[clip.verse for clip in done.clips[1:]])
-    assert [str(clip.verse) for clip in others.clips] == ["97:1"]
+
+
+def test_a_clip_never_replaces_another(last_part: Graph, tmp_path: Path) -> None:
+    """Of a verse that is recited twice the first recitation is cut and the other one is named; files that
+    are there already are left alone, and none is added to them."""
+    said = Speech().say(verse("97:1")).pause(0.6).say(verse("97:2")).pause(0.6).say(verse("97:2")).pause(0.5)
+    scores = said.log_probs()
+    found = as_recording(align_scores(last_part, [scores], FRAME, follow_place=False), len(scores) * FRAME)
+    audio.write(tmp_path / "097.flac", np.full(round(found.seconds * 16_000), 0.1, np.float32))
+    found = replace(found, audio=str(tmp_path / "097.flac"))
+    done = cut_verses(found, tmp_path / "clips")
+    assert [clip.path.name for clip in done.clips] == ["097001.flac", "097002.flac"]
+    assert done.clips[1].start < said.starts[9] and [str(one) for one in done.repeated] == ["97:2"]
+
+    (tmp_path / "clips" / "097001.flac").unlink()
+    before = (tmp_path / "clips" / "097002.flac").read_bytes()
+    with pytest.raises(QuranAsrError, match=r"097002\.flac") as refused:
+        cut_verses(found, tmp_path / "clips")
+    assert "another folder" in refused.value.remedy
+    assert [path.name for path in (tmp_path / "clips").iterdir()] == ["097002.flac"]
+    assert (tmp_path / "clips" / "097002.flac").read_bytes() == before
 
 
 def test_a_verse_that_is_never_recited_in_one_go_is_not_cut(last_part: Graph, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from quran_asr.cli.output import echo, print_error, print_findings, print_table,
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.records import VerseRef
     from quran_asr.runtime.alignment import AlignedRecording
 
 SPELLINGS = ("uthmani", "diacritized", "letters")
@@ -63,7 +62,8 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
     "clips_folder",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Cut the verses into clips in FOLDER, named as EveryAyah names them (002255.flac is 2:255).",
+    help="Cut the verses into clips in FOLDER, named as EveryAyah names them (002255.flac is 2:255). "
+    "Clips that are there already are not replaced.",
 )
 @click.option(
     "--plot",
@@ -104,7 +104,6 @@ def align(
         if target is not None:
             require_writable(target)
     nothing, failures = 0, list[QuranAsrError]()
-    cut: set[VerseRef] = set()
     with as_bundle(named_or_default(model)) as bundle:
         from quran_asr.runtime.alignment import align as find
         from quran_asr.runtime.alignment import in_spelling
@@ -118,27 +117,27 @@ def align(
                 try:
                     found = find(path, passage, recognizer)
                     found = in_spelling(found, spelling or found.spelling)
+                    nothing += not any(segment.verses for segment in found.segments)
+                    if as_json:
+                        echo(json.dumps(found.to_json(), ensure_ascii=False))
+                    else:
+                        _print(found)
+                    _write_files(found, formats, folder)
+                    if picture is not None:
+                        plot_alignment(found, picture)
+                        echo(str(picture), err=True)
+                    if clips_folder is not None:
+                        _write_clips(found, clips_folder)
                 except QuranAsrError as error:
                     failures.append(error)
                     continue
-                nothing += not any(segment.verses for segment in found.segments)
-                if as_json:
-                    echo(json.dumps(found.to_json(), ensure_ascii=False))
-                else:
-                    _print(found)
-                _write_files(found, formats, folder)
-                if clips_folder is not None:
-                    _write_clips(found, clips_folder, cut)
-                if picture is not None:
-                    plot_alignment(found, picture)
-                    echo(str(picture), err=True)
                 on_progress(done, len(recordings))
     if len(recordings) == 1 and failures:
         raise failures[0]
     for failure in failures:
         print_error(failure)
     if failures:
-        raise QuranAsrError(f"{len(failures)} of {len(recordings)} recordings could not be aligned")
+        raise QuranAsrError(f"{len(failures)} of {len(recordings)} recordings failed, see above")
     return int(nothing > 0)
 
 
@@ -201,13 +200,14 @@ def _write_files(found: AlignedRecording, formats: tuple[str, ...], folder: Path
         echo(str(path), err=True)
 
 
-def _write_clips(found: AlignedRecording, folder: Path, cut: set[VerseRef]) -> None:
-    """Clips of the verses that no recording before had."""
+def _write_clips(found: AlignedRecording, folder: Path) -> None:
     from quran_asr.runtime.verse_clips import cut_verses
 
-    result = cut_verses(found, folder, cut)
-    cut.update(clip.verse for clip in result.clips)
+    result = cut_verses(found, folder)
     echo(f"{folder}: {len(result.clips):,} clips of {found.audio}", err=True)
-    if result.incomplete:
-        names = " ".join(map(str, result.incomplete))
-        echo(f"not cut, since the reciter went back or left words out: {names}", err=True)
+    for verses, why in (
+        (result.incomplete, "not cut, since the reciter went back or left words out"),
+        (result.repeated, "recited again; only the first recitation is cut"),
+    ):
+        if verses:
+            echo(f"{why}: {' '.join(map(str, verses))}", err=True)

@@ -7,7 +7,7 @@ the verse.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quran_asr import audio
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.text.quran import load_quran
 
@@ -95,32 +96,55 @@ class VerseClips:
     clips: tuple[VerseClip, ...]
     incomplete: tuple[VerseRef, ...]
     """Verses that are never recited from the first word to the last without going back."""
+    repeated: tuple[VerseRef, ...]
+    """Verses that are recited completely more than once: only the first recitation was cut."""
 
 
-def cut_verses(recording: AlignedRecording, folder: Path, skip: Container[VerseRef] = ()) -> VerseClips:
+def cut_verses(recording: AlignedRecording, folder: Path) -> VerseClips:
     """Write a clip for each complete verse, named as EveryAyah names them: `002255.flac` for 2:255.
 
-    Of a verse that is recited several times the first complete recitation is taken.
+    Such a folder has one file for each verse: of a verse that is recited several times the first complete
+    recitation is taken, and a file of an earlier call is never replaced.
 
     Args:
         recording: aligned.
         folder: for the clips; 16 kHz, mono.
-        skip: verses to leave out.
 
     Raises:
-        QuranAsrError: the recording cannot be read.
+        QuranAsrError: the recording cannot be read; or the folder has one of the clips already, and then none
+            is written.
         OSError: the folder cannot be written.
     """
+    clips: dict[VerseRef, Clip] = {}
+    repeated: dict[VerseRef, None] = {}
+    for clip in find_clips(recording):
+        if clip.verse in clips:
+            repeated[clip.verse] = None
+        else:
+            clips[clip.verse] = clip
+    present = [path for clip in clips.values() if (path := clip_path(clip, folder)).exists()]
+    if present:
+        others = f" and {len(present) - 1} more of its clips" if len(present) > 1 else ""
+        raise QuranAsrError(
+            f"{present[0]}{others} would be overwritten",
+            where=recording.audio,
+            remedy="cut each recitation to another folder, for example clips/RECITER, or remove the clips",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     recited = dict.fromkeys(verse for segment in recording.segments for verse in segment.verses)
-    clips: dict[VerseRef, VerseClip] = {}
-    complete: set[VerseRef] = set()
-    for clip in find_clips(recording):
-        complete.add(clip.verse)
-        if clip.verse not in skip and clip.verse not in clips:
-            path = write_clip(recording, clip, folder)
-            clips[clip.verse] = VerseClip(clip.verse, path, clip.start, clip.end)
-    return VerseClips(tuple(clips.values()), tuple(verse for verse in recited if verse not in complete))
+    return VerseClips(
+        tuple(
+            VerseClip(clip.verse, write_clip(recording, clip, folder), clip.start, clip.end)
+            for clip in clips.values()
+        ),
+        tuple(verse for verse in recited if verse not in clips),
+        tuple(repeated),
+    )
+
+
+def clip_path(clip: Clip, folder: Path) -> Path:
+    """The file of a clip."""
+    return folder / f"{clip.name}.flac"
 
 
 def write_clip(recording: AlignedRecording, clip: Clip, folder: Path) -> Path:
@@ -130,7 +154,7 @@ def write_clip(recording: AlignedRecording, clip: Clip, folder: Path) -> Path:
         QuranAsrError: the recording cannot be read.
         OSError: the folder cannot be written.
     """
-    path = folder / f"{clip.name}.flac"
+    path = clip_path(clip, folder)
     audio.write(path, audio.read(recording.audio, clip.start, clip.seconds))
     return path
 
