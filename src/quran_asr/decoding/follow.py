@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quran_asr.decoding.graph import UNITS, Graph, Kind, window
+from quran_asr.decoding.graph import UNITS, Graph, Kind
 from quran_asr.decoding.search import (
     DEFAULT_BEAM,
     HUB,
@@ -25,6 +25,7 @@ from quran_asr.decoding.search import (
     Visit,
     advance,
     best_end,
+    best_in_words,
     best_total,
     emissions_in_units,
     end_ahead,
@@ -170,9 +171,7 @@ def lead(graph: Graph, state: FollowState) -> float:
     Another place is more than `SAME_PLACE` words away, or the hub.
     """
     latest = state.latest
-    part = window(graph, latest.low, latest.high)
-    entries = np.maximum.reduceat(np.maximum(latest.tokens, latest.blanks), part.first)
-    np.maximum(entries, latest.garbage, out=entries)
+    entries = best_in_words(graph, latest)
     word = int(entries.argmax())
     best, hub = score(latest, int(entries[word])), score(latest, latest.hub)
     entries[max(0, word - SAME_PLACE) : word + SAME_PLACE + 1] = entries.min()
