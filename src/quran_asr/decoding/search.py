@@ -269,8 +269,8 @@ def advance(
         commit_frames: frames, counted from the beginning of the recording, between two commitments. Fewer
             take more time.
         fixed_lag: commit sooner; None: only the common prefix of all paths within the beam.
-        entering: [words of the window] additional units for entering each word from the hub. Those for which
-            they are not 0 have entries of their own.
+        entering: [words of the window] additional units for entering each word from the hub, at most 0.
+            Words for which they are not 0 have entries of their own.
 
     Returns:
         The state after them, and the visits that can no longer change, in order; each is returned once.
@@ -554,7 +554,7 @@ class _Run:
         self._enter = costs.enter if entering is None else costs.enter + (entering << _SHIFT)
         self._enter_shared = shared.enter << _SHIFT
         self._leave_shared = shared.leave << _SHIFT
-        self._most_enter = int(self._enter[graph.enter < NEVER].max(initial=0))
+        self._most_enter = int(shared.enter.max(initial=0)) << _SHIFT
         self._garbage_in = in_units(graph.costs.garbage) << _SHIFT
         self._garbage_token = in_units(graph.costs.garbage_token)
         self._apart = shared.whole == len(shared.ends)
