@@ -268,8 +268,9 @@ def _judged(graph: Graph, state: FollowState, beam: float, timing: Timing) -> Fo
     before = full[-1] if full else Interval(last.frames[:0], state.judged, ())
     last = replace(last, excess=max(0.0, before.excess) + _excess(graph, before.after, last))
     state = replace(state, open=(*full, last))
-    strange = _has_other_speech(graph, before.after, last)
-    if _everything(graph, state.latest) or (last.excess <= graph.costs.leave_word and not strange):
+    if _everything(graph, state.latest):
+        return state
+    if last.excess <= graph.costs.leave_word and not _has_other_speech(graph, before.after, last):
         return state
     again = FollowState(
         move(graph, state.judged, graph.formulas, graph.words),

@@ -608,7 +608,8 @@ class _Run:
         """Add one frame: [vocabulary + 1] units relative to the blank."""
         shared = self.shared
         ends = np.maximum(self._word_tokens(), self.garbage)
-        shared_ends = np.maximum(self._shared_word_tokens(), self.shared_garbage)
+        shared_tokens = np.maximum(self.shared_tokens[shared.ends], self.shared_blanks[shared.ends])
+        shared_ends = np.maximum(shared_tokens, self.shared_garbage)
 
         # The hub, for paths that leave here and for paths that enter below
         near = max((self.hub & _SCORE) + self.costs.near, _ALIVE)
@@ -631,12 +632,18 @@ class _Run:
         if is_token:  # garbage begins with a token, or silence could stand in place of a word
             cost = (int(begins) << _SHIFT) - self._garbage_in
             np.maximum(self.garbage, self._word_tokens() + cost, out=self.garbage)
-            np.maximum(self.shared_garbage, self._shared_word_tokens() + cost, out=self.shared_garbage)
+            np.maximum(self.shared_garbage, shared_tokens + cost, out=self.shared_garbage)
         self.non_blank.append(is_token)
         self.hub = max(stayed + (int(stays) << _SHIFT), hub + (int(begins) << _SHIFT))
 
-        # The next token, or the same one
         gains = units.astype(np.int64) << _SHIFT
+        self._next_tokens(firsts, gains)
+        if shared.roots:
+            self._next_shared_tokens(roots, gains)
+        self.frame += 1
+
+    def _next_tokens(self, firsts: Int64, gains: Int64) -> None:
+        """The next token, or the same one. `firsts`: [K] entries of the first tokens of words."""
         tokens, both = self.tokens, np.maximum(self.tokens, self.blanks)
         doubled = np.maximum(tokens[self._doubled], self.blanks[self._doubled - 1])
         np.maximum(tokens[1:], both[:-1], out=tokens[1:])
@@ -644,26 +651,22 @@ class _Run:
         tokens[self._doubled] = doubled
         tokens += np.take(gains, self._token)
         self.blanks = both
-        if shared.roots:
-            tokens, both = self.shared_tokens, np.maximum(self.shared_tokens, self.shared_blanks)
-            before = np.take(both, shared.parent)
-            before[shared.doubled - shared.roots] = self.shared_blanks[
-                shared.parent[shared.doubled - shared.roots]
-            ]
-            np.maximum(tokens[shared.roots :], before, out=tokens[shared.roots :])
-            tokens[: shared.roots] = roots
-            tokens += np.take(gains, shared.token)
-            self.shared_blanks = both
-        self.frame += 1
+
+    def _next_shared_tokens(self, roots: Int64, gains: Int64) -> None:
+        """The same for prefixes. `roots`: [R] entries of the first tokens."""
+        shared = self.shared
+        tokens, both = self.shared_tokens, np.maximum(self.shared_tokens, self.shared_blanks)
+        longer, doubled = tokens[shared.roots :], shared.doubled - shared.roots
+        before = np.take(both, shared.parent)
+        before[doubled] = self.shared_blanks[shared.parent[doubled]]
+        np.maximum(longer, before, out=longer)
+        tokens[: shared.roots] = roots
+        tokens += np.take(gains, shared.token)
+        self.shared_blanks = both
 
     def _word_tokens(self) -> Int64:
         """[K] entries of the last tokens of words, or blanks after them."""
         return np.maximum(self.tokens[self._last], self.blanks[self._last])
-
-    def _shared_word_tokens(self) -> Int64:
-        """[C]"""
-        ends = self.shared.ends
-        return np.maximum(self.shared_tokens[ends], self.shared_blanks[ends])
 
     def _left_for_hub(self, ends: Int64, shared_ends: Int64, near: int) -> int:
         """Entry of the hub, after the end of a word where that is better."""
