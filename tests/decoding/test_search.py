@@ -16,10 +16,13 @@ from quran_asr.decoding.search import (
     Visit,
     advance,
     best_end,
+    best_in_words,
+    best_total,
     emissions_in_units,
     finish,
     score,
     start,
+    word_ends,
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -107,6 +110,10 @@ def test_no_path_is_better(graph: Graph, seed: int, frames: int, commit_frames: 
     best = dense.best_score(graph, units)
     assert score(state, best_end(graph, state).entry) == dense.nats(best)
     assert dense.path_score(graph, units, path) == best
+    inside = best_in_words(graph, state)
+    assert max(int(inside.max()), state.hub) == best_end(graph, state, inside_word=True).entry
+    assert best_total(state) == score(state, max(int(inside.max()), state.hub))
+    assert (word_ends(graph, state) <= inside).all()
 
 
 @settings(max_examples=100, deadline=None)

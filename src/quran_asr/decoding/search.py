@@ -425,9 +425,18 @@ def word_ends(graph: Graph, state: SearchState) -> Int64:
 
 def best_in_words(graph: Graph, state: SearchState) -> Int64:
     """[W] entries of the best path that is in each word of the window, or in other speech after it."""
-    part = window(graph, state.low, state.high)
-    tokens, blanks, garbage = _entries(graph, state, np.arange(part.words))
-    return np.maximum(np.maximum.reduceat(np.maximum(tokens, blanks), part.first), garbage)
+    part, shared = window(graph, state.low, state.high), _prefixes(graph, state.low, state.high)
+    entries = np.maximum(state.shared_tokens, state.shared_blanks)
+    best, prefix = np.maximum(entries[shared.ends], state.shared_garbage), shared.ends.copy()
+    while len(longer := np.flatnonzero(prefix >= shared.roots)):
+        prefix[longer] = shared.parent[prefix[longer] - shared.roots]
+        best = np.maximum(best, entries[prefix])
+    found = np.append(best, _DEAD)[shared.whole[: part.words]]
+    if len(state.words):
+        first, _ = _places(part, state.words)
+        own = np.maximum.reduceat(np.maximum(state.tokens, state.blanks), first)
+        found[state.words] = np.maximum(own, state.garbage)
+    return found
 
 
 def score(state: SearchState, entry: int) -> float:
