@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from quran_asr.decoding.search import (
     Visit,
     advance,
     best_end,
+    best_in_words,
+    best_total,
     emissions_in_units,
     finish,
     score,
     start,
+    word_ends,
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,7 +49,8 @@ def graphs(draw: st.DrawFn) -> Graph:
             max_size=4,
         )
     )
-    enter = draw(st.lists(open_or_not, min_size=count, max_size=count))
+    few = draw(st.lists(open_or_not, min_size=1, max_size=2))  # words with the same cost share prefixes
+    enter = draw(st.lists(st.sampled_from(few) | open_or_not, min_size=count, max_size=count))
     wrong = draw(st.lists(open_or_not, min_size=count, max_size=count))
     costs = Costs(
         back=draw(st.floats(0, 6)),
@@ -105,6 +110,10 @@ def test_no_path_is_better(graph: Graph, seed: int, frames: int, commit_frames: 
     best = dense.best_score(graph, units)
     assert score(state, best_end(graph, state).entry) == dense.nats(best)
     assert dense.path_score(graph, units, path) == best
+    inside = best_in_words(graph, state)
+    assert max(int(inside.max()), state.hub) == best_end(graph, state, inside_word=True).entry
+    assert best_total(state) == score(state, max(int(inside.max()), state.hub))
+    assert (word_ends(graph, state) <= inside).all()
 
 
 @settings(max_examples=100, deadline=None)
@@ -117,6 +126,27 @@ def test_chunks_change_nothing(
     whole, path, committed = searched(graph, log_probs, [], commit_frames)
     state, same_path, as_many = searched(graph, log_probs, cuts, commit_frames)
     assert (same_path, as_many) == (path, committed)
-    for name in ("tokens", "blanks", "garbage", "emissions"):
+    for name in ("words", "tokens", "blanks", "garbage", "emissions"):
+        assert np.array_equal(getattr(state, name), getattr(whole, name))
+    for name in ("shared_tokens", "shared_blanks", "shared_garbage"):
         assert np.array_equal(getattr(state, name), getattr(whole, name))
     assert (state.hub, state.taken, state.label) == (whole.hub, whole.taken, whole.label)
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs(), st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 12), st.data())
+def test_no_path_is_better_where_some_words_cost_less_to_enter(
+    graph: Graph, seed: int, frames: int, commit_frames: int, data: st.DataObject
+) -> None:
+    log_probs = emissions(seed, frames, int(graph.tokens.max()) + 2)
+    less = st.just(0) | st.integers(-3 * UNITS, 0)
+    entering = np.array(data.draw(st.lists(less, min_size=graph.words, max_size=graph.words)), np.int64)
+    state, visits = advance(
+        graph, start(graph), log_probs, beam=np.inf, commit_frames=commit_frames, entering=entering
+    )
+    enter = np.where(graph.enter < NEVER, graph.enter + entering, NEVER)
+    units = emissions_in_units(log_probs, graph.costs.floor)
+    best = dense.best_score(replace(graph, enter=enter), units)
+    assert score(state, best_end(graph, state).entry) == dense.nats(best)
+    path = visits + finish(graph, state)
+    assert dense.path_score(replace(graph, enter=enter), units, path) == best

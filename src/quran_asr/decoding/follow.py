@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quran_asr.decoding.graph import UNITS, Graph, Kind, window
+from quran_asr.decoding.graph import UNITS, Graph, Kind
 from quran_asr.decoding.search import (
     DEFAULT_BEAM,
     HUB,
@@ -25,6 +25,7 @@ from quran_asr.decoding.search import (
     Visit,
     advance,
     best_end,
+    best_in_words,
     best_total,
     emissions_in_units,
     end_ahead,
@@ -53,8 +54,9 @@ SAME_PLACE = 8
 """Words: paths whose ends are closer than this differ in how far the reciter is, not in where he is."""
 NEAR_WORDS = 30
 NEAR_NATS = 3.0
-"""A jump by d words costs log(1 + d / `NEAR_WORDS`) - `NEAR_NATS` nats in addition: reciters jump within a
-surah far more often than to another one, and a cheaper jump is noticed sooner."""
+"""A jump by d words costs `NEAR_NATS` - log(1 + d / `NEAR_WORDS`) nats less, while that is more than 0 (for
+572 words): reciters jump within a surah far more often than to another one, and a cheaper jump is noticed
+sooner."""
 AHEAD_NATS = 3.0
 """The open path may be worse than the best one by so many nats if it has one more whole word: reciters
 continue more often than they stop before a word."""
@@ -170,9 +172,7 @@ def lead(graph: Graph, state: FollowState) -> float:
     Another place is more than `SAME_PLACE` words away, or the hub.
     """
     latest = state.latest
-    part = window(graph, latest.low, latest.high)
-    entries = np.maximum.reduceat(np.maximum(latest.tokens, latest.blanks), part.first)
-    np.maximum(entries, latest.garbage, out=entries)
+    entries = best_in_words(graph, latest)
     word = int(entries.argmax())
     best, hub = score(latest, int(entries[word])), score(latest, latest.hub)
     entries[max(0, word - SAME_PLACE) : word + SAME_PLACE + 1] = entries.min()
@@ -256,7 +256,7 @@ def _distance_costs(
     if not timing.near or place.word is None or not place.known:
         return None
     words = np.r_[: graph.formulas, state.low : state.high]
-    costs = np.log1p(np.abs(words - place.word) / NEAR_WORDS) - NEAR_NATS
+    costs = np.minimum(0.0, np.log1p(np.abs(words - place.word) / NEAR_WORDS) - NEAR_NATS)
     costs[: graph.formulas] = 0.0  # formulas outside the text are at no place
     units: NDArray[np.int64] = np.rint(costs * UNITS).astype(np.int64)
     return units
@@ -268,8 +268,9 @@ def _judged(graph: Graph, state: FollowState, beam: float, timing: Timing) -> Fo
     before = full[-1] if full else Interval(last.frames[:0], state.judged, ())
     last = replace(last, excess=max(0.0, before.excess) + _excess(graph, before.after, last))
     state = replace(state, open=(*full, last))
-    strange = _has_other_speech(graph, before.after, last)
-    if _everything(graph, state.latest) or (last.excess <= graph.costs.leave_word and not strange):
+    if _everything(graph, state.latest):
+        return state
+    if last.excess <= graph.costs.leave_word and not _has_other_speech(graph, before.after, last):
         return state
     again = FollowState(
         move(graph, state.judged, graph.formulas, graph.words),

@@ -168,7 +168,7 @@ class Graph:
         return self.tokens[self.first[word] : self.last[word] + 1]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def window(graph: Graph, low: int, high: int) -> Graph:
     """The part of a graph that has the formulas outside the text and the words `low` to `high` - 1."""
     if (low, high) == (graph.formulas, graph.words):

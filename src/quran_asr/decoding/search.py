@@ -9,17 +9,22 @@ is committed: it can no longer change.
 Scores are relative to the blank's, in units of 1 / `UNITS` nat: a blank then costs nothing, and a token's
 score and that of the blank after it need one addition between them.
 
+In the whole graph only words that were entered from other words have states of their own. The paths from the
+hub into all others are kept once for words that begin alike, see `prefixes`: exactly, at a tenth of the cost.
+
 The state between two calls is a value, `SearchState`. The chunk boundaries change nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quran_asr.decoding.graph import NEVER, UNITS, Graph, in_units, window
+from quran_asr.decoding.prefixes import Prefixes, no_prefixes, prefixes, ranges
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
@@ -83,7 +88,8 @@ class Records:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchState:
-    """State of the search after some frames. N tokens and W words of its window."""
+    """State of the search after some frames. N tokens of the K words that have entries of their own; P
+    prefixes and C whole words that the other words of the window share."""
 
     frame: int
     """Frames so far."""
@@ -91,12 +97,20 @@ class SearchState:
     """First word of the graph that is searched, besides the formulas outside the text."""
     high: int
     """Word after the last one."""
+    words: NDArray[np.intp]
+    """[K]: numbers in the window of the words that have entries of their own."""
     tokens: Int64
-    """[N] entries: the previous frame was this token."""
+    """[N] entries, word by word: the previous frame was this token."""
     blanks: Int64
     """[N] entries: the previous frame was a blank after this token."""
     garbage: Int64
-    """[W] entries: the previous frame was other speech after this word."""
+    """[K] entries: the previous frame was other speech after this word."""
+    shared_tokens: Int64
+    """[P] entries, as are the next two."""
+    shared_blanks: Int64
+    """[P]"""
+    shared_garbage: Int64
+    """[C]"""
     hub: int
     """Entry of the hub."""
     label: int
@@ -123,13 +137,20 @@ class FixedLag:
 def start(graph: Graph) -> SearchState:
     """The state before the first frame: in the hub."""
     first = Records(np.zeros(1, np.int32), np.full(1, HUB, np.int32), np.full(1, -1, np.int32))
+    shared = prefixes(graph)
+    words = shared.apart
+    states = len(ranges(graph.first[words], graph.last[words]))
     return SearchState(
         frame=0,
         low=graph.formulas,
         high=graph.words,
-        tokens=np.full(graph.states, _DEAD),
-        blanks=np.full(graph.states, _DEAD),
-        garbage=np.full(graph.words, _DEAD),
+        words=words,
+        tokens=np.full(states, _DEAD),
+        blanks=np.full(states, _DEAD),
+        garbage=np.full(len(words), _DEAD),
+        shared_tokens=np.full(len(shared.token), _DEAD),
+        shared_blanks=np.full(len(shared.token), _DEAD),
+        shared_garbage=np.full(len(shared.ends), _DEAD),
         hub=0,
         label=-1,
         records=first,
@@ -143,36 +164,66 @@ def move(graph: Graph, state: SearchState, low: int, high: int) -> SearchState:
     """Continue in another window: the words `low` to `high` - 1. Paths in words outside it are dropped."""
     if (low, high) == (state.low, state.high):
         return state
-    old, new = window(graph, state.low, state.high), window(graph, low, high)
-    words = np.r_[: graph.formulas, max(low, state.low) : max(low, state.low, min(high, state.high))]
+    new, shared = window(graph, low, high), _prefixes(graph, low, high)
+    kept = np.r_[: graph.formulas, max(low, state.low) : max(low, state.low, min(high, state.high))]
+    entries = _entries(graph, state, _in_window(graph, state.low, kept))
+    kept = _in_window(graph, low, kept)
+    words = np.union1d(kept, shared.apart)
+    first, last = _places(new, words)
+    at = np.searchsorted(words, kept)
+    places, states = ranges(first[at], last[at]), int((last - first + 1).sum())
 
-    def moved(entries: Int64, size: int, source: NDArray[np.intp], target: NDArray[np.intp]) -> Int64:
-        kept = np.full(size, _DEAD)
-        kept[target] = entries[source]
-        return kept
+    def moved(entries: Int64, size: int, places: NDArray[np.intp]) -> Int64:
+        placed = np.full(size, _DEAD)
+        placed[places] = entries
+        return placed
 
-    from_word, to_word = _in_window(graph, state.low, words), _in_window(graph, low, words)
-    from_state, to_state = _states(old, from_word), _states(new, to_word)
     return replace(
         state,
         low=low,
         high=high,
-        tokens=moved(state.tokens, new.states, from_state, to_state),
-        blanks=moved(state.blanks, new.states, from_state, to_state),
-        garbage=moved(state.garbage, new.words, from_word, to_word),
+        words=words,
+        tokens=moved(entries[0], states, places),
+        blanks=moved(entries[1], states, places),
+        garbage=moved(entries[2], len(words), at),
+        shared_tokens=np.full(len(shared.token), _DEAD),
+        shared_blanks=np.full(len(shared.token), _DEAD),
+        shared_garbage=np.full(len(shared.ends), _DEAD),
     )
+
+
+def _prefixes(graph: Graph, low: int, high: int) -> Prefixes:
+    """The prefixes that words of a window share: none unless it is the whole graph."""
+    part = window(graph, low, high)
+    return prefixes(graph) if part is graph else no_prefixes(part)
+
+
+def _places(graph: Graph, words: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First and last place of each of these words among the states of all of them, word by word."""
+    lengths = graph.last[words] - graph.first[words] + 1
+    ends = np.cumsum(lengths)
+    return ends - lengths, ends - 1
+
+
+def _entries(graph: Graph, state: SearchState, words: NDArray[np.intp]) -> tuple[Int64, Int64, Int64]:
+    """Entries of some words of the window, their own or shared: tokens and blanks, word by word; garbage."""
+    part, shared = window(graph, state.low, state.high), _prefixes(graph, state.low, state.high)
+    nodes = shared.node[ranges(part.first[words], part.last[words])]
+    tokens, blanks = (np.append(kept, _DEAD)[nodes] for kept in (state.shared_tokens, state.shared_blanks))
+    garbage = np.append(state.shared_garbage, _DEAD)[shared.whole[words]]
+    number = np.full(part.words, -1)
+    number[state.words] = np.arange(len(state.words))
+    own = np.flatnonzero(number[words] >= 0)
+    source = number[words[own]]
+    (first, last), (own_first, own_last) = _places(part, words), _places(part, state.words)
+    to, places = ranges(first[own], last[own]), ranges(own_first[source], own_last[source])
+    tokens[to], blanks[to], garbage[own] = state.tokens[places], state.blanks[places], state.garbage[source]
+    return tokens, blanks, garbage
 
 
 def _in_window(graph: Graph, low: int, words: NDArray[np.intp]) -> NDArray[np.intp]:
     """Numbers in a window of words of the graph."""
     return np.where(words < graph.formulas, words, words - low + graph.formulas)
-
-
-def _states(graph: Graph, words: NDArray[np.intp]) -> NDArray[np.intp]:
-    """All states of words."""
-    inside = np.zeros(graph.words, np.bool_)
-    inside[words] = True
-    return np.flatnonzero(np.repeat(inside, graph.last - graph.first + 1))
 
 
 def refuse_broken(log_probs: NDArray[np.floating]) -> None:
@@ -218,7 +269,8 @@ def advance(
         commit_frames: frames, counted from the beginning of the recording, between two commitments. Fewer
             take more time.
         fixed_lag: commit sooner; None: only the common prefix of all paths within the beam.
-        entering: [words of the window] additional units for entering each word from the hub.
+        entering: [words of the window] additional units for entering each word from the hub, at most 0.
+            Words for which they are not 0 have entries of their own.
 
     Returns:
         The state after them, and the visits that can no longer change, in order; each is returned once.
@@ -229,7 +281,7 @@ def advance(
     units = emissions_in_units(log_probs, graph.costs.floor)
     if state.frame and len(state.emissions) and units.shape[1] != state.emissions.shape[1]:
         raise QuranAsrError(f"CTC scores of {units.shape[1]} tokens follow {state.emissions.shape[1]}")
-    if graph.states and int(graph.tokens.max()) + 1 >= units.shape[1]:
+    if _costs(graph).largest_token + 1 >= units.shape[1]:
         raise QuranAsrError(f"CTC scores of {units.shape[1]} tokens do not fit the vocabulary of the graph")
     kept = units if not len(state.emissions) else np.concatenate([state.emissions, units])
     run = _Run(graph, state, kept, beam, entering)
@@ -266,20 +318,35 @@ def best_end(graph: Graph, state: SearchState, inside_word: bool = False) -> Pat
         inside_word: whether the path may end within a word, as in an unfinished recording. It does so in any
             case where no other path is left.
     """
-    part = window(graph, state.low, state.high)
     ends = word_ends(graph, state)
     word = int(ends.argmax())
     best = PathEnd(int(ends[word]), _word(graph, state.low, word))
     if state.hub >> _SHIFT > best.entry >> _SHIFT:
         best = PathEnd(state.hub, HUB)
     if inside_word or best.entry < _ALIVE:  # a fixed lag may leave only paths within words
+        inside = _best_inside(graph, state)
+        if inside.entry >> _SHIFT > best.entry >> _SHIFT:
+            best = inside
+    return best
+
+
+def _best_inside(graph: Graph, state: SearchState) -> PathEnd:
+    """The end of the best path within a word."""
+    part, shared = window(graph, state.low, state.high), _prefixes(graph, state.low, state.high)
+    found = PathEnd(_DEAD, HUB)
+    if len(state.tokens):
         entries = np.maximum(state.tokens, state.blanks)
         place = int(entries.argmax())
-        if int(entries[place]) >> _SHIFT > best.entry >> _SHIFT:
-            word = int(np.searchsorted(part.first, place, "right")) - 1
-            token = place - int(part.first[word]) + 1
-            best = PathEnd(int(entries[place]), _word(graph, state.low, word), token)
-    return best
+        first, last = _places(part, state.words)
+        number = int(np.searchsorted(last, place))
+        word = _word(graph, state.low, int(state.words[number]))
+        found = PathEnd(int(entries[place]), word, place - int(first[number]) + 1)
+    if len(state.shared_tokens):
+        entries = np.maximum(state.shared_tokens, state.shared_blanks)
+        prefix = int(entries.argmax())
+        if entries[prefix] > found.entry:
+            found = PathEnd(int(entries[prefix]), int(shared.word[prefix]), int(shared.depth[prefix]))
+    return found
 
 
 def end_ahead(graph: Graph, state: SearchState, end: PathEnd, nats: float) -> PathEnd:
@@ -326,7 +393,8 @@ def stands_alone(graph: Graph, state: SearchState, end: PathEnd, nats: float) ->
     lengths = part.last - part.first + 1
     in_first_half = np.arange(part.states) - np.repeat(part.first, lengths) < np.repeat(lengths // 2, lengths)
     in_first_half[part.first[word] : part.last[word] + 1] = True
-    entries, garbage = np.maximum(state.tokens, state.blanks), state.garbage.copy()
+    tokens, blanks, garbage = _entries(graph, state, np.arange(part.words))
+    entries = np.maximum(tokens, blanks)
     entries[in_first_half & same[entries & _RECORD]] = _DEAD
     garbage[word] = _DEAD if same[garbage[word] & _RECORD] else garbage[word]
     hub = _DEAD if same[state.hub & _RECORD] else state.hub
@@ -346,9 +414,29 @@ def _word(graph: Graph, low: int, number: int) -> int:
 
 def word_ends(graph: Graph, state: SearchState) -> Int64:
     """[W] entries of the paths that end with each word of the window."""
-    last = window(graph, state.low, state.high).last
-    best = np.maximum(state.tokens[last], state.blanks[last])
-    return np.maximum(best, state.garbage)
+    part, shared = window(graph, state.low, state.high), _prefixes(graph, state.low, state.high)
+    last = np.maximum(state.shared_tokens[shared.ends], state.shared_blanks[shared.ends])
+    ends = np.append(np.maximum(last, state.shared_garbage), _DEAD)[shared.whole[: part.words]]
+    _, places = _places(part, state.words)
+    last = np.maximum(state.tokens[places], state.blanks[places])
+    ends[state.words] = np.maximum(last, state.garbage)
+    return ends
+
+
+def best_in_words(graph: Graph, state: SearchState) -> Int64:
+    """[W] entries of the best path that is in each word of the window, or in other speech after it."""
+    part, shared = window(graph, state.low, state.high), _prefixes(graph, state.low, state.high)
+    entries = np.maximum(state.shared_tokens, state.shared_blanks)
+    best, prefix = np.maximum(entries[shared.ends], state.shared_garbage), shared.ends.copy()
+    while len(longer := np.flatnonzero(prefix >= shared.roots)):
+        prefix[longer] = shared.parent[prefix[longer] - shared.roots]
+        best = np.maximum(best, entries[prefix])
+    found = np.append(best, _DEAD)[shared.whole[: part.words]]
+    if len(state.words):
+        first, _ = _places(part, state.words)
+        own = np.maximum.reduceat(np.maximum(state.tokens, state.blanks), first)
+        found[state.words] = np.maximum(own, state.garbage)
+    return found
 
 
 def score(state: SearchState, entry: int) -> float:
@@ -358,8 +446,9 @@ def score(state: SearchState, entry: int) -> float:
 
 def best_total(state: SearchState) -> float:
     """Nats of the best of all paths, wherever it is, relative to one of blanks only."""
-    entries = (state.tokens, state.blanks, state.garbage)
-    return score(state, max(state.hub, *(int(part.max()) for part in entries)))
+    own = (state.tokens, state.blanks, state.garbage)
+    shared = (state.shared_tokens, state.shared_blanks, state.shared_garbage)
+    return score(state, max(state.hub, *(int(part.max(initial=_DEAD)) for part in (*own, *shared))))
 
 
 def trace(graph: Graph, state: SearchState, end: PathEnd) -> tuple[Visit, ...]:
@@ -372,6 +461,77 @@ def trace(graph: Graph, state: SearchState, end: PathEnd) -> tuple[Visit, ...]:
     return (*aligned, *align_visit(graph, last, measured, end.tokens))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Costs:
+    """The costs of a graph as they are added to entries. W words."""
+
+    enter: Int64
+    """[W]"""
+    leave: Int64
+    """[W]"""
+    chain: Int64
+    """[W + 2]; there is no way to the last two."""
+    after_wrong: Int64
+    """[W + 2]"""
+    arcs: NDArray[np.intp]
+    """[2, A]: from word, to word,"""
+    arc_costs: Int64
+    """[A]"""
+    blank_arcs: NDArray[np.intp]
+    """[2, B]: the same for arcs on which a blank must come between."""
+    blank_arc_costs: Int64
+    offsets: NDArray[np.int64]
+    """[O]: from a word to those to which the reciter may go back or skip,"""
+    local: Int64
+    """[O]"""
+    inside: Int64
+    """[W]: added for going back into a verse."""
+    near: int
+    """A word whose end scores that much less than the hub cannot lead to the hub, back, or to a skip."""
+    before_apart: NDArray[np.intp]
+    """Words from which one can be entered that cannot be entered from the hub."""
+    doubled: NDArray[np.bool_]
+    """[N]: whether the state before has the same token, inside a word."""
+    largest_token: int
+    """-1: there is none."""
+
+
+@lru_cache(maxsize=32)
+def _costs(graph: Graph) -> _Costs:
+    costs = graph.costs
+    plain, blank = (graph.arcs[graph.arcs[:, 3] == needed].T for needed in (0, 1))
+    offsets = [-back for back in range(costs.back_words)]
+    offsets += [1 + ahead for ahead in range(1, costs.skip_words + 1)]
+    local = [costs.back] * costs.back_words + [costs.skip] * costs.skip_words
+    reached = graph.enter[graph.local]
+    most = int(reached.max()) if len(reached) else 0
+    cheapest = min(in_units(costs.back), in_units(costs.skip))
+    nowhere = np.full(2, NEVER)
+    chain, after_wrong = np.append(graph.chain, nowhere), np.append(graph.after_wrong, nowhere)
+    chain[:1] = after_wrong[:2] = NEVER  # no word comes before the first
+    apart = np.flatnonzero(graph.enter >= NEVER)
+    before = (apart[chain[apart] < NEVER] - 1, apart[after_wrong[apart] < NEVER] - 2)
+    doubled = np.zeros(graph.states, np.bool_)
+    doubled[graph.doubled] = True
+    return _Costs(
+        enter=graph.enter << _SHIFT,
+        leave=graph.leave << _SHIFT,
+        chain=chain << _SHIFT,
+        after_wrong=after_wrong << _SHIFT,
+        arcs=plain[:2],
+        arc_costs=plain[2] << _SHIFT,
+        blank_arcs=blank[:2],
+        blank_arc_costs=blank[2] << _SHIFT,
+        offsets=np.array(offsets, np.int64),
+        local=np.array([in_units(cost) for cost in local], np.int64) << _SHIFT,
+        inside=np.where(graph.index > 0, in_units(costs.back_inside), 0) << _SHIFT,
+        near=min(int(graph.leave.min()), cheapest - most) << _SHIFT,
+        before_apart=np.union1d(*before),
+        doubled=doubled,
+        largest_token=int(graph.tokens.max(initial=-1)),
+    )
+
+
 class _Run:
     """The arrays of a state while frames are added to it."""
 
@@ -380,137 +540,234 @@ class _Run:
     ) -> None:
         self.whole = graph
         self.graph = graph = window(graph, state.low, state.high)
+        self.shared = shared = _prefixes(self.whole, state.low, state.high)
+        self.costs = costs = _costs(graph)
         self.low, self.high = state.low, state.high
-        costs = graph.costs
         self.frame = state.frame
         self.base = state.frame - len(state.emissions)
         """Frame of `emissions[0]`."""
         self.emissions = emissions
         self.non_blank = list(state.non_blank)
+        self.words = state.words
         self.tokens = state.tokens.copy()
         self.blanks = state.blanks.copy()
         self.garbage = state.garbage.copy()
+        self.shared_tokens = state.shared_tokens.copy()
+        self.shared_blanks = state.shared_blanks.copy()
+        self.shared_garbage = state.shared_garbage.copy()
         self.hub = state.hub
         self.label = state.label
         self.taken = state.taken
         self.beam = int(min(beam * UNITS, NEVER))
         self.records = _Growing(state.records)
-        self._both = np.empty_like(self.tokens)
-        self._gains = np.empty_like(self.tokens)
-        self._last, self._ends, self._entries, self._firsts = (np.empty_like(self.garbage) for _ in range(4))
-        # Costs as they are added to entries
-        self._enter = (graph.enter if entering is None else graph.enter + entering) << _SHIFT
-        self._leave = graph.leave << _SHIFT
-        self._chain = graph.chain[1:] << _SHIFT
-        self._after_wrong = graph.after_wrong[2:] << _SHIFT
-        plain, blank = (graph.arcs[graph.arcs[:, 3] == needed].T for needed in (0, 1))
-        self._arcs, self._arc_costs = plain[:2], plain[2] << _SHIFT
-        self._blank_arcs, self._blank_arc_costs = blank[:2], blank[2] << _SHIFT
-        offsets = [-back for back in range(costs.back_words)]
-        offsets += [1 + ahead for ahead in range(1, costs.skip_words + 1)]
-        self._offsets = np.array(offsets, np.int64)
-        local = [costs.back] * costs.back_words + [costs.skip] * costs.skip_words
-        self._local_costs = np.array([in_units(cost) for cost in local], np.int64) << _SHIFT
-        self._inside = np.where(graph.index > 0, in_units(costs.back_inside), 0) << _SHIFT
-        reached = graph.enter[graph.local]
-        most = int(reached.max()) if len(reached) else 0
-        cheapest = min(in_units(costs.back), in_units(costs.skip))
-        self._near = min(int(graph.leave.min()), cheapest - most) << _SHIFT
-        self._garbage_in = in_units(costs.garbage) << _SHIFT
-        self._garbage_token = in_units(costs.garbage_token)
+        self._enter = costs.enter if entering is None else costs.enter + (entering << _SHIFT)
+        self._enter_shared = shared.enter << _SHIFT
+        self._leave_shared = shared.leave << _SHIFT
+        self._most_enter = int(shared.enter.max(initial=0)) << _SHIFT
+        self._garbage_in = in_units(graph.costs.garbage) << _SHIFT
+        self._garbage_token = in_units(graph.costs.garbage_token)
+        self._apart = shared.whole == len(shared.ends)
+        """[W + 2]: words that cannot be shared."""
+        self._lay_out()
+        if entering is not None:
+            self._apart[np.flatnonzero(entering)] = True
+            self._separate(np.flatnonzero(self._apart[: graph.words] & (self._number[: graph.words] < 0)))
+
+    def _lay_out(self) -> None:
+        """Find the states of the words that have their own."""
+        graph, words = self.graph, self.words
+        self._first, self._last = _places(graph, words)
+        self._states = ranges(graph.first[words], graph.last[words])
+        self._token = graph.tokens[self._states]
+        self._doubled = np.flatnonzero(self.costs.doubled[self._states])
+        self._number = np.full(graph.words + 2, -1)
+        """[W + 2]: place of each word in `words`; -1: it has no states of its own."""
+        self._number[words] = np.arange(len(words))
+
+    def _separate(self, words: NDArray[np.intp]) -> None:
+        """Give states of their own to words, with the entries that they have shared."""
+        if not len(words):
+            return
+        shared = self.shared
+        nodes = shared.node[ranges(self.graph.first[words], self.graph.last[words])]
+        self.words = np.concatenate([self.words, words])
+        self.tokens = np.concatenate([self.tokens, self.shared_tokens[nodes]])
+        self.blanks = np.concatenate([self.blanks, self.shared_blanks[nodes]])
+        self.garbage = np.concatenate([self.garbage, self.shared_garbage[shared.whole[words]]])
+        self._lay_out()
+
+    def _share(self) -> None:
+        """Take their own states from words that have only the paths that they share."""
+        shared = self.shared
+        if not len(shared.ends) or not len(self.words):
+            return
+        nodes = shared.node[self._states]
+        differs = self.tokens != np.append(self.shared_tokens, _DEAD)[nodes]
+        differs |= self.blanks != np.append(self.shared_blanks, _DEAD)[nodes]
+        kept = np.logical_or.reduceat(differs, self._first) | self._apart[self.words]
+        kept |= self.garbage != np.append(self.shared_garbage, _DEAD)[shared.whole[self.words]]
+        if kept.all():
+            return
+        states = np.repeat(kept, self._last - self._first + 1)
+        self.words, self.garbage = self.words[kept], self.garbage[kept]
+        self.tokens, self.blanks = self.tokens[states], self.blanks[states]
+        self._lay_out()
 
     def step(self, units: Int32) -> None:
         """Add one frame: [vocabulary + 1] units relative to the blank."""
-        graph, tokens, both = self.graph, self.tokens, self._both
-        np.maximum(tokens, self.blanks, out=both)
-        np.take(both, graph.last, out=self._last, mode="clip")
-        ends = np.maximum(self._last, self.garbage, out=self._ends)
+        shared = self.shared
+        ends = np.maximum(self._word_tokens(), self.garbage)
+        shared_tokens = np.maximum(self.shared_tokens[shared.ends], self.shared_blanks[shared.ends])
+        shared_ends = np.maximum(shared_tokens, self.shared_garbage)
 
         # The hub, for paths that leave here and for paths that enter below
-        near = np.flatnonzero(ends > max((self.hub & _SCORE) + self._near, _ALIVE))
-        stayed, hub = self.hub, self.hub
-        if len(near):
-            leaving = ends[near] - self._leave[near]
-            best = int(leaving.argmax())
-            if int(leaving[best]) >> _SHIFT > hub >> _SHIFT:
-                word = int(near[best])
-                left = self.records.add(
-                    self.frame, _word(self.whole, self.low, word), int(ends[word]) & _RECORD
-                )
-                hub = (int(leaving[best]) & _SCORE) | left
-        passed = self.records.add(self.frame, HUB, hub & _RECORD)
-        entries = np.subtract((hub & _SCORE) | passed, self._enter, out=self._entries)
-        firsts = np.take(tokens, graph.first, out=self._firsts, mode="clip")
-        np.maximum(firsts, entries, out=firsts)
-        self._enter_from_words(near)
-
-        # The next token, or the same one
-        doubled = np.maximum(tokens[graph.doubled], self.blanks[graph.doubled - 1])
-        np.maximum(tokens[1:], both[:-1], out=tokens[1:])
-        tokens[graph.first] = firsts
-        tokens[graph.doubled] = doubled
-        np.take(units.astype(np.int64) << _SHIFT, graph.tokens, out=self._gains, mode="clip")
-        tokens += self._gains
-        self.blanks, self._both = both, self.blanks
+        near = max((self.hub & _SCORE) + self.costs.near, _ALIVE)
+        stayed, hub = self.hub, self._left_for_hub(ends, shared_ends, near)
+        passed = (hub & _SCORE) | self.records.add(self.frame, HUB, hub & _RECORD)
+        firsts = np.maximum(self.tokens[self._first], passed - self._enter[self.words])
+        roots = np.maximum(self.shared_tokens[: shared.roots], passed - self._enter_shared)
+        reach = (passed & _SCORE) - self._most_enter
+        entered, entries = self._entered_from_words(ends, shared_ends, firsts, roots, near, reach)
+        fresh = entered[self._number[entered] < 0]
+        if len(fresh):
+            self._separate(fresh)
+            firsts = np.append(firsts, np.full(len(fresh), _DEAD))
+        firsts[self._number[entered]] = entries
 
         (stays,), (begins,), self.label = other_speech(units[None], self.label, self._garbage_token)
-        self.garbage += int(stays) << _SHIFT
         is_token = self.label != len(units) - 1
+        self.garbage += int(stays) << _SHIFT
+        self.shared_garbage += int(stays) << _SHIFT
         if is_token:  # garbage begins with a token, or silence could stand in place of a word
-            self._last += (int(begins) << _SHIFT) - self._garbage_in
-            np.maximum(self.garbage, self._last, out=self.garbage)
+            cost = (int(begins) << _SHIFT) - self._garbage_in
+            np.maximum(self.garbage, self._word_tokens() + cost, out=self.garbage)
+            np.maximum(self.shared_garbage, shared_tokens + cost, out=self.shared_garbage)
         self.non_blank.append(is_token)
         self.hub = max(stayed + (int(stays) << _SHIFT), hub + (int(begins) << _SHIFT))
+
+        gains = units.astype(np.int64) << _SHIFT
+        self._next_tokens(firsts, gains)
+        if shared.roots:
+            self._next_shared_tokens(roots, gains)
         self.frame += 1
 
-    def _enter_from_words(self, near: NDArray[np.intp]) -> None:
-        """Enter words from the ends of others where that is better than from the hub; into `_firsts`.
+    def _next_tokens(self, firsts: Int64, gains: Int64) -> None:
+        """The next token, or the same one. `firsts`: [K] entries of the first tokens of words."""
+        tokens, both = self.tokens, np.maximum(self.tokens, self.blanks)
+        doubled = np.maximum(tokens[self._doubled], self.blanks[self._doubled - 1])
+        np.maximum(tokens[1:], both[:-1], out=tokens[1:])
+        tokens[self._first] = firsts
+        tokens[self._doubled] = doubled
+        tokens += np.take(gains, self._token)
+        self.blanks = both
+
+    def _next_shared_tokens(self, roots: Int64, gains: Int64) -> None:
+        """The same for prefixes. `roots`: [R] entries of the first tokens."""
+        shared = self.shared
+        tokens, both = self.shared_tokens, np.maximum(self.shared_tokens, self.shared_blanks)
+        longer, doubled = tokens[shared.roots :], shared.doubled - shared.roots
+        before = np.take(both, shared.parent)
+        before[doubled] = self.shared_blanks[shared.parent[doubled]]
+        np.maximum(longer, before, out=longer)
+        tokens[: shared.roots] = roots
+        tokens += np.take(gains, shared.token)
+        self.shared_blanks = both
+
+    def _word_tokens(self) -> Int64:
+        """[K] entries of the last tokens of words, or blanks after them."""
+        return np.maximum(self.tokens[self._last], self.blanks[self._last])
+
+    def _left_for_hub(self, ends: Int64, shared_ends: Int64, near: int) -> int:
+        """Entry of the hub, after the end of a word where that is better."""
+        own, shared = np.flatnonzero(ends > near), np.flatnonzero(shared_ends > near)
+        words = np.concatenate([self.words[own], self.shared.left[shared]])
+        if not len(words):
+            return self.hub
+        left = np.concatenate([ends[own], shared_ends[shared]])
+        leaving = left - self.costs.leave[words]
+        best = int(leaving.argmax())
+        if int(leaving[best]) >> _SHIFT <= self.hub >> _SHIFT:
+            return self.hub
+        word = _word(self.whole, self.low, int(words[best]))
+        return (int(leaving[best]) & _SCORE) | self.records.add(self.frame, word, int(left[best]) & _RECORD)
+
+    def _entered_from_words(
+        self, ends: Int64, shared_ends: Int64, firsts: Int64, roots: Int64, near: int, reach: int
+    ) -> tuple[NDArray[np.intp], Int64]:
+        """Words that are better entered from the ends of others than from the hub, and the entries.
 
         Args:
-            near: words whose ends are good enough for going back or skipping.
+            ends: [K]
+            shared_ends: [C]
+            firsts: [K] entries of the first tokens of words.
+            roots: [R] of the shared ones.
+            near: least entry of the end of a word for going back or skipping.
+            reach: least entry of the end of a word before one that can be entered from the hub.
         """
-        graph, ends, firsts = self.graph, self._ends, self._firsts
-        following = np.flatnonzero(ends[:-1] > firsts[1:])
-        targets = [following + 1, self._arcs[1]]
-        sources = [following, self._arcs[0]]
-        values = [ends[following] - self._chain[following], ends[self._arcs[0]] - self._arc_costs]
-        if len(near):
-            target = near[:, None] + self._offsets
+        graph, costs, shared = self.graph, self.costs, self.shared
+        good = np.flatnonzero(shared_ends > max(min(near, reach), _ALIVE))
+        more = np.concatenate([shared.words_of(good), costs.before_apart])
+        more = more[self._number[more] < 0]
+        whole = shared.whole[more]
+        source = np.concatenate([self.words, more])
+        end = np.concatenate([ends, shared_ends[whole]])
+        garbage = np.concatenate([self.garbage, self.shared_garbage[whole]])
+
+        targets, sources, values = [source + 1], [source], [end - costs.chain[source + 1]]
+        if costs.arcs.size:
+            arc_source, arc_target = costs.arcs
+            targets.append(arc_target)
+            sources.append(arc_source)
+            values.append(self._of(arc_source, ends, shared_ends, shared.whole) - costs.arc_costs)
+        close = np.flatnonzero(end > near)
+        if len(close):
+            target = source[close, None] + costs.offsets
             there = (target >= 0) & (target < graph.words)
             there &= graph.local[np.where(there, target, 0)]
             targets.append(target[there])
-            sources.append(np.broadcast_to(near[:, None], there.shape)[there])
-            value = (ends[near][:, None] - self._local_costs)[there]
-            value -= np.where(target[there] <= sources[-1], self._inside[target[there]], 0)
+            sources.append(np.broadcast_to(source[close, None], there.shape)[there])
+            value = (end[close][:, None] - costs.local)[there]
+            value -= np.where(target[there] <= sources[-1], costs.inside[target[there]], 0)
             values.append(value)
-        if len(self._blank_arcs[0]):
-            source, target = self._blank_arcs
-            targets.append(target)
-            sources.append(source + graph.words)
-            behind = np.maximum(self.blanks[graph.last[source]], self.garbage[source])
-            values.append(behind - self._blank_arc_costs)
-        replaced = np.flatnonzero(self.garbage[:-2] > firsts[2:])
-        targets.append(replaced + 2)
-        sources.append(replaced + 2 * graph.words)
-        values.append(self.garbage[replaced] - self._after_wrong[replaced])
+        if costs.blank_arcs.size:
+            arc_source, arc_target = costs.blank_arcs
+            silent = np.maximum(self.blanks[self._last], self.garbage)
+            shared_silent = np.maximum(self.shared_blanks[shared.ends], self.shared_garbage)
+            targets.append(arc_target)
+            sources.append(arc_source + graph.words)
+            values.append(self._of(arc_source, silent, shared_silent, shared.whole) - costs.blank_arc_costs)
+        targets.append(source + 2)
+        sources.append(source + 2 * graph.words)
+        values.append(garbage - costs.after_wrong[source + 2])
+
         target, value = np.concatenate(targets), np.concatenate(values)
-        better = np.flatnonzero((value & _SCORE) > np.maximum(firsts[target], _ALIVE))
-        if not len(better):
-            return
+        first = self._of(target, firsts, roots, shared.root)
+        better = (value & _SCORE) > np.maximum(first, _ALIVE)
+        better &= target < graph.words
         target, value, source = target[better], value[better], np.concatenate(sources)[better]
         order = np.lexsort((value, target))
-        best = order[np.append(target[order[1:]] != target[order[:-1]], True)]
+        last = np.ones(len(order), np.bool_)
+        last[:-1] = target[order[1:]] != target[order[:-1]]
+        best = order[last]
         times, source = np.divmod(source[best], graph.words)
         source += (source >= graph.formulas) * (self.low - graph.formulas) + times * self.whole.words
         entered = self.records.add_all(self.frame, source, value[best] & _RECORD)
-        firsts[target[best]] = (value[best] & _SCORE) | entered
+        return target[best], (value[best] & _SCORE) | entered
+
+    def _of(self, words: NDArray[np.intp], own: Int64, shared: Int64, place: NDArray[np.intp]) -> Int64:
+        """Entries of words, those without their own from the place of each among the shared ones."""
+        number = self._number[words]
+        found: Int64 = np.where(
+            number >= 0, np.append(own, _DEAD)[number], np.append(shared, _DEAD)[place[words]]
+        )
+        return found
 
     def collect(self, fixed_lag: FixedLag | None) -> list[Visit]:
         """Drop records that are no longer needed; returns the visits that all open paths have in common."""
-        held = (self.tokens, self.blanks, self.garbage)
+        held = self._held()
         if fixed_lag is not None:
             self._drop_others(fixed_lag)
-        best = max(self.hub >> _SHIFT, *(int(entries.max()) >> _SHIFT for entries in held))
+        best = max(self.hub, *(int(entries.max(initial=_DEAD)) for entries in held)) >> _SHIFT
         self.taken += best
         self.hub = max(self.hub - (best << _SHIFT), _DEAD)
         lowest = max(-self.beam << _SHIFT, _ALIVE)
@@ -540,13 +797,19 @@ class _Run:
         self.records = _Growing(Records(records.frame[marked], records.word[marked], before))
         self.non_blank = self.non_blank[len(self.non_blank) - (self.frame - int(records.frame[common])) :]
         self._forget()
+        self._share()
         return committed
+
+    def _held(self) -> tuple[Int64, ...]:
+        """All entries but the hub's."""
+        own = (self.tokens, self.blanks, self.garbage)
+        return (*own, self.shared_tokens, self.shared_blanks, self.shared_garbage)
 
     def _drop_others(self, fixed_lag: FixedLag) -> None:
         """Drop paths that differ from the best one in words that it left long ago."""
         records = self.records.view()
-        held = (self.tokens, self.blanks, self.garbage)
-        best = max(self.hub, *(int(entries.max()) for entries in held))
+        held = self._held()
+        best = max(self.hub, *(int(entries.max(initial=_DEAD)) for entries in held))
         shared = best & _RECORD
         while shared and records.frame[shared] > self.frame - fixed_lag.frames:
             shared = int(records.before[shared])
@@ -580,9 +843,13 @@ class _Run:
             frame=self.frame,
             low=self.low,
             high=self.high,
+            words=self.words,
             tokens=self.tokens,
             blanks=self.blanks,
             garbage=self.garbage,
+            shared_tokens=self.shared_tokens,
+            shared_blanks=self.shared_blanks,
+            shared_garbage=self.shared_garbage,
             hub=self.hub,
             label=self.label,
             records=Records(records.frame.copy(), records.word.copy(), records.before.copy()),
