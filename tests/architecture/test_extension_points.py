@@ -95,10 +95,10 @@ class FirstToken:
     def __init__(self, decoding, model):
         self.blank, self.start = model.blank, (0, False)
 
-    def step(self, pieces, states):
+    def step(self, chunks, states):
         results = []
-        for piece, (frame, done) in zip(pieces, states, strict=True):
-            best = piece.ctc[:, : self.blank].argmax(axis=1).tolist()
+        for chunk, (frame, done) in zip(chunks, states, strict=True):
+            best = chunk.ctc[:, : self.blank].argmax(axis=1).tolist()
             tokens = () if done or not best else (best[0],)
             found = Hypothesis(tokens, (frame,) * len(tokens), 0.0)
             results.append(SearchResult(found, state=(frame + len(best), done or bool(tokens))))
