@@ -159,13 +159,13 @@ def test_evaluate_reaches_the_decoder_of_a_checkpoint(
     from quran_asr.decoding import ctc
 
     paths: list[list[str]] = []
-    greedy = ctc.greedy_piece
+    greedy = ctc.greedy_chunk
 
     def kernel(*given: object) -> object:
-        paths.append([*path_from("evaluate"), "ctc.greedy_piece"])
+        paths.append([*path_from("evaluate"), "ctc.greedy_chunk"])
         return greedy(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("quran_asr.decoding.ctc.greedy_piece", kernel)
+    monkeypatch.setattr("quran_asr.decoding.ctc.greedy_chunk", kernel)
     model = small_bundle.parent / "model.nemo"
     run("evaluate", manifest, "--model", model, "--to", manifest.parent / "out", "--decoder", "ctc")
     within(BUDGETS["evaluate"], paths)

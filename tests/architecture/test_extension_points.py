@@ -95,10 +95,10 @@ class FirstToken:
     def __init__(self, decoding, model):
         self.blank, self.start = model.blank, (0, False)
 
-    def step(self, pieces, states):
+    def step(self, chunks, states):
         results = []
-        for piece, (frame, done) in zip(pieces, states, strict=True):
-            best = piece.ctc[:, : self.blank].argmax(axis=1).tolist()
+        for chunk, (frame, done) in zip(chunks, states, strict=True):
+            best = chunk.ctc[:, : self.blank].argmax(axis=1).tolist()
             tokens = () if done or not best else (best[0],)
             found = Hypothesis(tokens, (frame,) * len(tokens), 0.0)
             results.append(SearchResult(found, state=(frame + len(best), done or bool(tokens))))
@@ -161,7 +161,7 @@ class Extended:
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
     folder = tmp_path_factory.mktemp("extended")
     package = folder / "quran_asr"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, package)  # with its bytecode, which stays valid for files that are not edited
     for extension in EXTENSIONS.values():
         for name, text in extension.new.items():
             assert not (package / name).exists()

@@ -20,8 +20,6 @@ from quran_asr.cli.main import COMMANDS, cli
 LIMIT = 0.5
 """Seconds from the start of the process to its end."""
 
-pytestmark = pytest.mark.alone
-
 TYPE_NAME = re.compile(r"\b(INTEGER|FLOAT|TEXT)( RANGE)?\b")
 """What click prints as the value of an option without a metavar."""
 

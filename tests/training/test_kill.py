@@ -22,11 +22,11 @@ from quran_asr.training.trainer import train
 
 pytestmark = pytest.mark.slow
 
-STEPS = 210
+STEPS, STEPS_OF_ONE_STOP = 210, 56
+"""Of a run that is killed twenty times, and of one that is stopped once."""
 OVERRIDES = (
     "trainer.accumulate_grad_batches=2",
     "model.train_ds.batch_size=1",
-    f"trainer.max_steps={STEPS}",
     "trainer.check_val_every_n_epoch=null",
     "trainer.val_check_interval=14",
     "quran.checkpoint_minutes=0.001",
@@ -36,8 +36,12 @@ OVERRIDES = (
 
 
 @pytest.fixture
-def new_run(spoken: Path, tiny_overrides: tuple[str, ...], tmp_path: Path) -> RunFolder:
-    words = [*tiny_overrides, f"model.train_ds.manifest_filepath={spoken}", *OVERRIDES]
+def new_run(
+    spoken: Path, tiny_overrides: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
+) -> RunFolder:
+    """A run that has not begun, of as many steps as the parameter says."""
+    steps = f"trainer.max_steps={request.param}"
+    words = [*tiny_overrides, f"model.train_ds.manifest_filepath={spoken}", *OVERRIDES, steps]
     recipe = load_recipe("quickstart", words)
     folder = create_run(tmp_path, recipe.name)
     folder.write_recipe(recipe)
@@ -98,11 +102,11 @@ def lines(run: RunFolder) -> list[dict[str, object]]:
     return [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
 
 
-def check_complete(run: RunFolder) -> None:
+def check_complete(run: RunFolder, steps: int) -> None:
     rows = lines(run)
-    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, steps + 1))
     validated = [row["step"] for row in rows if row["split"] == "validation"]
-    assert validated == list(range(7, STEPS + 1, 7)), "every 14 batches are 7 steps"
+    assert validated == list(range(7, steps + 1, 7)), "every 14 batches are 7 steps"
     kept = sorted(path.name for path in run.checkpoints.iterdir())
     assert len([name for name in kept if name.endswith(".nemo")]) == 1, kept
     assert len([name for name in kept if "val_wer" in name and name.endswith(".ckpt")]) == 2, kept
@@ -111,6 +115,7 @@ def check_complete(run: RunFolder) -> None:
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("new_run", [STEPS], indirect=True)
 def test_twenty_kills_at_random_moments_lose_nothing(new_run: RunFolder, segments: list[Segment]) -> None:
     moments = random.Random(10)
     kills, reached = 0, 0
@@ -134,9 +139,10 @@ def test_twenty_kills_at_random_moments_lose_nothing(new_run: RunFolder, segment
             reached = step
     assert kills == 20, "the run ended too soon"
     assert ended(in_a_child(lambda: go_on(new_run, segments)), 600) == 0
-    check_complete(new_run)
+    check_complete(new_run, STEPS)
 
 
+@pytest.mark.parametrize("new_run", [STEPS_OF_ONE_STOP], indirect=True)
 def test_a_full_disk_ends_the_run_and_leaves_it_whole(new_run: RunFolder, segments: list[Segment]) -> None:
     def until_it_is_full() -> None:
         last, limited = new_run.checkpoints / "last.ckpt", []
@@ -152,11 +158,12 @@ def test_a_full_disk_ends_the_run_and_leaves_it_whole(new_run: RunFolder, segmen
 
     assert ended(in_a_child(until_it_is_full), 600) not in (0, None)
     step = checkpoint_facts(new_run.checkpoints / "last.ckpt").step
-    assert 0 < step < STEPS
+    assert 0 < step < STEPS_OF_ONE_STOP
     assert ended(in_a_child(lambda: go_on(new_run, segments)), 600) == 0
-    check_complete(new_run)
+    check_complete(new_run, STEPS_OF_ONE_STOP)
 
 
+@pytest.mark.parametrize("new_run", [STEPS_OF_ONE_STOP], indirect=True)
 def test_a_torn_last_line_is_written_anew(new_run: RunFolder, segments: list[Segment]) -> None:
     child = in_a_child(lambda: go_on(new_run, segments))
     while not (new_run.metrics.is_file() and len(new_run.read_metrics()) > 20):
@@ -165,4 +172,4 @@ def test_a_torn_last_line_is_written_anew(new_run: RunFolder, segments: list[Seg
     whole = new_run.metrics.read_bytes()
     new_run.metrics.write_bytes(whole + b'{"step": 21, "split": "tr')
     assert ended(in_a_child(lambda: go_on(new_run, segments)), 600) == 0
-    check_complete(new_run)
+    check_complete(new_run, STEPS_OF_ONE_STOP)

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from quran_asr import __version__
 from quran_asr.config.architecture import of_nemo
-from quran_asr.config.schema import Model, Recipe
+from quran_asr.config.schema import Model, Quran, Recipe
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.evaluation.training_data import FILE_NAME as TRAINING_DATA_FILE
 from quran_asr.evaluation.training_data import TrainingData
@@ -119,15 +119,11 @@ def train(
     training = with_windows(training, recipe.quran, recipe.model.train_ds.max_duration)
     if memory is not None:
         recipe = fit_memory(recipe, tokenizer, training, device, memory, on_finding, ranks)
-        if first and resume is None:
-            run.write_recipe(recipe)
-        elif first and resume is not None:
-            run.replace_recipe(recipe, checkpoint_facts(resume).step)
-        ranks.from_first(None)
+        write_recipe(run, recipe, None if resume is None else checkpoint_facts(resume).step, ranks)
+
     lightning.seed_everything(recipe.quran.seed, verbose=False)
-    training_set, validation_set = clip_sets(
-        recipe, tokenizer, training, validation, max(1, ranks.size // recipe.trainer.num_nodes)
-    )
+    processes = max(1, ranks.size // recipe.trainer.num_nodes)
+    training_set, validation_set = clip_sets(recipe, tokenizer, training, validation, processes)
     training_set.set_plain(recipe.quran.curriculum is not None)
     model = build_model(recipe, run.tokenizer)
     if device.type == "cpu":
@@ -138,14 +134,11 @@ def train(
         record_training_data(run, training, manifests, resume is not None, on_finding)
     if first and resume is None:
         run.write_json("environment.json", environment(ranks, engine))
-        if start is not None:
-            start_from(start, model, recipe.model, run, training_set)
-        elif recipe.quran.initialization == "data":
-            initialize(model, training_set)
-    staged = first and is_staged(recipe.quran)
-    copied = ranks.from_first(transferred_names(run, on_finding) if staged else frozenset())
+        set_first_weights(model, recipe, run, training_set, start)
+    copied = copied_parameters(run, recipe.quran, ranks, on_finding)
     if not first:  # weights come from the first; what is drawn from here on is each one's own
         lightning.seed_everything(recipe.quran.seed + 1_000_003 * ranks.rank, verbose=False)
+
     durations = [segment.duration for segment in training]
     while True:  # once, and again with smaller batches after each one that does not fit into memory
         steps = total_steps(recipe, durations, ranks.size, training_set.shards)
@@ -155,25 +148,11 @@ def train(
         module.engine = engine
         if first and ranks.size > 1:
             report_repeated_clips(module, on_finding)
-        before = run.read_metrics()
-        diagnostics = DiagnosticsCallback(run, recipe, before, on_finding)
-        checkpoints = Checkpoints(
-            run,
-            recipe.name,
-            ranks,
-            diagnostics,
-            keep=recipe.exp_manager.checkpoint_callback_params.save_top_k,
-            every_minutes=recipe.quran.checkpoint_minutes,
-            best_wer=lowest_wer(before),
-        )
-        metrics = Metrics(run, watcher, diagnostics, float(before[-1]["time"]) if before else 0.0)
-        callbacks: list[lightning.Callback] = [metrics, checkpoints]
-        if recipe.trainer.check_val_every_n_epoch == "auto":
-            callbacks.insert(1, ValidationInterval(on_finding))
+        rows = run.read_metrics()
+        diagnostics, checkpoints, callbacks = make_callbacks(recipe, run, rows, watcher, on_finding, ranks)
         interrupted, failure = False, None
         with checkpoints.listening(), quiet(), named_errors(run.path):
-            done = max((row["step"] for row in before), default=0)
-            trainer = make_trainer(recipe, run, callbacks, on_finding, ranks, done)
+            trainer = make_trainer(recipe, run, callbacks, on_finding, ranks, last_step(rows))
             try:
                 trainer.fit(module, ckpt_path=None if resume is None else str(resume))
             except Interrupted:
@@ -185,18 +164,75 @@ def train(
         step = trainer.global_step
         recipe, finding = with_smaller_batches(recipe, training_set, failure, step, ranks.size)
         on_finding(finding)
-        if first:
-            run.replace_recipe(recipe, step)
-        ranks.from_first(None)
+        write_recipe(run, recipe, step, ranks)
         resume = run.last_checkpoint()
-        del module, trainer, callbacks, metrics, checkpoints, diagnostics
+        del module, trainer, callbacks, checkpoints, diagnostics
         free_training_state(model)
+
     best = None if checkpoints.best_wer == math.inf else checkpoints.best_wer
     stopped_by = diagnostics.stopped_by
     if first and recipe.quran.average and not interrupted and stopped_by is None:
         best = average_at_end(run, validation, trainer.global_step, best, on_finding)
     seconds = time.perf_counter() - began
     return Trained(run, interrupted, trainer.global_step, seconds, best, stopped_by)
+
+
+def write_recipe(run: RunFolder, recipe: Recipe, step: int | None, ranks: Ranks) -> None:
+    """Let the run continue with this recipe from a step on; None: from its beginning."""
+    if ranks.rank == 0:
+        if step is None:
+            run.write_recipe(recipe)
+        else:
+            run.replace_recipe(recipe, step)
+    ranks.from_first(None)
+
+
+def set_first_weights(
+    model: EncDecHybridRNNTCTCBPEModel, recipe: Recipe, run: RunFolder, clips: ClipSet, start: Start | None
+) -> None:
+    """The weights of a new run: those of a trained model, or random ones scaled as the recipe wants it."""
+    if start is not None:
+        start_from(start, model, recipe.model, run, clips)
+    elif recipe.quran.initialization == "data":
+        initialize(model, clips)
+
+
+def copied_parameters(
+    run: RunFolder, quran: Quran, ranks: Ranks, on_finding: Callable[[Finding], None]
+) -> frozenset[str]:
+    """Names of the parameters from a trained model, where the recipe treats them apart."""
+    staged = ranks.rank == 0 and is_staged(quran)
+    copied: frozenset[str] = ranks.from_first(transferred_names(run, on_finding) if staged else frozenset())
+    return copied
+
+
+def make_callbacks(
+    recipe: Recipe,
+    run: RunFolder,
+    rows: Sequence[Mapping[str, Any]],
+    watcher: Watcher,
+    on_finding: Callable[[Finding], None],
+    ranks: Ranks,
+) -> tuple[DiagnosticsCallback, Checkpoints, list[lightning.Callback]]:
+    """The diagnostics, the checkpoints, and all of Lightning's callbacks in their order.
+
+    `rows`: the lines of `metrics.jsonl` from earlier sessions of the run.
+    """
+    diagnostics = DiagnosticsCallback(run, recipe, rows, on_finding)
+    checkpoints = Checkpoints(
+        run,
+        recipe.name,
+        ranks,
+        diagnostics,
+        keep=recipe.exp_manager.checkpoint_callback_params.save_top_k,
+        every_minutes=recipe.quran.checkpoint_minutes,
+        best_wer=lowest_wer(rows),
+    )
+    metrics = Metrics(run, watcher, diagnostics, float(rows[-1]["time"]) if rows else 0.0)
+    callbacks: list[lightning.Callback] = [metrics, checkpoints]
+    if recipe.trainer.check_val_every_n_epoch == "auto":
+        callbacks.insert(1, ValidationInterval(on_finding))
+    return diagnostics, checkpoints, callbacks
 
 
 def free_training_state(model: EncDecHybridRNNTCTCBPEModel) -> None:
@@ -239,6 +275,11 @@ def choose_engine(device: torch.device, ranks: Ranks, on_finding: Callable[[Find
         message = f"the transducer loss uses `{engine}`: {instead}"
         on_finding(Finding("warning", "slower-loss", "", message, ""))
     return str(engine)
+
+
+def last_step(rows: Sequence[Mapping[str, Any]]) -> int:
+    """The last optimizer step among rows of `metrics.jsonl`; 0 without any."""
+    return max((row["step"] for row in rows), default=0)
 
 
 def lowest_wer(rows: Sequence[Mapping[str, Any]]) -> float | None:
