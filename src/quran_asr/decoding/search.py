@@ -174,9 +174,9 @@ def move(graph: Graph, state: SearchState, low: int, high: int) -> SearchState:
     places, states = ranges(first[at], last[at]), int((last - first + 1).sum())
 
     def moved(entries: Int64, size: int, places: NDArray[np.intp]) -> Int64:
-        placed = np.full(size, _DEAD)
-        placed[places] = entries
-        return placed
+        everything = np.full(size, _DEAD)
+        everything[places] = entries
+        return everything
 
     return replace(
         state,
@@ -563,7 +563,6 @@ class _Run:
         most = 0 if entering is None else int(entering.max(initial=0))
         self._enter = costs.enter if entering is None else costs.enter + (entering << _SHIFT)
         self._enter_shared = (shared.enter + most) << _SHIFT
-        self._leave_shared = shared.leave << _SHIFT
         self._most_enter = (int(shared.enter.max(initial=0)) + most) << _SHIFT
         self._near = costs.near - (most << _SHIFT)
         self._garbage_in = in_units(graph.costs.garbage) << _SHIFT
