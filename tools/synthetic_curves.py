@@ -80,10 +80,10 @@ class Story:
         return row | self._extra("training.", done)
 
     def _validation(self, done: float) -> dict[str, Any]:
-        wer = self._heard(self.wer(done))
+        wer = self._observed(self.wer(done))
         row: dict[str, Any] = {"wer": wer, "cer": 0.7 * wer**1.8, "loss": self.first_loss * self.loss(done)}
         ctc = self.ctc_wer or (lambda share: 1.1 * self.wer(share))
-        row["ctc_wer"] = self._heard(min(1.0, ctc(done)))
+        row["ctc_wer"] = self._observed(min(1.0, ctc(done)))
         if self.recipe is not None:
             row |= {"blank_share": 0.75, "repeat_share": 0.01, "length_ratio": 0.97}
         if self.train_wer is not None:  # on 16 clips of some ten words

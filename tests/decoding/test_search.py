@@ -135,12 +135,13 @@ def test_chunks_change_nothing(
 
 @settings(max_examples=100, deadline=None)
 @given(graphs(), st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 12), st.data())
-def test_no_path_is_better_where_some_words_cost_less_to_enter(
+def test_no_path_is_better_where_entering_some_words_costs_more_or_less(
     graph: Graph, seed: int, frames: int, commit_frames: int, data: st.DataObject
 ) -> None:
     log_probs = emissions(seed, frames, int(graph.tokens.max()) + 2)
-    less = st.just(0) | st.integers(-3 * UNITS, 0)
-    entering = np.array(data.draw(st.lists(less, min_size=graph.words, max_size=graph.words)), np.int64)
+    far = data.draw(st.integers(0, 3 * UNITS))
+    more = st.just(far) | st.integers(-3 * UNITS, far)
+    entering = np.array(data.draw(st.lists(more, min_size=graph.words, max_size=graph.words)), np.int64)
     state, visits = advance(
         graph, start(graph), log_probs, beam=np.inf, commit_frames=commit_frames, entering=entering
     )

@@ -54,9 +54,10 @@ SAME_PLACE = 8
 """Words: paths whose ends are closer than this differ in how far the reciter is, not in where he is."""
 NEAR_WORDS = 30
 NEAR_NATS = 3.0
-"""A jump by d words costs `NEAR_NATS` - log(1 + d / `NEAR_WORDS`) nats less, while that is more than 0 (for
-572 words): reciters jump within a surah far more often than to another one, and a cheaper jump is noticed
-sooner."""
+FAR_WORDS, FAR_NATS = 1000, 4.0
+"""A jump by d words costs log(1 + d / `NEAR_WORDS`) - `NEAR_NATS` nats in addition, from `FAR_WORDS` on
+`FAR_NATS`: reciters jump within a surah far more often than to another one, and a cheaper jump is noticed
+sooner. Far words all cost the same, so that the search can keep their paths together."""
 AHEAD_NATS = 3.0
 """The open path may be worse than the best one by so many nats if it has one more whole word: reciters
 continue more often than they stop before a word."""
@@ -256,7 +257,8 @@ def _distance_costs(
     if not timing.near or place.word is None or not place.known:
         return None
     words = np.r_[: graph.formulas, state.low : state.high]
-    costs = np.minimum(0.0, np.log1p(np.abs(words - place.word) / NEAR_WORDS) - NEAR_NATS)
+    distance = np.abs(words - place.word)
+    costs = np.where(distance < FAR_WORDS, np.log1p(distance / NEAR_WORDS) - NEAR_NATS, FAR_NATS)
     costs[: graph.formulas] = 0.0  # formulas outside the text are at no place
     units: NDArray[np.int64] = np.rint(costs * UNITS).astype(np.int64)
     return units

@@ -38,10 +38,8 @@ class Prefixes:
     """[R]: cost of entry from the hub."""
     ends: NDArray[np.intp]
     """[C]: prefixes that are whole words. Words of one spelling and one cost of entry are one of these."""
-    leave: NDArray[np.int64]
-    """[C]: least cost of leaving one of these words for the hub,"""
     left: NDArray[np.intp]
-    """[C]: and the first word of the graph that has it."""
+    """[C]: the first word of the graph that is this one and costs least to leave for the hub."""
     members: NDArray[np.intp]
     """Words of the graph, ordered by their whole word;"""
     bounds: NDArray[np.intp]
@@ -128,7 +126,6 @@ def _prefixes(graph: Graph, words: NDArray[np.intp]) -> Prefixes:
         depth=np.concatenate([nothing, *depth]),
         enter=enter,
         ends=ends,
-        leave=graph.leave[left],
         left=left,
         members=words[order],
         bounds=bounds,

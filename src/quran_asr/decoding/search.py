@@ -174,9 +174,9 @@ def move(graph: Graph, state: SearchState, low: int, high: int) -> SearchState:
     places, states = ranges(first[at], last[at]), int((last - first + 1).sum())
 
     def moved(entries: Int64, size: int, places: NDArray[np.intp]) -> Int64:
-        placed = np.full(size, _DEAD)
-        placed[places] = entries
-        return placed
+        everything = np.full(size, _DEAD)
+        everything[places] = entries
+        return everything
 
     return replace(
         state,
@@ -269,8 +269,8 @@ def advance(
         commit_frames: frames, counted from the beginning of the recording, between two commitments. Fewer
             take more time.
         fixed_lag: commit sooner; None: only the common prefix of all paths within the beam.
-        entering: [words of the window] additional units for entering each word from the hub, at most 0.
-            Words for which they are not 0 have entries of their own.
+        entering: [words of the window] additional units for entering each word from the hub. Only words with
+            the greatest of these share entries.
 
     Returns:
         The state after them, and the visits that can no longer change, in order; each is returned once.
@@ -560,17 +560,18 @@ class _Run:
         self.taken = state.taken
         self.beam = int(min(beam * UNITS, NEVER))
         self.records = _Growing(state.records)
+        most = 0 if entering is None else int(entering.max(initial=0))
         self._enter = costs.enter if entering is None else costs.enter + (entering << _SHIFT)
-        self._enter_shared = shared.enter << _SHIFT
-        self._leave_shared = shared.leave << _SHIFT
-        self._most_enter = int(shared.enter.max(initial=0)) << _SHIFT
+        self._enter_shared = (shared.enter + most) << _SHIFT
+        self._most_enter = (int(shared.enter.max(initial=0)) + most) << _SHIFT
+        self._near = costs.near - (most << _SHIFT)
         self._garbage_in = in_units(graph.costs.garbage) << _SHIFT
         self._garbage_token = in_units(graph.costs.garbage_token)
         self._apart = shared.whole == len(shared.ends)
         """[W + 2]: words that cannot be shared."""
         self._lay_out()
         if entering is not None:
-            self._apart[np.flatnonzero(entering)] = True
+            self._apart[np.flatnonzero(entering != most)] = True
             self._separate(np.flatnonzero(self._apart[: graph.words] & (self._number[: graph.words] < 0)))
 
     def _lay_out(self) -> None:
@@ -621,7 +622,7 @@ class _Run:
         shared_ends = np.maximum(shared_tokens, self.shared_garbage)
 
         # The hub, for paths that leave here and for paths that enter below
-        near = max((self.hub & _SCORE) + self.costs.near, _ALIVE)
+        near = max((self.hub & _SCORE) + self._near, _ALIVE)
         stayed, hub = self.hub, self._left_for_hub(ends, shared_ends, near)
         passed = (hub & _SCORE) | self.records.add(self.frame, HUB, hub & _RECORD)
         firsts = np.maximum(self.tokens[self._first], passed - self._enter[self.words])
