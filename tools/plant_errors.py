@@ -1,13 +1,17 @@
 """Plant wrong words in recitations, and count how many of them `align` marks as a mismatch.
 
     python tools/plant_errors.py BUNDLE MANIFEST [--errors 200] [--seed 0]
+    python tools/plant_errors.py BUNDLE MANIFEST --cuts 80 [--seed 0]
 
 A word of a clip is cut out, and another word of the same reciter, from this clip or another one, is put in
 its place, so that what is recited is known exactly: the text with one wrong word. The clip is then aligned
 with the text. The error is found if its word is marked, or is not in the alignment at all; any other word
-that is marked is a false flag, neighbours of the splice too. Words are cut where the alignment of the
-unchanged clip puts them, at the quietest point nearby; clips that are not aligned word for word are left out,
-also those in which other speech would have to stand in place of a word.
+that is marked is a false flag, neighbours of the splice too. Words are cut and joined as by `evaluate
+--planted-errors`, where the alignment of the unchanged clip puts them; clips that are not aligned word for
+word are left out, also those in which other speech would have to stand in place of a word.
+
+With --cuts clips are cut in two at one place, at several times around the aligned start: how often are the
+words on both sides, which are recognized in the whole clip, recognized in the halves?
 """
 
 from __future__ import annotations
@@ -24,30 +28,37 @@ from quran_asr import audio
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.decoding.graph import Costs, build_graph
 from quran_asr.decoding.tokenization import Tokenizer
-from quran_asr.records import SAMPLE_RATE, Segment, TimedWord, VerseRef
+from quran_asr.evaluation.planted_errors import (
+    AlignedClip,
+    Stretch,
+    at_level,
+    cut_words,
+    join,
+    recognized_words,
+)
+from quran_asr.records import Segment, TimedWord, VerseRef
 from quran_asr.runtime.alignment import align_scores
 from quran_asr.runtime.recognizer import Recognizer, load
-from quran_asr.runtime.verse_clips import quietest
 from quran_asr.text.quran import load_quran
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
 
+SHIFTS = (-0.24, -0.2, -0.16, -0.12, -0.08, -0.04, 0.0)
+"""Seconds from the aligned start of a word at which it is cut from the word before."""
 MOST_SECONDS = 30.0
 FEWEST_WORDS = 3
-NEAR = 0.1
-"""Seconds from the beginning of a word in which it is cut at the quietest point."""
 
 
 @dataclass(frozen=True)
 class Recited:
-    """A clip, its aligned words, and where they are cut apart."""
+    """A clip and its aligned words."""
 
     clip: Segment
     samples: Samples
     words: tuple[TimedWord, ...]
-    cuts: tuple[int, ...]
-    """Samples: one more than words."""
+    cut: tuple[Stretch, ...]
+    """The audio of each word."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +93,7 @@ def recited(recognizer: Recognizer, clips: Sequence[Segment]) -> Iterator[Recite
         words = aligned(recognizer, clip, samples, Costs(wrong_word=np.inf))
         if [word.text for word in words] != expected:
             continue
-        inner = [quietest(samples, max(0.0, word.start - NEAR), word.start + NEAR) for word in words[1:]]
-        cuts = tuple(round(second * SAMPLE_RATE) for second in inner)
-        yield Recited(clip, samples, words, (0, *cuts, len(samples)))
+        yield Recited(clip, samples, words, tuple(cut_words(samples, words)))
 
 
 def plant(known: Sequence[Recited], errors: int, seed: int) -> Iterator[Planted]:
@@ -101,13 +110,32 @@ def plant(known: Sequence[Recited], errors: int, seed: int) -> Iterator[Planted]
             if other.words[at].text != here.words[place].text
         ]
         other, at = donors[int(rng.integers(len(donors)))]
-        spliced = (
-            here.samples[: here.cuts[place]],
-            other.samples[other.cuts[at] : other.cuts[at + 1]],
-            here.samples[here.cuts[place + 1] :],
-        )
+        donor = at_level(other.cut[at], here.cut[place])
+        samples = join([*here.cut[:place], donor, *here.cut[place + 1 :]])
         word = here.words[place]
-        yield Planted(here.clip, np.concatenate(spliced), (word.verse, word.index))
+        yield Planted(here.clip, samples, (word.verse, word.index))
+
+
+def print_cuts(recognizer: Recognizer, known: Sequence[Recited], cuts: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    places = []
+    for one in known:
+        found = recognized_words(AlignedClip(one.clip, one.words), recognizer.text_of(one.samples))
+        places += [(one, at) for at in range(2, len(one.words) - 1) if {at - 1, at} <= found]
+    chosen = [places[int(at)] for at in rng.permutation(len(places))[:cuts]]
+    print(f"{len(chosen)} cuts\n\n| shift (s) | word before | word behind | both |\n|---|---|---|---|")
+    for shift in SHIFTS:
+        kept = []
+        for one, at in chosen:
+            cut = cut_words(one.samples, one.words, shift)
+            before, behind = (recognizer.text_of(join(half)).split() for half in (cut[:at], cut[at:]))
+            words = one.words[at - 1].text, one.words[at].text
+            kept.append((before[-1:] == [words[0]], behind[:1] == [words[1]]))
+        shares = [np.mean([each[0] for each in kept]), np.mean([each[1] for each in kept])]
+        print(
+            f"| {shift:.2f} | "
+            + " | ".join(f"{100 * s:.0f} %" for s in (*shares, np.mean([*map(all, kept)])))
+        )
 
 
 def main() -> None:
@@ -116,10 +144,14 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--errors", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cuts", type=int, default=0)
     chosen = parser.parse_args()
     recognizer = load(chosen.bundle, decoder="ctc", threads=1)
     clips = read_manifest(chosen.manifest, recognizer.spelling)
     known = list(recited(recognizer, clips))
+    if chosen.cuts:
+        print_cuts(load(chosen.bundle, threads=1), known, chosen.cuts, chosen.seed)
+        return
     unchanged = [word for one in known for word in aligned(recognizer, one.clip, one.samples)]
     marked = sum(word.mismatch is not None for word in unchanged)
     print(f"{len(known)} of {len(clips)} clips aligned word for word")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr.evaluation.planted_errors import (
-    KINDS,
+    CONTROL,
+    CUT_SHIFT,
+    ERRORS,
     AlignedClip,
     PlantedError,
+    Stretch,
+    at_level,
     by_kind,
-    cut_points,
+    cut_words,
+    join,
     nearer,
     outcome,
     plant_errors,
@@ -28,13 +34,15 @@ if TYPE_CHECKING:
     from quran_asr.records import Samples
 
 TEXTS = ("من شر الوسواس الخناس", "قل هو الله أحد", "فما يكذبك بعد بالدين حقا", "نعم")
-WORD, GAP = 4_000, 1_600
+SAME = "وما هو بالهزل إنهم"
+"""Has a word of the second text."""
+WORD, GAP = 4_000, 4_000
 """Samples of a word and of the silence behind it."""
 
 
 def level_of(word: str) -> float:
     """Each word of these texts is a tone of its own amplitude."""
-    words = [one for text in TEXTS for one in text.split()]
+    words = [one for text in (*TEXTS, SAME) for one in text.split()]
     return 0.1 + 0.02 * words.index(word)
 
 
@@ -64,7 +72,7 @@ def levels_in(samples: Samples) -> list[float]:
 def test_what_is_in_the_recording_is_what_is_named(seed: int, shift: float) -> None:
     clips = [clip_of(text, shift=shift) for text in TEXTS]
     planted = list(plant_errors(clips, lambda segment: audio_of(segment.audio), seed))
-    assert [error.kind for error in planted] == [*KINDS] * 3  # the last clip is too short
+    assert [error.kind for error in planted] == [*ERRORS] * 3  # the last clip is too short
     for error in planted:
         assert " ".join(error.written) == error.segment.text
         expected = [level_of(word) for word in error.recited]
@@ -84,6 +92,24 @@ def test_words_come_from_the_same_reciter_only() -> None:
     clips = [clip_of(TEXTS[0], "one"), clip_of(TEXTS[1], "two")]
     planted = list(plant_errors(clips, lambda segment: audio_of(segment.audio)))
     assert {error.kind for error in planted} == {"omitted", "exchanged"}
+
+
+@given(seed=st.integers(0, 1_000))
+def test_the_control_has_a_word_replaced_by_the_same_word_from_between_others(seed: int) -> None:
+    clips = [clip_of(text) for text in (TEXTS[1], SAME, "قل هو أحد نعم", TEXTS[3])]
+    planted = list(plant_errors(clips, lambda segment: audio_of(segment.audio), seed))
+    controls = {one.segment.text: one for one in planted if one.kind == CONTROL}
+    assert {text: one.sources for text, one in controls.items()} == {
+        TEXTS[1]: ((1, 1),),  # not from the third clip, where the word before it is the same
+        SAME: controls[SAME].sources,
+        "قل هو أحد نعم": ((1, 1),),
+    }
+    for text, one in controls.items():
+        assert " ".join(one.recited) == " ".join(one.written) == text
+        assert one.recited_places == range(1, 2)
+        assert levels_in(one.samples) == pytest.approx([level_of(word) for word in text.split()], abs=0.008)
+    tallies = to_json(by_kind(planted, ["as recited"] * len(planted), [True] * len(planted)))
+    assert (tallies["same_word"]["errors"], tallies["all"]["errors"]) == (3, len(planted) - 3)
 
 
 def error_of(kind: str, recited: str, written: str, places: range, there: range) -> PlantedError:
@@ -124,8 +150,37 @@ def test_outcomes_are_counted_by_kind() -> None:
     assert tallies["replaced"]["errors"] == 0
 
 
-def test_cuts_move_into_the_silence_between_words() -> None:
-    clip = clip_of(TEXTS[0], shift=0.05)  # an alignment that is late by 50 ms
+def test_words_are_cut_before_the_start_that_the_alignment_gives() -> None:
+    clip = clip_of(TEXTS[0])
     samples = audio_of(TEXTS[0])
-    for cut in cut_points(samples, clip.words):
-        assert not samples[max(0, cut - 80) : cut + 80].any()
+    inner = [round((word.start + CUT_SHIFT) * SAMPLE_RATE) for word in clip.words[1:]]
+    cut = cut_words(samples, clip.words)
+    assert [(one.start, one.end) for one in cut] == list(pairwise([0, *inner, len(samples)]))
+    too_late = [TimedWord(word.text, word.start + 9, word.end + 9) for word in clip.words]
+    assert [one.end for one in cut_words(samples, too_late)] == [len(samples)] * len(clip.words)
+
+
+RECORDING = np.random.default_rng(0).uniform(-1, 1, 4_000).astype(np.float32)
+
+
+@given(bounds=st.lists(st.integers(400, 3_600), max_size=4, unique=True).map(sorted))
+def test_stretches_of_one_recording_in_order_are_the_recording(bounds: list[int]) -> None:
+    bounds = [0, *(bound for nth, bound in enumerate(bounds) if bound - ([0, *bounds][nth]) >= 320), 4_000]
+    parted = [Stretch(RECORDING, start, end) for start, end in pairwise(bounds)]
+    np.testing.assert_allclose(join(parted), RECORDING, atol=1e-6)
+
+
+def test_stretches_of_two_recordings_meet_without_a_jump_or_a_gap() -> None:
+    quiet, loud = np.full(4_000, 0.1, np.float32), np.full(4_000, 0.5, np.float32)
+    joined = join([Stretch(quiet, 0, 2_000), Stretch(loud, 1_000, 3_000), Stretch(quiet, 500, 4_000)])
+    assert len(joined) == 2_000 + 2_000 + 3_500
+    assert np.abs(np.diff(joined)).max() < 0.4 / 300
+    assert joined.min() >= 0.0999
+    assert np.abs(joined[[1_000, 3_000, 5_000]] - [0.1, 0.5, 0.1]).max() < 1e-6
+
+
+def test_a_word_is_brought_to_the_level_of_another() -> None:
+    quiet, loud = np.full(4_000, 0.1, np.float32), np.full(4_000, 0.3, np.float32)
+    lowered = at_level(Stretch(loud, 0, 1_000), Stretch(quiet, 0, 2_000))
+    np.testing.assert_allclose(join([lowered]), 0.1, rtol=1e-5)
+    assert at_level(Stretch(quiet, 0, 0), Stretch(loud, 0, 9)).gain == 1

@@ -65,6 +65,7 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
     from quran_asr import audio
     from quran_asr.evaluation.evaluate import evaluate
     from quran_asr.evaluation.planted_errors import (
+        CONTROL,
         by_kind,
         nearer,
         outcome,
@@ -113,7 +114,7 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
         for one in plant_errors(clips, read):
             encoded.append(encode_samples(recognizer, one.samples, one.segment.place))
             planted.append(replace(one, samples=one.samples[:0]))  # the audio is not needed again
-            on_progress(len(planted), 3 * len(clips))
+            on_progress(len(planted), 4 * len(clips))
     if not planted:
         raise QuranAsrError(
             "no clip is long enough for a planted error",
@@ -121,15 +122,18 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
             remedy="name a manifest of whole verses with `verses`, some of them of four words or more",
         )
     texts_of_planted = [list(decode(recognizer, encoded, decoding)) for decoding in (alone, fused)]
-    known = [recognizable(one, recognized) for one in planted]
+    errors = [one.kind != CONTROL for one in planted]
     tallies = []
-    for judge, chosen in ((outcome, known), (nearer, [True] * len(planted))):
+    for judge, chosen in (
+        (outcome, [recognizable(one, recognized) for one in planted]),
+        (nearer, errors),
+    ):
         without, with_model = (
             by_kind(planted, [judge(one, text) for one, text in zip(planted, texts, strict=True)], chosen)
             for texts in texts_of_planted
         )
         tallies.append({kind: (without[kind], with_model[kind]) for kind in without})
-    return Comparison(reports[0][0], *reports[1], len(planted), *tallies)
+    return Comparison(reports[0][0], *reports[1], sum(errors), *tallies)
 
 
 def _aligned(recognizer: Recognizer, segment: Segment, piece: Piece) -> AlignedClip | None:
@@ -166,10 +170,11 @@ def print_comparison(comparison: Comparison) -> None:
 
 def _print_tallies(tallies: dict[str, tuple[Tally, Tally]]) -> None:
     print_table(
-        ("", "errors", "as recited", "corrected", "with LM: as recited", "corrected"),
+        ("", "recordings", "as recited", "corrected", "with LM: as recited", "corrected"),
         [
             (kind, without.errors, *_shares(without), *_shares(fused))
             for kind, (without, fused) in tallies.items()
+            if without.errors
         ],
     )
 

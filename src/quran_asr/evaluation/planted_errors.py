@@ -3,6 +3,10 @@
 Each is made from stretches of clips of one reciter, cut between words: a word replaced by another word of
 the reciter, a word left out, or two neighbouring words exchanged. So what is recited is known exactly, and
 what the Quran has there instead.
+
+Words of connected recitation run into each other, so cutting by itself costs recognition. A control shows
+how much: recordings in which a word is replaced by the same word from between other words, so that what is
+recited is what the Quran has.
 """
 
 from __future__ import annotations
@@ -10,7 +14,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,18 +27,21 @@ from quran_asr.records import SAMPLE_RATE, Segment, TimedWord
 if TYPE_CHECKING:
     from quran_asr.records import Samples
 
-Kind = Literal["replaced", "omitted", "exchanged"]
+Kind = Literal["same word", "replaced", "omitted", "exchanged"]
 Outcome = Literal["as recited", "corrected", "other"]
-KINDS: tuple[Kind, ...] = ("replaced", "omitted", "exchanged")
+CONTROL: Kind = "same word"
+ERRORS: tuple[Kind, ...] = ("replaced", "omitted", "exchanged")
 FEWEST_WORDS = 4
 """Of a clip: planted words have a neighbour on both sides."""
-SEARCH_SECONDS = 0.08
-"""A cut is moved by at most so much to where the recording is quietest."""
-FRAME_SECONDS = 0.01
-FADE_SECONDS = 0.005
-"""Stretches fade into each other, so that no cut is audible as a click."""
+CUT_SHIFT = -0.12
+"""Seconds from the start of an aligned word to where it is cut from the word before it. A model recognizes
+the first letter of a word within connected recitation later than behind a pause, where the offset of the
+alignment was measured. Chosen on validation clips with `tools/plant_errors.py --cuts`: see
+docs/results/language-model.md."""
+FADE_SECONDS = 0.02
+"""Stretches fade into each other, so that no cut is audible as a click or a gap."""
 MOST_GAIN = 4.0
-"""A word from another clip is brought to the level of the one that it replaces, at most by this factor."""
+"""A word from elsewhere is brought to the level of the one that it replaces, at most by this factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +58,21 @@ class AlignedClip:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a recording."""
+
+    recording: Samples
+    """The whole recording."""
+    start: int
+    """Sample."""
+    end: int
+    """Sample behind it."""
+    gain: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class PlantedError:
-    """A recording with one planted error."""
+    """A recording with one planted error, or of the control with the words of the Quran."""
 
     kind: Kind
     segment: Segment
@@ -85,63 +106,78 @@ class Tally:
 def plant_errors(
     clips: Sequence[AlignedClip], read: Callable[[Segment], Samples], seed: int = 0
 ) -> Iterator[PlantedError]:
-    """One error of each kind in each clip that is long enough, in its inner words.
+    """The control, if it can be made, and one error of each kind in each clip that is long enough.
 
     Args:
-        clips: with their alignments. A replacing word comes from another clip of the same reciter.
+        clips: with their alignments. Other words come from another clip of the same reciter, the same word
+            from anywhere else between two other words.
         read: gives the audio of a clip, float32 at 16 kHz.
         seed: of the choice of words.
     """
     choose = random.Random(seed)
-    by_reciter: dict[str, list[tuple[int, int]]] = {}
+    by_reciter: dict[str, list[tuple[tuple[int, int], list[str]]]] = {}
+    """(clip, word) with the letters of the word and of its neighbours."""
     for number, clip in enumerate(clips):
-        places = ((number, place) for place in range(1, len(clip.words) - 1))
-        by_reciter.setdefault(clip.segment.reciter, []).extend(places)
+        letters = [word_letters(word) for word in clip.written]
+        sources = [((number, at), letters[at - 1 : at + 2]) for at in range(1, len(letters) - 1)]
+        by_reciter.setdefault(clip.segment.reciter, []).extend(sources)
+
+    def word_at(source: tuple[int, int]) -> tuple[Stretch, str]:
+        clip, word = clips[source[0]], source[1]
+        return cut_words(read(clip.segment), clip.words)[word], clip.words[word].text
+
     for number, clip in enumerate(clips):
         if len(clip.words) < FEWEST_WORDS:
             continue
         letters = [word_letters(word) for word in clip.written]
-        samples = read(clip.segment)
-        bounds = cut_points(samples, clip.words)
+        cut = cut_words(read(clip.segment), clip.words)
         inner = range(1, len(letters) - 1)
+        elsewhere = by_reciter[clip.segment.reciter]
+
+        same = [
+            (place, source)
+            for place in inner
+            for source, around in elsewhere
+            if _is_same_word_between_others(around, letters[place - 1 : place + 2])
+        ]
+        if same:
+            place, source = choose.choice(same)
+            yield _replaced(CONTROL, clip, cut, place, *word_at(source), source)
 
         place = choose.choice(inner)
-        others = [
-            (other, word)
-            for other, word in by_reciter[clip.segment.reciter]
-            if other != number and word_letters(clips[other].words[word].text) != letters[place]
-        ]
+        others = [one for one, (_, word, _) in elsewhere if one[0] != number and word != letters[place]]
         if others:
-            other, word = choose.choice(others)
-            donor = read(clips[other].segment)
-            start, end = cut_points(donor, clips[other].words)[word : word + 2]
-            text = clips[other].words[word].text
-            yield _replaced(clip, samples, bounds, place, donor[start:end], text, (other, word))
+            source = choose.choice(others)
+            yield _replaced("replaced", clip, cut, place, *word_at(source), source)
 
-        yield _omitted(clip, samples, bounds, choose.choice(inner), number)
+        yield _omitted(clip, cut, choose.choice(inner), number)
 
         pairs = [place for place in inner[:-1] if letters[place] != letters[place + 1]]
         if pairs:
-            yield _exchanged(clip, samples, bounds, choose.choice(pairs), number)
+            yield _exchanged(clip, cut, choose.choice(pairs), number)
+
+
+def _is_same_word_between_others(found: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Of three words in a row, is the middle one the same and no other?"""
+    return [one == other for one, other in zip(found, wanted, strict=True)] == [False, True, False]
 
 
 def _replaced(
+    kind: Kind,
     clip: AlignedClip,
-    samples: Samples,
-    bounds: Sequence[int],
+    cut: Sequence[Stretch],
     place: int,
-    recited: Samples,
+    donor: Stretch,
     text: str,
     source: tuple[int, int],
 ) -> PlantedError:
     """Another word in the place of one, brought to its level."""
     written = clip.written
-    start, end = bounds[place : place + 2]
-    stretch = _at_level(recited, samples[start:end])
+    donor = at_level(donor, cut[place])
     return PlantedError(
-        "replaced",
+        kind,
         clip.segment,
-        join([samples[:start], stretch, samples[end:]]),
+        join([*cut[:place], donor, *cut[place + 1 :]]),
         (*written[:place], text, *written[place + 1 :]),
         written,
         range(place, place + 1),
@@ -150,16 +186,13 @@ def _replaced(
     )
 
 
-def _omitted(
-    clip: AlignedClip, samples: Samples, bounds: Sequence[int], place: int, number: int
-) -> PlantedError:
+def _omitted(clip: AlignedClip, cut: Sequence[Stretch], place: int, number: int) -> PlantedError:
     """A word cut out."""
     written = clip.written
-    start, end = bounds[place : place + 2]
     return PlantedError(
         "omitted",
         clip.segment,
-        join([samples[:start], samples[end:]]),
+        join([*cut[:place], *cut[place + 1 :]]),
         (*written[:place], *written[place + 1 :]),
         written,
         range(place - 1, place + 1),
@@ -168,16 +201,13 @@ def _omitted(
     )
 
 
-def _exchanged(
-    clip: AlignedClip, samples: Samples, bounds: Sequence[int], place: int, number: int
-) -> PlantedError:
+def _exchanged(clip: AlignedClip, cut: Sequence[Stretch], place: int, number: int) -> PlantedError:
     """A word after the one that follows it."""
     written = clip.written
-    start, middle, end = bounds[place : place + 3]
     return PlantedError(
         "exchanged",
         clip.segment,
-        join([samples[:start], samples[middle:end], samples[start:middle], samples[end:]]),
+        join([*cut[:place], cut[place + 1], cut[place], *cut[place + 2 :]]),
         (*written[:place], written[place + 1], written[place], *written[place + 2 :]),
         written,
         range(place, place + 2),
@@ -186,47 +216,61 @@ def _exchanged(
     )
 
 
-def cut_points(samples: Samples, words: Sequence[TimedWord]) -> list[int]:
-    """Samples at which words are parted, [words + 1]: the quietest place near each word's start and the end.
+def cut_words(samples: Samples, words: Sequence[TimedWord], shift: float = CUT_SHIFT) -> list[Stretch]:
+    """The words of a clip; the first and the last reach to its ends.
+
+    They are not cut at the quietest point nearby: in connected recitation that is the closure of a stop
+    within a word more often than the border of two words.
 
     Args:
         samples: of the clip.
         words: in order, seconds from its beginning.
+        shift: seconds from the start of a word to the cut before it.
     """
-    frame, reach = round(FRAME_SECONDS * SAMPLE_RATE), round(SEARCH_SECONDS * SAMPLE_RATE)
-    energy = np.add.reduceat(samples.astype(np.float64) ** 2, np.arange(0, max(1, len(samples)), frame))
-    bounds: list[int] = []
-    for seconds in [*(word.start for word in words), words[-1].end]:
-        near = round(seconds * SAMPLE_RATE)
-        first = max(0, near - reach, bounds[-1] + frame if bounds else 0) // frame
-        last = min(len(samples), near + reach) // frame
-        quietest = first + int(energy[first : last + 1].argmin()) if first < last else near // frame
-        place = min(quietest * frame + frame // 2, len(samples))
-        bounds.append(max(place, bounds[-1] if bounds else 0))
-    return bounds
+    bounds = [0]
+    for word in words[1:]:
+        place = round((word.start + shift) * SAMPLE_RATE)
+        bounds.append(min(max(place, bounds[-1]), len(samples)))
+    return [Stretch(samples, *pair) for pair in pairwise([*bounds, len(samples)])]
 
 
-def join(stretches: Sequence[Samples]) -> Samples:
-    """Stretches one after another, each faded in and out at the cuts."""
-    fade = round(FADE_SECONDS * SAMPLE_RATE)
-    joined = []
-    for nth, stretch in enumerate(stretches):
-        part = stretch.copy()
-        length = min(fade, len(part))
-        ramp = np.linspace(0, 1, length, dtype=np.float32)
-        if nth and length:
-            part[:length] *= ramp
-        if nth < len(stretches) - 1 and length:
-            part[-length:] *= ramp[::-1]
-        joined.append(part)
-    return np.concatenate(joined)
+def join(stretches: Sequence[Stretch]) -> Samples:
+    """Stretches one after another, faded into each other over `FADE_SECONDS`.
+
+    Each brings what lies beyond its ends into the fade, so that neighbours of one recording stay as they are.
+    """
+    half = round(FADE_SECONDS / 2 * SAMPLE_RATE)
+    rise = (np.arange(2 * half, dtype=np.float32) + 0.5) / (2 * half)
+    joined = np.zeros(sum(one.end - one.start for one in stretches) + 2 * half, np.float32)
+    begin = 0
+    for nth, one in enumerate(stretches):
+        part = _with_margins(one, half) * np.float32(one.gain)
+        if nth:
+            part[: 2 * half] *= rise
+        if nth < len(stretches) - 1:
+            part[len(part) - 2 * half :] *= rise[::-1]
+        joined[begin : begin + len(part)] += part
+        begin += one.end - one.start
+    return joined[half : len(joined) - half]
 
 
-def _at_level(stretch: Samples, like: Samples) -> Samples:
+def _with_margins(stretch: Stretch, margin: int) -> Samples:
+    """A stretch and what lies beside it; silence beyond the ends of the recording."""
+    start, end = stretch.start - margin, stretch.end + margin
+    part = stretch.recording[max(0, start) : end]
+    return np.pad(part, (max(0, -start), end - max(0, start) - len(part)))
+
+
+def at_level(stretch: Stretch, like: Stretch) -> Stretch:
     """A stretch with the root mean square of another one."""
-    own, wanted = (float(np.sqrt(np.mean(np.square(part, dtype=np.float64)))) for part in (stretch, like))
-    gain = min(max(wanted / own, 1 / MOST_GAIN), MOST_GAIN) if own > 0 and wanted > 0 else 1.0
-    return np.asarray(stretch * np.float32(gain), np.float32)
+    own, wanted = _root_mean_square(stretch), _root_mean_square(like)
+    gain = min(max(wanted / own, 1 / MOST_GAIN), MOST_GAIN) if own and wanted else 1.0
+    return replace(stretch, gain=gain)
+
+
+def _root_mean_square(stretch: Stretch) -> float:
+    samples = stretch.recording[stretch.start : stretch.end]
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
 
 
 def outcome(error: PlantedError, hypothesis: str) -> Outcome:
@@ -278,7 +322,7 @@ def recognized_words(clip: AlignedClip, hypothesis: str) -> frozenset[int]:
 
 
 def recognizable(error: PlantedError, recognized: Sequence[frozenset[int]]) -> bool:
-    """Are all words that show the error recognized in the clips that they come from?
+    """Are all words that show the error recognized in the unedited clips that they come from?
 
     Args:
         error: the planted error.
@@ -295,17 +339,17 @@ def tally(outcomes: Iterable[Outcome]) -> Tally:
 def by_kind(
     errors: Sequence[PlantedError], outcomes: Sequence[Outcome], chosen: Sequence[bool]
 ) -> dict[str, Tally]:
-    """Outcomes of the chosen errors, by kind and of all together (`all`)."""
+    """Outcomes of the chosen recordings, by kind; `all` has the errors of all kinds."""
     kept = [
         (error.kind, result) for error, result, taken in zip(errors, outcomes, chosen, strict=True) if taken
     ]
-    names = (*KINDS, "all")
-    return {name: tally(result for kind, result in kept if name in (kind, "all")) for name in names}
+    tallies = {name: tally(result for kind, result in kept if kind == name) for name in (CONTROL, *ERRORS)}
+    return tallies | {"all": tally(result for kind, result in kept if kind != CONTROL)}
 
 
 def to_json(tallies: Mapping[str, Tally]) -> dict[str, Any]:
     return {
-        kind: {
+        kind.replace(" ", "_"): {
             "errors": one.errors,
             "as_recited": one.as_recited,
             "corrected": one.corrected,

@@ -89,7 +89,7 @@ def tuning_progress(
 ) -> Iterator[TuningProgress]:
     """What an interrupted run with the same inputs has finished, in `tuning-DECODER` in the bundle's folder.
 
-    With other inputs it starts from the beginning, and once the block ends without an error nothing is left.
+    With other inputs nothing is reused, and once the block ends without an error nothing is left.
 
     Args:
         recognizer: of the bundle, with the decoder.
