@@ -23,7 +23,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines"),
         (["--host", "::"], ":: can be reached from other machines"),
@@ -35,11 +35,11 @@ def bundle(tmp_path: Path) -> Path:
         (["--hours", "nan"], "nan"),
     ],
 )
-def test_it_refuses(words: list[str], said: str, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_refuses(words: list[str], message: str, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--model", str(bundle), *words])
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_reported_at_once(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

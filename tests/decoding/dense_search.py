@@ -58,11 +58,11 @@ def best_score(graph: Graph, units: np.ndarray) -> float:
     doubled = set(graph.doubled.tolist())
 
     def ends() -> tuple[list[float], list[float]]:
-        said = [max(token[last], blank[last]) for last in graph.last]
-        return said, [max(a, b) for a, b in zip(said, garbage, strict=True)]
+        recited = [max(token[last], blank[last]) for last in graph.last]
+        return recited, [max(a, b) for a, b in zip(recited, garbage, strict=True)]
 
     for frame, (goes_on, begins) in zip(units.astype(float), other_speech(graph, units), strict=True):
-        said, end = ends()
+        recited, end = ends()
         leaving = max(e - cost if cost < NEVER else LOST for e, cost in zip(end, graph.leave, strict=True))
         passing = max(hub, leaving)
         new_token, new_blank = token.copy(), np.maximum(blank, token)
@@ -84,7 +84,7 @@ def best_score(graph: Graph, units: np.ndarray) -> float:
         garbage_in = in_units(graph.costs.garbage)
         entered = begins if frame.argmax() != len(frame) - 1 else LOST  # with a token
         garbage = np.array(
-            [max(g + goes_on, s - garbage_in + entered) for g, s in zip(garbage, said, strict=True)]
+            [max(g + goes_on, s - garbage_in + entered) for g, s in zip(garbage, recited, strict=True)]
         )
         hub = max(hub + goes_on, leaving + begins)
     return max(hub, *ends()[1])

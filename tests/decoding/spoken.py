@@ -1,4 +1,4 @@
-"""CTC scores of words that nobody said: exact truth for the search."""
+"""CTC scores of words that nobody recited: exact truth for the search."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Speech:
         self._labels: list[int] = []
         self._sharpness, self._noise, self._seed = sharpness, noise, seed
         self.starts: list[float] = []
-        """Seconds at which the first letter of each word is said, behind the bare word start."""
+        """Seconds at which the first letter of each word is recited, behind the bare word start."""
 
     def say(self, words: Sequence[str]) -> Speech:
         for word in words:

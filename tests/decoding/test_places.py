@@ -71,8 +71,8 @@ def test_no_local_path_is_better(graph: Graph, seed: int, frames: int) -> None:
 def test_the_search_in_the_neighbourhood_is_the_search_in_everything() -> None:
     """97:4-5, other speech, 112:1-2 twice: two places, one with a repeat."""
     graph = build_graph(QURAN, TOKENIZER, [ref for ref in QURAN.refs if ref.surah >= 78])
-    said = Speech().say(verse("97:4")).say(verse("97:5")).babble(3).say(verse("112:1")).say(verse("112:2"))
-    scores = said.pause(0.5).say(verse("112:1")).say(verse("112:2")).pause(0.5).log_probs()
+    speech = Speech().say(verse("97:4")).say(verse("97:5")).babble(3).say(verse("112:1")).say(verse("112:2"))
+    scores = speech.pause(0.5).say(verse("112:1")).say(verse("112:2")).pause(0.5).log_probs()
     ends = [_last_word(graph, place) for place in ("97:5", "112:2")]
     near = part(graph, [(end - 40, end + 40) for end in ends])
     assert near.words < graph.words / 5

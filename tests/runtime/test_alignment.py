@@ -270,14 +270,16 @@ def test_clips_of_complete_verses_are_cut_in_the_pauses(
 def test_a_clip_never_replaces_another(last_part: Graph, tmp_path: Path) -> None:
     """Of a verse that is recited twice the first recitation is cut and the other one is named; files that
     are there already are left alone, and none is added to them."""
-    said = Speech().say(verse("97:1")).pause(0.6).say(verse("97:2")).pause(0.6).say(verse("97:2")).pause(0.5)
-    scores = said.log_probs()
+    speech = (
+        Speech().say(verse("97:1")).pause(0.6).say(verse("97:2")).pause(0.6).say(verse("97:2")).pause(0.5)
+    )
+    scores = speech.log_probs()
     found = as_recording(align_scores(last_part, [scores], FRAME, follow_place=False), len(scores) * FRAME)
     audio.write(tmp_path / "097.flac", np.full(round(found.seconds * 16_000), 0.1, np.float32))
     found = replace(found, audio=str(tmp_path / "097.flac"))
     done = cut_verses(found, tmp_path / "clips")
     assert [clip.path.name for clip in done.clips] == ["097001.flac", "097002.flac"]
-    assert done.clips[1].start < said.starts[9] and [str(one) for one in done.repeated] == ["97:2"]
+    assert done.clips[1].start < speech.starts[9] and [str(one) for one in done.repeated] == ["97:2"]
 
     (tmp_path / "clips" / "097001.flac").unlink()
     before = (tmp_path / "clips" / "097002.flac").read_bytes()

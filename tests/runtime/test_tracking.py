@@ -85,10 +85,10 @@ def test_nothing_is_shown_of_two_words(text: Text) -> None:
 
 
 @pytest.mark.slow
-def test_a_repeat_and_a_skip_are_told(text: Text) -> None:
+def test_a_repeat_and_a_skip_are_reported(text: Text) -> None:
     words = verse("2:255")
-    said = words[:10] + words[6:14] + words[16:40]
-    found = final(tracked(text, Speech().say(said)))
+    recited = words[:10] + words[6:14] + words[16:40]
+    found = final(tracked(text, Speech().say(recited)))
     back = [word for word in found if word.entry == "back"]
     skip = [word for word in found if word.entry == "skip"]
     assert [str(word.word) for word in back] == ["2:255:6"]

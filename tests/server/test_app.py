@@ -122,7 +122,7 @@ def test_a_session_ends_at_its_longest(
 
 
 @pytest.mark.parametrize(
-    ("messages", "said"),
+    ("messages", "message"),
     [
         ([b"\0\0"], "the first message must be `start`"),
         ([{"type": "stop"}], "the first message must be `start`"),
@@ -137,12 +137,12 @@ def test_a_session_ends_at_its_longest(
         ([START, START], "the session has already begun"),
     ],
 )
-def test_what_a_client_does_wrong_is_said_and_ends_its_session(
-    client: TestClient, messages: list[dict[str, Any] | bytes], said: str
+def test_what_a_client_does_wrong_is_reported_and_ends_its_session(
+    client: TestClient, messages: list[dict[str, Any] | bytes], message: str
 ) -> None:
     *_, error, closed = talk(client, *messages)
     assert error["type"] == "error"
-    assert said in error["what"]
+    assert message in error["what"]
     assert closed["code"] == 1008
 
 

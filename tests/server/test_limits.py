@@ -66,7 +66,7 @@ def recording(voice: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> by
 
 
 def talk(port: int, *messages: str | bytes, **headers: str) -> tuple[list[dict[str, Any]], int | None]:
-    """Send all, and hear all until the server closes; what it said, and the code."""
+    """Send all, and receive all until the server closes; its messages, and the code."""
 
     async def session() -> tuple[list[dict[str, Any]], int | None]:
         address = f"ws://127.0.0.1:{port}/session"

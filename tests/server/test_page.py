@@ -101,9 +101,9 @@ class Server:
             if isinstance(message, bytes):
                 self.bytes += len(message)
                 return
-            told = json.loads(message)
-            if told["type"] == "start":
-                self.starts.append(told)
+            request = json.loads(message)
+            if request["type"] == "start":
+                self.starts.append(request)
                 socket.send(json.dumps(READY))
             else:
                 self.on_stop(socket)
@@ -207,19 +207,19 @@ def test_after_a_lost_connection_the_page_goes_on_where_it_was(browser: Any, add
     server.say(type="position", time=1.0, word="112:2:0", pending=["112:2:0"])
     page.wait_for_selector("main .current")
     before = page.locator("main .final").count()
-    heard = server.bytes
+    received = server.bytes
     server.socket.close()
     wait_until(page, lambda: len(server.starts) == 2)
     assert server.starts[1]["at"] == "112:1:1"
     assert page.locator("main .final").count() == before == 2  # final words stay
-    wait_until(page, lambda: server.bytes > heard + 32_000)  # the second since then comes again
+    wait_until(page, lambda: server.bytes > received + 32_000)  # the second since then comes again
     server.say(type="words", words=[final("112:2:0", 0.2)])
     page.wait_for_function("document.querySelectorAll('main .final').length === 3")
     assert page.evaluate("recitation().words.at(-1).start") == pytest.approx(1.2, abs=0.11)  # times go on
     server.on_stop = end
     page.click("#microphone")
     page.wait_for_selector("#summary:not([hidden])")
-    # the microphone can be heard again, once the player has read the length of its recording
+    # the microphone can be used again, once the player has read the length of its recording
     page.wait_for_function("document.getElementById('player').duration > 0")
     assert not page.errors
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quran_asr import __version__
-from quran_asr.decoding.decoder import Piece
+from quran_asr.decoding.decoder import EncoderOutput
 from quran_asr.files import json_line, write_atomically
 from quran_asr.locks import locked
 from quran_asr.records import Counts
@@ -52,7 +52,7 @@ class TuningProgress:
         self.evaluated_clips = sum(map(len, self._errors.values()))
         """Times a pair, by the runs before."""
 
-    def encoded(self, recognizer: Recognizer, segment: Segment, number: int) -> Piece:
+    def encoded(self, recognizer: Recognizer, segment: Segment, number: int) -> EncoderOutput:
         """As `encode`; from the folder if the clip of this number is there.
 
         Raises:
@@ -61,12 +61,12 @@ class TuningProgress:
         """
         path = self._folder / f"{number}.npz"
         with suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(path) as kept:
-            return Piece(*(kept[name] for name in kept.files))
-        piece = encode(recognizer, segment)
+            return EncoderOutput(*(kept[name] for name in kept.files))
+        encoded = encode(recognizer, segment)
         file = io.BytesIO()
-        np.savez(file, *(one for one in (piece.joint, piece.ctc, piece.may_end) if one is not None))
+        np.savez(file, *(one for one in (encoded.joint, encoded.ctc, encoded.may_end) if one is not None))
         write_atomically(path, file.getvalue())
-        return piece
+        return encoded
 
     def remembering(self, evaluate: Evaluate) -> Evaluate:
         """As `evaluate`, which is called only for pairs and clips that are not in the folder."""
