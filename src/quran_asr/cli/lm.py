@@ -31,6 +31,7 @@ order_option = click.option(
     "--order",
     type=click.IntRange(1, 16),
     default=6,
+    metavar="N",
     show_default=True,
     help="Length of the longest n-grams, in tokens.",
 )
