@@ -10,7 +10,7 @@ from quran_asr.cli.output import echo, print_table, progress_bar
 from quran_asr.errors import QuranAsrError
 
 if TYPE_CHECKING:
-    from quran_asr.decoding.decoder import Piece
+    from quran_asr.decoding.decoder import EncoderOutput
     from quran_asr.evaluation.planted_errors import AlignedClip, Tally
     from quran_asr.evaluation.report import Report, ScoredClip, Setting
     from quran_asr.records import Segment
@@ -78,7 +78,7 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
 
     fused = recognizer.decoding
     alone = replace(fused, fusion=None)
-    pieces: list[Piece | QuranAsrError] = []
+    pieces: list[EncoderOutput | QuranAsrError] = []
     with progress_bar("encoding", "clips") as on_progress:
         for done, segment in enumerate(segments, start=1):
             try:
@@ -136,7 +136,7 @@ def compare(recognizer: Recognizer, segments: Sequence[Segment], setting: Settin
     return Comparison(reports[0][0], *reports[1], sum(errors), *tallies)
 
 
-def _aligned(recognizer: Recognizer, segment: Segment, piece: Piece) -> AlignedClip | None:
+def _aligned(recognizer: Recognizer, segment: Segment, piece: EncoderOutput) -> AlignedClip | None:
     """The times of a clip's words; None where they are not recited once, in order and as a whole."""
     from quran_asr.evaluation.planted_errors import AlignedClip
     from quran_asr.runtime.alignment import align_scores, search_graph

@@ -59,10 +59,6 @@ class EncoderOutput:
     """[n]: whether the signal level allows an utterance to end after this frame; None: no utterance ends."""
 
 
-Piece = EncoderOutput
-"""The same, for `quran_asr.cli.lm_comparison`."""
-
-
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """The result of one chunk of one stream."""
