@@ -16,8 +16,8 @@ reciters. The emissions and levels are kept in `--scores`.
 recited again, verses left out, pauses and a jump to another surah. The aligner knows nothing but the audio. A
 word is marked as certain if it has no `mismatch`. A repeat is found once for each time the aligner goes back.
 A reciter may go back within a clip, which the manifest does not tell: where the aligner finds that, the
-transducer of the same model decides, which does not know the text. If what it writes for that stretch is
-nearer to the words twice than to the words once, they belong to the truth.
+transducer of the same model decides, which does not know the text. If what it writes for the clip is nearer
+to the verse with these words twice than to the verse, they belong to the truth.
 """
 
 from __future__ import annotations
@@ -282,6 +282,12 @@ class Spoken:
         self.words += [(verse, index) for index in range(length)]
         self.samples.append(sound)
 
+    def clip_at(self, seconds: float) -> np.ndarray:
+        """The samples of the clip that is played at a time."""
+        ends = np.cumsum([len(samples) for samples in self.samples])
+        place = int(np.searchsorted(ends, seconds * SAMPLE_RATE, "right"))
+        return self.samples[min(place, len(self.samples) - 1)]
+
 
 def speech_start(samples: np.ndarray) -> float:
     """Seconds until the level first is within 25 dB of the loudest twentieth."""
@@ -335,49 +341,37 @@ class Tally:
 
 @dataclass(frozen=True)
 class WithinClip:
-    """Words that are aligned twice, although the clip was joined once."""
+    """Words of a clip that are aligned twice."""
 
     words: tuple[TimedWord, ...]
     """Those of the second time."""
     once: list[str]
-    """The text from the first of them on, as it is written,"""
+    """The verse as it is written,"""
     twice: list[str]
     """and with these words again."""
-    start: float
-    """Seconds of the recording where this stretch begins."""
-    end: float
 
-    def is_written(self, samples: np.ndarray, free: Recognizer) -> bool:
+    def is_written(self, spoken: Spoken, free: Recognizer) -> bool:
         """Whether a recognizer that does not know the text is nearer to the words twice."""
-        begin, end = (max(0, round(seconds * SAMPLE_RATE)) for seconds in (self.start, self.end))
-        written = free.text_of(samples[begin:end])
+        written = free.text_of(spoken.clip_at(self.words[0].start))
         return count(" ".join(self.twice), written).errors < count(" ".join(self.once), written).errors
 
 
 def within_clips(found: Alignment, planted: list[str], spelling: str) -> Iterator[WithinClip]:
-    """Stretches that are aligned again, but for one from the first word on of each verse that is planted."""
+    """What is aligned again, but for one repeat from the first word on of each verse that is planted."""
     left = list(planted)
-    recited: list[TimedWord] = []
+    reached: dict[str, int] = {}
     for segment in found.segments:
         if not segment.verses:
             continue
-        verse = str(segment.verses[0])
-        first, last = segment.words[0].index or 0, segment.words[-1].index or 0
+        verse, first = str(segment.verses[0]), segment.words[0].index or 0
         if goes_back(segment) and not first and verse in left:
             left.remove(verse)
         elif goes_back(segment):
-            of_verse = [word for word in recited if str(word.verse) == verse]
-            before = of_verse[-1].index or 0
-            start = next((word.start for word in reversed(of_verse) if word.index == first), segment.start)
+            before = reached[verse]
+            again = tuple(word for word in segment.words if (word.index or 0) <= before)
             text = load_quran(spelling).verse(segment.verses[0]).split()
-            yield WithinClip(
-                tuple(word for word in segment.words if (word.index or 0) <= before),
-                text[first : max(before, last) + 1],
-                text[first : before + 1] + text[first : last + 1],
-                start,
-                segment.end,
-            )
-        recited += segment.words
+            yield WithinClip(again, text, text[: before + 1] + text[first:])
+        reached[verse] = segment.words[-1].index or 0
 
 
 def measure_concatenated(lines: list[dict[str, Any]], model: Path, recordings: int, seed: int) -> None:
@@ -394,7 +388,7 @@ def measure_concatenated(lines: list[dict[str, Any]], model: Path, recordings: i
         offset = align_scores(graph, scores, frame_seconds, follow_place=True, vocabulary=vocabulary)
         found = at_rises(offset, levels.decibels())
         within = list(within_clips(found, spoken.repeated, recognizer.spelling))
-        true = [one for one in within if one.is_written(samples, free)]
+        true = [one for one in within if one.is_written(spoken, free)]
         beyond, written = beyond + len(within), written + len(true)
         count_words(spoken, found, {word for one in true for word in one.words}, words, certain)
         count_repeats(spoken, found, len(true), repeats)

@@ -218,6 +218,19 @@ def test_a_verse_is_found_where_the_model_emits_blanks_nearly_everywhere(last_pa
     assert identify(last_part, Emissions(scores, FRAME)).verses == (VerseRef(98, 7),)
 
 
+def test_a_short_first_verse_that_is_poorly_recognized_is_named() -> None:
+    """Its one word hardly gains on other speech, but hardly any other word fits in its place."""
+    graph = build_graph(QURAN, TOKENIZER, [ref for ref in QURAN.refs if ref.surah >= 40])
+    spelled, named = "حا ميم".split(), parse_range("44:1-5")
+    for seed in range(2):
+        first = Speech(sharpness=3.4, seed=seed).say(spelled).log_probs()
+        rest = Speech(seed=seed).pause(0.5)
+        for ref in named[1:]:
+            rest.say(verse(str(ref))).pause(0.5)
+        found = identify(graph, Emissions(np.concatenate([first, rest.log_probs()]), FRAME))
+        assert found.verses == named
+
+
 def test_other_speech_beside_a_verse_is_no_other_verse(last_part: Graph) -> None:
     """The model is unsure, so that other places and the next verse fit the other speech a little."""
     found = []

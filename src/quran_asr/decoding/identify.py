@@ -55,10 +55,10 @@ beyond those of any repeated verse."""
 BY_CHANCE, BY_CHANCE_A_TOKEN, MOST_BY_CHANCE = 12.0, 0.25, 32.5
 """Nats by which the best place may exceed that score in a recording without Quran: at least, for each
 recognized token, and at most. From measured false accepts, see docs/results/accuracy.md."""
-LEAST_AT_END, RATE_AT_END = 8.0, 0.5
-"""Nats by which the words of a first or last verse must be better than other speech; and for each recognized
-token, the least share of what the other words gain. A path may enter the next verse at no cost, so
-speech beside the recitation often fits some words of it."""
+END_SHARE = 1 / 800
+"""Share of the words of the Quran that may fit the speech at an end of the recitation as well as the first or
+last verse does. Of a verse that is recited in part, as many times fewer as it has words: its best part was
+chosen. A path may enter the next verse at no cost, so speech beside the recitation often fits some words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def identify(
     state, visits = advance(near, start(near), log_probs, beam)
     end = best_end(near, state)
     path = visits + trace(near, state, end)
-    recited = _beyond_chance(near, path, begins, chance)
+    recited = _beyond_chance(graph, log_probs, near, path, begins, chance)
     best = _place(near, recited, 0.0)
     if best is None:
         return _nothing(evidence)
@@ -169,24 +169,29 @@ def _allowed(tokens: int) -> float:
 
 
 def _beyond_chance(
-    graph: Graph, path: Sequence[Visit], begins: NDArray[np.bool_], chance: float
+    graph: Graph,
+    log_probs: NDArray[np.float64],
+    near: Graph,
+    path: Sequence[Visit],
+    begins: NDArray[np.bool_],
+    chance: float,
 ) -> list[Visit]:
-    """The words of verses, without those that a wrong place would score as well.
+    """The words of verses on a path through `near`, without those that a wrong place would score as well.
 
     Left are the best stretch without a jump, and every other one that stands out by itself; without verses at
-    their ends that other speech explains nearly as well, or that fit much worse than the rest of the stretch.
+    their ends that fit the speech there hardly better than other words of the Quran do.
     """
 
     def gain(visits: Sequence[Visit]) -> tuple[int, float]:
         """Recognized tokens, and nats by which the words are better than other speech."""
         tokens = sum(int(begins[visit.start : visit.garbage or visit.end].sum()) for visit in visits)
-        return tokens, graph.costs.garbage_token * tokens - sum(visit.loss for visit in visits)
+        return tokens, near.costs.garbage_token * tokens - sum(visit.loss for visit in visits)
 
     stretches: list[list[Visit]] = [[]]
     for visit in path:
         if visit.word == HUB:
             stretches.append([])
-        elif graph.kind[visit.word] == Kind.VERSE:
+        elif near.kind[visit.word] == Kind.VERSE:
             stretches[-1].append(visit)
     stretches = [stretch for stretch in stretches if stretch]
     best = max((gain(stretch)[1] for stretch in stretches), default=0.0)
@@ -195,18 +200,44 @@ def _beyond_chance(
         tokens, nats = gain(stretch)
         if nats < best and nats <= chance + _allowed(tokens):
             continue
-        verses = [list(words) for _, words in groupby(stretch, lambda visit: int(graph.verse[visit.word]))]
+        verses = [list(words) for _, words in groupby(stretch, lambda visit: int(near.verse[visit.word]))]
         for end in (-1, 0):
-            while len(verses) > 1:
-                tokens, nats = gain(verses[end])
-                others, rest = gain(
-                    [visit for words in verses for visit in words if words is not verses[end]]
-                )
-                if nats >= LEAST_AT_END and nats * others >= RATE_AT_END * rest * tokens:
-                    break
+            while len(verses) > 1 and _fits_by_chance(
+                graph, log_probs, near, path, verses[end], gain(verses[end])[1]
+            ):
                 del verses[end]
         kept += [visit for words in verses for visit in words]
     return kept
+
+
+def _fits_by_chance(
+    graph: Graph,
+    log_probs: NDArray[np.float64],
+    near: Graph,
+    path: Sequence[Visit],
+    words: Sequence[Visit],
+    nats: float,
+) -> bool:
+    """Whether many words of other verses fit the speech of one, and other speech beside it, as well.
+
+    Args:
+        graph: of the whole Quran.
+        log_probs: of the whole recording.
+        near: of the path.
+        path: through the recording.
+        words: of the path, and of one verse.
+        nats: by which they are better than other speech.
+    """
+    first, last = path.index(words[0]), path.index(words[-1])
+    low = next((visit.garbage or visit.end for visit in reversed(path[:first]) if visit.word != HUB), 0)
+    high = next((visit.start for visit in path[last + 1 :] if visit.word != HUB), len(log_probs))
+    scores = local_scores(graph, log_probs[low:high])
+    in_verse = graph.verse == near.verse[words[0].word]
+    is_text = graph.kind == Kind.VERSE
+    length = int(graph.index[is_text & in_verse].max()) + 1
+    whole = len({int(near.index[visit.word]) for visit in words}) == length
+    as_good = np.mean(scores[is_text & ~in_verse] >= nats) if not in_verse[is_text].all() else 0.0
+    return bool(as_good > END_SHARE / (1 if whole else length))
 
 
 def _text(graph: Graph, path: Sequence[Visit]) -> list[Visit]:
