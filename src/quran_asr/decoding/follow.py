@@ -91,8 +91,8 @@ class Timing:
 
 ALIGNING = Timing(interval=64, held=1, most_held=1)
 """For recordings: visits are emitted when no other path is left, some intervals of 5 s later."""
-LIVE = Timing(interval=8, held=2, most_held=6, lag=24, pause=20, near=True)
-"""For live use: at 0.08 s per frame a word is emitted about 4 s after its end, 2 s into a pause, later only
+LIVE = Timing(interval=8, held=1, most_held=6, lag=16, pause=20, near=True)
+"""For live use: at 0.08 s per frame a word is emitted about 3 s after its end, 2 s into a pause, later only
 while the path is in doubt."""
 
 

@@ -486,8 +486,10 @@ class _Costs:
     """[O]"""
     inside: Int64
     """[W]: added for going back into a verse."""
+    least_leave: int
+    """No word leads to the hub for less."""
     near: int
-    """A word whose end scores that much less than the hub cannot lead to the hub, back, or to a skip."""
+    """Above the hub by at most this much, no end of a word is good enough for going back or skipping."""
     before_apart: NDArray[np.intp]
     """Words from which one can be entered that cannot be entered from the hub."""
     doubled: NDArray[np.bool_]
@@ -525,7 +527,8 @@ def _costs(graph: Graph) -> _Costs:
         offsets=np.array(offsets, np.int64),
         local=np.array([in_units(cost) for cost in local], np.int64) << _SHIFT,
         inside=np.where(graph.index > 0, in_units(costs.back_inside), 0) << _SHIFT,
-        near=min(int(graph.leave.min()), cheapest - most) << _SHIFT,
+        least_leave=int(graph.leave.min()) << _SHIFT,
+        near=(cheapest - most) << _SHIFT,
         before_apart=np.union1d(*before),
         doubled=doubled,
         largest_token=int(graph.tokens.max(initial=-1)),
@@ -622,13 +625,14 @@ class _Run:
         shared_ends = np.maximum(shared_tokens, self.shared_garbage)
 
         # The hub, for paths that leave here and for paths that enter below
-        near = max((self.hub & _SCORE) + self._near, _ALIVE)
-        stayed, hub = self.hub, self._left_for_hub(ends, shared_ends, near)
+        stayed, hub = self.hub, self._left_for_hub(ends, shared_ends)
         passed = (hub & _SCORE) | self.records.add(self.frame, HUB, hub & _RECORD)
         firsts = np.maximum(self.tokens[self._first], passed - self._enter[self.words])
         roots = np.maximum(self.shared_tokens[: shared.roots], passed - self._enter_shared)
-        reach = (passed & _SCORE) - self._most_enter
-        entered, entries = self._entered_from_words(ends, shared_ends, firsts, roots, near, reach)
+        reach, near = (passed & _SCORE) - self._most_enter, (passed & _SCORE) + self._near
+        entered, entries = self._entered_from_words(
+            ends, shared_ends, firsts, roots, reach, max(near, _ALIVE)
+        )
         fresh = entered[self._number[entered] < 0]
         if len(fresh):
             self._separate(fresh)
@@ -678,8 +682,9 @@ class _Run:
         """[K] entries of the last tokens of words, or blanks after them."""
         return np.maximum(self.tokens[self._last], self.blanks[self._last])
 
-    def _left_for_hub(self, ends: Int64, shared_ends: Int64, near: int) -> int:
+    def _left_for_hub(self, ends: Int64, shared_ends: Int64) -> int:
         """Entry of the hub, after the end of a word where that is better."""
+        near = max((self.hub & _SCORE) + self.costs.least_leave, _ALIVE)
         own, shared = np.flatnonzero(ends > near), np.flatnonzero(shared_ends > near)
         words = np.concatenate([self.words[own], self.shared.left[shared]])
         if not len(words):
@@ -693,7 +698,7 @@ class _Run:
         return (int(leaving[best]) & _SCORE) | self.records.add(self.frame, word, int(left[best]) & _RECORD)
 
     def _entered_from_words(
-        self, ends: Int64, shared_ends: Int64, firsts: Int64, roots: Int64, near: int, reach: int
+        self, ends: Int64, shared_ends: Int64, firsts: Int64, roots: Int64, reach: int, near: int
     ) -> tuple[NDArray[np.intp], Int64]:
         """Words that are better entered from the ends of others than from the hub, and the entries.
 
@@ -702,8 +707,8 @@ class _Run:
             shared_ends: [C]
             firsts: [K] entries of the first tokens of words.
             roots: [R] of the shared ones.
-            near: least entry of the end of a word for going back or skipping.
-            reach: least entry of the end of a word before one that can be entered from the hub.
+            reach: the end of a word must be above this to lead to one that can be entered from the hub,
+            near: and above this for going back or skipping.
         """
         graph, costs, shared = self.graph, self.costs, self.shared
         good = np.flatnonzero(shared_ends > max(min(near, reach), _ALIVE))
