@@ -53,6 +53,17 @@ def test_words_have_the_times_at_which_they_were_said(last_part: Graph) -> None:
     assert alignment.unaligned == ()
 
 
+def test_a_first_letter_far_before_its_word_is_not_the_start_of_the_word(last_part: Graph) -> None:
+    """The search takes it from speech before the word that is hardly recognized."""
+    word = next(w for w in range(last_part.words) if str(last_part.refs[last_part.verse[w]]) == "97:1")
+    spelt = len(last_part.spelt(word))
+    for apart in (5, 40):
+        later = tuple((10 + apart + 2 * n, 11 + apart + 2 * n) for n in range(spelt - 2))
+        visit = Visit(word, 0, 100, tokens=((2, 3), (9, 10), *later))
+        (segment,) = align_path(last_part, [visit], Clock(FRAME)).segments
+        assert segment.start == pytest.approx((9 if apart == 5 else later[0][0]) * FRAME)
+
+
 def test_formulas_around_surahs(last_part: Graph) -> None:
     speech = Speech().say(formula(Kind.ISTIADHA)).pause(0.5).say(formula(Kind.BASMALA)).pause(0.5)
     for number in range(1, 6):

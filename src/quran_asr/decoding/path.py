@@ -28,6 +28,10 @@ short word in noise is not a passage of the Quran."""
 LEAST_TOKENS = 3
 """Fewer tokens than this are noise, not speech."""
 
+MOST_FRAMES_APART = 25
+"""Frames (2 s) after the first letter of a word within which the second one follows; the longest vowels are
+held behind a later letter."""
+
 
 @dataclass(frozen=True, slots=True)
 class AlignedSegment:
@@ -194,9 +198,13 @@ def path_words(
 
 def _first_frame(graph: Graph, visit: Visit) -> int:
     """The frame in which the first phone of a word is recognized; a bare word start may come much earlier, in
-    a breath. In place of a wrong word, the first run counts as one, too."""
+    a breath, and the first letter in speech before the word that is hardly recognized, such as a basmala. In
+    place of a wrong word, the first run counts as one, too."""
     silent = graph.tokens[graph.first[visit.word]] == graph.word_start
-    return visit.tokens[1 if silent and len(visit.tokens) > 1 else 0][0]
+    tokens = visit.tokens[1 if silent and len(visit.tokens) > 1 else 0 :]
+    if len(tokens) > 1 and tokens[1][0] - tokens[0][1] > MOST_FRAMES_APART and not visit.wrong:
+        return tokens[1][0]
+    return tokens[0][0]
 
 
 @lru_cache(maxsize=4)

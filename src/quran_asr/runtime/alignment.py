@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from quran_asr.decoding.identify import Identification, PlaceInText
     from quran_asr.records import Samples, Segment, VerseRef
 
-START_SHIFT = -0.12
+START_SHIFT = -0.18
 """Seconds from the frame in which the first phone of a word is recognized to its beginning, since CTC
-recognizes a token after it has begun. The median of 19 surahs of eight reciters (1.8M parameters); measured
-by tools/alignment_accuracy.py, see docs/results/alignment.md."""
+recognizes a token after it has begun. The median of 8 surahs with the model in the package; measured by
+tools/alignment_accuracy.py, see docs/results/alignment.md."""
 KINDS_IN_JSON = {"sadaqa": "other"}
 """Kind of a segment -> its name in JSON, where that differs."""
 
