@@ -33,10 +33,10 @@ CONTROL: Kind = "same word"
 ERRORS: tuple[Kind, ...] = ("replaced", "omitted", "exchanged")
 FEWEST_WORDS = 4
 """Of a clip: planted words have a neighbour on both sides."""
-CUT_SHIFT = -0.12
+CUT_SHIFT = -0.06
 """Seconds from the start of an aligned word to where it is cut from the word before it. A model recognizes
 the first letter of a word within connected recitation later than behind a pause, where the offset of the
-alignment was measured. Chosen on validation clips with `tools/plant_errors.py --cuts`: see
+alignment is measured. Chosen on validation clips with `tools/plant_errors.py --cuts`: see
 docs/results/language-model.md."""
 FADE_SECONDS = 0.02
 """Stretches fade into each other, so that no cut is audible as a click or a gap."""
