@@ -28,8 +28,8 @@ BEAMS = {
 """Decoder -> the beam search over the same scores: language models and n-best lists need it."""
 
 DEFAULT_DECODER = "transducer-beam"
-"""For models that can be fed piece by piece. On 191 validation clips of studio reciters and phones the model
-of the package had a WER of 0.123 with it and of 0.152 with greedy search, for a fifth more processor time."""
+"""For models that can be fed piece by piece. On 191 validation clips of studio reciters and phones a model
+of 13M parameters had a WER of 0.123 with it and of 0.152 with greedy search, at 1.2 times the time."""
 
 PAUSE_SECONDS = 0.4
 """Seconds after its last token at which an utterance ends by default.

@@ -470,7 +470,7 @@ class _Costs:
     leave: Int64
     """[W]"""
     chain: Int64
-    """[W + 2]; there is no way to the last two."""
+    """[W + 2]; nothing leads to the last two."""
     after_wrong: Int64
     """[W + 2]"""
     arcs: NDArray[np.intp]

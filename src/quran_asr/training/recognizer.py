@@ -120,11 +120,11 @@ class OfflineRecognizer:
         """A model in evaluation mode, on the device where it is to run; see `recognizer_of`.
 
         Raises:
-            QuranAsrError: a decoder that there is not for whole recordings.
+            QuranAsrError: the decoder cannot search whole recordings.
         """
         if decoder not in ("transducer", "ctc"):
             raise QuranAsrError(
-                f"the model needs whole recordings, for which there is no decoder {decoder}",
+                f"the model needs whole recordings, which {decoder} cannot search",
                 where=name,
                 remedy="use transducer or ctc",
             )
