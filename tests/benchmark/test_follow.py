@@ -96,4 +96,4 @@ def test_sessions_at_once_on_a_real_server() -> None:
         taken = server.processor_seconds - before
     assert len(load.sessions) == 2
     assert all(session.flag_below == 0.01 for session in load.sessions)
-    assert 0 < load.processor_share <= taken / (2 * 3)
+    assert 0 < load.processor_share * 2 * 3 < taken + 0.005  # processor time is counted in steps of 10 ms

@@ -36,14 +36,16 @@ def every(nth: int, spoken: Path, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("decoder", ["transducer", "transducer-beam"])
 def test_a_stream_is_scored_as_the_whole_file(
-    bundle: Path, spoken: Path, quran_asr: Any, tmp_path: Path
+    decoder: str, bundle: Path, spoken: Path, quran_asr: Any, tmp_path: Path
 ) -> None:
     some = every(6, spoken, tmp_path)
     reports = {}
     for way in ((), ("--streaming",)):
         done = quran_asr(
-            *("evaluate", some, "--model", bundle, *way, "--look-ahead", 80, "--to", tmp_path / "r", "--json")
+            *("evaluate", some, "--model", bundle, *way, "--look-ahead", 80, "--decoder", decoder),
+            *("--to", tmp_path / "r", "--json"),
         )
         assert done.code == 0, done.err
         reports[bool(way)] = json.loads(done.out)
@@ -53,7 +55,8 @@ def test_a_stream_is_scored_as_the_whole_file(
     for key in ("counts", "character_counts", "mostly_deleted", "looping_clips", "clips"):
         assert streamed[key] == whole[key], key
     steadiness = streamed["steadiness"]
-    assert steadiness["differing_clips"] == 0 and steadiness["replaced"] == 0
+    assert steadiness["differing_clips"] == 0
+    assert steadiness["replaced"] == 0 or decoder == "transducer-beam"  # greedy search takes nothing back
     words = (
         streamed["counts"]["hits"] + streamed["counts"]["substitutions"] + streamed["counts"]["insertions"]
     )
