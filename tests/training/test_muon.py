@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from quran_asr.config.recipe import load_recipe
+from quran_asr.training import muon
 from quran_asr.training.model import build_model
 from quran_asr.training.muon import ADAMW_SIZE, Muon, hidden_matrices, orthogonalized
 from quran_asr.training.tokenizer import Tokenizer
@@ -45,6 +46,13 @@ def test_a_matrix_comes_close_to_the_nearest_orthogonal_one(
 
 def test_nothing_becomes_nothing() -> None:
     assert torch.equal(orthogonalized(torch.zeros(3, 5)), torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_is_used_only_where_a_cpu_is_fast_with_it(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "multiplies_bf16", lambda: fast)
+    found = orthogonalized(torch.randn(6, 9, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(found, found.bfloat16().float()) == fast
 
 
 class Small(nn.Module):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quran_asr.training.cpu import multiplies_bf16
+
 # Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) moves a matrix by the nearest
 # orthogonal matrix to its momentum: all directions move by the same amount, where AdamW is led by the few
 # with the largest gradients. Liu et al. (arXiv 2502.16982) scale that step to the size of one of AdamW's, so
@@ -38,7 +40,9 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     smaller, and 0 stays 0.
     """
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.mT if tall else matrix).bfloat16()
+    # A CPU without instructions for bf16 emulates it: a step of 13M parameters took minutes.
+    fast = matrix.device.type != "cpu" or multiplies_bf16()
+    x = (matrix.mT if tall else matrix).to(torch.bfloat16 if fast else torch.float32)
     x = (x / (1.01 * x.norm() + 1e-7)).contiguous()
     for a, b, c in _POLYNOMIALS:
         squared = x @ x.mT
