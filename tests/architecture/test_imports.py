@@ -78,7 +78,7 @@ TABLE = {
     "training": room(
         "text corpus decoding runtime evaluation config experiments",
         "numpy omegaconf yaml torch lightning nemo triton sentencepiece tensorboard huggingface_hub "
-        "soundfile",
+        "onnx soundfile",
         "pyroomacoustics scipy",
     ),
     "export": room(

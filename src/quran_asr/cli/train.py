@@ -115,6 +115,7 @@ def resumption(
 def with_absolute_paths(recipe: Recipe, moved: Moved = ()) -> Recipe:
     """The recipe with manifests, and a start from a file, that are found from any working folder."""
     from quran_asr.corpus.manifest import moved_path
+    from quran_asr.experiments.planning.starting_point import IN_PACKAGE
 
     def absolute(path: str) -> str:
         return moved_path(os.path.abspath(path), moved)  # noqa: PTH100 - `..` through links stays
@@ -127,7 +128,7 @@ def with_absolute_paths(recipe: Recipe, moved: Moved = ()) -> Recipe:
     training = replace(model.train_ds, manifest_filepath=absolutes(model.train_ds.manifests))
     validation = replace(model.validation_ds, manifest_filepath=absolutes(model.validation_ds.manifests))
     start = recipe.init_from_pretrained_model
-    if start is not None and Path(absolute(start)).exists():
+    if start not in (None, IN_PACKAGE) and Path(absolute(start)).exists():
         start = absolute(start)
     return replace(
         recipe,

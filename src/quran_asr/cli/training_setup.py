@@ -69,14 +69,15 @@ def start_from_checkpoint(recipe: Recipe) -> Recipe:
 
 
 def open_start(recipe: Recipe, start_options: StartOptions) -> Start | None:
-    """The model that the recipe starts from: found or downloaded, and its archive looked through.
+    """The model that the recipe starts from: found or downloaded, and its archive or bundle looked through.
 
     Raises:
-        QuranAsrError: it cannot be had, or its archive is not what it should be.
+        QuranAsrError: it cannot be had, or is not what it should be.
     """
     name = recipe.init_from_pretrained_model
     if name is None:
         return None
+    from quran_asr.training.bundle_weights import read_exported
     from quran_asr.training.nemo_archive import read_archive
     from quran_asr.training.pretrained import find_pretrained
 
@@ -84,7 +85,11 @@ def open_start(recipe: Recipe, start_options: StartOptions) -> Start | None:
         found = find_pretrained(name, show)
     if not start_options.quiet:
         echo(f"start from {found.path} ({found.source})", err=True)
-    archive = read_archive(found.path)
+    archive = (
+        read_exported(found.path, xscaling=recipe.model.encoder.xscaling)
+        if found.path.is_dir()
+        else read_archive(found.path)
+    )
     from quran_asr.training.trainer import Start  # imports NeMo, which is for what was not refused
 
     return Start(

@@ -416,7 +416,10 @@ class Recipe:
 
     name: str
     init_from_pretrained_model: str | None
-    """A published model, a Hugging Face id, a `.nemo` or a run; null starts from random weights."""
+    """A published model, a Hugging Face id, a `.nemo`, a run, a bundle, or `default`: that in the package.
+
+    null starts from random weights.
+    """
     model: Model
     trainer: Trainer
     exp_manager: ExpManager

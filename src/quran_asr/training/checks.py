@@ -22,14 +22,21 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.checks.outcome import Outcome, Outcomes, failure, of_finding, passed, warning
 from quran_asr.experiments.transfer_map import LEAST_ENCODER_SHARE, TransferMap
 from quran_asr.records import Segment
+from quran_asr.training.bundle_weights import ExportedModel
 from quran_asr.training.cpu import suit_cpu
 from quran_asr.training.data.batches import Batch, ClipSet, collate, tokenize
 from quran_asr.training.distributed import training_device
-from quran_asr.training.initialization import OUTPUT_DEVIATION, as_table, initialize, transfer
+from quran_asr.training.initialization import (
+    OUTPUT_DEVIATION,
+    as_table,
+    initialize,
+    trained_weights,
+    transfer,
+)
 from quran_asr.training.loss.transducer import transducer_loss
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, RNNTJoint, build_model
 from quran_asr.training.module import TrainingModule
-from quran_asr.training.nemo_archive import Archive, read_weights
+from quran_asr.training.nemo_archive import Archive
 from quran_asr.training.tokenizer import Tokenizer
 from quran_asr.training.validation import Validation
 
@@ -177,7 +184,7 @@ def check_start(
     recipe: Recipe,
     tokenizer: Tokenizer,
     training: Sequence[Segment],
-    archive: Archive | None,
+    archive: Archive | ExportedModel | None,
     *,
     allow_partial: bool,
     report: Callable[[str], None],
@@ -188,7 +195,7 @@ def check_start(
         recipe: what to train.
         tokenizer: of the training.
         training: clips for the signal of a random start.
-        archive: the pretrained model; None for random weights.
+        archive: the pretrained model, or its bundle; None for random weights.
         allow_partial: little of the encoder is enough.
         report: called with the table of what arrives.
     """
@@ -235,11 +242,11 @@ def _pretrained(
     model: EncDecHybridRNNTCTCBPEModel,
     settings: Model,
     name: str,
-    archive: Archive,
+    archive: Archive | ExportedModel,
     allow_partial: bool,
     report: Callable[[str], None],
 ) -> Outcomes:
-    weights = read_weights(archive)
+    weights = trained_weights(archive)
     planned = transfer(
         model, settings, archive.config, weights, archive.pieces, name, allow_partial=allow_partial
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quran_asr.config.architecture import of_nemo, of_recipe
+from quran_asr.config.recipe import SHIPPED
 from quran_asr.config.schema import Model
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.transfer_map import (
@@ -20,8 +21,10 @@ from quran_asr.experiments.transfer_map import (
     TransferMap,
     transfer_map,
 )
+from quran_asr.training.bundle_weights import ExportedModel, exported_weights
 from quran_asr.training.data.batches import ClipSet, collate
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel
+from quran_asr.training.nemo_archive import Archive, read_weights
 
 # As NeMo draws them, every stage of the convolutional subsampling shrinks the signal, and the CTC loss sits
 # on its plateau of about 4.4 nats a token for hundreds of steps, on real recordings for good. Scaling each
@@ -94,6 +97,15 @@ def _standardize(layer: nn.Conv2d | nn.Linear, mean: Tensor, deviation: Tensor, 
         layer.bias.sub_(mean).mul_(scale)
 
 
+def trained_weights(source: Archive | ExportedModel) -> dict[str, Tensor]:
+    """The state dict of a trained model, on the CPU: of an archive, or what a bundle's graphs have of it.
+
+    Raises:
+        QuranAsrError: it cannot be read.
+    """
+    return exported_weights(source) if isinstance(source, ExportedModel) else read_weights(source)
+
+
 @torch.no_grad()
 def transfer(
     model: EncDecHybridRNNTCTCBPEModel,
@@ -142,8 +154,7 @@ def transfer(
             f"only {planned.encoder_share:.1%} of the encoder's parameters would arrive: "
             f"{_largest_obstacle(planned)}",
             where=f"init_from_pretrained_model={name}",
-            remedy="use a recipe of the same size (`transfer` for the -large models), or --allow-partial to "
-            "start with this little",
+            remedy=f"{_fitting_recipe(config)}, or --allow-partial to start with this little",
         )
     for tensor in planned.tensors:
         if tensor.how == "none" or tensor.source is None:
@@ -216,6 +227,14 @@ def _shift_bins(target: Tensor, source: Tensor, channels: int) -> None:
     spread = target.view(width, channels, -1)
     spread[:, :, 0] = 0.0
     spread[:, :, 1:] = source.view(width, channels, -1)
+
+
+def _fitting_recipe(config: Mapping[str, Any]) -> str:
+    """What a model of ours was trained with is known; other models are large."""
+    recipe = (config.get("quran") or {}).get("recipe")
+    if recipe in SHIPPED:
+        return f"use the recipe that it was trained with, `{recipe}`"
+    return "use a recipe of the same size (`transfer` for the -large models)"
 
 
 def _largest_obstacle(planned: TransferMap) -> str:

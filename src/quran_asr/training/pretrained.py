@@ -1,4 +1,4 @@
-"""Locates the pretrained model: NVIDIA name, Hugging Face id, path or run folder.
+"""Locates the pretrained model: NVIDIA name, Hugging Face id, path, run folder or bundle.
 
 A name that gives nothing is an error. Nobody trains from random weights because a name was misspelt, a
 variable was not set or a download broke off.
@@ -41,8 +41,17 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from quran_asr.errors import QuranAsrError
+from quran_asr.experiments.planning.starting_point import IN_PACKAGE
 from quran_asr.experiments.run_folder import RunFolder, open_run
 from quran_asr.files import cache_folder, parse_json, sha256_of, write_json
+from quran_asr.runtime.bundle import (
+    DEFAULT_MODEL,
+    DESCRIPTION,
+    ENCODER,
+    Bundle,
+    is_bundle,
+    read_bundle,
+)
 from quran_asr.tarfiles import is_archive
 
 SHORT_NAMES = (
@@ -77,20 +86,20 @@ class Pretrained:
     name: str
     """As written in the recipe."""
     path: Path
-    """A local `.nemo` file."""
+    """A local `.nemo` file, or the folder of a bundle."""
     sha256: str
-    """Hex, of the whole file."""
+    """Hex, of the whole file; of a bundle that of its `bundle.json`, which has those of the other files."""
     source: str
-    """A URL, `file`, or `run <path>`."""
+    """A URL, `file`, `run <path>`, or `bundle`."""
 
 
 def find_pretrained(name: str, on_progress: Progress | None = None) -> Pretrained:
     """The archive that a name stands for, downloaded if need be.
 
     Args:
-        name: the path of a `.nemo`, a run's folder (its best), a name such as
-            `stt_en_fastconformer_transducer_large`, or a Hugging Face id `owner/name`; behind the last two,
-            where needed, `@revision` and `:file.nemo`.
+        name: the path of a `.nemo`, a run's folder (its best), a bundle's folder, `default` (the bundle in
+            the package), a name such as `stt_en_fastconformer_transducer_large`, or a Hugging Face id
+            `owner/name`; behind the last two, where needed, `@revision` and `:file.nemo`.
         on_progress: called during a download.
 
     Raises:
@@ -151,7 +160,19 @@ def _located(name: str) -> Pretrained | _OnHub:
             where=KEY,
             remedy=f"set the variable; if random weights are meant, use `{KEY}=null`",
         )
+    if name == IN_PACKAGE:
+        return _in_package()
     return _on_this_machine(name) or _on_hub(name)
+
+
+def _in_package() -> Pretrained:
+    if not is_bundle(DEFAULT_MODEL):
+        raise QuranAsrError(
+            "this installation contains no default model",
+            where=f"{KEY}={IN_PACKAGE}",
+            remedy="name a bundle, a .nemo or a run's folder",
+        )
+    return _bundle(IN_PACKAGE, DEFAULT_MODEL)
 
 
 def _on_this_machine(name: str) -> Pretrained | None:
@@ -161,6 +182,8 @@ def _on_this_machine(name: str) -> Pretrained | None:
     """
     path = Path(os.path.expanduser(name))  # noqa: PTH111
     an_id = _PLAIN.fullmatch(name) is not None
+    if os.path.isdir(path) and (is_bundle(path) or (path / ENCODER).is_file()):  # noqa: PTH112
+        return _bundle(name, path)
     if os.path.isdir(path):  # noqa: PTH112
         return None if an_id and not (path / "recipe.yaml").is_file() else _best_of(name, path)
     if os.path.isfile(path) and path.suffix.lower() == ".nemo":  # noqa: PTH113
@@ -169,7 +192,9 @@ def _on_this_machine(name: str) -> Pretrained | None:
         raise QuranAsrError(
             "is not a .nemo file",
             where=name,
-            remedy="name a .nemo; the .ckpt of a run is continued with `train --resume RUN`",
+            remedy="name the folder of the bundle"
+            if path.suffix == ".onnx"
+            else "name a .nemo; the .ckpt of a run is continued with `train --resume RUN`",
         )
     beginning = name.startswith((".", "~", "/", os.sep)) or "\\" in name
     if beginning or (name.endswith(".nemo") and ":" not in name):
@@ -188,6 +213,32 @@ def _best_of(name: str, folder: Path) -> Pretrained:
             remedy="wait for its first validation, or name another run",
         )
     return _archive(name, best, f"run {folder}")
+
+
+def _bundle(name: str, folder: Path) -> Pretrained:
+    refuse_unreadable(read_bundle(folder))
+    return Pretrained(name, folder, _file_sha256(folder / DESCRIPTION), "bundle")
+
+
+def refuse_unreadable(bundle: Bundle) -> None:
+    """Stop at a bundle that describes itself as one whose weights cannot be read back.
+
+    Raises:
+        QuranAsrError: its encoder computes in integers, or its layout is the first.
+    """
+    if bundle.precision not in ("float32", "int8-weights"):
+        raise QuranAsrError(
+            f"no training starts from a bundle of precision `{bundle.precision}`: its encoder computes in "
+            "integers",
+            where=str(bundle.folder),
+            remedy="export the model with --int8-weights, or without --int8; or start from its .nemo",
+        )
+    if bundle.format < 2:
+        raise QuranAsrError(
+            "no training starts from a bundle of format 1",
+            where=str(bundle.folder / DESCRIPTION),
+            remedy="export the model again, or start from its .nemo",
+        )
 
 
 def _archive(name: str, path: Path, source: str) -> Pretrained:
@@ -234,10 +285,13 @@ def _hint(name: str) -> str:
     if name == "last":
         return "name the run's folder: which run is the last changes from day to day"
     plain = re.split(r"[@:]", name.split("/")[-1])[0]
-    near = difflib.get_close_matches(plain, [known for known in SHORT_NAMES if known != plain], 1, 0.6)
+    near = difflib.get_close_matches(
+        plain, [known for known in (IN_PACKAGE, *SHORT_NAMES) if known != plain], 1, 0.6
+    )
     if near:
         return f"did you mean `{near[0]}`?"
-    return f"known names: {', '.join(SHORT_NAMES)}; or a Hugging Face id, the path of a .nemo, a run's folder"
+    known = ", ".join((IN_PACKAGE, *SHORT_NAMES))
+    return f"known names: {known}; or a Hugging Face id, the path of a .nemo, a run's folder, a bundle"
 
 
 # The caches

@@ -30,6 +30,7 @@ from quran_asr.experiments.training_clips import with_windows
 from quran_asr.files import named_errors
 from quran_asr.records import Segment
 from quran_asr.training.averaging import average_at_end
+from quran_asr.training.bundle_weights import ExportedModel
 from quran_asr.training.checkpoints import Checkpoints, Interrupted, WeightsOnlyCheckpoints, checkpoint_facts
 from quran_asr.training.cpu import multiplies_bf16, suit_cpu
 from quran_asr.training.data.audio_cache import FORKS
@@ -37,13 +38,20 @@ from quran_asr.training.data.batches import ClipSet, tokenize
 from quran_asr.training.data.epoch import Stage, planned_batches, repeated_clips, stage_batches
 from quran_asr.training.diagnostics import DiagnosticsCallback
 from quran_asr.training.distributed import Ranks, training_device
-from quran_asr.training.initialization import as_table, feature_level, initialize, sample_features, transfer
+from quran_asr.training.initialization import (
+    as_table,
+    feature_level,
+    initialize,
+    sample_features,
+    trained_weights,
+    transfer,
+)
 from quran_asr.training.loss.engine import usable_engine
 from quran_asr.training.memory import MemoryBudget, fit_memory, release_free_memory
 from quran_asr.training.metrics import Metrics, Watcher
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, build_model
 from quran_asr.training.module import TrainingModule
-from quran_asr.training.nemo_archive import Archive, extract_tokenizer, read_weights
+from quran_asr.training.nemo_archive import Archive, extract_tokenizer
 from quran_asr.training.optimizer import is_staged, transferred_names
 from quran_asr.training.out_of_memory import DoesNotFit, Limit, with_smaller_batches
 from quran_asr.training.pretrained import Pretrained
@@ -70,11 +78,11 @@ class Start:
     """The trained model that a run starts from."""
 
     pretrained: Pretrained
-    archive: Archive
+    archive: Archive | ExportedModel
     allow_partial: bool
     """Start even where little of the encoder arrives."""
     keep_tokens: bool
-    """Take over its tokenizer: the task stays the same."""
+    """Take over its tokenizer: the task stays the same. Of an archive only: a bundle has the pieces alone."""
     report: Callable[[str], None]
     """Called with the table of what arrived."""
 
@@ -329,7 +337,7 @@ def start_from(
         model,
         settings,
         start.archive.config,
-        read_weights(start.archive),
+        trained_weights(start.archive),
         start.archive.pieces,
         start.pretrained.name,
         allow_partial=start.allow_partial,
@@ -348,7 +356,8 @@ def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None
     """
     if (run.tokenizer / "tokenizer.model").is_file():
         return Tokenizer(run.tokenizer)
-    if start is not None and start.keep_tokens and recipe.model.tokenizer.dir is None:
+    own = recipe.model.tokenizer.dir
+    if start is not None and start.keep_tokens and isinstance(start.archive, Archive) and own is None:
         tokens = len(start.archive.pieces or ())
         if tokens != recipe.quran.vocabulary_size:
             raise QuranAsrError(
@@ -361,7 +370,7 @@ def prepare_tokenizer(recipe: Recipe, run: RunFolder, start: Start | None = None
         extract_tokenizer(start.archive, run.tokenizer)
         return Tokenizer(run.tokenizer)
     quran = recipe.quran
-    return make_tokenizer(run.tokenizer, quran.spelling, quran.vocabulary_size, recipe.model.tokenizer.dir)
+    return make_tokenizer(run.tokenizer, quran.spelling, quran.vocabulary_size, own)
 
 
 def clip_sets(

@@ -21,6 +21,7 @@ from quran_asr.experiments.comparison.reports import Key, PairedErrors, clips_of
 from quran_asr.experiments.comparison.results import VariantCurves
 from quran_asr.experiments.curve_files import read_curves
 from quran_asr.experiments.curves import Curves
+from quran_asr.experiments.planning.starting_point import IN_PACKAGE
 from quran_asr.experiments.planning.workload import read_clips
 from quran_asr.experiments.run_folder import RunFolder
 from quran_asr.files import parse_json
@@ -214,7 +215,7 @@ def _absolute(recipe: Recipe) -> Recipe:
         for ds in (model.train_ds, model.validation_ds)
     )
     start = recipe.init_from_pretrained_model
-    if start is not None and Path(start).exists():
+    if start not in (None, IN_PACKAGE) and Path(start).exists():
         start = str(Path(start).absolute())
     return replace(
         recipe,

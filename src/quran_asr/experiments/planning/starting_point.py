@@ -106,6 +106,8 @@ STREAMING_START = "stt_en_fastconformer_hybrid_large_streaming_multi"
 FITTING_ENCODER = "model.encoder.n_layers=17 model.encoder.d_model=512 model.encoder.n_heads=8"
 """Of every published start, beside what the recipes have in common."""
 TOO_LITTLE = "too-little-arrives"
+IN_PACKAGE = "default"
+"""What a recipe calls the model that ships in the package; a folder of that name is `./default`."""
 
 
 @dataclass(frozen=True, slots=True)
