@@ -333,7 +333,9 @@ def test_the_model_in_the_package_is_trained_further(
     """The whole `compact`, as it ships: its tokenizer is made again, and all of it arrives."""
     (tmp_path / "default").mkdir()  # stands in nobody's way
     few = tmp_path / "few.jsonl"
-    few.write_text("".join(spoken.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    clips = [json.loads(line) for line in spoken.read_text(encoding="utf-8").splitlines()[:2]]
+    placed = [clip | {"audio_filepath": str(spoken.parent / clip["audio_filepath"])} for clip in clips]
+    few.write_text("".join(f"{json.dumps(clip)}\n" for clip in placed), encoding="utf-8")
     done = in_process(
         *("train", "compact", "--train", few, "--validation", few, "--no-preflight"),
         *("init_from_pretrained_model=default", "~quran.curriculum", "model.optim.lr=3e-4"),
