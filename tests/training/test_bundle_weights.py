@@ -339,7 +339,7 @@ def test_the_model_in_the_package_is_trained_further(
     done = in_process(
         *("train", "compact", "--train", few, "--validation", few, "--no-preflight"),
         *("init_from_pretrained_model=default", "~quran.curriculum", "model.optim.lr=3e-4"),
-        *("trainer.max_steps=2", "trainer.val_check_interval=1", "model.train_ds.batch_duration=6"),
+        *("trainer.max_steps=2", "trainer.val_check_interval=2", "model.train_ds.batch_duration=6"),
         *("model.train_ds.num_workers=0", "model.validation_ds.num_workers=0"),
         cwd=tmp_path,
     )
