@@ -231,7 +231,8 @@ def _dequantized(node: Any, constants: Mapping[str, NDArray[Any]]) -> NDArray[An
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     if integers.ndim != 2 or axis not in (0, 1) or scales.shape != (integers.shape[axis],):
         raise ValueError("8-bit weights whose scales do not fit")
-    return (integers.astype(np.float32) * np.expand_dims(scales, 1 - axis)).astype(np.float32)
+    floats: NDArray[Any] = integers.astype(np.float32) * np.expand_dims(scales, 1 - axis)
+    return floats
 
 
 def _matrices(nodes: Any, constants: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -334,7 +335,8 @@ def _position_weights(graph: Graph, name: str, shape: Shape) -> Tensor:
     misfit = (found @ weight - wanted).abs().max()
     if not misfit <= LARGEST_MISFIT * max(1.0, float(wanted.abs().max())):
         raise _foreign(graph.path, f"its `{name}` is of other positions")
-    return weight.T.float()
+    projection: Tensor = weight.T.float()
+    return projection
 
 
 def positions(left: int, width: int) -> Tensor:
