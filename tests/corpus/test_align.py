@@ -197,7 +197,8 @@ def test_recordings_cannot_replace_clips_of_others(
 ) -> None:
     manifest = tmp_path / "all.jsonl"
     named = [
-        {"audio_filepath": f"{number}/a.mp3", "reciter": "Reader", **line} for number, line in enumerate(lines)
+        {"audio_filepath": f"{number}/a.mp3", "reciter": "Reader", **line}
+        for number, line in enumerate(lines)
     ]
     manifest.write_text("".join(json.dumps(line) + "\n" for line in named))
     with pytest.raises(QuranAsrError, match=what):

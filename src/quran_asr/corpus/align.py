@@ -135,11 +135,11 @@ def _refuse_same_names(sources: Sequence[Source]) -> None:
         for verse in parse_range(source.verses) if source.verses else (None,):
             other = held.setdefault((source.folder, verse), source)
             if other is not source:
-                what = f"its clips{f' of {verse}' if verse else ''} would have the names of those of {other.audio}"
+                clips = f"its clips of {verse}" if verse else "its clips"
                 raise QuranAsrError(
-                    what,
+                    f"{clips} would have the names of those of {other.audio}",
                     where=source.audio,
-                    remedy="give each recording a reciter of its own in a manifest, or align them to two folders",
+                    remedy="give each a reciter of its own in a manifest, or align them to two folders",
                 )
 
 
@@ -178,7 +178,9 @@ def _of_manifest(manifest: Path) -> list[Source]:
             )
         path = (manifest.parent / audio).resolve()
         reciter = str(line.get("reciter") or path.parent.name)
-        if reciter == ".." or Path(reciter).name != reciter or "\\" in reciter:  # it names the folder of the clips
+        if (
+            reciter == ".." or Path(reciter).name != reciter or "\\" in reciter
+        ):  # it names the folder of the clips
             raise QuranAsrError(f"`reciter` is not a name for a folder: {reciter!r:.60}", where=where)
         sources.append(Source(str(path), reciter, holds))
     return sources
