@@ -182,6 +182,37 @@ def test_sources_of_folders_and_manifests(tmp_path: Path) -> None:
         find_sources([tmp_path / "Other", tmp_path / "Other"])
 
 
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (({"surah": 36}, {"surah": 36}), "clips of 36:1 would have the names of those of"),
+        (({"surah": 36}, {"verses": ["36:10"]}), "clips of 36:10 would have the names"),
+        (({}, {}), "its clips would have the names"),
+        (({"surah": 36, "reciter": "../../elsewhere"},), "not a name for a folder"),
+        (({"reciter": ".."},), "not a name for a folder"),
+    ],
+)
+def test_recordings_cannot_replace_clips_of_others(
+    lines: tuple[dict[str, object], ...], what: str, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "all.jsonl"
+    named = [
+        {"audio_filepath": f"{number}/a.mp3", "reciter": "Reader", **line}
+        for number, line in enumerate(lines)
+    ]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in named))
+    with pytest.raises(QuranAsrError, match=what):
+        find_sources([manifest])
+
+
+def test_clips_of_unknown_passages_lie_in_a_folder_of_each_recording(tmp_path: Path) -> None:
+    for name in ("Reader/036.mp3", "Reader/evening.mp3", "Reader/morning.mp3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = [one.folder for one in find_sources([tmp_path])]
+    assert found == ["Reader", "Reader/evening", "Reader/morning"]
+
+
 @pytest.mark.slow
 def test_on_a_cluster_of_two_processes(
     small_bundle: Path, voice: np.ndarray, quran_asr, tmp_path: Path

@@ -82,9 +82,10 @@ def align(
     Expects RECITER/SSS.mp3 (or wav, flac, ogg, opus), where 036 is surah 36; files with other names are
     searched in the whole Quran. A manifest names what a recording holds by `surah` or `verses`. Clips are
     named as EveryAyah names them: RECITER/002255.flac; parts of long verses with their words,
-    002282-000-016.flac. Clips whose alignment is poor are left out, and listed with the reason in
-    recordings.jsonl. Run the same command again to continue after an interruption. Exit code 1 if no clip can
-    be used or a recording cannot be read.
+    002282-000-016.flac; those of a file with another name in a folder of its own, RECITER/NAME/002255.flac.
+    Clips whose alignment is poor are left out, and listed with the reason in recordings.jsonl. Run the same
+    command again to continue after an interruption. Exit code 1 if no clip can be used or a recording cannot
+    be read.
     """
     from quran_asr.corpus.align import Limits, align_recordings
 

@@ -64,6 +64,11 @@ class Source:
     verses: str
     """Its passage, as `parse_range` reads it; empty: unknown, and the whole Quran is searched."""
 
+    @property
+    def folder(self) -> str:
+        """Of its clips: that of the reciter, or its own where it may hold any verse."""
+        return self.reciter if self.verses else f"{self.reciter}/{Path(self.audio).stem}"
+
 
 @dataclass(frozen=True, slots=True)
 class ReciterReport:
@@ -119,7 +124,23 @@ def find_sources(places: Sequence[str | Path]) -> list[Source]:
     twice = [audio for audio, times in audios.items() if times > 1]
     if twice:
         raise QuranAsrError("this recording is named twice", where=twice[0])
+    _refuse_same_names(sources)
     return sources
+
+
+def _refuse_same_names(sources: Sequence[Source]) -> None:
+    """Refuse recordings whose clips would overwrite those of another."""
+    held: dict[tuple[str, VerseRef | None], Source] = {}
+    for source in sources:
+        for verse in parse_range(source.verses) if source.verses else (None,):
+            other = held.setdefault((source.folder, verse), source)
+            if other is not source:
+                clips = f"its clips of {verse}" if verse else "its clips"
+                raise QuranAsrError(
+                    f"{clips} would have the names of those of {other.audio}",
+                    where=source.audio,
+                    remedy="give each a reciter of its own in a manifest, or align them to two folders",
+                )
 
 
 def _of_folder(folder: Path) -> list[Source]:
@@ -156,7 +177,12 @@ def _of_manifest(manifest: Path) -> list[Source]:
                 str(first) if first == last else f"{first}-{last if first.surah < last.surah else last.ayah}"
             )
         path = (manifest.parent / audio).resolve()
-        sources.append(Source(str(path), str(line.get("reciter") or path.parent.name), holds))
+        reciter = str(line.get("reciter") or path.parent.name)
+        if (
+            reciter == ".." or Path(reciter).name != reciter or "\\" in reciter
+        ):  # it names the folder of the clips
+            raise QuranAsrError(f"`reciter` is not a name for a folder: {reciter!r:.60}", where=where)
+        sources.append(Source(str(path), reciter, holds))
     return sources
 
 
@@ -172,9 +198,9 @@ def align_recordings(
 ) -> AlignReport:
     """Cut recordings into clips of verses, and write a manifest of those whose alignment is good.
 
-    Clips are `TO/RECITER/SSSAAA.flac`; of a part of a verse `SSSAAA-FFF-LLL.flac`, with its first and last
-    word counted from 0. Finished recordings are skipped, unless the recording, the model or the
-    limits have changed.
+    Clips are `TO/RECITER/SSSAAA.flac`, or `TO/RECITER/RECORDING/SSSAAA.flac` where it was not known what the
+    recording holds; of a part of a verse `SSSAAA-FFF-LLL.flac`, with its first and last word counted from 0.
+    Finished recordings are skipped, unless the recording, the model or the limits have changed.
 
     Args:
         places: folders and manifests, see `find_sources`.
@@ -243,7 +269,7 @@ def align_source(source: Source, bundle: str, folder: str, limits: Limits) -> di
     try:
         recording = align(source.audio, source.verses or None, _recognizer(bundle))
         line["seconds"] = round(recording.seconds, 3)
-        place = Path(folder) / source.reciter
+        place = Path(folder) / source.folder
         place.mkdir(parents=True, exist_ok=True)
         used: set[str] = set()
         for clip in find_clips(recording, limits.longest):
