@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quran_asr.decoding.path import AlignedSegment, Alignment
+from quran_asr.decoding.path import AlignedSegment, Alignment, Unaligned
 from quran_asr.records import SAMPLE_RATE, TimedWord, VerseRef
 from quran_asr.runtime.onsets import Levels, at_rises
 
@@ -58,6 +58,13 @@ def test_only_the_first_word_behind_a_pause_begins_there() -> None:
     assert starts(at_rises(words((1.0, 2.0), (2.65, 2.8), (2.8, 3.2)), levels)) == pytest.approx(
         [1.0, 2.6, 2.8], abs=0.011
     )
+
+
+def test_nothing_ends_after_the_recording() -> None:
+    levels = levels_of(sounds((1.0, 2.0), (2.6, 4.0), seconds=4.0))
+    (segment,) = words((1.0, 1.9), (2.6, 4.11)).segments
+    found = at_rises(Alignment((segment,), (Unaligned(3.5, 4.16),)), levels)
+    assert found.segments[0].end == found.unaligned[0].end == pytest.approx(4.0)
 
 
 def test_a_pause_far_away_and_silence_move_nothing() -> None:

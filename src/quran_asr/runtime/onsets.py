@@ -65,7 +65,8 @@ def at_rises(alignment: Alignment, levels: NDArray[np.float32]) -> Alignment:
     """The same alignment, with words behind a pause beginning where the level rises.
 
     A start is moved by less than `BEHIND_SECONDS`, never behind the end of its word, and only if there is a
-    pause. A word before it that would end later than the new start ends there.
+    pause. A word before it that would end later than the new start ends there. Nothing ends after the
+    recording, as the last frame of the scores may.
 
     Args:
         alignment: of a recording.
@@ -76,13 +77,15 @@ def at_rises(alignment: Alignment, levels: NDArray[np.float32]) -> Alignment:
         for word in segment.words:
             pause_from = starts[-1] if starts else 0.0
             starts.append(_rise(levels, word.start, pause_from, word.end))
-    following = iter([*starts[1:], np.inf])
+    recording_end = len(levels) * STEP_SECONDS
+    following = iter([*starts[1:], recording_end])
     moved = iter(starts)
     segments = tuple(
         replace(one, words=tuple(_moved(word, next(moved), next(following)) for word in one.words))
         for one in alignment.segments
     )
-    return replace(alignment, segments=segments)
+    unaligned = tuple(replace(one, end=min(one.end, recording_end)) for one in alignment.unaligned)
+    return replace(alignment, segments=segments, unaligned=unaligned)
 
 
 def _moved(word: TimedWord, start: float, next_start: float) -> TimedWord:
