@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from quran_asr.decoding.graph import NEVER, UNITS, Graph, in_units
-from quran_asr.decoding.search import HUB, Visit
+from quran_asr.decoding.visits import HUB, Visit
 
 LOST = -np.inf
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from quran_asr.decoding.follow import LIVE, finish_following, follow, open_path, start_following
 from quran_asr.decoding.graph import Graph, build_graph
-from quran_asr.decoding.search import HUB, Visit
+from quran_asr.decoding.visits import HUB, Visit
 
 sys.path.insert(0, str(Path(__file__).parent))
 from spoken import BLANK, FRAME, QURAN, TOKENIZER, Speech, verse

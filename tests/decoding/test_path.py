@@ -12,8 +12,11 @@ from quran_asr.decoding.follow import finish_following, follow, start_following
 from quran_asr.decoding.graph import Graph, Kind, build_graph
 from quran_asr.decoding.identify import identify
 from quran_asr.decoding.path import Alignment, Clock, align_path
-from quran_asr.decoding.search import Visit, advance, best_total, finish, start
+from quran_asr.decoding.path_ends import best_total, finish
+from quran_asr.decoding.search import advance
+from quran_asr.decoding.search_state import start
 from quran_asr.decoding.tokenization import Tokenizer
+from quran_asr.decoding.visits import Visit
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Emissions, VerseRef

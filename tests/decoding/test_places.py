@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from quran_asr.decoding.graph import UNITS, Graph, Kind, build_graph, part
 from quran_asr.decoding.path import Clock, align_path
+from quran_asr.decoding.path_ends import finish
 from quran_asr.decoding.places import STEPS, local_scores, neighbourhood
-from quran_asr.decoding.search import advance, finish, start
+from quran_asr.decoding.search import advance
+from quran_asr.decoding.search_state import start
 
 sys.path.insert(0, str(Path(__file__).parent))
 from spoken import FRAME, QURAN, TOKENIZER, Speech, verse

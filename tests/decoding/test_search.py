@@ -11,19 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quran_asr.decoding.graph import NEVER, UNITS, Costs, Graph
-from quran_asr.decoding.search import (
-    SearchState,
-    Visit,
-    advance,
-    best_end,
-    best_in_words,
-    best_total,
-    emissions_in_units,
-    finish,
-    score,
-    start,
-    word_ends,
-)
+from quran_asr.decoding.path_ends import best_end, best_in_words, best_total, finish, score, word_ends
+from quran_asr.decoding.search import advance, emissions_in_units
+from quran_asr.decoding.search_state import SearchState, start
+from quran_asr.decoding.visits import Visit
 
 sys.path.insert(0, str(Path(__file__).parent))
 import dense_search as dense

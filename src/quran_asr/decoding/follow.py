@@ -17,25 +17,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quran_asr.decoding.graph import UNITS, Graph, Kind
-from quran_asr.decoding.search import (
-    DEFAULT_BEAM,
-    HUB,
-    FixedLag,
-    SearchState,
-    Visit,
-    advance,
+from quran_asr.decoding.path_ends import (
     best_end,
     best_in_words,
     best_total,
-    emissions_in_units,
     end_ahead,
     finish,
-    move,
     score,
     stands_alone,
-    start,
     trace,
 )
+from quran_asr.decoding.search import DEFAULT_BEAM, FixedLag, advance, emissions_in_units
+from quran_asr.decoding.search_state import SearchState, move, start
+from quran_asr.decoding.visits import HUB, Visit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

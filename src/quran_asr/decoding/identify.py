@@ -20,21 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quran_asr.decoding.graph import Graph, Kind
+from quran_asr.decoding.path_ends import PathEnd, best_end, score, trace, word_ends
 from quran_asr.decoding.places import WORDS_AROUND, local_scores, neighbourhood, other_speech
-from quran_asr.decoding.search import (
-    DEFAULT_BEAM,
-    HUB,
-    PathEnd,
-    SearchState,
-    Visit,
-    advance,
-    best_end,
-    refuse_broken,
-    score,
-    start,
-    trace,
-    word_ends,
-)
+from quran_asr.decoding.search import DEFAULT_BEAM, advance, refuse_broken
+from quran_asr.decoding.search_state import SearchState, start
+from quran_asr.decoding.visits import HUB, Visit
 from quran_asr.records import Emissions, VerseRef
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quran_asr.decoding.graph import Graph
-from quran_asr.decoding.search import HUB, Visit
+from quran_asr.decoding.visits import HUB, Visit
 
 if TYPE_CHECKING:
     from quran_asr.decoding.vocabulary import Vocabulary

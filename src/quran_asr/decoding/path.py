@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from quran_asr.decoding.graph import Graph, Kind
-from quran_asr.decoding.search import HUB, Visit
+from quran_asr.decoding.visits import HUB, Visit
 from quran_asr.records import TimedWord, VerseRef
 
 if TYPE_CHECKING:

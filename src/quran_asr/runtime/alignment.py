@@ -16,8 +16,11 @@ from quran_asr.decoding.follow import finish_following, follow, start_following
 from quran_asr.decoding.graph import FORMULAS, Graph, Kind, build_graph
 from quran_asr.decoding.mismatch import mismatches
 from quran_asr.decoding.path import AlignedSegment, Alignment, Clock, Unaligned, align_path
-from quran_asr.decoding.search import Visit, advance, finish, start
+from quran_asr.decoding.path_ends import finish
+from quran_asr.decoding.search import advance
+from quran_asr.decoding.search_state import start
 from quran_asr.decoding.tokenization import Tokenizer
+from quran_asr.decoding.visits import Visit
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis, TimedWord

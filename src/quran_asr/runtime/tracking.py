@@ -26,8 +26,8 @@ from quran_asr.decoding.path import (
     path_words,
     text_places,
 )
-from quran_asr.decoding.search import HUB, Visit
 from quran_asr.decoding.tokenization import Tokenizer
+from quran_asr.decoding.visits import HUB, Visit
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.passages import word_map
