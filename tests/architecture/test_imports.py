@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,13 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imports_of(name: str, source: str, is_package: bool) -> list[Import]:
+@cache
+def tree(path: Path) -> ast.Module:
+    """A module of the package, parsed once, and only by a process that runs these tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(name: str, source: str | ast.Module, is_package: bool) -> list[Import]:
     found: list[Import] = []
 
     def visit(node: ast.AST, in_function: bool, for_types: bool) -> None:
@@ -159,15 +166,17 @@ def imports_of(name: str, source: str, is_package: bool) -> list[Import]:
         for child in ast.iter_child_nodes(node):
             visit(child, inside, for_types)
 
-    visit(ast.parse(source), False, False)
+    visit(ast.parse(source) if isinstance(source, str) else source, False, False)
     return found
 
 
-ALL = [
-    found
-    for name, path in MODULES.items()
-    for found in imports_of(name, path.read_text(encoding="utf-8"), path.name == "__init__.py")
-]
+@cache
+def all_imports() -> list[Import]:
+    return [
+        found
+        for name, path in MODULES.items()
+        for found in imports_of(name, tree(path), path.name == "__init__.py")
+    ]
 
 
 def room_of(module: str) -> str:
@@ -237,13 +246,15 @@ def test_every_module_has_a_room_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", sorted({room_of(name) for name in MODULES}))
 def test_a_room_imports_only_what_the_table_allows(name: str) -> None:
-    wrong = [offence for found in ALL if room_of(found.importer) == name for offence in offences(found)]
+    wrong = [
+        offence for found in all_imports() if room_of(found.importer) == name for offence in offences(found)
+    ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
     edges: dict[str, set[str]] = {name: set() for name in MODULES}
-    for found in ALL:
+    for found in all_imports():
         if is_ours(found.imported) and found.imported not in {DOOR, found.importer}:
             edges[found.importer].add(found.imported)
     assert circles(edges) == []
@@ -287,7 +298,7 @@ def test_every_module_can_be_imported_on_windows_and_macos() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}: {name}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        for statement in ast.parse(path.read_text("utf-8")).body
+        for statement in tree(path).body
         for name in (
             [alias.name for alias in statement.names]
             if isinstance(statement, ast.Import)
