@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,19 +19,20 @@ import pytest
 
 from quran_asr.cli.main import main
 from quran_asr.config.recipe import load_recipe
+from quran_asr.corpus.manifest import read_manifest
 from quran_asr.corpus.synthesis import synthesize_corpus
 from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.evaluate import write_report
 from quran_asr.evaluation.report import ScoredClip, Setting, make_report
 from quran_asr.evaluation.scoring import score_clips
-from quran_asr.experiments.comparison.studies import Part, Pretraining, Study, prepare
+from quran_asr.experiments.comparison.studies import STUDIES, Part, Pretraining, Study, prepare
 from quran_asr.experiments.comparison.trials import (
     Conditions,
     Question,
     keep_question,
     trials_of,
 )
-from quran_asr.experiments.comparison.variants import make_variants
+from quran_asr.experiments.comparison.variants import differences, make_variants
 from quran_asr.experiments.run_folder import RunFolder, create_run, runs_below
 from quran_asr.records import Segment, VerseRef
 
@@ -266,6 +268,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest
         (["--study", "augmentation", "--train", "t.jsonl"], "needs recordings of your own"),
         (["--study", "augmentation", "--train", "t.jsonl", "--validation", "v.jsonl"], "t.jsonl"),
         (["--study", "pretraining", "--train", "t.jsonl"], "its own recipes and data"),
+        (["--study", "voices"], "needs recordings of your own"),
         (["--study", "augmentation", "laptop"], "its own recipes and data"),
         (["--study", "augmentation", "--anyway"], "its own recipes and data"),
     ],
@@ -284,6 +287,56 @@ def test_what_the_variants_of_a_study_differ_in_is_not_overridden(tmp_path: Path
     for word in ("quran.augment.gain_db=5", "~quran.augment", "quran.augment={gain_db: 1}"):
         with pytest.raises(QuranAsrError, match="the variants of this study differ in"):
             prepare(study, tmp_path, [word], Conditions())
+
+
+def recited(folder: Path, minutes: Sequence[int]) -> str:
+    """A manifest of so many reciters, each with clips of 12 s of his first verses, five a minute."""
+    audio = folder / "a.wav"
+    audio.write_bytes(b"")
+    lines = [
+        {"audio_filepath": str(audio), "duration": 12.0, "verses": [f"2:{verse}"], "reciter": f"r{minute:02}"}
+        for minute in minutes
+        for verse in range(1, 5 * minute + 1)
+    ]
+    manifest = folder / "given.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return json.dumps([str(manifest)])
+
+
+def test_subsets_of_voices_have_equal_hours(tmp_path: Path) -> None:
+    given = recited(tmp_path, [1, 6, 8, 10, 12, 14])
+    words = [f"model.{key}.manifest_filepath={given}" for key in ("train_ds", "validation_ds")]
+    variants = prepare(STUDIES["voices"], tmp_path, words, Conditions())
+    assert [variant.name for variant in variants] == ["2 voices", "4 voices", "5 voices"]  # one has a minute
+    assert [change.key for change in differences(variants[0].recipe, variants[2].recipe)] == [
+        "model.train_ds.manifest_filepath"
+    ]
+    before: set[str] = set()
+    for variant in variants:
+        (manifest,) = variant.recipe.model.train_ds.manifests
+        clips = read_manifest(manifest, "letters")
+        seconds = Counter(clip.reciter for clip in clips)
+        # 2 x 8 minutes: the third and the fourth most could have been drawn too
+        assert sum(seconds.values()) == 80 and len(set(seconds.values())) == 1
+        assert len(seconds) == int(variant.name.split()[0]) and before <= set(seconds)
+        assert len({clip.verses for clip in clips}) >= 50 or len(seconds) < 4
+        before = set(seconds)
+    assert prepare(STUDIES["voices"], tmp_path, words, Conditions()) == variants
+
+
+@pytest.mark.parametrize(
+    ("minutes", "change", "message"),
+    [([1, 2, 3], "r01", "have 3 reciters"), ([1, 2, 3, 4], "", "names no reciter")],
+)
+def test_subsets_of_voices_need_reciters(
+    minutes: list[int], change: str, message: str, tmp_path: Path
+) -> None:
+    given = recited(tmp_path, minutes)
+    manifest = Path(json.loads(given)[0])
+    manifest.write_text(manifest.read_text("utf-8").replace("r01", change), "utf-8")
+    with pytest.raises(QuranAsrError, match=message):
+        prepare(STUDIES["voices"], tmp_path, [f"model.train_ds.manifest_filepath={given}"], Conditions())
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_an_unknown_study_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

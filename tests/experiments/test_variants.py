@@ -95,7 +95,7 @@ def test_a_section_that_one_variant_lacks_is_one_difference(data: list[str]) -> 
     assert back == ["quran.curriculum", "quran.augment"]
 
 
-@pytest.mark.parametrize("name", sorted(STUDIES))
+@pytest.mark.parametrize("name", sorted(name for name in STUDIES if not STUDIES[name].voices))
 def test_the_variants_of_a_shipped_study_can_be_compared(name: str, data: list[str]) -> None:
     study = STUDIES[name]
     variants = [[word.replace(PRETRAINED, "a.nemo") for word in variant] for variant in study.variants]

@@ -58,7 +58,8 @@ def compare() -> None:
     "--seeds",
     type=click.IntRange(1, 31),
     metavar="N",
-    help="Number of trainings of each recipe, with consecutive seeds. Default: 3 (--study augmentation: 2).",
+    help="Number of trainings of each recipe, with consecutive seeds. Default: 3 (--study augmentation and "
+    "voices: 2).",
 )
 @click.option(
     "--to",
@@ -71,7 +72,7 @@ def compare() -> None:
 @click.option(
     "--study",
     metavar="NAME",
-    help="A shipped experiment: pretraining, initialization or augmentation.",
+    help="A shipped experiment: pretraining, initialization, augmentation or voices.",
 )
 @click.option(
     "--jobs",
