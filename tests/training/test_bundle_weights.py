@@ -20,11 +20,20 @@ from quran_asr.config.recipe import load_recipe
 from quran_asr.config.schema import Recipe
 from quran_asr.decoding.options import Decoding
 from quran_asr.errors import QuranAsrError
+from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.experiments.run_folder import RunFolder
 from quran_asr.export.bundle import to_int8, write_unproven
 from quran_asr.export.verification import nemo_transcribes
 from quran_asr.files import sha256_of
-from quran_asr.runtime.bundle import ENCODER, JOINT, PREDICTION, Bundle, read_bundle, write_description
+from quran_asr.runtime.bundle import (
+    ENCODER,
+    JOINT,
+    PREDICTION,
+    Bundle,
+    default_model,
+    read_bundle,
+    write_description,
+)
 from quran_asr.runtime.recognizer import Recognizer
 from quran_asr.training.bundle_weights import exported_weights, positions, read_exported
 from quran_asr.training.model import EncDecHybridRNNTCTCBPEModel, build_model
@@ -349,3 +358,7 @@ def test_the_model_in_the_package_is_trained_further(
     record = json.loads((run / "transfer.json").read_text(encoding="utf-8"))
     assert (record["source"], record["share"]) == ("default", 1.0)
     assert record["differences"] == []
+    data = TrainingData.read(run / "training_data.json")
+    before = TrainingData.read(default_model() / "training_data.json")
+    assert set(data.reciters) == {*before.reciters, *(clip["reciter"] for clip in clips)}
+    assert len(data.manifests) == len(before.manifests) + 1 and set(before.verses) <= set(data.verses)

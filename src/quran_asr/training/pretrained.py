@@ -48,6 +48,7 @@ from quran_asr.runtime.bundle import (
     DEFAULT_MODEL,
     DESCRIPTION,
     ENCODER,
+    TRAINING_DATA,
     Bundle,
     is_bundle,
     read_bundle,
@@ -91,6 +92,8 @@ class Pretrained:
     """Hex, of the whole file; of a bundle that of its `bundle.json`, which has those of the other files."""
     source: str
     """A URL, `file`, `run <path>`, or `bundle`."""
+    training_data: Path | None = None
+    """The `training_data.json` of the run or the bundle; None where what it was trained on is not known."""
 
 
 def find_pretrained(name: str, on_progress: Progress | None = None) -> Pretrained:
@@ -212,12 +215,17 @@ def _best_of(name: str, folder: Path) -> Pretrained:
             where=name,
             remedy="wait for its first validation, or name another run",
         )
-    return _archive(name, best, f"run {folder}")
+    return replace(_archive(name, best, f"run {folder}"), training_data=_recorded_in(folder))
 
 
 def _bundle(name: str, folder: Path) -> Pretrained:
     refuse_unreadable(read_bundle(folder))
-    return Pretrained(name, folder, _file_sha256(folder / DESCRIPTION), "bundle")
+    return Pretrained(name, folder, _file_sha256(folder / DESCRIPTION), "bundle", _recorded_in(folder))
+
+
+def _recorded_in(folder: Path) -> Path | None:
+    recorded = folder / TRAINING_DATA  # runs and bundles give it one name
+    return recorded if recorded.is_file() else None
 
 
 def refuse_unreadable(bundle: Bundle) -> None:

@@ -139,7 +139,8 @@ def train(
     engine = choose_engine(device, ranks, on_finding)
     if first:
         manifests = [Path(manifest) for manifest in recipe.model.train_ds.manifests]
-        record_training_data(run, training, manifests, resume is not None, on_finding)
+        began_with = None if start is None or resume is not None else start.pretrained.training_data
+        record_training_data(run, training, manifests, resume is not None, on_finding, began_with)
     if first and resume is None:
         run.write_json("environment.json", environment(ranks, engine))
         set_first_weights(model, recipe, run, training_set, start)
@@ -258,9 +259,22 @@ def record_training_data(
     manifests: Sequence[Path],
     resumed: bool,
     on_finding: Callable[[Finding], None],
+    began_with: Path | None = None,
 ) -> None:
-    """Write `training_data.json`; a resumed run adds to it what has changed in the manifests."""
+    """Write `training_data.json`; a resumed run adds to it what has changed in the manifests.
+
+    Args:
+        run: of the training.
+        training: the clips.
+        manifests: where they are from.
+        resumed: the run has a file of its own already.
+        on_finding: called where the manifests have changed since.
+        began_with: the same file of the trained model that a new run starts from: its reciters and texts are
+            not unseen.
+    """
     trained_on = TrainingData.from_segments(training, manifests)
+    if began_with is not None:
+        trained_on = TrainingData.read(began_with).joined(trained_on)
     file = run.path / TRAINING_DATA_FILE
     if resumed and file.is_file():
         before = TrainingData.read(file)
