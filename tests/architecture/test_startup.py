@@ -108,6 +108,7 @@ def test_help_answers_at_once_and_ends_with_an_example(name: str, tmp_path: Path
         assert not [line for line in commands if line.endswith("...")], f"a sentence is cut in:\n{text}"
 
 
+@pytest.mark.alone  # processor time, too, is longer beside a test that fills the caches
 @pytest.mark.parametrize("command", [one for one in SETTLED if one.split()[0] in COMMANDS])
 def test_what_touches_no_audio_and_no_model_answers_at_once(command: str, tmp_path: Path) -> None:
     assert answers_at_once(command.split(), tmp_path).strip()

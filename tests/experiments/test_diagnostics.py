@@ -376,7 +376,7 @@ def test_no_curve_breaks_a_rule(data: st.DataObject) -> None:
 
 
 def test_a_rule_is_one_decorated_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "RULES", rules.RULES.copy())
+    monkeypatch.setattr(diagnosis, "RULES", rules.all_rules().copy())
     monkeypatch.setattr(rules, "RULES", diagnosis.RULES)
 
     @diagnosis.rule("too-quick", explains=("settled",))
@@ -389,7 +389,7 @@ def test_a_rule_is_one_decorated_function(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_every_code_is_declared() -> None:
     for kind in (*HEALTHY, *SICK):
-        assert {diagnosis.code for diagnosis in diagnose(made(kind, 1).curves())} <= rules.CODES
+        assert {diagnosis.code for diagnosis in diagnose(made(kind, 1).curves())} <= rules.codes()
 
 
 def test_a_code_that_no_diagnostic_has_is_an_error_of_the_plan() -> None:

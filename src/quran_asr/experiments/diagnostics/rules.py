@@ -13,22 +13,29 @@ from pathlib import Path
 
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.curves import Curves
-from quran_asr.experiments.diagnostics.diagnosis import RULES, Diagnosis
+from quran_asr.experiments.diagnostics.diagnosis import RULES, Diagnosis, Rule
 
-for _module in sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])):
-    if _module != "rules":
-        import_module(f"{__package__}.{_module}")
-
-CODES = frozenset(code for rule in RULES for code in rule.codes)
-"""What `quran.stop_on` may name."""
 ORDER = ("error", "warning", "note", "good")
+
+
+def all_rules() -> list[Rule]:
+    """The rules of all files here. Imported at the first call: most of what reads a recipe applies none."""
+    for module in sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])):
+        if module != "rules":
+            import_module(f"{__package__}.{module}")
+    return RULES
+
+
+def codes() -> frozenset[str]:
+    """What `quran.stop_on` may name."""
+    return frozenset(code for rule in all_rules() for code in rule.codes)
 
 
 def diagnose(curves: Curves) -> tuple[Diagnosis, ...]:
     """What the curves show: errors first, then warnings, notes and good news."""
     found: list[Diagnosis] = []
     explained: set[str] = set()
-    for rule in RULES:
+    for rule in all_rules():
         diagnoses = list(rule.judge(curves))
         found += diagnoses
         if diagnoses:
@@ -41,13 +48,13 @@ def diagnose(curves: Curves) -> tuple[Diagnosis, ...]:
     )
 
 
-def unknown_codes(codes: Sequence[str]) -> list[QuranAsrError]:
+def unknown_codes(named: Sequence[str]) -> list[QuranAsrError]:
     """An error for each code that no rule has."""
     errors = []
-    for code in codes:
-        if code not in CODES:
-            near = difflib.get_close_matches(code, sorted(CODES), n=1, cutoff=0.6)
-            remedy = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(sorted(CODES))}"
+    for code in named:
+        if code not in (known := sorted(codes())):
+            near = difflib.get_close_matches(code, known, n=1, cutoff=0.6)
+            remedy = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(known)}"
             errors.append(
                 QuranAsrError(f"`{code}` is not a diagnostic", where="quran.stop_on", remedy=remedy)
             )
