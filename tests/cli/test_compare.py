@@ -36,6 +36,9 @@ from quran_asr.experiments.comparison.variants import differences, make_variants
 from quran_asr.experiments.run_folder import RunFolder, create_run, runs_below
 from quran_asr.records import Segment, VerseRef
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from processor import allowed
+
 COMMAND = [sys.executable, "-m", "quran_asr", "compare", "recipes"]
 TINY = (
     *("model.encoder.n_layers=1", "model.encoder.d_model=32", "model.encoder.n_heads=2"),
@@ -44,6 +47,7 @@ TINY = (
     *("quran.vocabulary_size=48", "quran.curriculum=null", "quran.overfit_gate_steps=0"),
     *("model.optim.sched.warmup_steps=5", "trainer.log_every_n_steps=1"),
 )
+
 """Overrides of `quickstart` for a model that trains in seconds and learns nothing."""
 REFERENCE = "قل هو الله أحد"
 
@@ -513,17 +517,21 @@ def test_fifty_runs_are_listed_at_once_and_without_torch(tmp_path: Path) -> None
         "finally: print(json.dumps([time.process_time() - begun, sorted(sys.modules)]), file=sys.stderr)"
     )
     words = [sys.executable, "-c", code, json.dumps(["compare", "list", str(tmp_path), "--json"])]
-    fastest = 9.0
+    # Compiled once as for everybody, even where the tests themselves are set to write no bytecode.
+    compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path.parent / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
+    fastest, limit = 9.0, allowed(0.5)
     for _ in range(3):
-        done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ})
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=True, env={**os.environ, **compiled}
+        )
         seconds, modules = json.loads(done.stderr.splitlines()[-1])
         fastest = min(fastest, seconds)
         assert {"torch", "numpy", "matplotlib"} & set(modules) == set()
-        if fastest < 0.5:
+        if fastest < limit:
             break
     runs = json.loads(done.stdout)["runs"]
     assert len(runs) == 50 and runs[-1]["changes"] == ["quran.seed: 48 -> 49"]
-    assert fastest < 0.5
+    assert fastest < limit
 
 
 def test_the_table_of_all_runs_numbers_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
