@@ -85,11 +85,15 @@ def _load(spelling: str) -> Quran:
     lengths = [0] * SURAHS
     for ref in edition.verses:
         lengths[ref.surah - 1] += 1
+    verses, basmalas = edition.verses, edition.basmalas
+    if spelling == "letters":  # the others are those that the editions are written in
+        verses = {ref: spell(verse, spelling) for ref, verse in verses.items()}
+        basmalas = {surah: spell(basmala, spelling) for surah, basmala in basmalas.items()}
     return Quran(
         spelling=spelling,
         edition_name=edition.name,
         refs=tuple(edition.verses),
-        verses={ref: spell(verse, spelling) for ref, verse in edition.verses.items()},
-        basmalas={surah: spell(basmala, spelling) for surah, basmala in edition.basmalas.items()},
+        verses=verses,
+        basmalas=basmalas,
         lengths=tuple(lengths),
     )
