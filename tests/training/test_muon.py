@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 from quran_asr.config.recipe import load_recipe
 from quran_asr.training import muon
+from quran_asr.training.distributed import Ranks
 from quran_asr.training.model import build_model
-from quran_asr.training.muon import ADAMW_SIZE, Muon, hidden_matrices, orthogonalized
+from quran_asr.training.muon import ADAMW_SIZE, Muon, hidden_matrices, orthogonalized, shared_out
 from quran_asr.training.tokenizer import Tokenizer
 
 SETTINGS = {"lr": 0.01, "betas": (0.9, 0.98), "weight_decay": 0.1, "fused": True}
@@ -63,8 +67,8 @@ class Small(nn.Module):
         self.convolution = nn.Parameter(torch.randn(6, 4, 1))
         self.bias = nn.Parameter(torch.randn(5))
 
-    def muon(self) -> Muon:
-        return Muon([{"params": list(self.parameters())}], [self.matrix, self.convolution], **SETTINGS)
+    def muon(self, ranks: Ranks = Ranks()) -> Muon:  # noqa: B008 - frozen
+        return Muon([{"params": list(self.parameters())}], [self.matrix, self.convolution], ranks, **SETTINGS)
 
     def give_gradients(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -137,3 +141,37 @@ def test_the_matrices_are_those_inside_the_encoder(tokenizer: Tokenizer) -> None
     assert "encoder.layers.0.feed_forward1.linear1.weight" in names
     assert "encoder.layers.0.conv.pointwise_conv1.weight" in names
     assert not any("depthwise" in name or "pos_bias" in name or "norm" in name for name in names)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_the_work_is_shared_out_evenly(processes: int) -> None:
+    shapes = [(256, 1024), (1024, 256), (256, 256), (512, 256)] * 8
+    owners = shared_out(shapes, processes)
+    loads = [0] * processes
+    for owner, shape in zip(owners, shapes, strict=True):
+        loads[owner] += min(shape) ** 2 * max(shape)
+    assert max(loads) <= 1.1 * sum(loads) / processes
+    assert shared_out([], processes) == []
+
+
+def test_processes_that_share_the_work_make_the_steps_of_one(tmp_path: Path) -> None:
+    alone = Small()
+    muon = alone.muon()
+    for seed in range(3):
+        alone.give_gradients(seed)
+        muon.step()
+    spawn(_steps_of_one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    for rank in range(2):
+        together = torch.load(tmp_path / f"{rank}.pt")
+        assert all(torch.equal(alone.state_dict()[name], kept) for name, kept in together.items())
+
+
+def _steps_of_one_of_two(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = Small()
+    muon = model.muon(Ranks(rank, 2))
+    for seed in range(3):
+        model.give_gradients(seed)
+        muon.step()
+    torch.save(model.state_dict(), Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()

@@ -102,6 +102,22 @@ class Ranks:
             for tensor, mean in zip(together, means, strict=True):
                 tensor.copy_(mean.view_as(tensor))
 
+    def collect(self, tensors: Sequence[torch.Tensor], owners: Sequence[int]) -> None:
+        """Put into each tensor what it holds in the process that owns it.
+
+        Args:
+            tensors: contiguous, the same shapes and dtype in all processes.
+            owners: rank of the process that owns each.
+        """
+        for rank in range(self.size if self.size > 1 else 0):
+            owned = [tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == rank]
+            if owned:
+                flat = torch.cat([tensor.reshape(-1) for tensor in owned])
+                distributed.broadcast(flat, src=rank)
+                parts = torch.split(flat, [tensor.numel() for tensor in owned])
+                for tensor, part in zip(owned, parts, strict=True):
+                    tensor.copy_(part.view_as(tensor))
+
     def environment(self) -> ClusterEnvironment:
         """For Lightning: all processes have been started."""
         return LightningEnvironment() if self.size == 1 else TorchElasticEnvironment()

@@ -181,6 +181,7 @@ class TrainingModule(lightning.LightningModule):
             copied=copied,
             copied_rate=recipe.quran.copied_rate,
             frozen_steps=recipe.quran.unfreeze_after,
+            ranks=ranks,
         )
         self.progress = EpochProgress()
         self.validated_at = -1

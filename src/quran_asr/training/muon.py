@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quran_asr.training.cpu import multiplies_bf16
+from quran_asr.training.distributed import Ranks
 
 # Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) moves a matrix by the nearest
 # orthogonal matrix to its momentum: all directions move by the same amount, where AdamW is led by the few
@@ -67,14 +68,22 @@ class Muon(torch.optim.AdamW):
 
     Muon's momentum stands where AdamW keeps its first moment, so a run can change from one to the other and
     back. As with AdamW's fused kernel, nothing changes in a step for which `found_inf` is 1.
+
+    Several processes share the work: each makes the orthogonal matrices of a part of the parameters, and gets
+    the others from the processes that make them.
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], matrices: Iterable[nn.Parameter], **settings: Any
+        self,
+        groups: Iterable[dict[str, Any]],
+        matrices: Iterable[nn.Parameter],
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        **settings: Any,
     ) -> None:
         """`groups` and `settings` are AdamW's; `matrices`: the parameters [R, C] or [R, C, 1] for Muon."""
         super().__init__(groups, **settings)
         self._matrices = {id(parameter) for parameter in matrices}
+        self._ranks = ranks
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -83,28 +92,59 @@ class Muon(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gradients: list[tuple[nn.Parameter, Tensor]] = []
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if id(parameter) in self._matrices and parameter.grad is not None:
-                    gradients.append((parameter, parameter.grad))
-                    self._update(parameter, parameter.grad, group["lr"], group["weight_decay"])
-                    parameter.grad = None  # AdamW passes over it
+        chosen = [
+            (parameter, parameter.grad, group)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if id(parameter) in self._matrices and parameter.grad is not None
+        ]
+        steps = self._steps([(parameter, gradient) for parameter, gradient, _ in chosen])
+        for (parameter, _, group), step in zip(chosen, steps, strict=True):
+            usable, rate = self._usable(parameter), group["lr"]
+            size = ADAMW_SIZE * max(parameter.shape[:2]) ** 0.5
+            parameter.mul_(1 - usable * rate * group["weight_decay"])
+            parameter.sub_(usable * rate * size * step.view_as(parameter))
+            parameter.grad = None  # AdamW passes over it
         super().step()
-        for parameter, gradient in gradients:
+        for parameter, gradient, _ in chosen:
             parameter.grad = gradient
         return loss
 
-    def _update(self, parameter: nn.Parameter, gradient: Tensor, rate: float, decay: float) -> None:
+    def _steps(self, chosen: Sequence[tuple[nn.Parameter, Tensor]]) -> Iterable[Tensor]:
+        """The orthogonal matrix [R, C] of each parameter with this gradient."""
+        if self._ranks.size == 1:  # one after another, so that they are not in memory together
+            return (orthogonalized(self._direction(*one)) for one in chosen)
+        directions = [self._direction(*one) for one in chosen]
+        owners = shared_out([direction.shape for direction in directions], self._ranks.size)
+        steps = [
+            orthogonalized(direction) if owner == self._ranks.rank else torch.empty_like(direction)
+            for direction, owner in zip(directions, owners, strict=True)
+        ]
+        self._ranks.collect(steps, owners)
+        return steps
+
+    def _direction(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """Nesterov's momentum [R, C], after this gradient has been added to it."""
         state = self.state[parameter]
         if not state:  # as AdamW makes it, so that it can continue from it
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        momentum, is_usable = state["exp_avg"], self._usable(parameter) > 0
+        momentum.lerp_(torch.where(is_usable, gradient, momentum), 1 - MOMENTUM)
+        direction = torch.lerp(torch.where(is_usable, gradient, momentum), momentum, MOMENTUM)
+        return direction.reshape(parameter.shape[:2])
+
+    def _usable(self, parameter: nn.Parameter) -> Tensor:
+        """1, or 0 in a step that is to be left out."""
         usable: Tensor = 1 - getattr(self, "found_inf", torch.zeros((), device=parameter.device))
-        momentum = state["exp_avg"]
-        momentum.lerp_(torch.where(usable > 0, gradient, momentum), 1 - MOMENTUM)
-        direction = torch.lerp(torch.where(usable > 0, gradient, momentum), momentum, MOMENTUM)
-        rows, columns = parameter.shape[:2]
-        size = ADAMW_SIZE * max(rows, columns) ** 0.5
-        step = orthogonalized(direction.reshape(rows, columns)).reshape(parameter.shape)
-        parameter.mul_(1 - usable * rate * decay).sub_(usable * rate * size * step)
+        return usable
+
+
+def shared_out(shapes: Sequence[Sequence[int]], processes: int) -> list[int]:
+    """For each matrix the process that makes it orthogonal, so that all have about as much work."""
+    work = [min(shape) ** 2 * max(shape) for shape in shapes]
+    owners, loads = [0] * len(work), [0] * processes
+    for place in sorted(range(len(work)), key=lambda place: -work[place]):
+        owners[place] = loads.index(min(loads))
+        loads[owners[place]] += work[place]
+    return owners

@@ -20,6 +20,7 @@ from quran_asr.config.schedule import learning_rate, transferred_share
 from quran_asr.config.schema import Optim, Quran
 from quran_asr.errors import Finding
 from quran_asr.experiments.run_folder import RunFolder
+from quran_asr.training.distributed import Ranks
 from quran_asr.training.muon import Muon, hidden_matrices
 
 WHOLE = ("whole", "level", "bins")
@@ -67,6 +68,7 @@ class ParamGroups:
         copied: frozenset[str] = frozenset(),
         copied_rate: float = 1.0,
         frozen_steps: int = 0,
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     ) -> None:
         """Groups of a model.
 
@@ -78,6 +80,7 @@ class ParamGroups:
             copied: names of parameters that came from the start; empty makes one group.
             copied_rate: share of the learning rate for these.
             frozen_steps: optimizer steps for which these are frozen.
+            ranks: the processes of the training, which share an optimizer's work.
         """
         self.model = model
         self.optim = optim
@@ -86,6 +89,7 @@ class ParamGroups:
         self.copied = copied
         self.copied_share = copied_rate
         self.frozen_steps = frozen_steps
+        self.ranks = ranks
 
     def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Fresh and copied, each in the order of the model."""
@@ -105,7 +109,7 @@ class ParamGroups:
             "fused": True,
         }
         optimizer = (
-            Muon(groups, hidden_matrices(self.model), **settings)
+            Muon(groups, hidden_matrices(self.model), self.ranks, **settings)
             if self.optim.name == "muon"
             else torch.optim.AdamW(groups, **settings)
         )
