@@ -124,7 +124,7 @@ def parse_range(written: str) -> tuple[VerseRef, ...]:
 
 _VERSE_WORD = "(?:verses?|ayahs?|ayats?|ayas?|v|ال[آا]ي[ةه]|[آا]ي[ةه]|[آا]يات)"
 _NUMBERS = re.compile(
-    r"(?:s[uo]+ra[ht]?|سور[ةه])?\s*(\d+)(?:\s*[:./,]\s*(\d+)(?:\s*[-–—]\s*(?:(\d+)\s*:\s*)?(\d+))?)?"
+    r"(?:s[uo]+ra[ht]?|سور[ةه])?\s*(\d+)(?:(?:\s*[:./,]\s*|\s+)(\d+)(?:\s*[-–—]\s*(?:(\d+)\s*:\s*)?(\d+))?)?"
 )
 _NAME_AND_NUMBERS = re.compile(
     rf"(.*?[^\W\d_].*?)[\s,:(\[]*(?:\b{_VERSE_WORD})?[\s.:]*(\d+)(?:\s*[-–—]\s*(\d+))?[\s)\]]*"

@@ -33,7 +33,7 @@ from quran_asr.text.letter_streams import (
 from quran_asr.text.passages import parse_range, read_reference, word_map
 from quran_asr.text.quran import Quran, load_quran
 from quran_asr.text.spelling import lost_letters, spell
-from quran_asr.text.surah_names import find_surah, surah_name
+from quran_asr.text.surah_names import find_named_verses, find_surah, surah_name
 from quran_asr.text.transliteration import TANWIN, Consonant, likeness, read_latin
 
 Kind = Literal["reference", "surah", "exact", "spelling", "prefix", "transliteration", "typo", "partial"]
@@ -80,8 +80,8 @@ def find(quran: Quran, query: str) -> tuple[Match, ...]:
 
     Args:
         quran: in the spelling of the result.
-        query: `2:255`, `2:255-257`, `112`, `al-baqara 255`, `البقرة`, `Ya-Sin`, Arabic words, or Arabic words
-            in Latin letters.
+        query: `2:255`, `2:255-257`, `112`, `al-baqara 255`, `البقرة`, `Ya-Sin`, `آية الكرسي`, Arabic words,
+            or Arabic words in Latin letters.
 
     Returns:
         The best first, within one kind in the order of the mushaf; transliterations by phonetic similarity.
@@ -91,7 +91,7 @@ def find(quran: Quran, query: str) -> tuple[Match, ...]:
         QuranAsrError: `query` has no letter, it mixes Arabic and other letters, or it is
             the reference of a verse that does not exist.
     """
-    if refs := read_reference(query):
+    if refs := read_reference(find_named_verses(query) or query):
         return tuple(Match((ref,), quran.verse(ref), (), "reference") for ref in refs)
     letters = spell(query, "letters")
     consonants_asked = () if letters else read_latin(query)

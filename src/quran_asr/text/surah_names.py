@@ -1,4 +1,4 @@
-"""The names of the surahs in Arabic and in English, as people write them."""
+"""The names of the surahs, and of some verses, in Arabic and in English, as people write them."""
 
 from __future__ import annotations
 
@@ -139,6 +139,14 @@ _OTHER_ARABIC = {
     111: "اللهب",
 }
 
+_VERSES = {
+    "2:255": "آية الكرسي/Ayat al-Kursi/Ayat ul-Kursi/Ayat Kursi/The Throne Verse/The Verse of the Throne",
+    "2:282": "آية الدين/آية المداينة/Ayat ad-Dayn/Ayat al-Dayn/The Verse of Debt",
+    "2:285-286": "خواتيم البقرة/خواتيم سورة البقرة/آخر آيتين من سورة البقرة/Khawatim al-Baqarah/"
+    "Khawatim Surat al-Baqarah/The last two verses of al-Baqarah",
+    "24:35": "آية النور/Ayat an-Nur/Ayat al-Nur/Ayat un-Nur/The Verse of Light/The Light Verse",
+}
+
 _WORD_SURAH = re.compile(r"^(?:s[uo]+ra[ht]?|سور[ةه])\b\s*", re.IGNORECASE)
 
 
@@ -159,6 +167,21 @@ def find_surah(name: str) -> int | None:
         return _names().get(_arabic_key(bare))
     joined_article = re.sub(r"^a(?:l|([nrstzd])(?=\1)|sh(?=sh))", "", bare.casefold())
     return _names().get(_latin_key(bare)) or _names().get(_latin_key(joined_article))
+
+
+def find_named_verses(name: str) -> str | None:
+    """The reference of verses with a name of their own, such as the Throne Verse; None: no verse has it."""
+    key = _arabic_key(name) if spell(name, "letters") else _latin_key(name)
+    return _verse_names().get(key)
+
+
+@lru_cache(maxsize=1)
+def _verse_names() -> dict[str, str]:
+    return {
+        _arabic_key(name) if spell(name, "letters") else _latin_key(name): reference
+        for reference, names in _VERSES.items()
+        for name in names.split("/")
+    }
 
 
 @lru_cache(maxsize=1)
