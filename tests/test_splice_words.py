@@ -47,7 +47,7 @@ def test_words_of_a_reciter_are_joined_in_a_new_order_and_aligned_once(
     text = " ".join(quran.verse(ref) for ref in quran.refs)
     assert "24 of 24 clips aligned\n" in first
     assert sum(clip.duration for clip in clips) == pytest.approx(36, abs=15)
-    assert sum(clip.text not in text for clip in clips) >= len(clips) - 1
+    assert not any(clip.text in text for clip in clips)
     for clip in clips:
         assert set(clip.text.split()) <= known[clip.reciter]
         samples = audio.read(clip.audio)

@@ -3,13 +3,14 @@
     python tools/splice_words.py MANIFEST --to FOLDER [--hours 10] [--model BUNDLE] [--processes 2] [--seed 0]
 
 A model that has only heard verses learns them by heart, and writes what it expects where a reciter says
-something else. Each clip made here is a row of pieces of one to four neighbouring words, from different clips
-of one reciter, cut where `align` finds the words and joined as by `evaluate --planted-errors`: what is
-recited is known, and is no verse. Clips that are not aligned word for word are left out, and pieces with
-words that are hardly recognized.
+something else. Each clip made here is a row of pieces of one to four neighbouring words, each piece from
+another clip of the same reciter than the one before, cut where `align` finds the words and joined as by
+`evaluate --planted-errors`: what is recited is known, and is no verse. Clips that are not aligned word for
+word are left out, and pieces with words that are hardly recognized.
 
 Writes FOLDER/clips/*.flac and FOLDER/manifest.jsonl, to be trained on beside MANIFEST. FOLDER/words.jsonl
-keeps the alignments, so that an interrupted run continues and another seed needs no second pass.
+keeps the alignments, so that an interrupted run continues and another seed needs no second pass; give
+another MODEL another folder.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ from quran_asr.runtime.recognizer import Recognizer, load
 
 MOST_WORDS = 4
 """Of a piece."""
+FEWEST_PIECES = 2
 CLIP_SECONDS = (2.5, 12.0)
 LEAST_CONFIDENCE = 0.3
 CLIPS_AT_ONCE = 100
@@ -75,7 +78,10 @@ def aligned_sources(clips: Sequence[Segment], kept: Path, model: Path | None, pr
     """The sources among the clips; those of earlier runs are read from `kept`, new ones are added to it."""
     done: dict[tuple[str, float], Source | None] = {}
     if kept.exists():
-        for line in kept.read_text(encoding="utf-8").splitlines():
+        whole, _, torn = kept.read_text(encoding="utf-8").rpartition("\n")
+        if torn:  # an interrupted run left a part of a line
+            kept.write_text(whole + "\n" if whole else "", encoding="utf-8")
+        for line in whole.splitlines():
             values = json.loads(line)
             words = values.pop("words")
             source = Source(**values, words=tuple(map(tuple, words))) if words else None
@@ -95,47 +101,59 @@ def aligned_sources(clips: Sequence[Segment], kept: Path, model: Path | None, pr
     return [source for clip in clips if (source := done[clip.audio, clip.offset])]
 
 
+def usable_pieces(source: Source) -> list[range]:
+    """Some neighbouring words each, all of which are recognized well enough."""
+    ends = [
+        (first, first + count)
+        for first in range(len(source.words))
+        for count in range(1, MOST_WORDS + 1)
+        if first + count <= len(source.words)
+    ]
+    return [
+        range(first, end)
+        for first, end in ends
+        if min(confidence for *_, confidence in source.words[first:end]) >= LEAST_CONFIDENCE
+    ]
+
+
 def spliced(sources: Sequence[Source], hours: float, seed: int) -> Iterator[tuple[str, str, list[Stretch]]]:
     """Clips of so many hours in all: reciter, text and pieces of each.
 
     A reciter's share grows with the root of the number of his clips: of a few complete sets among many
-    voices, and of voices that recite one passage, neither takes all.
+    voices, and of voices that recite one passage, neither takes all. Reciters need two clips.
     """
     choose = random.Random(seed)
-    by_reciter: dict[str, list[Source]] = {}
+    by_reciter: dict[str, list[tuple[Source, list[range]]]] = {}
     for source in sources:
-        by_reciter.setdefault(source.reciter, []).append(source)
-    reciters = sorted(by_reciter)
+        if source.reciter and (pieces := usable_pieces(source)):
+            by_reciter.setdefault(source.reciter, []).append((source, pieces))
+    reciters = sorted(reciter for reciter, known in by_reciter.items() if len(known) > 1)
     shares = [len(by_reciter[reciter]) ** 0.5 for reciter in reciters]
     seconds = 0.0
-    while seconds < hours * 3600:
+    while reciters and seconds < hours * 3600:
         reciter = choose.choices(reciters, shares)[0]
         wanted = choose.uniform(*CLIP_SECONDS)
         words: list[str] = []
-        pieces: list[Stretch] = []
-        length = 0.0
-        while length < wanted:
-            piece = cut_piece(choose.choice(by_reciter[reciter]), choose)
-            if piece is None:
+        joined: list[Stretch] = []
+        length, before = 0.0, None
+        while length < wanted or len(joined) < FEWEST_PIECES:
+            source, usable = choose.choice(by_reciter[reciter])
+            if source is before:
                 continue
-            text, stretch = piece
-            pieces.append(at_level(stretch, pieces[0]) if pieces else stretch)
-            words += text
+            before = source
+            places = choose.choice(usable)
+            stretch = cut_piece(source, places)
+            joined.append(at_level(stretch, joined[0]) if joined else stretch)
+            words += [source.words[place][0] for place in places]
             length += (stretch.end - stretch.start) / SAMPLE_RATE
         seconds += length
-        yield reciter, " ".join(words), pieces
+        yield reciter, " ".join(words), joined
 
 
-def cut_piece(source: Source, choose: random.Random) -> tuple[list[str], Stretch] | None:
-    """Some neighbouring words of a clip, if they are recognized well enough."""
-    first = choose.randrange(len(source.words))
-    end = min(first + choose.randint(1, MOST_WORDS), len(source.words))
-    if min(confidence for *_, confidence in source.words[first:end]) < LEAST_CONFIDENCE:
-        return None
+def cut_piece(source: Source, places: range) -> Stretch:
     samples = audio.read(source.audio, source.offset, source.duration)
     cut = cut_words(samples, [TimedWord(*word) for word in source.words])
-    stretch = Stretch(samples, cut[first].start, cut[end - 1].end)
-    return [text for text, *_ in source.words[first:end]], stretch
+    return Stretch(samples, cut[places[0]].start, cut[places[-1]].end)
 
 
 def main() -> None:
@@ -165,6 +183,8 @@ def main() -> None:
                 "riwaya": "hafs",
             }
             manifest.write(json.dumps(line, ensure_ascii=False) + "\n")
+    if not (chosen.to / "manifest.jsonl").stat().st_size:
+        sys.exit("error: no reciter has two clips that are aligned word for word and recognized well enough")
     print(f"wrote {chosen.to / 'manifest.jsonl'}")
 
 

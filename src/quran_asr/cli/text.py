@@ -55,7 +55,7 @@ def find(words: tuple[str, ...], as_json: bool) -> int:
 
     WORDS are Arabic words in any spelling, with or without vowels, hamzas and spaces, also over the border of
     two verses or with one typo; a transliteration (qul huwa allahu ahad); a reference (2:255, al-baqara 255);
-    or the name of a surah in Arabic or English.
+    the name of a surah in Arabic or English; or that of a verse (ayatul kursi).
 
     The best match first, one a line, with tabs between: place, verse, kind of match, the words that match.
     The kinds are reference, surah, exact, spelling, prefix, transliteration, typo, and partial: only most of

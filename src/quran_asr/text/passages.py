@@ -124,15 +124,20 @@ def parse_range(written: str) -> tuple[VerseRef, ...]:
 
 _VERSE_WORD = "(?:verses?|ayahs?|ayats?|ayas?|v|ال[آا]ي[ةه]|[آا]ي[ةه]|[آا]يات)"
 _NUMBERS = re.compile(
-    r"(?:s[uo]+ra[ht]?|سور[ةه])?\s*(\d+)(?:(?:\s*[:./,]\s*|\s+)(\d+)(?:\s*[-–—]\s*(?:(\d+)\s*:\s*)?(\d+))?)?"
+    r"(?:s[uo]+ra[ht]?|سور[ةه])?\s*(\d+)"
+    rf"(?:(?:\s*[:./,]\s*|,?\s+(?:{_VERSE_WORD}\s*)?)(\d+)(?:\s*[-–—]\s*(?:(\d+)\s*:\s*)?(\d+))?)?"
 )
 _NAME_AND_NUMBERS = re.compile(
     rf"(.*?[^\W\d_].*?)[\s,:(\[]*(?:\b{_VERSE_WORD})?[\s.:]*(\d+)(?:\s*[-–—]\s*(\d+))?[\s)\]]*"
 )
+_NUMBERS_AND_NAME = re.compile(
+    rf"{_VERSE_WORD}\s*(\d+)(?:\s*[-–—]\s*(\d+))?,?\s+(?:(?:of|from|in|من)\s+)?(.*[^\W\d_].*)"
+)
 
 
 def read_reference(query: str) -> tuple[VerseRef, ...]:
-    """The verses that `2:255`, `2:255-257`, `112`, `٢:٢٥٥` or `al-baqara 255` names; empty for anything else.
+    """The verses that a reference names: `2:255`, `2:255-257`, `2 255`, `112`, `٢:٢٥٥`, `surah 2 verse 255`,
+    `al-baqara 255`, `verse 255 of al-baqara`; empty for anything else.
 
     Raises:
         QuranAsrError: it is written as a reference, but there is no such verse.
@@ -148,6 +153,8 @@ def read_reference(query: str) -> tuple[VerseRef, ...]:
         return parse_range(surah + f":{first}" * bool(first) + f"-{last}" * bool(last))
     if (named := _NAME_AND_NUMBERS.fullmatch(written)) and (surah_number := find_surah(named[1])):
         return parse_range(f"{surah_number}:{named[2]}" + f"-{named[3]}" * bool(named[3]))
+    if (named := _NUMBERS_AND_NAME.fullmatch(written)) and (surah_number := find_surah(named[3])):
+        return parse_range(f"{surah_number}:{named[1]}" + f"-{named[2]}" * bool(named[2]))
     return ()
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from functools import lru_cache
 
 from quran_asr.text.editions import load_edition
-from quran_asr.text.spelling import spell
+from quran_asr.text.spelling import lost_letters, spell
 
 _ENGLISH = """
 Al-Fatihah/The Opening
@@ -140,12 +140,13 @@ _OTHER_ARABIC = {
 }
 
 _VERSES = {
-    "2:255": "آية الكرسي/Ayat al-Kursi/Ayat ul-Kursi/Ayat Kursi/The Throne Verse/The Verse of the Throne",
-    "2:282": "آية الدين/آية المداينة/Ayat ad-Dayn/Ayat al-Dayn/The Verse of Debt",
-    "2:285-286": "خواتيم البقرة/خواتيم سورة البقرة/آخر آيتين من سورة البقرة/Khawatim al-Baqarah/"
-    "Khawatim Surat al-Baqarah/The last two verses of al-Baqarah",
-    "24:35": "آية النور/Ayat an-Nur/Ayat al-Nur/Ayat un-Nur/The Verse of Light/The Light Verse",
+    "2:255": "آية الكرسي/Ayat Kursi/Throne Verse/Verse of the Throne",
+    "2:282": "آية الدين/آية المداينة/Ayat Dayn/Verse of Debt",
+    "2:285-286": "خواتيم البقرة/خواتيم سورة البقرة/آخر آيتين من سورة البقرة/Khawatim Baqarah/"
+    "Khawatim Surat Baqarah/Last two verses of Baqarah",
+    "24:35": "آية النور/Ayat Nur/Light Verse/Verse of Light",
 }
+"""Reference -> names, without the article where it is Latin."""
 
 _WORD_SURAH = re.compile(r"^(?:s[uo]+ra[ht]?|سور[ةه])\b\s*", re.IGNORECASE)
 
@@ -171,17 +172,21 @@ def find_surah(name: str) -> int | None:
 
 def find_named_verses(name: str) -> str | None:
     """The reference of verses with a name of their own, such as the Throne Verse; None: no verse has it."""
-    key = _arabic_key(name) if spell(name, "letters") else _latin_key(name)
-    return _verse_names().get(key)
+    if re.search(r"\d", name) or (spell(name, "letters") and lost_letters(name)):
+        return None
+    return _verse_names().get(_verse_key(name))
 
 
 @lru_cache(maxsize=1)
 def _verse_names() -> dict[str, str]:
-    return {
-        _arabic_key(name) if spell(name, "letters") else _latin_key(name): reference
-        for reference, names in _VERSES.items()
-        for name in names.split("/")
-    }
+    return {_verse_key(name): reference for reference, names in _VERSES.items() for name in names.split("/")}
+
+
+def _verse_key(name: str) -> str:
+    if spell(name, "letters"):
+        return _arabic_key(name)
+    joined = re.sub("^ayat[aiu][lndrstz]h?[ -]", "ayat ", name.strip().casefold())
+    return _latin_key(re.sub("(?:^|[ -])(?:the|of|[aeu](?:[lndrtz]|sh?))(?=[ -])", " ", joined))
 
 
 @lru_cache(maxsize=1)
@@ -216,7 +221,7 @@ def _latin_key(name: str) -> str:
 
 
 _SAME_PRONUNCIATION = (
-    ("ee|iy", "i"),
+    ("ee|iy+", "i"),
     ("oo|ou", "u"),
     ("au", "aw"),
     ("[ae][iy]", "ay"),

@@ -23,7 +23,7 @@ from quran_asr.experiments.checks.outcome import Outcome, Outcomes, failure, of_
 from quran_asr.experiments.transfer_map import LEAST_ENCODER_SHARE, TransferMap
 from quran_asr.records import Segment
 from quran_asr.training.bundle_weights import ExportedModel
-from quran_asr.training.cpu import suit_cpu
+from quran_asr.training.cpu import multiplies_bf16, suit_cpu
 from quran_asr.training.data.batches import Batch, ClipSet, collate, tokenize
 from quran_asr.training.distributed import training_device
 from quran_asr.training.initialization import (
@@ -48,7 +48,7 @@ def torch_environment(trainer: Trainer) -> list[Outcome]:
     """What this machine has of what a recipe's `trainer` asks for, and what it lacks."""
     device = training_device(trainer.accelerator)
     if device.type == "cpu":
-        return _cpu(trainer.accelerator)
+        return _cpu(trainer)
     broken = _broken(device)
     if broken:
         return [
@@ -76,8 +76,10 @@ def torch_environment(trainer: Trainer) -> list[Outcome]:
     return outcomes
 
 
-def _cpu(accelerator: str) -> list[Outcome]:
-    here = f"Python {platform.python_version()}, torch {torch.__version__} on the CPU, in fp32"
+def _cpu(trainer: Trainer) -> list[Outcome]:
+    precision = "bf16" if trainer.precision == "bf16-mixed" and multiplies_bf16() else "fp32"
+    here = f"Python {platform.python_version()}, torch {torch.__version__} on the CPU, in {precision}"
+    accelerator = trainer.accelerator
     if accelerator == "cpu":
         return [passed(here)]
     has_driver = DRIVER.exists() or shutil.which("nvidia-smi") is not None

@@ -106,7 +106,7 @@ class Ranks:
         """Put into each tensor what it holds in the process that owns it.
 
         Args:
-            tensors: contiguous, the same shapes and dtype in all processes.
+            tensors: the same shapes and dtype in all processes.
             owners: rank of the process that owns each.
         """
         for rank in range(self.size if self.size > 1 else 0):

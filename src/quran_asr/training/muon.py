@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quran_asr.training.cpu import multiplies_bf16
-from quran_asr.training.distributed import Ranks
+from quran_asr.training.distributed import EXCHANGED, Ranks
 
 # Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) moves a matrix by the nearest
 # orthogonal matrix to its momentum: all directions move by the same amount, where AdamW is led by the few
@@ -29,6 +29,9 @@ _POLYNOMIALS = tuple(
         (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     )
 )
+Chosen = tuple[nn.Parameter, Tensor, dict[str, Any]]
+"""A matrix, its gradient, and the optimizer's group that it is in."""
+
 MOMENTUM = 0.95
 ADAMW_SIZE = 0.2
 """Root mean square of an AdamW step at rate 1, which Muon's steps are scaled to (arXiv 2502.16982)."""
@@ -98,22 +101,34 @@ class Muon(torch.optim.AdamW):
             for parameter in group["params"]
             if id(parameter) in self._matrices and parameter.grad is not None
         ]
-        steps = self._steps([(parameter, gradient) for parameter, gradient, _ in chosen])
-        for (parameter, _, group), step in zip(chosen, steps, strict=True):
-            usable, rate = self._usable(parameter), group["lr"]
-            size = ADAMW_SIZE * max(parameter.shape[:2]) ** 0.5
-            parameter.mul_(1 - usable * rate * group["weight_decay"])
-            parameter.sub_(usable * rate * size * step.view_as(parameter))
-            parameter.grad = None  # AdamW passes over it
+        for part in self._parts(chosen):
+            steps = self._steps([(parameter, gradient) for parameter, gradient, _ in part])
+            for (parameter, _, group), step in zip(part, steps, strict=True):
+                usable, rate = self._usable(parameter), group["lr"]
+                size = ADAMW_SIZE * max(parameter.shape[:2]) ** 0.5
+                parameter.mul_(1 - usable * rate * group["weight_decay"])
+                parameter.sub_(usable * rate * size * step.view_as(parameter))
+                parameter.grad = None  # AdamW passes over it
         super().step()
         for parameter, gradient, _ in chosen:
             parameter.grad = gradient
         return loss
 
-    def _steps(self, chosen: Sequence[tuple[nn.Parameter, Tensor]]) -> Iterable[Tensor]:
+    def _parts(self, chosen: Sequence[Chosen]) -> Iterator[list[Chosen]]:
+        """Parameters whose matrices are in memory together: one, or with several processes an exchange."""
+        part: list[Chosen] = []
+        numbers = 0
+        for one in chosen:
+            if part and (self._ranks.size == 1 or numbers + one[0].numel() > EXCHANGED):
+                yield part
+                part, numbers = [], 0
+            part.append(one)
+            numbers += one[0].numel()
+        if part:
+            yield part
+
+    def _steps(self, chosen: Sequence[tuple[nn.Parameter, Tensor]]) -> list[Tensor]:
         """The orthogonal matrix [R, C] of each parameter with this gradient."""
-        if self._ranks.size == 1:  # one after another, so that they are not in memory together
-            return (orthogonalized(self._direction(*one)) for one in chosen)
         directions = [self._direction(*one) for one in chosen]
         owners = shared_out([direction.shape for direction in directions], self._ranks.size)
         steps = [

@@ -431,7 +431,7 @@ def make_trainer(
     precision: Any = settings.precision
     if precision == "bf16-mixed" and not gpu and not multiplies_bf16():
         precision = 32
-        message = "this CPU has no instructions for bf16: it trains in float32"
+        message = "this CPU is not one with fast bf16 (AMX or AVX-512): it trains in float32"
         on_finding(Finding("note", "fp32-on-cpu", "trainer.precision", message, ""))
     every = settings.check_val_every_n_epoch
     logger = None
