@@ -55,3 +55,8 @@ def test_nothing_is_noted_of_ordinary_recitations(recordings: Path) -> None:
             meter = LevelMeter()
             audio.read(clip, on_stored=meter.add)
             assert meter.notes(str(clip)) == []
+
+
+def test_the_one_peak_of_a_very_short_recording_is_not_clipping() -> None:
+    assert "clipped" not in codes(0.3 * voice(0.006)[:, None])
+    assert codes(np.clip(20 * voice(1.0), -1, 1)[:, None]) == ["clipped"]

@@ -352,7 +352,8 @@ def _no_file(path: Path) -> QuranAsrError:
         return QuranAsrError("this is a folder", where=str(path), remedy=f"name files: {path}/*.mp3")
     if path.exists():
         return QuranAsrError("not a regular file", where=str(path), remedy="copy what it gives into a file")
-    return QuranAsrError("no such file", where=str(path), remedy="check the name and the folder")
+    remedy = "`quran-asr listen -` reads a pipe" if str(path) == "-" else "check the name and the folder"
+    return QuranAsrError("no such file", where=str(path), remedy=remedy)
 
 
 def _joined(blocks: list[Samples]) -> Samples:

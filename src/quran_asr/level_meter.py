@@ -21,6 +21,8 @@ QUIET_DB = -50.0
 CLIPPED_SHARE = 0.002
 """Share of samples within 1 % of the peak. In clips of twelve reciters it is at most 0.0004; what cuts the
 peaks off makes it a hundred times more, and a lossy codec behind it hides that."""
+FEWEST_CLIPPED = 10
+"""Samples at the peak: of a very short recording one is more than that share."""
 CANCELLING = 0.05
 """Power of the mean of the channels over the mean power of the channels."""
 EMPTY = 1e-5
@@ -85,7 +87,7 @@ class LevelMeter:
             empty = int((self._power < EMPTY * loudest).sum())
             verb = "is" if empty == 1 else "are"
             found.append(note("empty-channel", f"{empty} of its {channels} channels {verb} empty", ""))
-        if self._near_peak / self.samples > CLIPPED_SHARE:
+        if self._near_peak > max(CLIPPED_SHARE * self.samples, FEWEST_CLIPPED):
             share = 100 * self._near_peak / self.samples
             message = f"clipped: {share:.1f} % of its samples are at the peak; words may be missed"
             found.append(note("clipped", message, "record at a lower level"))

@@ -32,9 +32,9 @@ class VerseRef:
     def parse(cls, written: str) -> VerseRef:
         """Read `2:255`.
 
-                Raises:
-                    QuranAsrError: not two positive whole numbers with a colon between (whether such a verse
-        exists is checked by `Quran.verse`).
+        Raises:
+            QuranAsrError: not two positive whole numbers with a colon between (whether such a verse
+                exists is checked by `Quran.verse`).
         """
         surah, colon, ayah = written.strip().partition(":")
         if not (colon and surah.isascii() and surah.isdigit() and ayah.isascii() and ayah.isdigit()):

@@ -294,3 +294,18 @@ def test_recordings_that_have_moved_are_found_under_their_new_folder(tmp_path: P
     assert segment.audio == f"{new}/reciter/clip.wav"
     with pytest.raises(QuranAsrError, match="no recording"):
         read_manifest(path, "letters", moved=[("/old/dat", new)])
+
+
+def test_a_manifest_replaces_manifests_and_no_other_file(clip, tmp_path):
+    line = {"audio_filepath": str(clip), "duration": 1.0, "text": LETTERS}
+    sound = clip.read_bytes()
+    (tmp_path / "notes.txt").write_text("my notes\n")
+    for other in (clip, tmp_path / "notes.txt"):
+        with pytest.raises(QuranAsrError, match="no manifest"):
+            write_manifest(other, [line])
+    assert clip.read_bytes() == sound and not (tmp_path / "clip.wav.meta.json").exists()
+    plain = tmp_path / "nemo.jsonl"  # of NeMo, without a sidecar
+    plain.write_text(json.dumps(line) + "\n")
+    write_manifest(plain, [line, line])
+    write_manifest(plain, [line])
+    assert len(read_lines(plain)) == 1

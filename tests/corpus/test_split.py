@@ -190,3 +190,12 @@ def test_an_old_test_set_beside_a_new_split_is_noticed(tmp_path):
     manifest = corpus(tmp_path)
     assert split(manifest, tmp_path / "out", by="verse", test=[]).stale == ()
     assert split(manifest, tmp_path / "out", by="verse", seed=9).stale == (tmp_path / "out" / "test.jsonl",)
+
+
+def test_a_split_never_replaces_the_manifest_that_is_split(tmp_path):
+    manifest = corpus(tmp_path)
+    inside = manifest.rename(tmp_path / "train.jsonl")
+    before = inside.read_bytes()
+    with pytest.raises(QuranAsrError, match="would replace the manifest"):
+        split(inside, tmp_path, by="verse")
+    assert inside.read_bytes() == before and not (tmp_path / "validation.jsonl").exists()

@@ -240,6 +240,13 @@ def test_labels_and_rows(recording: AlignedRecording) -> None:
     assert [row["kind"] for row in rows if row["verse"] == "97:3"] == 6 * ["verse"] + 3 * ["repeat"]
 
 
+def test_files_of_an_alignment_are_known_by_their_beginning(recording: AlignedRecording) -> None:
+    written = {name: one.write(recording) for name, one in FORMATS.items()}
+    for name, one in FORMATS.items():
+        assert [other for other in written if re.match(one.begins, written[other])] == [name]
+        assert not re.match(one.begins, "قل هو الله أحد\nالله الصمد\n")
+
+
 def test_clips_of_complete_verses_are_cut_in_the_pauses(
     recording: AlignedRecording, speech: Speech, tmp_path: Path
 ) -> None:
@@ -330,6 +337,11 @@ def test_the_commands_print_json_and_name_what_cannot_be_read(
         assert json.loads(line)["audio_filepath"] == str(tmp_path / "a.wav") and key in json.loads(line)
         done = quran_asr(command, tmp_path / "b.wav", tmp_path / "a.wav", "--model", small_bundle)
         assert done.code == 2 and "b.wav: an empty file" in done.err and str(tmp_path / "a.wav") in done.out
+    (tmp_path / "a.txt").write_text("my transcript\n")
+    words = ("align", tmp_path / "a.wav", "--model", small_bundle, "--format", "audacity", "--to", tmp_path)
+    done = quran_asr(*words)
+    assert done.code == 2 and "no alignment wrote it" in done.err
+    assert (tmp_path / "a.txt").read_text() == "my transcript\n"
 
 
 def test_an_evaluation_counts_identified_verses(

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,3 +106,32 @@ def test_a_stream_is_fed_as_the_first_page_shows(small_bundle: Path, voice: np.n
     certain += stream.finish().committed
     assert tuple(certain) == stream.transcript.words
     assert stream.transcript.text == recognizer.recognize(voice).text
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"a.wav", np.zeros(160, np.float32), ["a.wav"]], ids=str)
+def test_what_is_no_file_name_is_refused_in_one_line(wrong: Any) -> None:
+    for function in (quran_asr.transcribe, quran_asr.identify, quran_asr.align):
+        with pytest.raises(quran_asr.QuranAsrError, match="name of a file") as refused:
+            function(wrong)
+        assert "recognize(samples, rate)" in refused.value.remedy
+
+
+def test_other_wrong_arguments_are_errors_too(small_bundle: Path, voice: np.ndarray, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", voice)
+    recognizer = quran_asr.load(small_bundle, decoder="ctc")
+    for verses in (small_bundle, 1.5, [112], {"112": 1}):
+        with pytest.raises(quran_asr.QuranAsrError, match="verses come as"):
+            quran_asr.align(tmp_path / "a.wav", verses, recognizer)
+    found = quran_asr.align(tmp_path / "a.wav", ["112:1", "112:2"], recognizer)
+    same = quran_asr.align(tmp_path / "a.wav", "112:1-2", recognizer)
+    assert found.to_json() == same.to_json()
+    with pytest.raises(quran_asr.QuranAsrError, match="chunks of samples, not NoneType"):
+        list(quran_asr.follow(None, recognizer))  # type: ignore[arg-type]
+    with pytest.raises(quran_asr.QuranAsrError):
+        list(quran_asr.follow(tmp_path / "a.wav", recognizer, at=112))  # type: ignore[arg-type]
+    assert list(quran_asr.follow(voice, recognizer)) == list(quran_asr.follow([voice], recognizer))
+    for samples in (None, "a", ["a", "b"], (voice, 16_000), [[0.1], [0.1, 0.2]]):
+        with pytest.raises(quran_asr.QuranAsrError, match=r"no samples|no such file"):
+            recognizer.recognize(samples)  # type: ignore[arg-type]
+    with pytest.raises(quran_asr.QuranAsrError, match="its rate is '16000'"):
+        recognizer.recognize(voice, "16000")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
     type=click.Path(path_type=Path, file_okay=False),
     default=".",
     show_default=True,
-    help="Folder for the files of --format.",
+    help="Folder for the files of --format. They replace files of an earlier alignment and no others.",
 )
 @click.option(
     "--clips",
@@ -70,7 +71,8 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
     "picture",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
-    help="Draw the waveform with the words and scores (one recording; needs the extra `plot`).",
+    help="Draw the waveform with the words and scores into this file, which is replaced (one recording; needs "
+    "the extra `plot`).",
 )
 def align(
     recordings: tuple[Path, ...],
@@ -115,8 +117,8 @@ def align(
         with progress_bar("aligning", "recordings") as on_progress:
             for done, path in enumerate(recordings, start=1):
                 try:
-                    found = find(path, passage, recognizer)
-                    found = in_spelling(found, spelling or found.spelling)
+                    spelled = find(path, passage, recognizer)
+                    found = in_spelling(spelled, spelling or spelled.spelling)
                     nothing += not any(segment.verses for segment in found.segments)
                     if as_json:
                         echo(json.dumps(found.to_json(), ensure_ascii=False))
@@ -124,7 +126,7 @@ def align(
                         _print(found)
                     _write_files(found, formats, folder)
                     if picture is not None:
-                        plot_alignment(found, picture)
+                        plot_alignment(spelled, picture)  # plain fonts lack signs of the mushaf
                         echo(str(picture), err=True)
                     if clips_folder is not None:
                         _write_clips(found, clips_folder)
@@ -137,7 +139,10 @@ def align(
     for failure in failures:
         print_error(failure)
     if failures:
-        raise QuranAsrError(f"{len(failures)} of {len(recordings)} recordings failed, see above")
+        raise QuranAsrError(
+            f"{len(failures)} of {len(recordings)} recordings could not be aligned",
+            remedy="the errors above say why; the others were aligned",
+        )
     return int(nothing > 0)
 
 
@@ -165,6 +170,9 @@ def _print(found: AlignedRecording) -> None:
     from quran_asr.runtime.alignment_formats import label
 
     echo(found.audio)
+    if not found.segments:
+        echo("no verse was found")
+        return
     rows: list[tuple[float, float, str, object, object]] = [
         (segment.start, segment.end, label(segment), len(segment.words), segment.score)
         for segment in found.segments
@@ -196,8 +204,22 @@ def _write_files(found: AlignedRecording, formats: tuple[str, ...], folder: Path
     for name in formats:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{Path(found.audio).stem}{WRITERS[name].suffix}"
+        _refuse_other_file(path, WRITERS[name].begins)
         write_atomically(path, WRITERS[name].write(found).encode())
         echo(str(path), err=True)
+
+
+def _refuse_other_file(path: Path, begins: str) -> None:
+    """A file of an earlier alignment is replaced; a transcript of that name, for example, is not."""
+    if path.is_file() and path.stat().st_size:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            start = file.read(200)
+        if not re.match(begins, start):
+            raise QuranAsrError(
+                "this file is there and no alignment wrote it",
+                where=str(path),
+                remedy="write elsewhere with --to FOLDER",
+            )
 
 
 def _write_clips(found: AlignedRecording, folder: Path) -> None:

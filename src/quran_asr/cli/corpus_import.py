@@ -111,7 +111,8 @@ def _show(corpus: Corpus, as_json: bool) -> None:
         return
     read = ", ".join(f"{role}={name}" for role, name in corpus.columns.items())
     echo(f"{', '.join(corpus.kinds)}: {counted(len(corpus.units), 'part')}; columns: {read}", err=True)
-    unused = [name for name in corpus.names if name not in corpus.columns.values()]
+    used = {*corpus.columns.values(), *(["path"] if "common-voice" in corpus.kinds else [])}
+    unused = [name for name in corpus.names if name not in used]
     if unused:
         echo(f"not used: {', '.join(unused)}", err=True)
 

@@ -402,7 +402,7 @@ def print_report(report: Report) -> None:
         echo()
         where = " ".join(str(verse) for verse in segment.verses)
         echo(f"{segment.audio} at {segment.offset:g} s {where}".rstrip())
-        echo(f"  {score.words.errors} errors in {score.words.reference_length} words")
+        echo(f"  {counted(score.words.errors, 'error')} in {counted(score.words.reference_length, 'word')}")
         echo(f"  reference:  {score.reference}")
         echo(f"  hypothesis: {score.hypothesis}")
         wrong = [edit for edit in score.edits() if edit.kind != "hit"]

@@ -60,7 +60,10 @@ def identify(files: tuple[Path, ...], model: Path | None, as_json: bool) -> int:
     for failure in failures:
         print_error(failure)
     if failures:
-        raise QuranAsrError(f"{len(failures)} of {len(files)} files could not be identified")
+        raise QuranAsrError(
+            f"{len(failures)} of {len(files)} files could not be identified",
+            remedy="the errors above say why; the others are done",
+        )
     return int(nothing > 0)
 
 

@@ -320,7 +320,10 @@ def _refuse_what_does_not_apply(source: str) -> None:
     context = click.get_current_context()
     for name, (option, places) in APPLIES.items():
         if source not in places and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise QuranAsrError(f"`{option}` applies to {' or '.join(places)}, and the input is {source}")
+            raise QuranAsrError(
+                f"`{option}` applies to {' or '.join(places)}, and the input is {source}",
+                remedy="leave it out",
+            )
 
 
 def _existing(file: str) -> Path:

@@ -12,6 +12,7 @@ import importlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 
 import click
@@ -164,8 +165,9 @@ def errors_in_one_line(*, debug: bool) -> Iterator[None]:
         raise
     except QuranAsrError as error:
         if debug:
-            raise
-        print_error(error)
+            traceback.print_exc()
+        else:
+            print_error(error)
         sys.exit(2)
     except click.exceptions.NoArgsIsHelpError as error:
         echo(error.format_message(), err=True)

@@ -123,7 +123,10 @@ def transcribe(
     for error in errors:
         print_error(error)
     if errors:
-        raise QuranAsrError(f"{len(errors)} of {len(files)} files could not be transcribed")
+        raise QuranAsrError(
+            f"{len(errors)} of {len(files)} files could not be transcribed",
+            remedy="the errors above say why; the others are done",
+        )
     return 0
 
 

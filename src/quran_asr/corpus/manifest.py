@@ -184,7 +184,7 @@ def write_manifest(
         meta: keys of the sidecar besides `version`, `clips` and `hours`.
 
     Raises:
-        QuranAsrError: `path` is a folder, or empty.
+        QuranAsrError: `path` is a folder, or empty, or a file that is no manifest.
         OSError: the disk is full, or the folder cannot be written; the old manifest is untouched.
     """
     if not str(path) or Path(path).is_dir():
@@ -192,6 +192,7 @@ def write_manifest(
             "is not a name for a manifest", where=str(path), remedy="name a file, for example all.jsonl"
         )
     path = Path(path)
+    _refuse_other_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     relative = _relative_to(path.parent)
     written = [{**line, "audio_filepath": relative(str(line["audio_filepath"]))} for line in lines]
@@ -201,6 +202,26 @@ def write_manifest(
     # The sidecar first: if the disk fills up in between, the manifest is still the old one.
     write_json(sidecar_of(path), sidecar)
     write_atomically(path, text.encode())
+
+
+def _refuse_other_file(path: Path) -> None:
+    """A manifest may be replaced by a newer one, a recording or a note by none.
+
+    Raises:
+        QuranAsrError: the file is there and does not begin with a line of a manifest.
+    """
+    if not path.is_file() or sidecar_of(path).is_file():
+        return
+    with path.open("rb") as file:
+        first = file.readline(_LONGEST_LINE)
+    try:
+        is_manifest = not first.strip() or "audio_filepath" in _parse(first)
+    except QuranAsrError:
+        is_manifest = False
+    if not is_manifest:
+        raise QuranAsrError(
+            "this file is there and is no manifest", where=str(path), remedy="name another file"
+        )
 
 
 def sidecar_of(manifest: Path) -> Path:
@@ -281,7 +302,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
     try:
         values = parse_json(raw, _DECODER)
     except UnicodeDecodeError:
-        raise QuranAsrError("not UTF-8 text") from None
+        raise QuranAsrError("not UTF-8 text", remedy=MADE_BY) from None
     except json.JSONDecodeError as error:
         begun = raw.lstrip().startswith(b"{")  # nothing else can be truncated unnoticed
         torn = begun and not (raw.endswith(b"\n") and raw.rstrip().endswith(b"}"))

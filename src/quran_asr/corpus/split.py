@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quran_asr.corpus.manifest import read_lines, write_manifest
-from quran_asr.errors import QuranAsrError
+from quran_asr.errors import QuranAsrError, counted
 from quran_asr.records import VerseRef
 from quran_asr.text.passages import parse_range
 from quran_asr.text.quran import load_quran
@@ -111,9 +111,16 @@ def split(
     for name, its_lines in members.items():
         if not its_lines:
             raise QuranAsrError(
-                f"nothing is left for {name}: {len(set(groups))} groups are too few to split by {by}",
+                f"nothing is left for {name}: {counted(len(set(groups)), 'group')} cannot be split by {by}",
                 where=str(manifest),
                 remedy="split by the other of reciter and verse, or hold out less",
+            )
+    for name in splits:
+        if Path(to, f"{name}.jsonl").resolve() == Path(manifest).resolve():
+            raise QuranAsrError(
+                f"the split `{name}` would replace the manifest that is split",
+                where=str(manifest),
+                remedy="write elsewhere with --to FOLDER",
             )
     report = SplitReport(
         by=by,

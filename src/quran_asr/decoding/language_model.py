@@ -272,7 +272,11 @@ def read_language_model(path: Path) -> LanguageModel:
         if version <= FORMAT:
             return _from_arrays(arrays)
     except FileNotFoundError as error:
-        raise QuranAsrError("no such language model", where=str(path), remedy=remedy) from error
+        raise QuranAsrError(
+            "no such language model",
+            where=str(path),
+            remedy="`quran` is the one in the package; `quran-asr lm build` makes others",
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise QuranAsrError("is not a language model", where=str(path), remedy=remedy) from error
     raise QuranAsrError(

@@ -86,6 +86,6 @@ class Decoding:
         number = isinstance(pause, int | float) and not isinstance(pause, bool)  # a caller may pass anything
         if not number or not 0 < pause <= LONGEST_PAUSE:
             raise QuranAsrError(
-                f"pause_seconds is {pause}",
+                f"pause_seconds is {pause!r}",
                 remedy=f"give seconds above 0 and at most {LONGEST_PAUSE:,}, or none for no end",
             )

@@ -57,7 +57,9 @@ def read_curves(path: Path) -> Curves:
             return _of_events(path.parent.name, path, [path])
         return _of_file(path)
     if not path.is_dir():
-        raise QuranAsrError("no such run", where=str(path))
+        raise QuranAsrError(
+            "no such run", where=str(path), remedy="`quran-asr compare list` shows the runs that are here"
+        )
     if (path / "metrics.jsonl").is_file() or (path / "recipe.yaml").is_file():
         return _of_run(RunFolder(path))
     below = meant_runs(path)
@@ -315,7 +317,7 @@ def _table(lines: Iterable[list[str]], path: Path) -> tuple[list[str], list[tupl
         (number, row) for number, row in enumerate(lines, start=1) if any(cell.strip() for cell in row)
     ]
     if not numbered:
-        raise QuranAsrError("is empty", where=str(path))
+        raise QuranAsrError("is empty", where=str(path), remedy="name a log that has curves")
     return [cell.strip() for cell in numbered[0][1]], numbered[1:]
 
 

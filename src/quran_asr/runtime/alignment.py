@@ -23,11 +23,11 @@ from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.decoding.visits import Visit
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
-from quran_asr.records import Hypothesis, TimedWord
+from quran_asr.records import Hypothesis, TimedWord, VerseRef
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import default_model
 from quran_asr.runtime.onsets import Levels, at_rises
-from quran_asr.runtime.recognizer import FILE_SECONDS, Recognizer, load
+from quran_asr.runtime.recognizer import FILE_SECONDS, Recognizer, load, require_file_name
 from quran_asr.text.passages import parse_range, word_map
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import edition_of, spell
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quran_asr.decoding.identify import Identification, PlaceInText
-    from quran_asr.records import Samples, Segment, VerseRef
+    from quran_asr.records import Samples, Segment
 
 START_SHIFT = -0.18
 """Seconds from the frame in which the first phone of a word is recognized to its beginning, since CTC
@@ -138,6 +138,7 @@ def identify(audio: str | Path, model: str | Path | Recognizer | None = None) ->
     Raises:
         QuranAsrError: no such recording, no such model, or the package has none.
     """
+    require_file_name(audio)
     recognizer = _recognizer(model)
     emissions = recognizer.emissions(blocks_of_file(audio, FILE_SECONDS), str(audio))
     place = identification.identify(search_graph(recognizer), emissions)
@@ -180,7 +181,8 @@ def align(
     Raises:
         QuranAsrError: no such recording, verses or model, or the package has no model.
     """
-    passage = parse_range(verses) if isinstance(verses, str) else verses
+    require_file_name(audio)
+    passage = _passage(verses)
     seconds = probe(audio).seconds
     recognizer = _recognizer(model)
     found = align_blocks(recognizer, blocks_of_file(audio, FILE_SECONDS), passage, str(audio))
@@ -192,6 +194,19 @@ def align(
         found.segments,
         found.unaligned,
     )
+
+
+def _passage(verses: object) -> Sequence[VerseRef] | None:
+    """References of what a caller gave as verses; None: unknown."""
+    if verses is None:
+        return None
+    if isinstance(verses, str | int):
+        return parse_range(str(verses))
+    if not isinstance(verses, Sequence) or not all(isinstance(verse, str | VerseRef) for verse in verses):
+        raise QuranAsrError(
+            f"verses come as {type(verses).__name__}", remedy="give `36`, `2:1-141`, or a list of references"
+        )
+    return [VerseRef.parse(verse) if isinstance(verse, str) else verse for verse in verses]
 
 
 def in_spelling(recording: AlignedRecording, spelling: str) -> AlignedRecording:

@@ -29,6 +29,8 @@ class Format:
 
     suffix: str
     write: Callable[[AlignedRecording], str]
+    begins: str
+    """Pattern of the beginning of such a file, to know one of an earlier alignment by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,11 @@ def csv_table(recording: AlignedRecording) -> str:
 
 
 FORMATS = {
-    "textgrid": Format(".TextGrid", textgrid),
-    "srt": Format(".srt", srt),
-    "webvtt": Format(".vtt", webvtt),
-    "audacity": Format(".txt", audacity),
-    "csv": Format(".csv", csv_table),
+    "textgrid": Format(".TextGrid", textgrid, 'File type = "ooTextFile"'),
+    "srt": Format(".srt", srt, r"1\n\d+:\d\d:\d\d,\d+ --> "),
+    "webvtt": Format(".vtt", webvtt, "WEBVTT"),
+    "audacity": Format(".txt", audacity, r"\d+\.\d+\t\d+\.\d+\t"),
+    "csv": Format(".csv", csv_table, "start,end,word,verse,"),
 }
 
 

@@ -7,8 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.decoding.vocabulary import Vocabulary
+from quran_asr.errors import QuranAsrError
 from quran_asr.records import SAMPLE_RATE
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import default_model, read_bundle
@@ -84,7 +87,8 @@ def follow(
     ```
 
     Args:
-        audio: a recording (wav, flac, mp3, ogg, opus), or chunks of samples: float32 or int16 [samples].
+        audio: a recording (wav, flac, mp3, ogg, opus), or chunks of samples: float32 or int16 [samples];
+            one array is one chunk.
         model: a bundle, or a recognizer that is loaded already; None takes the model of the package.
         at: where the recitation is expected to begin, `36:1` or `2:255:4`; None: anywhere.
         rate: hertz of samples; not needed for a recording.
@@ -96,8 +100,13 @@ def follow(
     Raises:
         QuranAsrError: no such recording, model or word; a sample is not a number or far too large.
     """
+    if not isinstance(audio, str | Path | Iterable):
+        raise QuranAsrError(
+            f"a recording is the name of a file or chunks of samples, not {type(audio).__name__}",
+            remedy="give `recitation.mp3`, or an iterator of int16 or float32 arrays",
+        )
     recognizer = model if isinstance(model, Recognizer) else load_for_following(model)
-    place = None if at is None else WordRef.parse(at)
+    place = None if at is None else WordRef.parse(str(at))
     is_file = isinstance(audio, str | Path)
     follower = Follower(recognizer, place, str(audio) if is_file else "")
     if isinstance(audio, str | Path):
@@ -105,7 +114,7 @@ def follow(
         chunks: Iterable[NDArray[Any]] = blocks_of_file(audio, seconds)
         rate = SAMPLE_RATE
     else:
-        chunks = audio
+        chunks = [audio] if isinstance(audio, np.ndarray) else audio
     for chunk in chunks:
         yield from follower.accept(chunk, rate)
     yield from follower.finish()

@@ -277,8 +277,22 @@ def transcribe(audio: str | Path, model: str | Path | Recognizer | None = None) 
     Raises:
         QuranAsrError: no such recording, no such model, or the package has none.
     """
+    require_file_name(audio)
     recognizer = model if isinstance(model, Recognizer) else load(model)
     return recognizer.recognize(audio)
+
+
+def require_file_name(audio: object) -> None:
+    """Refuse samples, and anything else that does not name a file.
+
+    Raises:
+        QuranAsrError: it does not.
+    """
+    if not isinstance(audio, str | Path):
+        raise QuranAsrError(
+            f"a recording is the name of a file, not {type(audio).__name__}",
+            remedy="quran_asr.load().recognize(samples, rate) takes samples",
+        )
 
 
 def results(recognizer: Recognizer, samples: Samples, where: str = "") -> Iterator[StreamingResult]:

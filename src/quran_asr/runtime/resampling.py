@@ -44,9 +44,10 @@ class Resampler:
     """
 
     def __init__(self, rate: int, where: str = "") -> None:
-        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        if not isinstance(rate, int | float | np.number) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            given = f"{rate:,} Hz" if isinstance(rate, int | float) else repr(rate)
             raise QuranAsrError(
-                f"its rate is {rate:,} Hz; {LOWEST_RATE:,} to {HIGHEST_RATE:,} is accepted",
+                f"its rate is {given}; {LOWEST_RATE:,} to {HIGHEST_RATE:,} is accepted",
                 where=where,
                 remedy="give the rate at which it was recorded, in hertz",
             )
@@ -77,7 +78,7 @@ class Resampler:
         """
         if self._ended:
             raise QuranAsrError("more audio after its end", where=self.where)
-        mono = self._mono(np.asarray(samples))
+        mono = self._mono(_array(samples, self.where))
         self.samples_seen += len(mono)
         if self._stream is None:
             return mono
@@ -128,3 +129,22 @@ class Resampler:
             where=self.where,
             remedy="give 16-bit samples as int16, or divide them by 32,768",
         )
+
+
+def _array(samples: Any, where: str) -> NDArray[Any]:
+    """What a caller gave as samples, as an array of numbers.
+
+    Raises:
+        QuranAsrError: it is something else.
+    """
+    try:
+        array = np.asarray(samples)
+    except ValueError:  # parts of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind in "OSU" or (array.ndim == 0 and not isinstance(samples, np.generic)):
+        raise QuranAsrError(
+            f"no samples: {type(samples).__name__}",
+            where=where,
+            remedy="give a file's name, or an array of int16 or float32 samples",
+        )
+    return array

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quran_asr.config.schema import Quran, Recipe, TrainData
-from quran_asr.corpus.manifest import LONGEST_SECONDS, parse_lines
+from quran_asr.corpus.manifest import LONGEST_SECONDS, MADE_BY, parse_lines
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.training_clips import has_windows, with_windows
 from quran_asr.records import Segment, VerseRef
@@ -104,7 +104,7 @@ def read_clips(manifest: str | Path) -> ManifestClips:
         contents.append(content)
         reciters.append(names.setdefault(str(values.get("reciter", "")), len(names)))
     if not seconds:
-        raise QuranAsrError("no line in it", where=str(manifest))
+        raise QuranAsrError("no line in it", where=str(manifest), remedy=MADE_BY)
     return ManifestClips(
         str(manifest), seconds, contents, reciters, tuple(different), first_lines, tuple(names)
     )
