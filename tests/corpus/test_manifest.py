@@ -301,7 +301,7 @@ def test_a_manifest_replaces_manifests_and_no_other_file(clip, tmp_path):
     sound = clip.read_bytes()
     (tmp_path / "notes.txt").write_text("my notes\n")
     for other in (clip, tmp_path / "notes.txt"):
-        with pytest.raises(QuranAsrError, match="no manifest"):
+        with pytest.raises(QuranAsrError, match="not a manifest"):
             write_manifest(other, [line])
     assert clip.read_bytes() == sound and not (tmp_path / "clip.wav.meta.json").exists()
     plain = tmp_path / "nemo.jsonl"  # of NeMo, without a sidecar

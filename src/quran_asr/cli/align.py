@@ -71,7 +71,7 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
     "picture",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png",
-    help="Draw the waveform with the words and scores into this file, which is replaced (one recording; needs "
+    help="Draw the waveform with words and scores into this file, which is replaced (one recording; needs "
     "the extra `plot`).",
 )
 def align(
@@ -141,7 +141,7 @@ def align(
     if failures:
         raise QuranAsrError(
             f"{len(failures)} of {len(recordings)} recordings could not be aligned",
-            remedy="the errors above say why; the others were aligned",
+            remedy="see the errors above; the others were aligned",
         )
     return int(nothing > 0)
 
@@ -216,7 +216,7 @@ def _refuse_other_file(path: Path, begins: str) -> None:
             start = file.read(200)
         if not re.match(begins, start):
             raise QuranAsrError(
-                "this file is there and no alignment wrote it",
+                "this file exists and was not written by align",
                 where=str(path),
                 remedy="write elsewhere with --to FOLDER",
             )

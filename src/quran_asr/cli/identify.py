@@ -62,7 +62,7 @@ def identify(files: tuple[Path, ...], model: Path | None, as_json: bool) -> int:
     if failures:
         raise QuranAsrError(
             f"{len(failures)} of {len(files)} files could not be identified",
-            remedy="the errors above say why; the others are done",
+            remedy="see the errors above; the others are done",
         )
     return int(nothing > 0)
 

@@ -125,7 +125,7 @@ def transcribe(
     if errors:
         raise QuranAsrError(
             f"{len(errors)} of {len(files)} files could not be transcribed",
-            remedy="the errors above say why; the others are done",
+            remedy="see the errors above; the others are done",
         )
     return 0
 

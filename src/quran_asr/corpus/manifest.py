@@ -220,7 +220,7 @@ def _refuse_other_file(path: Path) -> None:
         is_manifest = False
     if not is_manifest:
         raise QuranAsrError(
-            "this file is there and is no manifest", where=str(path), remedy="name another file"
+            "this file exists and is not a manifest", where=str(path), remedy="name another file"
         )
 
 
