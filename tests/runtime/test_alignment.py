@@ -344,6 +344,27 @@ def test_the_commands_print_json_and_name_what_cannot_be_read(
     assert (tmp_path / "a.txt").read_text() == "my transcript\n"
 
 
+@pytest.mark.slow
+@pytest.mark.data
+def test_a_recitation_that_is_too_fast_is_found_played_slower(recordings: Path, tmp_path: Path) -> None:
+    lines = [
+        json.loads(line) for line in (recordings / "recitations" / "index.jsonl").read_text().splitlines()
+    ]
+    chosen = [line for line in lines if line["reciter"] == "mishary-alafasy" and 5 < line["duration"] < 9][:8]
+    recognizer = quran_asr.load(decoder="ctc")
+    speeds = []
+    for number, line in enumerate(chosen):
+        samples = audio.read(recordings / "recitations" / line["audio_filepath"])
+        fast = tmp_path / f"{number}.wav"
+        audio.write(fast, audio.resample(samples, 16_000, 8_600))  # 1.9 times as fast, and higher
+        found = quran_asr.identify(fast, recognizer)
+        assert not found.verses or line["verses"] == [str(verse) for verse in found.verses]
+        if found.verses:
+            speeds.append(found.speed)
+            assert found.to_json()["speed"] == found.speed
+    assert 0.85 in speeds and not {1.1, 1.2} & set(speeds)
+
+
 def test_an_evaluation_counts_identified_verses(
     small_bundle: Path, voice: np.ndarray, quran_asr: Any, tmp_path: Path
 ) -> None:

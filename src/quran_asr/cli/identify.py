@@ -34,7 +34,8 @@ def identify(files: tuple[Path, ...], model: Path | None, as_json: bool) -> int:
 
     Prints a line for each file, separated by tabs: the file, its verses, and two figures in nats: by how much
     the verses exceed the threshold that recordings without Quran do not reach (evidence), and by how much
-    they fit better than the next best place (margin). Exits 1 if nothing in the Quran fits a file.
+    they fit better than the next best place (margin). A recording of up to two minutes that nothing fits is
+    searched again played slower and faster. Exits 1 if nothing in the Quran fits a file.
     """
     for file in files:
         refuse_model(file)

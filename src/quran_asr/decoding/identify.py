@@ -42,7 +42,7 @@ EQUAL = 0.5
 CHANCE_SHARE = 1 / 80
 """Rank, as a share of the words of the Quran, of the score that chance reaches: about the thousandth word,
 beyond those of any repeated verse."""
-BY_CHANCE, BY_CHANCE_A_TOKEN, MOST_BY_CHANCE = 12.0, 0.25, 32.5
+BY_CHANCE, BY_CHANCE_A_TOKEN, MOST_BY_CHANCE = 12.5, 0.25, 33.0
 """Nats by which the best place may exceed that score in a recording without Quran: at least, for each
 recognized token, and at most. From measured false accepts, see docs/results/accuracy.md."""
 END_SHARE = 1 / 800
@@ -110,7 +110,7 @@ def identify(
     chance = _chance(graph, scores, tokens)
     evidence = float(scores[graph.kind == Kind.VERSE].max()) - chance - _allowed(tokens)
     if evidence < least_evidence:
-        return _nothing(evidence)
+        return nothing(evidence)
     near = neighbourhood(graph, scores, tokens)
     state, visits = advance(near, start(near), log_probs, beam)
     end = best_end(near, state)
@@ -118,7 +118,7 @@ def identify(
     recited = _beyond_chance(graph, log_probs, near, path, begins, chance)
     best = _place(near, recited, 0.0)
     if best is None:
-        return _nothing(evidence)
+        return nothing(evidence)
     loss = sum(visit.loss for visit in recited) / sum(len(visit.tokens) for visit in recited)
     named = {near.refs[near.verse[visit.word]] for visit in _text(near, path)}
     others = _others(near, state, visits, named, score(state, end.entry), alternatives + 1)
@@ -140,7 +140,8 @@ def _against_priors(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
     return normalized
 
 
-def _nothing(evidence: float) -> Identification:
+def nothing(evidence: float) -> Identification:
+    """That no verse fits."""
     return Identification((), 0, 0, 0.0, evidence, np.inf, (), ())
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,12 @@ from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.decoding.visits import Visit
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
-from quran_asr.records import Hypothesis, TimedWord, VerseRef
+from quran_asr.records import SAMPLE_RATE, Hypothesis, TimedWord, VerseRef
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import default_model
 from quran_asr.runtime.onsets import Levels, at_rises
 from quran_asr.runtime.recognizer import FILE_SECONDS, Recognizer, load, require_file_name
+from quran_asr.runtime.resampling import Resampler
 from quran_asr.text.passages import parse_range, word_map
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import edition_of, spell
@@ -37,12 +38,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quran_asr.decoding.identify import Identification, PlaceInText
-    from quran_asr.records import Samples, Segment
+    from quran_asr.records import Emissions, Samples, Segment
 
 START_SHIFT = -0.18
 """Seconds from the frame in which the first phone of a word is recognized to its beginning, since CTC
 recognizes a token after it has begun. The median of 8 surahs with the model in the package; measured by
 tools/alignment_accuracy.py, see docs/results/alignment.md."""
+OTHER_SPEEDS = (0.85, 0.92, 1.1, 1.2)
+"""A recording in which no verse is found is played at these speeds, which move its voice and its pace. With a
+voice unlike those of the training one of them is often recognized better. Chosen on validation clips, see
+docs/results/accuracy.md."""
+CONFIRMING_EVIDENCE = -8.0
+"""Evidence with which another speed confirms a place. Of several attempts one exceeds chance more easily."""
+OTHER_SPEEDS_SECONDS = 120.0
+"""The longest recording that is identified again at other speeds."""
 KINDS_IN_JSON = {"sadaqa": "other"}
 """Kind of a segment -> its name in JSON, where that differs."""
 
@@ -59,6 +68,8 @@ class IdentifiedRecording:
     """Where it is in the Quran."""
     hypothesis: str
     """The unconstrained recognition, in the model's spelling: best path of CTC."""
+    speed: float = 1.0
+    """At which it was played for this result."""
 
     @property
     def verses(self) -> tuple[VerseRef, ...]:
@@ -71,6 +82,7 @@ class IdentifiedRecording:
         return {
             "audio_filepath": self.audio,
             "model": self.model,
+            "speed": self.speed,
             "verses": [str(verse) for verse in place.verses],
             "first_word": place.first_word if found else None,
             "last_word": place.last_word if found else None,
@@ -131,6 +143,9 @@ class AlignedRecording:
 def identify(audio: str | Path, model: str | Path | Recognizer | None = None) -> IdentifiedRecording:
     """Find the verses of a recording, with one search of the whole Quran.
 
+    Where nothing fits, a recording of up to two minutes is searched again played slower and faster, and a
+    place is taken on which two speeds agree.
+
     Args:
         audio: wav, flac, mp3, ogg or opus.
         model: a bundle, or a recognizer that is loaded already; None takes the model of the package.
@@ -140,10 +155,62 @@ def identify(audio: str | Path, model: str | Path | Recognizer | None = None) ->
     """
     require_file_name(audio)
     recognizer = _recognizer(model)
-    emissions = recognizer.emissions(blocks_of_file(audio, FILE_SECONDS), str(audio))
-    place = identification.identify(search_graph(recognizer), emissions)
-    hypothesis = recognizer.bundle.vocabulary.text(ctc.greedy(emissions.log_probs).tokens)
-    return IdentifiedRecording(str(audio), recognizer.bundle.name, place, hypothesis)
+    found = _identified(recognizer, lambda: blocks_of_file(audio, FILE_SECONDS), str(audio))
+    hypothesis = recognizer.bundle.vocabulary.text(ctc.greedy(found.emissions.log_probs).tokens)
+    return IdentifiedRecording(str(audio), recognizer.bundle.name, found.place, hypothesis, found.speed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A recording at one speed."""
+
+    place: Identification
+    emissions: Emissions
+    speed: float
+
+    @property
+    def is_accepted(self) -> bool:
+        return bool(self.place.verses) and self.place.evidence >= 0
+
+    def agrees(self, other: _Attempt) -> bool:
+        """Is the best place the same?"""
+        own, others = (
+            {one.place.verses, *(place.verses for place in one.place.equal)} - {()} for one in (self, other)
+        )
+        return not own.isdisjoint(others)
+
+
+def _identified(recognizer: Recognizer, blocks: Callable[[], Iterable[Samples]], where: str) -> _Attempt:
+    """What a recording holds. Where nothing fits at its own speed, that on which two speeds agree."""
+    graph = search_graph(recognizer)
+
+    def attempt(speed: float) -> _Attempt:
+        played = blocks() if speed == 1.0 else _played(blocks(), speed)
+        emissions = recognizer.emissions(played, where)
+        return _Attempt(identification.identify(graph, emissions, CONFIRMING_EVIDENCE), emissions, speed)
+
+    first = attempt(1.0)
+    if first.is_accepted:
+        return first
+    attempts = [first]
+    if len(first.emissions.log_probs) * first.emissions.frame_seconds <= OTHER_SPEEDS_SECONDS:
+        attempts += map(attempt, OTHER_SPEEDS)
+    agreed = [
+        one
+        for one in attempts
+        if one.is_accepted and any(one is not other and one.agrees(other) for other in attempts)
+    ]
+    if agreed:
+        return max(agreed, key=lambda one: one.place.evidence)
+    return replace(first, place=identification.nothing(first.place.evidence))
+
+
+def _played(blocks: Iterable[Samples], speed: float) -> Iterator[Samples]:
+    """A recording faster and higher, or slower and deeper."""
+    resampler = Resampler(round(SAMPLE_RATE * speed))
+    for block in blocks:
+        yield resampler.push(block)
+    yield resampler.finish()
 
 
 def identify_clips(
@@ -153,15 +220,13 @@ def identify_clips(
 
     Audio that cannot be read gives the error itself.
     """
-    graph = search_graph(recognizer)
     for segment in segments:
         try:
             samples = read(segment.audio, segment.offset, segment.duration or None)
-            emissions = recognizer.emissions([samples], segment.place)
+            place = _identified(recognizer, partial(lambda one: [one], samples), segment.place).place
         except QuranAsrError as error:
             yield error
             continue
-        place = identification.identify(graph, emissions)
         yield (place.verses, *(other.verses for other in place.equal)) if place.verses else ()
 
 
