@@ -48,8 +48,9 @@ OTHER_SPEEDS = (0.85, 0.92, 1.1, 1.2)
 """A recording in which no verse is found is played at these speeds, which move its voice and its pace. With a
 voice unlike those of the training one of them is often recognized better. Chosen on validation clips, see
 docs/results/accuracy.md."""
-CONFIRMING_EVIDENCE = -8.0
-"""Evidence with which another speed confirms a place. Of several attempts one exceeds chance more easily."""
+OTHER_SPEEDS_EVIDENCE, CONFIRMING_EVIDENCE = 3.0, -3.0
+"""Evidence of a place at one of these speeds, and at the speed that confirms it: of several attempts one
+exceeds chance more easily. Above those of all recordings without Quran."""
 OTHER_SPEEDS_SECONDS = 120.0
 """The longest recording that is identified again at other speeds."""
 KINDS_IN_JSON = {"sadaqa": "other"}
@@ -170,7 +171,8 @@ class _Attempt:
 
     @property
     def is_accepted(self) -> bool:
-        return bool(self.place.verses) and self.place.evidence >= 0
+        least = 0.0 if self.speed == 1 else OTHER_SPEEDS_EVIDENCE
+        return bool(self.place.verses) and self.place.evidence >= least
 
     def agrees(self, other: _Attempt) -> bool:
         """Is the best place the same?"""
