@@ -35,7 +35,7 @@ def test_every_decoder_can_be_chosen() -> None:
         ({"pause_seconds": 0.0}, "pause_seconds is 0.0"),
         ({"pause_seconds": math.inf}, "pause_seconds is inf"),
         ({"pause_seconds": 1e18}, "pause_seconds is 1e+18\nhint: give seconds above 0 and at most 3,600"),
-        ({"pause_seconds": "1"}, "pause_seconds is 1"),
+        ({"pause_seconds": "1"}, "pause_seconds is '1'"),
     ],
 )
 def test_a_setting_out_of_range_is_named(settings: dict[str, object], what: str) -> None:
