@@ -339,7 +339,7 @@ def follow_by_browser(address: str, recited: Recitation, chromium: str, folder: 
         page = browser.new_page()
         page.add_init_script(WATCH.replace("THRESHOLD", str(round(32_767 * threshold))))
         page.goto(address)
-        page.wait_for_function("document.querySelector('main .word') !== null")
+        page.wait_for_selector("main .word")  # a function to wait for would be against the page's own policy
         page.click("#microphone")
         page.wait_for_timeout(1000 * (SILENCE_SECONDS + len(recited.samples) / SAMPLE_RATE + 2))
         page.click("#microphone")

@@ -45,9 +45,9 @@ START_SHIFT = -0.18
 recognizes a token after it has begun. The median of 8 surahs with the model in the package; measured by
 tools/alignment_accuracy.py, see docs/results/alignment.md."""
 OTHER_SPEEDS = (0.85, 0.92, 1.1, 1.2)
-"""A recording in which no verse is found is played at these speeds, which move its voice and its pace. With a
-voice unlike those of the training one of them is often recognized better. Chosen on validation clips, see
-docs/results/accuracy.md."""
+"""A recording in which no verse is found is played at these speeds, which change its pitch and its speech
+rate. With a voice unlike those of the training one of them is often recognized better. Chosen on validation
+clips, see docs/results/accuracy.md."""
 OTHER_SPEEDS_EVIDENCE, CONFIRMING_EVIDENCE = 3.0, -3.0
 """Evidence of a place at one of these speeds, and at the speed that confirms it: of several attempts one
 exceeds chance more easily. Above those of all recordings without Quran."""
