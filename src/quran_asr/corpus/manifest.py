@@ -184,7 +184,7 @@ def write_manifest(
         meta: keys of the sidecar besides `version`, `clips` and `hours`.
 
     Raises:
-        QuranAsrError: `path` is a folder, or empty, or a file that is no manifest.
+        QuranAsrError: `path` is a folder, or empty, or a file that is not a manifest.
         OSError: the disk is full, or the folder cannot be written; the old manifest is untouched.
     """
     if not str(path) or Path(path).is_dir():
@@ -205,7 +205,7 @@ def write_manifest(
 
 
 def _refuse_other_file(path: Path) -> None:
-    """A manifest may be replaced by a newer one, a recording or a note by none.
+    """A manifest replaces an older one, never a recording or a note.
 
     Raises:
         QuranAsrError: the file is there and does not begin with a line of a manifest.

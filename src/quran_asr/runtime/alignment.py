@@ -46,8 +46,8 @@ recognizes a token after it has begun. The median of 8 surahs with the model in 
 tools/alignment_accuracy.py, see docs/results/alignment.md."""
 OTHER_SPEEDS = (0.85, 0.92, 1.1, 1.2)
 """A recording in which no verse is found is played at these speeds, which change its pitch and its speech
-rate. With a voice unlike those of the training one of them is often recognized better. Chosen on validation
-clips, see docs/results/accuracy.md."""
+rate. A voice that differs from those of the training is often recognized better at one of them. Chosen on
+validation clips, see docs/results/accuracy.md."""
 OTHER_SPEEDS_EVIDENCE, CONFIRMING_EVIDENCE = 3.0, -3.0
 """Evidence of a place at one of these speeds, and at the speed that confirms it: of several attempts one
 exceeds chance more easily. Above those of all recordings without Quran."""
