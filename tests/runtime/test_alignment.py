@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import quran_asr
 from quran_asr import audio
 from quran_asr.decoding.graph import FORMULAS, Graph, Kind, build_graph
+from quran_asr.decoding.identify import Identification, nothing
 from quran_asr.decoding.path import Alignment
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
@@ -363,6 +364,39 @@ def test_a_recitation_that_is_too_fast_is_found_played_slower(recordings: Path, 
             speeds.append(found.speed)
             assert found.to_json()["speed"] == found.speed
     assert 0.85 in speeds and not {1.1, 1.2} & set(speeds)
+
+
+@pytest.mark.parametrize(
+    ("at_speeds", "expected"),
+    [
+        ([None, ("2:255", 5.0), None, ("112:1", 2.0), None], None),  # alone
+        ([None, ("2:255", 5.0), None, None, ("2:255", -2.0)], 0.85),
+        ([("2:255", -1.0), None, ("2:255", 4.0), None, None], 0.92),  # its own speed confirms
+        ([None, ("2:255", 2.0), ("2:255", 2.5), None, None], None),  # not enough at any
+        ([None, ("2:255", 4.0), ("2:255", 6.0), ("112:1", 7.0), None], 0.92),
+        ([("112:1", 0.0), ("2:255", 9.0), ("2:255", 9.0), None, None], 1.0),  # others are not tried
+    ],
+)
+def test_another_speed_is_believed_only_where_a_second_one_agrees(
+    at_speeds: list[tuple[str, float] | None],
+    expected: float | None,
+    small_bundle: Path,
+    voice: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter(at_speeds)
+
+    def identify(*_: object) -> Identification:
+        answer = next(answers)
+        if answer is None:
+            return nothing(-9.0)
+        return Identification((VerseRef.parse(answer[0]),), 0, 0, 0.0, answer[1], math.inf, (), ())
+
+    monkeypatch.setattr("quran_asr.decoding.identify.identify", identify)
+    audio.write(tmp_path / "a.wav", voice)
+    found = quran_asr.identify(tmp_path / "a.wav", small_bundle)
+    assert (found.speed if found.verses else None) == expected
 
 
 def test_an_evaluation_counts_identified_verses(
