@@ -14,6 +14,7 @@ from quran_asr.audio import CODECS, Codec, through
 from quran_asr.config.recipe import RecipeError, load_recipe
 from quran_asr.config.schema import Augment
 from quran_asr.corpus.effects import (
+    at_tempo,
     decaying_response,
     equalize,
     in_room,
@@ -201,6 +202,33 @@ def test_everything_at_once_keeps_the_length_but_for_the_speed() -> None:
     assert np.array_equal(source, voice())
 
 
+def strongest_hertz(samples: Sound) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * 16_000 / len(samples))
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.65, 0.9, 1.2, 2.0])
+@pytest.mark.parametrize("hertz", [90, 220, 1_700])
+def test_the_tempo_changes_the_length_and_not_the_pitch(factor: float, hertz: int) -> None:
+    source = tone(hertz)
+    changed = at_tempo(source, factor)
+    assert (len(changed), changed.dtype) == (round(16_000 / factor), np.float32)
+    assert strongest_hertz(changed) == pytest.approx(hertz, abs=3)
+    middle = changed[len(changed) // 8 : -len(changed) // 8]
+    assert level_db(middle) == pytest.approx(level_db(source), abs=0.5)  # frames fit, nothing cancels
+
+
+def test_at_another_tempo_everything_comes_at_its_place() -> None:
+    source = np.concatenate([np.zeros(8000, np.float32), tone(300)[:4000], np.zeros(4000, np.float32)])
+    slow = at_tempo(source, 0.5)
+    heard = np.flatnonzero(np.abs(slow) > 0.1 * np.abs(source).max())
+    assert heard[0] == pytest.approx(16_000, abs=480) and heard[-1] == pytest.approx(24_000, abs=480)
+    assert at_tempo(source, 1.0) is source
+    for length in range(0, 1300, 13):
+        assert len(at_tempo(tone(200)[:length], 0.7)) == round(length / 0.7)
+    assert not at_tempo(np.zeros(3000, np.float32), 0.6).any()
+
+
 def test_bounds_that_are_upside_down_are_refused() -> None:
     for key in ("lowpass_hz=[5000,3000]", "noise_snr_db=[20,5]", "room_seconds=[0.8,0.2]"):
         with pytest.raises(RecipeError, match="lower bound exceeds upper bound"):
@@ -222,7 +250,7 @@ def test_levels_are_drawn_from_their_range_whatever_the_clip_had() -> None:
 
 
 def test_silence_is_put_at_both_ends_as_the_plan_of_the_batch_expects() -> None:
-    settings = asked(silence_probability=0.6, silence_seconds=(0.1, 1.5), speed=(0.9, 1.1))
+    settings = asked(silence_probability=0.6, silence_seconds=(0.1, 1.5), speed=(0.9, 1.1), tempo=(0.6, 1.2))
     source = voice()
     lengths = []
     for seed in range(200):
@@ -230,7 +258,7 @@ def test_silence_is_put_at_both_ends_as_the_plan_of_the_batch_expects() -> None:
         planned = draw_timing(settings, random.Random(seed)).seconds(len(source) / 16_000)
         assert abs(len(changed) / 16_000 - planned) < 0.001
         lengths.append(planned)
-    assert min(lengths) < 1.0 < 3.0 < max(lengths)
+    assert min(lengths) < 1.0 < 3.6 < max(lengths)
     always = asked(silence_probability=1.0, silence_seconds=(0.2, 1.5))
     openings = [augment(source, always, random.Random(seed))[:3200] for seed in range(100)]
     digital = sum(not opening.any() for opening in openings)

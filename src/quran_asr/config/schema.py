@@ -354,7 +354,9 @@ class Augment:
     lowpass_hz: tuple[Hertz, Hertz] = (2500.0, 8000.0)
     """The cut-off is drawn between these."""
     speed: tuple[Annotated[float, Range(low=0.5, high=2)], ...] = (1.0,)
-    """Factors drawn with equal probability; [1.0] changes nothing."""
+    """Factors drawn with equal probability; [1.0] changes nothing. The pitch and timbre change too."""
+    tempo: tuple[Annotated[float, Range(low=0.4, high=2)], ...] = (1.0,)
+    """Factors like those of `speed` that leave the voice as it is: slower and faster recitation."""
     equalizer_db: Annotated[float, Range(low=0, high=40)] = 0.0
     """The spectrum of each clip is bent by up to this much, independently in each octave."""
     noise_probability: Share = 0.0

@@ -1,4 +1,4 @@
-"""Simulated recording conditions: silence, rooms, noise, bandwidth, level, clipping.
+"""Simulated recording conditions: tempo, silence, rooms, noise, bandwidth, level, clipping.
 
 Used for augmentation in training, and to measure the robustness of a recognizer.
 """
@@ -22,6 +22,52 @@ if TYPE_CHECKING:
 
 BANDS_HZ = SAMPLE_RATE / 2 / 2.0 ** np.arange(7, -1, -1)
 """Bands of the equalizer, an octave apart, 62.5 Hz to 8 kHz."""
+
+
+_TEMPO_FRAME = 2 * (SAMPLE_RATE // 50)
+"""Samples of a frame, half of which overlap the frame before: 40 ms, several periods of any voice."""
+_TEMPO_SHIFT = SAMPLE_RATE // 100
+"""How far from its place a frame is looked for: 10 ms are a period of the lowest voices."""
+
+
+def at_tempo(samples: Samples, factor: float) -> Samples:
+    """A clip that is `factor` times as fast, with its pitch and its timbre unchanged.
+
+    Frames are put together closer or wider than they were, each from where it fits the one before it best
+    (WSOLA: Verhelst and Roelands 1993, "An overlap-add technique based on waveform similarity").
+
+    Args:
+        samples: float32 [samples].
+        factor: below 1 slower, above 1 faster.
+
+    Returns:
+        float32 [samples / factor, rounded].
+    """
+    if factor == 1.0 or not len(samples):
+        return samples
+    half, length = _TEMPO_FRAME // 2, round(len(samples) / factor)
+    frames = length // half + 2
+    window = np.hanning(_TEMPO_FRAME + 1)[:-1].astype(np.float32)
+    ends = (_TEMPO_SHIFT + half, 2 * (_TEMPO_FRAME + _TEMPO_SHIFT) + round(half * factor))
+    source = np.pad(samples, ends)
+    result = np.zeros((frames + 1) * half, np.float32)
+    place = _TEMPO_SHIFT
+    for frame in range(frames):
+        if frame:
+            nearest = min(round(frame * half * factor), len(samples) + half)
+            region = source[nearest : nearest + 2 * _TEMPO_SHIFT + _TEMPO_FRAME]
+            place = nearest + _most_similar(region, source[place + half : place + half + _TEMPO_FRAME])
+        result[frame * half :][:_TEMPO_FRAME] += window * source[place : place + _TEMPO_FRAME]
+    return result[half : half + length]
+
+
+def _most_similar(region: Samples, frame: Samples) -> int:
+    """Where in a region a frame is found again, by the normalized correlation of every other sample."""
+    region, frame = region[::2], frame[::2]
+    energies = np.cumsum(np.concatenate([np.zeros(1, np.float32), np.square(region)]), dtype=np.float64)
+    energies = energies[len(frame) :] - energies[: -len(frame)]
+    similar = np.correlate(region, frame, "valid") / np.sqrt(np.maximum(energies, 0) + 1e-9)
+    return 2 * int(np.argmax(similar))
 
 
 def in_room(samples: Samples, response: Samples) -> Samples:

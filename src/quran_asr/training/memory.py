@@ -162,7 +162,7 @@ def heaviest(
         seconds: of each training clip.
         tokens: of each training clip.
     """
-    slowest = min(augment.speed) if augment is not None else 1.0
+    slowest = min(augment.speed) * min(augment.tempo) if augment is not None else 1.0
     stretched = [length / slowest for length in seconds]
     by_length = _fill(data, stretched, tokens, sorted(range(len(tokens)), key=lambda i: -stretched[i]))
     richest = max(range(len(tokens)), key=lambda i: tokens[i])

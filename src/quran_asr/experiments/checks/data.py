@@ -244,7 +244,7 @@ def ctc_feasible(recipe: Recipe, tokens: Tokens, training: Sequence[Segment]) ->
     """
     built = of_recipe(recipe.model, tokens.size)
     augment = recipe.quran.augment
-    fastest = max(augment.speed) if augment is not None else 1.0
+    fastest = max(augment.speed) * max(augment.tempo) if augment is not None else 1.0
     needed = {text: _frames_needed(tokens.encode(text)) for text in {s.text for s in training}}
     lost = [s for s in training if built.frames(s.duration / fastest) < needed[s.text]]
     share = max(len(lost) / len(training), hours(lost) / hours(training))

@@ -1,7 +1,7 @@
-"""Audio augmentation: speed, rooms, noise, equalizer, lossy codecs.
+"""Audio augmentation: speed, tempo, rooms, noise, equalizer, lossy codecs.
 
-They are applied in the order in which they happen to a recitation: speed, silence around the clip, room,
-noise, bandwidth and tone, codec, level, an overdriven microphone. A new one is a key of
+They are applied in the order in which they happen to a recitation: speed, tempo, silence around the clip,
+room, noise, bandwidth and tone, codec, level, an overdriven microphone. A new one is a key of
 `config.schema.Augment` and a line in `augment`; what changes the length of a clip belongs in `draw_timing`.
 SpecAugment's masks are NeMo's; their settings are in the recipe under `model.spec_augment`.
 """
@@ -20,6 +20,7 @@ from quran_asr.config.schema import Augment
 from quran_asr.corpus.effects import (
     BANDS_HZ,
     at_level,
+    at_tempo,
     equalize,
     in_room,
     low_pass,
@@ -107,13 +108,14 @@ class Timing:
     """How a clip's length is changed."""
 
     speed: float
+    tempo: float
     before: float
     """Seconds of silence before the clip."""
     after: float
 
     def seconds(self, length: float) -> float:
         """Of a clip that is so many seconds long."""
-        return length / self.speed + self.before + self.after
+        return length / self.speed / self.tempo + self.before + self.after
 
 
 def draw_timing(settings: Augment, drawn: random.Random) -> Timing:
@@ -121,7 +123,7 @@ def draw_timing(settings: Augment, drawn: random.Random) -> Timing:
 
     Short silences are more frequent than long ones: the length grows with the square of an even draw.
     """
-    speed = drawn.choice(settings.speed)
+    speed, tempo = drawn.choice(settings.speed), drawn.choice(settings.tempo)
     shortest, longest = settings.silence_seconds
     before, after = (
         shortest + (longest - shortest) * drawn.random() ** 2
@@ -129,7 +131,7 @@ def draw_timing(settings: Augment, drawn: random.Random) -> Timing:
         else 0.0
         for _ in range(2)
     )
-    return Timing(speed, before, after)
+    return Timing(speed, tempo, before, after)
 
 
 def augment(
@@ -144,11 +146,12 @@ def augment(
         rooms: impulse responses to choose from (`impulse_responses`).
 
     Returns:
-        float32 [samples], of the same length but for the speed and the silence.
+        float32 [samples], of the same length but for the speed, the tempo and the silence.
     """
     timing = draw_timing(settings, drawn)
     if timing.speed != 1.0:
         samples = audio.resample(samples, round(SAMPLE_RATE * timing.speed))
+    samples = at_tempo(samples, timing.tempo)
     if settings.tight_probability > drawn.random():
         samples = without_silence(samples)
     if timing.before or timing.after:
