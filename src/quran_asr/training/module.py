@@ -462,6 +462,13 @@ class TrainingModule(lightning.LightningModule):
 
     def on_validation_start(self) -> None:
         self.weight_average.exchange(self.model.parameters())
+        kept = set(self.model.state_dict())
+        statistics = [
+            buffer
+            for name, buffer in self.model.named_buffers()
+            if name in kept and buffer.is_floating_point()
+        ]
+        self.ranks.collect(statistics, [0] * len(statistics))  # those of the first are in the checkpoints
         tokenizer = self.model.tokenizer
         self.validations = [Validation(self.model, tokenizer.ids_to_text) for _ in range(2)]
 

@@ -441,7 +441,9 @@ def make_trainer(
     if ranks.size > 1:
         # a curriculum begins with CTC alone: prediction network and joint get no gradient; nor do frozen
         some_rest = recipe.quran.curriculum is not None or recipe.quran.unfreeze_after > 0
-        strategy = DDPStrategy(find_unused_parameters=some_rest)
+        # NeMo's table of positions grows with the longest clip of each process: as a buffer of another size
+        # it would end the training. Running statistics are collected before validations (`module.py`).
+        strategy = DDPStrategy(find_unused_parameters=some_rest, broadcast_buffers=False)
     return lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=max(1, ranks.size // settings.num_nodes),
