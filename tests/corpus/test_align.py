@@ -137,7 +137,11 @@ def test_finished_recordings_are_not_done_again(
         (place / f"{name}.flac").write_bytes(Path(surah.audio).read_bytes())
     (place / "100.flac").write_bytes(b"")
     first = run(tmp_path, place)
-    assert len(aligner) == 2 and [Path(name).name for name, _ in first.failed] == ["100.flac"]
+    assert aligner == ["098.flac 98", "099.flac 99", "099.flac None"]
+    assert [Path(name).name for name, _ in first.failed] == ["100.flac"]
+    assert [(Path(name).name, *passages) for name, *passages in first.others] == [
+        ("099.flac", "99", "98:1-5")
+    ]
     manifest = first.manifest.read_bytes()
     journal = first.manifest.parent / "recordings.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -145,10 +149,10 @@ def test_finished_recordings_are_not_done_again(
     lines.append(lines.pop(torn)[:-40])
     journal.write_bytes(b"".join(lines))
     again = run(tmp_path, place)
-    assert aligner[2:] == ["098.flac 98"] and again.resumed == 2
+    assert aligner[3:] == ["098.flac 98"] and again.resumed == 2 and again.others == first.others
     assert again.manifest.read_bytes() == manifest
     run(tmp_path, place, Limits(score=-0.9))
-    assert len(aligner) == 5
+    assert len(aligner) == 7
 
 
 def test_sources_of_folders_and_manifests(tmp_path: Path) -> None:

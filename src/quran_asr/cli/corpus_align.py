@@ -11,8 +11,8 @@ import click
 
 from quran_asr.cli.models import as_bundle, model_option, named_or_default
 from quran_asr.cli.options import FiniteRange, cluster_option
-from quran_asr.cli.output import echo, print_error, print_json, print_table, progress_bar
-from quran_asr.errors import QuranAsrError, counted
+from quran_asr.cli.output import echo, print_error, print_findings, print_json, print_table, progress_bar
+from quran_asr.errors import Finding, QuranAsrError, counted
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -83,8 +83,9 @@ def align(
     searched in the whole Quran. A manifest names what a recording holds by `surah` or `verses`. Clips are
     named as EveryAyah names them: RECITER/002255.flac; parts of long verses with their words,
     002282-000-016.flac; those of a file with another name in a folder of its own, RECITER/NAME/002255.flac.
-    Clips whose alignment is poor are left out, and listed with the reason in recordings.jsonl. Run the same
-    command again to continue after an interruption. Exit code 1 if no clip can be used or a recording cannot
+    Clips whose alignment is poor are left out, and listed with the reason in recordings.jsonl. A recording
+    that holds another surah than its name is reported with the one it holds. Run the same command again to
+    continue after an interruption. Exit code 1 if no clip can be used or a recording cannot
     be read.
     """
     from quran_asr.corpus.align import Limits, align_recordings
@@ -111,10 +112,21 @@ def align(
                 "resumed": report.resumed,
                 "reciters": [asdict(one) for one in report.reciters],
                 "failed": [{"audio_filepath": audio, "error": error} for audio, error in report.failed],
+                "other_passages": [
+                    {"audio_filepath": audio, "expected": expected, "found": found}
+                    for audio, expected, found in report.others
+                ],
             }
         )
     else:
         _print(report)
+    remedy = "name what it holds by `surah` or `verses` in a manifest"
+    print_findings(
+        [
+            Finding("warning", "other-passage", audio, f"{found} is recited in it, not {expected}", remedy)
+            for audio, expected, found in report.others
+        ]
+    )
     for audio, error in report.failed:
         print_error(QuranAsrError(error, where=audio))
     return int(not report.clips or bool(report.failed))

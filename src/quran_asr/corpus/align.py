@@ -98,6 +98,8 @@ class AlignReport:
     """Recordings finished by an earlier call."""
     failed: tuple[tuple[str, str], ...]
     """Recordings that cannot be read, each with the reason."""
+    others: tuple[tuple[str, str, str], ...]
+    """Recordings that hold another passage than they should: path, what was expected, what was found."""
 
     @property
     def clips(self) -> int:
@@ -248,7 +250,10 @@ def align_recordings(
             reciters = _reciters(lines)
             _write_manifest(folder, lines, reciters, limits)  # also after an interruption
     failed = tuple((line["audio_filepath"], line["error"]) for line in lines if line["error"])
-    return AlignReport(folder / MANIFEST, reciters, resumed, failed)
+    others = tuple(
+        (line["audio_filepath"], line["holds"], line["found"]) for line in lines if line.get("found")
+    )
+    return AlignReport(folder / MANIFEST, reciters, resumed, failed, others)
 
 
 def align_source(source: Source, bundle: str, folder: str, limits: Limits) -> dict[str, Any]:
@@ -263,6 +268,7 @@ def align_source(source: Source, bundle: str, folder: str, limits: Limits) -> di
         "holds": source.verses,
         "seconds": 0.0,
         "error": "",
+        "found": "",
         "clips": [],
         "left_out": [],
     }
@@ -282,10 +288,11 @@ def align_source(source: Source, bundle: str, folder: str, limits: Limits) -> di
                 path = write_clip(recording, clip, place)
                 line["clips"].append({**described, "file": str(path.relative_to(folder))})
         recited = {verse for segment in recording.segments for verse in segment.verses}
-        missing = (
-            [verse for verse in parse_range(source.verses) if verse not in recited] if source.verses else []
-        )
+        expected = parse_range(source.verses) if source.verses else []
+        missing = [verse for verse in expected if verse not in recited]
         line["left_out"] += [{"verse": str(verse), "reason": "not recognized"} for verse in missing]
+        if 2 * len(missing) > len(expected):
+            line["found"] = _other_passage(source.audio, expected, _recognizer(bundle), limits)
     except QuranAsrError as error:
         line["error"] = error.what
     except OSError as error:
@@ -296,6 +303,24 @@ def align_source(source: Source, bundle: str, folder: str, limits: Limits) -> di
 @lru_cache(maxsize=1)
 def _recognizer(bundle: str) -> Recognizer:
     return load(bundle, decoder="ctc", threads=1)
+
+
+def _other_passage(audio: str, expected: Sequence[VerseRef], recognizer: Recognizer, limits: Limits) -> str:
+    """The passage that a recording holds instead of what was expected; empty where none stands out."""
+    verses = [
+        verse
+        for segment in align(audio, None, recognizer).segments
+        if segment.score >= limits.score
+        for verse in segment.verses
+    ]
+    if not verses:
+        return ""
+    surah, times = Counter(verse.surah for verse in verses).most_common(1)[0]
+    those = [verse for verse in verses if verse.surah == surah]
+    if 2 * times <= len(verses) or not set(expected).isdisjoint(those):
+        return ""
+    first, last = min(those), max(those)
+    return str(first) if first == last else f"{first}-{last.ayah}"
 
 
 def _reason_against(recording: AlignedRecording, clip: Clip, used: set[str], limits: Limits) -> str:
