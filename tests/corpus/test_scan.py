@@ -190,6 +190,13 @@ def test_linked_folders_are_followed_and_circles_end(tmp_path):
     assert list(report.reciters) == ["linked"]
 
 
+def test_another_file_is_refused_before_the_recordings_are_read(tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my notes\n")
+    with pytest.raises(QuranAsrError, match="not a manifest"):
+        scan([tmp_path / "no such folder"], notes)
+
+
 def test_nothing_usable_writes_nothing_and_leaves_the_old_manifest(tmp_path):
     record(tmp_path / "good" / "112001.wav")
     scan([tmp_path / "good"], tmp_path / "all.jsonl")

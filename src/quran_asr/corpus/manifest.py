@@ -187,12 +187,8 @@ def write_manifest(
         QuranAsrError: `path` is a folder, or empty, or a file that is not a manifest.
         OSError: the disk is full, or the folder cannot be written; the old manifest is untouched.
     """
-    if not str(path) or Path(path).is_dir():
-        raise QuranAsrError(
-            "is not a name for a manifest", where=str(path), remedy="name a file, for example all.jsonl"
-        )
+    refuse_other_file(path)
     path = Path(path)
-    _refuse_other_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     relative = _relative_to(path.parent)
     written = [{**line, "audio_filepath": relative(str(line["audio_filepath"]))} for line in lines]
@@ -204,12 +200,18 @@ def write_manifest(
     write_atomically(path, text.encode())
 
 
-def _refuse_other_file(path: Path) -> None:
-    """A manifest replaces an older one, never a recording or a note.
+def refuse_other_file(path: str | Path) -> None:
+    """A manifest replaces an older one, never a recording or a note; known before the work for it begins.
 
     Raises:
-        QuranAsrError: the file is there and does not begin with a line of a manifest.
+        QuranAsrError: it is a folder or empty, or the file is there and does not begin with a line of a
+            manifest.
     """
+    if not str(path) or Path(path).is_dir():
+        raise QuranAsrError(
+            "is not a name for a manifest", where=str(path), remedy="name a file, for example all.jsonl"
+        )
+    path = Path(path)
     if not path.is_file() or sidecar_of(path).is_file():
         return
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quran_asr import audio
-from quran_asr.corpus.manifest import write_manifest
+from quran_asr.corpus.manifest import refuse_other_file, write_manifest
 from quran_asr.corpus.workers import processes
 from quran_asr.errors import Finding, QuranAsrError
 from quran_asr.level_meter import LevelMeter
@@ -237,9 +237,10 @@ def scan(
         on_progress: called with (files checked, files).
 
     Raises:
-        QuranAsrError: a folder does not exist.
+        QuranAsrError: a folder does not exist, or `to` is something else than a manifest.
         OSError: the manifest cannot be written; an old one is untouched.
     """
+    refuse_other_file(to)
     found = [what for folder in folders for what in walk(Path(folder))]
     recordings = [what for what in found if isinstance(what, Recording)]
     dropped = [what for what in found if isinstance(what, Dropped)]

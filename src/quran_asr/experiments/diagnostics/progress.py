@@ -128,7 +128,7 @@ def good_news(curves: Curves) -> Iterator[Diagnosis]:
     if is_falling(losses, 0.03):
         quarter = len(losses) // 4
         early, late = level(losses[:quarter]), level(losses[-quarter:])
-        message = f"{loss_in_words(curves, name)} falls steadily: {early:.3g} at first, {late:.3g} now"
+        message = f"{loss_in_words(curves, name)} falls steadily: about {early:.3g} at first, {late:.3g} now"
         yield _good("loss-falls", message, name, losses[0], losses[-1])
     both = [finite(curves.training.get(key, ())) for key in ("transducer_loss", "ctc_loss")]
     if all(is_falling(series, 0.02) for series in both):
@@ -144,7 +144,7 @@ def good_news(curves: Curves) -> Iterator[Diagnosis]:
         and before - now > min(noise(values(rates[-8:])), 0.2 * before)
         and now < 0.97 * first
     ):
-        message = f"validation WER falls: {first:.3f} at first, {now:.3f} now"
+        message = f"validation WER falls: {first:.3f} at first, about {now:.3f} now"
         yield _good("wer-falls", message, "validation.wer", rates[0], rates[-1])
     train = finite(curves.validation.get("train_wer", ()))
     if len(train) >= 2:

@@ -34,8 +34,8 @@ def overfitting(curves: Curves) -> Iterator[Diagnosis]:
     yield Diagnosis(
         "overfitting",
         "error",
-        f"the model memorizes its training clips: validation WER {now:.3f} and rising from "
-        f"{best:.3f}; {best_at}{evidence[1]}",
+        f"the model memorizes its training clips: validation WER about {now:.3f}, up from "
+        f"about {best:.3f}; {best_at}{evidence[1]}",
         (*shown("validation.wer", low, *rates[-3:]), *evidence[0]),
         "more epochs than the data can feed: the model fits its training clips better and others worse",
         "use the best checkpoint (it is kept) and stop here; for a better one more recordings and "
