@@ -154,6 +154,7 @@ def test_the_work_is_shared_out_evenly(processes: int) -> None:
     assert shared_out([], processes) == []
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_work_make_the_steps_of_one(tmp_path: Path) -> None:
     alone = Small()
     muon = alone.muon()
