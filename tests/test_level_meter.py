@@ -57,6 +57,13 @@ def test_nothing_is_noted_of_ordinary_recitations(recordings: Path) -> None:
             assert meter.notes(str(clip)) == []
 
 
+def test_numbers_that_are_no_samples_are_left_to_the_error_and_overflowing_ones_are_noted() -> None:
+    broken = voice()
+    broken[7] = np.nan
+    assert codes(broken[:, None]) == []
+    assert codes(100 * voice()[:, None]) == ["over-full-scale"]
+
+
 def test_the_one_peak_of_a_very_short_recording_is_not_clipping() -> None:
     assert "clipped" not in codes(0.3 * voice(0.006)[:, None])
     assert codes(np.clip(20 * voice(1.0), -1, 1)[:, None]) == ["clipped"]

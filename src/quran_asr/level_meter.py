@@ -23,6 +23,8 @@ CLIPPED_SHARE = 0.002
 peaks off makes it a hundred times more, and a lossy codec behind it hides that."""
 FEWEST_CLIPPED = 10
 """Samples at the peak: of a very short recording one is more than that share."""
+LOUDEST = 8.0
+"""Peak of samples that lie between -1 and 1, as decoders of lossy files overshoot it at most."""
 CANCELLING = 0.05
 """Power of the mean of the channels over the mean power of the channels."""
 EMPTY = 1e-5
@@ -44,11 +46,13 @@ class LevelMeter:
     """Mean square of the loudest block."""
     _range: tuple[float, float] = (math.inf, -math.inf)
     """Lowest and highest sample."""
+    _finite: bool = True
 
     def add(self, block: NDArray[np.float32]) -> None:
         """Take in float32 [frames, channels]."""
         if not len(block):
             return
+        self._finite = self._finite and bool(np.isfinite(block).all())
         self._range = min(self._range[0], float(block.min())), max(self._range[1], float(block.max()))
         loud = np.abs(block)
         peak = float(loud.max())
@@ -68,6 +72,8 @@ class LevelMeter:
         def note(code: str, message: str, remedy: str) -> Finding:
             return Finding("note", code, where, message, remedy)
 
+        if not self._finite:  # an error that whoever reads the samples reports
+            return []
         if not self.samples or _decibels(self.peak**2) < SILENT_DB:
             return [note("silent", "silent: nothing in it is louder than -80 dBFS", "check the microphone")]
         if self._range[0] == self._range[1]:
@@ -91,6 +97,9 @@ class LevelMeter:
             share = 100 * self._near_peak / self.samples
             message = f"clipped: {share:.1f} % of its samples are at the peak; words may be missed"
             found.append(note("clipped", message, "record at a lower level"))
+        if self.peak > LOUDEST:
+            message = f"its peak is {self.peak:.0f} times full scale"
+            found.append(note("over-full-scale", message, "scale its samples to between -1 and 1"))
         if _decibels(self._loudest) < QUIET_DB:
             message = f"very quiet: its loud parts are at {_decibels(self._loudest):.0f} dBFS"
             found.append(note("very-quiet", message, "record at a higher level"))

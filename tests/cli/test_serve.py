@@ -31,6 +31,7 @@ def bundle(tmp_path: Path) -> Path:
         (["--host", "0.0.0.0", "--allow-network"], "over TLS only"),
         (["--certificate", __file__], "`--certificate` and `--key` belong together"),
         (["--tls", "--certificate", __file__, "--key", __file__], "`--tls` makes a certificate"),
+        (["--certificate", __file__, "--key", __file__], "this is not a certificate of the key in"),
         (["--port", "70000"], "70000 is not in the range"),
         (["--hours", "nan"], "nan"),
     ],

@@ -151,8 +151,12 @@ def test_finished_recordings_are_not_done_again(
     again = run(tmp_path, place)
     assert aligner[3:] == ["098.flac 98"] and again.resumed == 2 and again.others == first.others
     assert again.manifest.read_bytes() == manifest
+    next(first.manifest.parent.glob("*/098001.flac")).unlink()
+    run(tmp_path, place)  # both recordings had a clip of this name here
+    assert aligner[4:] == ["098.flac 98", "099.flac 99", "099.flac None"]
+    assert list(first.manifest.parent.glob("*/098001.flac"))
     run(tmp_path, place, Limits(score=-0.9))
-    assert len(aligner) == 7
+    assert len(aligner) == 10
 
 
 def test_sources_of_folders_and_manifests(tmp_path: Path) -> None:

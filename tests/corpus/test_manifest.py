@@ -300,7 +300,8 @@ def test_a_manifest_replaces_manifests_and_no_other_file(clip, tmp_path):
     line = {"audio_filepath": str(clip), "duration": 1.0, "text": LETTERS}
     sound = clip.read_bytes()
     (tmp_path / "notes.txt").write_text("my notes\n")
-    for other in (clip, tmp_path / "notes.txt"):
+    (tmp_path / "transcripts.jsonl").write_text(json.dumps({"audio_filepath": "a", "hypothesis": ""}) + "\n")
+    for other in (clip, tmp_path / "notes.txt", tmp_path / "transcripts.jsonl"):
         with pytest.raises(QuranAsrError, match="not a manifest"):
             write_manifest(other, [line])
     assert clip.read_bytes() == sound and not (tmp_path / "clip.wav.meta.json").exists()

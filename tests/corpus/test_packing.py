@@ -119,8 +119,20 @@ def test_verify_finds_a_byte_that_has_changed(manifest: Path, tmp_path: Path) ->
     content[700] ^= 1
     shard.write_bytes(content)
     assert packed(manifest, folder).kept_shards == 4
-    assert packed(manifest, folder, verify=True).kept_shards == 3
+    again = packed(manifest, folder, verify=True)
+    assert (again.kept_shards, again.changed_shards) == (3, ("audio_0.tar",))
     assert shard.read_bytes() != content
+
+
+def test_shards_of_another_manifest_are_not_replaced(manifest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    packed(manifest, folder)
+    content = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    other = manifest.with_name("other.jsonl")
+    other.write_text(manifest.read_text("utf-8").splitlines(keepends=True)[0], "utf-8")
+    with pytest.raises(QuranAsrError, match="holds the shards of"):
+        packed(other, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == content
 
 
 def test_fewer_clips_leave_no_shard_of_before(manifest: Path, tmp_path: Path) -> None:

@@ -118,6 +118,20 @@ def test_a_verse_said_three_times(last_part: Graph) -> None:
     ]
 
 
+def test_an_earlier_verse_that_comes_for_the_first_time_is_no_repeat(last_part: Graph) -> None:
+    speech = Speech()
+    for place in ("106:4", "106:2", "106:2", "106:3"):
+        speech.say(verse(place)).pause(0.5)
+    kinds = [line.rpartition(" ")[0] for line in shown(aligned(last_part, speech))]
+    lengths = {place: len(verse(f"106:{place}")) for place in (2, 3, 4)}
+    assert kinds == [
+        f"verse 106:4 1-{lengths[4]}",
+        f"verse 106:2 1-{lengths[2]}",
+        f"repeat 106:2 1-{lengths[2]}",
+        f"verse 106:3 1-{lengths[3]}",
+    ]
+
+
 def test_a_repeated_verse_is_not_taken_for_the_next_one_that_begins_alike(last_part: Graph) -> None:
     assert verse("98:4")[0] == verse("98:5")[0] and verse("98:6")[:2] == verse("98:7")[:2]
     speech = Speech()

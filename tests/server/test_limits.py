@@ -169,7 +169,8 @@ def test_a_recording_is_followed_with_its_progress(port: int, recording: bytes, 
 def test_a_recording_may_be_expected_at_a_word(port: int, recording: bytes) -> None:
     assert lines(send(port, recording, "recording?at=112:1"))[-1]["type"] == "end"
     assert send(port, recording, "recording?at=here").status_code == 400
-    assert lines(send(port, recording, "recording?at=1:1:9"))[-1]["what"] == "there is no word 1:1:9"
+    answer = send(port, recording, "recording?at=1:1:9")
+    assert (answer.status_code, answer.json()["what"]) == (400, "there is no word 1:1:9")
 
 
 def test_what_is_no_recording_is_refused(port: int, recording: bytes) -> None:

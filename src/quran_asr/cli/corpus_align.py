@@ -144,7 +144,7 @@ def _print(report: AlignReport) -> None:
                 f"{one.usable_hours:.2f}",
                 f"{one.usable_hours / one.hours:.0%}" if one.hours else "-",
                 "-" if one.score is None else f"{one.score:.2f}",
-                "yes" if one.fits else "no",
+                "-" if one.fits is None else "yes" if one.fits else "no",
                 ", ".join(f"{count} {reason}" for reason, count in one.left_out.items()),
             )
             for one in report.reciters

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quran_asr.cli.options import FiniteRange, cluster_option, jobs_option
-from quran_asr.cli.output import echo, print_findings, print_json, print_table, progress_bar
+from quran_asr.cli.output import echo, print_finding, print_findings, print_json, print_table, progress_bar
 from quran_asr.errors import Finding
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def pack(
                 "nemo_shards": report.nemo_shards,
                 "shards": report.shards,
                 "kept_shards": report.kept_shards,
+                "changed_shards": list(report.changed_shards),
                 "clips": report.clips,
                 "hours": round(report.hours, 4),
                 "bytes": report.bytes,
@@ -88,6 +89,9 @@ def pack(
             }
         )
         return int(bool(report.dropped))
+    for file in report.changed_shards:
+        message = "its checksum is not the recorded one; it was written again"
+        print_finding(Finding("warning", "changed-shard", str(report.manifest.with_name(file)), message, ""))
     print_findings(
         [Finding("warning", "dropped-clip", one.clip, one.reason, "") for one in report.dropped[:_LISTED]]
     )

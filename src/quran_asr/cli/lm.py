@@ -92,14 +92,16 @@ def build(
     from quran_asr.runtime.bundle import read_bundle
 
     name = to or Path(file.stem if file else "quran-lm")
+    both = [name.with_name(f"{name.name}{ending}") for ending in (".npz", ".arpa")]
+    paths = [name] if name.suffix in (".npz", ".arpa") else both
+    for path in paths:
+        _refuse_other_file(path, file)
     with as_bundle(named_or_default(model)) as folder:
         bundle = read_bundle(folder)
     if file is None:
         made = build_quran_model(bundle.vocabulary, bundle.spelling, order=order, smoothing=smoothing)
     else:
         made = build_text_model(bundle.vocabulary, bundle.spelling, file, order=order, smoothing=smoothing)
-    both = [name.with_name(f"{name.name}{ending}") for ending in (".npz", ".arpa")]
-    paths = [name] if name.suffix in (".npz", ".arpa") else both
     for path in paths:
         if path.suffix == ".npz":
             made.write(path)
@@ -113,6 +115,30 @@ def build(
     for path in paths:
         echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def _refuse_other_file(path: Path, text: Path | None) -> None:
+    """A language model replaces an older one, never its own text or another file.
+
+    Raises:
+        QuranAsrError: the file is there and is something else.
+    """
+    if path.exists() and ((text is not None and path.samefile(text)) or not _is_language_model(path)):
+        what = "this file exists and is not a language model of an earlier call"
+        raise QuranAsrError(what, where=str(path), remedy="name another: --to NAME")
+
+
+def _is_language_model(path: Path) -> bool:
+    from quran_asr.decoding.language_model import read_language_model
+
+    if path.suffix == ".arpa":
+        with path.open("rb") as file:
+            return b"\\data\\" in file.read(10_000)
+    try:
+        read_language_model(path)
+    except QuranAsrError:
+        return False
+    return True
 
 
 @lm.command(

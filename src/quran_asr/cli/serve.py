@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 import tempfile
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import click
 
-from quran_asr.cli.models import as_bundle, look_ahead_option, model_option, named_or_default
+from quran_asr.cli.models import as_bundle, model_option, named_or_default
 from quran_asr.cli.options import FiniteRange, need
 from quran_asr.cli.output import echo
 from quran_asr.errors import QuranAsrError
@@ -31,7 +32,13 @@ EVERY_ADDRESS = ("0.0.0.0", "::")
     metavar="N",
     help="Port to listen on; 0 takes a free one.",
 )
-@look_ahead_option
+@click.option(
+    "--look-ahead",
+    "look_ahead_ms",
+    type=click.IntRange(min=0),
+    metavar="MS",
+    help="Look-ahead of the encoder in milliseconds. Default: the widest of the model up to 480.",
+)
 @click.option(
     "--allow-network", is_flag=True, help="Serve other machines too; needs --tls, or --certificate and --key."
 )
@@ -86,9 +93,11 @@ def serve(
     Prints the address to open. Audio goes to this server only and is not stored. Ctrl-C ends it.
     """
     if (certificate is None) != (key is None):
-        raise QuranAsrError("`--certificate` and `--key` belong together")
+        raise QuranAsrError("`--certificate` and `--key` belong together", remedy="give both, or --tls")
     if tls and certificate is not None:
-        raise QuranAsrError("`--tls` makes a certificate; leave it out where --certificate is given")
+        raise QuranAsrError("`--tls` makes a certificate", remedy="leave it out, or --certificate and --key")
+    if certificate is not None and key is not None:
+        _require_certificate(certificate, key)
     beyond = not _is_loopback(host)
     if beyond and not allow_network:
         raise QuranAsrError(
@@ -126,6 +135,17 @@ def serve(
         echo("Ctrl-C ends it", err=True)
         run(service, listener, certificate, key)
     return 0
+
+
+def _require_certificate(certificate: Path, key: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except (OSError, ValueError):  # SSLError is an OSError
+        raise QuranAsrError(
+            f"this is not a certificate of the key in {key}",
+            where=str(certificate),
+            remedy="give PEM files that belong together, without a password",
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -83,9 +83,9 @@ class ReciterReport:
     """Median over all clips that were found, used or not."""
     left_out: dict[str, int]
     """Reason -> clips, verses or recordings."""
-    fits: bool
+    fits: bool | None
     """Enough of the clips that were found are usable; otherwise other words may be recited, or another
-    riwaya, or the model cannot follow the audio."""
+    riwaya, or the model cannot follow the audio. None where nothing was found that tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,8 @@ def align_recordings(
 
     Clips are `TO/RECITER/SSSAAA.flac`, or `TO/RECITER/RECORDING/SSSAAA.flac` where it was not known what the
     recording holds; of a part of a verse `SSSAAA-FFF-LLL.flac`, with its first and last word counted from 0.
-    Finished recordings are skipped, unless the recording, the model or the limits have changed.
+    Finished recordings are skipped, unless the recording, the model or the limits have changed or a clip is
+    gone.
 
     Args:
         places: folders and manifests, see `find_sources`.
@@ -227,7 +228,12 @@ def align_recordings(
     with locked(folder / "align.lock", busy="another `corpus align` works here"):
         finished = _finished(folder / RECORDINGS)
         keys = {source: _key(source, settings) for source in sources}
-        todo = [source for source in sources if finished.get(source.audio, {}).get("key") != keys[source]]
+        todo = [
+            source
+            for source in sources
+            if finished.get(source.audio, {}).get("key") != keys[source]
+            or not all((folder / clip["file"]).is_file() for clip in finished[source.audio]["clips"])
+        ]
         resumed = len(sources) - len(todo)
         pool = executor or processes(min(jobs, max(1, len(todo))), "spawn")
         try:
@@ -454,7 +460,7 @@ def _reciters(lines: Sequence[dict[str, Any]]) -> tuple[ReciterReport, ...]:
                 round(sum(clip["end"] - clip["start"] for clip in clips) / 3600, 4),
                 round(median(scores), 3) if scores else None,
                 dict(reasons.most_common()),
-                len(clips) >= FITS_SHARE * found,
+                len(clips) >= FITS_SHARE * found if found else None,
             )
         )
     return tuple(reports)

@@ -217,7 +217,8 @@ def refuse_other_file(path: str | Path) -> None:
     with path.open("rb") as file:
         first = file.readline(_LONGEST_LINE)
     try:
-        is_manifest = not first.strip() or "audio_filepath" in _parse(first)
+        keys = _parse(first) if first.strip() else {"audio_filepath": ""}
+        is_manifest = "audio_filepath" in keys and "hypothesis" not in keys
     except QuranAsrError:
         is_manifest = False
     if not is_manifest:

@@ -17,13 +17,13 @@ import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from quran_asr import audio
 from quran_asr.containers import links
-from quran_asr.corpus.manifest import read_lines, write_manifest
+from quran_asr.corpus.manifest import read_lines, sidecar_of, write_manifest
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import parse_json, refuse_foreign, replacing, sha256_of, sweep, write_atomically
 from quran_asr.locks import locked
@@ -32,6 +32,7 @@ from quran_asr.shards import Member, as_file
 from quran_asr.text.quran import load_quran
 
 Codec: TypeAlias = Literal["auto", "flac", "opus"]
+_Outcome: TypeAlias = Literal["kept", "changed", "written"]
 OPUS_KILOBITS = 32
 _LOSSY = {"mp3": "mp3", "opus": "opus", "vorbis": "ogg"}
 """Formats that `auto` copies -> file suffix; as FLAC they would be larger."""
@@ -55,6 +56,8 @@ class PackReport:
     shards: int
     kept_shards: int
     """Shards finished by an earlier run."""
+    changed_shards: tuple[str, ...]
+    """Files of finished shards whose checksum was another than recorded; they were written again."""
     clips: int
     hours: float
     bytes: int
@@ -90,8 +93,8 @@ def pack(
         on_progress: called with (shards finished, shards).
 
     Raises:
-        QuranAsrError: the manifest is wrong or in `folder`, `folder` has other content, no clip can be read,
-            or a job's process died.
+        QuranAsrError: the manifest is wrong or in `folder`, `folder` has other content or the shards of
+            another manifest, no clip can be read, or a job's process died.
         OSError: the disk is full; finished shards are kept.
     """
     folder = Path(folder).absolute()
@@ -103,17 +106,31 @@ def pack(
             remedy="name another folder: --to FOLDER",
         )
     refuse_foreign(folder, (RECORDS,), "folder of shards")
+    _refuse_other_manifest(folder, Path(manifest))
     lines = read_lines(manifest)
     (folder / RECORDS).mkdir(parents=True, exist_ok=True)
     with locked(folder / RECORDS / "lock", busy="another process packs into this folder"):
         for place in (folder, folder / RECORDS):
             sweep(place)
         shares = _shares(lines, hours_per_shard)
-        kept = _write_shards(shares, folder, executor, codec, verify, on_progress)
+        kept, changed = _write_shards(shares, folder, executor, codec, verify, on_progress)
         for stale in range(len(shares), len(shares) + _stale(folder, len(shares))):
             (folder / f"audio_{stale}.tar").unlink(missing_ok=True)
             _record_path(folder, stale).unlink(missing_ok=True)
-        return _write_manifests(folder, len(shares), kept, {"packed_from": str(manifest), "codec": codec})
+        meta = {"packed_from": str(Path(manifest).resolve()), "codec": codec}
+        return replace(_write_manifests(folder, len(shares), kept, meta), changed_shards=changed)
+
+
+def _refuse_other_manifest(folder: Path, manifest: Path) -> None:
+    """Shards are replaced by newer ones of their manifest, never by those of another."""
+    try:
+        before = parse_json(sidecar_of(folder / MANIFEST).read_bytes())["packed_from"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if before != str(manifest.resolve()):
+        raise QuranAsrError(
+            f"the folder holds the shards of {before}", where=str(folder), remedy="name another: --to FOLDER"
+        )
 
 
 def _shares(lines: Sequence[dict[str, Any]], hours: float) -> list[list[tuple[int, dict[str, Any]]]]:
@@ -150,16 +167,19 @@ def _write_shards(
     codec: Codec,
     verify: bool,
     on_progress: Callable[[int, int], None],
-) -> int:
-    """Number of shards that are already finished."""
+) -> tuple[int, tuple[str, ...]]:
+    """How many shards were finished already, and the files of those that had changed since."""
     jobs = [
         executor.submit(_write_shard, folder, number, share, codec, verify)
         for number, share in enumerate(shares)
     ]
     kept = done = 0
+    changed: list[str] = []
     try:
         for job in as_completed(jobs):
-            kept += job.result()
+            outcome, file = job.result()
+            kept += outcome == "kept"
+            changed += [file] if outcome == "changed" else []
             done += 1
             on_progress(done, len(jobs))
     except BrokenProcessPool as error:
@@ -170,17 +190,18 @@ def _write_shards(
     finally:
         for job in jobs:
             job.cancel()
-    return kept
+    return kept, tuple(sorted(changed))
 
 
 def _write_shard(
     folder: Path, number: int, share: Sequence[tuple[int, dict[str, Any]]], codec: Codec, verify: bool
-) -> bool:
-    """Write a shard and then its record, unless both exist; returns whether they did."""
+) -> tuple[_Outcome, str]:
+    """Write a shard and then its record, unless both exist; returns which it was, and the file."""
     target, record = folder / f"audio_{number}.tar", _record_path(folder, number)
     source = hashlib.sha256(json.dumps([codec, share], sort_keys=True).encode()).hexdigest()
-    if _is_finished(target, record, source, verify):
-        return True
+    outcome = _before(target, record, source, verify)
+    if outcome == "kept":
+        return outcome, target.name
     record.unlink(missing_ok=True)
     lines, dropped, expected = [], [], dict[str, tuple[int, int, str]]()
     with replacing(target, ".tar") as unfinished:
@@ -210,16 +231,18 @@ def _write_shard(
         "dropped": dropped,
     }
     write_atomically(record, json.dumps(values, ensure_ascii=False).encode())
-    return False
+    return outcome, target.name
 
 
-def _is_finished(target: Path, record: Path, source: str, verify: bool) -> bool:
+def _before(target: Path, record: Path, source: str, verify: bool) -> _Outcome:
+    """What an earlier run left: a shard to keep, one that has changed since, or none for these clips."""
     try:
         values = parse_json(record.read_bytes())
-        same = values["source"] == source and values["bytes"] == target.stat().st_size
-        return same and (not verify or values["sha256"] == sha256_of(target))
+        if values["source"] != source or values["bytes"] != target.stat().st_size:
+            return "written"
+        return "changed" if verify and values["sha256"] != sha256_of(target) else "kept"
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return "written"
 
 
 def _encoded(line: dict[str, Any], codec: Codec) -> tuple[bytes, str]:
@@ -298,6 +321,7 @@ def _write_manifests(folder: Path, count: int, kept: int, meta: dict[str, Any]) 
         nemo_manifest=folder / NEMO_MANIFEST,
         shards=count,
         kept_shards=kept,
+        changed_shards=(),
         clips=len(lines),
         hours=sum(line["duration"] for line in lines) / 3600,
         bytes=sum(shard["bytes"] for shard in shards),

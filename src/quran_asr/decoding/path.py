@@ -112,8 +112,10 @@ class Reached:
 
     last: int = -1
     """Number of its last word in the text of the graph; -1: none yet."""
+    first: int = -1
+    """The smallest number since the last jump."""
     furthest: int = -1
-    """The greatest number since the last jump."""
+    """The greatest number since then."""
 
 
 def align_path(
@@ -163,7 +165,8 @@ def path_words(
         The words, and how far the path has advanced.
     """
     places = text_places(graph)
-    last, furthest = (-1, -1) if reached is None else (reached.last, reached.furthest)
+    reached = reached or Reached()
+    last, first, furthest = reached.last, reached.first, reached.furthest
     words = [visit for visit in visits if visit.word != HUB and visit.tokens]
     found: list[PathWord] = []
     for number, visit in enumerate(words):
@@ -173,8 +176,8 @@ def path_words(
         entry: Entry = "next"
         if kind == "verse":
             entry = _entry(graph, last, place)
-            if entry == "jump" or last < 0:
-                furthest = -1
+            if entry == "jump" or place < first or last < 0:  # also back to what was not recited before
+                first, furthest = place, -1
             last = place
             if last <= furthest:
                 kind = "repeat"
@@ -193,7 +196,7 @@ def path_words(
             index=int(graph.index[node]),
         )
         found.append(PathWord(visit, node, place, word, kind, entry, visit.loss, len(visit.tokens)))
-    return tuple(found), Reached(last, furthest)
+    return tuple(found), Reached(last, first, furthest)
 
 
 def _first_frame(graph: Graph, visit: Visit) -> int:

@@ -62,13 +62,16 @@ class WordRef:
         """Read `2:255` (its first word) or `2:255:4`.
 
         Raises:
-            QuranAsrError: it is neither.
+            QuranAsrError: it is neither, or the Quran has no such verse or word.
         """
         parts = written.split(":")
         index = parts.pop() if len(parts) == 3 else "0"
         if not (index.isascii() and index.isdigit() and len(index) < 4):
             raise QuranAsrError(f"`{written}` is not a word", remedy="write surah:verse:index, as in 2:255:0")
-        return cls(VerseRef.parse(":".join(parts)), int(index))
+        verse = VerseRef.parse(":".join(parts))
+        if int(index) >= len(load_quran("uthmani").verse(verse).split()):
+            raise QuranAsrError(f"there is no word {written}", remedy="words are counted from 0")
+        return cls(verse, int(index))
 
 
 @dataclass(frozen=True, slots=True)

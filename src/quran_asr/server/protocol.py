@@ -112,7 +112,8 @@ Message = Ready | Progress | Position | Words | End | Failure
 
 def as_json(message: Message) -> str:
     """A message as it is sent to the client."""
-    return json.dumps(plain(message), ensure_ascii=False)
+    # What a client sent may be repeated in it, and half a surrogate pair is JSON but no text.
+    return json.dumps(plain(message), ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def plain(message: Message) -> dict[str, Any]:
