@@ -157,6 +157,19 @@ def test_a_csv_that_is_none_is_one_line(tmp_path: Path, text: str, message: str)
         read_curves(tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("step,val_wer\n0,0.5\n10,-0.1\n", "`val_wer` is below 0 at step 10"),
+        ("step,val_wer,val_wer\n0,0.5,0.6\n", "two columns `val_wer`"),
+    ],
+)
+def test_rates_that_cannot_be_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(QuranAsrError, match=message):
+        read_curves(tmp_path / "a.csv")
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="no such run"):
         read_curves(tmp_path / "nowhere")

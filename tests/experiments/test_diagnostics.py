@@ -133,6 +133,25 @@ def test_one_bad_validation_is_not_a_collapse_and_two_are() -> None:
     assert codes(validations(wer=[*rates, 0.9, 0.95])) == {"late-collapse"}
 
 
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_rise_far_above_the_best_is_no_collapse_while_training_goes_on(validated: bool) -> None:
+    rates = [0.8 - 0.07 * at for at in range(11)] + [0.1 + 0.025 * at for at in range(1, 11)]
+    sick = [2.0 - 0.15 * at for at in range(11)] + [0.5 + 0.1 * at for at in range(1, 11)]
+    rows: list[dict[str, Any]] = []
+    for at, (rate, loss) in enumerate(zip(rates, sick, strict=True), start=1):
+        rows += [
+            {"step": 100 * at - 50, "epoch": at - 1, "split": "train", "loss": 3.0 * 0.8**at},
+            {"step": 100 * at, "epoch": at - 1, "split": "validation", "wer": rate},
+        ]
+        if validated:
+            rows[-1]["loss"] = loss
+    assert codes(curves_of_rows(rows, "a run", ""), "error") == {"overfitting"}
+    for row in rows[-12:]:  # where the training gets worse too, the model has collapsed
+        if row["split"] == "train":
+            row["loss"] = 4.0
+    assert "late-collapse" in codes(curves_of_rows(rows, "a run", ""), "error")
+
+
 def test_one_nan_is_a_note_and_many_are_an_error() -> None:
     losses: list[float | None] = [50 / n for n in range(1, 200)]
     assert codes(training(loss=[*losses[:100], None, *losses[100:]])) == {"not-a-number"}

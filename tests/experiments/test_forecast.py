@@ -51,5 +51,9 @@ def test_the_planned_end_is_named() -> None:
 def test_where_there_is_no_forecast_the_reason_is_given() -> None:
     assert "6 are needed" in forecast(falling(5), ()).reason
     assert forecast(curves_of_rows([], "", ""), ()).expected == ()
+    rows = [
+        {"step": at, "split": "validation", "wer": max(0.0, 0.8 - at / 1000)} for at in range(100, 2000, 100)
+    ]
+    assert "no error" in forecast(curves_of_rows(rows, "", ""), ()).reason
     sick = Diagnosis("divergence", "error", "", (), "", "", None)
     assert forecast(falling(30), [sick]).reason == "no forecast after `divergence`"

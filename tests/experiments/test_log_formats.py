@@ -189,6 +189,15 @@ def test_a_folder_of_hugging_face_is_its_newest_state(tmp_path: Path) -> None:
     assert (curves.name, curves.steps) == (tmp_path.name, 2000)
 
 
+@pytest.mark.parametrize("write", [model_card, notebook])
+def test_a_loss_that_is_not_logged_yet_is_no_loss(write: Callable[[Path], None], tmp_path: Path) -> None:
+    write(tmp_path / "table.txt")
+    text = (tmp_path / "table.txt").read_text()
+    (tmp_path / "table.txt").write_text(text.replace(f"{loss(200):.4f}", "No log"))
+    losses = read_curves(tmp_path / "table.txt").training["loss"]
+    assert len(losses) == 9 and all(point.value is not None for point in losses)
+
+
 def test_percent_of_hugging_face_is_converted_and_noted(tmp_path: Path) -> None:
     trainer_state(tmp_path / "trainer_state.json")
     curves = read_curves(tmp_path / "trainer_state.json")

@@ -248,3 +248,11 @@ def test_a_larger_batch_sees_as_many_clips_in_fewer_steps() -> None:
     assert of.optimizer_steps is not None and of.optimizer_steps < 200 * 527
     assert of.optimizer_steps * of.effective_batch > 200 * 527 * 128
     assert "few-steps" not in codes(of)
+
+
+def test_a_training_that_ends_before_its_first_validation_is_noted() -> None:
+    short = planned("quickstart", "trainer.max_steps=5")
+    assert short.validations == 0
+    (finding,) = [one for one in short.findings if one.code == "no-validation"]
+    assert "ends after 5 steps" in finding.message and finding.severity == "warning"
+    assert "no-validation" not in {one.code for one in planned("quickstart").findings}

@@ -52,3 +52,10 @@ def test_a_folder_without_a_tokenizer_and_a_broken_one_are_refused(tmp_path: Pat
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(QuranAsrError, match="not a SentencePiece model"):
         Tokenizer(tmp_path)
+
+
+def test_another_tokenizer_is_not_replaced(tmp_path: Path) -> None:
+    first = train_tokenizer("letters", 48, tmp_path).pieces
+    with pytest.raises(QuranAsrError, match="holds another tokenizer"):
+        train_tokenizer("letters", 64, tmp_path)
+    assert train_tokenizer("letters", 48, tmp_path).pieces == first

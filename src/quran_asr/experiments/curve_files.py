@@ -7,6 +7,7 @@ import io
 import logging
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,9 @@ def _epoch_at(step: int, epochs: Sequence[tuple[int, float]]) -> float | None:
 
 # Files of other toolkits
 
+_NOTHING = ("", "No log")
+"""Cells without a number; the second in a table of the Hugging Face Trainer before the first loss."""
+
 
 def _of_file(path: Path) -> Curves:
     if path.suffix == ".wandb":
@@ -235,6 +239,11 @@ def _of_table(path: Path, text: str) -> Curves:
         columns = columns_of(header)
     except QuranAsrError as error:
         raise QuranAsrError(error.what, where=str(path), remedy=f"{error.remedy}; {READABLE}") from None
+    twice = [tag for tag, times in Counter(columns.tags).items() if tag and times > 1]
+    if twice:
+        raise QuranAsrError(
+            f"has two columns `{twice[0]}`", where=str(path), remedy="rename one, or leave it out"
+        )
     places = {columns.step, columns.epoch, columns.time}
     split = next((at for at, tag in enumerate(columns.tags) if tag.lower() == "split"), None)
     series: dict[str, dict[int, Point]] = {}
@@ -255,7 +264,7 @@ def _of_table(path: Path, text: str) -> Curves:
             )
         validated = split is not None and cells[split].strip() == "validation"
         for place, (tag, cell) in enumerate(zip(columns.tags, cells, strict=False)):
-            if place in places or place == split or not cell.strip() or is_a_bound(tag):
+            if place in places or place == split or cell.strip() in _NOTHING or is_a_bound(tag):
                 continue
             if BOOKKEEPING.fullmatch(tag.lower()) and name_of(tag) is None:
                 continue
@@ -282,7 +291,7 @@ def _judged(
             )
             notes.append(f"`{tag}` is taken for percent, as in the examples of the Hugging Face Trainer")
         elif not percent:
-            _refuse_percent(tag, points, path)
+            _refuse_impossible(tag, points, path)
     unknown = [tag for tag in scaled if (name := name_of(tag)) is not None and not name.known]
     if unknown:
         notes.append(f"columns that no diagnostic knows: {', '.join(f'`{tag}`' for tag in unknown)}")
@@ -299,11 +308,17 @@ def _looks_like_percent(points: Series) -> bool:
     return bool(rates) and (median(rates) > MOST_RATE or min(rates) > LEAST_PERCENT)
 
 
-def _refuse_percent(tag: str, points: Series, path: Path) -> None:
+def _refuse_impossible(tag: str, points: Series, path: Path) -> None:
     """A rate of 20.5 is one of percent: models that babble pass 3 errors a word at times, not at most."""
     rates = values(points)
     if not _is_rate(tag) or not rates:
         return
+    if min(rates) < 0:
+        raise QuranAsrError(
+            f"`{tag}` is below 0 at step {next(one.step for one in points if (one.value or 0) < 0):,}",
+            where=str(path),
+            remedy="error rates are errors over words: name a log of error rates, or rename the column",
+        )
     if median(rates) > MOST_RATE:
         raise QuranAsrError(
             f"`{tag}` looks like percent (from {rates[0]:g} to {rates[-1]:g})",
@@ -330,7 +345,7 @@ def _cells(text: str) -> Iterator[list[str]]:
 
 
 def _cell(cell: str, where: str) -> float | None:
-    if cell.strip() in ("", "No log"):  # the second: a notebook's table before the first loss
+    if cell.strip() in _NOTHING:
         return None
     try:
         return number(float(cell))

@@ -64,9 +64,11 @@ def train_tokenizer(spelling: str, vocabulary_size: int, folder: Path) -> Tokeni
     """Make `tokenizer.model`, `tokenizer.vocab`, `vocab.txt` and `tokenizer.json` in `folder`.
 
     Raises:
-        QuranAsrError: the vocabulary is too small for the alphabet or too large for the text, or a verse
-            does not survive encoding and decoding; nothing is written then.
+        QuranAsrError: the vocabulary is too small for the alphabet or too large for the text, a verse
+            does not survive encoding and decoding, or `folder` holds another tokenizer; nothing is written
+            then.
     """
+    _refuse_other(folder, spelling, vocabulary_size)
     verses = [load_quran(spelling).verse(ref) for ref in load_quran(spelling).refs]
     alphabet = len({letter for verse in verses for letter in verse if letter != " "})
     smallest = alphabet + 2  # the word boundary and <unk>
@@ -90,6 +92,19 @@ def train_tokenizer(spelling: str, vocabulary_size: int, folder: Path) -> Tokeni
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return Tokenizer(folder)
+
+
+def _refuse_other(folder: Path, spelling: str, vocabulary_size: int) -> None:
+    """Recipes and runs name a tokenizer by its folder: another one in its place would be theirs."""
+    if not (folder / "tokenizer.model").exists():
+        return
+    try:
+        about = json.loads((folder / "tokenizer.json").read_bytes())
+        same = (about["spelling"], about["vocabulary_size"]) == (spelling, vocabulary_size)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise QuranAsrError("holds another tokenizer", where=str(folder), remedy="name another folder")
 
 
 def _train_in(made: Path, spelling: str, vocabulary_size: int, verses: Sequence[str]) -> None:

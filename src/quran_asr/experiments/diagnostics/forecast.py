@@ -92,7 +92,10 @@ def forecast(curves: Curves, diagnostics: Sequence[Diagnosis]) -> Forecast:
             return Forecast(step, (), f"no forecast after `{diagnosis.code}`")
     rates = finite(curves.validation.get("wer", ()))
     above = max((i for i, point in enumerate(rates) if (point.value or 0.0) >= LEFT), default=-1)
-    rates = [point for point in rates[above + 1 :] if (point.value or 0.0) > 0 and point.step > 0]
+    after = [point for point in rates[above + 1 :] if point.step > 0]
+    if after and not after[-1].value:
+        return Forecast(step, (), "no forecast: the last validation has no error")
+    rates = [point for point in after if point.value]
     if len(rates) < LEAST:
         reason = "the run is over without a forecast" if is_over(curves) else "no forecast yet"
         return Forecast(step, (), f"{reason}: {len(rates)} validations under {LEFT}, {LEAST} are needed")

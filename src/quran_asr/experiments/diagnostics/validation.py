@@ -16,7 +16,7 @@ GOOD = 0.15
 """A WER at which a plateau is an end, not a problem."""
 
 
-@rule("overfitting", explains=("generalization-gap", "plateau"))
+@rule("overfitting", explains=("generalization-gap", "plateau", "settled"))
 def overfitting(curves: Curves) -> Iterator[Diagnosis]:
     """The validation WER rises while the training WER is far lower, or the training loss still falls."""
     rates = finite(curves.validation.get("wer", ()))
@@ -57,7 +57,7 @@ def late_collapse(curves: Curves) -> Iterator[Diagnosis]:
     if best > 0.7 or now < best + max(0.15, 0.75 * best, 6 * spread):
         return
     train = finite(curves.validation.get("train_wer", ()))
-    if train and level(train[-2:]) < 0.5 * now:
+    if (train and level(train[-2:]) < 0.5 * now) or _learned_by_training(curves, now) is not None:
         return  # overfitting, however far
     healthy = next(p for p in reversed(rates) if (p.value or 0.0) <= best + 0.25 * (now - best))
     epoch = "" if low.epoch is None or curves.in_epochs else f", epoch {low.epoch:.0f}"
@@ -193,11 +193,18 @@ def _learned_by_training(curves: Curves, now: float) -> tuple[tuple[Evidence, ..
         finite(curves.training.get("loss", ())),
         finite(curves.validation.get("loss", ())),
     )
-    if min(len(losses), len(validation_losses)) < 6:
+    if len(losses) < 6 or 0 < len(validation_losses) < 6:
         return None
     tenth = max(1, len(losses) // 10)
     middle = len(losses) // 2
-    falls = level(losses[-tenth:]) < 0.95 * level(losses[middle - tenth : middle])
+    before, after = level(losses[middle - tenth : middle]), level(losses[-tenth:])
+    if not validation_losses:  # then what training learned must be beyond doubt
+        return (
+            (shown("training.loss", losses[-1]), "; the loss of training halves")
+            if after < before / 2
+            else None
+        )
+    falls = after < 0.95 * before
     low, width = lowest_level(validation_losses, 3)[1], 3
     if not falls or level(validation_losses[-width:]) < 1.05 * low:
         return None

@@ -22,6 +22,7 @@ from quran_asr.experiments.planning.recipe_findings import (
     precision_findings,
     rate_findings,
     stop_findings,
+    validation_findings,
     warmup_findings,
 )
 from quran_asr.experiments.planning.starting_point import Arrival, arrivals, start_findings
@@ -137,6 +138,7 @@ def plan(
         *memory_findings(recipe, weighed, which, target, devices),
         *data_findings(model, recipe.quran, pretrained, work, parameters),
         *unused,
+        *(validation_findings(trainer, steps) if validations == 0 else ()),
     ]
     return Plan(
         name=recipe.name,

@@ -291,6 +291,23 @@ def data_findings(
     return findings
 
 
+def validation_findings(trainer: Trainer, steps: int | None) -> list[Finding]:
+    """Of a training that ends before its first validation."""
+    every = trainer.val_check_interval
+    unit = "of an epoch" if isinstance(every, float) else "batches"
+    end = f"after {steps:,} steps, " if steps else ""
+    return [
+        Finding(
+            "warning",
+            "no-validation",
+            "trainer.val_check_interval",
+            f"the training ends {end}before the first validation, due every {every:,} {unit}: no checkpoint "
+            "can be chosen",
+            "validate more often, or train longer",
+        )
+    ]
+
+
 def _left_out(data: TrainData, work: Workload) -> list[Finding]:
     if not work.left_out_clips:
         return []
