@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 READ_FORMATS = "wav, flac, mp3, ogg and opus are read, m4a and others with the extra `media`; else convert it"
 """Remedy for what is not audio."""
 
+_AGAIN = "copy or download it again"
+_AGAIN_OR_CONVERT = f"{_AGAIN}, or convert it: ffmpeg -i FILE FILE.flac"
+_FROM_SOURCE = "export it again from its source as 16-bit wav or flac"
+_WITHIN = "correct `offset` and `duration` in the manifest, or copy the recording again"
+_CLEAR = "clear them first: numpy.nan_to_num(samples, posinf=0, neginf=0)"
+
 TOLERANCE_SECONDS = 0.1
 """Decoders and manifests round lengths; a file that falls short by more than this is truncated."""
 
@@ -89,6 +95,7 @@ def probe(path: str | Path) -> AudioInfo:
                 raise QuranAsrError(
                     f"truncated: its header claims {frames / rate:.1f} s, and the end is missing",
                     where=str(path),
+                    remedy=_AGAIN,
                 )
         return AudioInfo(frames / rate, rate, sound.channels, _format(sound))
 
@@ -125,29 +132,41 @@ def read(
         stored = _joined(list(_mono_blocks(sound, start, wanted, _BLOCK_FRAMES, on_stored)))
     _refuse_shortfall(path, len(stored), wanted, rate)
     if not np.isfinite(stored).all():
-        raise QuranAsrError("holds samples that are not numbers (NaN or infinite)", where=str(path))
+        raise QuranAsrError(
+            "holds samples that are not numbers (NaN or infinite)", where=str(path), remedy=_FROM_SOURCE
+        )
     samples = resample(stored, rate)
     if not len(samples):
-        raise QuranAsrError(f"too short: {len(stored)} samples at {rate} Hz", where=str(path))
+        raise QuranAsrError(
+            f"too short: {len(stored)} samples at {rate} Hz",
+            where=str(path),
+            remedy="use a longer recording or a longer stretch of it",
+        )
     return samples
 
 
 def _stretch(sound: Sound, path: str | Path, offset: float, duration: float | None) -> tuple[int, int]:
     """First frame and number of frames of a stretch in seconds, which must lie in the file."""
     if not (math.isfinite(offset) and offset >= 0 and (duration is None or 0 < duration < math.inf)):
-        raise QuranAsrError(f"no stretch begins at {offset} s and lasts {duration} s", where=str(path))
+        raise QuranAsrError(
+            f"no stretch begins at {offset} s and lasts {duration} s",
+            where=str(path),
+            remedy="give an offset of at least 0 s and a duration above 0 s",
+        )
     rate = sound.samplerate
     start = round(offset * rate)
     if start >= sound.frames:
         raise QuranAsrError(
             f"the stretch begins at {offset:.2f} s, the file ends at {sound.frames / rate:.2f} s",
             where=str(path),
+            remedy=_WITHIN,
         )
     end = sound.frames if duration is None else start + max(1, round(duration * rate))
     if end > sound.frames + TOLERANCE_SECONDS * rate:
         raise QuranAsrError(
             f"the stretch ends at {end / rate:.2f} s, the file at {sound.frames / rate:.2f} s",
             where=str(path),
+            remedy=_WITHIN,
         )
     return start, min(end, sound.frames) - start
 
@@ -172,7 +191,9 @@ def blocks(
             could be decoded.
     """
     if not 0 < seconds < math.inf:
-        raise QuranAsrError(f"no block lasts {seconds} s", where=str(path))
+        raise QuranAsrError(
+            f"no block lasts {seconds} s", where=str(path), remedy="give a number of seconds above 0"
+        )
     with as_file(Path(path)) as file, _opened(file) as sound:
         rate, decoded = sound.samplerate, 0
         start, wanted = _stretch(sound, path, offset, duration)
@@ -211,7 +232,9 @@ def read_blocks(
     stream: soxr.ResampleStream | None = None
     for block, rate in blocks(path, seconds, offset, duration):
         if not np.isfinite(block).all():
-            raise QuranAsrError("holds samples that are not numbers (NaN or infinite)", where=str(path))
+            raise QuranAsrError(
+                "holds samples that are not numbers (NaN or infinite)", where=str(path), remedy=_FROM_SOURCE
+            )
         if rate == SAMPLE_RATE:
             yield block
             continue
@@ -227,6 +250,7 @@ def _refuse_shortfall(path: str | Path, decoded: int, wanted: int, rate: int) ->
         raise QuranAsrError(
             f"truncated or damaged: {decoded / rate:.2f} of {wanted / rate:.2f} s can be decoded",
             where=str(path),
+            remedy=_AGAIN,
         )
 
 
@@ -255,10 +279,16 @@ def write(path: str | Path, samples: Samples, rate: int = SAMPLE_RATE) -> None:
     path = Path(path)
     container = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
     if container is None:
-        raise QuranAsrError("only .wav and .flac files are written", where=str(path))
+        raise QuranAsrError(
+            "only .wav and .flac files are written",
+            where=str(path),
+            remedy="choose a name that ends in .wav or .flac",
+        )
     peak = float(np.abs(samples).max(initial=0.0))
     if not math.isfinite(peak):
-        raise QuranAsrError("the samples to write hold NaN or infinite values", where=str(path))
+        raise QuranAsrError(
+            "the samples to write hold NaN or infinite values", where=str(path), remedy=_CLEAR
+        )
     # Rounded here and not by libsndfile, whose scale (32,768) would wrap or clip a peak of exactly 1.
     whole = np.rint(samples * (32_767 / max(1.0, peak))).astype(np.int16)
     memory = io.BytesIO()
@@ -276,7 +306,7 @@ def as_mp3(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
     """
     peak = float(np.abs(samples).max(initial=0.0))
     if not math.isfinite(peak):
-        raise QuranAsrError("the samples to write hold NaN or infinite values")
+        raise QuranAsrError("the samples to write hold NaN or infinite values", remedy=_CLEAR)
     if "MP3" not in soundfile.available_formats():
         raise QuranAsrError("libsndfile here writes no MP3", remedy="install version 1.1 or later of it")
     memory = io.BytesIO()
@@ -292,7 +322,7 @@ def as_flac(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
     """
     peak = float(np.abs(samples).max(initial=0.0))
     if not math.isfinite(peak):
-        raise QuranAsrError("the samples to write hold NaN or infinite values")
+        raise QuranAsrError("the samples to write hold NaN or infinite values", remedy=_CLEAR)
     memory = io.BytesIO()
     soundfile.write(memory, samples / max(1.0, peak), rate, format="FLAC", subtype="PCM_16")
     return memory.getvalue()
@@ -308,7 +338,7 @@ def as_opus(samples: Samples, kilobits: int, rate: int = SAMPLE_RATE) -> bytes:
     """
     peak = float(np.abs(samples).max(initial=0.0))
     if not math.isfinite(peak):
-        raise QuranAsrError("the samples to write hold NaN or infinite values")
+        raise QuranAsrError("the samples to write hold NaN or infinite values", remedy=_CLEAR)
     if "OPUS" not in soundfile.available_subtypes("OGG"):
         raise QuranAsrError("libsndfile here writes no Opus", remedy="install version 1.0.29 or later of it")
     # libsndfile makes a level of 0 to 1 into 256 to 6 kbit/s (ogg_opus.c).
@@ -376,23 +406,37 @@ def _opened(path: Path) -> Iterator[Sound]:
                 file.seek(0)
             with _decoder(path, file, medium) as sound:
                 if not _LOWEST_RATE <= sound.samplerate <= _HIGHEST_RATE:
-                    raise QuranAsrError(f"damaged: its rate would be {sound.samplerate} Hz", where=str(path))
+                    raise QuranAsrError(
+                        f"damaged: its rate would be {sound.samplerate} Hz",
+                        where=str(path),
+                        remedy=f"{_AGAIN}, or convert it: ffmpeg -i FILE -ar 16000 FILE.flac",
+                    )
                 if sound.format == "OGG" and isinstance(sound, soundfile.SoundFile):
                     _refuse_lost_pages(path, file, sound)
                 if sound.frames <= 0:
-                    raise QuranAsrError("no samples in it (empty or truncated)", where=str(path))
+                    raise QuranAsrError(
+                        "no samples in it (empty or truncated)", where=str(path), remedy=_AGAIN
+                    )
                 yield sound
     except PermissionError:
-        raise QuranAsrError("may not be read (permission denied)", where=str(path)) from None
+        raise QuranAsrError(
+            "may not be read (permission denied)",
+            where=str(path),
+            remedy="change the permissions of the file or of its folder",
+        ) from None
     except ValueError:  # soundfile's, of a seek in a damaged mp3 that went beyond the end
-        raise QuranAsrError("damaged: the decoder lost its place", where=str(path)) from None
+        raise QuranAsrError(
+            "damaged: the decoder lost its place", where=str(path), remedy=_AGAIN_OR_CONVERT
+        ) from None
     except soundfile.LibsndfileError as error:
         reason = error.error_string.strip().rstrip(".")
         # What libsndfile says of a stream that its mp3 reader gave up on; it would mislead.
         if "not a regular file" in reason or "not recognised" in reason:
             what = "not an audio file that can be read, or damaged"
             raise QuranAsrError(what, where=str(path), remedy=READ_FORMATS) from None
-        raise QuranAsrError(f"damaged or truncated (decoder: {reason})", where=str(path)) from None
+        raise QuranAsrError(
+            f"damaged or truncated (decoder: {reason})", where=str(path), remedy=_AGAIN_OR_CONVERT
+        ) from None
 
 
 @contextmanager
@@ -488,7 +532,7 @@ _NOT_AUDIO = (
     (b"7z\xbc\xaf", "a 7z archive, not audio", "unpack it"),
     (b"version https://git-lfs", "a Git LFS pointer, not the recording itself", "run `git lfs pull`"),
     (b"ADIF", "AAC, which is not read", "convert it: ffmpeg -i FILE FILE.flac"),
-    (b"%PDF", "a PDF document, not audio", ""),
+    (b"%PDF", "a PDF document, not audio", "name the recording instead"),
 )
 """First bytes, what they mean, remedy."""
 
@@ -501,7 +545,7 @@ def _refuse_other_files(path: Path, file: io.FileIO) -> None:
     if not size:
         raise QuranAsrError("an empty file", where=where, remedy="copy or download it again")
     if not head.strip(b"\0"):
-        raise QuranAsrError("only zero bytes (an unfinished download?)", where=where)
+        raise QuranAsrError("only zero bytes (an unfinished download?)", where=where, remedy=_AGAIN)
     for magic, what, remedy in _NOT_AUDIO:
         if head.startswith(magic):
             raise QuranAsrError(what, where=where, remedy=remedy)
@@ -513,7 +557,9 @@ def _refuse_other_files(path: Path, file: io.FileIO) -> None:
         claimed = int.from_bytes(head[4:8], "little") + 8
         # Some programs count a header too many; those that do not know the length write 2 or 4 GB.
         if size + 64 < claimed < 0x7FFF_0000:
-            raise QuranAsrError(f"truncated: {size:,} of {claimed:,} bytes are there", where=where)
+            raise QuranAsrError(
+                f"truncated: {size:,} of {claimed:,} bytes are there", where=where, remedy=_AGAIN
+            )
 
 
 def _refuse_lost_pages(path: Path, file: io.FileIO, sound: soundfile.SoundFile) -> None:
@@ -526,7 +572,7 @@ def _refuse_lost_pages(path: Path, file: io.FileIO, sound: soundfile.SoundFile) 
     head, tail = (os.pread(file.fileno(), 65_307, max(0, start)) for start in (0, size - 65_307))
     last = tail[tail.rfind(b"OggS") :]
     if len(last) < 27 or len(last) < 27 + last[26] + sum(last[27 : 27 + last[26]]):
-        raise QuranAsrError("truncated: its last page is cut off", where=str(path))
+        raise QuranAsrError("truncated: its last page is cut off", where=str(path), remedy=_AGAIN)
     positions = []
     start = 0
     while head[start : start + 4] == b"OggS" and len(head) > start + 27:
@@ -543,6 +589,7 @@ def _refuse_lost_pages(path: Path, file: io.FileIO, sound: soundfile.SoundFile) 
         raise QuranAsrError(
             f"damaged: only {sound.frames / sound.samplerate:.2f} of {at_least:.2f} s can be decoded",
             where=str(path),
+            remedy=_AGAIN,
         )
 
 
@@ -565,7 +612,9 @@ def _check_pages(path: Path, content: mmap.mmap) -> None:
         # Ogg counts bits from the other end than zlib, and inverts neither at the beginning nor at the end
         mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
         if int(f"{mirrored:032b}"[::-1], 2) != int.from_bytes(content[start + 22 : start + 26], "little"):
-            raise QuranAsrError(f"damaged: the page at byte {start:,} has a wrong checksum", where=str(path))
+            raise QuranAsrError(
+                f"damaged: the page at byte {start:,} has a wrong checksum", where=str(path), remedy=_AGAIN
+            )
         start = end
 
 

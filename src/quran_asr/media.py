@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _WARM_UP_SECONDS = 0.5
 """Decoded and thrown away after a seek: Opus needs 80 ms (RFC 7845, 4.6), AAC two frames, WMA some more."""
 _TOLERANCE_SECONDS = 0.1
+_AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +203,13 @@ def _index(path: Path, link: Link, medium: Medium, _size: int, _modified: int) -
                 places.append(frames)
             frames += len(samples)
         if not frames:
-            raise QuranAsrError("no samples in it (empty or truncated)", where=str(path))
+            raise QuranAsrError("no samples in it (empty or truncated)", where=str(path), remedy=_AGAIN)
         if (claimed := track.seconds) is not None and medium.has_length:
             if frames / rate < claimed - _TOLERANCE_SECONDS:
                 raise QuranAsrError(
                     f"truncated: {claimed:.1f} s by its header, but only {frames / rate:.1f} s are there",
                     where=str(path),
+                    remedy=_AGAIN,
                 )
             if medium is _MP4 and frames / rate - claimed < _TOLERANCE_SECONDS:
                 frames = min(frames, round(claimed * rate))  # the last frame ends in padding
@@ -229,14 +231,17 @@ class _Track:
             )
         except (self._av.FFmpegError, ValueError, UnicodeError) as error:
             self._file.close()
-            raise self._refused(f"damaged or truncated ({_reason(error)})") from None
+            raise self._refused(f"damaged or truncated ({_reason(error)})", _AGAIN) from None
         if not self._container.streams.audio:
             self.close()
-            raise self._refused("no audio track in it")
+            raise self._refused("no audio track in it", "choose a file that has an audio track")
         self._stream = self._container.streams.audio[0]
         if self._stream.codec_context is None:
             self.close()
-            raise self._refused("in a codec that cannot be decoded, or encrypted")
+            raise self._refused(
+                "in a codec that cannot be decoded, or encrypted",
+                "export it as flac, mp3 or m4a, without copy protection",
+            )
 
     @property
     def seconds(self) -> float | None:
@@ -278,10 +283,12 @@ class _Track:
                 return
         except self._av.FFmpegError as error:
             failed = error
-        raise self._refused(f"damaged: it cannot be decoded from {seconds:.2f} s on ({_reason(failed)})")
+        raise self._refused(
+            f"damaged: it cannot be decoded from {seconds:.2f} s on ({_reason(failed)})", _AGAIN
+        )
 
-    def _refused(self, what: str) -> QuranAsrError:
-        return QuranAsrError(f"{self._medium.described}, {what}", where=str(self._path))
+    def _refused(self, what: str, remedy: str) -> QuranAsrError:
+        return QuranAsrError(f"{self._medium.described}, {what}", where=str(self._path), remedy=remedy)
 
     def close(self) -> None:
         self._container.close()

@@ -81,7 +81,11 @@ def read_member(member: Member) -> bytes:
         QuranAsrError: there is no such shard, it ends before the member does, or the member is too large.
     """
     if not 0 < member.size <= LARGEST_MEMBER:
-        raise QuranAsrError(f"{member.size:,} bytes in one member of a shard", where=str(member))
+        raise QuranAsrError(
+            f"{member.size:,} bytes in one member of a shard",
+            where=str(member),
+            remedy="name a member of 1 byte to 1 GiB: SHARD.tar[START+SIZE]",
+        )
     try:
         with open(member.shard, "rb", buffering=0) as file:  # noqa: PTH123
             _fetch_ahead(member.shard, file.fileno())
@@ -92,7 +96,11 @@ def read_member(member: Member) -> bytes:
                 parts.append(part)
                 missing -= len(part)
     except OSError as error:
-        raise QuranAsrError(f"the shard cannot be read ({error.strerror})", where=str(member)) from None
+        raise QuranAsrError(
+            f"the shard cannot be read ({error.strerror})",
+            where=str(member),
+            remedy="check the path of the shard and its permissions",
+        ) from None
     if missing:
         raise QuranAsrError(
             "the shard ends before this member does", where=str(member), remedy="copy or pack the shard again"

@@ -155,14 +155,14 @@ def test_split_writes_both_splits_and_reports_what_they_share(capfd, recorded, t
     assert "warning [stale-manifest]" in err
 
 
-def test_split_of_a_torn_manifest_is_one_line(capfd, recorded, tmp_path):
+def test_split_of_a_torn_manifest_is_one_line_and_a_hint(capfd, recorded, tmp_path):
     run(capfd, "scan", recorded, "--to", tmp_path / "all.jsonl")
     whole = (tmp_path / "all.jsonl").read_bytes()
     (tmp_path / "all.jsonl").write_bytes(whole[:-40])
     code, out, err = run(capfd, "split", tmp_path / "all.jsonl", "--by", "reciter", "--to", tmp_path / "data")
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {tmp_path}/all.jsonl:6: a torn line (its end is missing)")
-    assert len(err.splitlines()) == 1
+    assert err.splitlines()[1:] == ["hint: copy the manifest again, or delete this line"]
     assert not (tmp_path / "data").exists()
 
 

@@ -62,7 +62,11 @@ def chosen_clips(manifests: Sequence[str], count: int, spelling: str) -> list[Se
     """
     found = [segment for manifest in manifests for segment in read_manifest(manifest, spelling)]
     if not found:
-        raise QuranAsrError("no clip in the manifests", where=", ".join(manifests))
+        raise QuranAsrError(
+            "no clip in the manifests",
+            where=", ".join(manifests),
+            remedy="name manifests with clips: --train MANIFEST",
+        )
     drawn = random.Random(0).sample(found, min(count, len(found)))
     return [drawn[i % len(drawn)] for i in range(count)]
 

@@ -112,6 +112,7 @@ def recitation(recognizer: Recognizer, segment: Segment) -> Recitation:
         raise QuranAsrError(
             f"{len(verses)} whole verses are aligned in it, of {len(segment.verses)} in order",
             where=segment.place,
+            remedy="use a recording of these verses alone, in order, or correct `verses` in the manifest",
         )
     starts = [max(0.0, verse.start - MARGIN_SECONDS) for verse in verses]
     edges = [*starts, seconds]
@@ -189,7 +190,12 @@ def serving(bundle: Path, sessions: int = 20) -> Iterator[Server]:
             assert server.stdout is not None and server.stderr is not None
             address = server.stdout.readline().strip()
             if not address:
-                raise QuranAsrError(f"the server did not start: {server.stderr.read().strip()[:300]}")
+                reported, _, hint = server.stderr.read().strip().partition("\nhint: ")
+                raise QuranAsrError(
+                    f"the server did not start: {reported[:300]}",
+                    remedy=hint.partition("\n")[0]
+                    or "run `quran-asr serve --model MODEL` to see all that it reports",
+                )
             yield Server(address, server.pid)
         finally:
             server.terminate()
@@ -274,7 +280,11 @@ async def _session(address: str, recited: Recitation, fast: bool) -> Followed:
             elif message["type"] == "words":
                 final += [{**word, "shown": now} for word in message["words"]]
             elif message["type"] == "error":
-                raise QuranAsrError(f"the server ended the session: {message['what']}")
+                raise QuranAsrError(
+                    f"the server ended the session: {message['what']}",
+                    remedy=message["remedy"]
+                    or "try again while the machine is idle, or with fewer --sessions",
+                )
         await sending
     return Followed(tuple(lit), tuple(marked), tuple(final), float(ready["flag_below"]))
 
@@ -348,7 +358,11 @@ def follow_by_browser(address: str, recited: Recitation, chromium: str, folder: 
         final = page.evaluate("window.recitation()")
         browser.close()
     if loud is None:
-        raise QuranAsrError("the browser sent no audio of the recording", where=recited.name)
+        raise QuranAsrError(
+            "the browser sent no audio of the recording",
+            where=recited.name,
+            remedy="name a Chromium with --browser, and check that the recording is not silent",
+        )
     lit, marked = (
         tuple(Lit((one["ms"] - loud) / 1000 + first, one["word"]) for one in shown) for shown in (lit, marked)
     )

@@ -245,6 +245,7 @@ def _same(workers: dict[str, Worker], task: Task) -> dict[str, Any]:
         raise QuranAsrError(
             f"stock NeMo and ours do not train the same: {described['stock']} and {described['ours']}",
             where=task.preset.about,
+            remedy="leave out the overrides (KEY=VALUE); if it happens again, report this line",
         )
     ours = described["ours"]
     clips, frames, labels, classes = ours["shape"]

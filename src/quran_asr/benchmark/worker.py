@@ -49,7 +49,12 @@ class Worker:
         except (EOFError, ConnectionResetError):
             error, value = "its process ended", None
         if error is not None:
-            raise QuranAsrError(f"{self.name} failed in `{method}`: {error}")
+            what, _, hint = str(error).partition("\nhint: ")
+            raise QuranAsrError(
+                f"{self.name} failed in `{method}`: {what}",
+                remedy=hint
+                or "if memory ran out, use a smaller --preset or model; otherwise report this line",
+            )
         return value
 
 

@@ -126,12 +126,17 @@ def runtime(
     from quran_asr.benchmark.runtime_tables import PRESETS, look_aheads_of, refuse_other_look_aheads, table
 
     if (model is None) == (preset is None):
-        raise QuranAsrError("give either --model or --preset")
+        raise QuranAsrError(
+            "give either --model or --preset", remedy="name one of them, for example --preset quickstart"
+        )
     if wrong := [word for word in words if "=" not in word and not word.startswith("~")]:
         raise QuranAsrError(f"`{wrong[0]}` is not an override", remedy="write KEY=VALUE, --model or --preset")
     if model is not None:
         if words:
-            raise QuranAsrError(f"`{words[0]}` overrides a preset, not a trained model")
+            raise QuranAsrError(
+                f"`{words[0]}` overrides a preset, not a trained model",
+                remedy="leave it out, or give --preset instead of --model",
+            )
         checkpoint = checkpoint_of(model)
         need("train")
         refuse_bad_archive(checkpoint)
@@ -148,7 +153,7 @@ def runtime(
     from quran_asr.benchmark.clips import made_clips
     from quran_asr.benchmark.runtime import Task, compare, write_clips
     from quran_asr.benchmark.runtime_models import load, made_up, prepare
-    from quran_asr.corpus.manifest import read_manifest
+    from quran_asr.corpus.manifest import MADE_BY, read_manifest
     from quran_asr.files import write_atomically
 
     with tempfile.TemporaryDirectory(prefix="quran-asr-benchmark-") as made:
@@ -167,7 +172,7 @@ def runtime(
         else:
             clips = read_manifest(manifest, spelling)
         if not clips:
-            raise QuranAsrError("the manifest has no clips", where=str(manifest))
+            raise QuranAsrError("the manifest has no clips", where=str(manifest), remedy=MADE_BY)
         files, length = write_clips(clips, seconds, recordings)
         task = Task(
             models=prepared,
@@ -457,7 +462,11 @@ def follow(
                     text = json.dumps(measured, ensure_ascii=False, indent=1) + "\n"
                     write_atomically(file, text.encode())
     if not measured:
-        raise QuranAsrError("no recording could be measured", where=", ".join(map(str, manifests)))
+        raise QuranAsrError(
+            "no recording could be measured",
+            where=", ".join(map(str, manifests)),
+            remedy="name recordings of consecutive verses; the lines above give the reason for each",
+        )
     if as_json:
         print_json(measured)
         return 0

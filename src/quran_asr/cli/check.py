@@ -80,7 +80,10 @@ def check(
     recipe = load(name, overrides)
     for option, ds in (("--train", recipe.model.train_ds), ("--validation", recipe.model.validation_ds)):
         if not ds.manifests:
-            raise QuranAsrError(f"no manifest to check: give one with {option} MANIFEST")
+            raise QuranAsrError(
+                f"no manifest to check: give one with {option} MANIFEST",
+                remedy=f"add {option} MANIFEST (`quran-asr corpus scan` makes one from recordings)",
+            )
         for manifest in ds.manifests:
             require_file(Path(manifest))
 

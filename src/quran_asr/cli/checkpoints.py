@@ -243,7 +243,7 @@ def _opened(run: Path) -> tuple[RunFolder, list[CheckpointFile]]:
 
 def _refuse_other_suffix(to: Path | None) -> None:
     if to is not None and to.suffix != ".nemo":
-        raise QuranAsrError("the file name must end in .nemo", where=str(to))
+        raise QuranAsrError("the file name must end in .nemo", where=str(to), remedy="write --to NAME.nemo")
 
 
 def print_list(run: RunFolder, saved: Sequence[CheckpointFile], as_json: bool) -> int:

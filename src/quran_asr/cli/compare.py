@@ -244,7 +244,11 @@ def _print_trials(
             (t.seed, run) for t in trials if t.variant == variant and t.done and (run := t.run()) is not None
         ]
         if not ended:
-            raise QuranAsrError(f"no trial of `{variant.name}` has finished", where=str(folder))
+            raise QuranAsrError(
+                f"no trial of `{variant.name}` has finished",
+                where=str(folder),
+                remedy="look for the error in the train.log of its trials, and give the same command again",
+            )
         runs[variant.name] = [run for _, run in ended]
         curves = tuple(read_curves(run.path) for run in runs[variant.name])
         variants.append(VariantCurves(variant.name, curves, tuple(seed for seed, _ in ended)))

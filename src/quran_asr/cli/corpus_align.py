@@ -127,8 +127,9 @@ def align(
             for audio, expected, found in report.others
         ]
     )
+    remedy = "replace the recording, and run the same command again"
     for audio, error in report.failed:
-        print_error(QuranAsrError(error, where=audio))
+        print_error(QuranAsrError(error, where=audio, remedy=remedy))
     return int(not report.clips or bool(report.failed))
 
 

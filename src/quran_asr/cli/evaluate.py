@@ -221,7 +221,11 @@ def _compare(
     from quran_asr.runtime.recognizer import Recognizer as OfBundle
 
     if not isinstance(recognizer, OfBundle):
-        raise QuranAsrError("planted errors need a bundle", where=recognizer.name)
+        raise QuranAsrError(
+            "planted errors need a bundle",
+            where=recognizer.name,
+            remedy="`quran-asr export MODEL --to FOLDER` makes one",
+        )
     comparison = compare(recognizer, segments, setting)
     write_report(folder, comparison.fused, comparison.fused_clips)
     write_json(folder / PLANTED_NAME, comparison.to_json())

@@ -297,7 +297,8 @@ def _refuse_with_follow(follow_quran: bool, at: str | None) -> None:
     for name, option in (("decoder", "--decoder"), ("pause_seconds", "--pause")):
         if follow_quran and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise QuranAsrError(
-                f"`{option}` does not apply to --follow, which searches the text of the Quran"
+                f"`{option}` does not apply to --follow, which searches the text of the Quran",
+                remedy=f"leave out {option}, or --follow",
             )
 
 

@@ -286,7 +286,11 @@ def tune(
             )
         points, clips = _race(recognizer, read, segments, progress, weights, bonuses, whole_grid=whole_grid)
         if not clips:
-            raise QuranAsrError("none of the clips can be read", where=str(manifest))
+            raise QuranAsrError(
+                "none of the clips can be read",
+                where=str(manifest),
+                remedy="fix or replace the recordings: `quran-asr corpus audit MANIFEST` checks each",
+            )
         best = points[0]
         values = {
             "lm_weight": best.lm_weight,

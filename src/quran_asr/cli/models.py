@@ -211,7 +211,11 @@ def recognize_lists(recognizer: Recognizer, count: int, rescore: int | None) -> 
     from quran_asr.runtime.recognizer import Recognizer as OfBundle
 
     if not isinstance(recognizer, OfBundle):
-        raise QuranAsrError("n-best lists need a bundle", where=recognizer.name)
+        raise QuranAsrError(
+            "n-best lists need a bundle",
+            where=recognizer.name,
+            remedy="`quran-asr export MODEL --to FOLDER` makes one",
+        )
     return partial(recognize_clips_n_best, recognizer, count=count, rescore=rescore is not None)
 
 

@@ -366,7 +366,11 @@ def moved_folders(roots: Sequence[str]) -> list[tuple[str, str]]:
         if not (old and equals and new):
             raise QuranAsrError("is not OLD=NEW", where=f"--data-root {root}", remedy="name two folders")
         if not Path(new).is_dir():
-            raise QuranAsrError("no such folder", where=f"--data-root {root}: {new}")
+            raise QuranAsrError(
+                "no such folder",
+                where=f"--data-root {root}: {new}",
+                remedy="name the folder that holds the recordings now, as NEW in OLD=NEW",
+            )
         moved.append((os.path.abspath(old), os.path.abspath(new)))  # noqa: PTH100
     return moved
 
@@ -391,7 +395,11 @@ def run_to_resume(
         return None
     checkpoint = Path(given)
     if not checkpoint.is_file():
-        raise QuranAsrError("no such checkpoint", where=given)
+        raise QuranAsrError(
+            "no such checkpoint",
+            where=given,
+            remedy="name a .ckpt of a run; `quran-asr checkpoints list RUN` lists them",
+        )
     if not zipfile.is_zipfile(checkpoint):
         raise QuranAsrError("is not a checkpoint, or is truncated", where=given, remedy="name a whole .ckpt")
     if name:

@@ -135,7 +135,13 @@ def select_clips(recipe: Recipe, moved: Moved = ()) -> tuple[Selection, Selectio
         limit = ds.max_duration if ds.max_duration is not None else 0.0
         print_findings(describe(selection, what=what, key=f"model.{key}.max_duration", longest=limit))
         if not selection.kept:
-            raise QuranAsrError(f"no {what} clip is left", where=str(ds.manifests[0]))
+            raise QuranAsrError(
+                f"no {what} clip is left",
+                where=str(ds.manifests[0]),
+                remedy=f"raise model.{key}.max_duration, or cut the clips at pauses"
+                if selection.too_long
+                else f"name a manifest whose clips have text and last at least {shortest:g} s",
+            )
         selections.append(selection)
     foreign = unknown_characters_of(recipe.model.train_ds.manifests + recipe.model.validation_ds.manifests)
     if foreign is not None:

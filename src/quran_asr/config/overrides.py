@@ -158,7 +158,9 @@ def _inside(key: str, section: str) -> bool:
 def _remove(parent: Section, name: str, override: Override, where: str) -> None:
     old = parent.items.get(name)
     if old is None:
-        raise QuranAsrError(f"`{override.key}` was removed before", where=where)
+        raise QuranAsrError(
+            f"`{override.key}` was removed before", where=where, remedy=f"leave out {override.word}"
+        )
     if override.value is not None and not _equal(old, override.value):
         raise QuranAsrError(
             f"`{override.key}` has another value",

@@ -213,9 +213,17 @@ def _with_bases(name_or_path: str | Path) -> Section:
     path, shown = find(name_or_path)
     while True:
         if path.resolve() in seen:
-            raise QuranAsrError("is its own base", where=f"recipe `{shown}`")
+            raise QuranAsrError(
+                "is its own base",
+                where=f"recipe `{shown}`",
+                remedy="name another recipe under `base`, for example base: base",
+            )
         if len(seen) == MOST_BASES:
-            raise QuranAsrError(f"has more than {MOST_BASES} bases", where=f"recipe `{shown}`")
+            raise QuranAsrError(
+                f"has more than {MOST_BASES} bases",
+                where=f"recipe `{shown}`",
+                remedy="merge some of these recipes into one file",
+            )
         seen.append(path.resolve())
         document = copied(_shipped(path, shown)) if path.parent == _FOLDER else read_document(path, shown)
         base = document.items.pop("base", None)

@@ -79,7 +79,9 @@ class _References:
                 remedy="write the value itself, or give it on the command line",
             )
         if key in chain:
-            raise QuranAsrError(f"`${{{key}}}` refers to itself", where=str(place))
+            raise QuranAsrError(
+                f"`${{{key}}}` refers to itself", where=str(place), remedy="write the value itself"
+            )
         if len(chain) == MOST_REFERENCES:
             what = f"`${{{key}}}` is the end of more than {MOST_REFERENCES} references"
             raise QuranAsrError(what, where=str(place), remedy="write the value itself")

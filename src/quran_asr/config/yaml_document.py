@@ -29,6 +29,9 @@ DEEPEST = 16
 LONGEST_KEY = 100
 LONGEST_NUMBER = 100
 
+_AS_SHIPPED = "write it as `quran-asr recipe show base` prints a recipe"
+_NAME_ANOTHER = "name another file; `quran-asr recipe list` names the shipped recipes"
+
 # Each character can be matched in one way only, so the time is linear in the length of the text.
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _NUMBER = re.compile(rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?")
@@ -90,7 +93,10 @@ def moved(tree: Section | Leaf, place: Place) -> Section | Leaf:
 
 
 class _Loader(yaml.SafeLoader):
-    """Builds nodes only; refuses tags, too many keys, and anchors: a chain of them grows without bound."""
+    """Builds nodes only; refuses tags, too many keys, and anchors: a chain of them grows without bound.
+
+    The `note` of an error is its remedy.
+    """
 
     depth = 0
     keys = 0
@@ -98,19 +104,25 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self.depth > DEEPEST:
-            raise yaml.MarkedYAMLError(problem="is nested too deeply", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="is nested too deeply", problem_mark=event.start_mark, note=_AS_SHIPPED
+            )
         if isinstance(parent, yaml.MappingNode) and index is None:  # a key
             self.keys += 1
             if self.keys > MOST_KEYS:
                 what = f"has more than {MOST_KEYS} keys: this is not a recipe"
-                raise yaml.MarkedYAMLError(problem=what, problem_mark=event.start_mark)
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=event.start_mark, note=_NAME_ANOTHER)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.MarkedYAMLError(
-                problem="anchors (&, *) are not used in recipes", problem_mark=event.start_mark
+                problem="anchors (&, *) are not used in recipes",
+                problem_mark=event.start_mark,
+                note="write the value again, or refer to it with ${section.key}",
             )
         if getattr(event, "tag", None) is not None:
             raise yaml.MarkedYAMLError(
-                problem=f"the tag {event.tag} is not used in recipes", problem_mark=event.start_mark
+                problem=f"the tag {event.tag} is not used in recipes",
+                problem_mark=event.start_mark,
+                note="write the value without the tag",
             )
         self.depth += 1
         node = super().compose_node(parent, index)
@@ -132,16 +144,22 @@ def read_document(path: Path, name: str) -> Section:
         with path.open(encoding="utf-8") as file:
             text = file.read(MOST_CHARACTERS + 1)
     except FileNotFoundError:
-        raise QuranAsrError("no such file", where=f"recipe `{name}`") from None
+        raise QuranAsrError("no such file", where=f"recipe `{name}`", remedy=_NAME_ANOTHER) from None
     except UnicodeDecodeError:
-        raise QuranAsrError("is not UTF-8 text", where=f"recipe `{name}`") from None
+        raise QuranAsrError(
+            "is not UTF-8 text", where=f"recipe `{name}`", remedy="save the file as UTF-8"
+        ) from None
     except OSError as error:
-        raise QuranAsrError(error.strerror or str(error), where=f"recipe `{name}`") from None
+        what = error.strerror or str(error)
+        remedy = "check that the file can be read, or name another"
+        raise QuranAsrError(what, where=f"recipe `{name}`", remedy=remedy) from None
     tree = parse(text, name)
     if isinstance(tree, Leaf):
         if tree.value is None:
             return Section({}, tree.place)
-        raise QuranAsrError("is not a mapping of keys to values", where=f"recipe `{name}`")
+        raise QuranAsrError(
+            "is not a mapping of keys to values", where=f"recipe `{name}`", remedy=_AS_SHIPPED
+        )
     return tree
 
 
@@ -153,7 +171,7 @@ def parse(text: str, name: str = "") -> Section | Leaf:
     """
     if len(text) > MOST_CHARACTERS:
         what = f"has more than {MOST_CHARACTERS:,} characters: this is not a recipe"
-        raise QuranAsrError(what, where=str(Place(name, 1)))
+        raise QuranAsrError(what, where=str(Place(name, 1)), remedy=_NAME_ANOTHER)
     try:
         node = _Loader(text).get_single_node()
         if node is None:
@@ -162,10 +180,15 @@ def parse(text: str, name: str = "") -> Section | Leaf:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = str(Place(name, mark.line + 1 if mark else 1))
-        raise QuranAsrError(error.problem or "is not YAML", where=where) from None
+        remedy = (
+            error.note or "write `key: value`, indent with spaces, and quote text with special characters"
+        )
+        raise QuranAsrError(error.problem or "is not YAML", where=where, remedy=remedy) from None
     except (yaml.YAMLError, RecursionError) as error:
-        message = "is nested too deeply" if isinstance(error, RecursionError) else "is not YAML text"
-        raise QuranAsrError(message, where=str(Place(name, 1))) from None
+        deep = isinstance(error, RecursionError)
+        message = "is nested too deeply" if deep else "is not YAML text"
+        remedy = _AS_SHIPPED if deep else "remove its control characters"
+        raise QuranAsrError(message, where=str(Place(name, 1)), remedy=remedy) from None
 
 
 def _tree(node: yaml.Node, name: str) -> Section | Leaf:
@@ -176,14 +199,24 @@ def _tree(node: yaml.Node, name: str) -> Section | Leaf:
     for key_node, value_node in node.value:
         key_place = Place(name, key_node.start_mark.line + 1)
         if not isinstance(key_node, yaml.ScalarNode):
-            raise QuranAsrError("a key must be a word", where=str(key_place))
+            raise QuranAsrError(
+                "a key must be a word",
+                where=str(key_place),
+                remedy="write `key: value`, with one word before the colon",
+            )
         key = key_node.value
         if len(key) > LONGEST_KEY:
             what = f"`{key[:20]}...` has {len(key):,} characters: no key is so long"
-            raise QuranAsrError(what, where=str(key_place))
+            raise QuranAsrError(
+                what, where=str(key_place), remedy="write a key that `quran-asr recipe show base` prints"
+            )
         if key in items:
             first = items[key].place.line
-            raise QuranAsrError(f"key `{key}` is set here and in line {first}", where=str(key_place))
+            raise QuranAsrError(
+                f"key `{key}` is set here and in line {first}",
+                where=str(key_place),
+                remedy="keep one of them",
+            )
         value = _tree(value_node, name)
         items[key] = (
             Section(value.items, key_place)
@@ -200,6 +233,7 @@ def _value(node: yaml.Node, name: str) -> Any:
         raise QuranAsrError(
             "a mapping inside a list is not used in recipes",
             where=str(Place(name, node.start_mark.line + 1)),
+            remedy="list numbers or text, as in [70, 13]",
         )
     text: str = node.value
     if node.style is not None:  # in quotes, or a block of text
@@ -210,10 +244,15 @@ def _value(node: yaml.Node, name: str) -> Any:
         return text
     if len(text) > LONGEST_NUMBER:
         what = f"`{text[:20]}...` is a number of {len(text):,} characters"
-        raise QuranAsrError(what, where=str(Place(name, node.start_mark.line + 1)))
+        remedy = f"write at most {LONGEST_NUMBER} digits, or put it in quotes if it is text"
+        raise QuranAsrError(what, where=str(Place(name, node.start_mark.line + 1)), remedy=remedy)
     number = int(text) if _INTEGER.fullmatch(text) else float(text)
     if math.isinf(number):
-        raise QuranAsrError(f"`{text}` is too large", where=str(Place(name, node.start_mark.line + 1)))
+        raise QuranAsrError(
+            f"`{text}` is too large",
+            where=str(Place(name, node.start_mark.line + 1)),
+            remedy="write a smaller number, or put it in quotes if it is text",
+        )
     return number
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from quran_asr.corpus.manifest import parse_lines, write_manifest
+from quran_asr.corpus.manifest import GIVE_PATH, parse_lines, write_manifest
 from quran_asr.corpus.scan import SOUND_ENDINGS, reciter_of
 from quran_asr.corpus.workers import processes
 from quran_asr.errors import QuranAsrError
@@ -85,7 +85,7 @@ class ReciterReport:
     """Reason -> clips, verses or recordings."""
     fits: bool | None
     """Enough of the clips that were found are usable; otherwise other words may be recited, or another
-    riwaya, or the model cannot follow the audio. None where nothing was found that tells."""
+    riwaya, or the model cannot follow the audio. None where nothing was found to judge by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,11 @@ def find_sources(places: Sequence[str | Path]) -> list[Source]:
     audios = Counter(source.audio for source in sources)
     twice = [audio for audio, times in audios.items() if times > 1]
     if twice:
-        raise QuranAsrError("this recording is named twice", where=twice[0])
+        raise QuranAsrError(
+            "this recording is named twice",
+            where=twice[0],
+            remedy="name each folder once, and list each recording once in the manifests",
+        )
     _refuse_same_names(sources)
     return sources
 
@@ -167,11 +171,19 @@ def _of_manifest(manifest: Path) -> list[Source]:
         where = f"{manifest}:{number}"
         audio, surah, verses = line.get("audio_filepath"), line.get("surah"), line.get("verses") or []
         if not isinstance(audio, str) or not audio:
-            raise QuranAsrError("`audio_filepath` is missing or not a path", where=where)
+            raise QuranAsrError("`audio_filepath` is missing or not a path", where=where, remedy=GIVE_PATH)
         if not isinstance(verses, list) or not all(isinstance(verse, str) for verse in verses):
-            raise QuranAsrError('`verses` is not a list such as ["112:1"]', where=where)
+            raise QuranAsrError(
+                '`verses` is not a list such as ["112:1"]',
+                where=where,
+                remedy="write a list of references, or leave `verses` out if they are unknown",
+            )
         if surah is not None and not (isinstance(surah, int) and 1 <= surah <= SURAHS):
-            raise QuranAsrError(f"`surah` is not a number from 1 to {SURAHS}: {surah!r:.40}", where=where)
+            raise QuranAsrError(
+                f"`surah` is not a number from 1 to {SURAHS}: {surah!r:.40}",
+                where=where,
+                remedy="write the number without quotes, or leave `surah` out if it is unknown",
+            )
         holds = str(surah) if surah is not None else ""
         if verses:
             first, last = VerseRef.parse(verses[0]), VerseRef.parse(verses[-1])
@@ -183,7 +195,11 @@ def _of_manifest(manifest: Path) -> list[Source]:
         if (
             reciter == ".." or Path(reciter).name != reciter or "\\" in reciter
         ):  # it names the folder of the clips
-            raise QuranAsrError(f"`reciter` is not a name for a folder: {reciter!r:.60}", where=where)
+            raise QuranAsrError(
+                f"`reciter` is not a name for a folder: {reciter!r:.60}",
+                where=where,
+                remedy="write a plain name without slashes, for example Alafasy",
+            )
         sources.append(Source(str(path), reciter, holds))
     return sources
 

@@ -117,7 +117,11 @@ class Server:
                 with self.open(path) as answer:
                     content = answer.read(_LARGEST_LIST + 1)
                 if len(content) > _LARGEST_LIST:
-                    raise QuranAsrError(f"more than {_LARGEST_LIST:,} bytes", where=f"{self.address}/{path}")
+                    raise QuranAsrError(
+                        f"more than {_LARGEST_LIST:,} bytes",
+                        where=f"{self.address}/{path}",
+                        remedy="check the address, or name another mirror: --from URL",
+                    )
                 return None if _is_web_page(content) else content
             except urllib.error.HTTPError as error:
                 if error.code in (403, 404, 410):
@@ -168,7 +172,11 @@ def recitations(server: Server) -> list[Recitation]:
             key=lambda one: one.folder.lower(),
         )
     except (ValueError, AttributeError, TypeError, KeyError):
-        raise QuranAsrError("not a list of recitations", where=where) from None
+        raise QuranAsrError(
+            "not a list of recitations",
+            where=where,
+            remedy="check the address, or name another mirror: --from URL",
+        ) from None
 
 
 def wanted_files(

@@ -280,7 +280,7 @@ def _stored(content: bytes | str, folder: Path, number: int) -> tuple[str, float
         try:
             info = audio.probe(unfinished)
         except QuranAsrError as error:
-            raise QuranAsrError(error.what) from None
+            raise QuranAsrError(error.what, remedy=error.remedy) from None
         target = folder / f"{number:06d}.{_ENDINGS.get(info.format, info.format)}"
         unfinished.replace(target)
     finally:

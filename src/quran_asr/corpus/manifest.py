@@ -29,6 +29,8 @@ _LONGEST_LINE = 1 << 20
 
 MADE_BY = "`quran-asr corpus scan FOLDER --to MANIFEST` makes one"
 """Remedy where a manifest is missing, empty or another file."""
+GIVE_PATH = "give the path of the recording, absolute or relative to the manifest's folder"
+"""Remedy where a line names no recording."""
 
 Moved = Sequence[tuple[str, str]]
 """(old, new) absolute folders: files named under the first are found under the second."""
@@ -250,7 +252,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         for number, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
             if len(raw) > _LONGEST_LINE:
                 raise QuranAsrError(
-                    "a line of more than 1 MB: this is not a manifest", where=f"{path}:{number}"
+                    "a line of more than 1 MB: this is not a manifest",
+                    where=f"{path}:{number}",
+                    remedy=MADE_BY,
                 )
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -295,7 +299,7 @@ def _refuse_foreign(path: Path, first: bytes) -> None:
 
 
 def _refuse_constant(constant: str) -> Any:
-    raise QuranAsrError(f"{constant} is not a number")
+    raise QuranAsrError(f"{constant} is not a number", remedy=f"write a finite number instead of {constant}")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
@@ -310,9 +314,15 @@ def _parse(raw: bytes) -> dict[str, Any]:
         begun = raw.lstrip().startswith(b"{")  # nothing else can be truncated unnoticed
         torn = begun and not (raw.endswith(b"\n") and raw.rstrip().endswith(b"}"))
         what = "a torn line (its end is missing)" if torn else "not JSON"
-        raise QuranAsrError(f"{what}: {error.msg.lower()} at character {error.pos + 1}") from None
+        remake = "correct the line, or make a manifest: quran-asr corpus scan FOLDER --to MANIFEST"
+        raise QuranAsrError(
+            f"{what}: {error.msg.lower()} at character {error.pos + 1}",
+            remedy="copy the manifest again, or delete this line" if torn else remake,
+        ) from None
     except ValueError as error:  # nested too deep, half a character, a number with thousands of digits
-        raise QuranAsrError(f"not JSON that can be read: {error}") from None
+        raise QuranAsrError(
+            f"not JSON that can be read: {error}", remedy="correct or delete this line"
+        ) from None
     if not isinstance(values, dict):
         raise QuranAsrError("not a JSON object", remedy='a line looks like {"audio_filepath": ..., ...}')
     return values
@@ -324,7 +334,7 @@ def _segment(
     verses = _verses(values.get("verses"), "verses")
     written = values.get("audio_filepath")
     if not isinstance(written, str) or not written or "\0" in written:
-        raise QuranAsrError("`audio_filepath` is missing or no path")
+        raise QuranAsrError("`audio_filepath` is missing or no path", remedy=GIVE_PATH)
     audio = moved_path(_resolved(written, folder), moved)
     if must_exist and not is_recording(audio):
         raise QuranAsrError(
@@ -333,13 +343,20 @@ def _segment(
     offset = _seconds(values, "offset", default=0.0)
     duration = _seconds(values, "duration", default=None)
     if not duration:
-        raise QuranAsrError("`duration` is 0")
+        raise QuranAsrError(
+            "`duration` is 0", remedy="write the length of the clip in seconds, or delete the line"
+        )
     reciter = values.get("reciter")
     if not isinstance(reciter, str | None):
-        raise QuranAsrError("`reciter` must be a string")
+        raise QuranAsrError(
+            "`reciter` must be a string", remedy="write the name in quotes, or leave `reciter` out"
+        )
     also_accept = values.get("also_accept") or []
     if not isinstance(also_accept, list):
-        raise QuranAsrError('`also_accept` is not a list of lists of verses, such as [["4:44"]]')
+        raise QuranAsrError(
+            '`also_accept` is not a list of lists of verses, such as [["4:44"]]',
+            remedy="write lists inside a list, or leave `also_accept` out",
+        )
     quran = load_quran(spelling)
     return Segment(
         audio=audio,
@@ -354,17 +371,26 @@ def _segment(
 
 def _text(written: object, verses: tuple[VerseRef, ...], spelling: str) -> str:
     if not isinstance(written, str | None):
-        raise QuranAsrError("`text` must be a string")
+        raise QuranAsrError(
+            "`text` must be a string",
+            remedy="write the words in quotes, or leave `text` out and list `verses`",
+        )
     if not (written or "").strip():
         if not verses:
-            raise QuranAsrError("neither `text` nor `verses` names what is recited")
+            raise QuranAsrError(
+                "neither `text` nor `verses` names what is recited",
+                remedy='add the words as "text", or the verses as "verses": ["112:1"]',
+            )
         return load_quran(spelling).text(verses)
     assert written is not None
     if verses and _is_text_of(written, verses, spelling):
         return load_quran(spelling).text(verses)
     text = spell(written, spelling)
     if not text:
-        raise QuranAsrError(f"`text` has no Arabic letters: {written[:40]!r}")
+        raise QuranAsrError(
+            f"`text` has no Arabic letters: {written[:40]!r}",
+            remedy="write the words in Arabic script, or leave `text` out and list `verses`",
+        )
     return text
 
 
@@ -385,7 +411,10 @@ def _verses(value: object, key: str) -> tuple[VerseRef, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(ref, str) for ref in value):
-        raise QuranAsrError(f'`{key}` is not a list of verses, such as ["112:1"]')
+        raise QuranAsrError(
+            f'`{key}` is not a list of verses, such as ["112:1"]',
+            remedy="write each reference in quotes, inside brackets",
+        )
     verses = tuple(VerseRef.parse(ref) for ref in value)
     for ref in verses:
         load_quran("letters").verse(ref)
@@ -397,11 +426,17 @@ def _seconds(values: dict[str, Any], key: str, default: float | None) -> float:
     if value is None:
         if default is not None:
             return default
-        raise QuranAsrError(f"`{key}` is missing")
+        raise QuranAsrError(f"`{key}` is missing", remedy=f'add it in seconds, for example "{key}": 4.2')
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise QuranAsrError(f"`{key}` is not a number of seconds: {str(value)[:40]!r}")
+        raise QuranAsrError(
+            f"`{key}` is not a number of seconds: {str(value)[:40]!r}",
+            remedy=f'write a plain number of seconds, for example "{key}": 4.2',
+        )
     if not 0 <= value <= LONGEST_SECONDS:  # false for NaN too
-        raise QuranAsrError(f"`{key}` is {str(value)[:20]}: not between 0 s and a day")
+        raise QuranAsrError(
+            f"`{key}` is {str(value)[:20]}: not between 0 s and a day",
+            remedy="write it in seconds, not in milliseconds or samples",
+        )
     return float(value)
 
 

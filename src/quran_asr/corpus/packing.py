@@ -309,7 +309,11 @@ def _write_manifests(folder: Path, count: int, kept: int, meta: dict[str, Any]) 
             nemo_lines.append(json.dumps(in_nemo, ensure_ascii=False) + "\n")
     if not lines:
         first = dropped[0]
-        raise QuranAsrError(f"no clip can be read, the first: {first.reason}", where=first.clip)
+        raise QuranAsrError(
+            f"no clip can be read, the first: {first.reason}",
+            where=first.clip,
+            remedy="find what cannot be read: quran-asr corpus audit MANIFEST --to FOLDER",
+        )
     write_atomically(folder / NEMO_MANIFEST, "".join(nemo_lines).encode())
     write_manifest(
         folder / MANIFEST,

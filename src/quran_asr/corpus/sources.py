@@ -38,6 +38,7 @@ ROWS_A_UNIT = 500
 _LONGEST_LINE = 1 << 20
 _SAMPLE = 200
 """Rows from which columns are guessed."""
+_AGAIN = "copy or download it again"
 
 Role: TypeAlias = Literal["audio", "text", "verse", "surah", "ayah", "reciter", "duration", "label"]
 ROLES: tuple[Role, ...] = ("audio", "text", "verse", "surah", "ayah", "reciter", "duration", "label")
@@ -93,7 +94,9 @@ def find_units(sources: Sequence[str | Path]) -> list[Unit]:
     for source in sources:
         found = _units_of(Path(source).absolute())
         if not found:
-            raise QuranAsrError("no row in it", where=str(source))
+            raise QuranAsrError(
+                "no row in it", where=str(source), remedy="leave it out, or copy or download it again"
+            )
         units += found
     return units
 
@@ -165,14 +168,22 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with gzip.open(path) if packed else path.open("rb") as file:
             for number, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
                 if len(raw) > _LONGEST_LINE:
-                    raise QuranAsrError("a line of more than 1 MB", where=f"{path}:{number}")
+                    raise QuranAsrError(
+                        "a line of more than 1 MB",
+                        where=f"{path}:{number}",
+                        remedy="name the file that lists the recordings, with one JSON object on each line",
+                    )
                 if raw.strip():
                     values = parse_json(raw)
                     if not isinstance(values, dict):
                         raise ValueError("is not a JSON object")
                     yield number, values
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise QuranAsrError(f"not JSON lines that can be read ({error})", where=str(path)) from None
+        raise QuranAsrError(
+            f"not JSON lines that can be read ({error})",
+            where=str(path),
+            remedy="copy the file again, or see `quran-asr corpus import --help` for the layouts",
+        ) from None
 
 
 def _common_voice(path: Path) -> Iterator[Unit]:
@@ -187,7 +198,11 @@ def _common_voice(path: Path) -> Iterator[Unit]:
                 )
             yield from _by_rows("common-voice", path, (dict(row) for row in rows))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise QuranAsrError(f"not a table that can be read ({error})", where=str(path)) from None
+        raise QuranAsrError(
+            f"not a table that can be read ({error})",
+            where=str(path),
+            remedy="save it as UTF-8 with tabs between the columns, or download it again",
+        ) from None
 
 
 def _tarred(path: Path) -> Iterator[Unit]:
@@ -196,12 +211,20 @@ def _tarred(path: Path) -> Iterator[Unit]:
     for number, line in _json_lines(path):
         shard = line.get("shard_id")
         if not isinstance(shard, int) or isinstance(shard, bool) or not 0 <= shard < MOST_MEMBERS:
-            raise QuranAsrError("`shard_id` is not a number", where=f"{path}:{number}")
+            raise QuranAsrError(
+                "`shard_id` is not a number",
+                where=f"{path}:{number}",
+                remedy="write the N of the clip's audio_N.tar, without quotes",
+            )
         by_shard.setdefault(shard, []).append(line)
     for shard, lines in sorted(by_shard.items()):
         tar = path.parent / f"audio_{shard}.tar"
         if not tar.is_file():
-            raise QuranAsrError(f"the shard audio_{shard}.tar is missing", where=str(path.parent))
+            raise QuranAsrError(
+                f"the shard audio_{shard}.tar is missing",
+                where=str(path.parent),
+                remedy=f"copy it into this folder, beside {path.name}",
+            )
         yield Unit("nemo-tarred", tar, tuple(lines))
 
 
@@ -240,6 +263,7 @@ def _parquet_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                     raise QuranAsrError(
                         f"refused: row group {number} unpacks to more than {LARGEST_ROW_GROUP:,} bytes",
                         where=str(unit.path),
+                        remedy="write the file again with smaller row groups, for example of 1,000 rows",
                     )
             wanted = [name for name in file.schema_arrow.names if name in columns.values()]
             number = 0
@@ -250,7 +274,7 @@ def _parquet_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                     number += 1
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are not UTF-8
         raise QuranAsrError(
-            f"not a parquet file that can be read ({_first_line(error)})", where=str(unit.path)
+            f"not a parquet file that can be read ({_first_line(error)})", where=str(unit.path), remedy=_AGAIN
         ) from None
 
 
@@ -269,7 +293,7 @@ def _arrow_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                         number += 1
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are not UTF-8
         raise QuranAsrError(
-            f"not an arrow file that can be read ({_first_line(error)})", where=str(unit.path)
+            f"not an arrow file that can be read ({_first_line(error)})", where=str(unit.path), remedy=_AGAIN
         ) from None
 
 
@@ -327,13 +351,19 @@ def _zip_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
         with zipfile.ZipFile(unit.path) as archive:
             infos = archive.infolist()
             if len(infos) > MOST_MEMBERS:
-                raise QuranAsrError(f"refused: more than {MOST_MEMBERS:,} files", where=str(unit.path))
+                raise QuranAsrError(
+                    f"refused: more than {MOST_MEMBERS:,} files",
+                    where=str(unit.path),
+                    remedy="split it into archives with fewer files",
+                )
             for info in infos:
                 if not info.is_dir() and Path(info.filename).suffix.lower() in SOUND_ENDINGS:
                     yield _zip_row(unit.path, archive, info)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         raise QuranAsrError(
-            f"not a zip archive that can be read ({_first_line(error)})", where=str(unit.path)
+            f"not a zip archive that can be read ({_first_line(error)})",
+            where=str(unit.path),
+            remedy=_AGAIN,
         ) from None
 
 
@@ -371,7 +401,7 @@ def _tarred_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                     members[Path(member.name).name] = Member(str(unit.path), member.offset_data, member.size)
     except TORN as error:
         raise QuranAsrError(
-            f"not a tar archive that can be read ({_first_line(error)})", where=str(unit.path)
+            f"not a tar archive that can be read ({_first_line(error)})", where=str(unit.path), remedy=_AGAIN
         ) from None
     for line in unit.rows:
         written = str(line.get("audio_filepath"))
@@ -477,11 +507,17 @@ def _columnar_sample(unit: Unit) -> tuple[tuple[str, ...], list[Mapping[str, Any
             with pyarrow.memory_map(str(unit.path)) as source:
                 batch = next(_batches(source), None)
                 if batch is None:
-                    raise QuranAsrError("no row in it", where=str(unit.path))
+                    raise QuranAsrError(
+                        "no row in it",
+                        where=str(unit.path),
+                        remedy="leave it out, or copy or download it again",
+                    )
                 schema = batch.schema
                 rows = batch.select(_without_audio(schema)).slice(0, _SAMPLE).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are not UTF-8
-        raise QuranAsrError(f"cannot be read ({_first_line(error)})", where=str(unit.path)) from None
+        raise QuranAsrError(
+            f"cannot be read ({_first_line(error)})", where=str(unit.path), remedy=_AGAIN
+        ) from None
     heavy = [name for name in schema.names if name not in _without_audio(schema)]
     return tuple(schema.names), [{**row, **dict.fromkeys(heavy, b"")} for row in rows]
 

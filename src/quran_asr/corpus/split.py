@@ -100,7 +100,10 @@ def split(
             chosen = _drawn(lines, groups, set(held_out), share, f"{seed} {name}")
         for group in sorted(chosen):
             if held_out.setdefault(group, name) != name:
-                raise QuranAsrError(f"{group} is requested for validation and for test")
+                raise QuranAsrError(
+                    f"{group} is requested for validation and for test",
+                    remedy="name different ones with --hold-out and --test-on, or try another --seed",
+                )
     splits = ["train", "validation", *(["test"] if test is not None else [])]
     members = {
         name: [
@@ -151,7 +154,9 @@ def _reciters_of(lines: Sequence[Line], where: str) -> list[str]:
         audio, reciter = line["audio_filepath"], line["reciter"]
         if reciter_of.setdefault(audio, reciter) != reciter:
             raise QuranAsrError(
-                f"`{audio}` is listed under two reciters, {reciter_of[audio]} and {reciter}", where=where
+                f"`{audio}` is listed under two reciters, {reciter_of[audio]} and {reciter}",
+                where=where,
+                remedy="correct `reciter` in the manifest, or split with --by verse",
             )
     return [line["reciter"] for line in lines]
 
@@ -192,7 +197,10 @@ def _named(name: str, by: str, lines: Sequence[Line], groups: Sequence[str]) -> 
     wanted = {load_quran("letters").verse(ref) for ref in parse_range(name)}
     found = {group for line, group in zip(lines, groups, strict=True) if wanted & _wordings(line)}
     if not found:
-        raise QuranAsrError(f"no clip of {name} in this manifest")
+        raise QuranAsrError(
+            f"no clip of {name} in this manifest",
+            remedy="choose verses that the manifest lists as `verses` or `part_of`",
+        )
     return found
 
 

@@ -48,6 +48,8 @@ the first: without look-ahead it otherwise has to guess how a clip begins."""
 
 _LONGEST_FRAGMENT = 4
 
+_INSTALL_AGAIN = "install it again: pip install --force-reinstall espeakng-loader"
+
 _LETTER_NAMES = {
     "ا": "أَلِفْ",
     "ح": "حَا",
@@ -102,10 +104,16 @@ def synthesize_corpus(
         OSError: the disk is full, or the folder cannot be written.
     """
     if not refs or not voices:
-        raise QuranAsrError("nothing to synthesize: give at least one verse and one voice")
+        raise QuranAsrError(
+            "nothing to synthesize: give at least one verse and one voice",
+            remedy="run for example: quran-asr corpus synthesize 112 --voices ar --to FOLDER",
+        )
     for given, count in Counter(map(str, [*refs, *voices])).items():
         if count > 1:
-            raise QuranAsrError(f"`{given}` is given twice")
+            raise QuranAsrError(
+                f"`{given}` is given twice",
+                remedy="give each verse and each voice once; ranges must not overlap",
+            )
     quran = load_quran("diacritized")
     for ref in refs:
         quran.verse(ref)  # a wrong verse is reported before anything is written
@@ -232,7 +240,9 @@ class Engine:
             _ctypes.dlclose(library._handle)
         except (OSError, AttributeError) as error:
             self._folder.cleanup()
-            raise QuranAsrError(f"the engine eSpeak NG does not load: {error}") from error
+            raise QuranAsrError(
+                f"the engine eSpeak NG does not load: {error}", remedy=_INSTALL_AGAIN
+            ) from error
 
     def close(self) -> None:
         """Remove the private copy of the library."""
@@ -283,7 +293,10 @@ class Engine:
         samples = audio.resample(native, native_rate)
         begins = {position: sample / native_rate for position, sample in events}
         if not len(samples) or any(position not in begins for position in positions):
-            raise QuranAsrError(f"the engine did not synthesize every word of `{' '.join(words)}`")
+            raise QuranAsrError(
+                f"the engine did not synthesize every word of `{' '.join(words)}`",
+                remedy="try other voices with --voices, or leave this verse out",
+            )
         return samples, tuple(begins[position] for position in positions)
 
     def speak(self, text: str, voice: str, rate: int, pitch: int) -> Samples:
@@ -327,7 +340,9 @@ class Engine:
         try:
             native_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._data).encode(), _DONT_EXIT)
             if native_rate <= 0:
-                raise QuranAsrError(f"the engine eSpeak NG does not start (its data: {self._data})")
+                raise QuranAsrError(
+                    f"the engine eSpeak NG does not start (its data: {self._data})", remedy=_INSTALL_AGAIN
+                )
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             library.espeak_SetSynthCallback(callback)
             utf8 = text.encode() + b"\0"
@@ -341,7 +356,8 @@ class Engine:
                 raise interrupted[0]
             if refused:
                 raise QuranAsrError(
-                    f"the engine eSpeak NG refuses voice `{voice}`, rate {rate}, pitch {pitch}"
+                    f"the engine eSpeak NG refuses voice `{voice}`, rate {rate}, pitch {pitch}",
+                    remedy="use a voice such as ar or ar+f2, a rate of 80 to 450 and a pitch of 0 to 100",
                 )
             library.espeak_Terminate()
         finally:

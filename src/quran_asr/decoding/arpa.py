@@ -20,6 +20,7 @@ NEMO_OFFSET = 100
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
 """The value that ARPA files use for the logarithm of 0."""
+AGAIN = "copy it again, or build it again: quran-asr lm build --model MODEL"
 
 Places = dict[tuple[int, ...], int]
 Entries = dict[tuple[int, ...], tuple[float, float]]
@@ -101,7 +102,9 @@ def read_arpa(
         for gram in entries:
             if gram[:-1] not in places:
                 raise QuranAsrError(
-                    f"a {len(gram)}-gram begins with a {len(gram) - 1}-gram that is missing", where=str(path)
+                    f"a {len(gram)}-gram begins with a {len(gram) - 1}-gram that is missing",
+                    where=str(path),
+                    remedy=AGAIN,
                 )
         grams = sorted(entries, key=lambda gram: (places[gram[:-1]], gram[-1]))
         levels.append(
@@ -180,9 +183,15 @@ def _sections(path: Path, names: dict[str, int]) -> Iterator[Entries]:
             remedy="build it with the tokenizer of this model",
         ) from error
     except FileNotFoundError as error:
-        raise QuranAsrError("no such language model", where=str(path)) from error
+        raise QuranAsrError(
+            "no such language model",
+            where=str(path),
+            remedy="name a file of `quran-asr lm build`, or `quran` for the one in the package",
+        ) from error
     except (OSError, ValueError) as error:
-        raise QuranAsrError(f"is not an ARPA file: {error}", where=f"{path}:{number}") from error
+        raise QuranAsrError(
+            f"is not an ARPA file: {error}", where=f"{path}:{number}", remedy=AGAIN
+        ) from error
     raise QuranAsrError("the ARPA file ends before \\end\\", where=f"{path}:{number}", remedy="copy it again")
 
 

@@ -95,14 +95,18 @@ def check_scores(log_probs: NDArray[np.float32]) -> None:
     """
     if log_probs.ndim != 2 or log_probs.shape[1] == 0:
         raise QuranAsrError(
-            f"CTC scores have the shape {list(log_probs.shape)}, not [frames, vocabulary + 1]"
+            f"CTC scores have the shape {list(log_probs.shape)}, not [frames, vocabulary + 1]",
+            remedy="give natural-log scores as [frames, vocabulary + 1], blank last",
         )
     peaks = log_probs.max(axis=1)  # NaN where any score of the frame is
     bad = ~(peaks > -np.inf)
     if bad.any():
         frame = int(bad.argmax())
         holds = "NaN" if np.isnan(peaks[frame]) else "no probability at all"
-        raise QuranAsrError(f"the CTC scores of frame {frame} hold {holds}")
+        raise QuranAsrError(
+            f"the CTC scores of frame {frame} hold {holds}",
+            remedy="use an earlier checkpoint of the run, or export the model again",
+        )
 
 
 class CtcDecoder:

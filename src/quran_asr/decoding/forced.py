@@ -46,7 +46,7 @@ def force(log_probs: NDArray[np.float32], tokens: Sequence[int]) -> ForcedAlignm
         QuranAsrError: no token, or the scores are invalid.
     """
     if not tokens:
-        raise QuranAsrError("no text to align")
+        raise QuranAsrError("no text to align", remedy="give at least one token of the text")
     check_scores(log_probs)
     spelt = np.asarray(tokens, np.int64)
     doubled = np.append(False, spelt[1:] == spelt[:-1])  # a blank must come between

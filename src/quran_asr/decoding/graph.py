@@ -244,7 +244,9 @@ def build_graph(
     """
     refs = quran.refs if verses is None else tuple(verses)
     if not refs:
-        raise QuranAsrError("no verses to search in")
+        raise QuranAsrError(
+            "no verses to search in", remedy="name at least one verse, in a manifest under `verses`"
+        )
     builder = _Builder(quran, tokenizer, costs or Costs())
     for kind in (Kind.ISTIADHA, Kind.BASMALA, Kind.SADAQA):
         builder.free_formula(kind)

@@ -197,5 +197,9 @@ def _sentences(tokenizer: Tokenizer, spelling: str, path: Path) -> list[tuple[in
         if tokens:
             sentences.append(tokens)
     if not sentences:
-        raise QuranAsrError("the text is empty", where=str(path))
+        raise QuranAsrError(
+            "the text is empty",
+            where=str(path),
+            remedy="write one sentence per line into it, or leave out FILE to use the Quran",
+        )
     return sentences

@@ -103,9 +103,15 @@ def advance(
     """
     units = emissions_in_units(log_probs, graph.costs.floor)
     if state.frame and len(state.emissions) and units.shape[1] != state.emissions.shape[1]:
-        raise QuranAsrError(f"CTC scores of {units.shape[1]} tokens follow {state.emissions.shape[1]}")
+        raise QuranAsrError(
+            f"CTC scores of {units.shape[1]} tokens follow {state.emissions.shape[1]}",
+            remedy="begin a new search for the scores of another model",
+        )
     if _costs(graph).largest_token + 1 >= units.shape[1]:
-        raise QuranAsrError(f"CTC scores of {units.shape[1]} tokens do not fit the vocabulary of the graph")
+        raise QuranAsrError(
+            f"CTC scores of {units.shape[1]} tokens do not fit the vocabulary of the graph",
+            remedy="build the graph with the vocabulary of the model that gives the scores",
+        )
     kept = units if not len(state.emissions) else np.concatenate([state.emissions, units])
     run = _Run(graph, state, kept, beam, entering)
     committed: list[Visit] = []
@@ -123,9 +129,15 @@ def refuse_broken(log_probs: NDArray[np.floating]) -> None:
         QuranAsrError: not two dimensions, or a score is NaN.
     """
     if log_probs.ndim != 2 or not log_probs.shape[1]:
-        raise QuranAsrError(f"CTC scores have the shape {list(log_probs.shape)}, not [frames, tokens]")
+        raise QuranAsrError(
+            f"CTC scores have the shape {list(log_probs.shape)}, not [frames, tokens]",
+            remedy="give natural-log scores as [frames, vocabulary + 1], blank last",
+        )
     if np.isnan(log_probs).any():
-        raise QuranAsrError(f"the CTC scores of frame {int(np.isnan(log_probs).any(1).argmax())} hold NaN")
+        raise QuranAsrError(
+            f"the CTC scores of frame {int(np.isnan(log_probs).any(1).argmax())} hold NaN",
+            remedy="use an earlier checkpoint of the run, or export the model again",
+        )
 
 
 def emissions_in_units(log_probs: NDArray[np.floating], floor: float) -> Int32:

@@ -120,7 +120,8 @@ def greedy(
     if lengths.shape != (batch,) or len(states) != batch or (lengths > width).any() or (lengths < 0).any():
         raise QuranAsrError(
             f"encoded frames of the shape {list(encoded.shape)} do not fit {len(states)} states "
-            f"with {lengths.tolist()} frames"
+            f"with {lengths.tolist()} frames",
+            remedy=f"give each of the {batch} streams a state and 0 to {width} frames",
         )
     if batch == 0:
         return []
@@ -185,7 +186,10 @@ def _greedy_alone(
         blanks = 0
         for token, peak in zip(answer.argmax(axis=1).tolist(), answer.max(axis=1).tolist(), strict=True):
             if math.isnan(peak):
-                raise QuranAsrError(f"the transducer's scores of frame {state.frame + at + blanks} hold NaN")
+                raise QuranAsrError(
+                    f"the transducer's scores of frame {state.frame + at + blanks} hold NaN",
+                    remedy="use an earlier checkpoint of the run, or export the model again",
+                )
             score += peak
             if token != blank:
                 break
@@ -299,7 +303,8 @@ class _Search:
             row = asked.row_of[bad]
             raise QuranAsrError(
                 f"the transducer's scores of stream {row}, frame {self.begins[row] + asked.frame_of[bad]} "
-                f"hold NaN"
+                f"hold NaN",
+                remedy="use an earlier checkpoint of the run, or export the model again",
             )
         rows, starts, stops = asked.rows, asked.starts, asked.stops
         tokens_at = np.append(np.flatnonzero(best != blank), stops[-1])

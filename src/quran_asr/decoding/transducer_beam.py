@@ -265,7 +265,10 @@ def _ask(block: Floats, texts: Sequence[Text], join: Join, frame: int) -> list[A
     scores = join(*pairs).astype(np.float64).reshape(len(texts), frames, -1)
     if math.isnan(scores.max()):
         bad = int(np.isnan(scores).any(axis=(0, 2)).argmax())
-        raise QuranAsrError(f"the transducer's scores of frame {frame + bad} hold NaN")
+        raise QuranAsrError(
+            f"the transducer's scores of frame {frame + bad} hold NaN",
+            remedy="use an earlier checkpoint of the run, or export the model again",
+        )
     blanks = scores[:, :, -1]
     leads = (scores[:, :, :-1] + gains).max(axis=2) - blanks
     return [Asked(*each) for each in zip(scores, blanks.tolist(), leads.tolist(), strict=True)]

@@ -13,6 +13,7 @@ from quran_asr.records import Hypothesis, TimedWord
 
 WORD_START = "\u2581"
 """SentencePiece's mark for the space before a word."""
+AGAIN = "export the model again, or copy its bundle again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,10 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if self.scores and len(self.scores) != len(self.pieces):
-            raise QuranAsrError(f"a vocabulary of {len(self.pieces)} pieces has {len(self.scores)} scores")
+            raise QuranAsrError(
+                f"a vocabulary of {len(self.pieces)} pieces has {len(self.scores)} scores",
+                remedy="give a score for each piece, or leave the scores out",
+            )
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -99,11 +103,11 @@ class Vocabulary:
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise QuranAsrError("cannot read the vocabulary", where=str(path)) from error
+            raise QuranAsrError("cannot read the vocabulary", where=str(path), remedy=AGAIN) from error
         if lines[-1] == "":
             lines.pop()
         if not lines:
-            raise QuranAsrError("the vocabulary is empty", where=str(path))
+            raise QuranAsrError("the vocabulary is empty", where=str(path), remedy=AGAIN)
         pieces, scores = [], []
         for number, line in enumerate(lines, start=1):
             piece, tab, score = line.partition("\t")
@@ -112,7 +116,9 @@ class Vocabulary:
             except ValueError:
                 value = math.nan
             if not (piece and tab and math.isfinite(value)):
-                raise QuranAsrError(f"`{line}` is not a piece, a tab and its score", where=f"{path}:{number}")
+                raise QuranAsrError(
+                    f"`{line}` is not a piece, a tab and its score", where=f"{path}:{number}", remedy=AGAIN
+                )
             pieces.append(piece)
             scores.append(value)
         return cls(tuple(pieces), tuple(scores))
@@ -122,11 +128,17 @@ class Vocabulary:
         scores = self.scores or tuple(-float(token) for token in range(len(self.pieces)))
         for token, piece in enumerate(self.pieces):
             if not piece or "\t" in piece or "\n" in piece:
-                raise QuranAsrError(f"token {token}, `{piece!r}`, cannot be written into a vocabulary file")
+                raise QuranAsrError(
+                    f"token {token}, `{piece!r}`, cannot be written into a vocabulary file",
+                    remedy="train again with a tokenizer of `quran-asr tokenizer --to FOLDER`",
+                )
         lines = (f"{piece}\t{score!r}\n" for piece, score in zip(self.pieces, scores, strict=True))
         write_atomically(path, "".join(lines).encode())
 
     def _piece(self, token: int) -> str:
         if not 0 <= token < len(self.pieces):  # a negative number would silently count from the end
-            raise QuranAsrError(f"token {token} is not in this vocabulary of {len(self.pieces)} pieces")
+            raise QuranAsrError(
+                f"token {token} is not in this vocabulary of {len(self.pieces)} pieces",
+                remedy="use the vocabulary of the model that gave the tokens",
+            )
         return self.pieces[token]

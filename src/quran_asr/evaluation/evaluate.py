@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from quran_asr.corpus.manifest import find_line
+from quran_asr.corpus.manifest import MADE_BY, find_line
 from quran_asr.errors import Finding, QuranAsrError, counted
 from quran_asr.evaluation.report import Report, ScoredClip, Setting, Unreadable, make_report
 from quran_asr.evaluation.scoring import score_clips
@@ -46,7 +46,7 @@ def evaluate(
         ValueError: `recognize` gave more or fewer answers than clips.
     """
     if not segments:
-        raise QuranAsrError("there are no clips", where=setting.manifest)
+        raise QuranAsrError("there are no clips", where=setting.manifest, remedy=MADE_BY)
     transcribed: list[tuple[Segment, str]] = []
     unreadable: list[Unreadable] = []
     for done, (segment, answer) in enumerate(zip(segments, recognize(segments), strict=True), start=1):
@@ -61,6 +61,7 @@ def evaluate(
         raise QuranAsrError(
             f"none of {counted(len(segments), 'clip')} can be read; the first: {first.reason}",
             where=first.segment.audio,
+            remedy="fix or replace the recordings: `quran-asr corpus audit MANIFEST` checks each",
         )
     scores = score_clips(
         [(segment.text, *segment.also_accept) for segment, _ in transcribed],

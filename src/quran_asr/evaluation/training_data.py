@@ -17,6 +17,8 @@ from quran_asr.text.spelling import spell
 
 FILE_NAME = "training_data.json"
 
+_MANIFEST_INSTEAD = "name the manifest that was trained on instead: `--trained-on train.jsonl`"
+
 
 @dataclass(frozen=True, slots=True)
 class ManifestFacts:
@@ -94,12 +96,12 @@ class TrainingData:
                 tuple(found["texts"]),
             )
         except FileNotFoundError as error:
-            raise QuranAsrError("there is no such file", where=str(path)) from error
+            raise QuranAsrError("there is no such file", where=str(path), remedy=_MANIFEST_INSTEAD) from error
         except (ValueError, KeyError, TypeError, AttributeError, QuranAsrError) as error:
             raise QuranAsrError(
                 "this does not record the training data of a model",
                 where=str(path),
-                remedy="name the manifest that was trained on instead: `--trained-on train.jsonl`",
+                remedy=_MANIFEST_INSTEAD,
             ) from error
 
 

@@ -21,6 +21,8 @@ MOST_WORDS = 10_000
 
 MOST_SECONDS = 1e9
 
+_AGAIN = "remove the file, or write it again with `quran-asr evaluate`"
+
 
 @dataclass(frozen=True, slots=True)
 class TranscribedClip:
@@ -56,7 +58,7 @@ def read_transcripts(path: Path) -> list[TranscribedClip]:
     except IsADirectoryError:
         raise QuranAsrError("is a folder", where=str(path), remedy=f"name a {TRANSCRIPTS_NAME}") from None
     except UnicodeDecodeError:
-        raise QuranAsrError("is not UTF-8 text", where=str(path)) from None
+        raise QuranAsrError("is not UTF-8 text", where=str(path), remedy=_AGAIN) from None
     segments: list[Segment] = []
     transcribed: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -65,8 +67,10 @@ def read_transcripts(path: Path) -> list[TranscribedClip]:
         try:
             segment, text = _clip(parse_json(line))
         except (ValueError, RecursionError, QuranAsrError) as error:
-            what = error.what if isinstance(error, QuranAsrError) else "is not a line of transcripts"
-            raise QuranAsrError(what, where=f"{path}:{number}") from None
+            what, remedy = "is not a line of transcripts", _AGAIN
+            if isinstance(error, QuranAsrError):
+                what, remedy = error.what, error.remedy
+            raise QuranAsrError(what, where=f"{path}:{number}", remedy=remedy) from None
         segments.append(segment)
         transcribed.append(text)
     counts = count_many(
@@ -87,13 +91,15 @@ def _clip(values: Any) -> tuple[Segment, str]:
     texts = [values.get(key) for key in ("audio_filepath", "reference", "hypothesis")]
     for key, text in zip(("audio_filepath", "reference", "hypothesis"), texts, strict=True):
         if not isinstance(text, str):
-            raise QuranAsrError(f"`{key}` is missing or no text")
+            raise QuranAsrError(f"`{key}` is missing or no text", remedy=_AGAIN)
         if len(text.split()) > MOST_WORDS:
-            raise QuranAsrError(f"`{key}` has more than {MOST_WORDS:,} words")
+            raise QuranAsrError(f"`{key}` has more than {MOST_WORDS:,} words", remedy="remove this line")
     audio, reference, transcribed = (str(text) for text in texts)
     verses = values.get("verses") or []
     if not isinstance(verses, list) or not all(isinstance(verse, str) for verse in verses):
-        raise QuranAsrError("`verses` is not a list of verses")
+        raise QuranAsrError(
+            "`verses` is not a list of verses", remedy='write a list such as ["112:1"], or leave `verses` out'
+        )
     reciter = values.get("reciter") or ""
     segment = Segment(
         audio=audio,
@@ -110,5 +116,7 @@ def _seconds(values: dict[str, Any], key: str) -> float:
     value = values.get(key, 0)
     # false for NaN too
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_SECONDS:
-        raise QuranAsrError(f"`{key}` is not a number of seconds")
+        raise QuranAsrError(
+            f"`{key}` is not a number of seconds", remedy=f"write seconds from 0, or leave `{key}` out"
+        )
     return float(value)

@@ -143,7 +143,7 @@ def _of_events(name: str, source: Path, files: Sequence[Path]) -> Curves:
         for tag, points in scalars.items()
     }
     if not any(tag not in _PLACES for tag in series):
-        raise QuranAsrError("holds no scalars", where=str(source))
+        raise QuranAsrError("holds no scalars", where=str(source), remedy="name a log that has curves")
     return _named(series, name, source)
 
 
@@ -169,7 +169,11 @@ def _scalars(file: Path) -> dict[str, list[tuple[int, float, float]]]:
         }
     except Exception as error:  # tensorboard and protobuf raise a dozen kinds for bytes that are not events
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:100]
-        raise QuranAsrError(f"not a readable event file ({reason})", where=str(file)) from None
+        raise QuranAsrError(
+            f"not a readable event file ({reason})",
+            where=str(file),
+            remedy="copy the file again, or take it out of the folder",
+        ) from None
 
 
 def _epoch_at(step: int, epochs: Sequence[tuple[int, float]]) -> float | None:
@@ -191,7 +195,11 @@ def _of_file(path: Path) -> Curves:
             remedy="export the run's history or a panel as CSV",
         )
     if path.stat().st_size > _LARGEST:
-        raise QuranAsrError("is too large for a table or log of curves", where=str(path))
+        raise QuranAsrError(
+            "is too large for a table or log of curves",
+            where=str(path),
+            remedy=f"export its curves to a CSV of at most {_LARGEST // 1_000_000} MB",
+        )
     if path.suffix == ".json":
         return _of_log(read_trainer_state(path), path)
     try:
@@ -221,7 +229,11 @@ def _of_log(log: Log, path: Path) -> Curves:
         for tag, value in row.values.items():
             series.setdefault(tag, {})[at] = Point(at, number(value), row.epoch, None)
     if not series:
-        raise QuranAsrError(f"is a log of {log.toolkit} without measurements yet", where=str(path))
+        raise QuranAsrError(
+            f"is a log of {log.toolkit} without measurements yet",
+            where=str(path),
+            remedy="try again when the training has logged its first values",
+        )
     curves = {tag: tuple(sorted(points.values(), key=_step)) for tag, points in series.items()}
     return _judged(curves, path, in_epochs=in_epochs, notes=log.notes, percent=log.percent)
 
@@ -231,7 +243,9 @@ def _of_table(path: Path, text: str) -> Curves:
     try:
         header, rows = _table(_cells(text), path)
     except csv.Error as error:
-        raise QuranAsrError(f"not a readable CSV ({error})", where=str(path)) from None
+        raise QuranAsrError(
+            f"not a readable CSV ({error})", where=str(path), remedy="export it again, or name another log"
+        ) from None
     exported = re.search(r"tag-(.+)\.csv$", path.name)
     if [name.lower() for name in header] == ["wall time", "step", "value"] and exported:
         header = ["time", "step", exported.group(1)]  # as TensorBoard's page saves one curve
@@ -260,7 +274,9 @@ def _of_table(path: Path, text: str) -> Curves:
             ):
                 continue
             raise QuranAsrError(
-                "has no step" if columns.step is not None else "has no epoch", where=f"{path}:{line}"
+                "has no step" if columns.step is not None else "has no epoch",
+                where=f"{path}:{line}",
+                remedy="fill in the cell, or remove the line",
             )
         validated = split is not None and cells[split].strip() == "validation"
         for place, (tag, cell) in enumerate(zip(columns.tags, cells, strict=False)):
@@ -274,7 +290,7 @@ def _of_table(path: Path, text: str) -> Curves:
             value = _cell(cell, f"{path}:{line}")
             series.setdefault(tag, {})[int(at)] = Point(int(at), value, epoch, time)
     if not series:
-        raise QuranAsrError("holds no numbers", where=str(path))
+        raise QuranAsrError("holds no numbers", where=str(path), remedy="name a log that has curves")
     curves = {tag: tuple(sorted(points.values(), key=_step)) for tag, points in series.items()}
     return _judged(curves, path, in_epochs=columns.step is None, notes=columns.notes, percent=columns.percent)
 
@@ -350,7 +366,11 @@ def _cell(cell: str, where: str) -> float | None:
     try:
         return number(float(cell))
     except ValueError:
-        raise QuranAsrError(f"`{cell.strip()[:40]}` is not a number", where=where) from None
+        raise QuranAsrError(
+            f"`{cell.strip()[:40]}` is not a number",
+            where=where,
+            remedy="write a number, leave the cell empty, or remove the column",
+        ) from None
 
 
 def _step(point: Point) -> int:

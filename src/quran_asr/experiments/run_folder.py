@@ -22,6 +22,9 @@ from quran_asr.locks import locked
 LOCK = ".lock"
 """In the folder of a run while it is trained."""
 
+_RESTORE = "restore the file from a copy of the run, or train again with `quran-asr train`"
+_OTHER_FOLDER = "name another folder with exp_manager.exp_dir=FOLDER"
+
 _WER = re.compile(r"val_wer=(\d+(?:\.\d+)?)")
 _EPOCH = re.compile(r"-epoch=(\d{1,9})")
 _BEGAN = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
@@ -149,9 +152,9 @@ class RunFolder:
         try:
             return parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise QuranAsrError("no such file", where=str(path)) from None
+            raise QuranAsrError("no such file", where=str(path), remedy=_RESTORE) from None
         except ValueError:
-            raise QuranAsrError("is not JSON", where=str(path)) from None
+            raise QuranAsrError("is not JSON", where=str(path), remedy=_RESTORE) from None
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl` in order; none if there is no such file.
@@ -173,7 +176,9 @@ class RunFolder:
             if row is not None:
                 rows.append(row)
             elif number < len(lines):
-                raise QuranAsrError("is not a line of metrics", where=f"{self.metrics}:{number}")
+                raise QuranAsrError(
+                    "is not a line of metrics", where=f"{self.metrics}:{number}", remedy="remove this line"
+                )
         return _without_repeats(rows)
 
     def best_nemo(self) -> Path | None:
@@ -226,11 +231,15 @@ def create_run(exp_dir: str | Path, name: str, now: datetime | None = None) -> R
             break
         except FileExistsError:
             if not parent.is_dir():
-                raise QuranAsrError("is a file, not a folder for runs", where=str(parent)) from None
+                raise QuranAsrError(
+                    "is a file, not a folder for runs", where=str(parent), remedy=_OTHER_FOLDER
+                ) from None
             number += 1
         except OSError as error:
             reason = error.strerror or str(error)
-            raise QuranAsrError(f"cannot make the run folder ({reason})", where=str(path)) from None
+            raise QuranAsrError(
+                f"cannot make the run folder ({reason})", where=str(path), remedy=_OTHER_FOLDER
+            ) from None
     run = RunFolder(path)
     run.checkpoints.mkdir()
     return run

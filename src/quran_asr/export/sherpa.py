@@ -320,5 +320,8 @@ def _tokens(vocabulary: Vocabulary) -> bytes:
     """`tokens.txt`: a piece and its number on each line, the blank last."""
     for token, piece in enumerate(vocabulary.pieces):
         if not piece or piece.split() != [piece] or piece == BLANK:
-            raise QuranAsrError(f"token {token}, `{piece!r}`, cannot be written into tokens.txt")
+            raise QuranAsrError(
+                f"token {token}, `{piece!r}`, cannot be written into tokens.txt",
+                remedy="leave out `--target sherpa`; quran-asr itself needs the bundle only",
+            )
     return "".join(f"{piece} {i}\n" for i, piece in enumerate([*vocabulary.pieces, BLANK])).encode()

@@ -194,7 +194,7 @@ def cut(samples: Floats, seed: int) -> Iterator[Floats]:
 def _difference(emissions: Emissions, scores: Floats, where: str) -> float:
     if emissions.log_probs.shape != scores.shape:
         raise QuranAsrError(
-            f"{len(emissions.log_probs)} frames where the model has {len(scores)}", where=where
+            f"{len(emissions.log_probs)} frames where the model has {len(scores)}", where=where, remedy=REPORT
         )
     difference = float(np.abs(emissions.log_probs - scores).max(initial=0.0))
     if not difference <= TOLERANCE:

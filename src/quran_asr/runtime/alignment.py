@@ -288,7 +288,11 @@ def in_spelling(recording: AlignedRecording, spelling: str) -> AlignedRecording:
         return recording
     edition_of(spelling)
     if recording.spelling == "uthmani":
-        raise QuranAsrError(f"words in uthmani cannot be given in {spelling}", where=recording.audio)
+        raise QuranAsrError(
+            f"words in uthmani cannot be given in {spelling}",
+            where=recording.audio,
+            remedy="leave --spelling out, or name a model of another spelling with --model",
+        )
     segments = (replace(one, words=_respelled(one, spelling)) for one in recording.segments)
     return replace(recording, spelling=spelling, segments=tuple(segments))
 

@@ -190,7 +190,11 @@ def _next_block(arrivals: _Arrivals, stall_seconds: float, name: str) -> NDArray
             return arrivals.blocks.get(timeout=min(0.1, stall_seconds))
         except queue.Empty:
             if arrivals.ended:
-                raise QuranAsrError("the microphone has gone (unplugged?)", where=name) from None
+                raise QuranAsrError(
+                    "the microphone has gone (unplugged?)",
+                    where=name,
+                    remedy="plug it in and run the same command again",
+                ) from None
     raise QuranAsrError(
         f"no audio has come for {stall_seconds:g} s",
         where=name,
@@ -204,7 +208,10 @@ def _chosen(backend: Backend, device: int | str | None) -> InputDevice:
     except (ValueError, backend.PortAudioError):
         names = "; ".join(f"{one.index} {one.name}" for one in input_devices(backend))
     if not names:
-        raise QuranAsrError("this computer has no microphone that can be listened to")
+        raise QuranAsrError(
+            "this computer has no microphone that can be listened to",
+            remedy="connect one, or read a pipe: quran-asr listen -",
+        )
     if device is None:
         raise QuranAsrError("the system has no default microphone", remedy=f"choose one of: {names}")
     raise QuranAsrError(f"`{device}` is not one microphone", remedy=f"choose one of: {names}")
@@ -385,5 +392,7 @@ def blocks_of_file(
         yield piece
     elif not given:
         raise QuranAsrError(
-            f"too short: {resampler.samples_seen} samples at {resampler.rate} Hz", where=str(path)
+            f"too short: {resampler.samples_seen} samples at {resampler.rate} Hz",
+            where=str(path),
+            remedy="use a longer recording or a longer stretch of it",
         )

@@ -61,7 +61,11 @@ class FeatureSettings:
             value = getattr(self, field.name)
             kinds = (int,) if field.type == "int" else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-                raise QuranAsrError(f"{value!r} is not a valid value", where=field.name)
+                raise QuranAsrError(
+                    f"{value!r} is not a valid value",
+                    where=field.name,
+                    remedy=f"give a {'whole' if kinds == (int,) else 'finite'} number",
+                )
         wrong = {
             "sample_rate": not 1_000 <= self.sample_rate <= 1_000_000,
             "n_fft": not 2 <= self.n_fft <= 65_536 or self.n_fft % 2,
@@ -75,7 +79,9 @@ class FeatureSettings:
         for name, is_wrong in wrong.items():
             if is_wrong:
                 raise QuranAsrError(
-                    f"{getattr(self, name)} fits no features with {asdict(self)}", where=f"features: {name}"
+                    f"{getattr(self, name)} fits no features with {asdict(self)}",
+                    where=f"features: {name}",
+                    remedy="use the settings of the shipped recipes: 16 kHz, window 400, hop 160, n_fft 512",
                 )
 
     def frames(self, samples: int) -> int:

@@ -193,7 +193,10 @@ class Recognizer:
             QuranAsrError: a stream is named twice, or belongs to another recognizer.
         """
         if len({id(stream) for stream in streams}) < len(streams):
-            raise QuranAsrError("a stream is named twice: its chunks follow each other")
+            raise QuranAsrError(
+                "a stream is named twice: its chunks follow each other",
+                remedy="name each stream once in a call of `advance`",
+            )
         if any(stream.engine is not self.engine for stream in streams):
             raise QuranAsrError("a stream of another recognizer", remedy="let that one advance it")
         return self.engine.advance(streams)

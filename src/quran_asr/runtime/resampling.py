@@ -77,7 +77,9 @@ class Resampler:
                 the second), or audio after the end.
         """
         if self._ended:
-            raise QuranAsrError("more audio after its end", where=self.where)
+            raise QuranAsrError(
+                "more audio after its end", where=self.where, remedy="make a new `Resampler` for more audio"
+            )
         mono = self._mono(_array(samples, self.where))
         self.samples_seen += len(mono)
         if self._stream is None:

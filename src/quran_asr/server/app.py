@@ -181,7 +181,9 @@ async def _started(socket: WebSocket, service: Service) -> Start:
     message = await _received(socket, service)
     start = parse(message) if isinstance(message, str) else None
     if not isinstance(start, Start):
-        raise QuranAsrError("the first message must be `start`")
+        raise QuranAsrError(
+            "the first message must be `start`", remedy='send {"type": "start"} before audio and `stop`'
+        )
     service.check_token(start.token)
     return start
 
@@ -198,7 +200,10 @@ async def _converse(socket: WebSocket, service: Service, start: Start) -> None:
                 follow = partial(session.accept, part)
                 await _sent(socket, service, *await service.work(schedule, session.seconds, follow))
         elif not isinstance(parse(message), protocol.Stop):
-            raise QuranAsrError("the session has already begun")
+            raise QuranAsrError(
+                "the session has already begun",
+                remedy="send audio or `stop`, and open another connection for another session",
+            )
         late = time.monotonic() - begun > service.limits.seconds
         if late or isinstance(message, str):
             finish = partial(session.finish, "limit" if late else "stop")

@@ -43,19 +43,33 @@ def parse(text: str) -> Start | Stop:
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):
-        raise QuranAsrError("the message is not JSON") from None
+        raise QuranAsrError(
+            "the message is not JSON",
+            remedy='send JSON, for example {"type": "start"}, and audio as binary messages',
+        ) from None
     kind = message.get("type") if isinstance(message, dict) else None
     if kind == "stop":
         return Stop()
     if kind != "start":
-        raise QuranAsrError("the message is neither `start` nor `stop`")
+        raise QuranAsrError(
+            "the message is neither `start` nor `stop`", remedy='send {"type": "start"} or {"type": "stop"}'
+        )
     rate, at, token = message.get("rate", SAMPLE_RATE), message.get("at"), message.get("token", "")
     if not isinstance(rate, int) or isinstance(rate, bool) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise QuranAsrError(f"`rate` must be a whole number from {LOWEST_RATE:,} to {HIGHEST_RATE:,}")
+        raise QuranAsrError(
+            f"`rate` must be a whole number from {LOWEST_RATE:,} to {HIGHEST_RATE:,}",
+            remedy="give the sample rate of the audio in hertz, or leave it out for 16,000",
+        )
     if at is not None and not isinstance(at, str):
-        raise QuranAsrError("`at` must be a string, as in 2:255:0")
+        raise QuranAsrError(
+            "`at` must be a string, as in 2:255:0",
+            remedy="write surah:verse:index in quotation marks, or leave `at` out",
+        )
     if not isinstance(token, str):
-        raise QuranAsrError("`token` must be a string")
+        raise QuranAsrError(
+            "`token` must be a string",
+            remedy="send what follows `#` in the address that `quran-asr serve` printed",
+        )
     return Start(rate, None if at is None else WordRef.parse(at), token)
 
 

@@ -63,10 +63,14 @@ class Session:
         """
         if len(pcm) > self._limits.message_bytes:
             raise QuranAsrError(
-                f"a message holds {len(pcm):,} bytes; {self._limits.message_bytes:,} may come"
+                f"a message holds {len(pcm):,} bytes; {self._limits.message_bytes:,} may come",
+                remedy="send 100 ms of audio per message",
             )
         if len(pcm) % 2:
-            raise QuranAsrError(f"a message of {len(pcm):,} bytes ends inside a 16-bit sample")
+            raise QuranAsrError(
+                f"a message of {len(pcm):,} bytes ends inside a 16-bit sample",
+                remedy="send whole samples: an even number of bytes in each message",
+            )
         samples = np.frombuffer(pcm, "<i2").astype(np.int16, copy=False)
         step = round(seconds * self._rate)
         for at in range(0, len(samples), step):

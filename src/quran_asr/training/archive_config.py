@@ -506,7 +506,11 @@ def parse(content: bytes, where: str) -> Any:
         return yaml.load(text, Loader=FAST)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:80]
-        raise QuranAsrError(f"not a configuration ({reason})", where=where) from None
+        raise QuranAsrError(
+            f"not a configuration ({reason})",
+            where=where,
+            remedy="fetch or copy the archive again, or use another model",
+        ) from None
 
 
 def rebuild(config: Any, where: str) -> dict[str, Any]:
@@ -527,7 +531,11 @@ def rebuild(config: Any, where: str) -> dict[str, Any]:
         raise _refused("the configuration is not a mapping", where)
     named = config.get("target")
     if not isinstance(named, str):
-        raise QuranAsrError("names no model class (`target`)", where=where)
+        raise QuranAsrError(
+            "names no model class (`target`)",
+            where=where,
+            remedy="use a .nemo that NeMo or `quran-asr train` wrote",
+        )
     module, _, name = named.rpartition(".")
     models = "nemo.collections.asr.models"
     if name not in MODELS or module not in (models, f"{models}.{MODELS[name]}"):

@@ -76,7 +76,11 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
             remedy="use another checkpoint of the run",
         ) from error
     if not isinstance(loaded, dict) or "state_dict" not in loaded:
-        raise QuranAsrError("a checkpoint without weights (`state_dict`)", where=str(path))
+        raise QuranAsrError(
+            "a checkpoint without weights (`state_dict`)",
+            where=str(path),
+            remedy="name a .ckpt that `quran-asr train` wrote",
+        )
     return loaded
 
 
@@ -97,7 +101,11 @@ def model_weights(path: Path) -> dict[str, Tensor]:
         if str(name).startswith("model.") and isinstance(tensor, Tensor)
     }
     if not weights:
-        raise QuranAsrError("a checkpoint without weights of a model", where=str(path))
+        raise QuranAsrError(
+            "a checkpoint without weights of a model",
+            where=str(path),
+            remedy="name a .ckpt that `quran-asr train` wrote",
+        )
     mean = checkpoint.get("quran_asr", {}).get("weight_average", [])
     return weights | _running_mean(weights, mean, path)
 

@@ -109,7 +109,10 @@ def _broken(device: torch.device) -> str:
 
 def in_one_line(error: RuntimeError) -> QuranAsrError:
     """Torch's message of a failure, in one line."""
-    return QuranAsrError(str(error).strip().splitlines()[0] if str(error).strip() else "torch failed")
+    return QuranAsrError(
+        str(error).strip().splitlines()[0] if str(error).strip() else "torch failed",
+        remedy="check torch, driver and free memory; trainer.accelerator=cpu trains without the GPU",
+    )
 
 
 # A lattice so small that every alignment can be written down: its loss is their sum, its gradient
@@ -232,7 +235,11 @@ def signal(model: EncDecHybridRNNTCTCBPEModel, clips: ClipSet, seed: int) -> flo
     drawn = random.Random(f"signal {seed}").sample(range(len(clips)), min(CLIPS, len(clips)))
     batch = collate([clips[i] for i in drawn])
     if not batch.indices:
-        raise QuranAsrError(batch.unreadable[0][1], where=clips.clips[batch.unreadable[0][0]].segment.audio)
+        raise QuranAsrError(
+            batch.unreadable[0][1],
+            where=clips.clips[batch.unreadable[0][0]].segment.audio,
+            remedy="`quran-asr corpus scan` lists what is wrong with each file",
+        )
     features, lengths = model.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
     pre_encode: nn.Module = model.encoder.pre_encode
     out, frames = pre_encode(x=features.transpose(1, 2), lengths=lengths)
@@ -353,7 +360,11 @@ def overfit_gate(
     chosen = ClipSet(tokenize(clips, tokenizer), cache_bytes=1 << 28)
     batch = collate([chosen[i] for i in range(len(chosen))])
     if not batch.indices:
-        raise QuranAsrError(batch.unreadable[0][1], where=clips[batch.unreadable[0][0]].audio)
+        raise QuranAsrError(
+            batch.unreadable[0][1],
+            where=clips[batch.unreadable[0][0]].audio,
+            remedy="`quran-asr corpus scan` lists what is wrong with each file",
+        )
     texts = [clips[i].text for i in batch.indices]
     silent = int((batch.audio.abs().amax(dim=1) < _SILENT).sum())
     model = build_model(plain, tokenizer.folder)

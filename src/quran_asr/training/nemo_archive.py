@@ -91,7 +91,11 @@ def extract_tokenizer(archive: Archive, folder: Path) -> None:
         members = _checked_members(tar)
         found = _tokenizer_member(archive.config, members)
         if found is None:
-            raise QuranAsrError("has no SentencePiece tokenizer", where=str(archive.path))
+            raise QuranAsrError(
+                "has no SentencePiece tokenizer",
+                where=str(archive.path),
+                remedy="use a model whose archive has a `tokenizer.model`",
+            )
         model = _read(tar, members[found], LARGEST_TOKENIZER)
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = [piece for piece in archive.pieces or () if piece != "<unk>"]
@@ -102,7 +106,7 @@ def extract_tokenizer(archive: Archive, folder: Path) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Tar]:
     if not path.is_file():
-        raise QuranAsrError("no such archive", where=str(path))
+        raise QuranAsrError("no such archive", where=str(path), remedy="check the path of the .nemo")
     try:
         with open_tar(path) as tar:
             yield tar
@@ -137,7 +141,11 @@ def _checked_members(tar: Tar) -> dict[str, tarfile.TarInfo]:
         found[parts[-1]] = member
     for needed in (CONFIG, WEIGHTS):
         if needed not in found:
-            raise QuranAsrError(f"has no `{needed}`: not a NeMo model", where=str(tar.path))
+            raise QuranAsrError(
+                f"has no `{needed}`: not a NeMo model",
+                where=str(tar.path),
+                remedy="use a .nemo that NeMo or `quran-asr train` wrote",
+            )
     return found
 
 
@@ -175,7 +183,11 @@ def _pieces(model: bytes, where: str) -> tuple[str, ...]:
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, ValueError, TypeError):
-        raise QuranAsrError("not a SentencePiece model", where=where) from None
+        raise QuranAsrError(
+            "not a SentencePiece model",
+            where=where,
+            remedy="fetch or copy the archive again, or use another model",
+        ) from None
     return tuple(processor.id_to_piece(i) for i in range(processor.get_piece_size()))
 
 
@@ -242,5 +254,5 @@ def _load(file: Path, where: str) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
     )
     if not plain:
-        raise QuranAsrError("holds more than tensors by name", where=where)
+        raise QuranAsrError("holds more than tensors by name", where=where, remedy="do not use this archive")
     return dict(loaded)

@@ -277,7 +277,11 @@ def _on_hub(name: str) -> _OnHub:
         ) from None
     for part in (found["revision"], found["file"]):
         if part is not None and not _is_inside(part):
-            raise QuranAsrError(f"`{part[:100]}` is not a revision or file of a model", where=KEY)
+            raise QuranAsrError(
+                f"`{part[:100]}` is not a revision or file of a model",
+                where=KEY,
+                remedy="write OWNER/NAME@REVISION:FILE.nemo with names as the hub lists them",
+            )
     return _OnHub(name, repository, found["revision"], found["file"], found["owner"] is None)
 
 
@@ -434,7 +438,11 @@ def _file_sha256(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise QuranAsrError(f"cannot be read ({error.strerror or error})", where=str(path)) from None
+        raise QuranAsrError(
+            f"cannot be read ({error.strerror or error})",
+            where=str(path),
+            remedy="check the permissions of the file, and the disk",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -650,7 +658,11 @@ def _download(
         )
     if not is_archive(part):
         part.unlink()
-        raise QuranAsrError("what came is no .nemo archive; it was thrown away", where=url)
+        raise QuranAsrError(
+            "what came is no .nemo archive; it was thrown away",
+            where=url,
+            remedy="name another .nemo of this model, as in `OWNER/NAME:FILE.nemo`, or another model",
+        )
     with _writing(path):
         part.replace(path)
         state = path.stat()
@@ -750,7 +762,11 @@ def _refuse_unsafe_redirect(url: str, headers: dict[str, str]) -> None:
     except ValueError:  # of `urlsplit`, here or in the hub's client
         safe = False
     if not safe:
-        raise QuranAsrError(f"redirects to `{ascii(location)[1:100]}`, which is not https", where=url)
+        raise QuranAsrError(
+            f"redirects to `{ascii(location)[1:100]}`, which is not https",
+            where=url,
+            remedy=f"check HF_ENDPOINT, or download it by hand and use `{KEY}=PATH`",
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -407,7 +407,11 @@ def restore(path: Path) -> EncDecHybridRNNTCTCBPEModel:
             model.load_state_dict(weights)
         except Exception as error:  # NeMo raises whatever its parts raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-            raise QuranAsrError(f"NeMo cannot restore it ({reason})", where=str(path)) from error
+            raise QuranAsrError(
+                f"NeMo cannot restore it ({reason})",
+                where=str(path),
+                remedy="fetch or copy it again, or use another model",
+            ) from error
     return model
 
 

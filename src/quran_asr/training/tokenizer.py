@@ -33,11 +33,19 @@ class Tokenizer:
         self.folder = folder
         model = folder / "tokenizer.model"
         if not model.is_file():
-            raise QuranAsrError("no `tokenizer.model` in the folder", where=str(folder))
+            raise QuranAsrError(
+                "no `tokenizer.model` in the folder",
+                where=str(folder),
+                remedy="make one with `quran-asr tokenizer --to FOLDER`, and name it in model.tokenizer.dir",
+            )
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
         except (RuntimeError, OSError) as error:
-            raise QuranAsrError("not a SentencePiece model", where=str(model)) from error
+            raise QuranAsrError(
+                "not a SentencePiece model",
+                where=str(model),
+                remedy="copy it again, or make another with `quran-asr tokenizer --to FOLDER`",
+            ) from error
 
     @property
     def size(self) -> int:
@@ -168,7 +176,13 @@ def unknown_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
 def _refuse_losses(tokenizer: Tokenizer, verses: Sequence[str]) -> None:
     unknown = unknown_tokens(tokenizer, verses)
     if unknown:
-        raise QuranAsrError(f"{len(unknown)} verses need an unknown token, the first: {unknown[0]}")
+        raise QuranAsrError(
+            f"{len(unknown)} verses need an unknown token, the first: {unknown[0]}",
+            remedy="report it with quran.spelling, quran.vocabulary_size and the version of sentencepiece",
+        )
     lost = [verse for verse in verses if tokenizer.decode(tokenizer.encode(verse)) != verse]
     if lost:
-        raise QuranAsrError(f"{len(lost)} verses do not survive encoding and decoding, the first: {lost[0]}")
+        raise QuranAsrError(
+            f"{len(lost)} verses do not survive encoding and decoding, the first: {lost[0]}",
+            remedy="report it with quran.spelling, quran.vocabulary_size and the version of sentencepiece",
+        )

@@ -34,6 +34,7 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ALIAS = re.compile(r"(?:^|[\s\[{,:])[*&]\w", re.MULTILINE)
 _MOST_BYTES = 1_000_000
 """Of a recipe; one of ours has 3,000."""
+_RESTORE = "restore the recipe.yaml of this run from a copy, or move its folder elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +159,15 @@ def _recipe(place: Path) -> dict[str, Any]:
     path = place / "recipe.yaml"
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise QuranAsrError("is too large for a recipe", where=str(path))
+            raise QuranAsrError("is too large for a recipe", where=str(path), remedy=_RESTORE)
         text = path.read_text(encoding="utf-8")
         if _ALIAS.search(_QUOTED.sub("", text)):  # a few of them can stand for billions of values
-            raise QuranAsrError("has anchors, which no recipe has", where=str(path))
+            raise QuranAsrError("has anchors, which no recipe has", where=str(path), remedy=_RESTORE)
         values = yaml.load(text, Loader=_LOADER)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        raise QuranAsrError("cannot be read as a recipe", where=str(path)) from None
+        raise QuranAsrError("cannot be read as a recipe", where=str(path), remedy=_RESTORE) from None
     if not isinstance(values, dict):
-        raise QuranAsrError("is not a recipe", where=str(path))
+        raise QuranAsrError("is not a recipe", where=str(path), remedy=_RESTORE)
     return dict(_leaves(values))
 
 

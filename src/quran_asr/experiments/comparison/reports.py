@@ -17,6 +17,8 @@ from quran_asr.files import parse_json
 Key = tuple[str, float, float, str]
 """What makes a clip the same: file name with its folder, offset and duration in seconds, reference."""
 
+_MADE_BY = "`quran-asr evaluate MANIFEST --model MODEL` makes one"
+
 
 @dataclass(frozen=True, slots=True)
 class PairedErrors:
@@ -142,11 +144,9 @@ def read_report(path: Path) -> NamedReport:
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        raise QuranAsrError("is not JSON", where=str(path)) from None
+        raise QuranAsrError("is not JSON", where=str(path), remedy=_MADE_BY) from None
     if not isinstance(values, dict) or not {"wer", "model", *LIKE} <= values.keys():
-        raise QuranAsrError(
-            "is not a report", where=str(path), remedy="`quran-asr evaluate MANIFEST --model MODEL` makes one"
-        )
+        raise QuranAsrError("is not a report", where=str(path), remedy=_MADE_BY)
     for key, (kind, fits) in _KINDS.items():
         if key in values and not fits(values[key]):
             raise QuranAsrError(

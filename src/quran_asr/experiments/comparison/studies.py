@@ -186,7 +186,11 @@ def prepare(study: Study, folder: Path, overrides: Sequence[str], conditions: Co
         variant = Variant("pretraining", load_recipe(recipe, [*own, *shared, *data]))
         trial = Trial(folder / "pretraining", variant, variant.recipe.quran.seed)
         if run_trials(folder, [trial], conditions):
-            raise QuranAsrError("the pretraining failed", where=str(trial.log))
+            raise QuranAsrError(
+                "the pretraining failed",
+                where=str(trial.log),
+                remedy="fix the error in this log, and give the same command again",
+            )
         found = trial.run()
         run = "" if found is None else str(found.path.absolute())
     variants = [[word.replace(PRETRAINED, json.dumps(run)) for word in variant] for variant in study.variants]

@@ -25,6 +25,8 @@ FORMAT = 1
 REPORT_SECONDS = 60.0
 """Seconds between progress lines where stderr is not a terminal."""
 
+_OTHER_FOLDER = "name another folder with --to"
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -77,18 +79,17 @@ def keep_question(folder: Path, question: Question) -> None:
         path: sha256_of(Path(path)) for variant in question.variants for path in manifests_of(variant.recipe)
     }
     before = _read_index(folder) if (folder / INDEX).is_file() else {"data": {}, "variants": []}
-    other = "name another folder with --to"
     kept = before["data"] if _begun(folder, "*") else {}
     for path, digest in kept.items():
         if data.get(path, digest) != digest:
-            raise QuranAsrError("was changed since the first trials", where=path, remedy=other)
+            raise QuranAsrError("was changed since the first trials", where=path, remedy=_OTHER_FOLDER)
     for variant in question.variants:
         place = folder / "recipes" / f"{variant.slug}.yaml"
         if _begun(folder, variant.slug) and changes(load_recipe(place), variant.recipe):
             raise QuranAsrError(
                 f"holds trials of another `{variant.name}`",
                 where=str(place),
-                remedy=other,
+                remedy=_OTHER_FOLDER,
             )
         write_atomically(place, _as_file(variant.recipe).encode())
     index = {
@@ -119,7 +120,7 @@ def read_question(folder: Path) -> Question:
             variants.append(Variant(str(recorded["name"]), load_recipe(place)))
         return Question(tuple(variants), int(index["seeds"]))
     except (KeyError, TypeError, ValueError):
-        raise QuranAsrError("is not a comparison", where=str(folder / INDEX)) from None
+        raise QuranAsrError("is not a comparison", where=str(folder / INDEX), remedy=_OTHER_FOLDER) from None
 
 
 def trials_of(folder: Path, question: Question) -> list[Trial]:
@@ -262,13 +263,13 @@ def _read_index(folder: Path) -> dict[str, Any]:
             "holds no comparison", where=str(folder), remedy="name two recipes, runs or reports"
         ) from None
     except ValueError:
-        raise QuranAsrError("is not JSON", where=str(place)) from None
+        raise QuranAsrError("is not JSON", where=str(place), remedy=_OTHER_FOLDER) from None
     if (
         not isinstance(index, dict)
         or index.get("format") != FORMAT
         or not isinstance(index.get("data"), dict)
     ):
-        raise QuranAsrError(f"is not a comparison of format {FORMAT}", where=str(place))
+        raise QuranAsrError(f"is not a comparison of format {FORMAT}", where=str(place), remedy=_OTHER_FOLDER)
     return index
 
 

@@ -85,7 +85,10 @@ def split_variants(words: Sequence[str]) -> tuple[list[list[str]], list[str]]:
             try:
                 variants.append(shlex.split(word))
             except ValueError as error:
-                raise QuranAsrError(f"`{word}` cannot be split into words ({error})") from None
+                raise QuranAsrError(
+                    f"`{word}` cannot be split into words ({error})",
+                    remedy='write "RECIPE KEY=VALUE", and close every quote inside it',
+                ) from None
     return variants, shared
 
 
@@ -138,7 +141,10 @@ def refuse_unlike(variants: Sequence[Variant], *, anyway: bool) -> None:
     for place, variant in enumerate(variants[1:], start=1):
         for earlier in variants[:place]:
             if not changes(earlier.recipe, variant.recipe):
-                raise QuranAsrError(f"`{earlier.name}` and `{variant.name}` would be the same training twice")
+                raise QuranAsrError(
+                    f"`{earlier.name}` and `{variant.name}` would be the same training twice",
+                    remedy='leave one of them out, or give it an override of its own: "RECIPE KEY=VALUE"',
+                )
             if earlier.slug == variant.slug:
                 raise QuranAsrError(
                     f"two variants are called `{variant.name}`", remedy="give a file another name"
@@ -261,7 +267,7 @@ def read_runs(folders: Sequence[RunFolder]) -> list[Trained]:
     places = [run.path.resolve() for run in folders]
     for place, run in enumerate(folders):
         if run.path.resolve() in places[:place]:
-            raise QuranAsrError("is named twice", where=str(run.path))
+            raise QuranAsrError("is named twice", where=str(run.path), remedy="name each run once")
     return [Trained(run, load_recipe(run.recipe), read_curves(run.path)) for run in folders]
 
 
@@ -303,7 +309,11 @@ def variants_of(runs: Sequence[Trained]) -> list[tuple[VariantCurves, list[Train
     for group in groups:
         seeds = tuple(run.recipe.quran.seed for run in group)
         if len(set(seeds)) < len(seeds):
-            raise QuranAsrError("two runs of one recipe have the same seed", where=str(group[-1].folder.path))
+            raise QuranAsrError(
+                "two runs of one recipe have the same seed",
+                where=str(group[-1].folder.path),
+                remedy="leave one of them out, or train one again with quran.seed=N",
+            )
         names = [other[0].folder.name for other in groups]
         name = group[0].folder.name
         if names.count(name) > 1:  # begun in the same second, or a copy

@@ -96,7 +96,11 @@ def read_clips(manifest: str | Path) -> ManifestClips:
         length = values.get("duration")
         known = isinstance(length, int | float) and not isinstance(length, bool)
         if length is None or not (known and 0 < length <= LONGEST_SECONDS):
-            raise QuranAsrError("has no `duration` in seconds", where=f"{manifest}:{number}")
+            raise QuranAsrError(
+                "has no `duration` in seconds",
+                where=f"{manifest}:{number}",
+                remedy='write the length of the clip, as in "duration": 4.2',
+            )
         seconds.append(length)
         content = different.setdefault((_text(values), _verses(values)), len(different))
         if content == len(first_lines):

@@ -107,7 +107,10 @@ class Players:
             return ""
         try:
             if not self.recordings.hold(folder / segment.audio):
-                raise QuranAsrError("the recording is neither in the run nor in its manifests")
+                raise QuranAsrError(
+                    "the recording is neither in the run nor in its manifests",
+                    remedy="name it in a manifest of the run",
+                )
             encoded = _as_mp3(segment, folder)
         except QuranAsrError as error:
             return f'<p class="note">No audio: {html.escape(error.what)}.</p>'
@@ -224,7 +227,8 @@ def _clusters(word: str) -> list[str]:
 def _as_mp3(segment: Segment, folder: Path) -> bytes:
     if not 0 < segment.duration <= LONGEST_SECONDS:
         raise QuranAsrError(
-            f"clips of up to {LONGEST_SECONDS:.0f} s are played, and this one has {segment.duration:.0f}"
+            f"clips of up to {LONGEST_SECONDS:.0f} s are played, and this one has {segment.duration:.0f}",
+            remedy="cut it into shorter clips",
         )
     samples = audio.read(folder / segment.audio, segment.offset, segment.duration)
     return audio.as_mp3(samples)

@@ -228,7 +228,11 @@ def _write_best(sweep: Sweep, folder: Path, best: Row) -> Path:
     ]
     write_atomically(path, ("\n".join(lines) + "\n").encode())
     if resolve(path).recipe != resolved.recipe:
-        raise QuranAsrError("does not hold the recipe of its trial", where=str(path))
+        raise QuranAsrError(
+            "does not hold the recipe of its trial",
+            where=str(path),
+            remedy=f"train with the recipe.yaml below {trial_folder(folder, best.number)} instead",
+        )
     return path
 
 

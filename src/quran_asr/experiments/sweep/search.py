@@ -120,7 +120,7 @@ def _keep_request(sweep: Sweep, folder: Path) -> None:
         try:
             before = parse_json(place.read_text(encoding="utf-8"))
         except ValueError:
-            raise QuranAsrError("is not JSON", where=str(place)) from None
+            raise QuranAsrError("is not JSON", where=str(place), remedy="another --to FOLDER") from None
         recipe_then = load_recipe(kept)
         what = [f"`{key}` is another" for key in ("recipe", "keys", "seed") if before.get(key) != asked[key]]
         what += map(str, changes(recipe_then, recipe))

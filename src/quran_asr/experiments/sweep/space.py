@@ -146,7 +146,8 @@ def _between(key: str, low: str, high: str, log: str | None) -> ValueRange:
     whole = int in kinds and all(re.fullmatch(r"[+-]?\d+", end) for end in (low, high))
     if not whole and float not in kinds:
         numbers = "whole numbers: write both ends as such" if int in kinds else "no number: list its values"
-        raise QuranAsrError(f"`{key}` takes {numbers}", where=where)
+        remedy = f"write {key}=LOW..HIGH in whole numbers" if int in kinds else f"write {key}=VALUE,VALUE"
+        raise QuranAsrError(f"`{key}` takes {numbers}", where=where, remedy=remedy)
     bottom, top = float(low), float(high)
     if not (math.isfinite(bottom) and math.isfinite(top) and bottom < top):
         raise QuranAsrError("the range is empty", where=where, remedy="write low..high")

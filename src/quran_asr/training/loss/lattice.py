@@ -64,7 +64,10 @@ def lattice_loss(
     """
     if blank.dim() != 3 or label.shape != (*blank.shape[:2], blank.shape[2] - 1):
         shapes = f"blank {list(blank.shape)}, label {list(label.shape)}"
-        raise QuranAsrError(f"the lattice takes blank [B, T, U + 1] and label [B, T, U], not {shapes}")
+        raise QuranAsrError(
+            f"the lattice takes blank [B, T, U + 1] and label [B, T, U], not {shapes}",
+            remedy="give `blank` one place more than `label` in the last of three dimensions",
+        )
     lengths = Lengths.checked(frames, labels, blank.shape[:2], label.shape[2], fastemit_lambda)
     cells = Cells.of(lengths, blank.device)
     loss: Tensor = _LatticeLoss.apply(  # type: ignore[no-untyped-call]
@@ -88,20 +91,30 @@ class Lengths:
     ) -> Lengths:
         """The lengths as numbers; refuses those that do not fit into `room` [B, T] and [B, most_labels]."""
         if not fastemit_lambda >= 0:
-            raise QuranAsrError(f"fastemit_lambda is {fastemit_lambda}; it cannot be below 0")
+            raise QuranAsrError(
+                f"fastemit_lambda is {fastemit_lambda}; it cannot be below 0",
+                remedy="set `fastemit_lambda` to 0 or more",
+            )
         clips, most_frames = room
         if frames.shape != (clips,) or labels.shape != (clips,) or not clips:
             given = f"{list(frames.shape)} and {list(labels.shape)}"
-            raise QuranAsrError(f"{clips} clips need as many numbers of frames and of labels, not {given}")
+            raise QuranAsrError(
+                f"{clips} clips need as many numbers of frames and of labels, not {given}",
+                remedy="give `frames` and `labels` one number per clip, and at least one clip",
+            )
         frame_counts, label_counts = frames.tolist(), labels.tolist()
         for clip, count in enumerate(frame_counts):
             if not 1 <= count <= most_frames:
                 raise QuranAsrError(
-                    f"clip {clip} has {count} frames; the encoder gave room for 1 to {most_frames}"
+                    f"clip {clip} has {count} frames; the encoder gave room for 1 to {most_frames}",
+                    remedy="correct `frames`, or raise model.train_ds.min_duration for clips without a frame",
                 )
         for clip, count in enumerate(label_counts):
             if not 0 <= count <= most_labels:
-                raise QuranAsrError(f"clip {clip} has {count} labels; there is room for 0 to {most_labels}")
+                raise QuranAsrError(
+                    f"clip {clip} has {count} labels; there is room for 0 to {most_labels}",
+                    remedy="correct `labels`, or pad `targets` to the longest clip",
+                )
         return cls(tuple(frame_counts), tuple(label_counts))
 
     @property
@@ -177,7 +190,10 @@ def check_targets(targets: Tensor, classes: int) -> None:
     if len(wrong):
         clip, place = wrong[0].tolist()
         number = int(targets[clip, place])
-        raise QuranAsrError(f"clip {clip}: target {place} is {number}; labels go from 0 to {classes - 1}")
+        raise QuranAsrError(
+            f"clip {clip}: target {place} is {number}; labels go from 0 to {classes - 1}",
+            remedy="use the tokenizer with which the model was made",
+        )
 
 
 def occupancies(

@@ -82,11 +82,17 @@ def transducer_loss(
         raise QuranAsrError(f"unknown transducer loss engine `{engine}`", remedy=f"use {', '.join(ENGINES)}")
     steps = ENGINES[engine]()
     if tile_clips is not None and tile_clips < 1:
-        raise QuranAsrError(f"a tile holds at least one clip, not {tile_clips}")
+        raise QuranAsrError(
+            f"a tile holds at least one clip, not {tile_clips}",
+            remedy="set model.joint.fused_batch_size, `tile_clips` here, to 1 or more",
+        )
     three = encoder.dim() == prediction.dim() == 3 and len(encoder) == len(prediction)
     if not three or targets.shape != (len(encoder), prediction.shape[1] - 1):
         given = ", ".join(str(list(one.shape)) for one in (encoder, prediction, targets))
-        raise QuranAsrError(f"{given} do not fit together as [B, T, D], [B, U + 1, P] and [B, U]")
+        raise QuranAsrError(
+            f"{given} do not fit together as [B, T, D], [B, U + 1, P] and [B, U]",
+            remedy="give `prediction` one place more than `targets`, for the same B clips",
+        )
     lengths = Lengths.checked(frames, labels, encoder.shape[:2], targets.shape[1], fastemit_lambda)
 
     too_late = torch.arange(encoder.shape[1]) >= lengths.frames[:, None]
@@ -143,7 +149,10 @@ def _any_joint_loss(
     logits = joint(encoder, prediction)
     expected = [*encoder.shape[:2], prediction.shape[1]]
     if logits.dim() != 4 or list(logits.shape[:3]) != expected:
-        raise QuranAsrError(f"the joint gave {list(logits.shape)} instead of {[*expected, 'V + 1']}")
+        raise QuranAsrError(
+            f"the joint gave {list(logits.shape)} instead of {[*expected, 'V + 1']}",
+            remedy="give a joint that returns [b, T, U + 1, V + 1], blank last",
+        )
     check_targets(targets, logits.shape[3] - 1)
     cells = Cells.of(lengths, logits.device)
     rows = logits[cells.clip, cells.frame, cells.emitted]
