@@ -119,6 +119,9 @@ def test_what_is_no_file_name_is_refused_in_one_line(wrong: Any) -> None:
 def test_other_wrong_arguments_are_errors_too(small_bundle: Path, voice: np.ndarray, tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", voice)
     recognizer = quran_asr.load(small_bundle, decoder="ctc")
+    for wrong in ({"folder": 5}, {"lm": "quran", "lm_weight": "1"}, {"lm": "quran", "token_bonus": True}):
+        with pytest.raises(quran_asr.QuranAsrError, match=f"{[*wrong][-1]} is"):
+            quran_asr.load(**wrong)
     for verses in (small_bundle, 1.5, [112], {"112": 1}):
         with pytest.raises(quran_asr.QuranAsrError, match="verses come as"):
             quran_asr.align(tmp_path / "a.wav", verses, recognizer)

@@ -63,7 +63,7 @@ def identify(files: tuple[Path, ...], model: Path | None, as_json: bool) -> int:
     if failures:
         raise QuranAsrError(
             f"{len(failures)} of {len(files)} files could not be identified",
-            remedy="see the errors above; the others are done",
+            remedy="each error above has its hint",
         )
     return int(nothing > 0)
 

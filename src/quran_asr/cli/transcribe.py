@@ -125,7 +125,7 @@ def transcribe(
     if errors:
         raise QuranAsrError(
             f"{len(errors)} of {len(files)} files could not be transcribed",
-            remedy="see the errors above; the others are done",
+            remedy="each error above has its hint",
         )
     return 0
 

@@ -258,6 +258,13 @@ def load(
         raise QuranAsrError(
             f"threads is {threads!r}", remedy=f"give a whole number from 0 to {MOST_THREADS}, or None"
         )
+    for name, number in (("lm_weight", lm_weight), ("token_bonus", token_bonus)):
+        if number is not None and (
+            isinstance(number, bool) or not isinstance(number, int | float | np.number)
+        ):
+            raise QuranAsrError(f"{name} is {number!r}", remedy="give a finite number, or None")
+    if folder is not None and not isinstance(folder, str | Path):
+        raise QuranAsrError(f"folder is {folder!r}", remedy="give the folder of a bundle, or None")
     bundle = read_bundle(default_model() if folder is None else Path(folder))
     fusion = None
     if any(given is not None for given in (lm, passage, lm_weight, token_bonus)):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from quran_asr.records import Samples
 
-LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
+LOWEST_RATE, HIGHEST_RATE = 4_000, 192_000
 """Hertz: from telephone speech to the highest rate of audio devices."""
 
 MOST_CHANNELS = 64
@@ -33,10 +33,10 @@ class Resampler:
     """Sample-rate conversion of one stream.
 
     The filter works in blocks and holds back up to 40 ms of audio at 44.1 and 48 kHz, up to 90 ms at others,
-    up to 120 ms at 8 kHz, and nothing at 16 kHz (measured).
+    up to 120 ms at 8 and 240 ms at 4 kHz, and nothing at 16 kHz (measured).
 
     Args:
-        rate: hertz of what will be pushed, 8,000 to 192,000.
+        rate: hertz of what will be pushed, 4,000 to 192,000.
         where: named in errors, for example the file.
 
     Raises:
