@@ -40,8 +40,8 @@ def test_scan_prints_reciters_and_sums_and_names_what_it_drops(capfd, recorded, 
     assert code == 0
     assert out.splitlines()[:4] == [
         "reciter  clips  hours",
-        "Alafasy      3    0.0",
-        "Husary       3    0.0",
+        "Alafasy      3  0.00",
+        "Husary       3  0.00",
         "kept 6 clips, 0.00 hours, reciters: 2, different verses: 3; dropped 2 (2 a web page, not audio)",
     ]
     assert "over 2.5 s: 2 clips, 0.00 hours (50.0%)" in out

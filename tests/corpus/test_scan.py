@@ -190,6 +190,13 @@ def test_linked_folders_are_followed_and_circles_end(tmp_path):
     assert list(report.reciters) == ["linked"]
 
 
+def test_a_folder_inside_another_is_scanned_once(tmp_path):
+    record(tmp_path / "all" / "good" / "112001.wav")
+    folders = [tmp_path / "all", tmp_path / "all" / "good", tmp_path / "all"]
+    report = scan(folders, tmp_path / "all.jsonl")
+    assert (report.clips, report.dropped) == (1, ())
+
+
 def test_another_file_is_refused_before_the_recordings_are_read(tmp_path):
     notes = tmp_path / "notes.txt"
     notes.write_text("my notes\n")

@@ -199,7 +199,7 @@ def test_a_sample_that_is_no_number_is_named_with_its_file_and_second(tmp_path):
     ("frames", "rate", "seconds", "message"),
     [
         (1, 192_000, 1.0, "too short: 1 samples"),
-        (4_000, 3_000, 1.0, "3,000 Hz"),
+        (4_000, 3_000, 1.0, "3000 Hz"),
         (4_000, 16_000, 0.0, "no block lasts"),
         (4_000, 16_000, float("nan"), "no block lasts"),
     ],

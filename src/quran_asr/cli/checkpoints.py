@@ -158,7 +158,7 @@ def prune(run: Path, keep: int, yes: bool, as_json: bool) -> int:
         if not yes:
             if not sys.stdin.isatty():
                 raise QuranAsrError(
-                    f"{len(pruning.dropped)} files would be deleted, and there is no terminal to ask on",
+                    f"{_files(pruning.dropped)} would be deleted, and there is no terminal to ask on",
                     where=str(folder.checkpoints),
                     remedy="confirm with --yes",
                 )

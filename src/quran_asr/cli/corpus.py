@@ -331,7 +331,7 @@ def scan(
         return 1
     print_table(
         ("reciter", "clips", "hours"),
-        [(name, clips, round(hours, 2)) for name, (clips, hours) in report.reciters.items()],
+        [(name, clips, f"{hours:.2f}") for name, (clips, hours) in report.reciters.items()],
     )
     others = [f"{report.kinds[kind]:,} x {kind}" for kind in ("basmala", "istiadha") if kind in report.kinds]
     echo(
@@ -382,11 +382,12 @@ def _scan_as_json(report: ScanReport, manifest: str) -> dict[str, object]:
     return {
         "manifest": manifest if report.clips else None,
         "clips": report.clips,
-        "hours": report.hours,
+        "hours": round(report.hours, 4),
         "kinds": report.kinds,
         "verses": report.verses,
         "reciters": {
-            name: {"clips": clips, "hours": hours} for name, (clips, hours) in report.reciters.items()
+            name: {"clips": clips, "hours": round(hours, 4)}
+            for name, (clips, hours) in report.reciters.items()
         },
         "dropped_by_reason": report.dropped_by_reason,
         "dropped": [
@@ -396,7 +397,7 @@ def _scan_as_json(report: ScanReport, manifest: str) -> dict[str, object]:
         "max_duration": report.max_duration,
         "over_long": {
             "clips": len(report.over_long),
-            "hours": report.over_long_hours,
+            "hours": round(report.over_long_hours, 4),
             "files": [{"file": str(clip.path), "seconds": clip.seconds} for clip in report.over_long],
         },
     }

@@ -379,7 +379,7 @@ def print_report(report: Report) -> None:
     echo()
     errors = whole.spelled.words.errors
     echo(
-        f"{errors:,} word errors: {report.recognition_errors:,} recognition errors, "
+        f"{counted(errors, 'word error')}: {counted(report.recognition_errors, 'recognition error')}, "
         f"{report.spelling_only_errors:,} spelling-only (the letters agree)"
     )
     echo(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quran_asr.cli.options import FiniteRange
+from quran_asr.errors import counted
 
 if TYPE_CHECKING:
     from quran_asr.config.recipe import RecipeError
@@ -153,13 +154,13 @@ def _lines(planned: Plan) -> list[tuple[str, str | None]]:
     def number(value: int | None, unit: str = "") -> str | None:
         return None if value is None else f"{value:,}{unit}"
 
-    rate, memory = planned.peak_learning_rate, planned.memory_bytes
+    rate, memory, effective = planned.peak_learning_rate, planned.memory_bytes, planned.effective_batch
     unknown = planned.batch_seconds_source
     return [
         ("clips", number(planned.clips)),
         ("hours", None if planned.hours is None else f"{planned.hours:,.1f}"),
         ("devices", f"{planned.devices}" + (f" x {planned.device}" if planned.device else "")),
-        ("effective batch", number(planned.effective_batch, " clips")),
+        ("effective batch", None if effective is None else counted(effective, "clip")),
         ("batches an epoch", number(planned.batches_per_epoch, " on each device")),
         ("optimizer steps an epoch", number(planned.optimizer_steps_per_epoch)),
         ("optimizer steps", number(planned.optimizer_steps)),

@@ -212,6 +212,16 @@ class ScanReport:
         return sum(clip.seconds for clip in self.over_long) / 3600
 
 
+def _outermost(folders: Sequence[str | Path]) -> list[str | Path]:
+    """Without those inside another one or named twice: each file is looked at once."""
+    places = [Path(folder).resolve() for folder in folders]
+    return [
+        folder
+        for number, (folder, place) in enumerate(zip(folders, places, strict=True))
+        if place not in places[:number] and not any(other in place.parents for other in places)
+    ]
+
+
 def scan(
     folders: Sequence[str | Path],
     to: str | Path,
@@ -241,7 +251,7 @@ def scan(
         OSError: the manifest cannot be written; an old one is untouched.
     """
     refuse_other_file(to)
-    found = [what for folder in folders for what in walk(Path(folder))]
+    found = [what for folder in _outermost(folders) for what in walk(Path(folder))]
     recordings = [what for what in found if isinstance(what, Recording)]
     dropped = [what for what in found if isinstance(what, Dropped)]
     seconds, broken, notes = _look(recordings, decode, executor, on_progress)
