@@ -131,7 +131,8 @@ def _record(
             try:
                 values[name] = _value(kind, item, key)
             except _InvalidValue as error:
-                mistakes.append(QuranAsrError(f"`{key}` {error}", where=str(item.place), remedy=error.hint))
+                remedy = error.hint or "`quran-asr recipe show base` prints what it is by default"
+                mistakes.append(QuranAsrError(f"`{key}` {error}", where=str(item.place), remedy=remedy))
     return record(**values) if values.keys() | optional == known.keys() else None
 
 
