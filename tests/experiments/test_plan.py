@@ -256,3 +256,9 @@ def test_a_training_that_ends_before_its_first_validation_is_noted() -> None:
     (finding,) = [one for one in short.findings if one.code == "no-validation"]
     assert "ends after 5 steps" in finding.message and finding.severity == "warning"
     assert "no-validation" not in {one.code for one in planned("quickstart").findings}
+
+
+def test_recordings_longer_than_clips_may_be_are_an_error() -> None:
+    surahs = planned("compact", work=Workload(clips=114, hours=60.0))
+    (finding,) = [one for one in surahs.findings if one.code == "left-out-clips"]
+    assert finding.severity == "error" and "1,895 s" in finding.message

@@ -309,6 +309,17 @@ def validation_findings(trainer: Trainer, steps: int | None) -> list[Finding]:
 
 
 def _left_out(data: TrainData, work: Workload) -> list[Finding]:
+    if work.durations is None and work.mean_seconds > data.max_duration:
+        return [
+            Finding(
+                "error",
+                "left-out-clips",
+                "model.train_ds.max_duration",
+                f"clips have on average {work.mean_seconds:,.0f} s, and those over {data.max_duration:g} s "
+                "are left out",
+                "cut long recordings at verses (`quran-asr corpus align`), or correct the numbers",
+            )
+        ]
     if not work.left_out_clips:
         return []
     share = work.left_out_hours / (work.hours + work.left_out_hours)
