@@ -93,9 +93,9 @@ def forecast(curves: Curves, diagnostics: Sequence[Diagnosis]) -> Forecast:
     rates = finite(curves.validation.get("wer", ()))
     above = max((i for i, point in enumerate(rates) if (point.value or 0.0) >= LEFT), default=-1)
     after = [point for point in rates[above + 1 :] if point.step > 0]
-    if after and not after[-1].value:
+    if after and after[-1].value == 0:
         return Forecast(step, (), "no forecast: the last validation has no error")
-    rates = [point for point in after if point.value]
+    rates = [point for point in after if (point.value or 0.0) > 0]
     if len(rates) < LEAST:
         reason = "the run is over without a forecast" if is_over(curves) else "no forecast yet"
         return Forecast(step, (), f"{reason}: {len(rates)} validations under {LEFT}, {LEAST} are needed")
