@@ -24,7 +24,7 @@ peaks off makes it a hundred times more, and a lossy codec behind it hides that.
 FEWEST_CLIPPED = 10
 """Samples at the peak: of a very short recording one is more than that share."""
 LOUDEST = 8.0
-"""Peak of samples that lie between -1 and 1, as decoders of lossy files overshoot it at most."""
+"""Peak beyond which samples are wrongly scaled: decoders of lossy files overshoot full scale by far less."""
 CANCELLING = 0.05
 """Power of the mean of the channels over the mean power of the channels."""
 EMPTY = 1e-5

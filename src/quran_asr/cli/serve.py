@@ -37,7 +37,7 @@ EVERY_ADDRESS = ("0.0.0.0", "::")
     "look_ahead_ms",
     type=click.IntRange(min=0),
     metavar="MS",
-    help="Look-ahead of the encoder in milliseconds. Default: the widest of the model up to 480.",
+    help="Look-ahead of the encoder in milliseconds. Default: the widest of the model up to 500.",
 )
 @click.option(
     "--allow-network", is_flag=True, help="Serve other machines too; needs --tls, or --certificate and --key."
