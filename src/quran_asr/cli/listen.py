@@ -92,8 +92,8 @@ APPLIES = {
     "--follow",
     "follow_quran",
     is_flag=True,
-    help="Find the place in the Quran and print its Uthmani words as they are recited. The look-ahead is then "
-    "the widest up to 500 ms by default.",
+    help="Find the place in the Quran and print its Uthmani words as they are recited. The look-ahead is "
+    "then the widest up to 500 ms by default.",
 )
 @click.option(
     "--at", metavar="VERSE", help="With --follow: where the recitation is expected to begin, as in 36:1."
