@@ -72,19 +72,20 @@ def test_a_name_with_an_ending_is_one_file(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.slow
-def test_no_other_file_is_replaced(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_other_file_is_replaced(bundle: Path, tmp_path: Path) -> None:
     text = tmp_path / "verses.txt"
     text.write_text("الله الصمد\n", encoding="utf-8")
     words = ["lm", "build", "--order", "2", "--model", str(bundle), "--to"]
     for name, content in (("a.npz", b"numbers"), ("b.arpa", b"notes"), ("c.arpa", b"")):
         (tmp_path / name).write_bytes(content)
-        assert run([*words, str(tmp_path / name), str(text)]) == 2
-        assert "is not a language model" in capsys.readouterr().err
+        with pytest.raises(QuranAsrError, match="is not a language model"):
+            run([*words, str(tmp_path / name), str(text)])
         assert (tmp_path / name).read_bytes() == content
     assert run([*words, str(tmp_path / "d"), str(text)]) == 0
     before = (tmp_path / "d.arpa").read_bytes()
     assert run([*words, str(tmp_path / "d"), str(text)]) == 0, "an older model is replaced"
-    assert run([*words, str(tmp_path / "d.arpa"), str(tmp_path / "d.arpa")]) == 2
+    with pytest.raises(QuranAsrError, match="is not a language model"):
+        run([*words, str(tmp_path / "d.arpa"), str(tmp_path / "d.arpa")])
     assert (tmp_path / "d.arpa").read_bytes() == before
 
 

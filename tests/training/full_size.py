@@ -68,6 +68,7 @@ def correlation(model: Any, weights: dict[str, Tensor]) -> float:
 def make_full_size(folder: Path, kind: str) -> None:
     """Write `KIND.nemo` and the tokenizer of the model that starts from it."""
     recipe = load_recipe("transfer")
+    torch.manual_seed(0)
     tokens = train_tokenizer("diacritized", 1024, folder / "tokenizer")
     if kind == "offline":
         offline_archive(recipe, tokens.folder, folder / "offline.nemo")
@@ -77,6 +78,7 @@ def make_full_size(folder: Path, kind: str) -> None:
 
 def read(folder: Path, kind: str) -> dict[str, Any]:
     recipe = load_recipe("transfer")
+    torch.manual_seed(1)
     model = build_model(recipe, folder / "tokenizer")
     built = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     random_start = correlation_of(model, folder, kind)
