@@ -237,6 +237,10 @@ def test_all_mistakes_are_named_at_once(mine: Path) -> None:
         ("model:\n  encoder:\n    att_context_size: [[-1, 13]]\n", "no unlimited context"),
         ("model:\n  encoder:\n    att_context_probs: [0.5, 0.5]\n", "must be 4 shares that sum to 1"),
         ("model:\n  train_ds:\n    min_duration: 50\n", "not below max_duration 40"),
+        (
+            "quran: {consistency: 0.2}\nmodel:\n  spec_augment: {freq_masks: 0, time_masks: 0}\n",
+            "both views are the same",
+        ),
         ("model:\n  optim:\n    sched: {hold_ratio: 0.5}\n", "but the schedule is NoamAnnealing"),
         ("model:\n  optim:\n    sched: {min_lr: 2.0}\n", "above `model.optim.lr`"),
         ("trainer: {max_epochs: -1}\n", "training would never end"),

@@ -57,7 +57,7 @@ def main(name: str, clips: int, seconds: float, overrides: list[str]) -> None:
     took = []
     for _ in range(2):  # from the second on, the optimizer's moments are there too
         began = time.process_time()
-        transducer, ctc = module.losses(batch)
+        transducer, ctc, _ = module.losses(batch)
         assert transducer is not None
         (0.3 * ctc.mean() + 0.7 * transducer.mean()).backward()
         optimizer.step()

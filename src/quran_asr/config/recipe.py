@@ -305,6 +305,13 @@ def disagreements(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             f"`model.preprocessor.n_fft` {recipe.model.preprocessor.n_fft} is shorter than the window",
             f"use at least {window}",
         )
+    masks = recipe.model.spec_augment
+    if recipe.quran.consistency and not (masks.time_masks or masks.freq_masks):
+        yield (
+            "quran.consistency",
+            f"`quran.consistency` is {recipe.quran.consistency:g}, but without masks both views are the same",
+            "set `model.spec_augment.time_masks`, for example to 5",
+        )
     yield from _start_faults(recipe)
     for name in ("lowpass_hz", "noise_snr_db", "room_seconds"):
         low, high = getattr(recipe.quran.augment, name, (0, 0))

@@ -408,8 +408,16 @@ class Quran:
     """Share of clips in which the prediction network restarts at some word, as it does after a pause."""
     prefix_noise: Share
     """Share of wrong tokens that the prediction network reads in training, so that it relies on the audio."""
+    consistency: NotNegative
+    """Weight, beside that of CTC, of the agreement between two views of each clip behind different masks of
+    SpecAugment (arXiv:2410.05101; there 0.2). A step then costs twice as much; 0: one view."""
     average: CountInt
     """At the end the mean of this many best checkpoints is evaluated; kept if its WER is lower. 0: none."""
+
+    @property
+    def views(self) -> int:
+        """How often a training step sees each clip, each time behind other masks."""
+        return 2 if self.consistency else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -381,7 +381,7 @@ def overfit_gate(
         optimizer.param_groups[0]["lr"] = peak * min(1.0, step / GATE_WARMUP_STEPS)
         optimizer.zero_grad()
         with torch.backends.cudnn.flags(enabled=False):  # its LSTM has no gradient without dropout
-            transducer, ctc = module.losses(batch)
+            transducer, ctc, _ = module.losses(batch)
             assert transducer is not None
             loss = 0.5 * transducer.mean() + 0.5 * ctc.mean()
             loss.backward()

@@ -233,9 +233,11 @@ class Trial:
         """Forward and backward."""
         batch = _noise(shape, int(self.module.model.tokenizer.vocab_size)).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            transducer, ctc = self.module.losses(batch)
+            transducer, ctc, consistency = self.module.losses(batch)
             assert transducer is not None
             loss: torch.Tensor = transducer.mean() + ctc.mean()
+            if consistency is not None:
+                loss = loss + consistency.mean()
             loss.backward()  # type: ignore[no-untyped-call]
 
 

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as lightning
 import torch
@@ -23,6 +23,7 @@ from quran_asr.training.curriculum import Curriculum, token_entropy
 from quran_asr.training.data.batches import Batch, ClipSet, Item, training_loader, validation_loader
 from quran_asr.training.data.epoch import EpochBatches, Stage, stage_batches
 from quran_asr.training.distributed import Ranks
+from quran_asr.training.loss.consistency import consistency_loss
 from quran_asr.training.loss.transducer import transducer_loss
 from quran_asr.training.model import (
     EncDecHybridRNNTCTCBPEModel,
@@ -136,6 +137,16 @@ def with_wrong_tokens(tokens: Tensor, share: float, vocabulary: int) -> Tensor:
         return tokens
     wrong = torch.rand(tokens.shape, device=tokens.device) < share
     return torch.where(wrong, torch.randint_like(tokens, vocabulary), tokens)
+
+
+class Losses(NamedTuple):
+    """Of each clip of a batch, nats [B]; of two views the mean."""
+
+    transducer: Tensor | None
+    """None if it was not asked for."""
+    ctc: Tensor
+    consistency: Tensor | None
+    """Between two views; None where there is one."""
 
 
 class TrainingModule(lightning.LightningModule):
@@ -298,8 +309,10 @@ class TrainingModule(lightning.LightningModule):
         with self.oom_guard:
             self.oom_guard.admit(batch)
             if batch.indices:
-                transducer, each_ctc = self.losses(batch, with_transducer=weight < 1.0)
+                transducer, each_ctc, consistency = self.losses(batch, with_transducer=weight < 1.0)
                 loss = each_ctc.mean()
+                if consistency is not None:
+                    loss = loss + self.recipe.quran.consistency * consistency.mean()
                 if transducer is not None:
                     loss = weight * loss + (1 - weight) * transducer.mean()
         ctc = tokens = 0.0
@@ -307,6 +320,7 @@ class TrainingModule(lightning.LightningModule):
             finite = self.gradients.finite_loss = torch.isfinite(loss.detach())
             clips = [self.training_clips.clips[i] for i in batch.indices]
             flops = sum(training_flops(self.architecture, c.segment.duration, len(c.tokens)) for c in clips)
+            flops *= self.recipe.quran.views
             self.means.add(batch, loss, transducer, each_ctc, flops, finite)
             if self.recipe.quran.curriculum is not None and bool(finite):
                 ctc, tokens = float(each_ctc.sum()), float(sum(batch.labels))
@@ -331,9 +345,12 @@ class TrainingModule(lightning.LightningModule):
         encoded_batch: tuple[Tensor, Tensor] | None = None,
         *,
         with_transducer: bool = True,
-    ) -> tuple[Tensor | None, Tensor]:
-        """Transducer (if asked for) and CTC loss of each clip, nats [B]; `encoded_batch`: from `encode`."""
+    ) -> Losses:
+        """Losses of each clip; `encoded_batch`: from `encode`, where that has been called."""
         encoded, on_device = encoded_batch or self.encode(batch)
+        views = len(encoded) // len(batch.indices)
+        if views > 1:
+            batch = batch.repeated(views)
         frames, labels = self._known_frames(batch, on_device), torch.tensor(batch.labels)
         ctc_scores = self.model.ctc_decoder(encoder_output=encoded)
         if self.recipe.quran.curriculum is not None:
@@ -348,8 +365,10 @@ class TrainingModule(lightning.LightningModule):
             reduction="none",
             zero_infinity=True,
         )
+        consistency = consistency_loss(ctc_scores, on_device) if views > 1 else None
+        ctc = ctc.view(views, -1).mean(dim=0)
         if not with_transducer:
-            return None, ctc
+            return Losses(None, ctc, consistency)
         transducer = transducer_loss(
             encoded.transpose(1, 2),
             self._predicted(batch),
@@ -361,7 +380,7 @@ class TrainingModule(lightning.LightningModule):
             tile_clips=self.recipe.model.joint.fused_batch_size,
             engine=self.engine,
         )
-        return transducer, ctc
+        return Losses(transducer.view(views, -1).mean(dim=0), ctc, consistency)
 
     def _predicted(self, batch: Batch) -> Tensor:
         """Output of the prediction network after each prefix of the tokens, [B, U + 1, H]."""
@@ -397,8 +416,14 @@ class TrainingModule(lightning.LightningModule):
         return computed if self._frames_agree else frames.cpu()
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Encoder output [B, D, T] and frames [B]; SpecAugment and a random look-ahead in training."""
+        """Encoder output [B, D, T] and frames [B]; SpecAugment and a random look-ahead in training.
+
+        Then B counts the clips once for each view: all of them in the first, all again in the second.
+        """
         features, lengths = self.model.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
+        if self.training:
+            views = self.recipe.quran.views
+            features, lengths = features.repeat(views, 1, 1), lengths.repeat(views)
         if self.training and self.model.spec_augmentation is not None:
             features = self.model.spec_augmentation(input_spec=features, length=lengths)
         encoded, frames = self.model.encoder(audio_signal=features, length=lengths)
@@ -487,9 +512,9 @@ class TrainingModule(lightning.LightningModule):
                 texts = [clip_set.clips[i].segment.text for i in batch.indices]
                 losses = self.losses(batch, (encoded, frames)) if which == 0 else None
                 self.validations[which].add(encoded, frames, texts, batch.indices)
-                if losses is not None and losses[0] is not None:
+                if losses is not None and losses.transducer is not None:
                     weight = self.recipe.model.aux_ctc.ctc_loss_weight
-                    self.validations[which].add_loss((1 - weight) * losses[0] + weight * losses[1])
+                    self.validations[which].add_loss((1 - weight) * losses.transducer + weight * losses.ctc)
             return
         except (RuntimeError, MemoryError) as error:  # nothing of the batch was counted: that comes last
             if not is_out_of_memory(error) or len(batch.indices) == 1:

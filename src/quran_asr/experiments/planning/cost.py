@@ -43,9 +43,8 @@ def audio_flops(recipe: Recipe, seconds: float, tokens: float | None = None) -> 
         tokens: of a clip; None for the average of recitation.
     """
     token_count = expected_tokens(recipe.quran, WORDS_A_SECOND * seconds) if tokens is None else tokens
-    return (
-        training_flops(of_recipe(recipe.model, recipe.quran.vocabulary_size), seconds, token_count) / seconds
-    )
+    flops = training_flops(of_recipe(recipe.model, recipe.quran.vocabulary_size), seconds, token_count)
+    return recipe.quran.views * flops / seconds
 
 
 def training_flops(model: Architecture, seconds: float, tokens: float) -> float:
@@ -185,7 +184,8 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     token_count = batch.tokens
     if token_count is None:
         token_count = expected_tokens(recipe.quran, WORDS_A_SECOND * batch.seconds)
-    activations = batch.clips * (
+    clips = batch.clips * recipe.quran.views
+    activations = clips * (
         _layers(encoder, frames, kept, checkpointing=recipe.quran.activation_checkpointing)
         + _subsampling_values(encoder, features, frames, kept)
         + _decoders(recipe, frames, token_count)
@@ -194,11 +194,11 @@ def step_memory(recipe: Recipe, batch: Batch, *, cpu: bool = False, devices: int
     if recipe.quran.activation_checkpointing:  # then the height is at the end of the backward pass: all
         # gradients are there, what the subsampling has kept, and two gradients of its first stage
         stage, _ = _stages(encoder, features, frames)[0]
-        last = batch.clips * (_subsampling_values(encoder, features, frames, kept) + 2 * stage * kept.value)
+        last = clips * (_subsampling_values(encoder, features, frames, kept) + 2 * stage * kept.value)
     weights, moment_bytes = 4 * parameters + positions, 8 * parameters
     kept_back, joint = (
         round(activations + half),
-        round(_joint(recipe, batch.clips, frames, token_count, cpu=cpu)),
+        round(_joint(recipe, clips, frames, token_count, cpu=cpu)),
     )
     return Memory(
         weights=weights,

@@ -74,6 +74,13 @@ class Batch:
         middle = len(self.indices) // 2
         return self._rows(slice(0, middle)), self._rows(slice(middle, None))
 
+    def repeated(self, times: int) -> Batch:
+        """All clips, and all of them again."""
+        moved = self._with(lambda tensor: tensor.repeat(times, *[1] * (tensor.ndim - 1)))
+        return replace(
+            moved, indices=self.indices * times, samples=self.samples * times, labels=self.labels * times
+        )
+
     def _rows(self, rows: slice) -> Batch:
         lengths, tokens = self.audio_lengths[rows], self.token_lengths[rows]
         return Batch(
