@@ -234,6 +234,16 @@ def test_a_zip_of_everyayah(tmp_path: Path) -> None:
     assert not (tmp_path / "112002.mp3").exists()
 
 
+def test_a_reciter_who_is_named_wins_over_the_name_of_the_archive_but_not_over_a_folder(
+    tmp_path: Path,
+) -> None:
+    path = zip_of(tmp_path / "juz-30.zip", {"112001.mp3": MP3, "Alafasy_128kbps/112002.mp3": MP3})
+    report = imported(path, tmp_path / "out", reciter="saud-al-shuraim")
+    assert report.manifest is not None
+    found = {line["verses"][0]: line["reciter"] for line in read_lines(report.manifest)}
+    assert found == {"112:1": "saud-al-shuraim", "112:2": "Alafasy"}
+
+
 def test_a_zip_bomb_and_a_damaged_member_are_dropped(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "a.zip", {"112001.mp3": bytes(200 << 20), "112002.mp3": MP3, "112003.mp3": MP3})
     content = bytearray(path.read_bytes())

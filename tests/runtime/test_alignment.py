@@ -342,7 +342,15 @@ def test_the_commands_print_json_and_name_what_cannot_be_read(
     words = ("align", tmp_path / "a.wav", "--model", small_bundle, "--format", "audacity", "--to", tmp_path)
     done = quran_asr(*words)
     assert done.code == 2 and "not written by align" in done.err
+    done = quran_asr(*words, "--overwrite")
+    assert done.code == 2 and "not written by align" in done.err
     assert (tmp_path / "a.txt").read_text() == "my transcript\n"
+    (tmp_path / "a.txt").write_text("0.50\t1.00\t1:1 corrected by hand\n")
+    done = quran_asr(*words)
+    assert done.code == 2 and "--overwrite replaces it" in done.err
+    assert "corrected by hand" in (tmp_path / "a.txt").read_text()
+    done = quran_asr(*words, "--overwrite")
+    assert done.code in (0, 1) and "corrected by hand" not in (tmp_path / "a.txt").read_text()
 
 
 @pytest.mark.slow

@@ -56,7 +56,13 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
     type=click.Path(path_type=Path, file_okay=False),
     default=".",
     show_default=True,
-    help="Folder for the files of --format. They replace files of an earlier alignment and no others.",
+    help="Folder for the files of --format.",
+)
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace files that --format of an earlier alignment wrote, though they may have been corrected by hand. "
+    "Other files are never replaced.",
 )
 @click.option(
     "--clips",
@@ -82,6 +88,7 @@ def align(
     as_json: bool,
     formats: tuple[str, ...],
     folder: Path,
+    overwrite: bool,
     clips_folder: Path | None,
     picture: Path | None,
 ) -> int:
@@ -102,6 +109,8 @@ def align(
         need("plot")
     for path in recordings:
         refuse_model(path)
+        for name in formats:
+            _refuse_existing(_file_of(path, name, folder), name, overwrite=overwrite)
     for target in (folder if formats else None, clips_folder, picture and picture.parent):
         if target is not None:
             require_writable(target)
@@ -197,29 +206,47 @@ def _print(found: AlignedRecording) -> None:
         )
 
 
+def _file_of(recording: Path, name: str, folder: Path) -> Path:
+    from quran_asr.runtime.alignment_formats import FORMATS as WRITERS
+
+    return folder / f"{recording.stem}{WRITERS[name].suffix}"
+
+
+def _refuse_existing(path: Path, name: str, *, overwrite: bool) -> None:
+    """A file of an earlier alignment is replaced on demand; a transcript of that name, for example, is not.
+
+    Raises:
+        QuranAsrError: the file is there, and may not be replaced.
+    """
+    from quran_asr.runtime.alignment_formats import FORMATS as WRITERS
+
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        start = file.read(200)
+    if not re.match(WRITERS[name].begins, start):
+        raise QuranAsrError(
+            "this file exists and was not written by align",
+            where=str(path),
+            remedy="write elsewhere with --to FOLDER",
+        )
+    if not overwrite:
+        raise QuranAsrError(
+            "this file of an earlier alignment exists",
+            where=str(path),
+            remedy="--overwrite replaces it; --to FOLDER writes elsewhere",
+        )
+
+
 def _write_files(found: AlignedRecording, formats: tuple[str, ...], folder: Path) -> None:
     from quran_asr.files import write_atomically
     from quran_asr.runtime.alignment_formats import FORMATS as WRITERS
 
     for name in formats:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{Path(found.audio).stem}{WRITERS[name].suffix}"
-        _refuse_other_file(path, WRITERS[name].begins)
+        path = _file_of(Path(found.audio), name, folder)
         write_atomically(path, WRITERS[name].write(found).encode())
         echo(str(path), err=True)
-
-
-def _refuse_other_file(path: Path, begins: str) -> None:
-    """A file of an earlier alignment is replaced; a transcript of that name, for example, is not."""
-    if path.is_file() and path.stat().st_size:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            start = file.read(200)
-        if not re.match(begins, start):
-            raise QuranAsrError(
-                "this file exists and was not written by align",
-                where=str(path),
-                remedy="write elsewhere with --to FOLDER",
-            )
 
 
 def _write_clips(found: AlignedRecording, folder: Path) -> None:

@@ -243,7 +243,7 @@ def _line(
         duration = seconds - offset
     if duration <= 0 or offset + duration > seconds + audio.TOLERANCE_SECONDS:
         raise _UnusableRowError("a stretch beyond the end of its recording")
-    name = str(row.values.get(columns.get("reciter", "reciter")) or "") or reciter
+    name = str(row.values.get(columns.get("reciter", "reciter")) or "") or reciter or row.archive
     return {
         "audio_filepath": path,
         "offset": offset,

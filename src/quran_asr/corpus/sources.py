@@ -71,6 +71,8 @@ class Row:
     """Column -> value."""
     problem: str = ""
     """Why there is no recording."""
+    archive: str = ""
+    """Its reciter by the name of its archive, where neither a column nor the user names one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +378,8 @@ def _zip_row(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Row
     found = classify(root / info.filename, root)
     if not isinstance(found, Recording):
         return Row(name, None, {}, getattr(found, "detail", "not a recording"))
-    values = {"text": found.text, "verses": [str(ref) for ref in found.verses], "reciter": found.reciter}
+    reciter = found.reciter if len(parts) > 1 else ""
+    values = {"text": found.text, "verses": [str(ref) for ref in found.verses], "reciter": reciter}
     if info.file_size > min(LARGEST_FILE, LARGEST_GROWTH * info.compress_size + (1 << 20)):
         return Row(
             name, None, values, f"refused: unpacks from {info.compress_size:,} to {info.file_size:,} bytes"
@@ -386,7 +389,7 @@ def _zip_row(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Row
             content = file.read(info.file_size + 1)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         return Row(name, None, values, f"damaged or encrypted ({_first_line(error)})")
-    return Row(name, content, values)
+    return Row(name, content, values, archive=found.reciter)
 
 
 def _tarred_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
