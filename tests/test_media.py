@@ -135,6 +135,7 @@ def test_a_stretch_is_that_part_of_the_whole_to_the_sample(stored, offset, durat
     np.testing.assert_allclose(np.concatenate(part), expected, atol=0.02)
 
 
+@pytest.mark.slow
 def test_long_recordings_are_found_by_seeking(tmp_path):
     for name in ("recording.m4a", "browser.webm", "recording.wma", "recording.aac", "recording.amr"):
         kind = KINDS[name]

@@ -101,6 +101,7 @@ def test_one_recording_is_never_on_two_sides(tmp_path):
         split(corpus(tmp_path, *pieces), tmp_path / "out", by="reciter", hold_out=["x"])
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     by=st.sampled_from(["reciter", "verse"]),

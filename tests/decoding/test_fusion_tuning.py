@@ -53,6 +53,7 @@ def test_the_best_point_has_the_fewest_errors_and_then_the_smallest_weight() -> 
         tune(MODEL, evaluate, 1, ())
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000))
 def test_points_that_are_clearly_worse_are_dropped_and_the_same_one_is_chosen(seed: int) -> None:

@@ -165,6 +165,7 @@ def test_letters_at_the_beginning_of_a_surah_are_recited_one_by_one() -> None:
         assert [word.text for word in alignment.segments[1].words] == verse("19:1")
 
 
+@pytest.mark.slow
 def test_following_in_a_window_finds_what_the_whole_search_finds(last_part: Graph) -> None:
     """Long enough to be narrowed, with a repeat, a jump far away and other speech."""
     speech = Speech(sharpness=5.0, noise=1.5, seed=3)

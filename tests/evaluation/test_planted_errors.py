@@ -68,6 +68,7 @@ def levels_in(samples: Samples) -> list[float]:
     return [float(np.median(np.abs(samples[a:b]))) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1_000), shift=st.floats(-0.04, 0.04))
 def test_what_is_in_the_recording_is_what_is_named(seed: int, shift: float) -> None:
     clips = [clip_of(text, shift=shift) for text in TEXTS]

@@ -123,6 +123,7 @@ def test_the_curves_are_those_of_the_metrics(one_run: tuple[ReportFiles, list[An
     assert (band.x0, band.x1, band.y0, band.y1) == (0, 10, 0.40, 0.50), "the guide's first ten epochs"
 
 
+@pytest.mark.slow
 @needs_matplotlib
 def test_two_runs_counted_in_steps_differ_by_more_than_colour_and_have_no_bands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -106,6 +106,7 @@ def test_a_torn_last_line_is_passed_over_and_repaired(run: RunFolder) -> None:
     assert run.metrics.read_text().count("\n") == 2
 
 
+@pytest.mark.slow
 @given(cut=st.integers(1, 200))
 def test_a_file_cut_anywhere_keeps_its_whole_lines(
     tmp_path_factory: pytest.TempPathFactory, cut: int

@@ -180,6 +180,7 @@ def test_what_is_sampled_follows_from_the_seed_even_through_a_stop(tmp_path: Pat
     assert all(1e-5 <= float(lr) <= 1e-2 and isinstance(masks, int) for _, lr, masks in values(whole))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_more_combinations_than_trials_are_sampled_and_none_twice(tmp_path: Path) -> None:
     words = [f"{CTC}=0.1,0.2,0.3", "model.spec_augment.time_masks=1,2"]
     assert not asked(*words, trials=5).is_grid

@@ -407,6 +407,7 @@ def test_another_speed_is_believed_only_where_a_second_one_agrees(
     assert (found.speed if found.verses else None) == expected
 
 
+@pytest.mark.slow
 def test_an_evaluation_counts_identified_verses(
     small_bundle: Path, voice: np.ndarray, quran_asr: Any, tmp_path: Path
 ) -> None:

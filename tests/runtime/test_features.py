@@ -42,6 +42,7 @@ def streamed(samples: np.ndarray, cuts: list[int], settings: FeatureSettings = F
     return np.concatenate([*frames, state.finish()], axis=-2)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_however_a_stream_is_cut_its_frames_are_those_of_the_whole(data):
     length = data.draw(st.one_of(st.integers(0, 1_200), st.integers(0, 60_000)))

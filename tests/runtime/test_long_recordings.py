@@ -51,6 +51,7 @@ def test_memory_does_not_grow_with_the_recording(small_bundle, voice, tmp_path, 
     assert peak(30.0) < peak(3.0) + 40, "MB"
 
 
+@pytest.mark.slow
 def test_a_recording_in_blocks_has_the_words_of_the_whole(small_bundle, voice, tmp_path, monkeypatch):
     path = tmp_path / "a.wav"
     audio.write(path, np.tile(voice, 4))

@@ -73,6 +73,7 @@ def test_a_pause_far_away_and_silence_move_nothing() -> None:
     assert starts(at_rises(words((7.0, 8.0)), levels)) == [7.0]
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.floats(0, 0.8), st.floats(0.05, 0.8)), min_size=1, max_size=8),

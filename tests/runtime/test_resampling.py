@@ -140,6 +140,7 @@ def test_the_pieces_of_a_file_are_the_file(tmp_path, container, subtype, rate, c
     np.testing.assert_allclose(np.concatenate(pieces), audio.read(path), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_ten_minutes_need_no_more_memory_than_one(tmp_path):
     def peak(minutes: int) -> int:
         path = tmp_path / f"{minutes}.flac"

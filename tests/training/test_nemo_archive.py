@@ -298,6 +298,7 @@ def test_weights_that_were_damaged_on_their_way_are_refused(make: Make) -> None:
     assert "\n" not in refused.value.what
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 10_239), st.integers(0, 255)), min_size=1, max_size=20))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_flipped_bytes_give_an_archive_or_an_error_of_ours(make: Make, flips: list[tuple[int, int]]) -> None:

@@ -61,8 +61,8 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace files that --format of an earlier alignment wrote, though they may have been corrected by hand. "
-    "Other files are never replaced.",
+    help="Replace files that --format wrote for an earlier alignment, though they may have been corrected by "
+    "hand. Other files are never replaced.",
 )
 @click.option(
     "--clips",
