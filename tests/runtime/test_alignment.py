@@ -20,15 +20,16 @@ from hypothesis import strategies as st
 import quran_asr
 from quran_asr import audio
 from quran_asr.decoding.graph import FORMULAS, Graph, Kind, build_graph
-from quran_asr.decoding.identify import Identification, nothing
+from quran_asr.decoding.identify import Identification, nothing, spelled
 from quran_asr.decoding.path import Alignment
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.runtime import bundle as bundles
-from quran_asr.runtime.alignment import START_SHIFT, AlignedRecording, align_scores, in_spelling
+from quran_asr.runtime.alignment import START_SHIFT, AlignedRecording, align_scores, in_spelling, search_graph
 from quran_asr.runtime.alignment_formats import FORMATS
 from quran_asr.runtime.verse_clips import cut_verses, quietest
 from quran_asr.text.passages import parse_range
+from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import spell
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
@@ -375,36 +376,54 @@ def test_a_recitation_that_is_too_fast_is_found_played_slower(recordings: Path, 
 
 
 @pytest.mark.parametrize(
-    ("at_speeds", "expected"),
+    ("by_ctc", "again", "expected"),
     [
-        ([None, ("2:255", 5.0), None, ("112:1", 2.0), None], None),  # alone
-        ([None, ("2:255", 5.0), None, None, ("2:255", -2.0)], 0.85),
-        ([("2:255", -1.0), None, ("2:255", 4.0), None, None], 0.92),  # its own speed confirms
-        ([None, ("2:255", 2.0), ("2:255", 2.5), None, None], None),  # not enough at any
-        ([None, ("2:255", 4.0), ("2:255", 6.0), ("112:1", 7.0), None], 0.92),
-        ([("112:1", 0.0), ("2:255", 9.0), ("2:255", 9.0), None, None], 1.0),  # others are not tried
+        (("112:1", 0.5), [], (1.0, None)),  # the transducer is not asked
+        (None, [("2:255", -2.0, -2.9)], (1.0, -2.9)),  # it agrees: other speeds are not tried
+        (None, [("2:255", -2.0, -3.1), ("2:255", -1.0, -4.0), *[None] * 3], (0.85, -4.0)),
+        (None, [None, ("2:255", 1.0, -9.1), None, ("2:255", 2.0, -40.0), None], None),
+        (None, [None, ("2:255", 1.0, -5.0), ("2:255", 2.0, -5.0), ("112:1", 1.5, 0.0), None], (0.92, -5.0)),
     ],
 )
-def test_another_speed_is_believed_only_where_a_second_one_agrees(
-    at_speeds: list[tuple[str, float] | None],
-    expected: float | None,
+def test_what_ctc_leaves_open_the_transducer_decides(
+    by_ctc: tuple[str, float] | None,
+    again: list[tuple[str, float, float] | None],
+    expected: tuple[float, float | None] | None,
     small_bundle: Path,
     voice: np.ndarray,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = iter(at_speeds)
+    answers = iter([by_ctc, *again])
+    agreements = iter(answer[2] for answer in again if answer is not None)
 
-    def identify(*_: object) -> Identification:
+    def identify(_: object, __: object, least: float = 0.0) -> Identification:
         answer = next(answers)
-        if answer is None:
+        if answer is None or answer[1] < least:
             return nothing(-9.0)
         return Identification((VerseRef.parse(answer[0]),), 0, 0, 0.0, answer[1], math.inf, (), ())
 
     monkeypatch.setattr("quran_asr.decoding.identify.identify", identify)
+    monkeypatch.setattr("quran_asr.runtime.alignment.agreement", lambda *_: next(agreements))
     audio.write(tmp_path / "a.wav", voice)
     found = quran_asr.identify(tmp_path / "a.wav", small_bundle)
-    assert (found.speed if found.verses else None) == expected
+    assert ((found.speed, found.agreement) if found.verses else None) == expected
+    assert found.to_json()["agreement"] == (expected[1] if expected else None)
+    assert next(answers, "all were asked for") == "all were asked for"
+
+
+def test_the_tokens_of_a_place_are_those_of_its_words(small_bundle: Path) -> None:
+    recognizer = quran_asr.load(small_bundle)
+    graph, vocabulary = search_graph(recognizer), recognizer.bundle.vocabulary
+    quran = load_quran(recognizer.spelling)
+    for refs, first, last in (("112:1-4", 1, 2), ("97:5", 1, 3), ("113:5-114:1", 0, 3)):
+        verses = tuple(parse_range(refs)) if "-114" not in refs else (VerseRef(113, 5), VerseRef(114, 1))
+        place = Identification(verses, first, last, 0.0, 0.0, math.inf, (), ())
+        words = [quran.verse(ref).split() for ref in verses]
+        words[-1] = words[-1][: last + 1]
+        words[0] = words[0][first:]
+        expected = " ".join(word for verse in words for word in verse)
+        assert vocabulary.text(spelled(graph, place)) == expected
 
 
 @pytest.mark.slow

@@ -73,6 +73,8 @@ def _line(found: IdentifiedRecording) -> str:
     if not place.verses:
         return f"{found.audio}\t-\tnothing in the Quran fits (evidence {place.evidence:.1f})"
     notes = [f"evidence {place.evidence:.1f}", f"margin {place.margin:.1f}"]
+    if found.agreement is not None:
+        notes.insert(1, f"agreement of the transducer {found.agreement:.1f}")
     if place.equal:
         same = (" ".join(map(str, other.verses)) for other in place.equal)
         notes.append(f"same words: {', '.join(same)}")

@@ -128,6 +128,18 @@ def identify(
     return Identification(best.verses, best.first_word, best.last_word, -loss, evidence, margin, equal, rest)
 
 
+def spelled(graph: Graph, place: Identification) -> list[int]:
+    """The tokens of the words that were found, each verse once."""
+    tokens: list[int] = []
+    for number, ref in enumerate(place.verses):
+        words = np.flatnonzero((graph.verse == graph.refs.index(ref)) & (graph.kind == Kind.VERSE))
+        _, once = np.unique(graph.index[words], return_index=True)  # some words are spelled in two ways
+        last = place.last_word + 1 if number == len(place.verses) - 1 else None
+        for word in words[once][place.first_word if number == 0 else 0 : last]:
+            tokens += graph.spelt(word).tolist()
+    return tokens
+
+
 def _against_priors(log_probs: NDArray[np.floating]) -> NDArray[np.float64]:
     """Scores divided by the recording's label priors and normalized; of a silence only the first frame."""
     refuse_broken(log_probs)

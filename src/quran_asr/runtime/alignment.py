@@ -9,9 +9,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from quran_asr.audio import probe, read
 from quran_asr.decoding import ctc
 from quran_asr.decoding import identify as identification
+from quran_asr.decoding.agreement import agreement
 from quran_asr.decoding.follow import finish_following, follow, start_following
 from quran_asr.decoding.graph import FORMULAS, Graph, Kind, build_graph
 from quran_asr.decoding.mismatch import mismatches
@@ -23,9 +26,10 @@ from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.decoding.visits import Visit
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
-from quran_asr.records import SAMPLE_RATE, Hypothesis, TimedWord, VerseRef
+from quran_asr.records import SAMPLE_RATE, Emissions, Hypothesis, TimedWord, VerseRef
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import default_model
+from quran_asr.runtime.n_best import encode_samples
 from quran_asr.runtime.onsets import Levels, at_rises
 from quran_asr.runtime.recognizer import FILE_SECONDS, Recognizer, load, require_file_name
 from quran_asr.runtime.resampling import Resampler
@@ -34,11 +38,10 @@ from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import edition_of, spell
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from quran_asr.decoding.identify import Identification, PlaceInText
-    from quran_asr.records import Emissions, Samples, Segment
+    from quran_asr.records import Samples, Segment
 
 START_SHIFT = -0.18
 """Seconds from the frame in which the first phone of a word is recognized to its beginning, since CTC
@@ -48,11 +51,11 @@ OTHER_SPEEDS = (0.85, 0.92, 1.1, 1.2)
 """A recording in which no verse is found is played at these speeds, which change its pitch and its speech
 rate. A voice that differs from those of the training is often recognized better at one of them. Chosen on
 validation clips, see docs/results/accuracy.md."""
-OTHER_SPEEDS_EVIDENCE, CONFIRMING_EVIDENCE = 3.0, -3.0
-"""Evidence of a place at one of these speeds, and at the speed that confirms it: of several attempts one
-exceeds chance more easily. Above those of all recordings without Quran."""
-OTHER_SPEEDS_SECONDS = 120.0
-"""The longest recording that is identified again at other speeds."""
+LEAST_TOGETHER = -3.5
+"""Evidence of a place and half the agreement of the transducer with it, at any speed, where the evidence at
+the own speed does not suffice. Above those of all recordings without Quran, see docs/results/accuracy.md."""
+LONGEST_AGAIN = 120.0
+"""Seconds of the longest recording in which the transducer is asked, and that is played at other speeds."""
 KINDS_IN_JSON = {"sadaqa": "other"}
 """Kind of a segment -> its name in JSON, where that differs."""
 
@@ -71,6 +74,9 @@ class IdentifiedRecording:
     """The unconstrained recognition, in the model's spelling: best path of CTC."""
     speed: float = 1.0
     """At which it was played for this result."""
+    agreement: float | None = None
+    """Nats by which the transducer finds these words more probable than its own, hardly ever above 0; None
+    where CTC's evidence sufficed, or nothing fits."""
 
     @property
     def verses(self) -> tuple[VerseRef, ...]:
@@ -89,6 +95,7 @@ class IdentifiedRecording:
             "last_word": place.last_word if found else None,
             "score": round(place.score, 3) if found else None,
             "evidence": round(place.evidence, 3),
+            "agreement": None if self.agreement is None else round(self.agreement, 3),
             "margin": round(place.margin, 3) if math.isfinite(place.margin) else None,
             "equal": [_place_json(other) for other in place.equal],
             "alternatives": [_place_json(other) for other in place.alternatives],
@@ -144,8 +151,8 @@ class AlignedRecording:
 def identify(audio: str | Path, model: str | Path | Recognizer | None = None) -> IdentifiedRecording:
     """Find the verses of a recording, with one search of the whole Quran.
 
-    Where nothing fits, a recording of up to two minutes is searched again played slower and faster, and a
-    place is taken on which two speeds agree.
+    In recordings of up to two minutes with a little too weak evidence of CTC the transducer decides, and
+    those in which nothing is found are searched again played slower and faster.
 
     Args:
         audio: wav, flac, mp3, ogg or opus.
@@ -158,7 +165,8 @@ def identify(audio: str | Path, model: str | Path | Recognizer | None = None) ->
     recognizer = _recognizer(model)
     found = _identified(recognizer, lambda: blocks_of_file(audio, FILE_SECONDS), str(audio))
     hypothesis = recognizer.bundle.vocabulary.text(ctc.greedy(found.emissions.log_probs).tokens)
-    return IdentifiedRecording(str(audio), recognizer.bundle.name, found.place, hypothesis, found.speed)
+    name = recognizer.bundle.name
+    return IdentifiedRecording(str(audio), name, found.place, hypothesis, found.speed, found.agreement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,52 +175,46 @@ class _Attempt:
 
     place: Identification
     emissions: Emissions
-    speed: float
-
-    @property
-    def is_accepted(self) -> bool:
-        least = 0.0 if self.speed == 1 else OTHER_SPEEDS_EVIDENCE
-        return bool(self.place.verses) and self.place.evidence >= least
-
-    def agrees(self, other: _Attempt) -> bool:
-        """Is the best place the same?"""
-        own, others = (
-            {one.place.verses, *(place.verses for place in one.place.equal)} - {()} for one in (self, other)
-        )
-        return not own.isdisjoint(others)
+    speed: float = 1.0
+    agreement: float | None = None
 
 
 def _identified(recognizer: Recognizer, blocks: Callable[[], Iterable[Samples]], where: str) -> _Attempt:
-    """What a recording holds. Where nothing fits at its own speed, that on which two speeds agree."""
+    """What a recording holds, by CTC alone where that suffices."""
     graph = search_graph(recognizer)
-
-    def attempt(speed: float) -> _Attempt:
-        played = blocks() if speed == 1.0 else _played(blocks(), speed)
-        emissions = recognizer.emissions(played, where)
-        return _Attempt(identification.identify(graph, emissions, CONFIRMING_EVIDENCE), emissions, speed)
-
-    first = attempt(1.0)
-    if first.is_accepted:
+    emissions = recognizer.emissions(blocks(), where)
+    first = _Attempt(identification.identify(graph, emissions), emissions)
+    if first.place.verses or not 0 < len(emissions.log_probs) * emissions.frame_seconds <= LONGEST_AGAIN:
         return first
-    attempts = [first]
-    if len(first.emissions.log_probs) * first.emissions.frame_seconds <= OTHER_SPEEDS_SECONDS:
-        attempts += map(attempt, OTHER_SPEEDS)
-    agreed = [
-        one
-        for one in attempts
-        if one.is_accepted and any(one is not other and one.agrees(other) for other in attempts)
-    ]
-    if agreed:
-        return max(agreed, key=lambda one: one.place.evidence)
-    return replace(first, place=identification.nothing(first.place.evidence))
+    samples = np.concatenate(list(blocks()))
+    agreed = []
+    for speed in (1.0, *OTHER_SPEEDS):
+        if attempt := _with_transducer(recognizer, samples, speed, where):
+            agreed.append(attempt)
+        if speed == 1.0 and agreed:
+            break
+    return max(agreed, key=lambda one: one.place.evidence, default=first)
 
 
-def _played(blocks: Iterable[Samples], speed: float) -> Iterator[Samples]:
+def _with_transducer(recognizer: Recognizer, samples: Samples, speed: float, where: str) -> _Attempt | None:
+    """What a recording holds at a speed, where the transducer agrees."""
+    graph = search_graph(recognizer)
+    played = samples if speed == 1.0 else _played(samples, speed)
+    encoded = encode_samples(recognizer, played, where)
+    emissions = Emissions(encoded.ctc, recognizer.bundle.frame_seconds)
+    place = identification.identify(graph, emissions, LEAST_TOGETHER)
+    if not place.verses:
+        return None
+    agrees = agreement(encoded.joint, identification.spelled(graph, place), recognizer.engine.model)
+    if place.evidence + agrees / 2 < LEAST_TOGETHER:
+        return None
+    return _Attempt(place, emissions, speed, agrees)
+
+
+def _played(samples: Samples, speed: float) -> Samples:
     """A recording faster and higher, or slower and deeper."""
     resampler = Resampler(round(SAMPLE_RATE * speed))
-    for block in blocks:
-        yield resampler.push(block)
-    yield resampler.finish()
+    return np.concatenate([resampler.push(samples), resampler.finish()])
 
 
 def identify_clips(
