@@ -382,6 +382,10 @@ def test_a_recitation_that_is_too_fast_is_found_played_slower(recordings: Path, 
         (None, [("2:255", -2.0, -2.9)], (1.0, -2.9)),  # it agrees: other speeds are not tried
         (None, [("2:255", -2.0, -3.1), ("2:255", -1.0, -4.0), *[None] * 3], (0.85, -4.0)),
         (None, [None, ("2:255", 1.0, -9.1), None, ("2:255", 2.0, -40.0), None], None),
+        (None, [None, ("2:255", 5.0, -40.0), None, ("112:1", 2.0, -40.0), None], None),  # alone
+        (None, [None, ("2:255", 5.0, -40.0), None, None, ("2:255", -2.0, -40.0)], (0.85, -40.0)),
+        (None, [("2:255", -1.0, -40.0), None, ("2:255", 4.0, -40.0), None, None], (0.92, -40.0)),
+        (None, [None, ("2:255", 2.0, -40.0), ("2:255", 2.5, -40.0), None, None], None),
         (None, [None, ("2:255", 1.0, -5.0), ("2:255", 2.0, -5.0), ("112:1", 1.5, 0.0), None], (0.92, -5.0)),
     ],
 )

@@ -54,6 +54,9 @@ validation clips, see docs/results/accuracy.md."""
 LEAST_TOGETHER = -3.5
 """Evidence of a place and half the agreement of the transducer with it, at any speed, where the evidence at
 the own speed does not suffice. Above those of all recordings without Quran, see docs/results/accuracy.md."""
+AT_TWO_SPEEDS = 3.0
+"""Evidence of a place at another speed that suffices without the transducer, if a second speed has the same
+place."""
 LONGEST_AGAIN = 120.0
 """Seconds of the longest recording in which the transducer is asked, and that is played at other speeds."""
 KINDS_IN_JSON = {"sadaqa": "other"}
@@ -177,37 +180,48 @@ class _Attempt:
     emissions: Emissions
     speed: float = 1.0
     agreement: float | None = None
+    """None where no place was found."""
+
+    @property
+    def transducer_agrees(self) -> bool:
+        return self.agreement is not None and self.place.evidence + self.agreement / 2 >= LEAST_TOGETHER
+
+    def is_confirmed(self, attempts: Sequence[_Attempt]) -> bool:
+        """Whether its evidence is strong and another of the attempts has the same place."""
+        own = _wordings(self.place)
+        others = (_wordings(one.place) for one in attempts if one is not self)
+        return self.place.evidence >= AT_TWO_SPEEDS and not all(map(own.isdisjoint, others))
+
+
+def _wordings(place: Identification) -> set[tuple[VerseRef, ...]]:
+    """The verses of a place, and those of equal wording."""
+    return {place.verses, *(other.verses for other in place.equal)} - {()}
 
 
 def _identified(recognizer: Recognizer, blocks: Callable[[], Iterable[Samples]], where: str) -> _Attempt:
     """What a recording holds, by CTC alone where that suffices."""
-    graph = search_graph(recognizer)
     emissions = recognizer.emissions(blocks(), where)
-    first = _Attempt(identification.identify(graph, emissions), emissions)
+    first = _Attempt(identification.identify(search_graph(recognizer), emissions), emissions)
     if first.place.verses or not 0 < len(emissions.log_probs) * emissions.frame_seconds <= LONGEST_AGAIN:
         return first
     samples = np.concatenate(list(blocks()))
-    agreed = []
-    for speed in (1.0, *OTHER_SPEEDS):
-        if attempt := _with_transducer(recognizer, samples, speed, where):
-            agreed.append(attempt)
-        if speed == 1.0 and agreed:
-            break
-    return max(agreed, key=lambda one: one.place.evidence, default=first)
+    attempts = [_attempt(recognizer, samples, 1.0, where)]
+    if not attempts[0].transducer_agrees:
+        attempts += [_attempt(recognizer, samples, speed, where) for speed in OTHER_SPEEDS]
+    accepted = [one for one in attempts if one.transducer_agrees or one.is_confirmed(attempts)]
+    return max(accepted, key=lambda one: one.place.evidence, default=first)
 
 
-def _with_transducer(recognizer: Recognizer, samples: Samples, speed: float, where: str) -> _Attempt | None:
-    """What a recording holds at a speed, where the transducer agrees."""
+def _attempt(recognizer: Recognizer, samples: Samples, speed: float, where: str) -> _Attempt:
+    """The best place in a recording at a speed, and what the transducer thinks of it."""
     graph = search_graph(recognizer)
     played = samples if speed == 1.0 else _played(samples, speed)
     encoded = encode_samples(recognizer, played, where)
     emissions = Emissions(encoded.ctc, recognizer.bundle.frame_seconds)
     place = identification.identify(graph, emissions, LEAST_TOGETHER)
     if not place.verses:
-        return None
+        return _Attempt(place, emissions, speed)
     agrees = agreement(encoded.joint, identification.spelled(graph, place), recognizer.engine.model)
-    if place.evidence + agrees / 2 < LEAST_TOGETHER:
-        return None
     return _Attempt(place, emissions, speed, agrees)
 
 
