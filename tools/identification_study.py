@@ -2,12 +2,14 @@
 
     python tools/identification_study.py make FOLDER [--reversed MANIFEST]
     python tools/identification_study.py score BUNDLE FOLDER [--quran MANIFEST] [--every N]
+    python tools/identification_study.py attempts BUNDLE FOLDER [--quran MANIFEST]
     python tools/identification_study.py degrade MANIFEST FOLDER
 
 `make` writes recordings without any Quran: silence, noise, tones, Arabic sentences and those of other
 languages by eSpeak NG; with `--reversed` also the clips of a manifest played backwards, which have the
 voices, rooms and phones of recitations. `score` prints how many of them are accepted at several thresholds of
-the evidence (`quran_asr.decoding.identify`), and how many clips of a manifest are identified. `degrade`
+the evidence (`quran_asr.decoding.identify`), and how many clips of a manifest are identified. `attempts`
+prints a JSON object for each: evidence, agreement of the transducer and verses at each speed. `degrade`
 writes the clips of a manifest as they might sound on a bad telephone (echo, pink noise at 0 to 15 dB, a band
 from 80-300 to 3,000-4,000 Hz, soft clipping) and their manifest, for `quran-asr evaluate ... --identify`.
 """
@@ -27,9 +29,11 @@ import numpy as np
 from quran_asr import audio
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.corpus.synthesis import Engine
-from quran_asr.decoding.identify import identify
+from quran_asr.decoding.agreement import agreement
+from quran_asr.decoding.identify import identify, spelled
 from quran_asr.records import SAMPLE_RATE, Emissions
-from quran_asr.runtime.alignment import search_graph
+from quran_asr.runtime.alignment import OTHER_SPEEDS, search_graph
+from quran_asr.runtime.n_best import encode_samples
 from quran_asr.runtime.recognizer import load
 
 if TYPE_CHECKING:
@@ -88,6 +92,9 @@ OTHER_LANGUAGES = {
 
 THRESHOLDS = (-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0)
 """Nats of evidence; 0 is the one in use."""
+
+LEAST_STORED = -16.0
+"""Nats of evidence from which on the agreement of the transducer is of interest."""
 
 LEVELS_DB = (-20, -40)
 """Root mean square of noise and tones, relative to full scale."""
@@ -208,6 +215,27 @@ def score(bundle: Path, folder: Path, manifest: Path | None, every: int) -> None
     print(f"search: {10 * searching / searched:.3f} s of processor time for 10 s")
 
 
+def attempts(bundle: Path, folder: Path, manifest: Path | None) -> None:
+    recognizer = load(bundle, decoder="ctc", threads=1)
+    graph = search_graph(recognizer)
+    recordings = [(str(path), [], audio.read(path)) for path in sorted(folder.rglob("*.flac"))]
+    for clip in read_manifest(manifest, recognizer.spelling) if manifest else ():
+        samples = audio.read(clip.audio, clip.offset, clip.duration or None)
+        recordings.append((clip.audio, [str(verse) for verse in clip.verses], samples))
+    for name, verses, samples in recordings:
+        rows = []
+        for speed in (1.0, *OTHER_SPEEDS):
+            played = samples if speed == 1.0 else audio.resample(samples, round(SAMPLE_RATE * speed))
+            encoded = encode_samples(recognizer, played, name)
+            found = identify(graph, Emissions(encoded.ctc, recognizer.bundle.frame_seconds), LEAST_STORED)
+            row = {"speed": speed, "evidence": found.evidence, "verses": [str(ref) for ref in found.verses]}
+            if found.verses:
+                row["equal"] = [[str(ref) for ref in place.verses] for place in found.equal]
+                row["agreement"] = agreement(encoded.joint, spelled(graph, found), recognizer.engine.model)
+            rows.append(row)
+        print(json.dumps({"audio_filepath": name, "verses": verses, "attempts": rows}), flush=True)
+
+
 def telephone(samples: Samples, rng: np.random.Generator) -> Samples:
     """A clip as it might sound on a bad telephone."""
     times = np.arange(int(SAMPLE_RATE * rng.uniform(0.1, 0.5))) / SAMPLE_RATE
@@ -248,12 +276,18 @@ def main() -> None:
     scoring.add_argument("folder", type=Path)
     scoring.add_argument("--quran", type=Path)
     scoring.add_argument("--every", type=int, default=1)
+    attempting = commands.add_parser("attempts")
+    attempting.add_argument("bundle", type=Path)
+    attempting.add_argument("folder", type=Path)
+    attempting.add_argument("--quran", type=Path)
     degrading = commands.add_parser("degrade")
     degrading.add_argument("manifest", type=Path)
     degrading.add_argument("folder", type=Path)
     chosen = parser.parse_args()
     if chosen.command == "make":
         make(chosen.folder, chosen.backwards)
+    elif chosen.command == "attempts":
+        attempts(chosen.bundle, chosen.folder, chosen.quran)
     elif chosen.command == "degrade":
         degrade(chosen.manifest, chosen.folder)
     else:
