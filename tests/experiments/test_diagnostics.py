@@ -75,7 +75,7 @@ def test_a_run_that_really_learned_alarms_at_no_time(until: int) -> None:
 
 
 def test_a_run_of_hours_is_well_and_its_gap_is_named() -> None:
-    """The laptop run of docs/results/accuracy.md: training clips at 0.04, others at 0.32 and falling."""
+    """The laptop run of docs/results/experiments.md: training clips at 0.04, others at 0.32 and falling."""
     curves = read_curves(RECORDED / "laptop.csv")
     assert codes(curves, "error") == set()
     assert codes(curves, "warning") == {"generalization-gap"}

@@ -107,7 +107,7 @@ def test_the_table_comes_near_what_the_guide_measured() -> None:
 
 
 def test_the_laptops_ninety_minutes() -> None:
-    """88 minutes were measured on one core (docs/results/accuracy.md)."""
+    """88 minutes were measured on one core (docs/results/experiments.md)."""
     of = plan(load_recipe("laptop"), Workload(2876, 5.45), target=find_target("cpu", []))
     assert of.total_seconds is not None and 88 * 60 / 2 < of.total_seconds < 88 * 60 * 2
 
