@@ -37,7 +37,7 @@ from quran_asr.training.data.batches import Batch
 from quran_asr.training.loss.transducer import transducer_loss
 from quran_asr.training.memory import heaviest
 from quran_asr.training.model import build_model
-from quran_asr.training.module import TrainingModule
+from quran_asr.training.module import Losses, TrainingModule
 from quran_asr.training.nemo_archive import read_archive
 from quran_asr.training.tokenizer import Tokenizer, train_tokenizer
 
@@ -306,10 +306,10 @@ def test_the_gate_stops_what_cannot_be_learned(
     else:
         right = TrainingModule.losses
 
-        def wrong(self: TrainingModule, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            transducer, ctc = right(self, batch)
+        def wrong(self: TrainingModule, batch: Batch) -> Losses:
+            transducer, ctc, consistency = right(self, batch)
             assert transducer is not None
-            return -transducer, -ctc
+            return Losses(-transducer, -ctc, consistency)
 
         monkeypatch.setattr(TrainingModule, "losses", wrong)
     gate = overfit_gate(learner, tokenizer, clips, 20)

@@ -348,7 +348,7 @@ class TrainingModule(lightning.LightningModule):
     ) -> Losses:
         """Losses of each clip; `encoded_batch`: from `encode`, where that has been called."""
         encoded, on_device = encoded_batch or self.encode(batch)
-        views = len(encoded) // len(batch.indices)
+        views = len(encoded) // len(batch.labels)
         if views > 1:
             batch = batch.repeated(views)
         frames, labels = self._known_frames(batch, on_device), torch.tensor(batch.labels)
