@@ -421,8 +421,8 @@ class TrainingModule(lightning.LightningModule):
         Then B counts the clips once for each view: all of them in the first, all again in the second.
         """
         features, lengths = self.model.preprocessor(input_signal=batch.audio, length=batch.audio_lengths)
-        if self.training:
-            views = self.recipe.quran.views
+        views = self.recipe.quran.views
+        if self.training and views > 1:
             features, lengths = features.repeat(views, 1, 1), lengths.repeat(views)
         if self.training and self.model.spec_augmentation is not None:
             features = self.model.spec_augmentation(input_spec=features, length=lengths)
