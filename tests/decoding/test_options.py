@@ -32,6 +32,8 @@ def test_every_decoder_can_be_chosen() -> None:
         ({"max_symbols": -1}, "max_symbols is -1"),
         ({"least_probability": 1.0}, "least_probability is 1.0"),
         ({"least_probability": math.nan}, "least_probability is nan"),
+        ({"temperature": 0.0}, "temperature is 0.0\nhint: give a number from 0.1 to 10"),
+        ({"temperature": math.nan}, "temperature is nan"),
         ({"pause_seconds": 0.0}, "pause_seconds is 0.0"),
         ({"pause_seconds": math.inf}, "pause_seconds is inf"),
         ({"pause_seconds": 1e18}, "pause_seconds is 1e+18\nhint: give seconds above 0 and at most 3,600"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -158,6 +159,7 @@ def test_a_full_beam_knows_the_score_of_every_text(
     st.sampled_from([0.0, 0.7]),
     st.sampled_from([None, 2, 5]),
     st.sampled_from([None, 3]),
+    st.sampled_from([1.0, 2.0]),
     st.floats(-3, 1),
 )
 def test_cutting_changes_nothing(
@@ -168,11 +170,12 @@ def test_cutting_changes_nothing(
     weight: float,
     patience: int | None,
     commit: int | None,
+    temperature: float,
     talkative: float,
 ) -> None:
     networks, encoded = Networks(seed, talkative, sharpness=3.0), random_frames(seed, frames)
     fusion = Fusion(random_model(seed), weight, 0.4)
-    width = BeamSettings(beam, 1e-2, max_symbols=2, commit_frames=commit)
+    width = BeamSettings(beam, 1e-2, max_symbols=2, temperature=temperature, commit_frames=commit)
     pause = None if patience is None else Pause(patience)
     whole = stream(networks, encoded, [], fusion, width, pause)
     cut = stream(networks, encoded, cuts, fusion, width, pause)
@@ -183,6 +186,23 @@ def test_cutting_changes_nothing(
     if pause is None and frames:
         (best,) = networks.search(encoded, fusion=fusion, settings=width)
         assert best.hypothesis.tokens == whole[0].tokens
+
+
+class Softened(Networks):
+    """The joint network's logits are divided by a temperature before they are normalized."""
+
+    def __init__(self, seed: int, temperature: float) -> None:
+        super().__init__(seed)
+        self.out, self.bias = self.out / temperature, self.bias / temperature
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10_000), st.sampled_from([0.5, 1.5, 2.0]))
+def test_the_temperature_divides_the_logits(seed: int, temperature: float) -> None:
+    encoded, softened = random_frames(seed, 3), Softened(seed, temperature)
+    tempered = replace(EVERYTHING, temperature=temperature)
+    for one in Networks(seed).search(encoded, settings=tempered, n_best=40):
+        assert one.acoustic == pytest.approx(forward(softened, encoded, one.hypothesis.tokens, 2), abs=1e-4)
 
 
 @settings(max_examples=30)

@@ -59,6 +59,9 @@ class Decoding:
     least_probability: float | None = None
     """A beam search drops texts less probable than this share of the best, that over CTC also tokens less
     probable than this in a frame; 0 drops none; None takes 1e-3 for CTC and 1e-2 for the transducer."""
+    temperature: float | None = None
+    """Of `transducer-beam`: above 1 the joint network's distributions are softer, so that more texts stay in
+    the beam, below 1 sharper; None takes 2."""
     fusion: Fusion | None = None
     """Language model, its weight and the token bonus, for a beam search."""
     pause_seconds: float | None = PAUSE_SECONDS
@@ -79,6 +82,10 @@ class Decoding:
         if self.least_probability is not None and not 0 <= self.least_probability < 1:
             raise QuranAsrError(
                 f"least_probability is {self.least_probability}", remedy="give a number from 0 to below 1"
+            )
+        if self.temperature is not None and not 0.1 <= self.temperature <= 10:
+            raise QuranAsrError(
+                f"temperature is {self.temperature}", remedy="give a number from 0.1 to 10; 1 changes nothing"
             )
         pause = self.pause_seconds
         if pause is None:

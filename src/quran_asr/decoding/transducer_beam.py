@@ -36,6 +36,17 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
 LEAST_PROBABILITY = 1e-2
+TEMPERATURE = 2.0
+"""Softens the joint network's distributions, which are overconfident on unknown voices: the right text is
+then still in the beam when later audio contradicts the first choice. WER on 195 validation clips of voices that
+are not trained on, of a model of 13M parameters, with temperatures of 1, 1.5, 2 and 2.5:
+
+- 1040 ms: 0.093, 0.080, 0.084, 0.081
+- 480 ms: 0.103, 0.100, 0.086, 0.085
+- 0 ms: 0.142, 0.127, 0.103, 0.104
+- 1040 ms, degraded to a bad telephone: 0.440, 0.405, 0.404, 0.419
+- 1040 ms, a model of 1.8M parameters: 0.552, 0.522, 0.517, 0.542
+"""
 COMMIT_SECONDS = 2.0
 """Seconds after which the tokens of the best text are final in a stream."""
 LARGEST_BLOCK = 8
@@ -54,6 +65,8 @@ class BeamSettings:
     """Texts less probable than this share of the best, with the language model, are dropped; 0 keeps all."""
     max_symbols: int = 3
     """Most tokens that a text can gain in one frame."""
+    temperature: float = 1.0
+    """The joint network's log-probabilities are divided by it, and normalized again."""
     commit_frames: int | None = None
     """Tokens of the best text that are older than this many frames are final: texts that differ there are
     dropped, so that words are final in bounded time. None waits until no text in the beam differs."""
@@ -243,7 +256,7 @@ def _advance(
     """Search a block of frames, or up to the end of the utterance in it. The chunk began at `origin`."""
     block = encoded[:LARGEST_BLOCK]
     end = state.frame + len(block)
-    asked = _ask(block, state.texts, scorer.join, state.frame)
+    asked = _ask(block, state.texts, scorer, state.frame)
     while state.frame < end:
         state, asked = _stay(state, asked, end, scorer.settings, pause, origin)
         if state.frame < end and not _is_over(state, pause, origin):
@@ -253,7 +266,7 @@ def _advance(
     return state
 
 
-def _ask(block: Floats, texts: Sequence[Text], join: Join, frame: int) -> list[Asked]:
+def _ask(block: Floats, texts: Sequence[Text], scorer: Scorer, frame: int) -> list[Asked]:
     """Ask the joint network for each of these frames, the first of which is `frame`, after each text."""
     frames, first = len(block), texts[0]
     if len(texts) == 1:
@@ -262,13 +275,16 @@ def _ask(block: Floats, texts: Sequence[Text], join: Join, frame: int) -> list[A
         predicted = np.concatenate([text.predicted for text in texts])
         pairs = np.concatenate([block] * len(texts)), predicted.repeat(frames, axis=0)
         gains = np.array([text.gains for text in texts])[:, None]
-    scores = join(*pairs).astype(np.float64).reshape(len(texts), frames, -1)
+    scores = scorer.join(*pairs).astype(np.float64).reshape(len(texts), frames, -1)
     if math.isnan(scores.max()):
         bad = int(np.isnan(scores).any(axis=(0, 2)).argmax())
         raise QuranAsrError(
             f"the transducer's scores of frame {frame + bad} hold NaN",
             remedy="use an earlier checkpoint of the run, or export the model again",
         )
+    if scorer.settings.temperature != 1:
+        scores /= scorer.settings.temperature
+        scores -= np.log(np.exp(scores).sum(axis=2, keepdims=True))
     blanks = scores[:, :, -1]
     leads = (scores[:, :, :-1] + gains).max(axis=2) - blanks
     return [Asked(*each) for each in zip(scores, blanks.tolist(), leads.tolist(), strict=True)]
@@ -393,7 +409,7 @@ def _grow(
                 places[grown[nth][0].tokens] = len(places)
                 tails.append(grown[nth][0])
             texts += fresh
-            asked += _ask(block[here:], fresh, scorer.join, state.frame)
+            asked += _ask(block[here:], fresh, scorer, state.frame)
             after += [-math.inf] * len(new)
         growing = []
         for tail, mass in grown:
@@ -502,6 +518,7 @@ class TransducerBeamDecoder:
             beam=decoding.beam,
             least_probability=LEAST_PROBABILITY if least is None else least,
             max_symbols=decoding.max_symbols or min(model.max_symbols, BeamSettings().max_symbols),
+            temperature=TEMPERATURE if decoding.temperature is None else decoding.temperature,
             commit_frames=frames_of(COMMIT_SECONDS, model.frame_seconds),
         )
         self._patience = patience_of(decoding, model)
