@@ -38,8 +38,8 @@ from quran_asr.records import Hypothesis
 LEAST_PROBABILITY = 1e-2
 TEMPERATURE = 2.0
 """Softens the joint network's distributions, which are overconfident on unknown voices: the right text is
-then still in the beam when later audio contradicts the first choice. WER on 195 validation clips of voices that
-are not trained on, of a model of 13M parameters, with temperatures of 1, 1.5, 2 and 2.5:
+then still in the beam when later audio contradicts the first choice. WER on 195 validation clips of voices
+that are not trained on, of a model of 13M parameters, with temperatures of 1, 1.5, 2 and 2.5:
 
 - 1040 ms: 0.093, 0.080, 0.084, 0.081
 - 480 ms: 0.103, 0.100, 0.086, 0.085
