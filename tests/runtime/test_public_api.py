@@ -119,7 +119,13 @@ def test_what_is_no_file_name_is_refused_in_one_line(wrong: Any) -> None:
 def test_other_wrong_arguments_are_errors_too(small_bundle: Path, voice: np.ndarray, tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", voice)
     recognizer = quran_asr.load(small_bundle, decoder="ctc")
-    for wrong in ({"folder": 5}, {"lm": "quran", "lm_weight": "1"}, {"lm": "quran", "token_bonus": True}):
+    for wrong in (
+        {"folder": 5},
+        {"lm": "quran", "lm_weight": "1"},
+        {"lm": "quran", "token_bonus": True},
+        {"temperature": "2"},
+        {"temperature": 0},
+    ):
         with pytest.raises(quran_asr.QuranAsrError, match=f"{[*wrong][-1]} is"):
             quran_asr.load(**wrong)
     for verses in (small_bundle, 1.5, [112], {"112": 1}):

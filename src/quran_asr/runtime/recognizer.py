@@ -231,6 +231,7 @@ def load(
     passage: str | None = None,
     lm_weight: float | None = None,
     token_bonus: float | None = None,
+    temperature: float | None = None,
 ) -> Recognizer:
     """A recognizer from a bundle.
 
@@ -245,6 +246,7 @@ def load(
             and `ctc` become their beam searches. Without it the words are as recited; with it they are
             drawn to its text.
         passage, lm_weight, token_bonus: see `shallow_fusion.load_fusion`.
+        temperature: of the distributions in `transducer-beam`, see `Decoding`; None takes 2.
 
     Raises:
         QuranAsrError: no bundle, a damaged or newer one, a setting out of its range, or the model lacks what
@@ -258,7 +260,8 @@ def load(
         raise QuranAsrError(
             f"threads is {threads!r}", remedy=f"give a whole number from 0 to {MOST_THREADS}, or None"
         )
-    for name, number in (("lm_weight", lm_weight), ("token_bonus", token_bonus)):
+    numbers = {"lm_weight": lm_weight, "token_bonus": token_bonus, "temperature": temperature}
+    for name, number in numbers.items():
         if number is not None and (
             isinstance(number, bool) or not isinstance(number, int | float | np.number)
         ):
@@ -272,7 +275,7 @@ def load(
             bundle, decoder, lm=lm, passage=passage, lm_weight=lm_weight, token_bonus=token_bonus
         )
     searched = decoder if fusion is None else BEAMS.get(decoder, decoder)
-    decoding = Decoding(decoder=searched, pause_seconds=pause_seconds, fusion=fusion)
+    decoding = Decoding(searched, pause_seconds=pause_seconds, fusion=fusion, temperature=temperature)
     whole_threads = None if threads is None else int(threads)
     return Recognizer(bundle, decoding, look_ahead_ms, whole_threads)
 
