@@ -132,6 +132,44 @@ def test_an_earlier_verse_that_comes_for_the_first_time_is_no_repeat(last_part: 
     ]
 
 
+def test_a_skipped_verse_that_comes_later_is_no_repeat(last_part: Graph) -> None:
+    speech = Speech()
+    for place in ("106:1", "106:3", "106:4", "106:2", "106:2", "106:3"):
+        speech.say(verse(place)).pause(0.5)
+    kinds = [line.split()[:2] for line in shown(aligned(last_part, speech))]
+    assert kinds == [
+        ["verse", "106:1"],
+        ["verse", "106:3"],
+        ["verse", "106:4"],
+        ["verse", "106:2"],
+        ["repeat", "106:2"],
+        ["repeat", "106:3"],
+    ]
+
+
+def test_words_that_were_forced_on_other_speech_take_no_others_along(last_part: Graph) -> None:
+    """Nothing but the entry `back` stands between them and verses that are recited well."""
+    places = [str(last_part.refs[verse]) for verse in last_part.verse]
+
+    def visits(place: str, loss: float) -> list[Visit]:
+        words = [w for w, ref in enumerate(places) if ref == place and last_part.kind[w] == Kind.VERSE]
+        _, once = np.unique(last_part.index[words], return_index=True)
+        made = []
+        for word in (words[nth] for nth in once):
+            begin = next(frames)
+            spelt = len(last_part.spelt(word))
+            tokens = tuple((begin + 2 * n, begin + 2 * n + 1) for n in range(spelt))
+            made.append(Visit(word, begin, begin + 90, tokens=tokens, loss=loss * spelt))
+        return made
+
+    frames = iter(range(0, 10_000, 100))
+    well, badly = 0.1, last_part.costs.garbage_token + 5
+    path = visits("107:3", badly) + visits("107:3", well) + visits("107:4", well)
+    alignment = align_path(last_part, path, Clock(FRAME))
+    assert shown(alignment) == ["verse 107:3 1-5 start", "verse 107:4 1-2 next"]
+    assert alignment.unaligned[-1].end <= alignment.segments[0].start
+
+
 def test_a_repeated_verse_is_not_taken_for_the_next_one_that_begins_alike(last_part: Graph) -> None:
     assert verse("98:4")[0] == verse("98:5")[0] and verse("98:6")[:2] == verse("98:7")[:2]
     speech = Speech()
@@ -225,6 +263,18 @@ def test_context_decides_between_verses_of_equal_wording(last_part: Graph) -> No
     assert found.verses == (VerseRef(109, 4), VerseRef(109, 5))
     assert found.equal == ()
     assert (found.first_word, found.last_word) == (0, len(verse("109:5")) - 1)
+
+
+def test_places_of_other_wording_are_alternatives(last_part: Graph) -> None:
+    """Two verses that differ in one letter, of which the model cannot say whether it was recited."""
+    with_letter = Speech().pause(1).say(verse("94:5")).log_probs()
+    without = Speech().pause(1.08).say(verse("94:6")).log_probs()
+    share = 0.02
+    log_probs = np.logaddexp(with_letter + np.log(share), without + np.log(1 - share))
+    found = identify(last_part, Emissions(log_probs, FRAME))
+    assert found.equal == ()
+    assert {found.verses, found.alternatives[0].verses} == {(VerseRef(94, 5),), (VerseRef(94, 6),)}
+    assert found.margin < 0.5
 
 
 def test_part_of_a_verse(last_part: Graph) -> None:

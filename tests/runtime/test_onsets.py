@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,8 +66,8 @@ def test_only_the_first_word_behind_a_pause_begins_there() -> None:
 def test_nothing_ends_after_the_recording() -> None:
     levels = levels_of(sounds((1.0, 2.0), (2.6, 4.0), seconds=4.0))
     (segment,) = words((1.0, 1.9), (2.6, 4.11)).segments
-    found = at_rises(Alignment((segment,), (Unaligned(3.5, 4.16),)), levels)
-    assert found.segments[0].end == found.unaligned[0].end == pytest.approx(4.0)
+    assert at_rises(Alignment((segment,), ()), levels).segments[0].end == pytest.approx(4.0)
+    assert at_rises(Alignment((), (Unaligned(3.5, 4.16),)), levels).unaligned[0].end == pytest.approx(4.0)
 
 
 def test_a_pause_far_away_and_silence_move_nothing() -> None:
@@ -89,3 +92,22 @@ def test_words_stay_in_order_however_the_recording_is_cut(gaps: list[tuple[float
     assert found == at_rises(words(*spans), levels_of(samples, size))
     times = [time for segment in found.segments for word in segment.words for time in (word.start, word.end)]
     assert times == sorted(times)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(0.1, 0.9), min_size=4, max_size=12), st.floats(0, 0.4), st.floats(0, 0.4))
+def test_unaligned_stretches_overlap_no_word(lengths: list[float], early: float, late: float) -> None:
+    """Words begin earlier than the frames of their tokens, of which the stretches are."""
+    times = np.cumsum([0.3, *lengths]).tolist()
+    spans = [(times[at], times[at + 1]) for at in range(0, len(times) - 1, 2)]
+    gaps = [(before[1] - early, after[0] + late) for before, after in pairwise(spans)]
+    seconds = times[-1] + 1
+    aligned = replace(words(*spans), unaligned=tuple(Unaligned(*gap) for gap in gaps))
+    found = at_rises(aligned, levels_of(sounds(*spans, seconds=seconds)))
+    spoken = [word for segment in found.segments for word in segment.words]
+    for stretch in found.unaligned:
+        assert stretch.start < stretch.end
+        assert all(word.end <= stretch.start or word.start >= stretch.end for word in spoken)
+    for before, after in pairwise(spoken):
+        gap = after.start - before.end
+        assert gap <= 0 or any(before.end <= one.start < one.end <= after.start for one in found.unaligned)

@@ -79,7 +79,7 @@ class Identification:
     margin: float
     """Nats by which the next best place is worse; infinite where there is none."""
     equal: tuple[PlaceInText, ...]
-    """Other places that cannot be distinguished."""
+    """Other places of the same wording, which cannot be distinguished."""
     alternatives: tuple[PlaceInText, ...]
     """The next best places, the best first."""
 
@@ -121,11 +121,16 @@ def identify(
         return nothing(evidence)
     loss = sum(visit.loss for visit in recited) / sum(len(visit.tokens) for visit in recited)
     named = {near.refs[near.verse[visit.word]] for visit in _text(near, path)}
-    others = _others(near, state, visits, named, score(state, end.entry), alternatives + 1)
-    equal = tuple(place for place in others if place.score > -EQUAL)
-    rest = tuple(place for place in others if place.score <= -EQUAL)[:alternatives]
+    wordings = {_wording(near, recited), _wording(near, path)}
+    equal, rest = [], []
+    for place, other in _others(near, state, visits, named, score(state, end.entry), alternatives + 1):
+        same = place.score > -EQUAL and _wording(near, other) in wordings
+        (equal if same else rest).append(place)
+    rest = rest[:alternatives]
     margin = -rest[0].score if rest else np.inf
-    return Identification(best.verses, best.first_word, best.last_word, -loss, evidence, margin, equal, rest)
+    return Identification(
+        best.verses, best.first_word, best.last_word, -loss, evidence, margin, tuple(equal), tuple(rest)
+    )
 
 
 def spelled(graph: Graph, place: Identification) -> list[int]:
@@ -247,6 +252,10 @@ def _text(graph: Graph, path: Sequence[Visit]) -> list[Visit]:
     return [visit for visit in path if visit.word != HUB and graph.kind[visit.word] == Kind.VERSE]
 
 
+def _wording(graph: Graph, path: Sequence[Visit]) -> tuple[str, ...]:
+    return tuple(graph.texts[visit.word] for visit in _text(graph, path))
+
+
 def _place(graph: Graph, recited: Sequence[Visit], against_best: float) -> PlaceInText | None:
     words = [visit.word for visit in recited]
     if not words:
@@ -267,11 +276,11 @@ def _others(
     named: Set[VerseRef],
     best_score: float,
     most: int,
-) -> list[PlaceInText]:
+) -> list[tuple[PlaceInText, Sequence[Visit]]]:
     """The best paths that end in other verses than `named`, each with a verse that no better path has."""
     ends = word_ends(graph, state)
     seen = set(named)
-    found: list[PlaceInText] = []
+    found: list[tuple[PlaceInText, Sequence[Visit]]] = []
     for word in np.argsort(ends)[::-1].tolist():
         ref = graph.refs[graph.verse[word]]
         if graph.kind[word] != Kind.VERSE or ref in seen:
@@ -281,7 +290,7 @@ def _others(
         place = _place(graph, _text(graph, path), score(state, entry) - best_score)
         if place is not None:
             seen.update(place.verses)
-            found.append(place)
+            found.append((place, path))
         if len(found) == most and place is not None and place.score <= -EQUAL:
             break
     return found

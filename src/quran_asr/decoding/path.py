@@ -116,6 +116,8 @@ class Reached:
     """The smallest number since the last jump."""
     furthest: int = -1
     """The greatest number since then."""
+    skipped: frozenset[int] = frozenset()
+    """The numbers between them that were not recited."""
 
 
 def align_path(
@@ -131,16 +133,16 @@ def align_path(
     """
     path = tuple(visits)
     words, _ = path_words(graph, path, clock)
+    doubtful = _doubtful(graph, words)
+    if doubtful:
+        words, _ = path_words(graph, [visit for visit in path if visit not in doubtful], clock)
     if mismatches:
         words = tuple(
             replace(one, word=replace(one.word, mismatch=mismatches.get(one.visit))) for one in words
         )
-    doubtful = _doubtful(graph, words)
     segments: list[AlignedSegment] = []
     open_segment: list[PathWord] = []
     for word in words:
-        if word.visit in doubtful:
-            continue
         if open_segment and not _continues(graph, open_segment[-1], word):
             segments.append(_segment(graph, open_segment))
             open_segment = []
@@ -166,7 +168,7 @@ def path_words(
     """
     places = text_places(graph)
     reached = reached or Reached()
-    last, first, furthest = reached.last, reached.first, reached.furthest
+    last, first, furthest, skipped = reached.last, reached.first, reached.furthest, reached.skipped
     words = [visit for visit in visits if visit.word != HUB and visit.tokens]
     found: list[PathWord] = []
     for number, visit in enumerate(words):
@@ -177,11 +179,11 @@ def path_words(
         if kind == "verse":
             entry = _entry(graph, last, place)
             if entry == "jump" or place < first or last < 0:  # also back to what was not recited before
-                first, furthest = place, -1
-            last = place
-            if last <= furthest:
+                first, furthest, skipped = place, place - 1, frozenset()
+            if place <= furthest and place not in skipped:
                 kind = "repeat"
-            furthest = max(furthest, last)
+            skipped = skipped.union(range(furthest + 1, place)) - {place}
+            last, furthest = place, max(furthest, place)
         start = max(0.0, clock.seconds(_first_frame(graph, visit)) + clock.start_shift)
         until = clock.seconds(visit.tokens[-1][1]) + clock.end_shift
         if number + 1 < len(words):
@@ -196,7 +198,7 @@ def path_words(
             index=int(graph.index[node]),
         )
         found.append(PathWord(visit, node, place, word, kind, entry, visit.loss, len(visit.tokens)))
-    return tuple(found), Reached(last, first, furthest)
+    return tuple(found), Reached(last, first, furthest, skipped)
 
 
 def _first_frame(graph: Graph, visit: Visit) -> int:
@@ -246,18 +248,33 @@ def _segment(graph: Graph, recited: list[PathWord]) -> AlignedSegment:
 
 
 def _doubtful(graph: Graph, words: Sequence[PathWord]) -> set[Visit]:
-    """Words that other speech explains nearly as well, with all that follow without a jump."""
-    places: list[list[PathWord]] = []
-    for recited in words:
-        if not places or recited.entry in ("start", "jump"):
-            places.append([])
-        places[-1].append(recited)
+    """Words that other speech explains nearly as well.
+
+    All words without a jump between them are judged together, and only if they fail, each run of successive
+    words on its own: words that were forced on other speech take no others with them.
+    """
+
+    def fails(some: Sequence[PathWord]) -> bool:
+        return sum(graph.costs.garbage_token * one.tokens - one.loss for one in some) < LEAST_GAIN
+
     return {
         recited.visit
-        for place in places
-        if sum(graph.costs.garbage_token * one.tokens - one.loss for one in place) < LEAST_GAIN
-        for recited in place
+        for place in _runs(words, ("start", "jump"))
+        if fails(place)
+        for run in _runs(place, ("start", "jump", "back", "skip"))
+        if fails(run)
+        for recited in run
     }
+
+
+def _runs(words: Sequence[PathWord], begins: Sequence[Entry]) -> list[list[PathWord]]:
+    """The words in runs, each of which begins with one of these entries."""
+    runs: list[list[PathWord]] = []
+    for recited in words:
+        if not runs or recited.entry in begins:
+            runs.append([])
+        runs[-1].append(recited)
+    return runs
 
 
 def _other_speech(path: tuple[Visit, ...], doubtful: set[Visit], clock: Clock) -> Iterator[Unaligned]:

@@ -6,12 +6,14 @@ the recording shows more exactly where the word begins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quran_asr.decoding.path import Unaligned
 from quran_asr.records import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -65,8 +67,8 @@ def at_rises(alignment: Alignment, levels: NDArray[np.float32]) -> Alignment:
     """The same alignment, with words behind a pause beginning where the level rises.
 
     A start is moved by less than `BEHIND_SECONDS`, never behind the end of its word, and only if there is a
-    pause. A word before it that would end later than the new start ends there. Nothing ends after the
-    recording, as the last frame of the scores may.
+    pause. A word before it that would end later than the new start ends there. Unaligned stretches end where
+    words begin. Nothing ends after the recording, as the last frame of the scores may.
 
     Args:
         alignment: of a recording.
@@ -84,8 +86,27 @@ def at_rises(alignment: Alignment, levels: NDArray[np.float32]) -> Alignment:
         replace(one, words=tuple(_moved(word, next(moved), next(following)) for word in one.words))
         for one in alignment.segments
     )
-    unaligned = tuple(replace(one, end=min(one.end, recording_end)) for one in alignment.unaligned)
-    return replace(alignment, segments=segments, unaligned=unaligned)
+    words = [word for segment in segments for word in segment.words]
+    between = (_between(words, replace(one, end=min(one.end, recording_end))) for one in alignment.unaligned)
+    return replace(
+        alignment, segments=segments, unaligned=tuple(one for one in between if one.start < one.end)
+    )
+
+
+def _between(words: Sequence[TimedWord], stretch: Unaligned) -> Unaligned:
+    """The longest part of a stretch that no word takes; of no length if words take all of it."""
+    before = bisect_right(words, stretch.start, key=lambda word: word.start) - 1
+    at, longest = stretch.start, Unaligned(stretch.start, stretch.start)
+    for word in words[max(0, before) :]:
+        longest = max(longest, Unaligned(at, min(word.start, stretch.end)), key=_seconds)
+        at = max(at, word.end)
+        if at >= stretch.end:
+            return longest
+    return max(longest, Unaligned(at, stretch.end), key=_seconds)
+
+
+def _seconds(stretch: Unaligned) -> float:
+    return stretch.end - stretch.start
 
 
 def _moved(word: TimedWord, start: float, next_start: float) -> TimedWord:
