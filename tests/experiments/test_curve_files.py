@@ -149,6 +149,9 @@ def test_csv_with_a_split_column_and_one_saved_from_tensorboard(tmp_path: Path) 
         ("step,val_wer\n1,often\n", "`often` is not a number"),
         ("step,val_wer\n,0.5\n", "has no step"),
         ("step,val_wer\n", "holds no numbers"),
+        ("step,val_wer\nstep,val_wer\n", "holds no numbers"),
+        ("step,val_wer\n1,0.5\nstep,val_loss,val_wer\n", "x.csv:3: is a second header, with other columns"),
+        ("val_wer,epoch\n0.5,1\nval_loss,epoch\n", "x.csv:3: is a second header, with other columns"),
     ],
 )
 def test_a_csv_that_is_none_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -168,6 +171,18 @@ def test_rates_that_cannot_be_are_refused(tmp_path: Path, text: str, message: st
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(QuranAsrError, match=message):
         read_curves(tmp_path / "a.csv")
+
+
+def test_a_header_that_is_there_again_is_no_row(tmp_path: Path) -> None:
+    """Of a log that a later session was appended to; a step made twice counts as the later session has it."""
+    file = tmp_path / "x.csv"
+    for header, text in (
+        ("step,val_wer", "1,0.9\n2,0.8\n{}\n2,0.7\n3,0.6\n"),
+        ("|Step|Wer|", "|1|0.9|\n{}\n|3|0.6|\n"),
+    ):
+        file.write_text(f"{header}\n{text.format(header)}")
+        points = [(point.step, point.value) for point in read_curves(file).validation["wer"]]
+        assert points == ([(1, 0.9), (2, 0.7), (3, 0.6)] if "," in header else [(1, 0.9), (3, 0.6)])
 
 
 def test_nothing_there(tmp_path: Path) -> None:

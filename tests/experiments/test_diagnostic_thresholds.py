@@ -127,6 +127,22 @@ def fell(low: float = 3.2, back: float = 3.36, first: float = 3.5) -> list[float
     return [mean for mean in means for _ in range(30)]
 
 
+def losses(rise: float = 1.0, late: float = 0.1) -> Curves:
+    """A validation loss that falls to 1 and rises; one of training that goes from 1 to `late` meanwhile."""
+    return curves(
+        every=100,
+        v_loss=[3.0, 2.0, 1.5, *[1.0] * 7, *[1.0 + rise] * 12],
+        t_loss=[5.0, 3.0, *[1.0] * 6, *[late] * 14],
+    )
+
+
+def best_only(known: int, behind: int) -> Curves:
+    """A text log with the WER of the first validations; the others were not among the best."""
+    return curves(
+        v_wer=[0.9 * 0.9**at for at in range(known)], v_wer_not_in_top=[*[None] * known, *[3.0] * behind]
+    )
+
+
 CASES = [
     # learning_rate.py
     Case("lines", "divergence", lambda n: curves(t_loss=rising(10, 1, 8, int(n))), 19, 20),
@@ -259,6 +275,10 @@ CASES = [
         0.62,
         0.58,
     ),
+    Case("loss risen", "overfitting", lambda x: losses(rise=x), 0.13, 0.17),
+    Case("training falls", "overfitting", lambda x: losses(late=x), 0.97, 0.92),
+    Case("behind the best", "no-improvement", lambda n: best_only(3, int(n)), 3, 4),
+    Case("many behind", "wer-falls", lambda n: best_only(12, int(n)), 3, 2),
     Case("good", "plateau", lambda x: curves(v_wer=[0.5, 0.3, *[x] * 12]), 0.14, 0.16),
 ]
 

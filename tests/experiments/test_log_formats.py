@@ -16,6 +16,7 @@ from quran_asr.cli.main import main
 from quran_asr.errors import QuranAsrError
 from quran_asr.experiments.curve_files import read_curves
 from quran_asr.experiments.curves import Curves
+from quran_asr.experiments.diagnostics.forecast import forecast
 from quran_asr.experiments.diagnostics.rules import diagnose
 
 # Logs as these toolkits write them, of trainings that go as these public ones did
@@ -105,6 +106,22 @@ def nemo_text(path: Path) -> None:
     path.write_text("\n".join(lines))
 
 
+def old_lightning_text(path: Path) -> None:
+    """Lightning 1.5 wrote the tag without quotes."""
+    nemo_text(path)
+    lines = [line for line in path.read_text().splitlines() if "was not in" not in line]
+    path.write_text("\n".join(lines).replace("'val_wer'", "val_wer"))
+
+
+def nemo_stuck(path: Path) -> None:
+    """Twelve validations that each improve, and 48 that do not."""
+    falls = [f"'val_wer' reached {1.03 * 0.912**epoch:.5f} (best 0.1)" for epoch in range(1, 13)]
+    lines = [*falls, *["'val_wer' was not in top 3"] * 48]
+    path.write_text(
+        "\n".join(f"Epoch {at}, global step {500 * at}: {line}" for at, line in enumerate(lines, 1))
+    )
+
+
 def icefall(path: Path) -> None:
     """The loss rises for good in the fourth epoch."""
     lines = []
@@ -153,7 +170,9 @@ READ: list[tuple[str, Callable[[Path], None], str, str, int]] = [
     ("metrics.csv", lightning_csv, "stuck-ignores-audio", "step", 8999),
     ("history.csv", wandb_history, "stuck-ignores-audio", "step", 3000),
     ("panel.csv", wandb_panel, "not-learning", "step", 1100),
-    ("nemo_log_globalrank-0.txt", nemo_text, "wer-falls", "step", 1200),
+    ("nemo_log_globalrank-0.txt", nemo_text, "wer-falls", "step", 1250),
+    ("old_lightning.txt", old_lightning_text, "wer-falls", "step", 1200),
+    ("nemo_stuck.txt", nemo_stuck, "no-improvement", "step", 30_000),
     ("log-train", icefall, "divergence", "step", 3951),
     ("train.log", espnet, "plateau", "step", 12_000),
     ("start.csv", fell_back, "fell-back", "step", 1800),
@@ -253,6 +272,86 @@ def test_log_calls_of_weights_and_biases_are_not_called_optimizer_steps(tmp_path
     assert [point.value for point in curves.validation["wer"]] == [0.9, 0.8]
 
 
+def test_a_run_of_weights_and_biases_may_have_a_dash_in_its_name(tmp_path: Path) -> None:
+    name = "ft - lr 1e-4 - val_wer"
+    curves = read(tmp_path / "p.csv", f'"Step","{name}","{name}__MIN"\n1,0.9,0.1\n2,0.8,0.1\n')
+    assert [point.value for point in curves.validation["wer"]] == [0.9, 0.8]
+    assert len(curves.notes) == 1 and "no diagnostic knows" not in curves.notes[0]
+    with pytest.raises(QuranAsrError, match="2 runs of Weights & Biases: a - 1, a - 2"):
+        read(tmp_path / "q.csv", "Step,a - 1 - val_wer,a - 2 - val_wer\n1,0.9,0.8\n")
+
+
+def test_a_text_log_that_holds_no_improvement_is_read(tmp_path: Path) -> None:
+    """Of a run that was resumed, and has not come to its best again."""
+    lines = [f"Epoch {at}, global step {100 * at}: 'val_wer' was not in top 3" for at in range(1, 9)]
+    curves = read(tmp_path / "nemo.txt", "\n".join(lines))
+    assert (curves.steps, curves.notes) == (800, (NOT_ALL,))
+    assert {diagnosis.code for diagnosis in diagnose(curves)} == set()
+
+
+NOT_ALL = "only validations that were among the best are in the text log: a rise cannot be seen in it"
+
+
+def test_a_text_log_is_not_forecast_from_its_improvements_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last step counts, whatever was reached there; nothing is expected at steps long past."""
+    nemo_stuck(tmp_path / "nemo.txt")
+    with pytest.raises(SystemExit) as ended:
+        main(["watch", str(tmp_path / "nemo.txt")])
+    shown = capsys.readouterr().out
+    assert ended.value.code in (0, None)
+    assert "nemo: step 30,000, epoch 60, WER 0.341 at step 6,000\n" in shown
+    assert (
+        "warning [no-improvement] none of the last 48 validations, to step 30,000, was among the 3 best"
+        in shown
+    )
+    assert "wer-falls" not in shown and "expected" not in shown
+    assert "forecast: no forecast after `no-improvement`" in shown
+
+
+@pytest.mark.parametrize(("missed", "withheld"), [(0, False), (2, False), (3, True), (6, True)])
+def test_a_few_validations_behind_the_best_withhold_the_forecast_and_the_praise(
+    tmp_path: Path, missed: int, withheld: bool
+) -> None:
+    nemo_stuck(tmp_path / "nemo.txt")
+    lines = (tmp_path / "nemo.txt").read_text().splitlines()[: 12 + missed]
+    curves = read(tmp_path / "nemo.txt", "\n".join(lines))
+    ahead = forecast(curves, diagnose(curves))
+    assert (ahead.expected == ()) == withheld
+    assert ("wer-falls" not in {diagnosis.code for diagnosis in diagnose(curves)}) == withheld
+    if withheld:
+        assert ahead.reason == f"no forecast: the WER of the last {missed} validations is not in the log"
+    assert all(expected.step > curves.steps for expected in ahead.expected)
+
+
+PRINTED = "{'loss': 2.31, 'grad_norm': 1.2, 'learning_rate': 1e-05, 'epoch': 0.1}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"  5%|5         | 25/500 [00:30<09:10, 1.2s/it]{PRINTED}",
+        f"  1%|1         | 10/1000 [00:05<01:00]\r          \r{PRINTED}",
+        f"INFO:root: {PRINTED}",
+        f"2026-11-02 10:00:00,000 - INFO - {PRINTED.replace(chr(39) + 'loss', chr(39) + 'a_loss')}",
+        "{'epoch': 0.1, 'loss': 2.31}",
+        "{'train_runtime': 3.1, 'train_loss': 2}",
+        "{'eval_wer': 31.2, 'eval_runtime': 3.0, 'epoch': 1.0}",
+        "step 1 was fine\n{'loss': '2.31', 'epoch': '0.1'}",
+    ],
+)
+def test_what_the_hugging_face_trainer_prints_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(QuranAsrError, match="text log of the Hugging Face Trainer") as refused:
+        read(tmp_path / "out.log", text + "\n")
+    assert "trainer_state.json" in (refused.value.remedy or "")
+
+
+def test_a_dictionary_in_a_column_of_bookkeeping_is_no_log_of_hugging_face(tmp_path: Path) -> None:
+    curves = read(tmp_path / "h.csv", "step,val_wer,_wandb\n10,0.5,{'runtime': 3}\n20,0.4,{'runtime': 6}\n")
+    assert len(curves.validation["wer"]) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -266,6 +365,11 @@ def test_log_calls_of_weights_and_biases_are_not_called_optimizer_steps(tmp_path
         ("nemo.txt", "[NeMo I 2026-11-02 10:00:00 a:1] Trainer\n[NeMo W 2026] b\n", "text log of NeMo"),
         ("e.log", "(trainer:756) INFO: 1epoch:train:1-50batch: loss=3.0\n", "text log of ESPnet 2"),
         ("s.txt", "epoch: 1, lr: 1.0e-03 - train loss: 2.3 - valid loss: 1.2\n", "text log of SpeechBrain"),
+        (
+            "icefall.log",
+            "INFO [train.py:527] Epoch 0, batch 50, batch avg ctc loss 0.5, batch avg att loss 0.6\n",
+            "text log of early icefall",
+        ),
         ("other.json", '{"a": 1}', "not a `trainer_state.json`"),
         ("torn.json", '{"log_history": [', "not readable JSON"),
         ("empty.json", '{"log_history": []}', "without measurements"),
@@ -284,6 +388,8 @@ FRAGMENTS = (
     "Epoch 1, batch 50, loss[loss=0.5, over 3.00 frames. ], tot_loss[loss=1.2.3, ], lr: 3.00e-03.",
     "Epoch 1, validation: loss=",
     "Epoch 3, global step 9: 'val_wer' reached 0.5.",
+    "Epoch 4, global step 99: 'val_wer' was not in top 3",
+    "Epoch 4, global step 7: train_loss was not in top 10",
     "2epoch results: [train] loss=3,",
     " total_count=9, [valid] wer=nan",
     "{'loss': 2.8}",

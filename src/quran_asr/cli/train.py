@@ -70,16 +70,27 @@ def resumption(
     from quran_asr.config.recipe import load_recipe
     from quran_asr.config.recipe_changes import changes, refuse_impossible
     from quran_asr.experiments.checkpoints import best_of, newest_whole, saved_in
-    from quran_asr.experiments.run_folder import open_run
+    from quran_asr.experiments.run_folder import open_run, rank_of
 
     run = open_run(folder)
+    if run.recipe_is_cut_off():
+        print_finding(
+            Finding(
+                "warning",
+                "recipe-cut-off",
+                str(run.recipe),
+                "the end of the run's recipe is missing: its last keys have their defaults",
+                "copy `recipe.yaml` again, or give the missing keys on the command line",
+            )
+        )
     before = with_absolute_paths(load_recipe(run.recipe), moved)
     recipe = with_absolute_paths(load_recipe(run.recipe, overrides), moved)
     recipe = replace(recipe, exp_manager=replace(recipe.exp_manager, resume_from_checkpoint=None))
     changed = changes(before, recipe)
     refuse_impossible(changed)
     if best:
-        saved = best_of(saved_in(run), suffix=".ckpt")
+        files = saved_in(run)
+        saved = best_of(files, suffix=".ckpt")
         checkpoint = None if saved is None else saved.path
         if checkpoint is None:
             raise QuranAsrError(
@@ -87,6 +98,17 @@ def resumption(
                 where=str(folder),
                 remedy="resume from its last: --resume",
             )
+        for one in files:
+            if one.torn and one.ranked and not one.is_nemo and rank_of(one.path) < rank_of(checkpoint):
+                print_finding(
+                    Finding(
+                        "warning",
+                        "torn-checkpoint",
+                        str(one.path),
+                        f"{one.torn}; the run continues from {checkpoint}, the best whole checkpoint",
+                        "copy the file again if there is a whole one elsewhere",
+                    )
+                )
     elif checkpoint is None:
         checkpoint, damage = newest_whole(run)
         if damage is not None:

@@ -130,7 +130,7 @@ def _over(curves: Curves, diagnostics: tuple[Diagnosis, ...]) -> str:
 
 def _progress(curves: Curves) -> str:
     """The progress of the run in one line."""
-    from quran_asr.experiments.diagnostics.forecast import planned_end
+    from quran_asr.experiments.diagnostics.forecast import behind_the_best, planned_end
 
     end = planned_end(curves)
     of = f" of {end:,}" if end is not None and end >= curves.steps else ""
@@ -154,7 +154,9 @@ def _progress(curves: Curves) -> str:
                 if series is curves.validation
                 else f"{value:.4g}"
             )
-            parts.append(f"{name} {shown}{_unit(curves, key)}")
+            behind = series is curves.validation and behind_the_best(curves, key)
+            at = f" at {curves.place(points[-1].step)}" if behind else ""
+            parts.append(f"{name} {shown}{_unit(curves, key)}{at}")
     return ", ".join(parts)
 
 

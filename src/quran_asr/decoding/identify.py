@@ -122,7 +122,8 @@ def identify(
     loss = sum(visit.loss for visit in recited) / sum(len(visit.tokens) for visit in recited)
     named = {near.refs[near.verse[visit.word]] for visit in _text(near, path)}
     wordings = {_wording(near, recited), _wording(near, path)}
-    equal, rest = [], []
+    equal: list[PlaceInText] = []
+    rest: list[PlaceInText] = []
     for place, other in _others(near, state, visits, named, score(state, end.entry), alternatives + 1):
         same = place.score > -EQUAL and _wording(near, other) in wordings
         (equal if same else rest).append(place)

@@ -261,8 +261,15 @@ def _of_table(path: Path, text: str) -> Curves:
     places = {columns.step, columns.epoch, columns.time}
     split = next((at for at, tag in enumerate(columns.tags) if tag.lower() == "split"), None)
     series: dict[str, dict[int, Point]] = {}
+    place_column = columns.epoch if columns.step is None else columns.step
     for line, row in rows:
         cells = [*row, *[""] * (len(header) - len(row))]
+        if place_column is not None and cells[place_column].strip() == header[place_column]:
+            raise QuranAsrError(
+                "is a second header, with other columns than the first",
+                where=f"{path}:{line}",
+                remedy="put what follows it into a file of its own",
+            )
         step, epoch, time = (
             None if at is None else _cell(cells[at], f"{path}:{line}")
             for at in (columns.step, columns.epoch, columns.time)
@@ -349,7 +356,9 @@ def _table(lines: Iterable[list[str]], path: Path) -> tuple[list[str], list[tupl
     ]
     if not numbered:
         raise QuranAsrError("is empty", where=str(path), remedy="name a log that has curves")
-    return [cell.strip() for cell in numbered[0][1]], numbered[1:]
+    header = [cell.strip() for cell in numbered[0][1]]
+    # a log that a later session was appended to has its header again
+    return header, [(number, row) for number, row in numbered[1:] if [cell.strip() for cell in row] != header]
 
 
 def _cells(text: str) -> Iterator[list[str]]:

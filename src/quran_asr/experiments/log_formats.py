@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ VALIDATION = RATES | {
     "length_ratio": "length_ratio",
 }
 """Name of a validation column, without a prefix such as `val_` -> key of our validation lines."""
+NOT_IN_TOP = "_not_in_top"
+"""Ends the key of validations that a log only says were not among the N best; the value is N."""
 BOOKKEEPING = re.compile(
     r"_.*|.*(runtime|_per_second|total_flos|timestamp|wall time|_time|total_count|hp_metric|global_step)"
 )
@@ -78,6 +80,9 @@ class Name:
 def name_of(column: str) -> Name | None:
     """What a column or tag holds; None for bookkeeping."""
     bare = re.sub(r"\s+", "_", column.strip().lower())
+    if bare.endswith(NOT_IN_TOP):
+        measured = name_of(bare.removesuffix(NOT_IN_TOP))
+        return None if measured is None else replace(measured, key=measured.key + NOT_IN_TOP)
     if BOOKKEEPING.fullmatch(column.strip().lower()) and bare not in TRAINING:
         return None
     if bare in RATES:  # also those that begin with `train`: they are measured at validations
@@ -168,7 +173,9 @@ READABLE = (
 
 _WHOLE = r"(\d{1,15})"
 _NUMBER = r"(-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?|nan|inf)"
-_LIGHTNING = re.compile(rf"Epoch {_WHOLE}, global step {_WHOLE}: '([\w/-]+)' reached {_NUMBER}")
+_LIGHTNING = re.compile(
+    rf"Epoch {_WHOLE}, global step {_WHOLE}: '?([\w/-]+)'? (?:reached {_NUMBER}|was not in top {_WHOLE})"
+)
 _ICEFALL = re.compile(rf"Epoch {_WHOLE}, batch {_WHOLE}, loss\[([^\]]*)\]")
 _ICEFALL_TOTAL = re.compile(r"tot_loss\[([^\]]*)\]")
 _ICEFALL_RATE = re.compile(rf"\blr: {_NUMBER}")
@@ -180,8 +187,8 @@ _PAIR = re.compile(rf"([\w./-]+)\s*=\s*{_NUMBER}")
 def _lightning(toolkit: str, text: str) -> Log:
     """The lines of Lightning's checkpoints: the only ones with a place and a value."""
     rows = [
-        Row(int(step), float(epoch), {tag: float(value)})
-        for epoch, step, tag, value in _LIGHTNING.findall(text)
+        Row(int(step), float(epoch), {tag: float(value)} if value else {tag + NOT_IN_TOP: float(top)})
+        for epoch, step, tag, value, top in _LIGHTNING.findall(text)
     ]
     note = "only validations that were among the best are in the text log: a rise cannot be seen in it"
     return Log(toolkit, tuple(rows), (note,))
@@ -235,13 +242,18 @@ _TEXTS: tuple[tuple[str, re.Pattern[str], Callable[[str, str], Log]], ...] = (
 _REFUSED = (
     (
         "the Hugging Face Trainer",
-        re.compile(r"^\s*\{'(?:eval_)?loss': ", re.MULTILINE),
+        re.compile(r"\{(?:'\w+': [^{}\n]*, )?'(?:epoch|(?:eval_|train_)?loss|(?:eval_|train_)runtime)': "),
         "it names no steps: use `trainer_state.json` in the newest `checkpoint-...` folder",
     ),
     (
         "NeMo",
         re.compile(r"\[NeMo [IWED] "),
         "it holds no measurements: use the folder with the TensorBoard events beside it",
+    ),
+    (
+        "early icefall",
+        re.compile(r"Epoch \d+, batch \d+, batch avg "),
+        "use its TensorBoard events, in `tensorboard` below the experiment's folder",
     ),
     (
         "ESPnet 2",
@@ -312,7 +324,7 @@ def columns_of(header: Sequence[str]) -> Columns:
     if step is None and epoch is None:
         raise QuranAsrError("has no column `step` or `epoch`", remedy="the first line names the columns")
     notes = []
-    panel = [name.partition(" - ") for name in header]
+    panel = [name.rpartition(" - ") for name in header]  # a run's name may hold a dash too
     runs = {run.strip() for run, dash, _ in panel if dash}
     if len(runs) > 1:
         raise QuranAsrError(
@@ -324,7 +336,7 @@ def columns_of(header: Sequence[str]) -> Columns:
             f"`{header[step].strip()}` counts the log calls of Weights & Biases, not optimizer steps: export "
             "`trainer/global_step` too"
         )
-    tags = tuple((tag if dash else name).strip() for name, (_, dash, tag) in zip(header, panel, strict=True))
+    tags = tuple(tag.strip() for _, _, tag in panel)
     percent = "training loss" in low or any(re.match(r"eval[_/]", tag.lower()) for tag in tags)
     return Columns(step, epoch, time, tags, tuple(notes), percent)
 

@@ -22,6 +22,7 @@ from quran_asr.locks import locked
 LOCK = ".lock"
 """In the folder of a run while it is trained."""
 
+_RECIPE_HEAD = "# The recipe of this run, resolved. `quran-asr train recipe.yaml` repeats it.\nbase: base\n"
 _RESTORE = "restore the file from a copy of the run, or train again with `quran-asr train`"
 _OTHER_FOLDER = "name another folder with exp_manager.exp_dir=FOLDER"
 
@@ -68,8 +69,16 @@ class RunFolder:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe. Keys that a later version may add will have the values of its `base`."""
-        text = "# The recipe of this run, resolved. `quran-asr train recipe.yaml` repeats it.\nbase: base\n"
-        write_atomically(self.recipe, (text + as_yaml(recipe)).encode())
+        write_atomically(self.recipe, (_RECIPE_HEAD + as_yaml(recipe)).encode())
+
+    def recipe_is_cut_off(self) -> bool:
+        """Whether the end of the recipe is missing: keys that are not there would have their defaults.
+
+        It is written whole, but a copy of the run may lack its end. A cut between two lines of the last
+        section is not seen: runs of earlier versions lack keys there too.
+        """
+        text = self.recipe.read_text(encoding="utf-8", errors="replace")
+        return text.startswith(_RECIPE_HEAD) and not (text.endswith("\n") and "\nquran:\n" in text)
 
     def replace_recipe(self, recipe: Recipe, step: int) -> None:
         """Keep the recipe with which a run continues; the one until then becomes `recipe-to-step-N.yaml`."""

@@ -17,6 +17,7 @@ from statistics import NormalDist
 
 from quran_asr.experiments.curves import Curves, Point, finite, values
 from quran_asr.experiments.diagnostics.diagnosis import Diagnosis
+from quran_asr.experiments.log_formats import NOT_IN_TOP
 
 LEAST = 6
 """Validations below `LEFT` before which there is no forecast."""
@@ -30,8 +31,12 @@ FACTORS = (1.25, 2.0)
 EXPONENTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 BEGINNINGS = (-12.0, -6.0, -3.0, -1.5, -0.7, -0.2, 0.3, 0.7, 0.95)
 """Where the power law begins, in steps of the first validation that counts."""
-RISING = frozenset({"not-a-number", "divergence", "late-collapse", "overfitting", "stuck-memorized-text"})
+RISING = frozenset(
+    {"not-a-number", "divergence", "late-collapse", "overfitting", "no-improvement", "stuck-memorized-text"}
+)
 """Diagnoses after which a falling curve means nothing."""
+MANY_BEHIND = 3
+"""Validations since the last one whose value is in the log, from which on the course is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,10 @@ def forecast(curves: Curves, diagnostics: Sequence[Diagnosis]) -> Forecast:
     for diagnosis in diagnostics:
         if diagnosis.code in RISING or diagnosis.code.startswith("stuck-"):
             return Forecast(step, (), f"no forecast after `{diagnosis.code}`")
+    behind = behind_the_best(curves)
+    if len(behind) >= MANY_BEHIND:
+        count = f"the WER of the last {len(behind)} validations"
+        return Forecast(step, (), f"no forecast: {count} is not in the log")
     rates = finite(curves.validation.get("wer", ()))
     above = max((i for i, point in enumerate(rates) if (point.value or 0.0) >= LEFT), default=-1)
     after = [point for point in rates[above + 1 :] if point.step > 0]
@@ -102,13 +111,32 @@ def forecast(curves: Curves, diagnostics: Sequence[Diagnosis]) -> Forecast:
     fits = _fits(rates)
     targets = [(round(factor * rates[-1].step), f"{factor:g}x") for factor in FACTORS]
     end = planned_end(curves)
-    if end is not None and end > step:
+    if end is not None:
         targets.append((end, "end"))
+    targets = [(at, label) for at, label in targets if at > step]
+    if not targets:
+        last_place = curves.place(rates[-1].step)
+        return Forecast(step, (), f"no forecast: the last validation was at {last_place} of {step:,}")
     expected = []
     for at, label in targets:
         low, middle, high = (_quantile(fits, at, q) for q in (0.05, 0.5, 0.95))
         expected.append(Expected(at, label, round(middle, 4), round(low, 4), round(high, 4)))
     return Forecast(step, tuple(expected), "")
+
+
+def behind_the_best(curves: Curves, key: str = "wer") -> list[Point]:
+    """The validations since the last with a value, where a log holds the values of the best ones alone.
+
+    Args:
+        curves: of the training.
+        key: of the validation series.
+
+    Returns:
+        Points whose value is the number of best ones that the log follows.
+    """
+    known = finite(curves.validation.get(key, ()))
+    since = known[-1].step if known else -1
+    return [point for point in finite(curves.validation.get(key + NOT_IN_TOP, ())) if point.step > since]
 
 
 def planned_end(curves: Curves) -> int | None:

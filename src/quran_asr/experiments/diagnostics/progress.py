@@ -17,6 +17,7 @@ from quran_asr.experiments.curves import (
     values,
 )
 from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, rule, shown
+from quran_asr.experiments.diagnostics.forecast import MANY_BEHIND, behind_the_best
 
 Band = tuple[int, int, float, float]
 """From epoch, to epoch, lowest WER, highest WER."""
@@ -140,7 +141,8 @@ def good_news(curves: Curves) -> Iterator[Diagnosis]:
     first, now = rates[0].value or 0.0, level(rates[-2:])
     before = level(rates[-5:-2] or rates[:1])
     if (
-        now < 0.97 * before
+        len(behind_the_best(curves)) < MANY_BEHIND
+        and now < 0.97 * before
         and before - now > min(noise(values(rates[-8:])), 0.2 * before)
         and now < 0.97 * first
     ):

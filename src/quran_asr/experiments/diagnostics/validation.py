@@ -5,15 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from quran_asr.experiments.curves import Curves, Point, finite, level, lowest_level, noise, values
+from quran_asr.experiments.curves import (
+    Curves,
+    Point,
+    finite,
+    level,
+    loss_in_words,
+    lowest_level,
+    noise,
+    training_loss,
+    values,
+)
 from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, rule, shown
+from quran_asr.experiments.diagnostics.forecast import behind_the_best
 from quran_asr.experiments.diagnostics.learning_rate import rate_to_try
 from quran_asr.experiments.diagnostics.not_learning import STUCK, stands_still_high
+from quran_asr.experiments.log_formats import NOT_IN_TOP
 
 FAR_BELOW = 0.6
 """Training WER over validation WER from which on a rise is overfitting."""
 GOOD = 0.15
 """A WER at which a plateau is an end, not a problem."""
+LOSS_RISEN = 0.15
+"""Share by which a validation loss must have risen where no error rate is known."""
+TRAINING_FALLS = 0.95
+"""Training loss now over that at the turn of the validation loss, up to which it counts as falling."""
+LEAST_BEHIND = 4
+"""Validations behind the best before which nothing is made of them."""
 
 
 @rule("overfitting", explains=("generalization-gap", "plateau", "settled"))
@@ -41,6 +59,42 @@ def overfitting(curves: Curves) -> Iterator[Diagnosis]:
         "use the best checkpoint (it is kept) and stop here; for a better one more recordings and "
         "voices, more "
         "dropout (`model.encoder.dropout`) or augmentation (`model.spec_augment`, `quran.augment`)",
+        low.step,
+    )
+
+
+@rule("overfitting")
+def overfitting_by_loss(curves: Curves) -> Iterator[Diagnosis]:
+    """No WER was measured, and the validation loss rises while that of training falls.
+
+    A warning: a model whose loss rises because it is too sure of its mistakes may still make fewer of them.
+    """
+    rates = [finite(curves.validation.get(key, ())) for key in ("wer", "ctc_wer", "cer")]
+    losses, (name, training) = finite(curves.validation.get("loss", ())), training_loss(curves)
+    turn = None if any(rates) else _turn(losses, share=LOSS_RISEN, least=0.0, highest=math.inf)
+    if turn is None:
+        return
+    best, now = turn
+    low = min(losses, key=lambda point: point.value or 0.0)
+    if now - best < 2 * _recovered_rise([point for point in losses if point.step <= low.step]):
+        return
+    width = max(1, len(training) // 10)
+    until, last = [point for point in training if point.step <= low.step][-width:], training[-width:]
+    if not until or last[0].step <= low.step:
+        return
+    before, after = level(until), level(last)
+    spread = 1.25 * noise(values(training)) / math.sqrt(min(len(until), len(last)))
+    if after > TRAINING_FALLS * before or before - after < 3 * spread:
+        return
+    yield Diagnosis(
+        "overfitting",
+        "warning",
+        f"the validation loss rises, about {now:.3g} after {best:.3g} around {curves.place(low.step)}, while "
+        f"{loss_in_words(curves, name)} falls from {before:.3g} to {after:.3g}; no error rate is in the log",
+        (*shown("validation.loss", low, losses[-1]), *shown(name, until[-1], last[-1])),
+        "more epochs than the data can feed: the model fits its training clips better and others worse",
+        f"measure the WER of the checkpoint at {curves.place(low.step)} and of the last one: if it rises "
+        "too, use the earlier one and stop here; more recordings and voices, dropout or augmentation help",
         low.step,
     )
 
@@ -100,6 +154,32 @@ def plateau(curves: Curves) -> Iterator[Diagnosis]:
         "to 0.5), other SpecAugment; look at the worst clips that `quran-asr evaluate` names",
         rates[half].step,
     )
+
+
+@rule("no-improvement", explains=("wer-falls", "plateau", "settled"))
+def no_improvement(curves: Curves) -> Iterator[Diagnosis]:
+    """The second half of the validations has brought none among the best."""
+    followed = [key.removesuffix(NOT_IN_TOP) for key in curves.validation if key.endswith(NOT_IN_TOP)]
+    for key in sorted(followed, key=lambda name: name != "wer"):
+        known, behind = finite(curves.validation.get(key, ())), behind_the_best(curves, key)
+        steps = {point.step for point in (*known, *finite(curves.validation[key + NOT_IN_TOP]))}
+        if not known or len(behind) < LEAST_BEHIND or 2 * len(behind) < len(steps):
+            continue
+        name = {"wer": "WER", "ctc_wer": "CTC WER", "cer": "CER"}.get(key, f"validation `{key}`")
+        at_end = key == "wer" and level(known[-1:]) <= GOOD
+        yield Diagnosis(
+            "no-improvement",
+            "note" if at_end else "warning",
+            f"none of the last {len(behind)} validations, to {curves.place(behind[-1].step)}, was among the "
+            f"{level(behind[-1:]):.0f} best; the last that was had {name} {level(known[-1:]):.3f} at "
+            f"{curves.place(known[-1].step)}",
+            shown(f"validation.{key}", known[-1]),
+            "it stands still, or it rises: the log has the values of the best validations alone",
+            "watch the folder with the TensorBoard events beside it, which hold every validation; if the WER "
+            "rises in them, stop and use the best checkpoint",
+            known[-1].step,
+        )
+        return
 
 
 @rule("generalization-gap")
@@ -162,11 +242,18 @@ def drifting_apart(curves: Curves) -> Iterator[Diagnosis]:
     )
 
 
-def _turn(rates: Sequence[Point]) -> tuple[float, float] | None:
+def _turn(
+    rates: Sequence[Point], *, share: float = 0.08, least: float = 0.01, highest: float = STUCK
+) -> tuple[float, float] | None:
     """The lowest level of a series and the one it has risen to since; None if it has not.
 
     Asked over 3 points, which is quick, and over up to half of those since the lowest, which sees a slow rise
     in much noise. Six deviations of a median: the lowest of many medians is low by chance too.
+
+    Args:
+        rates: error rates, or losses.
+        share: of the lowest level by which it must have risen, and by `least`.
+        highest: a lowest level from which on nothing was learned.
     """
     if len(rates) < 6:
         return None
@@ -176,9 +263,20 @@ def _turn(rates: Sequence[Point]) -> tuple[float, float] | None:
         at, best = lowest_level(rates, width)
         now = level(rates[-width:])
         late = at + width // 2 < len(rates) - width // 2 - 1 and at < len(rates) - 3
-        if late and best < STUCK and now - best >= max(0.01, 0.08 * best, 6 * spread / math.sqrt(width)):
+        rise = max(least, share * abs(best), 6 * spread / math.sqrt(width))
+        if late and best < highest and now > best and now - best >= rise:
             return best, now
     return None
+
+
+def _recovered_rise(points: Sequence[Point]) -> float:
+    """The largest rise within a series that ends at its lowest: one from which it came back."""
+    lowest, most = math.inf, 0.0
+    for start in range(len(points) - 2):
+        now = level(points[start : start + 3])
+        lowest = min(lowest, now)
+        most = max(most, now - lowest)
+    return most
 
 
 def _learned_by_training(curves: Curves, now: float) -> tuple[tuple[Evidence, ...], str] | None:
