@@ -53,7 +53,7 @@ class Tar:
             if not self.packed and member.offset_data + member.size > on_disk:
                 raise QuranAsrError(
                     "it was cut off",
-                    where=f"{self.path}: {ascii(member.name)[1:81]}",
+                    where=f"{self.path}: {ascii(member.name)[1:-1][:80]}",
                     remedy="get the file again",
                 )
             size += max(0, member.size)

@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from quran_asr import audio
+from quran_asr.cli.main import main
 from quran_asr.corpus import sources
 from quran_asr.corpus.importing import ImportReport, import_corpus, look_at
 from quran_asr.corpus.manifest import read_lines, read_manifest
@@ -299,6 +301,22 @@ def lhotse_cut(source: dict[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
+def test_a_folder_with_the_name_of_a_file_is_looked_into(tmp_path: Path) -> None:
+    """Spark writes a folder with parts."""
+    row = {"audio": {"bytes": FLAC, "path": None}, "text": verse("112:1")}
+    parquet_of(tmp_path / "in" / "all.parquet" / "part-0.parquet", [row])
+    assert imported(tmp_path / "in", tmp_path / "out").clips == 1
+
+
+@pytest.mark.parametrize("source", ["a" * 5000, "a\0b", "", "."])
+def test_a_cut_with_a_path_that_no_file_has_is_dropped(tmp_path: Path, source: str) -> None:
+    (tmp_path / "a.flac").write_bytes(FLAC)
+    cuts = [lhotse_cut({"type": "file", "channels": [0], "source": one}) for one in (source, "a.flac")]
+    (tmp_path / "cuts.jsonl").write_text("".join(json.dumps(cut) + "\n" for cut in cuts))
+    report = imported(tmp_path / "cuts.jsonl", tmp_path / "out")
+    assert (report.clips, len(report.dropped)) == (1, 1)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_lhotse_cuts(tmp_path: Path, packed: bool) -> None:
     (tmp_path / "a.flac").write_bytes(FLAC)
@@ -364,3 +382,328 @@ def test_a_manifest_needs_no_import(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "x"}\n')
     with pytest.raises(QuranAsrError, match="every command takes it as it is"):
         look_at(find_units([tmp_path / "a.jsonl"]), {})
+
+
+def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """The exit code of `corpus import`, and what it writes to stderr."""
+    with pytest.raises(SystemExit) as end:
+        main(["corpus", "import", *map(str, words)])
+    return int(end.value.code or 0), capfd.readouterr().err
+
+
+def labelled(path: Path, column: str, labels: list[Any]) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    audio_of = {"bytes": FLAC, "path": None}
+    columns = {"audio": [audio_of] * len(labels), "text": [verse("112:1")] * len(labels), column: labels}
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "labels", "kept"),
+    [
+        ("final_label", ["in_correct"] * 220 + ["correct"] * 2, 2),
+        ("final_label", [None] * 220 + ["correct"], 1),
+        ("final_label", ["so-so", "meh"], 0),
+        ("quality_label", [1, 0, 0], 0),
+        ("is_correct", [True, False, True], 2),
+        ("label", ["in_correct"] * 220 + ["correct"] * 3, 3),
+        ("status", ["rejected", "accepted"], 1),
+        ("label", [3, 0], 2),  # the number of a class, of the reciter perhaps
+        ("quality", ["128 kbit", "64 kbit"], 2),
+    ],
+)
+def test_a_label_column_counts_whatever_its_first_labels_are(
+    tmp_path: Path, column: str, labels: list[Any], kept: int
+) -> None:
+    report = imported(labelled(tmp_path / "a.parquet", column, labels), tmp_path / "out")
+    assert (report.clips, len(report.dropped)) == (kept, len(labels) - kept)
+
+
+def test_labels_that_are_numbers_or_truths_can_be_named(tmp_path: Path) -> None:
+    numbers = labelled(tmp_path / "numbers.parquet", "label", [0, 1, 1])
+    assert imported(numbers, tmp_path / "ones", {"label": "label"}, labels=["1"]).clips == 2
+    assert imported(numbers, tmp_path / "zeros", {"label": "label"}, labels=["0"]).clips == 1
+    truths = labelled(tmp_path / "truths.parquet", "is_correct", [True, False, False])
+    assert imported(truths, tmp_path / "wrong", labels=["False"]).clips == 2
+
+
+def test_labels_without_a_label_column_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = labelled(tmp_path / "a.parquet", "label", [0, 1])
+    with pytest.raises(QuranAsrError, match="no label column is in use"):
+        imported(path, tmp_path / "out", labels=["correct"])
+    with pytest.raises(QuranAsrError, match="no label column is in use"):
+        imported(path, tmp_path / "out", {"label": ""}, labels=["correct"])
+    for more in ((), ("--dry-run",)):
+        code, err = run(capfd, path, "--to", tmp_path / "out", "--label", "correct", *more)
+        assert code == 2
+        assert "hint: name it: --column label=NAME; there are audio, text, label" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["in", "in/Alafasy_128kbps", "in/Alafasy_128kbps/000_versebyverse.zip"])
+def test_archives_that_name_no_reciter_have_that_of_their_folder(tmp_path: Path, source: str) -> None:
+    for reciter in ("Alafasy_128kbps", "Husary_64kbps"):
+        (tmp_path / "in" / reciter).mkdir(parents=True)
+        zip_of(tmp_path / "in" / reciter / "000_versebyverse.zip", {"112001.mp3": MP3})
+    report = imported(tmp_path / source, tmp_path / "out")
+    assert report.manifest is not None
+    found = [line["reciter"] for line in read_lines(report.manifest)]
+    assert found == (["Alafasy", "Husary"] if source == "in" else ["Alafasy"])
+
+
+@pytest.mark.parametrize("name", ["juz-30.zip", "verses.zip", "128kbps.zip", "000.zip"])
+def test_archives_of_one_name_are_not_one_reciter(tmp_path: Path, name: str) -> None:
+    for reciter in ("Alafasy", "Husary"):
+        (tmp_path / "in" / reciter / "mp3").mkdir(parents=True)
+        zip_of(tmp_path / "in" / reciter / "mp3" / name, {"112001.mp3": MP3})
+    report = imported(tmp_path / "in", tmp_path / "out")
+    assert report.manifest is not None
+    assert [line["reciter"] for line in read_lines(report.manifest)] == ["Alafasy", "Husary"]
+
+
+def test_an_archive_in_the_folder_of_another_riwaya_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "warsh_ibrahim_64kbps").mkdir()
+    path = zip_of(tmp_path / "warsh_ibrahim_64kbps" / "000_versebyverse.zip", {"112001.mp3": MP3})
+    assert imported(path, tmp_path / "out").clips == 0
+
+
+def test_a_repeated_import_makes_again_what_was_deleted(tmp_path: Path) -> None:
+    rows = [
+        {"audio": {"bytes": FLAC, "path": None}, "text": verse(place)}
+        for place in ("112:1", "112:2", "112:3")
+    ]
+    parquet_of(tmp_path / "in" / "a.parquet", rows[:2])
+    parquet_of(tmp_path / "in" / "b.parquet", rows[2:])
+    first = imported(tmp_path / "in", tmp_path / "out")
+    assert first.manifest is not None
+    manifest = first.manifest.read_bytes()
+    Path(read_lines(first.manifest)[0]["audio_filepath"]).unlink()
+    again = imported(tmp_path / "in", tmp_path / "out")
+    assert again.manifest is not None
+    assert (again.clips, again.kept_units) == (3, 1)
+    assert again.manifest.read_bytes() == manifest
+    assert len(read_manifest(again.manifest, "letters")) == 3
+
+
+def test_a_repeated_import_from_a_folder_that_was_renamed_is_whole(tmp_path: Path) -> None:
+    path = parquet_of(
+        tmp_path / "a.parquet", [{"audio": {"bytes": FLAC, "path": None}, "text": verse("112:1")}]
+    )
+    imported(path, tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "other")
+    report = imported(path, tmp_path / "other")
+    assert report.manifest is not None
+    assert len(read_manifest(report.manifest, "letters")) == 1
+
+
+def test_a_record_that_is_torn_is_made_again(tmp_path: Path) -> None:
+    path = parquet_of(
+        tmp_path / "a.parquet", [{"audio": {"bytes": FLAC, "path": None}, "text": verse("112:1")}]
+    )
+    imported(path, tmp_path / "out")
+    for content in (b"", b'{"lines": [', b"[]", b'{"lines": [{}]}'):
+        for record in (tmp_path / "out" / "imported").glob("*.json"):
+            record.write_bytes(content)
+        report = imported(path, tmp_path / "out")
+        assert (report.clips, report.kept_units) == (1, 0)
+
+
+def common_voice_of(folder: Path, sentences: list[str], clips: int) -> Path:
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    for number in range(clips):
+        (folder / "clips" / f"{number}.mp3").write_bytes(MP3)
+    rows = [f"7\t{number}.mp3\t{sentence}" for number, sentence in enumerate(sentences)]
+    (folder / "validated.tsv").write_text("\n".join(["client_id\tpath\tsentence", *rows]) + "\n", "utf-8")
+    return folder
+
+
+def test_recordings_that_were_missing_are_looked_for_again(tmp_path: Path) -> None:
+    sentences = [verse("112:1"), verse("112:2")]
+    source = common_voice_of(tmp_path / "in", sentences, clips=1)
+    assert reasons(imported(source, tmp_path / "out")) == {"its recording is missing": 1}
+    (source / "clips" / "1.mp3").write_bytes(MP3)
+    assert imported(source, tmp_path / "out").clips == 2
+    (source / "clips" / "0.mp3").unlink()
+    assert reasons(imported(source, tmp_path / "out")) == {"its recording is missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "verses"),
+    [
+        ("مرحبا بكم", None),  # in 38:60 after لا
+        ("لم يكن لها", None),
+        ("السلام عليكم ورحمة الله", None),
+        (verse("1:1"), ["1:1"]),  # in 27:30 too
+        (verse("1:2"), ["1:2"]),  # in 10:10 too
+        (verse("103:1"), ["103:1"]),
+        (verse("55:13"), None),  # 31 verses
+        (f"{verse('112:1')} {verse('112:2')}", ["112:1", "112:2"]),
+        ("الله لا إله إلا هو الحي القيوم لا تأخذه", ["2:255"]),
+        ("وسع كرسيه السماوات والأرض", ["2:255"]),
+        ("كرسيه السماوات والأرض", None),
+    ],
+)
+def test_verses_are_found_for_whole_verses_and_for_long_parts(
+    tmp_path: Path, text: str, verses: list[str] | None
+) -> None:
+    report = imported(common_voice_of(tmp_path / "in", [text], clips=1), tmp_path / "out")
+    assert report.manifest is not None
+    (line,) = read_lines(report.manifest)
+    assert line.get("verses") == verses
+
+
+def test_a_short_part_has_its_verse_where_its_surah_is_named(tmp_path: Path) -> None:
+    row = {"audio": {"bytes": FLAC, "path": None}, "Surah": "البقرة", "Aya": "كرسيه السماوات"}
+    report = imported(parquet_of(tmp_path / "a.parquet", [row]), tmp_path / "out")
+    assert report.manifest is not None
+    assert read_lines(report.manifest)[0]["verses"] == ["2:255"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", ["diacritized", "uthmani", "letters"])
+def test_the_text_of_any_verse_is_that_verse_or_several(tmp_path: Path, spelling: str) -> None:
+    quran = load_quran(spelling)
+    chosen = quran.refs[::25]
+    source = common_voice_of(tmp_path / "in", [quran.verse(ref) for ref in chosen], clips=len(chosen))
+    report = imported(source, tmp_path / "out")
+    assert report.manifest is not None
+    times = Counter(load_quran("letters").verses.values())
+    for ref, line in zip(chosen, read_lines(report.manifest), strict=True):
+        once = times[load_quran("letters").verse(ref)] == 1
+        assert line.get("verses") == ([str(ref)] if once else None), ref
+
+
+AUDIO_FOLDERS = {
+    "metadata.csv": 'file_name,speaker,transcription\na.flac,7,"{}"\nno.flac,7,{}\n../b.flac,7,{}\n',
+    "metadata.jsonl": '{{"file_name": "a.flac", "speaker": 7, "text": "{}"}}\n'
+    '{{"file_name": "no.flac", "text": "{}"}}\n{{"file_name": "../b.flac", "text": "{}"}}\n',
+}
+
+
+@pytest.mark.parametrize("name", AUDIO_FOLDERS)
+@pytest.mark.parametrize("by_file", [False, True])
+def test_an_audio_folder_of_hugging_face(tmp_path: Path, name: str, by_file: bool) -> None:
+    for split, place in (("train", "112:1"), ("test", "112:2")):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        (tmp_path / "in" / split / "a.flac").write_bytes(FLAC)
+        (tmp_path / "in" / "b.flac").write_bytes(FLAC)
+        rows = AUDIO_FOLDERS[name].format(*[verse(place)] * 3)
+        (tmp_path / "in" / split / name).write_text(rows, "utf-8")
+    report = imported(tmp_path / "in" / "train" / name if by_file else tmp_path / "in", tmp_path / "out")
+    assert report.manifest is not None
+    found = [(line["verses"], line["reciter"]) for line in read_lines(report.manifest)]
+    assert found == [(["112:1"], "7")] if by_file else [(["112:2"], "7"), (["112:1"], "7")]
+    parts = 1 if by_file else 2
+    assert reasons(report) == {
+        "its recording is missing": parts,
+        "its path leads out of the corpus": parts,
+    }
+    assert not (tmp_path / "out" / "audio").exists()
+
+
+def test_a_table_with_uneven_rows_is_read(tmp_path: Path) -> None:
+    source = common_voice_of(tmp_path / "in", [verse("112:1"), f"{verse('112:2')}\textra\tmore"], clips=2)
+    report = imported(source, tmp_path / "out")
+    assert (report.clips, report.with_verses) == (2, 2)
+
+
+@pytest.mark.parametrize("columns", [[], [3]])
+def test_a_table_without_columns_is_refused(tmp_path: Path, columns: list[int]) -> None:
+    (tmp_path / "metadata.csv").write_text("\n".join(map(str, columns)))
+    with pytest.raises(QuranAsrError):
+        imported(tmp_path / "metadata.csv", tmp_path / "out")
+
+
+def test_a_dropped_row_names_the_whole_verse(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "Alafasy.zip", {"112005.mp3": MP3, "112001.mp3": MP3})
+    report = imported(path, tmp_path / "out")
+    assert reasons(report) == {"there is no verse 112:5": 1}
+
+
+def test_a_torn_shard_names_its_member_without_quotes(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "audio_0.tar", "w") as tar:
+        member = tarfile.TarInfo("clip.flac")
+        member.size = len(FLAC)
+        tar.addfile(member, io.BytesIO(FLAC))
+    line = {"audio_filepath": "clip.flac", "duration": 1.0, "text": verse("112:1"), "shard_id": 0}
+    (tmp_path / "tarred_audio_manifest.json").write_text(json.dumps(line) + "\n")
+    with (tmp_path / "audio_0.tar").open("r+b") as file:
+        file.truncate(1024)
+    with pytest.raises(QuranAsrError, match="it was cut off") as refused:
+        imported(tmp_path, tmp_path / "out")
+    assert refused.value.where == f"{tmp_path}/audio_0.tar: clip.flac"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "hint"),
+    [
+        ("final_label", "so-so", "--label VALUE"),
+        ("verse_key", "2:255", "--column ROLE=NAME"),
+    ],
+)
+def test_an_import_without_a_usable_row_gives_a_hint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], column: str, value: str, hint: str
+) -> None:
+    path = labelled(tmp_path / "a.parquet", column, [value])
+    code, err = run(capfd, path, "--to", tmp_path / "out", "--jobs", 1)
+    error, _, remedy = err.rpartition("\nhint: ")
+    assert code == 1
+    assert "error: no usable row; nothing was written" in error
+    assert hint in remedy
+
+
+def test_an_archive_without_a_usable_recording_gives_a_hint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, hint in (("112.mp3", "002255.mp3"), ("notes.txt", "no recordings with a known ending")):
+        path = zip_of(tmp_path / "Alafasy.zip", {name: MP3})
+        code, err = run(capfd, path, "--to", tmp_path / name, "--jobs", 1)
+        assert code == 1
+        assert hint in err.rpartition("\nhint: ")[2]
+
+
+def test_a_parquet_file_without_rows_is_named_as_such(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "in").mkdir()
+    nothing = pyarrow.table({"audio": pyarrow.array([], "binary"), "text": pyarrow.array([], "string")})
+    parquet.write_table(nothing, tmp_path / "in" / "a.parquet")
+    with pytest.raises(QuranAsrError, match="no row in it") as refused:
+        imported(tmp_path / "in", tmp_path / "out")
+    assert refused.value.where == str(tmp_path / "in" / "a.parquet")
+    parquet_of(
+        tmp_path / "in" / "b.parquet", [{"audio": {"bytes": FLAC, "path": None}, "text": verse("112:1")}]
+    )
+    assert imported(tmp_path / "in", tmp_path / "out").clips == 1
+
+
+def test_an_arrow_file_that_begins_without_rows_is_read(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = pyarrow.Table.from_pylist([{"audio": {"bytes": FLAC, "path": None}, "text": verse("112:1")}])
+    (batch,) = rows.to_batches()
+    (tmp_path / "in").mkdir()
+    for name, batches in (("a.arrow", [batch.slice(0, 0)]), ("b.arrow", [batch.slice(0, 0), batch])):
+        with (
+            pyarrow.OSFile(str(tmp_path / "in" / name), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, rows.schema) as out,
+        ):
+            for one in batches:
+                out.write_batch(one)
+    assert imported(tmp_path / "in", tmp_path / "out").clips == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["a.parquet", "a.arrow", "a.zip", "tarred_audio_manifest.json", "cuts.jsonl.gz"]
+)
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, name: str, by_file: bool) -> None:
+    path = tmp_path / "in" / name
+    path.parent.mkdir()
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 33\n")
+    with pytest.raises(QuranAsrError, match="a Git LFS pointer") as refused:
+        imported(path if by_file else path.parent, tmp_path / "out")
+    assert (refused.value.where, refused.value.remedy.startswith("git lfs pull")) == (str(path), True)

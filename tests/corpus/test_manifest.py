@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quran_asr import audio
-from quran_asr.corpus.manifest import read_lines, read_manifest, write_manifest
+from quran_asr.corpus.manifest import collect_lines, moved_path, read_lines, read_manifest, write_manifest
+from quran_asr.corpus.sources import find_units
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import load_quran
@@ -310,3 +313,140 @@ def test_a_manifest_replaces_manifests_and_no_other_file(clip, tmp_path):
     write_manifest(plain, [line, line])
     write_manifest(plain, [line])
     assert len(read_lines(plain)) == 1
+
+
+def _data_below(root: Path, written: str) -> Path:
+    """A manifest in `root/data` that names the recording in `root/audio` as it is written."""
+    audio.write(root / "audio" / "clip.wav", np.zeros(16_000, np.float32))
+    (root / "data").mkdir()
+    line = {"audio_filepath": written, "duration": 1.0, "verses": ["112:1"]}
+    (root / "data" / "all.jsonl").write_text(json.dumps(line) + "\n")
+    return root / "data" / "all.jsonl"
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("new", ["old/moved", "old/a/b", "new", "."])
+def test_recordings_are_found_wherever_the_new_folder_lies(tmp_path: Path, relative: bool, new: str) -> None:
+    """The manifest moves with them, or is that of a run that goes on for the second time."""
+    old, moved = tmp_path / "old", tmp_path / new
+    path = _data_below(moved, "../audio/clip.wav" if relative else f"{old}/audio/clip.wav")
+    (segment,) = read_manifest(path, "letters", moved=[(str(old), str(moved))])
+    assert segment.audio == f"{moved}/audio/clip.wav"
+    found = moved_path(str(old / "data" / "all.jsonl"), [(str(old), str(moved))])
+    assert found == str(path)
+    assert moved_path(found, [(str(old), str(moved))]) == found
+
+
+def test_folders_that_have_changed_places_are_found(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    path = _data_below(other, "../audio/clip.wav")
+    moved = [(str(one), str(other)), (str(other), str(one))]
+    assert read_manifest(path, "letters", moved=moved)[0].audio == f"{other}/audio/clip.wav"
+
+
+def test_a_manifest_that_stays_finds_recordings_that_have_moved(tmp_path: Path) -> None:
+    path = _data_below(tmp_path / "old", "../audio/clip.wav")
+    (tmp_path / "old" / "disk").mkdir()
+    (tmp_path / "old" / "audio").rename(tmp_path / "old" / "disk" / "audio")
+    moved = [(str(tmp_path / "old"), str(tmp_path / "old" / "disk"))]
+    assert read_manifest(path, "letters", moved=moved)[0].audio == f"{tmp_path}/old/disk/audio/clip.wav"
+
+
+LINE = '{"audio_filepath": "a.wav", "duration": 1, "text": "x"}'
+FOREIGN = {
+    "recordings.jsonl": (
+        '{"id": "r", "sources": [{"type": "file", "source": "a.wav"}], "sampling_rate": 16000}',
+        "a lhotse recording manifest",
+        "lhotse cut simple",
+    ),
+    "supervisions.jsonl": (
+        '{"id": "s", "recording_id": "r", "start": 0, "duration": 1, "text": "x"}',
+        "a lhotse supervision manifest",
+        "lhotse cut simple",
+    ),
+    "metadata.jsonl": (
+        '{"file_name": "a.wav", "text": "x"}',
+        "an audio folder of Hugging Face",
+        "corpus import",
+    ),
+    "metadata.csv": ("file_name,text\na.wav,x", "an audio folder of Hugging Face", "corpus import"),
+    "quoted.csv": ('\ufeff"File_Name","text"\n"a.wav","x"', "a table", "`file_name`"),
+    "data.list": ('{"key": "a", "wav": "a.wav", "txt": "x"}', "a list of WeNet", "rename `wav`"),
+    "data.json": (
+        '{"utts": {"a": {"input": [], "output": []}}}',
+        "the JSON of ESPnet",
+        "a line for each utterance",
+    ),
+    "spread-data.json": (
+        '{\n    "utts": {\n        "a": {}}}',
+        "the JSON of ESPnet",
+        "a line for each utterance",
+    ),
+    "train.json": (
+        '{"a": {"wav": "a.wav", "words": "x", "length": 1.0}}',
+        "SpeechBrain",
+        "a line for each entry",
+    ),
+    "spread-train.json": (
+        '{\n  "a": {\n    "length": 1.0,\n "wav": "a"}}',
+        "SpeechBrain",
+        "a line for each entry",
+    ),
+    "wav.scp": ("a /data/a.wav\nb /data/b.wav", "a wav.scp of Kaldi", "lhotse kaldi import"),
+    "pipes.txt": ("a sph2pipe -f wav a.sph |\n", "a wav.scp of Kaldi", "lhotse kaldi import"),
+    "tabs.txt": ("a\t/data/a.flac\n", "a wav.scp of Kaldi", "lhotse kaldi import"),
+    "commas.csv": ("path,sentence\na.mp3,x", "a table (CSV or TSV)", "`file_name`"),
+    "semicolons.txt": ("id;audio;text\n1;a.mp3;x", "a table (CSV or TSV)", "`file_name`"),
+    "strange.tsv": ("id\ttake\n1\ta.mp3", "a table (CSV or TSV)", "`file_name`"),
+    "array.json": (f"[{LINE}, {LINE}]", "a JSON array", "jq -c '.[]'"),
+    "spread-array.json": (f"[\n  {LINE},\n  {LINE}\n]", "a JSON array", "jq -c '.[]'"),
+    "endless-array.json": (f"[{', '.join([LINE] * 30_000)}]", "a JSON array", "jq -c '.[]'"),
+    "spread.json": (LINE.replace("{", "{\n").replace("}", "\n}"), "line breaks in its objects", "jq -c ."),
+    "whisper.jsonl": ('{"audio": "a.wav", "sentence": "x"}', "without `audio_filepath`", "rename the key"),
+    "pointer.jsonl": ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer", "git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_layout_of_another_manifest_is_named(tmp_path: Path, name: str) -> None:
+    content, layout, remedy = FOREIGN[name]
+    path = tmp_path / name
+    path.write_text(content, "utf-8")
+    for read in (lambda: read_manifest(path, "letters", on_error="collect"), lambda: collect_lines(path)):
+        with pytest.raises(
+            QuranAsrError, match=f"this is .*{re.escape(layout)}.*, not a manifest"
+        ) as refused:
+            read()
+        assert (refused.value.where, remedy in refused.value.remedy) == (str(path), True)
+    if "corpus import" not in refused.value.remedy or "`file_name`" in refused.value.remedy:
+        with pytest.raises(QuranAsrError, match=re.escape(layout)) as refused:
+            find_units([path])
+        assert remedy in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "first", [LINE[:40], "{", "[", "clip.wav 1.0 }", "{}", '{"a": {}}', "x, y", "\0" * 99]
+)
+@pytest.mark.parametrize("ending", ["\n", ""])
+def test_a_damaged_first_line_of_a_manifest_is_refused_in_one_line(
+    clip: Path, first: str, ending: str
+) -> None:
+    (clip.parent / "bad.jsonl").write_text(first + ending)
+    with pytest.raises(QuranAsrError) as refused:
+        read_lines(clip.parent / "bad.jsonl")
+    assert "\n" not in refused.value.what
+    assert refused.value.remedy
+
+
+def test_a_torn_first_line_does_not_hide_the_lines_after_it(clip: Path) -> None:
+    segments, findings = read_manifest(manifest(clip, LINE[:40], GOOD), "letters", on_error="collect")
+    assert (len(segments), len(findings)) == (1, 1)
+
+
+@given(st.binary(max_size=60), st.sampled_from(["a.jsonl", "a.csv", "wav.scp", "a.parquet"]))
+def test_any_beginning_of_a_file_is_refused_in_one_line(tmp_path_factory, content, name):
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content)
+    for read in (lambda: read_lines(path), lambda: find_units([path])):
+        with contextlib.suppress(QuranAsrError):
+            read()

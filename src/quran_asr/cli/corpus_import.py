@@ -64,12 +64,13 @@ def import_(
 ) -> int:
     """Make a manifest of SOURCE...: a file, or a folder of such files, of one of these layouts.
 
-    Parquet and arrow files of Hugging Face `datasets`, zip archives of EveryAyah, NeMo's
-    tarred_audio_manifest.json beside its audio_N.tar, lhotse cuts (jsonl, jsonl.gz), and tables of Common
-    Voice (tsv). Text that is in the Quran gets its verses. Unusable rows are listed with the reason, here and
-    in manifest.jsonl.meta.json. The same command resumes an interrupted run. Exits 1 if no row is usable.
+    Parquet and arrow files of Hugging Face `datasets`, its audio folders (metadata.csv, metadata.jsonl), zip
+    archives of EveryAyah, NeMo's tarred_audio_manifest.json beside its audio_N.tar, lhotse cuts (jsonl,
+    jsonl.gz), and tables of Common Voice (tsv). Text that is in the Quran gets its verses. Unusable rows are
+    listed with the reason, here and in manifest.jsonl.meta.json. The same command resumes an interrupted run.
+    Exits 1 if no row is usable.
     """
-    from quran_asr.corpus.importing import import_corpus, look_at
+    from quran_asr.corpus.importing import import_corpus, look_at, refuse_unused_labels
     from quran_asr.corpus.sources import find_units
     from quran_asr.corpus.workers import executor
 
@@ -78,6 +79,7 @@ def import_(
     if any(unit.kind in ("parquet", "arrow") for unit in units):
         need("parquet")
     corpus = look_at(units, chosen)
+    refuse_unused_labels(corpus, labels)
     if not as_json or dry_run:
         _show(corpus, as_json)
     if dry_run:
@@ -127,12 +129,29 @@ def _print_report(report: ImportReport, folder: str) -> None:
         print_table(("dropped", "rows"), list(report.dropped_by_reason.items()))
     if report.manifest is None:
         echo(f"error: no usable row; nothing was written to {folder}/manifest.jsonl", err=True)
+        echo(f"hint: {_remedy(report)}", err=True)
         return
     echo(
         f"kept {counted(report.clips, 'clip')}, {report.hours:.2f} hours, reciters: {report.reciters}, "
         f"with verses: {report.with_verses:,}; dropped {len(report.dropped):,}"
     )
     echo(f"wrote {report.manifest}", err=True)
+
+
+def _remedy(report: ImportReport) -> str:
+    """What to do where no row is usable, by the most frequent reason."""
+    from quran_asr.corpus.scan import NO_VERSE
+
+    reason = next(iter(report.dropped_by_reason), "")
+    if not reason:
+        return "there are files in SOURCE, but no recordings with a known ending among them"
+    if reason == NO_VERSE:
+        return "recordings in an archive have names such as 002255.mp3, for verse 2:255"
+    if reason.startswith(("label `", "no label")):
+        return "name the labels to take, --label VALUE, or take all rows: --column label="
+    return (
+        "see the reasons above; --dry-run shows how the columns are read, and --column ROLE=NAME changes it"
+    )
 
 
 def _as_json(corpus: Corpus, report: ImportReport) -> dict[str, object]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -250,51 +252,154 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     require_file(path)
     with path.open("rb") as file:
         for number, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
+            if number == 1:
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+                _refuse_foreign(path, raw)
             if len(raw) > _LONGEST_LINE:
                 raise QuranAsrError(
                     "a line of more than 1 MB: this is not a manifest",
                     where=f"{path}:{number}",
                     remedy=MADE_BY,
                 )
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-                _refuse_foreign(path, raw)
             if raw.strip():
                 yield number, raw
 
+
+LFS_POINTER = "a Git LFS pointer, not the file itself"
+LHOTSE_CUTS = "a lhotse cut manifest"
+NEMO_TARRED = "the manifest of NeMo's tarred datasets"
+COMMON_VOICE = "a table of Common Voice"
+AUDIO_FOLDER = "the metadata of an audio folder of Hugging Face"
+_RECORDINGS, _SUPERVISIONS = "a lhotse recording manifest", "a lhotse supervision manifest"
+_WENET, _ESPNET, _SPEECHBRAIN = "a list of WeNet", "the JSON of ESPnet", "the JSON of SpeechBrain"
+_KALDI, _TABLE, _ARRAY = "a wav.scp of Kaldi", "a table (CSV or TSV)", "a JSON array"
+_SPREAD = "JSON with line breaks in its objects"
+_OTHER_KEYS = "JSON lines without `audio_filepath`"
 
 _FOREIGN_FILES = (
     (b"PAR1", "a parquet file"),
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzipped file, such as lhotse cuts"),
     (b"ARROW1", "an arrow file"),
+    (b"version https://git-lfs", LFS_POINTER),
 )
 """First bytes -> the file format."""
+
+_IMPORT = "quran-asr corpus import FILE --to FOLDER"
+_CUTS = "make cuts of the recordings and supervisions (lhotse cut simple), and import those"
+_KEYS = "`audio_filepath`, `duration` in seconds and `text`"
+_REMEDIES = {
+    LFS_POINTER: "git lfs pull in its folder, or download it again",
+    _RECORDINGS: _CUTS,
+    _SUPERVISIONS: _CUTS,
+    _WENET: "rename `wav` to `audio_filepath` and `txt` to `text`, and add `duration` in seconds",
+    _ESPNET: f"write a line for each utterance: a JSON object with {_KEYS}",
+    _SPEECHBRAIN: f"write a line for each entry: a JSON object with {_KEYS}",
+    _KALDI: "make cuts of its folder (lhotse kaldi import, then lhotse cut simple), and import those",
+    _TABLE: f"name the column of recordings `file_name`, put commas or tabs between columns, and {_IMPORT}",
+    _ARRAY: "write each object on a line of its own: jq -c '.[]' FILE > manifest.jsonl",
+    _OTHER_KEYS: f"rename the key with the path of the recording; each line has {_KEYS}",
+    _SPREAD: "write each object on a line of its own: jq -c . FILE > manifest.jsonl",
+}
+"""What to do about a layout that `corpus import` does not read as it is."""
+
+_AUDIO_KEYS = ("audio", "path", "audio_path", "audio_file", "wav", "wav_path", "filename", "file", "url")
+"""Keys and columns with the recording in other lists."""
+_IN_ESPNET = re.compile(rb'\s*\{\s*"utts"\s*:')
+_IN_SPEECHBRAIN = re.compile(rb'\s*\{\s*"[^"]*"\s*:\s*\{[^{}]*"(?:wav|length|words)"\s*:')
+_IN_KALDI = re.compile(
+    rb"[^\s{\[]\S*\s+(?:\S.*\.(?:wav|flac|mp3|ogg|opus|sph|ark:\d+)|.*\|)\s*", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A file that is not a manifest."""
+
+    layout: str
+    """As in `this is ..., not a manifest`."""
+    remedy: str
+
+    @property
+    def can_be_imported(self) -> bool:
+        """Whether `corpus import` reads it as it is."""
+        return self.layout not in _REMEDIES
+
+
+def foreign_file(path: Path) -> Foreign | None:
+    """The layout of a file by its beginning, if it is known and not that of a manifest."""
+    with path.open("rb") as file:
+        return _foreign(path, file.readline(_LONGEST_LINE).removeprefix(b"\xef\xbb\xbf"))
+
+
+def _foreign(path: Path, first: bytes) -> Foreign | None:
+    """As `foreign_file`, by its first line."""
+    layout = next((what for magic, what in _FOREIGN_FILES if first.startswith(magic)), None)
+    if layout is None:
+        try:
+            layout = foreign_layout(_parse(first))
+        except QuranAsrError:
+            layout = _layout_of_text(path, first)
+    return (
+        None if layout is None else Foreign(layout, _REMEDIES.get(layout, _IMPORT).replace("FILE", str(path)))
+    )
 
 
 def foreign_layout(values: Mapping[str, Any]) -> str | None:
     """The format that a line belongs to, if it is known and not that of a manifest."""
-    is_cut = "recording" in values and {"start", "supervisions"} & set(values)
-    if is_cut or values.get("type") == "MixedCut":
-        return "a lhotse cut manifest"
-    if "shard_id" in values and "audio_filepath" in values:
-        return "the manifest of NeMo's tarred datasets"
-    return None
+    keys = set(values)
+    if ("recording" in keys and {"start", "supervisions"} & keys) or values.get("type") == "MixedCut":
+        return LHOTSE_CUTS
+    if "audio_filepath" in keys:
+        return NEMO_TARRED if "shard_id" in keys else None
+    if "file_name" in keys:
+        return AUDIO_FOLDER
+    if {"sources", "sampling_rate"} <= keys:
+        return _RECORDINGS
+    if {"recording_id", "start", "duration"} <= keys:
+        return _SUPERVISIONS
+    if {"key", "wav"} <= keys:
+        return _WENET
+    if isinstance(values.get("utts"), dict):
+        return _ESPNET
+    if values and all(
+        isinstance(one, dict) and {"wav", "length", "words"} & set(one) for one in values.values()
+    ):
+        return _SPEECHBRAIN
+    return None if keys.isdisjoint(_AUDIO_KEYS) else _OTHER_KEYS
+
+
+def _layout_of_text(path: Path, first: bytes) -> str | None:
+    """The layout of a file whose first line is not a JSON object."""
+    line = first.strip()
+    if line == b"[" or line.startswith(b"[{"):
+        return _ARRAY
+    if line.startswith(b"{"):
+        with path.open("rb") as file:
+            head = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf")
+        if _IN_ESPNET.match(head):
+            return _ESPNET
+        if _IN_SPEECHBRAIN.match(head):
+            return _SPEECHBRAIN
+        return _SPREAD if line == b"{" else None
+    if path.name == "wav.scp" or (len(line) < 1 << 12 and _IN_KALDI.fullmatch(line)):
+        return _KALDI
+    separator = next((one for one in (b"\t", b";", b",") if one in line), b"\0")
+    columns = {cell.strip(b' "').decode(errors="replace") for cell in line.split(separator)}
+    if separator == b"\t" and {"path", "sentence"} <= columns:
+        return COMMON_VOICE
+    if "file_name" in columns and separator != b";":
+        return AUDIO_FOLDER
+    lowered = {column.lower() for column in columns}
+    is_table = len(columns) > 1 and not lowered.isdisjoint({*_AUDIO_KEYS, "file_name", "audio_filepath"})
+    return _TABLE if is_table or (line and path.suffix.lower() in (".csv", ".tsv")) else None
 
 
 def _refuse_foreign(path: Path, first: bytes) -> None:
-    """Name the format if its first line is known, and the command that converts it."""
-    known = next((what for magic, what in _FOREIGN_FILES if first.startswith(magic)), None)
-    if known is None and {b"path", b"sentence"} <= set(first.rstrip(b"\r\n").split(b"\t")):
-        known = "a table of Common Voice"
-    if known is None:
-        with contextlib.suppress(QuranAsrError):
-            known = foreign_layout(_parse(first))
-    if known:
+    """Name the format if its first line is known, and what to do."""
+    if foreign := _foreign(path, first):
         raise QuranAsrError(
-            f"this is {known}, not a manifest",
-            where=str(path),
-            remedy=f"quran-asr corpus import {path} --to FOLDER",
+            f"this is {foreign.layout}, not a manifest", where=str(path), remedy=foreign.remedy
         )
 
 
@@ -441,11 +546,21 @@ def _seconds(values: dict[str, Any], key: str, default: float | None) -> float:
 
 
 def moved_path(path: str, moved: Moved) -> str:
-    """The new location of an absolute path: the first old folder that contains it is replaced."""
+    """The new location of an absolute path: the first old folder that contains it is replaced.
+
+    A path in a new folder may have been written, or found from a manifest, after the move: where a new folder
+    lies in an old one, it is replaced only if that leads to a file.
+    """
     for old, new in moved:
-        if path == old or path.startswith(old.rstrip(os.sep) + os.sep):
-            return os.path.join(new, os.path.relpath(path, old))  # noqa: PTH118 - thousands of lines
+        if _is_inside(path, old):
+            found = os.path.join(new, os.path.relpath(path, old))  # noqa: PTH118 - thousands of lines
+            is_new = any(_is_inside(path, folder) for _, folder in moved)
+            return path if is_new and not (os.path.exists(found) or is_recording(found)) else found  # noqa: PTH110
     return path
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _resolved(audio: str, folder: str) -> str:

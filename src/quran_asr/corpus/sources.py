@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from quran_asr.corpus.manifest import foreign_layout
-from quran_asr.corpus.scan import SOUND_ENDINGS, Recording, classify
+from quran_asr.corpus.manifest import (
+    AUDIO_FOLDER,
+    LFS_POINTER,
+    LHOTSE_CUTS,
+    NEMO_TARRED,
+    foreign_file,
+    foreign_layout,
+)
+from quran_asr.corpus.scan import SOUND_ENDINGS, Recording, classify, reciter_of
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import parse_json
 from quran_asr.shards import Member
 from quran_asr.tarfiles import TORN, open_tar
 from quran_asr.text.surah_names import find_surah
 
-Kind: TypeAlias = Literal["parquet", "arrow", "zip", "nemo-tarred", "lhotse", "common-voice"]
+Kind: TypeAlias = Literal["parquet", "arrow", "zip", "nemo-tarred", "lhotse", "common-voice", "audio-folder"]
 
 LARGEST_FILE = 512 << 20
 """Bytes of one recording."""
@@ -39,11 +47,13 @@ _LONGEST_LINE = 1 << 20
 _SAMPLE = 200
 """Rows from which columns are guessed."""
 _AGAIN = "copy or download it again"
+MISSING = "its recording is missing"
+"""The problem of a row whose recording may be there when the import is repeated."""
 
 Role: TypeAlias = Literal["audio", "text", "verse", "surah", "ayah", "reciter", "duration", "label"]
 ROLES: tuple[Role, ...] = ("audio", "text", "verse", "surah", "ayah", "reciter", "duration", "label")
 _NAMES: dict[Role, str] = {
-    "audio": "audio recording speech wav",
+    "audio": "audio recording speech wav file_name",
     "text": "text sentence transcription transcript ayah_text aya_text verse_text text_uthmani arabic_text "
     "uthmani arabic aya ayah verse",
     "verse": "verse_key verse_ref ayah_key ref reference verses verse_id",
@@ -52,11 +62,18 @@ _NAMES: dict[Role, str] = {
     "numberinsurah",
     "reciter": "reciter reciter_name reciter_id qari speaker speaker_id client_id",
     "duration": "duration duration_seconds duration_s",
-    "label": "final_label label quality_label quality status",
+    "label": "final_label quality_label is_correct is_valid label quality status",
 }
 """Names of columns, the most reliable first."""
-GOOD_LABELS = frozenset("correct good valid accepted verified".split())
+GOOD_LABELS = frozenset("correct good valid accepted verified true".split())
 """Labels of a quality column whose rows are taken by default."""
+_BAD_LABELS = frozenset(
+    "in_correct incorrect wrong bad invalid rejected false in_complete incomplete not_related_quran "
+    "not_match_aya multiple_aya".split()
+)
+_LABEL_COLUMNS = frozenset("final_label quality_label is_correct is_valid".split())
+"""Columns that hold labels of quality whatever their values are; `label`, `quality` and `status` may hold the
+class of something else, or a bit rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +101,8 @@ class Unit:
     rows: tuple[dict[str, Any], ...] = ()
     """Rows, in layouts that store them separately from the recordings."""
     first_row: int = 0
+    root: Path | None = None
+    """Of a zip archive: the folder whose name stands for the reciter of the recordings at its top."""
 
 
 def find_units(sources: Sequence[str | Path]) -> list[Unit]:
@@ -100,7 +119,37 @@ def find_units(sources: Sequence[str | Path]) -> list[Unit]:
                 "no row in it", where=str(source), remedy="leave it out, or copy or download it again"
             )
         units += found
-    return units
+    return _with_reciter_folders(units)
+
+
+def _with_reciter_folders(units: Sequence[Unit]) -> list[Unit]:
+    """EveryAyah has `000_versebyverse.zip` in the folder of every reciter: such a name is not a reciter's."""
+    archives: dict[str, list[Path]] = {}
+    for unit in units:
+        if unit.kind == "zip":
+            archives.setdefault(unit.path.stem, []).append(unit.path.parent)
+    return [
+        replace(unit, root=_reciter_folder(unit.path, archives[unit.path.stem]))
+        if unit.kind == "zip"
+        else unit
+        for unit in units
+    ]
+
+
+def _reciter_folder(archive: Path, folders: Sequence[Path]) -> Path:
+    """The folder that stands for the reciter of an archive; it need not exist.
+
+    Args:
+        folders: of all archives with the same name.
+    """
+    own = archive.parent / archive.stem
+    named = [folder for folder in archive.parents if reciter_of(("", folder.name))]
+    if not reciter_of(("", archive.stem)) or archive.stem.startswith("000_"):
+        return next(iter(named), own)
+    if len(set(folders)) > 1:
+        common = Path(os.path.commonpath(folders))
+        return next((folder for folder in named if common in folder.parents), own)
+    return own
 
 
 def _units_of(source: Path) -> list[Unit]:
@@ -111,8 +160,11 @@ def _units_of(source: Path) -> list[Unit]:
             "no such file or folder", where=str(source), remedy="check the name and the folder"
         )
     for kind, pattern in (("parquet", "*.parquet"), ("arrow", "*.arrow"), ("zip", "*.zip")):
-        found = [path for path in sorted(source.rglob(pattern)) if not path.name.startswith(("cache-", "."))]
+        files = [path for path in sorted(source.rglob(pattern)) if path.is_file()]
+        found = [path for path in files if not path.name.startswith(("cache-", "."))]
         if found:
+            for path in found:
+                _refuse_pointer(path)
             return [Unit(kind, path) for path in found]  # type: ignore[arg-type]
     for name in ("validated.tsv", "train.tsv"):
         if (source / name).is_file():
@@ -120,8 +172,17 @@ def _units_of(source: Path) -> list[Unit]:
     listing = [*source.glob("tarred_audio_manifest*.json"), *source.glob("*cuts*.jsonl*")]
     if listing:
         return [unit for path in sorted(listing) for unit in _units_of_file(path)]
+    metadata = {
+        path.parent: path
+        for name in ("metadata.jsonl", "metadata.csv")
+        for path in source.rglob(name)
+        if path.is_file() and (foreign := foreign_file(path)) and foreign.layout == AUDIO_FOLDER
+    }
+    if metadata:
+        return [unit for _, path in sorted(metadata.items()) for unit in _units_of_file(path)]
     raise QuranAsrError(
-        "no parquet, arrow or zip file, no Common Voice table, no tarred_audio_manifest.json, no lhotse cuts",
+        "no parquet, arrow or zip file, no Common Voice table, no tarred_audio_manifest.json, "
+        "no lhotse cuts, no metadata.csv",
         where=str(source),
         remedy="name the file that lists the recordings; "
         f"for RECITER/SSSAAA.mp3: quran-asr corpus scan {source}",
@@ -135,15 +196,23 @@ def _units_of_file(path: Path) -> list[Unit]:
         return [Unit("parquet", path)]
     if head.startswith(b"PK"):
         return [Unit("zip", path)]
+    _refuse_pointer(path)
     if path.suffix == ".arrow":
         return [Unit("arrow", path)]
+    foreign = foreign_file(path)
+    if foreign and foreign.layout == AUDIO_FOLDER:
+        return list(_audio_folder(path))
+    if foreign and not foreign.can_be_imported:
+        raise QuranAsrError(
+            f"this is {foreign.layout}: import does not read it", where=str(path), remedy=foreign.remedy
+        )
     if path.suffix == ".tsv":
         return list(_common_voice(path))
     first = next(_json_lines(path), None)
     layout = None if first is None else foreign_layout(first[1])
-    if layout == "a lhotse cut manifest":
+    if layout == LHOTSE_CUTS:
         return list(_by_rows("lhotse", path, (line for _, line in _json_lines(path))))
-    if layout == "the manifest of NeMo's tarred datasets":
+    if layout == NEMO_TARRED:
         return list(_tarred(path))
     if first is not None and "audio_filepath" in first[1]:
         raise QuranAsrError(
@@ -153,8 +222,14 @@ def _units_of_file(path: Path) -> list[Unit]:
         "not a corpus in a known layout",
         where=str(path),
         remedy="known: parquet and arrow of Hugging Face, zip of EveryAyah, NeMo's tarred manifest, "
-        "lhotse cuts, Common Voice tsv",
+        "lhotse cuts, Common Voice tsv, metadata.csv of Hugging Face",
     )
+
+
+def _refuse_pointer(path: Path) -> None:
+    foreign = foreign_file(path)
+    if foreign and foreign.layout == LFS_POINTER:
+        raise QuranAsrError(f"this is {foreign.layout}", where=str(path), remedy=foreign.remedy)
 
 
 def _by_rows(kind: Kind, path: Path, rows: Iterator[dict[str, Any]]) -> Iterator[Unit]:
@@ -189,16 +264,37 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _common_voice(path: Path) -> Iterator[Unit]:
+    rows = _table(path, delimiter="\t", quoting=csv.QUOTE_NONE)
+    columns = next(rows)
+    if not {"path", "sentence"} <= set(columns):
+        raise QuranAsrError(
+            "not a table of Common Voice: it lacks the columns `path` and `sentence`",
+            where=str(path),
+            remedy=f"its columns are {', '.join(columns)[:200]}",
+        )
+    yield from _by_rows("common-voice", path, rows)
+
+
+def _audio_folder(path: Path) -> Iterator[Unit]:
+    """Recordings beside their metadata, as `datasets` loads them with `audiofolder`."""
+    with path.open("rb") as file:
+        head = file.readline(_LONGEST_LINE)
+    if head.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+        rows: Iterator[dict[str, Any]] = (line for _, line in _json_lines(path))
+    else:
+        rows = _table(path, delimiter="\t" if b"\t" in head else ",")
+        next(rows)  # the columns
+    yield from _by_rows("audio-folder", path, rows)
+
+
+def _table(path: Path, **dialect: Any) -> Iterator[dict[str, Any]]:
+    """The columns as keys, then the rows; cells beyond the last column are left out."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            if not {"path", "sentence"} <= set(rows.fieldnames or ()):
-                raise QuranAsrError(
-                    "not a table of Common Voice: it lacks the columns `path` and `sentence`",
-                    where=str(path),
-                    remedy=f"its columns are {', '.join(map(str, rows.fieldnames or ()))[:200]}",
-                )
-            yield from _by_rows("common-voice", path, (dict(row) for row in rows))
+            rows = csv.DictReader(file, **dialect)
+            yield dict.fromkeys(rows.fieldnames or ())
+            for row in rows:
+                yield {name: cell for name, cell in row.items() if name is not None}
     except (UnicodeDecodeError, csv.Error) as error:
         raise QuranAsrError(
             f"not a table that can be read ({error})",
@@ -249,6 +345,7 @@ def read_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
         "nemo-tarred": _tarred_rows,
         "lhotse": _lhotse_rows,
         "common-voice": _common_voice_rows,
+        "audio-folder": _audio_folder_rows,
     }[unit.kind]
     return reader(unit, columns)
 
@@ -342,7 +439,7 @@ def _beside(name: str, folder: Path, place: str, values: Mapping[str, Any]) -> R
         if not path.is_relative_to(folder.resolve()):
             return Row(name, None, values, "its path leads out of the corpus")
         if not path.is_file():
-            return Row(name, None, values, "its recording is missing")
+            return Row(name, None, values, MISSING)
     except (OSError, ValueError):
         return Row(name, None, values, "its path cannot be read")
     return Row(name, str(path), values)
@@ -360,7 +457,7 @@ def _zip_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                 )
             for info in infos:
                 if not info.is_dir() and Path(info.filename).suffix.lower() in SOUND_ENDINGS:
-                    yield _zip_row(unit.path, archive, info)
+                    yield _zip_row(unit, archive, info)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         raise QuranAsrError(
             f"not a zip archive that can be read ({_first_line(error)})",
@@ -369,12 +466,12 @@ def _zip_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
         ) from None
 
 
-def _zip_row(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Row:
-    name = f"{path}: {info.filename}"
+def _zip_row(unit: Unit, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Row:
+    name = f"{unit.path}: {info.filename}"
     parts = Path(info.filename).parts
     if Path(info.filename).is_absolute() or ".." in parts:
         return Row(name, None, {}, "its path leads out of the archive")
-    root = path.parent.absolute() / path.stem
+    root = unit.root or unit.path.parent / unit.path.stem
     found = classify(root / info.filename, root)
     if not isinstance(found, Recording):
         return Row(name, None, {}, getattr(found, "detail", "not a recording"))
@@ -447,8 +544,9 @@ def _lhotse_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                 continue
             path = Path(audio["source"])
             beside = path if path.is_absolute() else unit.path.parent / path
-            yield Row(name, str(beside if beside.is_file() else path.absolute()), values)
-        except (AttributeError, KeyError, TypeError, ValueError):
+            found = next((one for one in (beside, path.absolute()) if one.is_file()), None)
+            yield Row(name, str(found), values) if found else Row(name, None, values, MISSING)
+        except (AttributeError, KeyError, TypeError, ValueError, OSError):
             yield Row(name, None, {}, "not a cut with one recording")
 
 
@@ -458,12 +556,26 @@ def _common_voice_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]
         yield _beside(f"{unit.path}:{number}", clips, str(values.get("path") or ""), values)
 
 
+def _audio_folder_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
+    for number, values in enumerate(unit.rows, start=unit.first_row + 1):
+        place = str(values.get(columns.get("audio", "file_name")) or "")
+        yield _beside(f"{unit.path}, row {number}", unit.path.parent, place, values)
+
+
 # Columns
 
 
-def guess_columns(unit: Unit) -> tuple[tuple[str, ...], dict[Role, str]]:
-    """All columns of a unit, and their roles by name and by the first values."""
-    names, sample = _sample(unit)
+def guess_columns(units: Sequence[Unit]) -> tuple[tuple[str, ...], dict[Role, str]]:
+    """All columns of the first unit that has a row, and their roles by name and by the first values.
+
+    Raises:
+        QuranAsrError: no unit has a row, or one cannot be read.
+    """
+    names, sample = next((found for found in map(_sample, units) if found[1]), ((), []))
+    if not sample:
+        raise QuranAsrError(
+            "no row in it", where=str(units[0].path), remedy="leave it out, or copy or download it again"
+        )
     plain = {re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_"): name for name in reversed(names)}
     guessed: dict[Role, str] = {}
     for role in ROLES:
@@ -472,7 +584,7 @@ def guess_columns(unit: Unit) -> tuple[tuple[str, ...], dict[Role, str]]:
             if (
                 name is not None
                 and name not in guessed.values()
-                and _fits(role, [row.get(name) for row in sample])
+                and (known in _LABEL_COLUMNS or _fits(role, [row.get(name) for row in sample]))
             ):
                 guessed[role] = name
                 break
@@ -485,7 +597,7 @@ def _sample(unit: Unit) -> tuple[tuple[str, ...], list[Mapping[str, Any]]]:
         return ("text", "verses", "reciter"), [{"text": "ا", "verses": ["1:1"], "reciter": "a"}]
     if unit.kind == "lhotse":
         rows = [row.values for row in islice(_lhotse_rows(unit, {}), _SAMPLE)]
-    elif unit.kind in ("nemo-tarred", "common-voice"):
+    elif unit.kind in ("nemo-tarred", "common-voice", "audio-folder"):
         rows = list(unit.rows[:_SAMPLE])
     else:
         return _columnar_sample(unit)
@@ -501,22 +613,21 @@ def _columnar_sample(unit: Unit) -> tuple[tuple[str, ...], list[Mapping[str, Any
             with parquet.ParquetFile(unit.path, pre_buffer=False) as file:
                 schema = file.schema_arrow
                 small = _without_audio(schema)
+                count = min(file.metadata.num_rows, _SAMPLE)
                 batches = file.iter_batches(batch_size=_SAMPLE, columns=small) if small else iter(())
                 first = next(batches, None)
                 if first is not None:
                     first.validate(full=True)
-                rows = [] if first is None else first.to_pylist()
+                rows = [{}] * count if first is None else first.to_pylist()
         else:
             with pyarrow.memory_map(str(unit.path)) as source:
-                batch = next(_batches(source), None)
+                batch = next((one for one in _batches(source) if one.num_rows), None)
                 if batch is None:
-                    raise QuranAsrError(
-                        "no row in it",
-                        where=str(unit.path),
-                        remedy="leave it out, or copy or download it again",
-                    )
+                    return (), []
                 schema = batch.schema
-                rows = batch.select(_without_audio(schema)).slice(0, _SAMPLE).to_pylist()
+                small = _without_audio(schema)
+                count = min(batch.num_rows, _SAMPLE)
+                rows = batch.select(small).slice(0, _SAMPLE).to_pylist() if small else [{}] * count
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are not UTF-8
         raise QuranAsrError(
             f"cannot be read ({_first_line(error)})", where=str(unit.path), remedy=_AGAIN
@@ -556,7 +667,7 @@ def _is_a(role: Role, value: Any) -> bool:
             and bool(re.search("[\u0621-\u064a]", value))
         )
     if role == "label":
-        return isinstance(value, str) and value.strip().lower() in GOOD_LABELS
+        return isinstance(value, str | bool) and str(value).strip().lower() in GOOD_LABELS | _BAD_LABELS
     if role == "ayah":
         return str(value).strip().isdigit()
     if role == "surah":
