@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import zipfile
@@ -79,6 +80,33 @@ def test_a_torn_last_checkpoint_gives_way_to_the_newest_whole_one(run, capfd):
     assert f"warning [torn-checkpoint] {last}: torn" in err and f"continues from {newest}" in err
     best = resumption(run.path, [], checkpoint=None, best=True).checkpoint
     assert best == run.checkpoints / "small--val_wer=0.2000-epoch=1.ckpt"
+
+
+def test_a_torn_best_checkpoint_gives_way_to_the_next_best_and_is_named(run, capfd):
+    torn = run.checkpoints / "small--val_wer=0.2000-epoch=1.ckpt"
+    worse = run.checkpoints / "small--val_wer=0.4000-epoch=3.ckpt"
+    for path in (torn, worse):
+        path.write_bytes(b"PK")
+    best = resumption(run.path, [], checkpoint=None, best=True).checkpoint
+    assert best == run.checkpoints / "small--val_wer=0.3000-epoch=2.ckpt"
+    err = capfd.readouterr().err
+    assert f"warning [torn-checkpoint] {torn}: torn" in err and f"continues from {best}" in err
+    assert str(worse) not in err
+
+
+def test_a_recipe_whose_end_is_missing_is_a_warning(run, capfd):
+    assert resumption(run.path, [], checkpoint=None, best=False).recipe.trainer.max_steps == 2000
+    assert capfd.readouterr().err == ""
+    whole = run.recipe.read_text()
+    for kept in ("model:\n", "\ntrainer:\n", "\nquran:\n  spelling:", "\n  average: 0"):
+        run.recipe.write_text(whole[: whole.index(kept) + len(kept)])
+        with contextlib.suppress(QuranAsrError):  # a key without a value
+            resumption(run.path, [], checkpoint=None, best=False)
+        shown = capfd.readouterr().err
+        assert f"warning [recipe-cut-off] {run.recipe}: the end of the run's recipe is missing" in shown
+    run.recipe.write_text("base: quickstart")  # written by hand
+    resumption(run.path, [], checkpoint=None, best=False)
+    assert "recipe-cut-off" not in capfd.readouterr().err
 
 
 def test_the_manifests_of_a_run_still_cannot_change(run):
