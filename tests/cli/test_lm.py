@@ -213,8 +213,69 @@ def test_what_is_kept_of_a_tuning_is_used_and_a_damaged_part_is_made_again(
         (["evaluate", "a.jsonl", "--planted-errors", "--lm", "quran", "--streaming"], "do not go together"),
         (["lm", "evaluate", "--lm", "quran"], "`--lm` applies to a FILE"),
         (["lm", "evaluate", "--held-out", "one"], "`one` is not numbers of surahs"),
+        (["lm", "evaluate", "a.txt", "--held-out", "12"], "`--held-out` does not apply to a FILE"),
+        (["lm", "evaluate", "a.txt", "--held-out", "12,36,67"], "`--held-out` does not apply to a FILE"),
+        (["lm", "evaluate", "a.txt", "--lm", "b.npz", "--order", "6"], "`--order` does not apply beside"),
+        (
+            ["lm", "evaluate", "a.txt", "--lm", "quran", "--smoothing", "kneser-ney"],
+            "`--smoothing` does not apply beside",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_loaded(words: list[str], what: str) -> None:
-    with pytest.raises(QuranAsrError, match=what):
+    with pytest.raises(QuranAsrError, match=what) as refused:
         run(words)
+    assert refused.value.remedy
+
+
+@pytest.mark.slow
+def test_a_text_is_measured_with_the_order_and_smoothing_that_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("قل هو الله أحد\n", encoding="utf-8")
+
+    def evaluated(*words: str) -> dict[str, Any]:
+        assert run(["lm", "evaluate", str(tmp_path / "text.txt"), *words, "--json"]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    usual, same, lower, other = (
+        evaluated(),
+        evaluated("--lm", "quran"),
+        evaluated("--order", "2"),
+        evaluated("--smoothing", "kneser-ney"),
+    )
+    assert usual == same and (usual["order"], usual["smoothing"]) == (6, None)
+    assert (lower["order"], lower["smoothing"]) == (2, "witten-bell")
+    assert (other["order"], other["smoothing"]) == (6, "kneser-ney")
+    assert len({one["rows"][0]["perplexity_per_token"] for one in (usual, lower, other)}) == 3
+
+
+@pytest.mark.slow
+def test_tuning_another_language_model_leaves_that_of_the_quran_alone(
+    voice: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With weight 0 alone, which is noted: the other language model is then without effect."""
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    bundle = Path(shutil.copytree(default_model(), tmp_path / "bundle"))
+    clips = manifest(tmp_path, voice)
+    before = json.loads((bundle / "fusion.json").read_text())["transducer-beam"]
+    (tmp_path / "text.txt").write_text("قل هو الله أحد\n", encoding="utf-8")
+    name = f"{tmp_path / 'small'}.npz"
+    assert run(["lm", "build", str(tmp_path / "text.txt"), "--model", str(bundle), "--to", name]) == 0
+    grid = ["--weights", "0", "--bonuses", "0"]
+    assert run(["lm", "tune", str(bundle), str(clips), "--lm", name, *grid]) == 0
+    assert "note: with weight 0" in capsys.readouterr().err
+    report = [
+        "evaluate",
+        str(clips),
+        "--model",
+        str(bundle),
+        "--json",
+        "--to",
+        str(tmp_path / "report"),
+        "--lm",
+    ]
+    for lm, weight in (("quran", before["lm_weight"]), (name, 0.0)):
+        assert run([*report, lm]) == 0
+        assert json.loads(capsys.readouterr().out)["language_model"]["lm_weight"] == weight

@@ -256,7 +256,8 @@ def _write_clips(found: AlignedRecording, folder: Path) -> None:
     echo(f"{folder}: {len(result.clips):,} clips of {found.audio}", err=True)
     for verses, why in (
         (result.incomplete, "not cut, since the reciter went back or left words out"),
-        (result.repeated, "recited again; only the first recitation is cut"),
+        (result.other_words, "not cut, since other words were recognized"),
+        (result.repeated, "recited more than once; only the first recitation of these words is cut"),
     ):
         if verses:
             echo(f"{why}: {' '.join(map(str, verses))}", err=True)

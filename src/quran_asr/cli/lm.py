@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option, model_option, named_or_default
 from quran_asr.cli.options import need
@@ -188,15 +189,29 @@ def evaluate(
 
     if language is not None and file is None:
         raise QuranAsrError("`--lm` applies to a FILE", remedy="name the text to measure on")
+    if file is not None and _is_given("held_out"):
+        raise QuranAsrError(
+            "`--held-out` does not apply to a FILE",
+            remedy="leave out --held-out, or the FILE to measure on surahs",
+        )
+    estimated = [f"--{name}" for name in ("order", "smoothing") if _is_given(name)]
+    if language is not None and estimated:
+        raise QuranAsrError(
+            f"`{estimated[0]}` does not apply beside `--lm`, a model that is finished",
+            remedy=f"leave out {estimated[0]}, or --lm to measure the whole Quran's model",
+        )
     surahs = _surahs(held_out)
     with as_bundle(named_or_default(model)) as folder:
         bundle = read_bundle(folder)
     vocabulary, spelling = bundle.vocabulary, bundle.spelling
     if file is not None:
         name = language or QURAN
-        found = {
-            f"{file}, model {name}": text_perplexity(read_model(bundle, name), vocabulary, spelling, file)
-        }
+        if estimated:
+            measured = build_quran_model(vocabulary, spelling, order=order, smoothing=smoothing)
+        else:
+            measured = read_model(bundle, name)
+            order, smoothing = measured.order, None  # a finished model does not show how it was smoothed
+        found = {f"{file}, model {name}": text_perplexity(measured, vocabulary, spelling, file)}
     else:
         whole = build_quran_model(vocabulary, spelling, order=order, smoothing=smoothing)
         texts = quran_texts(Tokenizer(vocabulary), spelling, surahs)
@@ -269,7 +284,7 @@ def tune(
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.experiments.plots.tuning import plot_tuning
     from quran_asr.runtime.recognizer import load
-    from quran_asr.runtime.shallow_fusion import read_model, write_tuned
+    from quran_asr.runtime.shallow_fusion import described, read_model, write_tuned
     from quran_asr.runtime.tuning_progress import tuning_progress
 
     need("plot")
@@ -299,7 +314,7 @@ def tune(
             "cer": best.characters.rate,
             "clips": clips,
             "manifest": manifest.name,
-            "lm": language,
+            **described(recognizer.bundle, language, read),
             "look_ahead_ms": recognizer.look_ahead_ms,
         }
         stored = write_tuned(recognizer.bundle, beam, values)
@@ -307,8 +322,11 @@ def tune(
     plot_tuning(
         curve,
         [(p.lm_weight, p.token_bonus, p.words.rate, p.clips == clips) for p in points],
-        f"{beam}, {recognizer.look_ahead_ms} ms, {clips:,} clips of {manifest.name}",
+        f"{beam}, {language}, {recognizer.look_ahead_ms} ms, {clips:,} clips of {manifest.name}",
     )
+    if not best.lm_weight:
+        what = f"with weight 0 the language model {language} does not change what {beam} recognizes"
+        echo(f"note: {what}; --lm-weight sets another weight", err=True)
     if as_json:
         rows = [
             {
@@ -384,6 +402,11 @@ def _print_points(points: list[TuningPoint]) -> None:
             for point in points
         ],
     )
+
+
+def _is_given(option: str) -> bool:
+    """Whether an option of the command was written, though perhaps with its default."""
+    return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
 
 
 def _surahs(written: str) -> tuple[int, ...]:

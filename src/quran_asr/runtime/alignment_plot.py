@@ -10,7 +10,7 @@ import numpy as np
 from quran_asr import audio
 from quran_asr.files import replacing
 from quran_asr.records import SAMPLE_RATE
-from quran_asr.runtime.alignment_formats import label
+from quran_asr.runtime.alignment_formats import NOTHING, label
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
@@ -24,13 +24,15 @@ COLUMNS = 1500
 """Points of the waveform in a row."""
 KIND_COLOURS = {"verse": "#0f766e", "repeat": "#7c3aed"}
 """Formulas are grey."""
+WRONG = "#b91c1c"
 
 
 def plot_alignment(recording: AlignedRecording, path: Path) -> None:
     """Draw a recording in rows from top to bottom, in the format of the suffix of `path`.
 
-    Each word is a box from its start to its end, redder the lower its confidence. A line over the
-    words names the verse or the formula. Speech that is not aligned is shaded.
+    Each word is a box from its start to its end, redder the lower its confidence; what was recognized in
+    place of it is in red below it. A line over the words names the verse or the formula. Speech that is not
+    aligned is shaded.
 
     Raises:
         QuranAsrError: the recording cannot be read.
@@ -85,8 +87,13 @@ def _draw(axes: Any, recording: AlignedRecording, samples: Samples, start: float
                 middle = (word.start + word.end) / 2
                 if start <= middle < end:
                     axes.text(middle, -1.33, word.text, fontsize=10, ha="center", va="center")
+                    if word.mismatch is not None:
+                        recognized = word.mismatch or NOTHING
+                        axes.text(
+                            middle, -1.65, recognized, fontsize=8, color=WRONG, ha="center", va="center"
+                        )
     axes.set_xlim(start, end)
-    axes.set_ylim(-1.7, 1.75)
+    axes.set_ylim(-1.8, 1.75)
     axes.set_yticks([])
     axes.spines[["top", "left", "right"]].set_visible(False)
     axes.tick_params(labelsize=7)

@@ -1,6 +1,7 @@
 """The language model of a recognizer: which one, and with which weights.
 
-The weights that `lm tune` found are kept in `fusion.json` in the bundle's folder and are the defaults then.
+The weights that `lm tune` found are kept in `fusion.json` in the bundle's folder and are the defaults then,
+for the language model that they were tuned with.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,26 @@ LM_WEIGHT, TOKEN_BONUS = 0.7, 1.5
 """Defaults without tuning, chosen with a model of 1.8M parameters on validation clips."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """Weights that `lm tune` found with a language model."""
+
+    lm_weight: float
+    token_bonus: float
+    lm: str = QURAN
+    """`quran`, also for a passage, or the file that was named."""
+    lm_sha256: str = ""
+    """Of the content of the language model; empty where an older version stored none."""
+
+    def fits(self, lm: str, lm_sha256: str) -> bool:
+        """Whether they were tuned with a language model; by name where its content was not stored."""
+        if QURAN in (self.lm, lm):
+            return self.lm == lm
+        if self.lm_sha256:
+            return self.lm_sha256 == lm_sha256
+        return Path(self.lm).name == Path(lm).name
+
+
 def load_fusion(
     bundle: Bundle,
     decoder: str,
@@ -46,7 +68,7 @@ def load_fusion(
 
     Args:
         bundle: the acoustic model.
-        decoder: whose tuned weights are the defaults.
+        decoder: whose weights, tuned with this language model, are the defaults.
         lm: `quran`, a file (`.npz`, or `.arpa` in NeMo's encoding of tokens), or a model.
         passage: instead of `lm`: a model of these verses alone, for example `2:1-141`.
         lm_weight: weight of its log probabilities; None takes the tuned one.
@@ -62,12 +84,14 @@ def load_fusion(
         return None
     if lm is not None and passage is not None:
         raise QuranAsrError("both a language model and a passage", remedy="give --lm or --passage")
+    stored = read_tuned(bundle).get(BEAMS.get(decoder, decoder), ())
     model = read_model(bundle, lm) if lm is not None else _of_passage(bundle, str(passage))
-    tuned = read_tuned(bundle).get(BEAMS.get(decoder, decoder), {})
+    which = described(bundle, QURAN if lm is None else lm, model)
+    tuned = next((one for one in stored if one.fits(**which)), Tuned(LM_WEIGHT, TOKEN_BONUS))
     return Fusion(
         model,
-        tuned.get("lm_weight", LM_WEIGHT) if lm_weight is None else lm_weight,
-        tuned.get("token_bonus", TOKEN_BONUS) if token_bonus is None else token_bonus,
+        tuned.lm_weight if lm_weight is None else lm_weight,
+        tuned.token_bonus if token_bonus is None else token_bonus,
     )
 
 
@@ -112,38 +136,90 @@ def _of_passage(bundle: Bundle, passage: str) -> LanguageModel:
     return build_passage_model(bundle.vocabulary, bundle.spelling, passage)
 
 
-def read_tuned(bundle: Bundle) -> dict[str, dict[str, float]]:
-    """Decoder -> `lm_weight` and `token_bonus`, as `lm tune` found them; empty where nothing was tuned.
+def described(bundle: Bundle, lm: str | Path | LanguageModel, model: LanguageModel) -> dict[str, str]:
+    """Which language model it is: `lm` and `lm_sha256` of `Tuned`.
+
+    Args:
+        bundle: the acoustic model.
+        lm: as `read_model` takes it. A file with the bundle's model of the Quran is `quran` as well.
+        model: what was read.
+    """
+    digest = _digest(model)
+    name = "" if isinstance(lm, LanguageModel) else str(lm)
+    if name != QURAN and (bundle.folder / QURAN_MODEL).is_file():
+        with suppress(QuranAsrError):  # a damaged one is another model
+            if _digest(read_language_model(bundle.folder / QURAN_MODEL)) == digest:
+                name = QURAN
+    return {"lm": name, "lm_sha256": digest}
+
+
+def _digest(model: LanguageModel) -> str:
+    """Of its n-grams and their scores."""
+    digest = hashlib.sha256(f"{model.order} {model.vocabulary_size} {model.unknown}".encode())
+    for array in (model.tokens, model.log_probs, model.first, model.backoffs):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def read_tuned(bundle: Bundle) -> dict[str, tuple[Tuned, ...]]:
+    """Decoder -> weights, as `lm tune` found them with each language model; empty where nothing was tuned.
 
     Raises:
         QuranAsrError: the file is damaged.
     """
-    path = bundle.folder / TUNED
-    if not path.is_file():
-        return {}
-    try:
-        stored = parse_json(path.read_text(encoding="utf-8"))
-        return {
-            decoder: {name: float(values[name]) for name in ("lm_weight", "token_bonus")}
-            for decoder, values in stored.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise QuranAsrError(
-            "does not hold tuned weights", where=str(path), remedy="remove it, or run `quran-asr lm tune`"
-        ) from error
+    return {
+        decoder: tuple(tuned for _, tuned in entries) for decoder, entries in _entries(bundle.folder).items()
+    }
 
 
 def write_tuned(bundle: Bundle, decoder: str, values: Mapping[str, Any]) -> Path:
-    """Store the tuned weights of a decoder in the bundle's folder; those of other decoders stay.
+    """Store tuned weights in the bundle's folder; those of other decoders and language models stay.
 
     Args:
         bundle: the acoustic model.
         decoder: a beam search.
-        values: `lm_weight`, `token_bonus`, and how they were found.
+        values: `lm_weight` and `token_bonus`, the language model as `described`, and how they were found.
+
+    Raises:
+        QuranAsrError: the file is damaged; it is not replaced.
     """
+    new = _parsed(values)
+    stored = {
+        name: [entry for entry, tuned in entries if name != decoder or not tuned.fits(new.lm, new.lm_sha256)]
+        for name, entries in _entries(bundle.folder).items()
+    }
+    stored[decoder] = [dict(values), *stored.get(decoder, [])]
+    document = {
+        name: {**latest, **({"more": more} if more else {})} for name, (latest, *more) in stored.items()
+    }
     path = bundle.folder / TUNED
-    read_tuned(bundle)  # a damaged file is reported, not replaced
-    before = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    text = json.dumps({**before, decoder: dict(values)}, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
     return path
+
+
+def _entries(folder: Path) -> dict[str, list[tuple[dict[str, Any], Tuned]]]:
+    """Decoder -> what is stored of each language model, as it is written and as it is used.
+
+    The latest stands at the top, those of other language models under `more`.
+    """
+    path = folder / TUNED
+    if not path.is_file():
+        return {}
+    entries = {}
+    try:
+        for decoder, stored in parse_json(path.read_text(encoding="utf-8")).items():
+            latest = {name: value for name, value in stored.items() if name != "more"}
+            entries[decoder] = [(one, _parsed(one)) for one in (latest, *stored.get("more", []))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QuranAsrError(
+            "does not hold tuned weights", where=str(path), remedy="remove it, or run `quran-asr lm tune`"
+        ) from error
+    return entries
+
+
+def _parsed(values: Mapping[str, Any]) -> Tuned:
+    lm, digest = values.get("lm", QURAN), values.get("lm_sha256", "")
+    if not isinstance(lm, str) or not isinstance(digest, str):
+        raise TypeError("the language model is not named by text")
+    return Tuned(float(values["lm_weight"]), float(values["token_bonus"]), lm, digest)

@@ -7,6 +7,7 @@ the verse.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ PAUSE_DB = 6.0
 """dB of a pause below the median speech level (in a mosque the echo fades slowly),"""
 PAUSE_SECONDS = 0.25
 """and its least length; the closure of a stop is shorter."""
+LEAST_SCORE = -1.5
+"""Nats per letter of a clip; below it other words are recited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,16 @@ class Clip:
     def score(self) -> float:
         """Nats per letter by which the model prefers other tokens to these words; 0 is best."""
         letters = sum(len(word.text) for word in self.words)
-        return (
-            sum(len(word.text) * math.log(max(word.confidence or 1.0, 1e-9)) for word in self.words) / letters
-        )
+        sure = [(len(word.text), 1.0 if word.confidence is None else word.confidence) for word in self.words]
+        return sum(length * math.log(max(confidence, 1e-9)) for length, confidence in sure) / letters
+
+    def has_other_words(self, least_score: float = LEAST_SCORE) -> bool:
+        """Whether other words are recognized: in place of one of its words, or by the score of all.
+
+        Args:
+            least_score: the poorest `score` with which these words may still be recited.
+        """
+        return self.score < least_score or any(word.mismatch is not None for word in self.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +106,19 @@ class VerseClips:
     clips: tuple[VerseClip, ...]
     incomplete: tuple[VerseRef, ...]
     """Verses that are never recited from the first word to the last without going back."""
+    other_words: tuple[VerseRef, ...]
+    """Verses that are recited completely, but other words were recognized in each recitation."""
     repeated: tuple[VerseRef, ...]
-    """Verses that are recited completely more than once: only the first recitation was cut."""
+    """Verses that are recited completely more than once: only the first recitation in which no other words
+    were recognized was cut."""
 
 
 def cut_verses(recording: AlignedRecording, folder: Path) -> VerseClips:
     """Write a clip for each complete verse, named as EveryAyah names them: `002255.flac` for 2:255.
 
     Such a folder has one file for each verse: of a verse that is recited several times the first complete
-    recitation is taken, and a file of an earlier call is never replaced.
+    recitation is taken in which no other words were recognized, and a file of an earlier call is never
+    replaced.
 
     Args:
         recording: aligned.
@@ -116,11 +130,10 @@ def cut_verses(recording: AlignedRecording, folder: Path) -> VerseClips:
         OSError: the folder cannot be written.
     """
     clips: dict[VerseRef, Clip] = {}
-    repeated: dict[VerseRef, None] = {}
+    complete: Counter[VerseRef] = Counter()
     for clip in find_clips(recording):
-        if clip.verse in clips:
-            repeated[clip.verse] = None
-        else:
+        complete[clip.verse] += 1
+        if clip.verse not in clips and not clip.has_other_words():
             clips[clip.verse] = clip
     present = [path for clip in clips.values() if (path := clip_path(clip, folder)).exists()]
     if present:
@@ -137,8 +150,9 @@ def cut_verses(recording: AlignedRecording, folder: Path) -> VerseClips:
             VerseClip(clip.verse, write_clip(recording, clip, folder), clip.start, clip.end)
             for clip in clips.values()
         ),
-        tuple(verse for verse in recited if verse not in clips),
-        tuple(repeated),
+        tuple(verse for verse in recited if verse not in complete),
+        tuple(verse for verse in complete if verse not in clips),
+        tuple(verse for verse, times in complete.items() if verse in clips and times > 1),
     )
 
 
