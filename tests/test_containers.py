@@ -70,13 +70,115 @@ def test_files_put_one_after_another_are_read_to_the_end(
     assert pitches(samples) == [500, 900, 1400]
 
 
-def test_joined_streams_of_unlike_rate_are_refused_by_name(tmp_path: Path) -> None:
-    other = io.BytesIO()
-    soundfile.write(other, tones(500), 22_050, format="FLAC", subtype="PCM_16")
-    path = tmp_path / "joined.flac"
-    path.write_bytes(encoded(tones(500), "FLAC", "PCM_16") + other.getvalue())
-    with pytest.raises(QuranAsrError, match="2 recordings one after another, of other rates"):
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [("FLAC", "PCM_16"), ("WAV", "PCM_16"), ("OGG", "VORBIS")],
+    ids=lambda name: name,
+)
+@pytest.mark.parametrize(("rate", "channels"), [(22_050, 1), (44_100, 2), (8_000, 1), (16_000, 2)])
+def test_joined_streams_of_unlike_rate_or_channels_are_read_at_those_of_the_first(
+    container: str, subtype: str, rate: int, channels: int, tmp_path: Path
+) -> None:
+    times = np.arange(round(1.5 * rate)) / rate
+    other = np.repeat((0.3 * np.sin(2 * np.pi * 900 * times))[:, None], channels, axis=1)
+    second = io.BytesIO()
+    soundfile.write(second, other, rate, format=container, subtype=subtype)
+    path = tmp_path / "joined"
+    path.write_bytes(
+        encoded(tones(500), container, subtype) + second.getvalue() + encoded(tones(1400), container, subtype)
+    )
+    assert (audio.probe(path).rate, audio.probe(path).channels) == (RATE, 1)
+    samples = whole(path)
+    assert len(samples) == pytest.approx(4.5 * RATE, abs=2)
+    assert pitches(samples) == [500, 900, 1400]
+    expected = tones(900)[2_000:-2_000]
+    heard = samples[round(1.5 * RATE) :][2_000 : 2_000 + len(expected)]
+    assert np.abs(heard - expected).max() < (0.06 if container == "OGG" else 0.001)  # in time, as loud
+
+
+@pytest.mark.parametrize("offset", [1.5, 1.6, 1.75, 2.9])
+def test_a_stretch_of_a_part_of_another_rate_is_that_part_of_the_whole(offset: float, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 66_150)
+    second = io.BytesIO()
+    soundfile.write(second, noise, 44_100, format="WAV", subtype="FLOAT")
+    path = tmp_path / "joined.wav"
+    path.write_bytes(encoded(tones(500), "WAV", "FLOAT") + second.getvalue())
+    samples = audio.read(path)
+    stretch = audio.read(path, offset)
+    assert np.abs(stretch - samples[round(offset * RATE) :]).max() < 1e-4
+
+
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF"])
+@pytest.mark.parametrize("function", [audio.probe, audio.read])
+def test_half_a_file_of_plain_samples_is_truncated(container: str, function: object, tmp_path: Path) -> None:
+    content = encoded(tones(500, 900), container, "PCM_16")
+    path = tmp_path / "recording"
+    path.write_bytes(content)
+    assert len(whole(path)) == 3 * RATE
+    for share in (0.3, 0.97):
+        path.write_bytes(content[: round(len(content) * share)])
+        with pytest.raises(QuranAsrError, match="truncated"):
+            function(path)  # type: ignore[operator]
+
+
+def resized(content: bytes, name: bytes, claimed: int, order: str = "little") -> bytes:
+    place = content.index(name) + 4
+    return content[:place] + claimed.to_bytes(4, order) + content[place + 4 :]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("container", "name", "order"),
+    [("WAV", b"data", "little"), ("AIFF", b"SSND", "big")],
+    ids=["wav", "aiff"],
+)
+def test_samples_that_are_missing_by_their_own_size_are_missed(
+    container: str, name: bytes, order: str, tmp_path: Path
+) -> None:
+    content = encoded(tones(500), container, "PCM_16")
+    path = tmp_path / "recording"
+    path.write_bytes(resized(content, name, 2 * len(content), order))
+    with pytest.raises(QuranAsrError, match=r"truncated: [\d,]+ of [\d,]+ bytes are there"):
+        audio.probe(path)
+
+
+def test_the_last_of_joined_wav_files_may_be_truncated(tmp_path: Path) -> None:
+    wav = encoded(tones(500), "WAV", "PCM_16")
+    path = tmp_path / "joined.wav"
+    path.write_bytes(wav + wav[: len(wav) // 2])
+    with pytest.raises(QuranAsrError, match="truncated"):
         audio.read(path)
+
+
+def test_an_au_file_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
+    content = encoded(tones(500), "AU", "PCM_16")
+    path = tmp_path / "recording.au"
+    path.write_bytes(content[:8] + b"\xff" * 4 + content[12:])
+    assert len(audio.read(path)) == round(1.5 * RATE)
+
+
+ID3 = b"ID3\x04\0\0" + bytes([0, 0, 1, 0]) + bytes(128)
+
+
+@pytest.mark.parametrize("total", [0, 20_000, 48_000])
+def test_a_tag_before_a_flac_changes_nothing(total: int, tmp_path: Path) -> None:
+    path = tmp_path / "tagged.flac"
+    path.write_bytes(ID3 + with_total(encoded(tones(500, 900), "FLAC", "PCM_16"), total))
+    samples = whole(path)
+    assert len(samples) == 3 * RATE
+    assert pitches(samples) == [500, 900]
+
+
+@pytest.mark.parametrize("container", ["WAV", "AIFF"])
+def test_a_codec_that_cannot_seek_is_read_from_its_beginning(container: str, tmp_path: Path) -> None:
+    path = tmp_path / "phone"
+    content = encoded(tones(500, 900), container, "GSM610")
+    path.write_bytes(content)
+    samples = whole(path)
+    assert len(samples) == pytest.approx(3 * RATE, abs=640)
+    assert pitches(samples)[:2] == [500, 900]
+    if container == "WAV":
+        path.write_bytes(content + content)
+        assert len(whole(path)) == 2 * len(samples)
 
 
 def with_data_size(wav: bytes, claimed: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,12 @@ def test_numbers_that_are_no_samples_are_left_to_the_error_and_overflowing_ones_
 def test_the_one_peak_of_a_very_short_recording_is_not_clipping() -> None:
     assert "clipped" not in codes(0.3 * voice(0.006)[:, None])
     assert codes(np.clip(20 * voice(1.0), -1, 1)[:, None]) == ["clipped"]
+
+
+def test_the_command_in_a_hint_is_one_that_a_shell_takes_as_it_is() -> None:
+    meter = LevelMeter()
+    meter.add(stereo(voice(), -voice()))
+    (note,) = meter.notes("recording")
+    words = list(shlex.shlex(note.remedy.partition(": ")[2], posix=True, punctuation_chars=True))
+    assert "|" not in words, "a pipe, for a shell"
+    assert "pan=mono|c0=c0" in words

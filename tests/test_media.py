@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,10 @@ KINDS = {
     "browser.webm": Kind("webm", "libopus", 48_000, "webm"),
     "recording.mka": Kind("matroska", "aac", 44_100, "webm", delay=1024),
     "recording.wma": Kind("asf", "wmav2", 44_100, "wma", 96_000, delay=2048),
+    "recording.ac3": Kind("ac3", "ac3", 44_100, "ac3", 128_000, delay=1536),
+    "recording.ts": Kind("mpegts", "aac", 44_100, "ts", delay=1024),
+    "recording.avi": Kind("avi", "aac", 44_100, "avi", delay=1024),
+    "recording.oga": Kind("ogg", "flac", 44_100, "flac"),
 }
 
 
@@ -176,7 +181,9 @@ def test_files_one_after_another_are_read_to_the_end(tmp_path, name):
 
 
 @pytest.mark.parametrize("function", [audio.probe, audio.read])
-@pytest.mark.parametrize("name", [name for name in KINDS if not name.endswith((".amr", ".aac"))])
+@pytest.mark.parametrize(
+    "name", [name for name in KINDS if not name.endswith((".amr", ".aac", ".ac3", ".ts"))]
+)
 def test_a_truncated_file_is_refused_and_not_read_as_a_shorter_one(tmp_path, name, function):
     kind = KINDS[name]
     whole = write(tmp_path / name, kind, band_noise(6.0, kind.rate)).read_bytes()
@@ -232,6 +239,10 @@ def test_a_video_without_sound_is_named(tmp_path):
         ("recording.aac", "AAC"),
         ("browser.webm", "WebM"),
         ("recording.wma", "Windows Media"),
+        ("recording.ac3", "Dolby Digital"),
+        ("recording.ts", "MPEG transport stream"),
+        ("recording.avi", "AVI"),
+        ("recording.oga", "Ogg FLAC"),
     ],
 )
 def test_without_the_extra_one_line_names_the_format_and_the_extra(tmp_path, monkeypatch, name, named):
@@ -251,3 +262,36 @@ def test_a_scan_takes_verses_from_a_phone(tmp_path):
         write(folder / f"11200{number}{Path(name).suffix}", kind, band_noise(3.0, kind.rate))
     report = scan([folder], tmp_path / "all.jsonl")
     assert (report.clips, list(report.dropped)) == (4, [])
+
+
+def test_a_core_audio_file_that_libsndfile_refuses_is_read_by_pyav(tmp_path):
+    path = write(tmp_path / "recording.caf", Kind("caf", "alac", 44_100, "caf"), band_noise(2.0, 44_100))
+    assert audio.probe(path).format == "caf"
+    assert audio.probe(path).seconds == pytest.approx(2.0, abs=0.1)
+    soundfile.write(tmp_path / "plain.caf", band_noise(2.0, 44_100), 44_100, subtype="ALAC_16")
+    assert audio.probe(tmp_path / "plain.caf").seconds == pytest.approx(2.0, abs=0.001)
+
+
+def test_without_the_extra_libsndfile_still_reads_its_own_core_audio_files(tmp_path, monkeypatch):
+    refused = write(tmp_path / "recording.caf", Kind("caf", "alac", 44_100, "caf"), band_noise(1.0, 44_100))
+    soundfile.write(tmp_path / "plain.caf", band_noise(1.0, 44_100), 44_100, subtype="ALAC_16")
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert len(audio.read(tmp_path / "plain.caf")) == 16_000
+    with pytest.raises(QuranAsrError, match=r"Core Audio.*needs the extra `media`"):
+        audio.read(refused)
+
+
+def test_eight_channels_are_averaged(tmp_path):
+    """PyAV looks for a ninth, and ended the process."""
+    sound = np.repeat((20_000 * band_noise(2.0, 44_100))[:, None], 8, axis=1).astype(np.int16)
+    path = tmp_path / "surround.aac"
+    with av.open(str(path), "w", format="adts") as container:
+        stream = container.add_stream("aac", rate=44_100, layout="7.1")
+        frame = av.AudioFrame.from_ndarray(sound.reshape(1, -1), format="s16", layout="7.1")
+        frame.sample_rate, frame.pts = 44_100, 0
+        resampler = av.AudioResampler(format="fltp", layout="7.1", rate=44_100, frame_size=1024)
+        for block in resampler.resample(frame) + resampler.resample(None):
+            container.mux(stream.encode(block))
+        container.mux(stream.encode())
+    assert audio.probe(path).channels == 8
+    assert audio.read(path)[4_000:24_000].std() > 0.01

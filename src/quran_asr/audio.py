@@ -22,7 +22,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from quran_asr.containers import Link, LinkFile, links
+from quran_asr.containers import Link, LinkFile, damage, links
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import write_atomically
 from quran_asr.media import NAMES as MEDIA
@@ -57,6 +57,9 @@ _MP3_WARM_UP_SECONDS = 0.6
 """An MP3 frame may need what up to 511 bytes of earlier frames hold: after a seek, 0.3 s of a recording of
 24 kbit/s came out wrong (libsndfile 1.2.2)."""
 
+_FILTER_SECONDS = 0.25
+"""More than the resampler's filter takes in, also at the lowest rate."""
+
 _LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000
 """Hertz. Others come from damaged headers; resampling from 1 Hz would fill the memory."""
 
@@ -71,7 +74,7 @@ class AudioInfo:
     channels: int
     format: str
     """`wav`, `flac`, `mp3`, `opus`, `vorbis`, or libsndfile's own name in small letters; of what PyAV decodes
-    the container: `mp4`, `aac`, `webm`, `wma`, `amr`."""
+    the container: `mp4`, `aac`, `webm`, `wma`, `amr`, `flv`, `ac3`, `ts`, `avi`."""
 
 
 def probe(path: str | Path) -> AudioInfo:
@@ -113,7 +116,7 @@ def read(
 
     Args:
         path: wav, flac, mp3, ogg or opus at any rate; with the extra `media` m4a, mp4, 3gp, aac, webm,
-            wma and amr, too.
+            wma, amr, ac3, ts and avi, too.
         offset: seconds into the file.
         duration: seconds; None reads to the end.
         on_stored: called with each block of samples as the file holds them, float32 [frames, channels] at
@@ -363,7 +366,8 @@ def _mono_blocks(
     """
     remainder = round(_LONGEST_PACKET_SECONDS * sound.samplerate)
     warm_up = min(start, round(_MP3_WARM_UP_SECONDS * sound.samplerate)) if sound.format == "MP3" else 0
-    sound.seek(start - warm_up)
+    if start > warm_up:  # not every decoder can seek, and this one was just opened
+        sound.seek(start - warm_up)
     if warm_up:
         sound.read(warm_up, dtype="float32")
     while frames > 0:
@@ -404,14 +408,12 @@ def _opened(path: Path) -> Iterator[Sound]:
             if medium is None:
                 _refuse_other_files(path, file)
                 file.seek(0)
+            if (what := damage(path)) is not None:
+                remedy = _AGAIN if what.startswith("truncated") else _AGAIN_OR_CONVERT
+                raise QuranAsrError(what, where=str(path), remedy=remedy)
             with _decoder(path, file, medium) as sound:
-                if not _LOWEST_RATE <= sound.samplerate <= _HIGHEST_RATE:
-                    raise QuranAsrError(
-                        f"damaged: its rate would be {sound.samplerate} Hz",
-                        where=str(path),
-                        remedy=f"{_AGAIN}, or convert it: ffmpeg -i FILE -ar 16000 FILE.flac",
-                    )
-                if sound.format == "OGG" and isinstance(sound, soundfile.SoundFile):
+                _refuse_rate(path, sound.samplerate)
+                if sound.format == "OGG" and isinstance(sound, soundfile.SoundFile | MediaSound):
                     _refuse_lost_pages(path, file, sound)
                 if sound.frames <= 0:
                     raise QuranAsrError(
@@ -439,27 +441,50 @@ def _opened(path: Path) -> Iterator[Sound]:
         ) from None
 
 
+def _refuse_rate(path: Path, rate: int) -> None:
+    if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+        raise QuranAsrError(
+            f"damaged: its rate would be {rate} Hz",
+            where=str(path),
+            remedy=f"{_AGAIN}, or convert it: ffmpeg -i FILE -ar 16000 FILE.flac",
+        )
+
+
 @contextmanager
 def _decoder(path: Path, file: io.FileIO, medium: Medium | None) -> Iterator[Sound]:
     """A decoder of a file, or of its streams one after another where its header does not tell of them."""
     chain = links(path)
-    if not chain and medium is None:
+    if medium is not None and medium.rest and _libsndfile_reads(file):
+        medium = None
+    if chain:
+        with closing(_Chain(path, chain, medium)) as sounds:
+            yield sounds
+    elif medium is not None:
+        with _part(path, Link(b"", 0, os.fstat(file.fileno()).st_size), medium) as part:
+            yield part
+    else:
         with _Forward(file.fileno(), closefd=False) as sound:
             yield sound
-        return
-    with ExitStack() as opened:
-        if medium is not None:
-            whole = Link(b"", 0, os.fstat(file.fileno()).st_size)
-            media = [
-                opened.enter_context(closing(MediaSound(path, link, medium))) for link in chain or (whole,)
-            ]
-            yield media[0] if len(media) == 1 else _Chain(path, media)
-            return
-        parts = []
-        for link in chain:
-            stream = opened.enter_context(closing(LinkFile(path, link)))
-            parts.append(opened.enter_context(_Forward(stream)))
-        yield _Chain(path, parts)
+
+
+def _libsndfile_reads(file: io.FileIO) -> bool:
+    try:
+        with soundfile.SoundFile(file.fileno(), closefd=False):
+            return True
+    except soundfile.LibsndfileError:
+        return False
+    finally:
+        file.seek(0)
+
+
+@contextmanager
+def _part(path: Path, link: Link, medium: Medium | None) -> Iterator[soundfile.SoundFile | MediaSound]:
+    if medium is not None:
+        with closing(MediaSound(path, link, medium)) as sound:
+            yield sound
+    else:
+        with closing(LinkFile(path, link)) as stream, _Forward(stream) as sound:
+            yield sound
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]
@@ -472,48 +497,68 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
     def seekable(self) -> bool:
         return False
 
+    def seek(self, frames: int, whence: int = io.SEEK_SET) -> int:
+        """Continue at this frame; some decoders (GSM) can only decode up to it, from the beginning."""
+        if super().seekable():
+            return int(super().seek(frames, whence))
+        left = frames
+        while left > 0 and len(block := self.read(min(left, _BLOCK_FRAMES), dtype="float32")):
+            left -= len(block)
+        return frames - left
+
 
 class _Chain:
-    """Sound files one after another as one: what is read of a `soundfile.SoundFile`."""
+    """Recordings one after another as one: what is read of a `soundfile.SoundFile`.
 
-    def __init__(self, path: Path, parts: Sequence[soundfile.SoundFile | MediaSound]) -> None:
-        first = parts[0]
-        if len({(part.samplerate, part.channels) for part in parts}) > 1:
-            raise QuranAsrError(
-                f"{len(parts)} recordings one after another, of other rates or channels",
-                where=str(path),
-                remedy="convert it: ffmpeg -i FILE FILE.flac",
-            )
-        self.samplerate, self.channels, self.format = first.samplerate, first.channels, first.format
-        self.subtype = first.subtype
-        self.frames: int = sum(part.frames for part in parts)
-        self._parts = parts
-        self._at = 0
-        """The part that is read."""
-        self._left = parts[0].frames
-        """Frames of it that are still to come."""
+    All have the rate and the channels of the first; one at a time is open.
+    """
+
+    def __init__(self, path: Path, chain: Sequence[Link], medium: Medium | None) -> None:
+        self._path, self._chain, self._medium = path, chain, medium
+        self._lengths: list[int] = []
+        """Frames of each part, at the rate of the first."""
+        for link in chain:
+            with _part(path, link, medium) as part:
+                _refuse_rate(path, part.samplerate)
+                if not self._lengths:
+                    self.samplerate, self.channels = part.samplerate, part.channels
+                    self.format, self.subtype = part.format, part.subtype
+                self._lengths.append(round(part.frames * self.samplerate / part.samplerate))
+        self.frames = sum(self._lengths)
+        self._opened = ExitStack()
+        self._open(0)
+
+    def _open(self, at: int, frame: int = 0) -> None:
+        """Continue at this frame of this part."""
+        self._opened.close()
+        part = self._opened.enter_context(_part(self._path, self._chain[at], self._medium))
+        self._part: Sound = part
+        if (part.samplerate, part.channels) != (self.samplerate, self.channels):
+            self._part = _Converted(part, self.samplerate, self.channels)
+        if frame:
+            self._part.seek(frame)
+        self._at = at
+        self._left = self._lengths[at] - frame
+        """Frames of the part that are still to come."""
 
     def seek(self, frame: int) -> None:
-        self._at = 0
-        while frame >= self._parts[self._at].frames and self._at + 1 < len(self._parts):
-            frame -= self._parts[self._at].frames
-            self._at += 1
-        part = self._parts[self._at]
-        part.seek(min(frame, part.frames))
-        self._left = part.frames - min(frame, part.frames)
+        at = 0
+        while frame >= self._lengths[at] and at + 1 < len(self._lengths):
+            frame -= self._lengths[at]
+            at += 1
+        self._open(at, min(frame, self._lengths[at]))
 
     def read(self, frames: int, dtype: str, always_2d: bool = False) -> NDArray[np.float32]:
         """Up to so many frames from the place on, float32 [frames, channels]; of one channel [frames]."""
         found = [np.zeros((0, self.channels), np.float32)]
         while frames > 0:
             if not self._left:
-                if self._at + 1 == len(self._parts):
+                if self._at + 1 == len(self._lengths):
                     break
-                self._at += 1
-                self._parts[self._at].seek(0)
-                self._left = self._parts[self._at].frames
+                self._open(self._at + 1)
+                continue
             wanted = min(frames, self._left)
-            block = self._parts[self._at].read(wanted, dtype=dtype, always_2d=True)
+            block = self._part.read(wanted, dtype=dtype, always_2d=True)
             found.append(block)
             frames -= len(block)
             self._left -= len(block)
@@ -522,8 +567,55 @@ class _Chain:
         joined = np.concatenate(found)
         return joined if always_2d or self.channels > 1 else joined[:, 0]
 
+    def close(self) -> None:
+        self._opened.close()
 
-Sound: TypeAlias = "soundfile.SoundFile | MediaSound | _Chain"
+
+class _Converted:
+    """A recording at the rate and with the channels of another: what `_Chain` reads."""
+
+    def __init__(self, part: soundfile.SoundFile | MediaSound, rate: int, channels: int) -> None:
+        self._part, self.samplerate, self.channels = part, rate, channels
+        self.format, self.subtype = part.format, part.subtype
+        self.frames = round(part.frames * rate / part.samplerate)
+        self._start_at(0)
+
+    def _start_at(self, frame: int) -> None:
+        self._stream = soxr.ResampleStream(
+            self._part.samplerate, self.samplerate, self.channels, dtype="float32", quality="HQ"
+        )
+        self._left = self._part.frames - frame
+        """Frames of the part that are still to come."""
+        self._waiting = np.zeros((0, self.channels), np.float32)
+        """Resampled and not yet read."""
+
+    def seek(self, frame: int) -> None:
+        """Continue at this frame; called once, on a part that was just opened."""
+        # from a frame that both rates have, so long before that the filter does not see the edge
+        both = math.gcd(self._part.samplerate, self.samplerate)
+        common = max(0, int((frame / self.samplerate - _FILTER_SECONDS) * both))
+        if common:
+            self._part.seek(common * self._part.samplerate // both)
+        self._start_at(common * self._part.samplerate // both)
+        self.read(frame - common * self.samplerate // both)
+
+    def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> NDArray[np.float32]:
+        while len(self._waiting) < frames and self._left > 0:
+            block = self._part.read(min(self._left, _BLOCK_FRAMES), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            self._left -= len(block)
+            if block.shape[1] != self.channels:
+                block = np.repeat(mono(block)[:, None], self.channels, axis=1)
+            more = self._stream.resample_chunk(block, last=self._left <= 0)
+            if self._left <= 0:  # the resampler may round the length down
+                more = np.concatenate([more, np.repeat(more[-1:], 2, axis=0)])
+            self._waiting = np.concatenate([self._waiting, more.reshape(-1, self.channels)])
+        found, self._waiting = self._waiting[:frames], self._waiting[frames:]
+        return found
+
+
+Sound: TypeAlias = "soundfile.SoundFile | MediaSound | _Chain | _Converted"
 
 _NOT_AUDIO = (
     (b"PK\x03\x04", "a zip archive, not audio", "unpack it"),
@@ -531,6 +623,7 @@ _NOT_AUDIO = (
     (b"Rar!", "a rar archive, not audio", "unpack it"),
     (b"7z\xbc\xaf", "a 7z archive, not audio", "unpack it"),
     (b"version https://git-lfs", "a Git LFS pointer, not the recording itself", "run `git lfs pull`"),
+    (b"PAR1", "a parquet file, not audio", "unpack its recordings"),
     (b"ADIF", "AAC, which is not read", "convert it: ffmpeg -i FILE FILE.flac"),
     (b"%PDF", "a PDF document, not audio", "name the recording instead"),
 )
@@ -538,7 +631,7 @@ _NOT_AUDIO = (
 
 
 def _refuse_other_files(path: Path, file: io.FileIO) -> None:
-    """Name what libsndfile would call by a wrong name, or read without a word although the end is missing."""
+    """Name what libsndfile would call by a wrong name."""
     size = os.fstat(file.fileno()).st_size
     head = file.read(4096) or b""
     where = str(path)
@@ -549,20 +642,15 @@ def _refuse_other_files(path: Path, file: io.FileIO) -> None:
     for magic, what, remedy in _NOT_AUDIO:
         if head.startswith(magic):
             raise QuranAsrError(what, where=where, remedy=remedy)
+    if head[257:262] == b"ustar":
+        raise QuranAsrError("a tar archive, not audio", where=where, remedy="unpack it")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script", b"<!--")):
         remedy = "download it again, and open it in a browser to see the server's answer"
         raise QuranAsrError("a web page, not audio (a failed download?)", where=where, remedy=remedy)
-    if head.startswith(b"RIFF"):
-        claimed = int.from_bytes(head[4:8], "little") + 8
-        # Some programs count a header too many; those that do not know the length write 2 or 4 GB.
-        if size + 64 < claimed < 0x7FFF_0000:
-            raise QuranAsrError(
-                f"truncated: {size:,} of {claimed:,} bytes are there", where=where, remedy=_AGAIN
-            )
 
 
-def _refuse_lost_pages(path: Path, file: io.FileIO, sound: soundfile.SoundFile) -> None:
+def _refuse_lost_pages(path: Path, file: io.FileIO, sound: soundfile.SoundFile | MediaSound) -> None:
     """Refuse an Ogg file that is cut off or has a damaged page: libsndfile just ends there, in silence.
 
     A page is at most 65,307 bytes and ends with its position in samples, at bytes 6 to 13 (RFC 3533).

@@ -3,18 +3,22 @@
 A header can be written before the length is known (streamed WAV and FLAC), describe only the first of several
 files that were put one after another (WAV, FLAC, MP3, the chained streams of Ogg), or be missing (MP3). A
 decoder that believes it reads a part of the recording and reports nothing. Here the stream itself is looked
-at, and where its content differs from its header, the decoder is given a header that is right.
+at, and where its content differs from its header, the decoder is given a header that is right. Where a
+header claims more than there is, or an MP3 file has a hole, `damage` says so.
 """
 
 from __future__ import annotations
 
 import io
 import mmap
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Literal
 
-from quran_asr.mp3 import count_frames, info_frame
+from quran_asr.mp3 import Mp3, Run, count_frames, info_frame
 
 _FLAC = b"fLaC\0\0\0\x22"
 _WHOLE_FILES = (
@@ -24,6 +28,18 @@ _WHOLE_FILES = (
     b"\x1aE\xdf\xa3",
 )
 """How AMR, Windows Media and Matroska (WebM) files begin, also where one stands behind another."""
+_NO_MP3 = (
+    *(b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b".snd", b"dns.", b"caff"),
+    *(b"FLV", b"\x0b\x77", b"\0\0\x01\xba"),
+)
+"""How other files begin that may hold MPEG frames, or bytes like them: also AC-3 and MPEG program streams."""
+_TRANSPORT = ((0, 188), (4, 192))
+"""Where the first and how far apart the sync bytes `G` of an MPEG transport stream are; the second: M2TS."""
+_W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+_UNKNOWN = 0x7FFF_0000
+"""From here on a size of 32 bits means that it was not known; so does 0."""
+_SPARE = 64
+"""Bytes that a size may be too large: some programs count a header too many."""
 _LAST_FLAC_FRAME = 1 << 18
 """Bytes at the end of a FLAC file within which its last frame begins."""
 
@@ -37,6 +53,8 @@ class Link:
     start: int
     """Byte of the file at which the rest begins."""
     end: int
+    left_out: tuple[tuple[int, int], ...] = ()
+    """Bytes between the two that the decoder is not given: (first, behind the last), rising."""
 
 
 def links(path: Path) -> tuple[Link, ...]:
@@ -49,36 +67,143 @@ def links(path: Path) -> tuple[Link, ...]:
     return _links(path, stat.st_size, stat.st_mtime_ns)
 
 
+def damage(path: Path) -> str | None:
+    """What is missing of a file by its headers or its frames, which a decoder does not report.
+
+    Returns:
+        The reason, `truncated: ...` or `damaged: ...`; None where nothing is known to be missing.
+    """
+    stat = path.stat()
+    found = _links(path, stat.st_size, stat.st_mtime_ns)
+    if not stat.st_size:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if _may_be_mp3(data):
+            frames = _frames(path, stat.st_size, stat.st_mtime_ns)
+            return frames.damage if frames is not None else None
+        for begin in [link.start for link in found if not link.header] or [_behind_id3(data)]:
+            for claimed, there in _sizes(data, begin, stat.st_size):
+                if claimed > there + _SPARE:
+                    return f"truncated: {there:,} of {claimed:,} bytes are there"
+    return None
+
+
 @lru_cache(maxsize=256)
-def _links(path: Path, size: int, _modified: int) -> tuple[Link, ...]:
+def _links(path: Path, size: int, modified: int) -> tuple[Link, ...]:
     if size < 44:
         return ()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-            return _wav(data, 0, size)
-        if data[:4] == b"fLaC":
-            return _flac(data, size)
-        if data[:4] == b"OggS":
-            return _ogg(data, size)
+        begin = _behind_id3(data)
+        if data[begin : begin + 4] == b"RIFF" and data[begin + 8 : begin + 12] == b"WAVE":
+            return _wav(data, begin, size)
+        if data[begin : begin + 4] == b"fLaC":
+            return _flac(data, begin, size)
+        if data[begin : begin + 4] == b"OggS":
+            return _ogg(data, begin, size)
         if data[4:8] == b"ftyp":
             return _mp4(data, size)
         for magic in _WHOLE_FILES:
             if data[: len(magic)] == magic:
                 return _joined(data, magic, size)
-    return _mp3(path, size)
+        if not _may_be_mp3(data):
+            return ()
+    return _mp3(_frames(path, size, modified), size)
+
+
+@lru_cache(maxsize=256)
+def _frames(path: Path, _size: int, _modified: int) -> Mp3 | None:
+    return count_frames(path)
+
+
+def _behind_id3(data: mmap.mmap) -> int:
+    """The byte behind the ID3 tags (version 2) that a file of any kind may begin with."""
+    place = 0
+    while data[place : place + 3] == b"ID3" and len(head := data[place : place + 10]) == 10:
+        place += 10 + sum((byte & 0x7F) << 7 * (9 - i) for i, byte in enumerate(head) if i >= 6)
+    return place
+
+
+def _may_be_mp3(data: mmap.mmap) -> bool:
+    """Whether the first bytes, behind tags, are not those of another kind of file."""
+    head = data[:192]
+    begin = _behind_id3(data)
+    start = data[begin : begin + 12]
+    if start.startswith((b"fLaC", b"OggS", *_NO_MP3, *_WHOLE_FILES)) or head[4:8] in (
+        b"ftyp",
+        b"moov",
+        b"wide",
+    ):
+        return False
+    if start[:1] == b"\xff" and start[1:2] and start[1] & 0xF6 == 0xF0:  # ADTS, which no MPEG audio is
+        return False
+    return not any(head[i : i + 1] == head[i + each : i + each + 1] == b"G" for i, each in _TRANSPORT)
+
+
+def _sizes(data: mmap.mmap, begin: int, size: int) -> list[tuple[int, int]]:
+    """Bytes of a file and of its samples by its header, where it names them, and how many there are."""
+    magic = data[begin : begin + 4]
+    if magic in (b"RIFF", b"RIFX"):
+        return _chunk_sizes(data, begin, size, "little" if magic == b"RIFF" else "big", b"data")
+    if magic == b"FORM":
+        return _chunk_sizes(data, begin, size, "big", b"SSND")
+    if magic in (b".snd", b"dns."):
+        offset, claimed = (
+            int.from_bytes(data[place : place + 4], "big" if magic == b".snd" else "little")
+            for place in (begin + 4, begin + 8)
+        )
+        return [(claimed, size - begin - offset)] if claimed < _UNKNOWN else []
+    if magic in (b"RF64", b"BW64") and data[begin + 12 : begin + 16] == b"ds64":
+        whole, samples = _long(data, begin + 20), _long(data, begin + 28)
+        found = _chunk_sizes(data, begin, size, "little", b"data")
+        start = _chunk(data, begin, size, "little", b"data")
+        found += [(whole + 8, size - begin), (samples, size - start)]
+        return [(claimed, there) for claimed, there in found if claimed < 1 << 62]
+    if magic == b"caff":
+        place = begin + 8
+        while place + 12 <= size and data[place : place + 4] != b"data":
+            place += 12 + int.from_bytes(data[place + 4 : place + 12], "big")
+        claimed = int.from_bytes(data[place + 4 : place + 12], "big")
+        return [(claimed, size - place - 12)] if place + 12 <= size and claimed < 1 << 62 else []
+    if data[begin : begin + 16] == _W64_RIFF:
+        found = [(_long(data, begin + 16), size - begin)]
+        place = begin + 40
+        while place + 24 <= size and data[place : place + 4] != b"data":
+            place += max(24, _long(data, place + 16) + 7 & ~7)
+        if place + 24 <= size:
+            found.append((_long(data, place + 16), size - place))
+        return [(claimed, there) for claimed, there in found if claimed < 1 << 62]
+    return []
+
+
+def _chunk_sizes(
+    data: mmap.mmap, begin: int, size: int, order: Literal["little", "big"], name: bytes
+) -> list[tuple[int, int]]:
+    """Those of a file of chunks, the samples in the chunk of this name."""
+    found = [(int.from_bytes(data[begin + 4 : begin + 8], order) + 8, size - begin)]
+    start = _chunk(data, begin, size, order, name)
+    if start < size:
+        found.append((int.from_bytes(data[start - 4 : start], order), size - start))
+    return [(claimed, there) for claimed, there in found if claimed < _UNKNOWN]
+
+
+def _chunk(data: mmap.mmap, begin: int, size: int, order: Literal["little", "big"], name: bytes) -> int:
+    """The first byte of a chunk's content; `size` or more if it is not there."""
+    place = begin + 12
+    while place + 8 <= size and data[place : place + 4] != name:
+        length = int.from_bytes(data[place + 4 : place + 8], order)
+        place += 8 + length + length % 2
+    return place + 8
 
 
 def _wav(data: mmap.mmap, begin: int, size: int) -> tuple[Link, ...]:
     """WAV files one after another, or one whose `data` chunk is longer than its header claims, or unknown."""
-    place = begin + 12
-    while place + 8 <= size and data[place : place + 4] != b"data":
-        place += 8 + _little(data, place + 4) + _little(data, place + 4) % 2
-    start = place + 8
+    start = _chunk(data, begin, size, "little", b"data")
+    place = start - 8
     if start >= size:
         return ()
     claimed, there = _little(data, place + 4), size - start
     if claimed > there:
-        return ()  # truncated, which `audio` reports; or of unknown length, and libsndfile reads to the end
+        return ()  # truncated, which `damage` reports; or of unknown length, and libsndfile reads to the end
     behind = start + claimed + claimed % 2
     if claimed and data[behind : behind + 4] == b"RIFF":
         rest = _wav(data, behind, size) or (Link(b"", behind, size),)
@@ -98,9 +223,9 @@ def _is_chunk(data: mmap.mmap, place: int, size: int) -> bool:
     return size - place < 8 or (named and place + 8 + _little(data, place + 4) <= size + 1)
 
 
-def _flac(data: mmap.mmap, size: int) -> tuple[Link, ...]:
+def _flac(data: mmap.mmap, begin: int, size: int) -> tuple[Link, ...]:
     """FLAC files one after another, or one whose header has no length or a shorter one than its frames."""
-    starts = [0]
+    starts = [begin]
     while (place := data.find(_FLAC, starts[-1] + 42)) >= 0:
         starts.append(place)
     ends = [*starts[1:], size]
@@ -162,9 +287,9 @@ def _crc8(content: bytes) -> int:
     return crc & 0xFF
 
 
-def _ogg(data: mmap.mmap, size: int) -> tuple[Link, ...]:
+def _ogg(data: mmap.mmap, begin: int, size: int) -> tuple[Link, ...]:
     """Chained Ogg streams (RFC 3533, 4): a page that begins a stream, behind pages that do not."""
-    starts, begins, place = [0], True, 0
+    starts, begins, place = [begin], True, begin
     while place + 27 < size and data[place : place + 4] == b"OggS":
         first = bool(data[place + 5] & 2)
         if first and not begins:
@@ -206,13 +331,26 @@ def _cut(starts: list[int], size: int) -> tuple[Link, ...]:
     return tuple(Link(b"", start, end) for start, end in zip(starts, [*starts[1:], size], strict=True))
 
 
-def _mp3(path: Path, size: int) -> tuple[Link, ...]:
-    frames = count_frames(path)
-    return () if frames is None or frames.agrees else (Link(info_frame(frames), frames.start, size),)
+def _mp3(frames: Mp3 | None, size: int) -> tuple[Link, ...]:
+    """The frames of each rate and number of channels, without tags and whatever else is no frame."""
+    if frames is None or frames.agrees:
+        return ()
+    return tuple(_mp3_link(run) for run in frames.runs)
+
+
+def _mp3_link(run: Run) -> Link:
+    left_out = tuple((before[1], after[0]) for before, after in pairwise(run.pieces))
+    # of layers I and II all frames have one bit rate, which a decoder computes the length from
+    header = info_frame(run) if run.layer == 3 else b""
+    return Link(header, run.pieces[0][0], run.pieces[-1][1], left_out)
 
 
 def _little(data: mmap.mmap, place: int) -> int:
     return int.from_bytes(data[place : place + 4], "little")
+
+
+def _long(data: mmap.mmap, place: int) -> int:
+    return int.from_bytes(data[place : place + 8], "little")
 
 
 class LinkFile(io.RawIOBase):
@@ -221,8 +359,14 @@ class LinkFile(io.RawIOBase):
     def __init__(self, path: Path, link: Link) -> None:
         super().__init__()
         self._file = path.open("rb")
-        self._link = link
-        self._size = len(link.header) + link.end - link.start
+        self._header = link.header
+        edges = [link.start, *(edge for hole in link.left_out for edge in hole), link.end]
+        self._starts = edges[::2]
+        """Bytes of the file at which a stretch begins that is read."""
+        lengths = [end - start for start, end in zip(self._starts, edges[1::2], strict=True)]
+        self._ends = list(accumulate(lengths, initial=len(link.header)))
+        """Places at which the header and each stretch end."""
+        self._size = self._ends[-1]
         self._place = 0
 
     def readable(self) -> bool:
@@ -241,10 +385,15 @@ class LinkFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         wanted = max(0, min(len(buffer), self._size - self._place))
-        content = self._link.header[self._place : self._place + wanted]
-        if len(content) < wanted:
-            self._file.seek(self._link.start + self._place + len(content) - len(self._link.header))
-            content += self._file.read(wanted - len(content))
+        content = self._header[self._place : self._place + wanted]
+        while len(content) < wanted:
+            place = self._place + len(content)
+            stretch = bisect_right(self._ends, place) - 1
+            self._file.seek(self._starts[stretch] + place - self._ends[stretch])
+            more = self._file.read(min(wanted - len(content), self._ends[stretch + 1] - place))
+            if not more:  # the file has become shorter
+                break
+            content += more
         buffer[: len(content)] = content
         self._place += len(content)
         return len(content)

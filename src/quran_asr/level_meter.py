@@ -86,7 +86,7 @@ class LevelMeter:
                 note(
                     "cancelling-channels",
                     "its channels cancel each other: little is left of their mean, which is recognized",
-                    "use one channel: ffmpeg -i FILE -af pan=mono|c0=c0 ONE.flac",
+                    "use one channel: ffmpeg -i FILE -af 'pan=mono|c0=c0' ONE.flac",
                 )
             )
         elif channels > 1 and float(self._power.min()) < EMPTY * loudest:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _WARM_UP_SECONDS = 0.5
 """Decoded and thrown away after a seek: Opus needs 80 ms (RFC 7845, 4.6), AAC two frames, WMA some more."""
 _TOLERANCE_SECONDS = 0.1
+_MOST_PLANES = 8
 _AGAIN = "copy or download it again"
 
 
@@ -39,6 +40,10 @@ class Medium:
     """FFmpeg's name of it. FFmpeg is never left to guess: it would also open playlists, which name others."""
     has_length: bool
     """Whether the header holds a length that was not guessed."""
+    subtype: str = ""
+    """The codec, where `name` is that of a container that holds others which libsndfile reads."""
+    rest: bool = False
+    """Whether libsndfile reads some such files, and PyAV is for the others."""
 
 
 _MP4 = Medium("MP4", "MPEG-4 audio (m4a, mp4)", "mov", True)
@@ -49,16 +54,34 @@ _MEDIA = (
     (b"FLV\x01", Medium("FLV", "Flash video", "flv", False)),
 )
 _AAC = Medium("AAC", "AAC", "aac", False)
-NAMES = frozenset((_MP4.name, _AAC.name, *(medium.name for _, medium in _MEDIA)))
+_AC3 = Medium("AC3", "Dolby Digital (ac3)", "ac3", False)
+_EAC3 = Medium("AC3", "Dolby Digital Plus (eac3)", "eac3", False)
+_TS = Medium("TS", "MPEG transport stream (ts)", "mpegts", False)
+_AVI = Medium("AVI", "AVI", "avi", False)
+_CAF = Medium("CAF", "Core Audio (caf) with compressed audio", "caf", True, rest=True)
+_OGG_FLAC = Medium("OGG", "Ogg FLAC", "ogg", False, "FLAC", rest=True)
+NAMES = frozenset(
+    (_MP4.name, _AAC.name, _AC3.name, _TS.name, _AVI.name, *(medium.name for _, medium in _MEDIA))
+)
 
 
 def medium_of(head: bytes) -> Medium | None:
-    """What begins with these bytes (at least 12; more where a tag comes first); None for anything else."""
+    """What begins with these bytes (at least 200; more where a tag comes first); None for anything else."""
     if head[4:8] in (b"ftyp", b"moov", b"wide"):  # the last two: QuickTime before there were brands
         return _MP4
     for magic, medium in _MEDIA:
         if head.startswith(magic):
             return medium
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return _AVI
+    if head[:4] == b"caff":
+        return _CAF
+    if head[:4] == b"OggS" and head[28:33] == b"\x7fFLAC":
+        return _OGG_FLAC
+    if any(head[i : i + 1] == head[i + each : i + each + 1] == b"G" for i, each in ((0, 188), (4, 192))):
+        return _TS  # 188 bytes a packet, or 192 with a time before each (M2TS)
+    if head.startswith(b"\x0b\x77") and len(head) > 5:
+        return _AC3 if head[5] >> 3 <= 10 else _EAC3  # the version of the bit stream (ATSC A/52)
     if head.startswith(b"ID3") and len(head) > 10:
         size = sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(head[6:10]))
         head = head[10 + size :]
@@ -116,7 +139,7 @@ class MediaSound:
         self._index = _index(path, link, medium, stat.st_size, stat.st_mtime_ns)
         self.samplerate, self.channels = self._index.rate, self._index.channels
         self.frames = self._index.frames
-        self.format, self.subtype = medium.name, medium.name
+        self.format, self.subtype = medium.name, medium.subtype or medium.name
         self._track: _Track | None = None
         self._decoded: Iterator[_Decoded] = iter(())
         self._waiting = np.zeros((0, self.channels), np.float32)
@@ -190,6 +213,8 @@ def _index(path: Path, link: Link, medium: Medium, _size: int, _modified: int) -
         rate = channels = frames = 0
         times: list[int] = []
         places: list[int] = []
+        latest: int | None = None
+        rising = True
         for time, its_rate, samples in track.decode():
             rate, channels = rate or its_rate, channels or samples.shape[1]
             if (its_rate, samples.shape[1]) != (rate, channels):
@@ -201,7 +226,11 @@ def _index(path: Path, link: Link, medium: Medium, _size: int, _modified: int) -
             if time is not None and (not places or (frames - places[-1] >= rate and time > times[-1])):
                 times.append(time)
                 places.append(frames)
+            rising = rising and (time is None or latest is None or time > latest)
+            latest = latest if time is None else time
             frames += len(samples)
+        if not rising:  # joined transport streams: a time may stand for several places, and none is sought
+            times, places = [], []
         if not frames:
             raise QuranAsrError("no samples in it (empty or truncated)", where=str(path), remedy=_AGAIN)
         if (claimed := track.seconds) is not None and medium.has_length:
@@ -224,6 +253,7 @@ class _Track:
     def __init__(self, path: Path, link: Link, medium: Medium) -> None:
         self._av = _pyav(medium, path)
         self._path, self._medium = path, medium
+        self._packer: Any = None
         self._file = io.BufferedReader(LinkFile(path, link), 1 << 16)
         try:
             self._container = self._av.open(
@@ -276,6 +306,9 @@ class _Track:
                     failed = error
                     continue
                 for frame in frames:
+                    # PyAV 18 looks for a ninth plane where there are eight, and the process ends
+                    if frame.format.is_planar and len(frame.layout.channels) >= _MOST_PLANES:
+                        frame = self._packed(frame)
                     samples = _as_float(frame)
                     seconds += len(samples) / frame.sample_rate
                     yield frame.pts, frame.sample_rate, samples
@@ -286,6 +319,12 @@ class _Track:
         raise self._refused(
             f"damaged: it cannot be decoded from {seconds:.2f} s on ({_reason(failed)})", _AGAIN
         )
+
+    def _packed(self, frame: Any) -> Any:
+        """A frame with its channels interleaved."""
+        if self._packer is None:
+            self._packer = self._av.AudioResampler(format=frame.format.packed.name)
+        return self._packer.resample(frame)[0]
 
     def _refused(self, what: str, remedy: str) -> QuranAsrError:
         return QuranAsrError(f"{self._medium.described}, {what}", where=str(self._path), remedy=remedy)

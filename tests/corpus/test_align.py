@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quran_asr import audio
 from quran_asr.corpus import align as corpus_align
-from quran_asr.corpus.align import Limits, align_recordings, find_sources
+from quran_asr.corpus.align import Limits, Source, align_recordings, find_sources
 from quran_asr.corpus.audit import audit
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.decoding.graph import build_graph
@@ -76,10 +79,11 @@ def aligner(surah: AlignedRecording, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     """`align` knows this one recording, needs no model, and notes what it was asked for."""
     asked: list[str] = []
 
-    def known(recording: str, verses: str | None, recognizer: object) -> AlignedRecording:
+    def known(recording: str, verses: Sequence[VerseRef] | None, recognizer: object) -> AlignedRecording:
         if Path(recording).read_bytes() != Path(surah.audio).read_bytes():
             audio.read(recording)
-        asked.append(f"{Path(recording).name} {verses}")
+        holds = verses and Source(recording, "", tuple(verses)).holds
+        asked.append(f"{Path(recording).name} {holds}")
         return surah
 
     monkeypatch.setattr(corpus_align, "align", known)
@@ -163,7 +167,7 @@ def test_sources_of_folders_and_manifests(tmp_path: Path) -> None:
     for name in ("Reader_128kbps/036.mp3", "Reader_128kbps/evening.mp3", "Other/002.opus", "Other/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = [(Path(one.audio).name, one.reciter, one.verses) for one in find_sources([tmp_path])]
+    found = [(Path(one.audio).name, one.reciter, one.holds) for one in find_sources([tmp_path])]
     assert sorted(found) == [
         ("002.opus", "Other", "2"),
         ("036.mp3", "Reader", "36"),
@@ -176,8 +180,9 @@ def test_sources_of_folders_and_manifests(tmp_path: Path) -> None:
     ]
     manifest = tmp_path / "all.jsonl"
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    holds = [one.verses for one in find_sources([manifest])]
-    assert holds == ["36", "2:1-141", ""] and parse_range(holds[1])[-1] == VerseRef(2, 141)
+    found = find_sources([manifest])
+    assert [one.holds for one in found] == ["36", "2:1-2, 2:141", ""]
+    assert found[1].verses == (VerseRef(2, 1), VerseRef(2, 2), VerseRef(2, 141))
     for bad, what in (
         ({"surah": 115}, "115"),
         ({"verses": "36"}, "not a list"),
@@ -211,6 +216,206 @@ def test_recordings_cannot_replace_clips_of_others(
     manifest.write_text("".join(json.dumps(line) + "\n" for line in named))
     with pytest.raises(QuranAsrError, match=what):
         find_sources([manifest])
+
+
+def sources_of(folder: Path, *lines: dict[str, object]) -> list[Source]:
+    manifest = folder / "lines.jsonl"
+    named = [{"audio_filepath": "a.mp3", "reciter": "Reader", **line} for line in lines]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in named))
+    return find_sources([manifest])
+
+
+@pytest.mark.parametrize(
+    ("verses", "holds"),
+    [
+        ([*parse_range("112"), *parse_range("113")], "112, 113"),
+        ([*parse_range("112:3-4"), *parse_range("113:1-2")], "112:3-4, 113:1-2"),
+        ([VerseRef(112, 1), VerseRef(112, 3), VerseRef(112, 2)], "112:1, 112:3, 112:2"),
+        ([VerseRef(112, 3), VerseRef(112, 1)], "112:3, 112:1"),
+        ([VerseRef(112, 1), VerseRef(112, 1), VerseRef(112, 2)], "112:1, 112:1-2"),
+    ],
+)
+def test_the_passage_is_every_verse_of_the_line_in_its_order(
+    verses: list[VerseRef], holds: str, tmp_path: Path
+) -> None:
+    (source,) = sources_of(tmp_path, {"verses": [str(verse) for verse in verses]})
+    assert source.verses == tuple(verses) and source.holds == holds
+
+
+@given(st.lists(st.sampled_from(QURAN.refs), min_size=1, max_size=12))
+def test_any_passage_can_be_written_and_read_again(verses: list[VerseRef]) -> None:
+    holds = Source("a.mp3", "Reader", tuple(verses)).holds
+    assert [verse for part in holds.split(", ") for verse in parse_range(part)] == verses
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ({"verses": ["112:1", "112:5"]}, "112"),
+        ({"verses": ["112"]}, "not a verse"),
+        ({"verses": 36}, "not a list"),
+        ({"surah": True}, "`surah` is not a number"),
+        ({"offset": -1}, "`offset` is not a number of seconds"),
+        ({"offset": "20"}, "`offset` is not a number of seconds"),
+        ({"duration": 0}, "`duration` is 0"),
+        ({"duration": True}, "`duration` is not a number of seconds"),
+        ({"duration": 1e9}, "`duration` is not a number of seconds"),
+        ({"audio_filepath": "a\0.mp3"}, "not a path"),
+        ({"reciter": "a\0b"}, "not a name for a folder"),
+    ],
+)
+def test_a_wrong_line_is_named(line: dict[str, object], what: str, tmp_path: Path) -> None:
+    with pytest.raises(QuranAsrError, match=what) as error:
+        sources_of(tmp_path, {"audio_filepath": "other.mp3"}, line)
+    assert error.value.where == f"{tmp_path / 'lines.jsonl'}:2" and error.value.remedy
+
+
+def test_a_line_is_a_stretch_of_a_recording(tmp_path: Path) -> None:
+    first, second, last = sources_of(
+        tmp_path,
+        {"duration": 20.5, "surah": 112},
+        {"offset": 20.3, "duration": 40, "surah": 113},
+        {"offset": 60.3, "duration": None, "surah": 114},
+    )
+    assert [one.stretch for one in (first, second, last)] == [(0.0, 20.5), (20.3, 40.0), (60.3, None)]
+    assert first.folder == second.folder == "Reader"
+    unknown = sources_of(tmp_path, {"duration": 20}, {"offset": 20.3, "duration": 40})
+    assert [one.folder for one in unknown] == ["Reader/a", "Reader/a-20.3"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "what"),
+    [
+        ({}, {}, "this recording is named twice"),
+        ({"duration": 40}, {"offset": 10, "duration": 35}, "most of this stretch is named twice"),
+        ({}, {"offset": 10, "duration": 35}, "most of this stretch is named twice"),
+        ({"offset": 5}, {"offset": 300}, "most of this stretch is named twice"),
+        ({"duration": 20, "surah": 112}, {"offset": 20, "surah": 112}, "clips of 112:1 would have the names"),
+    ],
+)
+def test_a_stretch_that_is_named_twice_is_refused(
+    one: dict[str, object], other: dict[str, object], what: str, tmp_path: Path
+) -> None:
+    with pytest.raises(QuranAsrError, match=what) as error:
+        sources_of(tmp_path, {"surah": 112, **one}, {"surah": 113, **other})
+    assert "a.mp3" in (error.value.where or "") and error.value.remedy
+
+
+@pytest.mark.parametrize("to", ["in", "in/reader", "elsewhere/../in", "."])
+def test_clips_are_never_written_among_the_recordings(
+    surah: AlignedRecording, aligner: list[str], to: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "in" / "reader"
+    place.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (place / "098.flac").write_bytes(Path(surah.audio).read_bytes())
+    walked = place if to in (".", "in") else tmp_path / "in"
+    if to == "in/reader":
+        walked = place
+    if to == ".":  # RECITER/SSSAAA.flac is in the folder of recordings, which is called like the reciter
+        place.rename(tmp_path / "reader")
+        walked = tmp_path / "reader"
+    with (
+        ThreadPoolExecutor(1) as executor,
+        pytest.raises(QuranAsrError, match="among the recordings") as error,
+    ):
+        align_recordings([walked], tmp_path / to, tmp_path / "bundle", executor=executor)
+    assert "--to" in error.value.remedy and not aligner
+    assert [path.name for path in tmp_path.rglob("*.flac")] == ["098.flac"]
+
+
+def test_a_folder_of_clips_within_that_of_the_recordings_is_left_out(
+    surah: AlignedRecording, aligner: list[str], tmp_path: Path
+) -> None:
+    place = tmp_path / "in" / "reader"
+    place.mkdir(parents=True)
+    (place / "098.flac").write_bytes(Path(surah.audio).read_bytes())
+    to = tmp_path / "in" / "aligned"
+    for done_before in (0, 1):
+        with ThreadPoolExecutor(1) as executor:
+            report = align_recordings([tmp_path / "in"], to, tmp_path / "bundle", executor=executor)
+        assert report.resumed == done_before and [one.recordings for one in report.reciters] == [1]
+    assert aligner == ["098.flac 98"] and list((to / "reader").glob("098*.flac"))
+
+
+@pytest.fixture(scope="module")
+def two_surahs(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """112 and 113 in one recording, each verse once, in this order, and where each begins in it."""
+    folder = recordings / "recitations" / "abdullah-basfar"
+    pause = np.zeros(8_000, np.float32)
+    pieces, starts, length = [pause], {}, 8_000
+    for ref in [*parse_range("112"), *parse_range("113")]:
+        samples = audio.read(folder / f"{ref.surah:03}{ref.ayah:03}.opus")
+        starts[str(ref)] = length / 16_000
+        pieces += [samples, pause]
+        length += len(samples) + len(pause)
+    starts["end"] = length / 16_000
+    path = tmp_path_factory.mktemp("two") / "both.wav"
+    audio.write(path, np.concatenate(pieces))
+    return path, starts
+
+
+def clips_of(folder: Path) -> dict[str, tuple[float, float]]:
+    """Verse -> start and end in the recording, of the clips in the manifest; each verse occurs once."""
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines()]
+    clips = {
+        line["verses"][0]: (line["source"]["start"], line["source"]["end"])
+        for line in lines
+        if "verses" in line
+    }
+    assert len({line["audio_filepath"] for line in lines}) == len(lines) >= len(clips)
+    return clips
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_stretches_and_passages_of_two_surahs(
+    two_surahs: tuple[Path, dict[str, float]], quran_asr, tmp_path: Path
+) -> None:
+    """The clips of a stretch lie within it; their times are those of the recording."""
+    recording, starts = two_surahs
+    verses = [verse for verse in starts if verse != "end"]
+    border, to = starts["113:1"] - 0.25, tmp_path / "out"
+
+    def lines(*some: dict[str, object]) -> Path:
+        path = tmp_path / "all.jsonl"
+        named = [{"audio_filepath": str(recording), "reciter": "reader", **one} for one in some]
+        path.write_text("".join(json.dumps(one) + "\n" for one in named))
+        return path
+
+    def near(clips: dict[str, tuple[float, float]]) -> bool:
+        after = dict(zip(verses, [*verses[1:], "end"], strict=True))
+        return all(
+            starts[verse] - 0.6 < start < starts[verse] + 0.4 and abs(end - starts[after[verse]]) < 0.9
+            for verse, (start, end) in clips.items()
+        )
+
+    done = quran_asr("corpus", "align", lines({"verses": verses}), "--to", to, "--json")
+    assert done.code == 0, done.err
+    whole = clips_of(to)
+    assert list(whole) == verses and near(whole)
+    assert json.loads((to / "recordings.jsonl").read_text())["holds"] == "112, 113"
+
+    stretches = (
+        {"duration": border, "surah": 112},
+        {"offset": border, "duration": starts["end"] - border, "verses": verses[4:]},
+    )
+    done = quran_asr("corpus", "align", lines(*stretches), "--to", to, "--json")
+    assert done.code == 0, done.err
+    clips = clips_of(to)  # the two stretches replace the recording
+    assert list(clips) == verses and near(clips)
+    assert all(border <= start for verse, (start, _) in clips.items() if verse in verses[4:])
+    written = audio.read(to / "reader" / "113002.flac")
+    start, end = clips["113:2"]
+    assert len(written) == pytest.approx((end - start) * 16_000, abs=32)
+    assert np.abs(written[:16_000] - audio.read(recording, start, 1.0)).max() < 1e-3
+    done = quran_asr("corpus", "align", lines(*stretches), "--to", to, "--json")
+    assert json.loads(done.out)["resumed"] == 2 and clips_of(to) == clips
+
+    wrong = lines({"offset": border, "surah": 109}, {"offset": 0, "duration": 0.4, "verses": ["112:2"]})
+    done = quran_asr("corpus", "align", wrong, "--to", tmp_path / "wrong", "--json")
+    (other,) = json.loads(done.out)["other_passages"]
+    assert (other["expected"], other["found"]) == ("109", "113:1-5")
 
 
 def test_clips_of_unknown_passages_lie_in_a_folder_of_each_recording(tmp_path: Path) -> None:

@@ -102,6 +102,40 @@ def test_what_has_no_letter_is_wrong_use():
             find(QURAN, words)
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "Juz 30",
+        "page 50",
+        "آية 255",
+        "الآية (255)",
+        "verse 255",
+        "255 al-baqara",
+        "2:255:3",
+        "7amdulillah",
+        "1:2:3",
+    ],
+)
+def test_a_number_that_nobody_can_read_is_not_dropped(query):
+    with pytest.raises(QuranAsrError, match="number") as error:
+        find(QURAN, query)
+    assert query in error.value.what and "\n" not in error.value.what and "2:255" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "﴿قُلْ هُوَ اللَّهُ أَحَدٌ ﴿١﴾ اللَّهُ الصَّمَدُ ﴿٢﴾",
+        "قل هو الله أحد (1) الله الصمد (2)",
+        "قل هو الله أحد ۝١ الله الصمد ۝٢",
+        "﴿ قل هو الله أحد * الله الصمد ﴾ [الإخلاص: 1-2]",
+        "qul huwa allahu ahad allahu samad (112:1-2)",
+    ],
+)
+def test_numbers_and_citations_after_the_words_of_verses_are_no_words(query):
+    assert places(query) == ["112:1-2"]
+
+
 @pytest.mark.parametrize(("query", "kind", "first"), QUERIES, ids=[row[0] for row in QUERIES])
 def test_queries_as_people_type_them(query, kind, first):
     matches = find(QURAN, query)

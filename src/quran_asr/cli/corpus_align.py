@@ -80,9 +80,10 @@ def align(
     """Align whole surahs with the text, and cut them into clips of verses with a manifest.
 
     Expects RECITER/SSS.mp3 (or wav, flac, ogg, opus), where 036 is surah 36; files with other names are
-    searched in the whole Quran. A manifest names what a recording holds by `surah` or `verses`. Clips are
-    named as EveryAyah names them: RECITER/002255.flac; parts of long verses with their words,
-    002282-000-016.flac; those of a file with another name in a folder of its own, RECITER/NAME/002255.flac.
+    searched in the whole Quran. A manifest names what a recording holds by `surah` or `verses`, and a
+    stretch of a recording by `offset` and `duration`. Clips are named as EveryAyah names them:
+    RECITER/002255.flac; parts of long verses with their words, 002282-000-016.flac; those of a file with
+    another name in a folder of its own, RECITER/NAME/002255.flac.
     Clips whose alignment is poor are left out, and listed with the reason in recordings.jsonl. A recording
     that holds another surah than its name is reported with the one it holds. Run the same command again to
     continue after an interruption. Exit code 1 if no clip can be used or a recording cannot
@@ -127,7 +128,7 @@ def align(
             for audio, expected, found in report.others
         ]
     )
-    remedy = "replace the recording, and run the same command again"
+    remedy = "replace the recording or correct its line, and run the same command again"
     for audio, error in report.failed:
         print_error(QuranAsrError(error, where=audio, remedy=remedy))
     return int(not report.clips or bool(report.failed))

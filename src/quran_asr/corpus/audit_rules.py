@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from quran_asr.corpus.clip_alignment import ClipAlignment
+from quran_asr.corpus.clip_alignment import EDGE_SHARE, ClipAlignment
 from quran_asr.corpus.measurements import Measured
 from quran_asr.errors import Severity
 
@@ -58,6 +58,11 @@ class Limits:
     """or, if the clip is too short for its words,"""
     short_duration: float = 1.0
     """by at least this many deviations."""
+    words_misfit: float = 1.25
+    """Nats per token below the reciter's median that a misfit may score without the other speech in the clip
+    for it to hold all its words and more,"""
+    extra_share: float = 0.5
+    """and share of what one end loses that this other speech must account for."""
 
 
 LIMITS = Limits()
@@ -106,6 +111,12 @@ REASONS: dict[str, ReasonKind] = {
     ),
     "other-words": ReasonKind(
         "reject", "error", "its words are not recognized in it", "listen, and name it as it is recited"
+    ),
+    "extra-words": ReasonKind(
+        "reject",
+        "error",
+        "more is recited in it than its words",
+        "listen, and cut it at its words or name all that is recited",
     ),
     "words-missing": ReasonKind(
         "reject", "warning", "the words at an end are not recognized", "cut it again from the recording"
@@ -200,12 +211,18 @@ def judge_alignments(
     def judged(one: ClipAlignment, deviation: float | None) -> Reason | None:
         if one.score < whole - limits.misfit:
             message = f"{one.score:.1f} nats a token, usually {whole:.1f}"
-            return Reason("other-words", message, one.score, whole - limits.misfit)
+            of_words = one.score + one.extra
+            if of_words < whole - limits.words_misfit:
+                return Reason("other-words", message, one.score, whole - limits.misfit)
+            message += f", {of_words:.1f} without the other speech"
+            return Reason("extra-words", message, one.score, whole - limits.misfit)
         is_short = deviation is not None and deviation < -limits.short_duration
         least = edge - (limits.short_edge_misfit if is_short else limits.edge_misfit)
         for end, score in (("beginning", one.first), ("end", one.last)):
             if score < least:
                 message = f"{score:.1f} nats a token at the {end}, usually {edge:.1f}"
+                if one.extra > limits.extra_share * EDGE_SHARE * (edge - score):
+                    return Reason("extra-words", message, score, least)
                 if is_short:
                     message += f", and {deviation:+.1f} deviations of the duration"
                 return Reason("words-missing", message, score, least)

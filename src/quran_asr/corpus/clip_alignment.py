@@ -9,10 +9,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from quran_asr import audio
 from quran_asr.corpus.workers import processes
-from quran_asr.decoding.forced import FLOOR, force
+from quran_asr.decoding.forced import FLOOR, ForcedAlignment, force
 from quran_asr.decoding.graph import letter_names
 from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.errors import QuranAsrError
@@ -20,8 +23,14 @@ from quran_asr.records import Segment
 from quran_asr.runtime.recognizer import Recognizer, load
 from quran_asr.text.quran import load_quran
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 EDGE_SHARE = 0.25
 """Tokens at each end that are scored separately: cuts lose more than single words."""
+BETWEEN_NATS = 2.0
+"""Nats that are not counted between a token and the next. What exceeds them is other speech; a clip of other
+words loses as much in most of its gaps, so less of its losses is counted."""
 _CHUNK = 16
 """Clips that one process aligns between two reports."""
 
@@ -38,6 +47,9 @@ class ClipAlignment:
     last: float
     """Of those at the end."""
     tokens: int
+    extra: float = 0.0
+    """Part of `score` that is lost to other speech: nats per token between the tokens, before and after them,
+    without `BETWEEN_NATS` of each gap."""
 
 
 def align_clips(
@@ -110,8 +122,27 @@ def _align_chunk(segments: Sequence[Segment], bundle: str) -> list[ClipAlignment
             continue
         edge = max(1, round(EDGE_SHARE * len(tokens)))
         first, last = forced.losses[:edge].mean(), forced.losses[-edge:].mean()
-        found.append(ClipAlignment(-float(forced.losses.mean()), -float(first), -float(last), len(tokens)))
+        found.append(
+            ClipAlignment(
+                -float(forced.losses.mean()),
+                -float(first),
+                -float(last),
+                len(tokens),
+                _extra(emissions.log_probs, tokens, forced),
+            )
+        )
     return found
+
+
+def _extra(log_probs: NDArray[np.float32], tokens: Sequence[int], forced: ForcedAlignment) -> float:
+    """See `ClipAlignment.extra`."""
+    kept = np.maximum(log_probs, -FLOOR)
+    best = kept.max(axis=1)
+    of_tokens = [
+        float((best[start:end] - kept[start:end, token]).sum())
+        for token, (start, end) in zip(tokens, forced.spans, strict=True)
+    ]
+    return float(np.maximum(forced.losses - of_tokens - BETWEEN_NATS, 0.0).mean())
 
 
 @lru_cache(maxsize=1)

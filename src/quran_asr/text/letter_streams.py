@@ -21,6 +21,9 @@ from quran_asr.text.transliteration import TANWIN, consonants
 SHORTEST_WITH_TYPO = 4
 """Letters: in shorter queries a typo would give another word."""
 
+SHORTEST_WITH_TYPO_AFTER_PREFIX = 8
+"""Letters: shorter ones with both are other words."""
+
 SHORTEST_OF_SEVERAL_WORDS = 3
 """Letters: shorter queries are one whole word, without a prefix."""
 
@@ -49,6 +52,7 @@ _MUSHAF_LETTERS = alike({"\u0671": "ا"}, ignored=f"\u0640{MARKS}\u06e5\u06e6")
 TABLES = {
     "letters": alike({}),
     "typed": alike(_TYPED_SEATS, ignored="ء"),
+    "typed endings": alike(_TYPED_SEATS, ignored="ء"),
     "consonants": alike({"ى": "ي", "ة": "ه"}, ignored="اآأإءؤئ"),
     # كتـٰب is not كتب, though they have the same letters
     "mushaf and small alef": {code: same for code, same in _MUSHAF_LETTERS.items() if code != 0x670},
@@ -56,11 +60,19 @@ TABLES = {
     "mushaf typed": _MUSHAF_LETTERS | alike(_TYPED_SEATS, ignored="ء"),
 }
 """Letters that are equal in each stream: every step drops a distinction that people write differently.
-`consonants` has no alef and no hamza with its seat, where spellings differ most (مسؤولا, مسئولا)."""
+`typed endings` also has alef for yeh and alef maksura at the end of a word (الزنى, الزنا; على, علي): too much
+for a first search, since أنا and إني are then one word. `consonants` has no alef and no hamza with its seat,
+where spellings differ most (مسؤولا, مسئولا)."""
 
 ONLY_IN_MUSHAF = frozenset(
     "\u0640\u0671\u06dc\u06df\u06e0\u06e2\u06e3\u06e5\u06e6\u06e7\u06e8\u06ea\u06eb\u06ec\u06ed"
 )
+
+
+def fold(name: str, words: str) -> str:
+    """Words or verses as they are in a stream of `TABLES`, with their spaces."""
+    folded = words.translate(TABLES[name])
+    return re.sub("ي(?![^ \n])", "ا", folded) if name == "typed endings" else folded
 
 
 @lru_cache(maxsize=len(TABLES) + 2)
@@ -73,7 +85,7 @@ def load_stream(name: str) -> Stream:
         )
     else:
         edition = "uthmani" if name.startswith("mushaf") else "letters"
-        spaced = all_words(edition).translate(TABLES[name])
+        spaced = fold(name, all_words(edition))
     words = spaced.replace("\n", " ").split(" ")
     starts = [0]
     for word in words:
@@ -156,21 +168,31 @@ def pattern_places(stream: Stream, pattern: str) -> list[Place]:
     return places
 
 
-def typo_places(name: str, letters: Sequence[str]) -> list[Place]:
+def _is_after_prefix(stream: Stream, start: int) -> bool:
+    word = stream.starts[bisect_right(stream.starts, start) - 1]
+    return _IS_PREFIX.fullmatch(stream.text, word, start) is not None
+
+
+def typo_places(name: str, letters: Sequence[str], after_prefix: bool = False) -> list[Place]:
     """Matches of whole words with `letters` up to one letter wrong, missing, extra, or swapped with the next.
 
     The typo is in the first or the second half, so the other half matches exactly.
 
     Args:
         letters: for each letter, those that it may represent.
+        after_prefix: also where the first word has a prefix before these letters.
     """
-    if len(letters) < SHORTEST_WITH_TYPO:
+    if len(letters) < (SHORTEST_WITH_TYPO_AFTER_PREFIX if after_prefix else SHORTEST_WITH_TYPO):
         return []
     stream, backwards = load_stream(name), _backwards(name)
+
+    def begins(start: int) -> bool:
+        return start in stream.borders or (after_prefix and _is_after_prefix(stream, start))
+
     middle = len(letters) // 2
     spans = set()
     for start in _starts_of(stream.text, letters[:middle]):
-        if start in stream.borders:
+        if begins(start):
             for end in _ends_with_typo(stream.text, start + middle, letters[middle:]):
                 spans.add((start, end))
     size, tail = len(stream.text), letters[middle:][::-1]
@@ -181,7 +203,7 @@ def typo_places(name: str, letters: Sequence[str]) -> list[Place]:
     return [
         _place(stream, start, end)
         for start, end in sorted(spans)
-        if start in stream.borders and end in stream.borders and end > start
+        if end in stream.borders and end > start and begins(start)
     ]
 
 

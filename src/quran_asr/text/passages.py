@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -101,6 +102,8 @@ def _unlike(left: str, right: str) -> int:
 def parse_range(written: str) -> tuple[VerseRef, ...]:
     """The verses that `2:255`, `2:255-257` or `112` (a whole surah) name, in order.
 
+    The strict form, for options and data; `read_reference` reads what people type.
+
     Raises:
         QuranAsrError: it has another form, or a verse in it does not exist.
     """
@@ -108,7 +111,7 @@ def parse_range(written: str) -> tuple[VerseRef, ...]:
     surah, colon, ayahs = written.strip().partition(":")
     first, dash, last = ayahs.partition("-")
     numbers = [surah] + [first] * bool(colon) + [last] * bool(dash)
-    if not all(number.isascii() and number.isdigit() for number in numbers):
+    if not all(number.isascii() and number.isdigit() and len(number) < 10 for number in numbers):
         raise QuranAsrError(
             f"`{written}` names no verses", remedy="write 2:255, 2:255-257 or 112 for a whole surah"
         )
@@ -122,40 +125,110 @@ def parse_range(written: str) -> tuple[VerseRef, ...]:
     return tuple(VerseRef(begin.surah, ayah) for ayah in range(begin.ayah, end.ayah + 1))
 
 
-_VERSE_WORD = "(?:verses?|ayahs?|ayats?|ayas?|v|ال[آا]ي[ةه]|[آا]ي[ةه]|[آا]يات)"
-_NUMBERS = re.compile(
-    r"(?:s[uo]+ra[ht]?|سور[ةه])?\s*(\d+)"
-    rf"(?:(?:\s*[:./,]\s*|,?\s+(?:{_VERSE_WORD}\s*)?)(\d+)(?:\s*[-–—]\s*(?:(\d+)\s*:\s*)?(\d+))?)?"
+_NUMBER_WORD = r"(?:(?:رقم|no\.?|number|#)\s*)?"
+_VERSE_WORD = r"(?:verses?|ayahs?|ayats?|ayas?|vv?|(?:ال)?[آأا]ي(?:[ةه]|ات))"
+_SURAH_WORD = r"(?:s[uo]+ra[ht]?|(?:ال)?سور[ةه]|chapter|ch|s)"
+_DASH = "[-‐‑‒–—−]"
+_BETWEEN = r"[\s:;,.،؛/()\[\]{}﴿﴾‐‑‒–—−-]"
+"""What may stand between a surah and a verse."""
+_VERSE = rf"(?:{_VERSE_WORD}{_BETWEEN}*{_NUMBER_WORD})"
+_TO = rf"\s*(?:{_DASH}|to|through|[إا]ل[ىي]|حتى)\s*"
+_VERSES = rf"(?P<first>\d+)(?:{_TO}(?:(?P<last_surah>\d+)\s*:\s*)?(?P<last>\d+))?"
+_REFERENCES = [
+    re.compile(pattern)
+    for pattern in (
+        rf"(?:{_SURAH_WORD}{_BETWEEN}*{_NUMBER_WORD})?(?P<surah>\d+)(?:(?:{_BETWEEN}+{_VERSE}?|{_VERSE}){_VERSES})?",
+        rf"(?P<surah>.*?[^\W\d_].*?){_BETWEEN}*(?:\b{_VERSE})?{_BETWEEN}*(?:\b(?:from|من)\s+)?{_VERSES}",
+        rf"{_VERSE}{_VERSES},?\s+(?:(?:of|from|in|من)\s+)?(?P<surah>.*[^\W\d_].*)",
+    )
+]
+LONGEST_REFERENCE = 100
+"""Characters: in longer text the patterns would be tried at thousands of places."""
+_SOURCE = re.compile(
+    r"(?:(?:the|holy|noble)\s+)*(?:(?:al[-\s]?)?(?:q[uo]r['’‘`ʾʼ]?[aā]+n|koran)|q\.?\s?s|q"
+    rf"|(?:ال)?قر[آأا]ن(?:\s+الكريم)?)(?![^\W\d_]){_BETWEEN}*(?=.*\d)|{_VERSE}(?=\d+\s*[:/]\s*\d)"
 )
-_NAME_AND_NUMBERS = re.compile(
-    rf"(.*?[^\W\d_].*?)[\s,:(\[]*(?:\b{_VERSE_WORD})?[\s.:]*(\d+)(?:\s*[-–—]\s*(\d+))?[\s)\]]*"
-)
-_NUMBERS_AND_NAME = re.compile(
-    rf"{_VERSE_WORD}\s*(\d+)(?:\s*[-–—]\s*(\d+))?,?\s+(?:(?:of|from|in|من)\s+)?(.*[^\W\d_].*)"
-)
+"""What people write before a reference."""
 
 
 def read_reference(query: str) -> tuple[VerseRef, ...]:
-    """The verses that a reference names: `2:255`, `2:255-257`, `2 255`, `112`, `٢:٢٥٥`, `surah 2 verse 255`,
-    `al-baqara 255`, `verse 255 of al-baqara`; empty for anything else.
+    """The verses that a reference names; empty for anything else.
+
+    `2:255`, `2:255-257`, `112`, `٢:٢٥٥`, `surah 2 verse 255`, `al-baqara 255`, `verse 255 of al-baqara`.
+    Brackets and punctuation around it do not matter, nor `Quran`, `QS` or `Q` before it. Between surah and
+    verse may stand a space or other punctuation. A hyphen, too: `2-5` is 2:5, since a range of surahs is not
+    a reference; after a surah's name or a verse it is that of a range.
 
     Raises:
         QuranAsrError: it is written as a reference, but there is no such verse.
     """
-    # int() reads the digits of all scripts
-    written = re.sub(r"\d", lambda digit: str(int(digit[0])), query.strip().lower())
-    if numbers := _NUMBERS.fullmatch(written):
-        surah, first, last_surah, last = numbers.groups()
-        if last_surah not in (None, surah):
-            raise QuranAsrError(
-                f"`{query}` names verses of two surahs", remedy="ask for each surah by itself"
-            )
-        return parse_range(surah + f":{first}" * bool(first) + f"-{last}" * bool(last))
-    if (named := _NAME_AND_NUMBERS.fullmatch(written)) and (surah_number := find_surah(named[1])):
-        return parse_range(f"{surah_number}:{named[2]}" + f"-{named[3]}" * bool(named[3]))
-    if (named := _NUMBERS_AND_NAME.fullmatch(written)) and (surah_number := find_surah(named[3])):
-        return parse_range(f"{surah_number}:{named[1]}" + f"-{named[2]}" * bool(named[2]))
+    written = _bare(query)
+    if len(written) > LONGEST_REFERENCE or not re.search(r"\d", written):
+        return ()
+    if source := _SOURCE.match(written):
+        written = written[source.end() :]
+    for pattern in _REFERENCES:
+        read = pattern.fullmatch(written)
+        if read and (surah := _surah_number(query, read["surah"])):
+            if read["last_surah"] and numbers_in(read["last_surah"]) != [surah]:
+                raise _of_two_surahs(query)
+            verses = f":{read['first']}" * bool(read["first"]) + f"-{read['last']}" * bool(read["last"])
+            return parse_range(surah + verses)
     return ()
+
+
+def numbers_in(text: str) -> list[str]:
+    """The numbers in a text, in ASCII digits without leading zeros."""
+    return [number.lstrip("0") or "0" for number in re.findall(r"\d+", _ascii_digits(text))]
+
+
+def without_citations(words: str) -> str:
+    """Words without the numbers of verses and the references in brackets after them, as in `﴿١﴾`,
+    `[البقرة: 255]`; unchanged where only one word would be left: `page (50)`.
+
+    Raises:
+        QuranAsrError: a reference in brackets names a verse that does not exist.
+    """
+    rest = _BRACKETS.sub(lambda group: " " if _is_citation(group[0]) else group[0], words)
+    return rest if len(rest.split()) > 1 else words
+
+
+_BRACKETS = re.compile(r"[(\[{﴿][^()\[\]{}﴿﴾]*\d[^()\[\]{}﴿﴾]*[)\]}﴾]|\u06dd\s*\d+")
+
+
+def _is_citation(group: str) -> bool:
+    return _bare(group).isdigit() or bool(read_reference(group))
+
+
+def _bare(query: str) -> str:
+    """Lower case and ASCII digits, without marks, invisible characters and punctuation around it."""
+    composed = unicodedata.normalize("NFKC", query).lower()
+    shown = "".join(char for char in composed if unicodedata.category(char) not in ("Mn", "Cf"))
+    # a colon or hyphen at the end announces more
+    return re.sub(r"^\W+|[^\w:‐‑‒–—−-]+$", "", _ascii_digits(shown.replace("\u0640", "")))
+
+
+def _ascii_digits(text: str) -> str:
+    # int() reads the digits of all scripts
+    return re.sub(r"\d", lambda digit: str(int(digit[0])), text)
+
+
+def _surah_number(query: str, written: str) -> str:
+    """The surah that is written as a number, or as a name with or without its number beside it; empty: none.
+
+    Raises:
+        QuranAsrError: the number is not that of the name.
+    """
+    if written.isdigit():
+        return numbers_in(written)[0]
+    found = find_surah(written)
+    if found and {*numbers_in(written)} - {str(found)}:
+        raise _of_two_surahs(query)
+    return str(found or "")
+
+
+def _of_two_surahs(query: str) -> QuranAsrError:
+    return QuranAsrError(f"`{query}` names verses of two surahs", remedy="ask for each surah by itself")
 
 
 def twins(quran: Quran, ref: VerseRef) -> tuple[VerseRef, ...]:

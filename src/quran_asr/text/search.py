@@ -19,10 +19,10 @@ from quran_asr.text.letter_streams import (
     ONLY_IN_MUSHAF,
     PREFIX,
     SHORTEST_OF_SEVERAL_WORDS,
-    TABLES,
     Place,
     alike,
     all_words,
+    fold,
     load_stream,
     numbers_by_word,
     occurrences,
@@ -30,11 +30,11 @@ from quran_asr.text.letter_streams import (
     typo_places,
     verse_starts,
 )
-from quran_asr.text.passages import parse_range, read_reference, word_map
+from quran_asr.text.passages import numbers_in, parse_range, read_reference, without_citations, word_map
 from quran_asr.text.quran import Quran, load_quran
 from quran_asr.text.spelling import lost_letters, spell
 from quran_asr.text.surah_names import find_named_verses, find_surah, surah_name
-from quran_asr.text.transliteration import TANWIN, Consonant, likeness, read_latin
+from quran_asr.text.transliteration import TANWIN, Consonant, likeness, read_latin, read_letter_names
 
 Kind = Literal["reference", "surah", "exact", "spelling", "prefix", "transliteration", "typo", "partial"]
 
@@ -76,26 +76,34 @@ def find(quran: Quran, query: str) -> tuple[Match, ...]:
     the other, and the first that finds the words together returns all verses in which they are; then with
     additional or missing prefixes, then with one typo. If none does, the `NEAREST` verses with most of the
     words in their order, more than half of them. Latin letters are read as a reference, a surah name, or a
-    transliteration.
+    transliteration. The names of the letters before some surahs (`الف لام ميم`) are these letters.
 
     Args:
         quran: in the spelling of the result.
-        query: `2:255`, `2:255-257`, `112`, `al-baqara 255`, `البقرة`, `Ya-Sin`, `آية الكرسي`, Arabic words,
-            or Arabic words in Latin letters.
+        query: `2:255`, `(Quran 2:255-257)`, `112`, `al-baqara 255`, `البقرة`, `Ya-Sin`, `آية الكرسي`, Arabic
+            words, or Arabic words in Latin letters. Numbers of verses and references in brackets after
+            several words do not count.
 
     Returns:
         The best first, within one kind in the order of the mushaf; transliterations by phonetic similarity.
         Empty when nothing is near.
 
     Raises:
-        QuranAsrError: `query` has no letter, it mixes Arabic and other letters, or it is
-            the reference of a verse that does not exist.
+        QuranAsrError: `query` has no letter, it mixes Arabic and other letters, it has a number that names
+            no verse, or it is the reference of a verse that does not exist.
     """
     if refs := read_reference(find_named_verses(query) or query):
         return tuple(Match((ref,), quran.verse(ref), (), "reference") for ref in refs)
+    surah = _surah(query)
+    query = without_citations(query)
+    if unread := _unread_number(query, surah):
+        raise QuranAsrError(
+            f"the number {unread} in `{' '.join(query.split())[:80]}` names no verse",
+            remedy="write 2:255, 2:255-257, 112 or al-baqara 255 by itself, or words without numbers; "
+            "a juz or a page cannot be looked up",
+        )
     letters = spell(query, "letters")
     consonants_asked = () if letters else read_latin(query)
-    surah = _surah(query)
     if not letters and not consonants_asked and not surah:
         raise QuranAsrError(
             f"`{query}` has no word to look for",
@@ -117,13 +125,23 @@ def _surah(name: str) -> tuple[Match, ...]:
     return (Match(parse_range(str(number)), surah_name(number), (), "surah"),) if number else ()
 
 
+def _unread_number(query: str, surah: tuple[Match, ...]) -> str:
+    """The first number in a query that is not a reference, but for that of the surah which it names."""
+    named = str(surah[0].refs[0].surah) if surah else ""
+    return next((number[:20] for number in numbers_in(query) if number != named), "")
+
+
 def _find_arabic(quran: Quran, query: str) -> tuple[Match, ...]:
     letters, marked = spell(query, "letters"), spell(query, "uthmani")
+    strictest: Kind = "exact"
+    if (named := read_letter_names(letters)) != letters:
+        letters, marked, strictest = named, named, "spelling"
     whole: list[tuple[str, str, Kind]] = [
-        ("letters", letters, "exact"),
+        ("letters", letters, strictest),
         ("typed", letters, "spelling"),
         ("mushaf", marked, "spelling"),
         ("mushaf typed", marked, "spelling"),
+        ("typed endings", letters, "spelling"),
     ]
     if not ONLY_IN_MUSHAF.isdisjoint(marked):
         whole = [("mushaf and small alef", marked, "exact"), ("mushaf", marked, "spelling"), whole[1]]
@@ -133,9 +151,11 @@ def _find_arabic(quran: Quran, query: str) -> tuple[Match, ...]:
     return (
         _prefixed(quran, "typed", letters)
         or _whole(quran, "consonants", letters, "spelling")
+        or _prefixed(quran, "typed endings", letters)
         or _prefixed(quran, "consonants", letters)
         or _with_typo(quran, "typed", letters)
         or _with_typo(quran, "consonants", letters)
+        or _with_typo(quran, "typed", letters, after_prefix=True)
         or _nearest(quran, letters)
     )
 
@@ -145,7 +165,7 @@ def _whole(quran: Quran, name: str, written: str, kind: Kind) -> tuple[Match, ..
 
     With other spaces the kind is `spelling`.
     """
-    phrase = written.translate(TABLES[name])
+    phrase = fold(name, written)
     stream = load_stream(name)
     places = list(occurrences(stream, phrase.replace(" ", "")))
     parted = [place for place in places if place.last - place.first == phrase.count(" ")]
@@ -165,15 +185,15 @@ def _has_words(place: Place, words: Sequence[str]) -> bool:
 def _prefixed(quran: Quran, name: str, letters: str) -> tuple[Match, ...]:
     """Matches of the words with a prefix before some of them, or without their article."""
     words = [word.removeprefix("ال") if len(word) > 4 else word for word in letters.split()]
-    translated = [re.escape(word.translate(TABLES[name])) for word in words]
+    translated = [re.escape(fold(name, word)) for word in words]
     if len("".join(translated)) < SHORTEST_OF_SEVERAL_WORDS:
         return ()
     return _matches(quran, pattern_places(load_stream(name), PREFIX.join(translated)), "prefix")
 
 
-def _with_typo(quran: Quran, name: str, letters: str) -> tuple[Match, ...]:
-    written = letters.replace(" ", "").translate(TABLES[name])
-    return _matches(quran, typo_places(name, list(written)), "typo")
+def _with_typo(quran: Quran, name: str, letters: str, after_prefix: bool = False) -> tuple[Match, ...]:
+    written = fold(name, letters).replace(" ", "")
+    return _matches(quran, typo_places(name, list(written), after_prefix), "typo")
 
 
 def _find_latin(quran: Quran, query: str, asked: Sequence[Consonant]) -> tuple[Match, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import product
 
 from quran_asr.text.editions import load_edition
 from quran_asr.text.spelling import lost_letters, spell
@@ -128,11 +130,18 @@ An-Nas/Mankind/The People
 """One line for each surah: its name in Latin letters, then its meaning and other names."""
 
 _OTHER_ARABIC = {
+    3: "العمران",
     9: "براءة",
     17: "بني إسرائيل",
+    20: "طاها",
+    36: "ياسين",
+    38: "صاد",
     40: "المؤمن",
     41: "حم السجدة",
+    50: "قاف",
+    55: "الرحمان",
     67: "تبارك",
+    68: "ن/نون",
     76: "الدهر",
     94: "الانشراح",
     99: "الزلزال",
@@ -148,7 +157,8 @@ _VERSES = {
 }
 """Reference -> names, without the article where it is Latin."""
 
-_WORD_SURAH = re.compile(r"^(?:s[uo]+ra[ht]?|سور[ةه])\b\s*", re.IGNORECASE)
+_WORD_SURAH = re.compile(r"^(?:s[uo]+ra[ht]?(?:[ -]?u[lnrstdz][ -])?|سور[ةه])[\s-]*", re.IGNORECASE)
+"""Also where no space follows: a name that nobody has is found nowhere."""
 
 
 def surah_name(surah: int) -> str:
@@ -160,14 +170,21 @@ def surah_name(surah: int) -> str:
 def find_surah(name: str) -> int | None:
     """The number of a surah by its name, in Arabic or in English, with or without the article.
 
-    Vowels may be written in any way (`Yaseen`, `Ya-Sin`), doubled letters once, the teh marbuta with or
-    without h. None if no surah has that name.
+    In Arabic without hamzas, with heh for teh marbuta, yeh or alef for alef maksura, and without the alefs
+    that the mushaf writes small. In Latin letters vowels may be written in any way (`Yaseen`, `Ya-Sin`),
+    doubled letters once, the teh marbuta with or without h. None if no surah has that name.
     """
+    exact, loose = _names()
+    if letters := spell(name, "letters"):
+        key = _arabic_key(_WORD_SURAH.sub("", letters))
+        return exact.get(key) or loose.get(key)
     bare = _WORD_SURAH.sub("", name.strip())
-    if spell(bare, "letters"):
-        return _names().get(_arabic_key(bare))
-    joined_article = re.sub(r"^a(?:l|([nrstzd])(?=\1)|sh(?=sh))", "", bare.casefold())
-    return _names().get(_latin_key(bare)) or _names().get(_latin_key(joined_article))
+    joined_article = re.sub(r"^[aeu](?:l|([nrstzd])(?=\1)|sh(?=sh))", "", bare.casefold())
+    return (
+        exact.get(_latin_letters(bare))
+        or loose.get(_latin_key(bare))
+        or loose.get(_latin_key(joined_article))
+    )
 
 
 def find_named_verses(name: str) -> str | None:
@@ -190,31 +207,54 @@ def _verse_key(name: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _names() -> dict[str, int]:
-    names: dict[str, int] = {}
+def _names() -> tuple[dict[str, int], dict[str, int]]:
+    """The surah of each key that keeps the letters of a name, and of each that stands for several spellings.
+
+    The first is looked up first: النساء and الناس, `the moon` and `the mount` differ little.
+    """
+    exact: dict[str, int] = {}
+    loose: dict[str, int] = {}
     arabic = load_edition("simple").chapter_names
     for surah, written in enumerate(_ENGLISH, start=1):
-        names[_arabic_key(arabic[surah - 1])] = surah
         for name in written.split("/"):
-            names.setdefault(_latin_key(name), surah)
-    for surah, name in _OTHER_ARABIC.items():
-        names.setdefault(_arabic_key(name), surah)
-    names.pop("", None)
-    return names
+            exact[_latin_letters(name)] = surah
+            if not name.startswith("The "):  # a meaning has one spelling: an is not `the ant`
+                loose.setdefault(_latin_key(name), surah)
+        other = _OTHER_ARABIC.get(surah)
+        for name in [arabic[surah - 1], *(other.split("/") if other else ())]:
+            for final in (name, re.sub("ى$", "ا", name)):
+                exact[_arabic_key(final)] = surah
+                for key in _with_fewer_alefs(_arabic_key(final)):
+                    loose.setdefault(key, surah)
+    return exact, loose
 
 
 def _arabic_key(name: str) -> str:
+    """The letters of a name without spaces, hamzas and the article."""
     bare = re.sub("^ال(?! )", "", spell(name, "letters"))
-    return re.sub("[ ءأإآا]", "", bare).translate(str.maketrans("ؤئةى", "ويهي"))
+    return bare.translate(str.maketrans("أإآؤئةى", "اااويهي", "ء "))
+
+
+def _with_fewer_alefs(key: str) -> Iterator[str]:
+    """A key without some or all of the alefs inside it, as in the mushaf; those at its ends are never left
+    out: نساء is not ناس, أنعام not نعم."""
+    inside = range(1, len(key) - 1)
+    choices = [("ا", "") if at in inside and key[at] == "ا" else (key[at],) for at in range(len(key))]
+    return map("".join, product(*choices))
+
+
+def _latin_letters(name: str) -> str:
+    """The letters a to z of a name, without the article."""
+    decomposed = unicodedata.normalize("NFKD", re.sub("[’‘'`ʿʾ]", "", name.casefold()))
+    words = re.sub("[^a-z]+", " ", re.sub("[\u0300-\u036f]", "", decomposed)).split()
+    if len(words) > 1 and re.fullmatch("the|[aeu](?:[lnrstzd]|sh|dh|th)", words[0]):
+        words = words[1:]
+    return "".join(words)
 
 
 def _latin_key(name: str) -> str:
     """A key that is the same for all Latin spellings of a name."""
-    decomposed = unicodedata.normalize("NFKD", re.sub("[’‘'`ʿʾ]", "", name.casefold()))
-    words = re.sub("[^a-z]+", " ", re.sub("[\u0300-\u036f]", "", decomposed)).split()
-    if len(words) > 1 and re.fullmatch("the|a[lnrstzd]|ash|adh|ath", words[0]):
-        words = words[1:]
-    latin = "".join(words)
+    latin = _latin_letters(name)
     for written, same in _SAME_PRONUNCIATION:
         latin = re.sub(written, same, latin)
     return latin
@@ -222,7 +262,7 @@ def _latin_key(name: str) -> str:
 
 _SAME_PRONUNCIATION = (
     ("ee|iy+", "i"),
-    ("oo|ou", "u"),
+    ("oo|ou|uu", "u"),
     ("au", "aw"),
     ("[ae][iy]", "ay"),
     ("o", "u"),

@@ -12,6 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
+from itertools import groupby
 
 TANWIN = "~"
 """Represents the n of a tanwin in `consonants`, which people write or leave out."""
@@ -38,6 +39,31 @@ _LETTER_NAMES = {
 }
 _SPELLED_OUT = re.compile(f"(?<![^ \n])[{''.join(_LETTER_NAMES)}]+(?![^ \n])")
 """الم, يس, ق: the only words without a vowel sign. They are read letter by letter."""
+
+_BY_NAME = {
+    re.sub("[\u064b-\u0652]", "", name.replace("أ", "ا")): letter for letter, name in _LETTER_NAMES.items()
+}
+_READ_BY_LETTER = frozenset("الم المص الر المر كهيعص طه طسم طس يس ص حم عسق حمعسق ق ن".split())
+
+
+def read_letter_names(letters: str) -> str:
+    """The letters before some surahs where their names are written: الم for `الف لام ميم`, with or without
+    hamzas. Other words stay as they are.
+
+    Args:
+        letters: words in the spelling `letters`.
+    """
+    words: list[str] = []
+    for named, run in groupby(letters.split(), key=lambda word: _bare_name(word) in _BY_NAME):
+        written = list(run)
+        joined = "".join(_BY_NAME[_bare_name(word)] for word in written) if named else ""
+        words += [joined] if joined in _READ_BY_LETTER else written
+    return " ".join(words)
+
+
+def _bare_name(word: str) -> str:
+    return word.replace("أ", "ا").removesuffix("ء")
+
 
 # alefs, hamzas and ain are omitted, or written with marks that people leave out
 _SILENT = dict.fromkeys(map(ord, "اأإآءؤئىٱع\u064e\u064f\u0650\u0651\u0652\u0670"), "")
