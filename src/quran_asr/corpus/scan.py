@@ -43,6 +43,12 @@ SOUND_ENDINGS = frozenset(
         ".3gp",
         ".amr",
         ".aiff",
+        ".aif",
+        ".au",
+        ".caf",
+        ".w64",
+        ".ac3",
+        ".avi",
     )
 )
 """Suffixes of files that are expected to be recordings; `audio.probe` checks it."""

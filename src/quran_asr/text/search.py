@@ -152,12 +152,17 @@ def _find_arabic(quran: Quran, query: str) -> tuple[Match, ...]:
         _prefixed(quran, "typed", letters)
         or _whole(quran, "consonants", letters, "spelling")
         or _prefixed(quran, "typed endings", letters)
-        or _prefixed(quran, "consonants", letters)
-        or _with_typo(quran, "typed", letters)
+        or _both(_prefixed(quran, "consonants", letters), _with_typo(quran, "typed", letters))
         or _with_typo(quran, "consonants", letters)
         or _with_typo(quran, "typed", letters, after_prefix=True)
         or _nearest(quran, letters)
     )
+
+
+def _both(first: tuple[Match, ...], others: tuple[Match, ...]) -> tuple[Match, ...]:
+    """Two readings of a query that are equally likely: these matches, then the others in other verses."""
+    known = {match.refs for match in first}
+    return first + tuple(match for match in others if match.refs not in known)
 
 
 def _whole(quran: Quran, name: str, written: str, kind: Kind) -> tuple[Match, ...]:
