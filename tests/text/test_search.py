@@ -194,6 +194,12 @@ def test_a_passage_is_found_without_vowels_and_spaces_and_with_one_typo(data):
         assert another_passage or any(QURAN.refs[at] in match.refs for match in matches), typed
 
 
+def test_a_loose_prefix_hides_no_typo():
+    """Without its article and alef this is صراط مستقيم, with a missing letter الصراط المستقيم."""
+    found = {match.place for match in find(QURAN, "الصراطامستقيم")}
+    assert {"1:6", "6:161"} <= found
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("ابتثءأإآؤئىةو قل al'iuqsh-:2٣. \u064e\u0640\u0670~[(\\"), max_size=40))
 def test_whatever_is_typed_has_an_answer_or_is_refused_in_one_line(query):
