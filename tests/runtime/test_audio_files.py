@@ -41,7 +41,8 @@ def test_audio_of_a_low_rate_is_recognized_with_one_note(small_bundle, clips, ca
     )
     for command in ("transcribe", "listen"):
         assert "low-rate" not in run(capfd, command, "a.wav", "--model", small_bundle)[2]
-        code, out, err = run(capfd, command, "b.wav", "--model", small_bundle)
+        # with random weights greedy search writes words, beam search none
+        code, out, err = run(capfd, command, "b.wav", "--model", small_bundle, "--decoder", "transducer")
         assert code == 0 and out
         assert f"note [low-rate] b.wav: stored at {lacks}\n" in err and err.count("note [") == 1
     code, _, err = run(capfd, "transcribe", "--model", small_bundle, "a.wav", "b.wav", "c.wav")
