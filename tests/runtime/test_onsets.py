@@ -97,7 +97,7 @@ def test_words_stay_in_order_however_the_recording_is_cut(gaps: list[tuple[float
 @settings(max_examples=25)
 @given(st.lists(st.floats(0.45, 0.9), min_size=4, max_size=12), st.floats(0, 0.4), st.floats(0, 0.4))
 def test_unaligned_stretches_overlap_no_word(lengths: list[float], early: float, late: float) -> None:
-    """Words begin earlier than the frames of their tokens, of which the stretches are, by less than a word."""
+    """Words begin earlier than the frames of their tokens and of the stretches, by less than a word."""
     times = np.cumsum([0.3, *lengths]).tolist()
     spans = [(times[at], times[at + 1]) for at in range(0, len(times) - 1, 2)]
     gaps = [(before[1] - early, after[0] + late) for before, after in pairwise(spans)]
