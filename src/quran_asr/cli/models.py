@@ -80,13 +80,13 @@ def language_model_options(command: Callable[..., int]) -> Callable[..., int]:
         "--lm-weight",
         type=FiniteRange(min=0),
         metavar="WEIGHT",
-        help="Weight of the language model. Default: that of `lm tune`, else 0.7.",
+        help="Weight of the language model. Default: that of `lm tune`, else 0.5.",
     )
     @click.option(
         "--token-bonus",
         type=FiniteRange(min=-100, max=100),
         metavar="BONUS",
-        help="Score added for each token. Default: that of `lm tune`, else 1.5.",
+        help="Score added for each token. Default: that of `lm tune`, else 1.",
     )
     @wraps(command)
     def with_language(
