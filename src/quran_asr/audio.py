@@ -398,7 +398,10 @@ def _joined(blocks: list[Samples]) -> Samples:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Sound]:
-    """A sound file that has samples, opened by descriptor: libsndfile then cannot go by the name."""
+    """A sound file that has samples, opened by descriptor: libsndfile then cannot go by the name.
+
+    What is missing of it is raised when everything that is there has been read.
+    """
     try:
         if not path.is_file():
             raise _no_file(path)
@@ -408,9 +411,7 @@ def _opened(path: Path) -> Iterator[Sound]:
             if medium is None:
                 _refuse_other_files(path, file)
                 file.seek(0)
-            if (what := damage(path)) is not None:
-                remedy = _AGAIN if what.startswith("truncated") else _AGAIN_OR_CONVERT
-                raise QuranAsrError(what, where=str(path), remedy=remedy)
+            what_is_missing = damage(path)
             with _decoder(path, file, medium) as sound:
                 _refuse_rate(path, sound.samplerate)
                 if sound.format == "OGG" and isinstance(sound, soundfile.SoundFile | MediaSound):
@@ -420,6 +421,9 @@ def _opened(path: Path) -> Iterator[Sound]:
                         "no samples in it (empty or truncated)", where=str(path), remedy=_AGAIN
                     )
                 yield sound
+            if what_is_missing is not None:  # only now: what is there can be listened to
+                remedy = _AGAIN if what_is_missing.startswith("truncated") else _AGAIN_OR_CONVERT
+                raise QuranAsrError(what_is_missing, where=str(path), remedy=remedy)
     except PermissionError:
         raise QuranAsrError(
             "may not be read (permission denied)",

@@ -275,16 +275,17 @@ def _ask(block: Floats, texts: Sequence[Text], scorer: Scorer, frame: int) -> li
         predicted = np.concatenate([text.predicted for text in texts])
         pairs = np.concatenate([block] * len(texts)), predicted.repeat(frames, axis=0)
         gains = np.array([text.gains for text in texts])[:, None]
-    scores = scorer.join(*pairs).astype(np.float64).reshape(len(texts), frames, -1)
+    log_probs, temperature = scorer.join(*pairs), scorer.settings.temperature
+    if temperature != 1:
+        log_probs = log_probs / np.float32(temperature)
+        log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
+    scores = log_probs.astype(np.float64).reshape(len(texts), frames, -1)
     if math.isnan(scores.max()):
         bad = int(np.isnan(scores).any(axis=(0, 2)).argmax())
         raise QuranAsrError(
             f"the transducer's scores of frame {frame + bad} hold NaN",
             remedy="use an earlier checkpoint of the run, or export the model again",
         )
-    if scorer.settings.temperature != 1:
-        scores /= scorer.settings.temperature
-        scores -= np.log(np.exp(scores).sum(axis=2, keepdims=True))
     blanks = scores[:, :, -1]
     leads = (scores[:, :, :-1] + gains).max(axis=2) - blanks
     return [Asked(*each) for each in zip(scores, blanks.tolist(), leads.tolist(), strict=True)]
