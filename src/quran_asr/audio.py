@@ -400,8 +400,9 @@ def _joined(blocks: list[Samples]) -> Samples:
 def _opened(path: Path) -> Iterator[Sound]:
     """A sound file that has samples, opened by descriptor: libsndfile then cannot go by the name.
 
-    What is missing of it is raised when everything that is there has been read.
+    What is missing of it is raised when everything that is there has been read, or the decoder gives up.
     """
+    what_is_missing = None
     try:
         if not path.is_file():
             raise _no_file(path)
@@ -422,8 +423,7 @@ def _opened(path: Path) -> Iterator[Sound]:
                     )
                 yield sound
             if what_is_missing is not None:  # only now: what is there can be listened to
-                remedy = _AGAIN if what_is_missing.startswith("truncated") else _AGAIN_OR_CONVERT
-                raise QuranAsrError(what_is_missing, where=str(path), remedy=remedy)
+                raise _incomplete(path, what_is_missing)
     except PermissionError:
         raise QuranAsrError(
             "may not be read (permission denied)",
@@ -435,6 +435,8 @@ def _opened(path: Path) -> Iterator[Sound]:
             "damaged: the decoder lost its place", where=str(path), remedy=_AGAIN_OR_CONVERT
         ) from None
     except soundfile.LibsndfileError as error:
+        if what_is_missing is not None:
+            raise _incomplete(path, what_is_missing) from None
         reason = error.error_string.strip().rstrip(".")
         # What libsndfile says of a stream that its mp3 reader gave up on; it would mislead.
         if "not a regular file" in reason or "not recognised" in reason:
@@ -443,6 +445,11 @@ def _opened(path: Path) -> Iterator[Sound]:
         raise QuranAsrError(
             f"damaged or truncated (decoder: {reason})", where=str(path), remedy=_AGAIN_OR_CONVERT
         ) from None
+
+
+def _incomplete(path: Path, what: str) -> QuranAsrError:
+    remedy = _AGAIN if what.startswith("truncated") else _AGAIN_OR_CONVERT
+    return QuranAsrError(what, where=str(path), remedy=remedy)
 
 
 def _refuse_rate(path: Path, rate: int) -> None:
