@@ -332,7 +332,7 @@ def _cut(starts: list[int], size: int) -> tuple[Link, ...]:
 
 
 def _mp3(frames: Mp3 | None, size: int) -> tuple[Link, ...]:
-    """The frames of each rate and number of channels, without tags and whatever else is no frame."""
+    """The frames of each rate and number of channels, without tags and whatever else lies between them."""
     if frames is None or frames.agrees:
         return ()
     return tuple(_mp3_link(run) for run in frames.runs)

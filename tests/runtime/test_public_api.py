@@ -144,3 +144,9 @@ def test_other_wrong_arguments_are_errors_too(small_bundle: Path, voice: np.ndar
             recognizer.recognize(samples)  # type: ignore[arg-type]
     with pytest.raises(quran_asr.QuranAsrError, match="its rate is '16000'"):
         recognizer.recognize(voice, "16000")  # type: ignore[arg-type]
+
+
+def test_the_temperature_reaches_the_search(small_bundle: Path, voice: np.ndarray) -> None:
+    """Softer distributions of random weights hold no text that is more probable than none."""
+    texts = [quran_asr.load(small_bundle, temperature=each).text_of(voice) for each in (0.5, 2, None)]
+    assert texts[0] != texts[1] == texts[2]
