@@ -89,7 +89,7 @@ def run(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def words_of(recognizer_of: Path, segments: list[Segment]) -> Counts:
-    answers = list(load_recognizer(recognizer_of, pause_seconds=None).recognize_clips(segments))
+    answers = list(load_recognizer(recognizer_of, "transducer", pause_seconds=None).recognize_clips(segments))
     counts = [
         count(segment.text.split(), answer.text.split())
         for segment, answer in zip(segments, answers, strict=True)
@@ -104,7 +104,7 @@ def clips_of(run: RunFolder) -> list[Segment]:
 
 
 def put(run: RunFolder, weights: dict[str, Tensor], epoch: int) -> Path:
-    """A checkpoint of the run with other weights, under its word error rate."""
+    """A checkpoint of the run with other weights, under its WER by greedy search, as in training."""
     whole = read_checkpoint(run.checkpoints / "last.ckpt")
     unnamed = run.checkpoints / f"unnamed-{epoch}.ckpt"
     state = {f"model.{name}": tensor for name, tensor in weights.items()}
