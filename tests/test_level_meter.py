@@ -49,6 +49,7 @@ def test_each_fault_is_noted_by_its_name_however_the_recording_is_cut(block: int
     assert LevelMeter().notes("nothing")[0].code == "silent"
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_nothing_is_noted_of_ordinary_recitations(recordings: Path) -> None:
     for folder in sorted((recordings / "recitations").iterdir()):

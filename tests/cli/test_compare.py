@@ -506,6 +506,7 @@ def test_kinds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # All runs
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_fifty_runs_are_listed_at_once_and_without_torch(tmp_path: Path) -> None:
     for day in range(50):

@@ -89,6 +89,7 @@ def test_no_other_file_is_replaced(bundle: Path, tmp_path: Path) -> None:
     assert (tmp_path / "d.arpa").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_held_out_surahs_are_harder_than_those_in_the_counts(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

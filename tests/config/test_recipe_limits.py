@@ -67,6 +67,7 @@ def test_a_long_chain_of_references_is_refused_and_a_short_one_works(tmp_path: P
     assert load_recipe(recipe).name == f"a-{load_recipe('small').model.optim.name}"
 
 
+@pytest.mark.slow
 def test_manifests_by_the_thousand_are_not_an_attack(tmp_path: Path) -> None:
     recipe = tmp_path / "many.yaml"
     paths = [f"/data/recitations/some-reciter-{number:04}/train.jsonl" for number in range(2_000)]

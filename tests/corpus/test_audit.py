@@ -96,6 +96,7 @@ def codes(report: AuditReport, verse: str) -> set[str]:
     return {reason.code for reason in one.reasons if reason.action == "reject"}
 
 
+@pytest.mark.slow
 def test_what_was_spoken_without_a_fault_is_kept(spoken):
     report = audit(spoken, workers=1)
     assert [one.name for one in report.rejects] == []

@@ -193,6 +193,7 @@ def through_codec(samples: np.ndarray, container: str, subtype: str, rate: int) 
     return audio.resample(back, stored)
 
 
+@pytest.mark.slow
 def test_copies_are_found_after_codec_rate_gain_and_trimming_and_nothing_else():
     clips = [babble(seed, 4.0 + seed % 3) for seed in range(30)]
     changed = {

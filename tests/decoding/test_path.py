@@ -231,6 +231,7 @@ def test_following_in_a_window_finds_what_the_whole_search_finds(last_part: Grap
     assert min(widths) < 1000 < max(widths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [4, 5])
 def test_a_jump_at_the_edge_of_an_interval(last_part: Graph, seed: int) -> None:
     """Only which of two basmalas is meant may be lost in a window."""
@@ -310,6 +311,7 @@ def test_a_short_first_verse_that_is_poorly_recognized_is_named() -> None:
         assert found.verses == named
 
 
+@pytest.mark.slow
 def test_other_speech_beside_a_verse_is_no_other_verse(last_part: Graph) -> None:
     """The model is unsure, so that other places and the next verse fit the other speech a little."""
     found = []
@@ -320,6 +322,7 @@ def test_other_speech_beside_a_verse_is_no_other_verse(last_part: Graph) -> None
     assert found.count((VerseRef(98, 7),)) >= 3
 
 
+@pytest.mark.slow
 def test_what_is_kept_does_not_grow_with_the_recording() -> None:
     graph = build_graph(QURAN, TOKENIZER, parse_range("112"))
     speech = Speech(sharpness=4.0, noise=1.5)

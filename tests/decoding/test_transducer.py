@@ -84,6 +84,7 @@ def together(parts: list[Step]) -> Hypothesis:
     )
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 10_000),
     st.floats(-1, 6),

@@ -167,6 +167,7 @@ def test_repetitions_are_found_by_trying_every_place(references: list[str], hypo
     assert repeated_words(references, hypotheses) == len(inside)
 
 
+@pytest.mark.slow
 def test_the_quran_has_no_repetition_of_its_own() -> None:
     quran = load_quran("letters")
     verses = [quran.verse(ref).split() for ref in quran.refs]

@@ -355,6 +355,7 @@ def training(**series: list[float | None]) -> Curves:
 # Anything may stand in a file
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_no_curve_breaks_a_rule(data: st.DataObject) -> None:

@@ -152,6 +152,7 @@ def test_batches_by_seconds_are_filled_by_seconds() -> None:
     assert mixed.effective_batch == 4
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     durations=st.lists(st.floats(0.5, 39.0), min_size=1, max_size=400),

@@ -78,6 +78,7 @@ def one_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportFiles, list
     return written, drawn
 
 
+@pytest.mark.slow
 @needs_matplotlib
 def test_a_run_becomes_pictures_and_a_page_that_stands_alone(one_run: tuple[ReportFiles, list[Any]]) -> None:
     written, _ = one_run
@@ -139,6 +140,7 @@ def test_two_runs_counted_in_steps_differ_by_more_than_colour_and_have_no_bands(
     assert {figure.axes[0].get_xlim() for figure in drawn} == {(0, 408)}, "one axis for all pictures"
 
 
+@pytest.mark.slow
 @needs_matplotlib
 def test_diagnoses_stand_on_the_curves_and_below_them_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,6 +157,7 @@ def test_diagnoses_stand_on_the_curves_and_below_them_with_what_to_do(
     assert "Cause: " in text and "<code>trainer.gradient_clip_val=1.0</code>" in text
 
 
+@pytest.mark.slow
 @needs_matplotlib
 def test_event_files_and_tables_of_others_are_drawn_too(tmp_path: Path) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
@@ -191,6 +194,7 @@ def test_a_table_of_epochs_is_drawn_over_epochs_and_over_nothing_else(tmp_path: 
         render_report([read_curves(table), read_curves(steps)], tmp_path / "out")
 
 
+@pytest.mark.slow
 @needs_matplotlib
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_run_that_has_just_begun_can_be_drawn(tmp_path: Path, rows: int) -> None:
@@ -205,6 +209,7 @@ def test_a_run_that_has_just_begun_can_be_drawn(tmp_path: Path, rows: int) -> No
     assert "wer.png" not in [path.name for path in written.pictures]
 
 
+@pytest.mark.slow
 @needs_matplotlib
 def test_a_series_without_a_number_is_left_out_and_a_run_without_any_is_named(tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="has no metrics yet"):

@@ -61,6 +61,7 @@ def as_recording(alignment: Alignment, seconds: float) -> AlignedRecording:
     return AlignedRecording("097.mp3", "spoken", "letters", seconds, alignment.segments, alignment.unaligned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("follow_place", [False, True])
 def test_words_are_where_they_were_recited_however_the_scores_are_cut(
     follow_place: bool, last_part: Graph, speech: Speech
@@ -173,6 +174,7 @@ def intervals(written: str) -> list[list[tuple[float, float, str]]]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     st.lists(st.sampled_from(["97:1", "97:2", "98:1", "112:1", "babble", "pause"]), min_size=1, max_size=6)

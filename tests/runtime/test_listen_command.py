@@ -60,6 +60,7 @@ def test_a_file_gives_the_words_that_transcribe_gives(small_bundle, recording, c
     assert results[0]["partial"] and not results[-1]["partial"]
 
 
+@pytest.mark.slow
 def test_a_pipe_gives_the_same(small_bundle, voice, recording) -> None:
     for rate in (16_000, 8_000):
         whole = np.rint(audio.resample(voice, 16_000, rate) * 32_767).astype(np.int16)
@@ -125,6 +126,7 @@ def piped_into(small_bundle: Path, *words: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_a_pipe_that_stalls_and_one_that_brings_a_file_are_errors(small_bundle, voice, recording) -> None:
     process = piped_into(small_bundle, "--stall", "0.5")
     process.stdin.write((voice * 32_767).astype(np.int16).tobytes())
@@ -344,6 +346,7 @@ def test_a_microphone_that_goes_or_stalls_is_an_error_after_its_words(
     assert json.loads(out.splitlines()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_on_a_terminal_words_are_rewritten_in_place(small_bundle, recording) -> None:
     import pty

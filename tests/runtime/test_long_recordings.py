@@ -68,6 +68,7 @@ def test_a_recording_in_blocks_has_the_words_of_the_whole(small_bundle, voice, t
     assert len(seconds) > 5 and sum(seconds) == pytest.approx(20.0)
 
 
+@pytest.mark.slow
 def test_files_in_parallel_come_in_order_and_as_one_by_one(small_bundle, voice, tmp_path):
     files = []
     for number, seconds in enumerate((6, 1, 3, 2)):

@@ -138,12 +138,17 @@ def test_other_wrong_arguments_are_errors_too(small_bundle: Path, voice: np.ndar
         list(quran_asr.follow(None, recognizer))  # type: ignore[arg-type]
     with pytest.raises(quran_asr.QuranAsrError):
         list(quran_asr.follow(tmp_path / "a.wav", recognizer, at=112))  # type: ignore[arg-type]
-    assert list(quran_asr.follow(voice, recognizer)) == list(quran_asr.follow([voice], recognizer))
     for samples in (None, "a", ["a", "b"], (voice, 16_000), [[0.1], [0.1, 0.2]]):
         with pytest.raises(quran_asr.QuranAsrError, match=r"no samples|no such file"):
             recognizer.recognize(samples)  # type: ignore[arg-type]
     with pytest.raises(quran_asr.QuranAsrError, match="its rate is '16000'"):
         recognizer.recognize(voice, "16000")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_one_array_is_followed_as_one_chunk(small_bundle: Path, voice: np.ndarray) -> None:
+    recognizer = quran_asr.load(small_bundle, decoder="ctc")
+    assert list(quran_asr.follow(voice, recognizer)) == list(quran_asr.follow([voice], recognizer))
 
 
 def test_the_temperature_reaches_the_search(small_bundle: Path, voice: np.ndarray) -> None:

@@ -53,6 +53,7 @@ def refs(place: str) -> list[str]:
     return [f"{place}:{index}" for index in range(len(verse(place)))]
 
 
+@pytest.mark.slow
 def test_all_words_become_final_in_order(text: Text) -> None:
     messages = tracked(text, Speech().say(verse("112:1") + verse("112:2") + verse("112:3")))
     assert [str(word.word) for word in final(messages)] == refs("112:1") + refs("112:2") + refs("112:3")

@@ -151,6 +151,7 @@ def test_another_site_gets_no_session_and_follows_no_recording(
     assert send(port, recording, origin=origin).status_code == 403
 
 
+@pytest.mark.slow
 def test_a_recording_is_followed_with_its_progress(port: int, recording: bytes, pcm: bytes) -> None:
     answer = send(port, recording)
     assert answer.headers["content-type"] == "application/x-ndjson"
@@ -181,6 +182,7 @@ def test_what_is_no_recording_is_refused(port: int, recording: bytes) -> None:
         assert "/" not in answer.json()["what"]  # no path of the server
 
 
+@pytest.mark.slow
 def test_a_recording_larger_than_allowed_is_refused(
     server: tuple[Service, int], port: int, recording: bytes
 ) -> None:
@@ -239,6 +241,7 @@ def test_a_client_that_goes_while_its_recording_is_followed_leaves_nothing(
         assert json.loads(next(answer.iter_lines()))["type"] == "ready"
 
 
+@pytest.mark.slow
 def test_beyond_this_machine_a_token_is_asked_for(
     server: tuple[Service, int], port: int, recording: bytes
 ) -> None:

@@ -34,6 +34,7 @@ def test_every_verse_stays_spelt_and_in_the_alphabet(name, spelling):
         assert alphabet(spelling).issuperset(spelt), str(ref)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", ["uthmani", "diacritized"])
 def test_a_verse_of_its_edition_loses_nothing_in_any_normal_form(spelling):
     for ref, verse in EDITIONS[edition_of(spelling)].verses.items():
@@ -42,6 +43,7 @@ def test_a_verse_of_its_edition_loses_nothing_in_any_normal_form(spelling):
             assert spell(unicodedata.normalize(form, verse), spelling) == verse, f"{ref} {form}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDITIONS)
 def test_letters_are_diacritized_without_marks(name):
     for ref, verse in EDITIONS[name].verses.items():

@@ -21,6 +21,7 @@ def maps():
     return {ref: word_map(ref) for ref in UTHMANI.refs}
 
 
+@pytest.mark.slow
 def test_every_word_of_both_editions_is_there_once_and_in_order(maps):
     for ref, pairs in maps.items():
         assert " ".join(pair.uthmani for pair in pairs) == UTHMANI.verse(ref), str(ref)
@@ -44,6 +45,7 @@ def edits(left: str, right: str) -> int:
     return row[-1]
 
 
+@pytest.mark.slow
 def test_the_consonants_of_a_pair_agree(maps):
     distances = Counter(
         edits(skeleton(pair.uthmani), "".join(skeleton(word) for word in pair.simple.split()))

@@ -46,6 +46,7 @@ def test_a_clip_longer_than_in_its_manifest_is_not_kept_and_spoils_no_other() ->
     assert (store.get(1) == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_second_epoch_decodes_nothing_whoever_decoded_the_first(
     segments: list[Segment], tokenizer: Tokenizer, tiny: Recipe, tmp_path: Path, workers: int,

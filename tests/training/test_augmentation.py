@@ -106,6 +106,7 @@ def test_the_tone_is_bent_octave_by_octave() -> None:
         assert decibels(np.abs(bent[4000:12000]).max() / 0.5) == pytest.approx(gain, abs=0.05)
 
 
+@pytest.mark.slow
 @given(snr=st.floats(-5, 40), seed=st.integers(0, 99))
 def test_noise_lies_as_far_below_the_clip_as_asked(snr: float, seed: int) -> None:
     source = voice()
@@ -156,6 +157,7 @@ def test_an_empty_clip_stays_empty() -> None:
     assert len(augment(np.zeros(0, np.float32), settings, random.Random(0))) == 0
 
 
+@pytest.mark.slow
 def test_rooms_echo_as_long_as_asked_and_begin_with_the_direct_sound() -> None:
     dry, wet = (impulse_responses(seconds, seed=0, count=6) for seconds in ((0.1, 0.15), (0.7, 0.8)))
     for response in (*dry, *wet):
@@ -239,6 +241,7 @@ def level_db(samples: Sound) -> float:
     return decibels(float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))))
 
 
+@pytest.mark.slow
 def test_levels_are_drawn_from_their_range_whatever_the_clip_had() -> None:
     drawn = random.Random(0)
     settings = asked(level_db=(-50.0, -6.0))

@@ -179,6 +179,7 @@ def test_a_random_start_lets_a_signal_through_or_is_reported(
     assert outcome.remedy == "quran.initialization=data"
 
 
+@pytest.mark.slow
 def test_a_pretrained_start_arrives_whole_or_fails(
     tiny: Recipe, tokenizer: Tokenizer, segments: list[Segment], tmp_path: Path
 ) -> None:

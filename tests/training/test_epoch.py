@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,6 +82,7 @@ def test_windows_of_neighbours_lose_no_clip_and_one_process_trains_the_same(
         assert together == alone[: len(together)]
 
 
+@pytest.mark.slow
 def test_processes_wait_little_for_each_other() -> None:
     """Step by step, the padded seconds of all processes differ by a few percent."""
     drawn = random.Random(0)

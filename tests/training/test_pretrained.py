@@ -559,6 +559,7 @@ def test_a_killed_process_leaves_what_came_and_the_next_one_continues(hub: Hub, 
     assert place.read_bytes() == WHOLE
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_downloads_and_the_other_waits_for_it(hub: Hub, place: Path) -> None:
     both_asked = threading.Barrier(2)
 
@@ -808,6 +809,7 @@ def test_offline_without_a_cache_names_what_to_download_and_where_to_put_it(
     )
 
 
+@pytest.mark.slow
 def test_the_variable_for_offline_is_heeded_without_a_question_to_the_hub(hub: Hub, place: Path) -> None:
     code = f"""
 from quran_asr.errors import QuranAsrError

@@ -10,6 +10,7 @@ from quran_asr.text.quran import load_quran
 from quran_asr.training.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer, unknown_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spelling", "size"), [("letters", 96), ("diacritized", 1024), ("uthmani", 256)])
 def test_every_verse_survives_and_none_is_unknown(spelling: str, size: int, tmp_path: Path) -> None:
     tokenizer = train_tokenizer(spelling, size, tmp_path / "tokenizer")

@@ -17,7 +17,6 @@ from quran_asr.records import SAMPLE_RATE, Emissions, Segment, Transcript
 from quran_asr.runtime.audio_input import blocks_of_file
 from quran_asr.runtime.bundle import TRAINING_DATA, Bundle, default_model, read_bundle
 from quran_asr.runtime.engine import Engine, Networks
-from quran_asr.runtime.shallow_fusion import load_fusion
 from quran_asr.runtime.stream import StreamState
 from quran_asr.text.spelling import edition_of
 
@@ -271,6 +270,8 @@ def load(
     bundle = read_bundle(default_model() if folder is None else Path(folder))
     fusion = None
     if any(given is not None for given in (lm, passage, lm_weight, token_bonus)):
+        from quran_asr.runtime.shallow_fusion import load_fusion  # most recognizers have no language model
+
         fusion = load_fusion(
             bundle, decoder, lm=lm, passage=passage, lm_weight=lm_weight, token_bonus=token_bonus
         )
