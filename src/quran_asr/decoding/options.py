@@ -58,7 +58,7 @@ class Decoding:
     """Beam width: texts that are kept after every frame."""
     least_probability: float | None = None
     """A beam search drops texts less probable than this share of the best, that over CTC also tokens less
-    probable than this in a frame; 0 drops none; None takes 1e-3 for CTC and 1e-2 for the transducer."""
+    probable than this in a frame; 0 drops none; None takes 1e-3 for CTC and 2e-2 for the transducer."""
     temperature: float | None = None
     """Of `transducer-beam`: above 1 the joint network's distributions are softer, so that more texts stay in
     the beam, below 1 sharper; None takes 2."""
