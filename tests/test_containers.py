@@ -56,6 +56,7 @@ CONTAINERS = [
     ("OGG", "VORBIS"),
     ("OGG", "OPUS"),
     ("MP3", "MPEG_LAYER_III"),
+    ("AU", "PCM_16"),
 ]
 
 
@@ -108,7 +109,9 @@ def test_a_stretch_of_a_part_of_another_rate_is_that_part_of_the_whole(offset: f
     assert np.abs(stretch - samples[round(offset * RATE) :]).max() < 1e-4
 
 
-@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF"])
+@pytest.mark.parametrize(
+    "container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "VOC", "AVR", "MAT5"]
+)
 @pytest.mark.parametrize("function", [audio.probe, audio.read])
 def test_half_a_file_of_plain_samples_is_truncated(container: str, function: object, tmp_path: Path) -> None:
     content = encoded(tones(500, 900), container, "PCM_16")
@@ -154,6 +157,16 @@ def test_an_au_file_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None
     path = tmp_path / "recording.au"
     path.write_bytes(content[:8] + b"\xff" * 4 + content[12:])
     assert len(audio.read(path)) == round(1.5 * RATE)
+
+
+@pytest.mark.parametrize("claimed", [0, 8_000])
+def test_an_au_file_with_more_samples_than_its_header_claims_is_read_whole(
+    claimed: int, tmp_path: Path
+) -> None:
+    content = encoded(tones(500, 900), "AU", "PCM_16")
+    path = tmp_path / "recording.au"
+    path.write_bytes(content[:8] + claimed.to_bytes(4, "big") + content[12:])
+    assert pitches(whole(path)) == [500, 900]
 
 
 ID3 = b"ID3\x04\0\0" + bytes([0, 0, 1, 0]) + bytes(128)

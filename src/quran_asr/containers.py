@@ -10,7 +10,9 @@ header claims more than there is, or an MP3 file has a hole, `damage` says so.
 from __future__ import annotations
 
 import io
+import math
 import mmap
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +32,7 @@ _WHOLE_FILES = (
 """How AMR, Windows Media and Matroska (WebM) files begin, also where one stands behind another."""
 _NO_MP3 = (
     *(b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b".snd", b"dns.", b"caff"),
-    *(b"FLV", b"\x0b\x77", b"\0\0\x01\xba"),
+    *(b"FLV", b"\x0b\x77", b"\0\0\x01\xba", b"NIST_1A\n", b"Creative Voi", b"2BIT", b"MATLAB 5.0"),
 )
 """How other files begin that may hold MPEG frames, or bytes like them: also AC-3 and MPEG program streams."""
 _TRANSPORT = ((0, 188), (4, 192))
@@ -100,6 +102,8 @@ def _links(path: Path, size: int, modified: int) -> tuple[Link, ...]:
             return _flac(data, begin, size)
         if data[begin : begin + 4] == b"OggS":
             return _ogg(data, begin, size)
+        if data[begin : begin + 4] in (b".snd", b"dns."):
+            return _au(data, begin, size)
         if data[4:8] == b"ftyp":
             return _mp4(data, size)
         for magic in _WHOLE_FILES:
@@ -172,7 +176,46 @@ def _sizes(data: mmap.mmap, begin: int, size: int) -> list[tuple[int, int]]:
         if place + 24 <= size:
             found.append((_long(data, place + 16), size - place))
         return [(claimed, there) for claimed, there in found if claimed < 1 << 62]
+    return _rare_sizes(data, begin, size)
+
+
+def _rare_sizes(data: mmap.mmap, begin: int, size: int) -> list[tuple[int, int]]:
+    """Those of formats that libsndfile reads to the end of the file, whatever their header claims.
+
+    IRCAM, PVF and PAF have no length in their header: of them nothing can be known to be missing.
+    """
+    head = data[begin : begin + 1024]
+    if head.startswith(b"NIST_1A\n"):
+        fields = dict(re.findall(rb"(\w+) -i (\d{1,12})\b", head))
+        names = (b"sample_count", b"sample_n_bytes", b"channel_count")
+        if b"shorten" in head or not all(name in fields for name in names):
+            return []
+        header = head[8:16].strip()
+        claimed = math.prod(int(fields[name]) for name in names)
+        return [(claimed, size - begin - int(header))] if header.isdigit() else []
+    if head.startswith(b"Creative Voice File"):
+        return _block_sizes(data, begin + int.from_bytes(head[20:22], "little"), size, begin)
+    if head.startswith(b"2BIT"):
+        channels, bits = 1 + (head[12:14] != b"\0\0"), int.from_bytes(head[14:16], "big")
+        return [(int.from_bytes(head[26:30], "big") * channels * bits // 8, size - begin - 128)]
+    if head.startswith(b"MATLAB 5.0 MAT-file"):
+        order: Literal["little", "big"] = "little" if head[126:128] == b"IM" else "big"
+        place, found = begin + 128, list[tuple[int, int]]()
+        while place + 8 <= size:
+            length = int.from_bytes(data[place + 4 : place + 8], order)
+            found.append((place + 8 + length - begin, size - begin))
+            place += 8 + length
+        return found
     return []
+
+
+def _block_sizes(data: mmap.mmap, place: int, size: int, begin: int) -> list[tuple[int, int]]:
+    """Of a VOC file, where each of its blocks ends."""
+    found: list[tuple[int, int]] = []
+    while place + 4 <= size and data[place]:  # 0 is the end
+        place += 4 + int.from_bytes(data[place + 1 : place + 4], "little")
+        found.append((place - begin, size - begin))
+    return found
 
 
 def _chunk_sizes(
@@ -221,6 +264,24 @@ def _is_chunk(data: mmap.mmap, place: int, size: int) -> bool:
     name = data[place : place + 4]
     named = len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name)
     return size - place < 8 or (named and place + 8 + _little(data, place + 4) <= size + 1)
+
+
+def _au(data: mmap.mmap, begin: int, size: int) -> tuple[Link, ...]:
+    """AU files one after another, or one with more samples than its header claims: nothing else follows."""
+    magic = data[begin : begin + 4]
+    order: Literal["little", "big"] = "big" if magic == b".snd" else "little"
+    starts = [begin]
+    while True:
+        offset, claimed = (int.from_bytes(data[starts[-1] + i : starts[-1] + i + 4], order) for i in (4, 8))
+        behind = starts[-1] + offset + claimed
+        if offset < 24 or claimed >= _UNKNOWN or data[behind : behind + 4] != magic:
+            break
+        starts.append(behind)
+    if len(starts) > 1 or claimed >= _UNKNOWN or behind + _SPARE >= size:
+        return _cut(starts, size)
+    start = begin + offset
+    header = data[begin : begin + 8] + (size - start).to_bytes(4, order) + data[begin + 12 : start]
+    return (Link(header, start, size),)
 
 
 def _flac(data: mmap.mmap, begin: int, size: int) -> tuple[Link, ...]:

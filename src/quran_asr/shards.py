@@ -71,6 +71,19 @@ def _size(shard: str) -> int:
     return Path(shard).stat().st_size
 
 
+def state_of(path: str) -> list[int] | None:
+    """Bytes and time of change of the file, or shard, that holds a recording; None where there is none.
+
+    A recording that was repaired or replaced has another state. It is a list, as JSON gives it back.
+    """
+    member = member_of(path)
+    try:
+        stat = os.stat(path if member is None else member.shard)  # noqa: PTH116 - as in `is_recording`
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
 def read_member(member: Member) -> bytes:
     """The bytes of a member.
 

@@ -221,7 +221,7 @@ def test_https_and_no_way_down_from_it(site: Site, tmp_path: Path, monkeypatch: 
         assert download(Server(address, 1000), ["A_64kbps"], IKHLAS, tmp_path / "a").fetched == 4
         secure.faults["A_64kbps/112001.mp3"] = [f"{site.address}/A_64kbps/112001.mp3"] * 9
         (missing,) = download(Server(address, 1000), ["A_64kbps"], IKHLAS, tmp_path / "b").missing
-        assert "which is not https" in missing.reason
+        assert missing.reason == (f"redirects to {site.address}/A_64kbps/112001.mp3, which is not https")
     finally:
         secure.shutdown()
         secure.server_close()

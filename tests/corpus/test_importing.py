@@ -123,6 +123,19 @@ def test_surah_and_ayah_numbers_without_text(tmp_path: Path) -> None:
     assert report.reciters == 1
 
 
+def test_numbers_of_a_column_with_gaps_are_numbers(tmp_path: Path) -> None:
+    cell = {"bytes": FLAC, "path": None}
+    rows = [{"audio": cell, "surah": 55.0, "ayah": float(ayah), "reciter_id": 7.0} for ayah in (13, 16)]
+    rows.append({"audio": cell, "surah": None, "ayah": None, "reciter_id": None})
+    report = imported(parquet_of(tmp_path / "a.parquet", rows), tmp_path / "out")
+    assert report.manifest is not None
+    assert [(line["verses"], line["reciter"]) for line in read_lines(report.manifest)] == [
+        (["55:13"], "7"),
+        (["55:16"], "7"),
+    ]
+    assert reasons(report) == {"neither text nor verse": 1}
+
+
 def test_a_verse_that_its_text_contradicts_is_dropped(tmp_path: Path) -> None:
     row = {"audio": {"bytes": FLAC, "path": None}, "verse_key": "112:1", "text": verse("2:255")}
     part = {**row, "text": "قل هو الله"}
@@ -236,6 +249,12 @@ def test_a_zip_of_everyayah(tmp_path: Path) -> None:
     assert not (tmp_path / "112002.mp3").exists()
 
 
+def test_what_macos_adds_to_an_archive_is_no_recording(tmp_path: Path) -> None:
+    content = {"a/112001.mp3": MP3, "__MACOSX/a/._112001.mp3": b"\0\5\x16\7", "a/.112002.mp3": b"x"}
+    report = imported(zip_of(tmp_path / "a.zip", content), tmp_path / "out")
+    assert (report.clips, report.dropped) == (1, ())
+
+
 def test_a_reciter_who_is_named_wins_over_the_name_of_the_archive_but_not_over_a_folder(
     tmp_path: Path,
 ) -> None:
@@ -343,6 +362,63 @@ def test_lhotse_cuts(tmp_path: Path, packed: bool) -> None:
     assert not (tmp_path / "ran").exists()
     with pytest.raises(QuranAsrError, match="gzipped file" if packed else "this is a lhotse cut manifest"):
         read_manifest(path, "letters")
+
+
+def test_a_cut_with_several_verses_has_all_of_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.flac").write_bytes(FLAC)
+    cut = lhotse_cut({"type": "file", "channels": [0], "source": "a.flac"})
+    cut["supervisions"] = [
+        {"text": verse(place), "speaker": "husary", "custom": {"verse_key": place, "riwaya": "hafs"}}
+        for place in ("112:1", "112:2")
+    ]
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(cut) + "\n", "utf-8")
+    with pytest.raises(SystemExit, match="0"):
+        main(["corpus", "import", str(tmp_path / "cuts.jsonl"), "--to", str(tmp_path / "out")])
+    (line,) = read_lines(tmp_path / "out" / "manifest.jsonl")
+    assert line["verses"] == ["112:1", "112:2"]
+    assert "not used: riwaya\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "named"),
+    [
+        (
+            "a.jsonl.gz",
+            {"recording_id": "r", "start": 0, "duration": 1.0, "text": "x"},
+            "a lhotse supervision",
+        ),
+        ("b.jsonl.gz", {"id": "r", "sources": [], "sampling_rate": 16000}, "a lhotse recording manifest"),
+    ],
+)
+def test_half_a_lhotse_corpus_is_named(tmp_path: Path, name: str, row: dict[str, Any], named: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(json.dumps(row).encode() + b"\n"))
+    with pytest.raises(QuranAsrError, match=named) as refused:
+        find_units([tmp_path / name])
+    assert "lhotse cut simple" in refused.value.remedy
+
+
+def test_shards_of_webdataset_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, content in (("a.flac", FLAC), ("a.txt", b"x")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    for read in (lambda path: find_units([path]), lambda path: read_manifest(path, "letters")):
+        with pytest.raises(QuranAsrError, match="this is a tar archive"):
+            read(tmp_path / "0.tar")
+
+
+def test_manifests_of_single_shards_are_read(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "audio_0.tar", "w") as tar:
+        member = tarfile.TarInfo("a.flac")
+        member.size = len(FLAC)
+        tar.addfile(member, io.BytesIO(FLAC))
+    folder = tmp_path / "sharded_manifests"
+    folder.mkdir()
+    row = {"audio_filepath": "a.flac", "duration": 1.0, "text": verse("112:1"), "shard_id": 0}
+    (folder / "manifest_0.json").write_text(json.dumps(row) + "\n")
+    for number, source in enumerate((tmp_path, folder / "manifest_0.json")):
+        assert imported(source, tmp_path / f"out{number}").clips == 1
 
 
 def test_common_voice(tmp_path: Path) -> None:
@@ -528,6 +604,18 @@ def test_recordings_that_were_missing_are_looked_for_again(tmp_path: Path) -> No
     assert imported(source, tmp_path / "out").clips == 2
     (source / "clips" / "0.mp3").unlink()
     assert reasons(imported(source, tmp_path / "out")) == {"its recording is missing": 1}
+
+
+def test_recordings_that_were_repaired_or_replaced_are_read_again(tmp_path: Path) -> None:
+    source = common_voice_of(tmp_path / "in", [verse("112:1"), verse("112:2")], clips=2)
+    (source / "clips" / "1.mp3").write_bytes(MP3[:500])
+    assert imported(source, tmp_path / "out").clips == 1
+    (source / "clips" / "1.mp3").write_bytes(MP3)
+    (source / "clips" / "0.mp3").write_bytes(audio.as_mp3(np.tile(SECOND, 2)))
+    report = imported(source, tmp_path / "out")
+    assert report.manifest is not None
+    assert [round(line["duration"]) for line in read_lines(report.manifest)] == [2, 1]
+    assert imported(source, tmp_path / "out").kept_units == 1
 
 
 @pytest.mark.parametrize(

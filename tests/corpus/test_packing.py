@@ -154,6 +154,20 @@ def test_a_clip_that_cannot_be_read_is_named_and_left_out(manifest: Path, tmp_pa
     assert "a web page" in report.dropped[0].reason
 
 
+def test_a_recording_that_was_repaired_or_replaced_is_packed_again(manifest: Path, tmp_path: Path) -> None:
+    recordings, folder = tmp_path / "recordings", tmp_path / "shards"
+    whole = (recordings / "1.flac").read_bytes()
+    (recordings / "1.flac").write_bytes(whole[:200])
+    assert packed(manifest, folder).clips == 11
+    (recordings / "1.flac").write_bytes(whole)
+    audio.write(recordings / "0.flac", 2 * tone(200, 1.1))
+    again = packed(manifest, folder)
+    assert (again.clips, again.dropped) == (12, ())
+    (replaced,) = [one for one in read_manifest(again.manifest, "letters") if round(one.duration, 2) == 1.1]
+    assert np.abs(audio.read(replaced.audio)).max() > 0.55
+    assert packed(manifest, folder).kept_shards == 4
+
+
 def test_a_folder_of_something_else_is_refused(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(QuranAsrError, match="is not empty"):
         packed(manifest, manifest.parent / "recordings")

@@ -347,6 +347,45 @@ def test_what_the_hugging_face_trainer_prints_is_refused_by_name(tmp_path: Path,
     assert "trainer_state.json" in (refused.value.remedy or "")
 
 
+@pytest.mark.parametrize(("rnnt", "memorized"), [(0.6, True), (20.0, False)])
+def test_a_plateau_is_explained_by_the_losses(tmp_path: Path, rnnt: float, memorized: bool) -> None:
+    rows = [f"{epoch},{rnnt},70,{0.74 + 0.01 * math.sin(epoch)}" for epoch in range(60)]
+    curves = read(tmp_path / "a.csv", "\n".join(["epoch,train_rnnt_loss,train_ctc_loss,val_wer", *rows]))
+    (plateau,) = [one for one in diagnose(curves) if one.code == "plateau"]
+    assert ("ignores the audio" in plateau.cause) is memorized
+    assert ("the model is too small" in plateau.cause) is not memorized
+
+
+def test_parts_of_epochs_are_noted(tmp_path: Path) -> None:
+    curves = read(tmp_path / "a.csv", "epoch,val_wer\n0.5,0.9\n1.0,0.8\n1.5,0.7\n1.75,0.6\n")
+    assert [point.value for point in curves.validation["wer"]] == [0.9, 0.6]
+    assert curves.notes == ("`epoch` has parts of epochs: the last row of each epoch counts",)
+    assert read(tmp_path / "b.csv", "epoch,val_wer\n1.0,0.8\n2.0,0.7\n").notes == ()
+
+
+def test_a_copy_of_our_metrics_is_read_under_any_name(tmp_path: Path) -> None:
+    metrics = (Path(__file__).parent / "curves" / "healthy.jsonl").read_text("utf-8")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text(metrics, "utf-8")
+    ours = read_curves(tmp_path / "run")
+    copied = read(tmp_path / "laptop.jsonl", metrics + '{"step": 99999, "spl')
+    for split, of_ours in ((copied.training, ours.training), (copied.validation, ours.validation)):
+        for key in ("loss", "transducer_loss", "ctc_per_token", "wer", "ctc_wer"):
+            assert split.get(key) == of_ours.get(key)
+    assert [one.code for one in diagnose(copied)] == [one.code for one in diagnose(ours)]
+
+
+def test_json_lines_of_others_are_read(tmp_path: Path) -> None:
+    rows = [{"config": {"lr": 1e-3}}]
+    rows += [
+        {"global_step": 10 * n, "train/loss": 3 / n, "eval/wer": None if n % 2 else 1 / n}
+        for n in range(1, 9)
+    ]
+    curves = read(tmp_path / "log.json", "".join(json.dumps(row) + "\n" for row in rows))
+    assert [point.step for point in curves.validation["wer"]] == [20, 40, 60, 80]
+    assert [point.value for point in curves.training["loss"]] == [3 / n for n in range(1, 9)]
+
+
 def test_a_dictionary_in_a_column_of_bookkeeping_is_no_log_of_hugging_face(tmp_path: Path) -> None:
     curves = read(tmp_path / "h.csv", "step,val_wer,_wandb\n10,0.5,{'runtime': 3}\n20,0.4,{'runtime': 6}\n")
     assert len(curves.validation["wer"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from quran_asr import audio
 from quran_asr.cli.main import main
+from quran_asr.runtime.bundle import default_model, read_bundle
+from quran_asr.runtime.shallow_fusion import write_tuned
 
 
 @pytest.fixture
@@ -48,6 +51,18 @@ def test_audio_of_a_low_rate_is_recognized_with_one_note(small_bundle, clips, ca
     code, _, err = run(capfd, "transcribe", "--model", small_bundle, "a.wav", "b.wav", "c.wav")
     assert code == 0 and err.count("note [") == 1
     assert "note [low-rate] 2 of 3 recordings are stored at less than 16,000 Hz, the first b.wav at " in err
+
+
+@pytest.mark.parametrize("more", [(), ("--workers", 1), ("--json", "--n-best", 2)])
+def test_a_language_model_that_was_tuned_to_weight_0_is_noted(more, clips, tmp_path, capfd) -> None:
+    bundle = Path(shutil.copytree(default_model(), tmp_path / "bundle"))
+    tuned = {"lm_weight": 0.0, "token_bonus": 0.0, "lm": "quran", "wer": 0.1}
+    write_tuned(read_bundle(bundle), "transducer-beam", tuned)
+    words = ("transcribe", "a.wav", "b.wav", "--model", bundle, "--passage", "112", *more)
+    code, _, err = run(capfd, *words)
+    assert code == 0 and err.count("found weight 0 best") == 1
+    assert "found weight 0" not in run(capfd, *words, "--lm-weight", "0")[2]
+    assert "found weight 0" not in run(capfd, "transcribe", "a.wav", "--model", bundle)[2]
 
 
 @pytest.mark.parametrize("way", [(), ("--streaming",)], ids=["whole", "streaming"])

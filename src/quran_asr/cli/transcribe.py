@@ -11,6 +11,7 @@ import click
 
 from quran_asr.cli.models import (
     LanguageModelOptions,
+    Recognizer,
     decoder_option,
     is_bundle,
     language_model_options,
@@ -96,13 +97,16 @@ def transcribe(
         recognize: Callable[..., Iterable[Transcript | QuranAsrError]]
         if processes > 1:
             one = partial(load, path, decoder, look_ahead_ms, language, threads=1)
-            one()  # what is wrong with the model is reported once, and here
+            _note_weight_0(one(), language)  # what is wrong with the model is reported once, and here
             recognize = partial(recognize_in_processes, one, workers=processes)
         elif listed:
             recognizer = load(path, BEAMS[decoder or DEFAULT_DECODER], look_ahead_ms, language)
+            _note_weight_0(recognizer, language)
             recognize = recognize_lists(recognizer, listed, rescore)
         else:
-            recognize = load(path, decoder, look_ahead_ms, language).recognize_clips
+            recognizer = load(path, decoder, look_ahead_ms, language)
+            _note_weight_0(recognizer, language)
+            recognize = recognizer.recognize_clips
         print_findings([*low_rate_notes(rates), *level_notes(segments)])
         with progress_bar("transcribing", "s") as on_progress:
             on_seconds = _counter(sum(segment.duration for segment in segments), on_progress)
@@ -128,6 +132,22 @@ def transcribe(
             remedy="each error above has its hint",
         )
     return 0
+
+
+def _note_weight_0(recognizer: Recognizer, language: LanguageModelOptions) -> None:
+    """A language model that was asked for and was tuned to weight 0 would otherwise do nothing in silence."""
+    if not language.given or language.lm_weight is not None:
+        return
+    from quran_asr.runtime.recognizer import Recognizer as OfBundle
+
+    fusion = recognizer.decoding.fusion if isinstance(recognizer, OfBundle) else None
+    if fusion is not None and fusion.lm_weight == 0:
+        named = language.lm or f"of {language.passage}"
+        echo(
+            f"note: `lm tune` found weight 0 best, with which the language model {named} changes nothing; "
+            "--lm-weight sets another weight",
+            err=True,
+        )
 
 
 def _json(segment: Segment, transcript: Transcript, n_best: int | None) -> dict[str, Any]:

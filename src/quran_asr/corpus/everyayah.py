@@ -148,7 +148,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         allowed = ("https",) if req.type == "https" else ("http", "https")
         if urllib.parse.urlsplit(newurl).scheme not in allowed:
-            raise urllib.error.URLError(f"redirects to {ascii(newurl)[1:100]}, which is not https")
+            raise urllib.error.URLError(f"redirects to {ascii(newurl)[1:-1][:100]}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -24,19 +24,21 @@ from quran_asr.corpus.manifest import LONGEST_SECONDS, write_manifest
 from quran_asr.corpus.sources import (
     GOOD_LABELS,
     MISSING,
+    READ_BY_LAYOUT,
     ROLES,
     Kind,
     Role,
     Row,
     Unit,
     guess_columns,
+    number_of,
     read_rows,
 )
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import parse_json, refuse_foreign, sweep, unfinished_path, write_atomically
 from quran_asr.locks import locked
 from quran_asr.records import VerseRef
-from quran_asr.shards import is_recording
+from quran_asr.shards import is_recording, state_of
 from quran_asr.text.passages import parse_range
 from quran_asr.text.quran import load_quran
 from quran_asr.text.search import find
@@ -73,6 +75,13 @@ class Corpus:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         return tuple(dict.fromkeys(unit.kind for unit in self.units))
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The columns of `names` that are not read."""
+        read = {"verses", *self.columns.values()}
+        read = read.union(*(READ_BY_LAYOUT.get(kind, frozenset()) for kind in self.kinds))
+        return tuple(name for name in self.names if name not in read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,23 +239,30 @@ def _import_unit(
         return record, True
     lines: list[dict[str, Any]] = []
     dropped: list[dict[str, str]] = []
+    recordings: dict[str, list[int] | None] = {}
     for number, row in enumerate(read_rows(unit, columns)):
+        if isinstance(row.audio, str):
+            recordings[row.audio] = state_of(row.audio)
         try:
             lines.append(_line(row, folder / AUDIO / key, number, columns, labels, reciter))
         except _UnusableRowError as error:
             dropped.append({"row": row.name, "reason": error.reason, "detail": error.detail})
-    write_atomically(record, json.dumps({"lines": lines, "dropped": dropped}, ensure_ascii=False).encode())
+    values = {"lines": lines, "dropped": dropped, "recordings": recordings}
+    write_atomically(record, json.dumps(values, ensure_ascii=False).encode())
     return record, False
 
 
 def _is_finished(record: Path) -> bool:
-    """Whether a unit was imported, its recordings are still there, and none that was missing may be now."""
+    """Whether a unit was imported, its recordings are the same, and none that was missing may be there."""
     try:
         content = parse_json(record.read_bytes())
-        return all(is_recording(line["audio_filepath"]) for line in content["lines"]) and not any(
-            one["reason"] == MISSING for one in content["dropped"]
+        if any(one["reason"] == MISSING for one in content["dropped"]):
+            return False
+        recordings = content.get("recordings", {})  # older records have none
+        return all(is_recording(line["audio_filepath"]) for line in content["lines"]) and all(
+            state_of(path) == state for path, state in recordings.items()
         )
-    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
         return False
 
 
@@ -277,7 +293,7 @@ def _line(
         duration = seconds - offset
     if duration <= 0 or offset + duration > seconds + audio.TOLERANCE_SECONDS:
         raise _UnusableRowError("a stretch beyond the end of its recording")
-    name = str(row.values.get(columns.get("reciter", "reciter")) or "") or reciter or row.archive
+    name = number_of(row.values.get(columns.get("reciter", "reciter")) or "") or reciter or row.archive
     return {
         "audio_filepath": path,
         "offset": offset,
@@ -357,12 +373,12 @@ def _named(values: Mapping[str, Any], columns: Mapping[Role, str]) -> tuple[str,
     """The verse named by the columns."""
     if verse := values.get(columns.get("verse", "")):
         return (str(verse[0] if isinstance(verse, list) else verse).strip(),)
-    surah, ayah = _surah(values, columns), str(values.get(columns.get("ayah", ""), "")).strip()
+    surah, ayah = _surah(values, columns), number_of(values.get(columns.get("ayah", ""), ""))
     return (f"{surah}:{int(ayah)}",) if surah and ayah.isdigit() else ()
 
 
 def _surah(values: Mapping[str, Any], columns: Mapping[Role, str]) -> int | None:
-    written = str(values.get(columns.get("surah", "")) or "").strip()
+    written = number_of(values.get(columns.get("surah", "")) or "")
     return int(written) if written.isdigit() else (find_surah(written) if written else None)
 
 

@@ -272,6 +272,7 @@ COMMON_VOICE = "a table of Common Voice"
 AUDIO_FOLDER = "the metadata of an audio folder of Hugging Face"
 _RECORDINGS, _SUPERVISIONS = "a lhotse recording manifest", "a lhotse supervision manifest"
 _WENET, _ESPNET, _SPEECHBRAIN = "a list of WeNet", "the JSON of ESPnet", "the JSON of SpeechBrain"
+_TAR = "a tar archive"
 _KALDI, _TABLE, _ARRAY = "a wav.scp of Kaldi", "a table (CSV or TSV)", "a JSON array"
 _SPREAD = "JSON with line breaks in its objects"
 _OTHER_KEYS = "JSON lines without `audio_filepath`"
@@ -290,6 +291,8 @@ _CUTS = "make cuts of the recordings and supervisions (lhotse cut simple), and i
 _KEYS = "`audio_filepath`, `duration` in seconds and `text`"
 _REMEDIES = {
     LFS_POINTER: "git lfs pull in its folder, or download it again",
+    _TAR: "name the manifest beside it (tarred_audio_manifest.json), or unpack it and scan its folder: "
+    "quran-asr corpus scan FOLDER --to MANIFEST",
     _RECORDINGS: _CUTS,
     _SUPERVISIONS: _CUTS,
     _WENET: "rename `wav` to `audio_filepath` and `txt` to `text`, and add `duration` in seconds",
@@ -335,14 +338,19 @@ def foreign_file(path: Path) -> Foreign | None:
 def _foreign(path: Path, first: bytes) -> Foreign | None:
     """As `foreign_file`, by its first line."""
     layout = next((what for magic, what in _FOREIGN_FILES if first.startswith(magic)), None)
+    if first[257:262] == b"ustar":
+        layout = _TAR
     if layout is None:
         try:
             layout = foreign_layout(_parse(first))
         except QuranAsrError:
             layout = _layout_of_text(path, first)
-    return (
-        None if layout is None else Foreign(layout, _REMEDIES.get(layout, _IMPORT).replace("FILE", str(path)))
-    )
+    return None if layout is None else named_foreign(layout, path)
+
+
+def named_foreign(layout: str, path: Path) -> Foreign:
+    """A file of a layout of `foreign_layout`, and what to do about it."""
+    return Foreign(layout, _REMEDIES.get(layout, _IMPORT).replace("FILE", str(path)))
 
 
 def foreign_layout(values: Mapping[str, Any]) -> str | None:

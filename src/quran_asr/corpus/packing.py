@@ -28,7 +28,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.files import parse_json, refuse_foreign, replacing, sha256_of, sweep, write_atomically
 from quran_asr.locks import locked
 from quran_asr.records import VerseRef
-from quran_asr.shards import Member, as_file
+from quran_asr.shards import Member, as_file, state_of
 from quran_asr.text.quran import load_quran
 
 Codec: TypeAlias = Literal["auto", "flac", "opus"]
@@ -199,7 +199,9 @@ def _write_shard(
     """Write a shard and then its record, unless both exist; returns which it was, and the file."""
     target, record = folder / f"audio_{number}.tar", _record_path(folder, number)
     source = hashlib.sha256(json.dumps([codec, share], sort_keys=True).encode()).hexdigest()
-    outcome = _before(target, record, source, verify)
+    states = [state_of(line["audio_filepath"]) for _, line in share]
+    recordings = hashlib.sha256(json.dumps(states).encode()).hexdigest()
+    outcome = _before(target, record, source, recordings, verify)
     if outcome == "kept":
         return outcome, target.name
     record.unlink(missing_ok=True)
@@ -225,6 +227,7 @@ def _write_shard(
         checksum = sha256_of(unfinished)
     values = {
         "source": source,
+        "recordings": recordings,
         "bytes": target.stat().st_size,
         "sha256": checksum,
         "lines": lines,
@@ -234,11 +237,16 @@ def _write_shard(
     return outcome, target.name
 
 
-def _before(target: Path, record: Path, source: str, verify: bool) -> _Outcome:
-    """What an earlier run left: a shard to keep, one that has changed since, or none for these clips."""
+def _before(target: Path, record: Path, source: str, recordings: str, verify: bool) -> _Outcome:
+    """What an earlier run left: a shard to keep, one that has changed since, or none for these clips.
+
+    Recordings that were repaired or replaced are other clips; older records do not hold their state.
+    """
     try:
         values = parse_json(record.read_bytes())
-        if values["source"] != source or values["bytes"] != target.stat().st_size:
+        if values["source"] != source or values.get("recordings", recordings) != recordings:
+            return "written"
+        if values["bytes"] != target.stat().st_size:
             return "written"
         return "changed" if verify and values["sha256"] != sha256_of(target) else "kept"
     except (OSError, ValueError, KeyError, TypeError):

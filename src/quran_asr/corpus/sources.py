@@ -25,6 +25,7 @@ from quran_asr.corpus.manifest import (
     NEMO_TARRED,
     foreign_file,
     foreign_layout,
+    named_foreign,
 )
 from quran_asr.corpus.scan import SOUND_ENDINGS, Recording, classify, reciter_of
 from quran_asr.errors import QuranAsrError
@@ -47,6 +48,8 @@ _LONGEST_LINE = 1 << 20
 _SAMPLE = 200
 """Rows from which columns are guessed."""
 _AGAIN = "copy or download it again"
+SHARDED = "sharded_manifests"
+"""The folder, beside the shards, in which NeMo has a manifest for each shard."""
 MISSING = "its recording is missing"
 """The problem of a row whose recording may be there when the import is repeated."""
 
@@ -71,6 +74,13 @@ _BAD_LABELS = frozenset(
     "in_correct incorrect wrong bad invalid rejected false in_complete incomplete not_related_quran "
     "not_match_aya multiple_aya".split()
 )
+READ_BY_LAYOUT: dict[Kind, frozenset[str]] = {
+    "lhotse": frozenset(("offset",)),
+    "nemo-tarred": frozenset(("audio_filepath", "offset", "shard_id")),
+    "common-voice": frozenset(("path", "offset")),
+    "audio-folder": frozenset(("offset",)),
+}
+"""Columns that are read without a role."""
 _LABEL_COLUMNS = frozenset("final_label quality_label is_correct is_valid".split())
 """Columns that hold labels of quality whatever their values are; `label`, `quality` and `status` may hold the
 class of something else, or a bit rate."""
@@ -170,6 +180,7 @@ def _units_of(source: Path) -> list[Unit]:
         if (source / name).is_file():
             return _units_of_file(source / name)
     listing = [*source.glob("tarred_audio_manifest*.json"), *source.glob("*cuts*.jsonl*")]
+    listing = listing or [*source.glob(f"{SHARDED}/manifest_*.json")]
     if listing:
         return [unit for path in sorted(listing) for unit in _units_of_file(path)]
     metadata = {
@@ -214,6 +225,11 @@ def _units_of_file(path: Path) -> list[Unit]:
         return list(_by_rows("lhotse", path, (line for _, line in _json_lines(path))))
     if layout == NEMO_TARRED:
         return list(_tarred(path))
+    named = None if layout is None else named_foreign(layout, path)
+    if named and not named.can_be_imported:  # packed: plain files have been named above
+        raise QuranAsrError(
+            f"this is {named.layout}: import does not read it", where=str(path), remedy=named.remedy
+        )
     if first is not None and "audio_filepath" in first[1]:
         raise QuranAsrError(
             "a NeMo manifest: every command takes it as it is", where=str(path), remedy="no import is needed"
@@ -317,6 +333,8 @@ def _tarred(path: Path) -> Iterator[Unit]:
         by_shard.setdefault(shard, []).append(line)
     for shard, lines in sorted(by_shard.items()):
         tar = path.parent / f"audio_{shard}.tar"
+        if not tar.is_file() and path.parent.name == SHARDED:
+            tar = path.parent.parent / tar.name
         if not tar.is_file():
             raise QuranAsrError(
                 f"the shard audio_{shard}.tar is missing",
@@ -456,7 +474,9 @@ def _zip_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                     remedy="split it into archives with fewer files",
                 )
             for info in infos:
-                if not info.is_dir() and Path(info.filename).suffix.lower() in SOUND_ENDINGS:
+                path = Path(info.filename)
+                # macOS adds `__MACOSX/._002255.mp3`, which is no recording
+                if not info.is_dir() and path.suffix.lower() in SOUND_ENDINGS and path.name[0] != ".":
                     yield _zip_row(unit, archive, info)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         raise QuranAsrError(
@@ -523,9 +543,16 @@ def _lhotse_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
         name = f"{unit.path}, cut {number}"
         try:
             supervisions = cut.get("supervisions") or []
+            customs = [one.get("custom") or {} for one in supervisions]
             values: dict[str, Any] = {
                 **(cut.get("custom") or {}),
-                **((supervisions[0].get("custom") or {}) if supervisions else {}),
+                # of several only what is true of all: the verse of the first is not that of the cut
+                **{
+                    key: value
+                    for custom in customs[:1]
+                    for key, value in custom.items()
+                    if all(other.get(key) == value for other in customs)
+                },
                 "text": " ".join(one["text"] for one in supervisions if one.get("text")),
                 "reciter": next((one["speaker"] for one in supervisions if one.get("speaker")), ""),
                 "offset": cut.get("start", 0.0),
@@ -657,6 +684,12 @@ def _fits(role: Role, values: Sequence[Any]) -> bool:
     return share > 0 if role == "label" else share >= 0.5
 
 
+def number_of(value: Any) -> str:
+    """What a cell has as a number, without a fraction of 0: pandas makes 255.0 of a column with gaps."""
+    written = str(value).strip()
+    return written.removesuffix(".0") if written.removesuffix(".0").isdigit() else written
+
+
 def _is_a(role: Role, value: Any) -> bool:
     if role == "audio":
         return isinstance(value, bytes | str)
@@ -669,12 +702,12 @@ def _is_a(role: Role, value: Any) -> bool:
     if role == "label":
         return isinstance(value, str | bool) and str(value).strip().lower() in GOOD_LABELS | _BAD_LABELS
     if role == "ayah":
-        return str(value).strip().isdigit()
+        return number_of(value).isdigit()
     if role == "surah":
-        return str(value).strip().isdigit() or (isinstance(value, str) and find_surah(value) is not None)
+        return number_of(value).isdigit() or (isinstance(value, str) and find_surah(value) is not None)
     if role == "verse":
         first = value[0] if isinstance(value, list) and value else value
         return bool(re.fullmatch(r"\s*\d{1,3}:\d{1,3}(-\d{1,3})?\s*", str(first)))
     if role == "duration":
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, int | str)
+    return isinstance(value, int | str) or number_of(value).isdigit()

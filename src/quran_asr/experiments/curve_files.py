@@ -22,6 +22,7 @@ from quran_asr.experiments.log_formats import (
     READABLE,
     Log,
     cells_of,
+    cells_of_json_lines,
     columns_of,
     delimiter_of,
     is_a_bound,
@@ -200,19 +201,21 @@ def _of_file(path: Path) -> Curves:
             where=str(path),
             remedy=f"export its curves to a CSV of at most {_LARGEST // 1_000_000} MB",
         )
-    if path.suffix == ".json":
-        return _of_log(read_trainer_state(path), path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise QuranAsrError(
             "is neither a CSV in UTF-8 nor an event file", where=str(path), remedy=READABLE
         ) from None
+    if (cells := cells_of_json_lines(text)) is not None:
+        return _of_table(path, cells)
+    if path.suffix == ".json":
+        return _of_log(read_trainer_state(path), path)
     try:
         log = read_text(text)
     except QuranAsrError as error:
         raise QuranAsrError(error.what, where=str(path), remedy=error.remedy) from None
-    return _of_log(log, path) if log is not None else _of_table(path, text)
+    return _of_log(log, path) if log is not None else _of_table(path, _cells(text))
 
 
 def _saved_at(state: Path) -> tuple[bool, int]:
@@ -238,10 +241,10 @@ def _of_log(log: Log, path: Path) -> Curves:
     return _judged(curves, path, in_epochs=in_epochs, notes=log.notes, percent=log.percent)
 
 
-def _of_table(path: Path, text: str) -> Curves:
-    """A CSV, or a table that was copied from a notebook or a model card."""
+def _of_table(path: Path, lines: Iterable[list[str]]) -> Curves:
+    """A CSV, a table that was copied from a notebook or a model card, or lines of JSON."""
     try:
-        header, rows = _table(_cells(text), path)
+        header, rows = _table(lines, path)
     except csv.Error as error:
         raise QuranAsrError(
             f"not a readable CSV ({error})", where=str(path), remedy="export it again, or name another log"
@@ -299,7 +302,10 @@ def _of_table(path: Path, text: str) -> Curves:
     if not series:
         raise QuranAsrError("holds no numbers", where=str(path), remedy="name a log that has curves")
     curves = {tag: tuple(sorted(points.values(), key=_step)) for tag, points in series.items()}
-    return _judged(curves, path, in_epochs=columns.step is None, notes=columns.notes, percent=columns.percent)
+    in_epochs, notes = columns.step is None, columns.notes
+    if in_epochs and any(point.epoch != point.step for points in curves.values() for point in points):
+        notes += (f"`{header[place_column or 0]}` has parts of epochs: the last row of each epoch counts",)
+    return _judged(curves, path, in_epochs=in_epochs, notes=notes, percent=columns.percent)
 
 
 def _judged(

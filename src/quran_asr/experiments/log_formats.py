@@ -341,6 +341,40 @@ def columns_of(header: Sequence[str]) -> Columns:
     return Columns(step, epoch, time, tags, tuple(notes), percent)
 
 
+def cells_of_json_lines(text: str) -> list[list[str]] | None:
+    """A header and the cells of lines that are JSON objects, such as a copy of our `metrics.jsonl`.
+
+    Lines without a step or an epoch are left out, and so is what is no number. `null` is a gap, in our own
+    lines NaN, but for a transducer that is not trained yet.
+
+    Returns:
+        None where the first line is no JSON object, or none has a step or an epoch.
+    """
+    rows: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        try:
+            row = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):  # the last line may be torn
+            row = None
+        if isinstance(row, dict) and any(key.strip().lower() in (*STEPS, *EPOCHS) for key in row):
+            if "log_history" in row:  # the Hugging Face Trainer's state, all in one line
+                return None
+            rows.append(row)
+        elif line.strip() and not rows and not isinstance(row, dict):
+            return None
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    return [header, *([_json_cell(row, key) for key in header] for row in rows)] if rows else None
+
+
+def _json_cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if key in row and value is None and "split" in row and key != "transducer_loss":
+        return "nan"
+    if key.lower() == "split" and isinstance(value, str):
+        return value
+    return "" if _float(value) is None else repr(value)
+
+
 def is_a_bound(tag: str) -> bool:
     """Whether a column of a panel is the lowest or highest of what another one shows."""
     return tag.endswith(("__MIN", "__MAX"))

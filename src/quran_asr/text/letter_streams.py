@@ -158,7 +158,8 @@ def pattern_places(stream: Stream, pattern: str) -> list[Place]:
     compiled, text = re.compile(pattern), stream.text
     found = compiled.search(text)
     while found:
-        start, end = found.span()
+        start = found.start()
+        end = _end_of_word(stream, compiled, start, found.end())
         place = _place(stream, start, end)
         if end in stream.borders and _IS_PREFIX.fullmatch(text, stream.starts[place.first], start):
             places.append(place)
@@ -166,6 +167,17 @@ def pattern_places(stream: Stream, pattern: str) -> list[Place]:
         else:  # another match may begin inside this one
             found = compiled.search(text, start + 1)
     return places
+
+
+def _end_of_word(stream: Stream, pattern: re.Pattern[str], start: int, end: int) -> int:
+    """The end of a match, or of a shorter one that ends with a word: the last letter that a pattern may have
+    is often the first of the next word."""
+    border = bisect_right(stream.starts, end) - 1
+    while end not in stream.borders and stream.starts[border] > start:
+        if pattern.fullmatch(stream.text, start, stream.starts[border]):
+            return stream.starts[border]
+        border -= 1
+    return end
 
 
 def _is_after_prefix(stream: Stream, start: int) -> bool:

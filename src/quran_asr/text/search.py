@@ -114,7 +114,7 @@ def find(quran: Quran, query: str) -> tuple[Match, ...]:
             f"`{query}` has letters that the Quran does not have: {lost}",
             remedy="write all of it in Arabic letters, or all in Latin letters",
         )
-    found = _find_arabic(quran, query) if letters else _find_latin(quran, query, consonants_asked)
+    found = _find_arabic(quran, query) if letters else _find_latin(quran, query)
     if surah:  # words that only resemble the name are not a match
         found = tuple(match for match in found if match.kind not in ("typo", "partial"))
     return surah + found
@@ -201,25 +201,34 @@ def _with_typo(quran: Quran, name: str, letters: str, after_prefix: bool = False
     return _matches(quran, typo_places(name, list(written), after_prefix), "typo")
 
 
-def _find_latin(quran: Quran, query: str, asked: Sequence[Consonant]) -> tuple[Match, ...]:
+def _find_latin(quran: Quran, query: str) -> tuple[Match, ...]:
+    asked = read_latin(query)
+    required = [consonant.letters for consonant in asked if not consonant.optional]
+    found = _pronounced(quran, query, asked) or _pronounced(quran, query, read_latin(query, loose=True))
+    if found or len(required) < SHORTEST_OF_SEVERAL_WORDS:
+        return found
+    return _by_likeness(quran, query, typo_places("pronunciation without tanwin", required), "typo")
+
+
+def _pronounced(quran: Quran, query: str, asked: Sequence[Consonant]) -> tuple[Match, ...]:
+    """Matches of consonants; of few only as one whole word."""
     pronounced = load_stream("pronunciation")
     pattern = f"{TANWIN}?".join(_pattern(consonant) for consonant in asked) + f"{TANWIN}?"
-    required = [consonant.letters for consonant in asked if not consonant.optional]
-    if len(required) < SHORTEST_OF_SEVERAL_WORDS:
+    if sum(not consonant.optional for consonant in asked) < SHORTEST_OF_SEVERAL_WORDS:
         words = numbers_by_word(pronounced)
         one = re.findall(f"^{pattern}$", "\n".join(words), re.MULTILINE)  # one call: 15,000 take longer
         numbers = sorted(number for word in one for number in words[word])
         return _by_likeness(quran, query, [Place(pronounced, n, n) for n in numbers], "transliteration")
     places = pattern_places(pronounced, pattern)
-    if places:
-        begins = re.compile(pattern)
-        whole = [place for place in places if begins.match(pronounced.text, pronounced.starts[place.first])]
-        return _by_likeness(quran, query, whole or places, "transliteration")
-    return _by_likeness(quran, query, typo_places("pronunciation without tanwin", required), "typo")
+    begins = re.compile(pattern)
+    whole = [place for place in places if begins.match(pronounced.text, pronounced.starts[place.first])]
+    return _by_likeness(quran, query, whole or places, "transliteration")
 
 
 def _pattern(consonant: Consonant) -> str:
     one = f"[{consonant.letters}]"
+    if consonant.apart:
+        one = f"(?:{one}|[{consonant.apart[0]}][{consonant.apart[1]}])"
     return one + "?" * consonant.optional + "{1,2}" * consonant.doubled
 
 

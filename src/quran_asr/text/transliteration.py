@@ -95,6 +95,8 @@ class Consonant:
     doubled: bool = False
     """Written twice: one letter with a shadda, or two letters where words meet."""
     optional: bool = False
+    apart: tuple[str, str] | None = None
+    """The letters of two consonants that are written like this one: those of s and h in `ashab`."""
 
 
 # The longer spelling first. z and s also represent the interdental letters, as in Turkey, Iran and
@@ -132,7 +134,7 @@ _WRITTEN = {
     "v": "و",
     "y": "ي",
 }
-_TOKEN = re.compile("|".join([*_WRITTEN, "L", "[aeiou]+"]))
+_TOKEN = re.compile("|".join([*_WRITTEN, "L", "H", "[aeiou]+"]))
 
 
 def plain_latin(query: str) -> str:
@@ -142,11 +144,23 @@ def plain_latin(query: str) -> str:
     return " ".join(re.sub("[^a-z]+", " ", bare).split())
 
 
-def read_latin(query: str) -> tuple[Consonant, ...]:
-    """The consonants of words in Latin letters, as `consonants` for the Quran."""
+def read_latin(query: str, *, loose: bool = False) -> tuple[Consonant, ...]:
+    """The consonants of words in Latin letters, as `consonants` for the Quran.
+
+    Args:
+        query: the words.
+        loose: also read what is less often meant: s and h in `ashab`, no consonant for the y of `shay'in` (a
+            diphthong before a hamza), a teh marbuta where a word ends in a (`hasana`), one doubled consonant
+            in the kkh of `musakkharat`, and an article before a sun letter in `walshams`.
+    """
     # before a sun letter the l of the article is written by some and never pronounced
     latin = re.sub(r"(?<=[aeiou])l(?= [tdrzsn])", "L", plain_latin(query))
-    latin = re.sub(r"\b([aeiu])l(?=[tdrzsn])", r"\1L", latin).replace(" ", "")
+    latin = re.sub(r"\b([aeiu])l(?=[tdrzsn])", r"\1L", latin)
+    if loose:
+        latin = re.sub(r"([dgkstz])(?=\1h)", "", latin)
+        latin = re.sub(r"\b([wfbkl][aiu]{1,2})l(?=[tdrzsn])", r"\1L", latin)
+        latin = re.sub(r"(?<=[a-z]a)\b", "H", latin)
+    latin = latin.replace(" ", "")
     tokens = _TOKEN.findall(latin)
     read: list[Consonant] = []
     for index, token in enumerate(tokens):
@@ -164,8 +178,13 @@ def read_latin(query: str) -> tuple[Consonant, ...]:
                 read.append(Consonant(_WRITTEN[token], optional=True))
         elif token == before:
             read[-1:] = [Consonant(_WRITTEN[token], doubled=True)]
+        elif loose and token in ("w", "y") and before.endswith("a"):
+            read.append(Consonant(_WRITTEN[token], optional=True))
+        elif loose and len(token) == 2:
+            apart = _WRITTEN[token[0]], _WRITTEN.get(token[1], "")
+            read.append(Consonant(_WRITTEN[token], apart=apart if all(apart) else None))
         else:
-            read.append(Consonant(_WRITTEN[token.lower()], optional=token == "L"))
+            read.append(Consonant(_WRITTEN[token.lower()], optional=token in "LH"))
     return tuple(read)
 
 

@@ -121,7 +121,7 @@ def _checked_members(tar: Tar) -> dict[str, tarfile.TarInfo]:
     """Its files by their last names."""
 
     def refused(why: str, name: str) -> QuranAsrError:
-        where = f"{tar.path}: {ascii(name)[1:81]}"
+        where = f"{tar.path}: {ascii(name)[1:-1][:80]}"
         return QuranAsrError(f"refused: {why}", where=where, remedy="do not use this archive")
 
     found: dict[str, tarfile.TarInfo] = {}
@@ -166,7 +166,7 @@ def _refuse_foreign_files(config: Mapping[str, Any], members: Mapping[str, Any],
         value = tokenizer.get(key)
         if value and value.removeprefix("nemo:") not in members:
             raise QuranAsrError(
-                f"refused: `tokenizer.{key}: {ascii(value)[1:61]}` is not a file of the archive",
+                f"refused: `tokenizer.{key}: {ascii(value)[1:-1][:60]}` is not a file of the archive",
                 where=where,
                 remedy="do not use this archive",
             )

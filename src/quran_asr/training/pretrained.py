@@ -763,7 +763,7 @@ def _refuse_unsafe_redirect(url: str, headers: dict[str, str]) -> None:
         safe = False
     if not safe:
         raise QuranAsrError(
-            f"redirects to `{ascii(location)[1:100]}`, which is not https",
+            f"redirects to `{ascii(location)[1:-1][:100]}`, which is not https",
             where=url,
             remedy=f"check HF_ENDPOINT, or download it by hand and use `{KEY}=PATH`",
         )

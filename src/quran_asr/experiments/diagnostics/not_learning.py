@@ -216,7 +216,7 @@ def _error(curves: Curves, rates: Sequence[Point]) -> Diagnosis | None:
     if len(rates) < LEAST_VALIDATIONS or not _is_late(curves):
         return None
     found = _nothing_loaded(curves) or _wrong_text(curves) or _loops(curves) or _blanks(curves)
-    found = found or _ignores_audio(curves)
+    found = found or ignores_audio(curves)
     if found is None:
         if _still_learns(curves, rates):
             return None
@@ -392,8 +392,9 @@ def _wrong_text(curves: Curves) -> Found | None:
     return None
 
 
-def _ignores_audio(curves: Curves) -> Found | None:
-    """The transducer's loss is low and CTC's is not: the texts were learned, the audio was not.
+def ignores_audio(curves: Curves) -> Found | None:
+    """Code, evidence, cause and remedy where the transducer's loss is low and CTC's is not: the
+    texts were learned, the audio was not.
 
     Both are losses of the same texts, so their ratio needs no unit; where nats a token are known, CTC must
     be on its plateau too.

@@ -19,7 +19,7 @@ from quran_asr.experiments.curves import (
 from quran_asr.experiments.diagnostics.diagnosis import Diagnosis, Evidence, rule, shown
 from quran_asr.experiments.diagnostics.forecast import behind_the_best
 from quran_asr.experiments.diagnostics.learning_rate import rate_to_try
-from quran_asr.experiments.diagnostics.not_learning import STUCK, stands_still_high
+from quran_asr.experiments.diagnostics.not_learning import STUCK, ignores_audio, stands_still_high
 from quran_asr.experiments.log_formats import NOT_IN_TOP
 
 FAR_BELOW = 0.6
@@ -144,14 +144,21 @@ def plateau(curves: Curves) -> Iterator[Diagnosis]:
             shown("validation.wer", rates[half], rates[-1]), "", "", rates[half].step,
         )  # fmt: skip
         return
+    evidence: tuple[Evidence, ...] = ()
+    cause = "the rate has fallen too far, the model is too small for more, or the data are exhausted"
+    remedy = (
+        "stop here, or continue with changes: more recordings, the recipe `large`, another CTC weight (0.2 "
+        "to 0.5), other SpecAugment; look at the worst clips that `quran-asr evaluate` names"
+    )
+    if now >= 0.5 and (memorized := ignores_audio(curves)) is not None:  # as in `memorized_text`
+        _, evidence, cause, remedy = memorized
     yield Diagnosis(
         "plateau",
         "warning",
         f"WER is on a plateau at {now:.3f} since {curves.place(since)}",
-        shown("validation.wer", rates[half], rates[-1]),
-        "the rate has fallen too far, the model is too small for more, or the data are exhausted",
-        "stop here, or continue with changes: more recordings, the recipe `large`, another CTC weight (0.2 "
-        "to 0.5), other SpecAugment; look at the worst clips that `quran-asr evaluate` names",
+        (*shown("validation.wer", rates[half], rates[-1]), *evidence),
+        cause,
+        remedy,
         rates[half].step,
     )
 
