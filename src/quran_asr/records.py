@@ -33,12 +33,16 @@ class VerseRef:
         """Read `2:255`.
 
         Raises:
-            QuranAsrError: not two positive whole numbers with a colon between (whether such a verse
+            QuranAsrError: not two whole numbers with a colon between (whether such a verse
                 exists is checked by `Quran.verse`).
         """
         surah, colon, ayah = written.strip().partition(":")
-        if not (colon and surah.isascii() and surah.isdigit() and ayah.isascii() and ayah.isdigit()):
-            raise QuranAsrError(f"`{written}` is not a verse", remedy="write surah:verse, for example 2:255")
+        if not (
+            colon and all(part.isascii() and part.isdigit() and len(part) < 10 for part in (surah, ayah))
+        ):
+            raise QuranAsrError(
+                f"`{written[:40]}` is not a verse", remedy="write surah:verse, for example 2:255"
+            )
         return cls(int(surah), int(ayah))
 
 

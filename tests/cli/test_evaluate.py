@@ -243,22 +243,35 @@ def test_unknown_training_is_reported_with_what_to_do(capsys: pytest.CaptureFixt
     assert "--trained-on" in out
 
 
-def test_a_report_of_another_manifest_is_not_written_over(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["report.json", "stress.json"])
+def test_a_report_of_something_else_is_not_written_over(name: str, tmp_path: Path, monkeypatch) -> None:
     from types import SimpleNamespace
 
     from quran_asr.cli.evaluate import _default_folder
+    from quran_asr.evaluation.report import Setting
 
     monkeypatch.chdir(tmp_path)
-    recognizer = SimpleNamespace(name="b", training_data=None, look_ahead_ms=80, decoder="ctc")
+    recognizer = SimpleNamespace(name="b", training_data=None)
 
-    def folder(manifest: str) -> Path:
-        return _default_folder(recognizer, Path(manifest), streaming=False)
+    def folder(manifest: str, language_model: dict[str, object] | None = None) -> Path:
+        setting = Setting("b", "ctc", 80, "letters", "simple", manifest, language_model=language_model)
+        return _default_folder(recognizer, setting)
 
     first = folder("one/manifest.jsonl")
     first.mkdir(parents=True)
-    (first / "report.json").write_text('{"model": "b", "manifest": "one/manifest.jsonl"}')
+    (first / name).write_text('{"model": "b", "manifest": "one/manifest.jsonl"}')
     assert folder("one/manifest.jsonl") == first
     assert folder("other/manifest.jsonl") == first.with_name(f"{first.name}--2")
+
+    quran = {"lm": "quran", "passage": None, "lm_weight": 0.5, "token_bonus": 1.0, "rescored": None}
+    fused = folder("one/manifest.jsonl", quran)
+    assert fused.name == f"{first.name}--lm"
+    fused.mkdir()
+    report = {"model": "b", "manifest": "one/manifest.jsonl", "language_model": quran}
+    (fused / name).write_text(json.dumps(report))
+    assert folder("one/manifest.jsonl", quran) == fused
+    for other in ({"lm": "my.npz"}, {"lm_weight": 0.7}, {"lm": None, "passage": "78"}, {"rescored": 20}):
+        assert folder("one/manifest.jsonl", quran | other) == fused.with_name(f"{fused.name}--2")
 
 
 class _Hears:

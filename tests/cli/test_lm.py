@@ -56,7 +56,9 @@ def test_a_text_becomes_the_same_model_in_two_files(
     npz, arpa = read_language_model(Path(f"{name}.npz")), read_arpa(Path(f"{name}.arpa"), len(pieces))
     assert npz.pieces == pieces
     assert npz.sizes == arpa.sizes and npz.order == 6
-    assert "n-grams up to length 6, witten-bell" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "n-grams up to length 6, witten-bell" in out
+    assert f"{name}.npz  {Path(f'{name}.npz').stat().st_size / 1e3:.1f} kB" in out
     text = str(tmp_path / "text.txt")
     assert run(["lm", "evaluate", text, "--lm", f"{name}.npz", "--model", str(bundle), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]

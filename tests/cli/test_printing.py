@@ -102,6 +102,11 @@ def test_errors_and_usage_print_it_written_out(words: list[str], capsys: pytest.
     ("words", "lines"),
     [
         ("transcribe", ["error: missing argument 'FILE...'", "hint: see `quran-asr transcribe --help`"]),
+        ("train --resume", ["error: option '--resume' requires", "hint: see `quran-asr train --help`"]),
+        (
+            "checkpoints list --json=1 x",
+            ["error: option '--json' does not", "hint: see `quran-asr checkpoints list --help`"],
+        ),
         ("text show 112 --jsn", ["error: no such option", "hint: see `quran-asr text show --help`"]),
         (
             "corpus split a --to b",

@@ -93,7 +93,7 @@ def test_a_new_recipe_overwrites_nothing(
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("precious")
     code, _, err = run(capsys, "recipe", "new", "mine.yaml")
-    assert code == 2 and "error: mine.yaml: is there already" in err
+    assert code == 2 and "error: mine.yaml: already exists" in err
     assert Path("mine.yaml").read_text() == "precious"
     for words, message in (
         (("small",), "is the name of a shipped recipe"),

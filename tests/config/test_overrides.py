@@ -116,3 +116,37 @@ def test_an_overridden_key_reports_it() -> None:
     origin = resolve("transfer", ["model.optim={lr: 2.0}", "~init_from_pretrained_model"]).origin
     assert origin["model.optim.lr"] == origin["init_from_pretrained_model"] == "command line"
     assert origin["model.optim.weight_decay"].startswith("base.yaml:")
+
+
+def test_an_override_may_be_longer_than_the_name_of_a_file() -> None:
+    speeds = f"quran.augment.speed=[{','.join(['0.95'] * 100)}]"
+    assert split_words(["laptop", speeds]) == ("laptop", [speeds])
+    assert len(load_recipe("laptop", [speeds]).quran.augment.speed) == 100
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word"),
+    [
+        ("laptop", "trainer.max_steps=-1"),
+        ("compact", "model.encoder.d_model=101"),
+        ("compact", "model.optim.sched.name=CosineAnnealing"),
+        ("compact", "model.optim.lr=1e-9"),
+        ("compact", "model.train_ds.max_duration=0.1"),
+        ("compact", "model.preprocessor.window_size=0.2"),
+        ("recommended", "exp_manager.checkpoint_callback_params.save_top_k=2"),
+        ("recommended", "~init_from_pretrained_model"),
+    ],
+)
+def test_the_override_that_contradicts_the_recipe_is_named(recipe: str, word: str) -> None:
+    assert refusal(word, recipe=recipe).startswith(f"override `{word}`: ")
+
+
+def test_the_recipe_that_contradicts_its_base_is_named(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: compact\nmodel:\n  optim:\n    lr: 1.0e-9\n")
+    assert refusal(recipe=str(mine)).startswith(f"recipe `{mine}`, line 4: `model.optim.sched.min_lr`")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "\u0661"])
+def test_what_no_quotes_surround_is_not_to_be_written_without_them(value: str) -> None:
+    assert "quotes" not in refusal(f"model.optim.lr={value}")

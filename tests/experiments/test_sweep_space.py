@@ -74,6 +74,8 @@ def test_a_range_of_small_numbers_reaches_the_recipe_as_numbers() -> None:
     [
         (["trainer.max_steps=5"], "nothing is varied"),
         ([f"{CTC}=0.2,0.2"], "listed twice"),
+        (["model.optim.lr=1e-3,2e-3,0.001"], "listed twice"),
+        (["quran.seed=1,1.0"], "listed twice"),
         ([f"{CTC}=0.2,"], "a value is empty"),
         ([f"{CTC}=0.2,0.3", f"{CTC}=0.4"], "is given twice"),
         (["quran.spelling=letters,uthmani"], "cannot be varied"),

@@ -133,6 +133,7 @@ def test_a_session_ends_at_its_longest(
         ([{"type": "start", "at": "112:9"}], "there is no verse 112:9"),
         ([{"type": "start", "at": "1:1:²"}], "is not a word"),
         ([{"type": "start", "at": "\ud800"}], "is not a verse"),
+        ([{"type": "start", "at": f"{'9' * 5000}:1:0"}], "is not a verse"),
         ([{"type": "start", "at": ["1"]}], "`at` must be a string"),
         ([START, b"\0\0\0"], "ends inside a 16-bit sample"),
         ([START, b"\0" * 65_538], "a message holds 65,538 bytes"),

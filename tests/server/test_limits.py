@@ -182,6 +182,13 @@ def test_what_is_no_recording_is_refused(port: int, recording: bytes) -> None:
         assert "/" not in answer.json()["what"]  # no path of the server
 
 
+def test_a_form_is_told_how_to_send_the_recording(port: int, recording: bytes) -> None:
+    place = f"http://127.0.0.1:{port}/recording"
+    answer = httpx.post(place, files={"file": ("verse.wav", recording)}, timeout=30)
+    assert answer.status_code == 415
+    assert "--data-binary" in answer.json()["remedy"]
+
+
 @pytest.mark.slow
 def test_a_recording_larger_than_allowed_is_refused(
     server: tuple[Service, int], port: int, recording: bytes

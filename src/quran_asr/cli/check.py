@@ -71,7 +71,7 @@ def check(
     from quran_asr.corpus.manifest import require_file
     from quran_asr.errors import QuranAsrError
 
-    if sample != "all" and not (sample.isdecimal() and int(sample) > 0):
+    if sample != "all" and not (sample.isdecimal() and len(sample) < 10 and int(sample) > 0):
         raise QuranAsrError(f"`{sample}` is not a number of clips", where="--sample", remedy="50, or all")
     name, overrides = split_words(words, default="transfer")
     for key, manifests in (("train_ds", training), ("validation_ds", validation)):

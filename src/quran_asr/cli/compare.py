@@ -84,7 +84,11 @@ def compare() -> None:
 )
 @_decoder
 @_anyway
-@click.option("--allow-partial", is_flag=True, help="Same as in `train`.")
+@click.option(
+    "--allow-partial",
+    is_flag=True,
+    help="Train even if less than 90 % of the encoder is loaded from the pretrained model.",
+)
 @_as_json
 def recipes(
     words: tuple[str, ...],

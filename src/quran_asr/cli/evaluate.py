@@ -128,7 +128,7 @@ def evaluate(
     Without --lm and --passage the words are those recited. A language model lowers the error rates of correct
     recitation and hides errors of the reciter: --planted-errors measures both. In recordings made of the
     clips a word is replaced by another word of the same reciter, a word is left out, or two words are
-    exchanged; reported is the share recognized as recited, and the share corrected to the Quran's text. A
+    exchanged; the report has the share recognized as recited, and the share corrected to the Quran's text. A
     control, a word replaced by the same word from between other words, shows what cutting alone costs.
     """
     from dataclasses import replace
@@ -168,7 +168,7 @@ def evaluate(
             streaming=streaming,
             language_model=_described(recognizer, language, rescore),
         )
-        folder = folder or _default_folder(recognizer, manifest, streaming, language)
+        folder = folder or _default_folder(recognizer, setting)
         folder.mkdir(parents=True, exist_ok=True)  # fails now rather than after the recognition
         print_findings([*low_rate_notes(rates_of(segments)), *level_notes(segments)])
         one = recognizer if replay is None else replay
@@ -302,7 +302,7 @@ def _stress(
         _print_setting(setting)
         echo(f"clips     {len(segments):,} of {setting.manifest}, {measured['hours']:.2f} h")
         echo()
-        header = ("", "WER %", "95 %", "CER %", "95 %", "WER beside clean", "goal")
+        header = ("", "WER %", "95 %", "CER %", "95 %", "WER vs. clean", "goal")
         print_table(header, [_stress_cells(row) for row in rows])
         echo(f"intervals: {measured['interval_method']}")
     echo(f"{folder}: {STRESS_NAME}", err=True)
@@ -490,41 +490,42 @@ def _origin(model: Path) -> tuple[str, Path | None]:
     return str(model), known if known.is_file() else None
 
 
-def _default_folder(
-    recognizer: Recognizer,
-    manifest: Path,
-    streaming: bool,
-    language: LanguageModelOptions = NO_LANGUAGE_MODEL,
-) -> Path:
-    model = Path(recognizer.name)
+def _default_folder(recognizer: Recognizer, setting: Setting) -> Path:
+    model, manifest = Path(recognizer.name), Path(setting.manifest)
     place = Path("evaluations")  # for a bundle too: its folder belongs to the export alone
     known = recognizer.training_data
     if known is not None and (known.parent / "recipe.yaml").is_file():
         place = known.parent / place
     name = model.resolve().name if model.is_dir() else model.stem
-    ahead = "" if recognizer.look_ahead_ms is None else f"--{recognizer.look_ahead_ms}ms"
-    way = "--streaming" if streaming else ""
-    way += "--lm" if language.given else ""
-    folder = place / name / f"{manifest.stem}--{recognizer.decoder}{ahead}{way}"
+    ahead = "" if setting.look_ahead_ms is None else f"--{setting.look_ahead_ms}ms"
+    way = "--streaming" if setting.streaming else ""
+    way += "--lm" if setting.language_model is not None else ""
+    folder = place / name / f"{manifest.stem}--{setting.decoder}{ahead}{way}"
     number = 2
-    while _of_something_else(folder, recognizer.name, manifest):  # another report is never overwritten
-        folder = folder.with_name(f"{manifest.stem}--{recognizer.decoder}{ahead}{way}--{number}")
+    while _of_something_else(folder, setting):  # another report is never overwritten
+        folder = folder.with_name(f"{manifest.stem}--{setting.decoder}{ahead}{way}--{number}")
         number += 1
     return folder
 
 
-def _of_something_else(folder: Path, model: str, manifest: Path) -> bool:
+def _of_something_else(folder: Path, setting: Setting) -> bool:
+    """Whether a folder has a report on another model, manifest or language model, or with other weights."""
     from quran_asr.evaluation.evaluate import REPORT_NAME
+    from quran_asr.evaluation.stress import STRESS_NAME
     from quran_asr.files import parse_json
 
-    try:
-        report = parse_json((folder / REPORT_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return not isinstance(report, dict) or (report.get("model"), report.get("manifest")) != (
-        model,
-        str(manifest),
-    )
+    language = None if setting.language_model is None else dict(setting.language_model)
+    for name in (REPORT_NAME, STRESS_NAME):
+        try:
+            report = parse_json((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if not isinstance(report, dict):
+            return True
+        before = report.get("model"), report.get("manifest"), report.get("language_model")
+        if before != (setting.model, setting.manifest, language):
+            return True
+    return False
 
 
 def _refuse_a_file(folder: Path | None) -> None:

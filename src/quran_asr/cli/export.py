@@ -31,7 +31,7 @@ from quran_asr.export.targets import TARGETS
 @click.option(
     "--int8-weights",
     is_flag=True,
-    help="Store the encoder's matrices in 8 bits and compute in 32: as small, nearly exact, no faster.",
+    help="Only store the encoder's matrices in 8 bits: as small as --int8, nearly exact, no faster.",
 )
 @click.option(
     "--target",

@@ -83,7 +83,7 @@ def lm() -> None:
 def build(
     file: Path | None, model: Path | None, order: int, smoothing: Any, to: Path | None, as_json: bool
 ) -> int:
-    """Build an n-gram model of the Quran, or of the text in FILE, a sentence a line.
+    """Build an n-gram model of the Quran, or of the text in FILE, one sentence per line.
 
     The n-grams are of the tokens of MODEL, in its spelling. Writes NAME.npz, which this package reads, and
     NAME.arpa, which NeMo and KenLM read. `--lm quran` reads `quran-lm.npz` in a bundle's folder if present.
@@ -114,8 +114,13 @@ def build(
         return 0
     echo(f"{sum(made.sizes):,} n-grams up to length {made.order}, {smoothing}, {bundle.spelling} spelling")
     for path in paths:
-        echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+        echo(f"{path}  {_size(path)}")
     return 0
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def _refuse_other_file(path: Path, text: Path | None) -> None:
@@ -414,5 +419,5 @@ def _surahs(written: str) -> tuple[int, ...]:
         return tuple(int(part) for part in written.split(","))
     except ValueError:
         raise QuranAsrError(
-            f"`{written}` is not numbers of surahs", where="--held-out", remedy="for example 12,36,67"
+            f"`{written}` is not a list of surah numbers", where="--held-out", remedy="for example 12,36,67"
         ) from None

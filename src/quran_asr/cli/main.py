@@ -45,7 +45,7 @@ SECTIONS = {
         "check": ("quran_asr.cli.check:check", "Check machine, data and recipe before a training."),
         "tokenizer": ("quran_asr.cli.train:tokenizer", "Train the tokenizer of a recipe."),
         "train": ("quran_asr.cli.train:train", "Train a model, or resume a run."),
-        "sweep": ("quran_asr.cli.sweep:sweep", "Hyperparameter search."),
+        "sweep": ("quran_asr.cli.sweep:sweep", "Search hyperparameters."),
     },
     "Inspect": {
         "evaluate": ("quran_asr.cli.evaluate:evaluate", "Compute WER and CER of a model on a manifest."),
@@ -124,6 +124,22 @@ def _run(args: list[str]) -> object:
             return cli.invoke(context)
     except click.exceptions.Exit as done:  # --help, --version
         return done.exit_code
+    except click.UsageError as error:
+        if error.ctx is None:  # click's parser of options does not say whose they are
+            error.ctx = _context_of(args)
+        raise
+
+
+def _context_of(args: list[str]) -> click.Context:
+    """The context of the command that the words name."""
+    context = click.Context(cli, info_name="quran-asr")
+    for word in args:
+        if not isinstance(context.command, click.Group):
+            break
+        command = context.command.get_command(context, word)
+        if command is not None:
+            context = click.Context(command, info_name=word, parent=context)
+    return context
 
 
 def main(argv: Sequence[str] | None = None) -> None:

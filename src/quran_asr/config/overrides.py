@@ -50,7 +50,14 @@ def split_words(words: Sequence[str], default: str | None = None) -> tuple[str, 
 
 
 def _is_override(word: str) -> bool:
-    return word.startswith("~") or ("=" in word and not Path(word).is_file())
+    return word.startswith("~") or ("=" in word and not _is_file(word))
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # longer than the name of a file may be: a list of many values
+        return False
 
 
 def parse_override(word: str) -> Override:

@@ -84,9 +84,9 @@ def resolve(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Resolved
     recipe, unfit = build(root, f"recipe `{shown}`")
     mistakes += unfit
     if recipe is not None:
-        for key, what, remedy in disagreements(recipe):
-            place = place_of(root, key)
-            mistakes.append(QuranAsrError(what, where=str(place or f"recipe `{shown}`"), remedy=remedy))
+        for keys, what, remedy in disagreements(recipe):
+            where = _where_set(root, keys, shown)
+            mistakes.append(QuranAsrError(what, where=where, remedy=remedy))
     if mistakes or recipe is None:
         raise RecipeError(mistakes)
     trainer = recipe.trainer
@@ -94,6 +94,18 @@ def resolve(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Resolved
         # A number of batches sets how often; an epoch may have fewer.
         recipe = replace(recipe, trainer=replace(trainer, check_val_every_n_epoch=None))
     return Resolved(recipe, {key: leaf.place.origin for key, leaf in leaves(root)})
+
+
+def _where_set(root: Section, keys: Sequence[str], shown: str) -> str:
+    """Of the places that set values which disagree, the one to change: an override, then the recipe named."""
+    places = [place for key in keys if (place := place_of(root, key)) is not None]
+    for place in places:
+        if not place.line:
+            return str(place)
+    for place in places:
+        if place.file == shown:
+            return str(place)
+    return str(places[0]) if places else f"recipe `{shown}`"
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
@@ -250,65 +262,69 @@ def _shipped(path: Path, shown: str) -> Section:
 # Values that are fine alone and wrong together
 
 
-def disagreements(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
-    """Pairs of values that cannot go together, as (key, what is wrong, what to do)."""
+def disagreements(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """Values that cannot go together, as (their keys, what is wrong, what to do)."""
     encoder, data, trainer = recipe.model.encoder, recipe.model.train_ds, recipe.trainer
     if re.search(r"[/\\\s\x00-\x1f\x7f]|^\.|--|^$", recipe.name) or len(recipe.name) > LONGEST_NAME:
-        yield "name", f"name `{recipe.name[:60]}` cannot name files", "use letters, digits, single - and _"
+        yield ("name",), f"name `{recipe.name[:60]}` cannot name files", "use letters, digits, single - and _"
     if encoder.d_model % encoder.n_heads:
         yield (
-            "model.encoder.n_heads",
+            ("model.encoder.n_heads", "model.encoder.d_model"),
             f"`model.encoder.n_heads` {encoder.n_heads} does not divide d_model {encoder.d_model}",
             "choose a number of heads that does",
         )
     yield from _context_faults(recipe)
     if data.min_duration >= data.max_duration:
         yield (
-            "model.train_ds.min_duration",
+            ("model.train_ds.min_duration", "model.train_ds.max_duration"),
             f"`model.train_ds.min_duration` {data.min_duration:g} is not below max_duration "
             f"{data.max_duration:g}",
             "no clip would be left",
         )
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         yield (
-            "trainer.max_epochs",
+            ("trainer.max_epochs", "trainer.max_steps"),
             "training would never end: `trainer.max_epochs` and `trainer.max_steps` are both -1",
             "give one of them a number",
         )
     for key, limit in (("max_epochs", trainer.max_epochs), ("max_steps", trainer.max_steps)):
         if limit == 0:
-            yield f"trainer.{key}", f"`trainer.{key}` is 0: nothing would be trained", "use -1 for no limit"
+            yield (
+                (f"trainer.{key}",),
+                f"`trainer.{key}` is 0: nothing would be trained",
+                "use -1 for no limit",
+            )
     if trainer.check_val_every_n_epoch is None and isinstance(trainer.val_check_interval, float):
         yield (
-            "trainer.val_check_interval",
+            ("trainer.val_check_interval", "trainer.check_val_every_n_epoch"),
             "`trainer.val_check_interval` must be a number of batches where check_val_every_n_epoch is null",
             "write a whole number, for example 500",
         )
     sched = recipe.model.optim.sched
     if (sched.name == "PolynomialHoldDecayAnnealing") != (sched.hold_ratio is not None):
         yield (
-            "model.optim.sched.hold_ratio",
+            ("model.optim.sched.hold_ratio", "model.optim.sched.name"),
             f"`model.optim.sched.hold_ratio` is {sched.hold_ratio}, but the schedule is {sched.name}",
-            "PolynomialHoldDecayAnnealing needs a share such as 0.6, the others null",
+            "model.optim.sched.hold_ratio=" + ("0.6" if sched.hold_ratio is None else "null"),
         )
     if sched.min_lr > recipe.model.optim.lr:
         yield (
-            "model.optim.sched.min_lr",
+            ("model.optim.sched.min_lr", "model.optim.lr"),
             f"`model.optim.sched.min_lr` {sched.min_lr:g} is above `model.optim.lr` "
             f"{recipe.model.optim.lr:g}",
-            "lower it",
+            "lower it, or raise model.optim.lr",
         )
     window = round(recipe.model.preprocessor.window_size * recipe.model.sample_rate)
     if recipe.model.preprocessor.n_fft < window:
         yield (
-            "model.preprocessor.n_fft",
+            ("model.preprocessor.n_fft", "model.preprocessor.window_size", "model.sample_rate"),
             f"`model.preprocessor.n_fft` {recipe.model.preprocessor.n_fft} is shorter than the window",
             f"use at least {window}",
         )
     masks = recipe.model.spec_augment
     if recipe.quran.consistency and not (masks.time_masks or masks.freq_masks):
         yield (
-            "quran.consistency",
+            ("quran.consistency", "model.spec_augment.time_masks", "model.spec_augment.freq_masks"),
             f"`quran.consistency` is {recipe.quran.consistency:g}, but without masks both views are the same",
             "set `model.spec_augment.time_masks`, for example to 5",
         )
@@ -317,13 +333,13 @@ def disagreements(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         low, high = getattr(recipe.quran.augment, name, (0, 0))
         if low > high:
             yield (
-                f"quran.augment.{name}",
+                (f"quran.augment.{name}",),
                 f"`quran.augment.{name}`: lower bound exceeds upper bound",
                 "write [low, high]",
             )
 
 
-def _start_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+def _start_faults(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str, str]]:
     quran = recipe.quran
     random_start = recipe.init_from_pretrained_model is None
     if random_start and recipe.exp_manager.resume_from_checkpoint is None:
@@ -332,14 +348,16 @@ def _start_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             ("quran.copied_rate", quran.copied_rate, 1.0),
         ):
             if value != off:
-                yield key, f"`{key}` is {value:g}, but a random start copies nothing", f"{key}={off:g}"
+                what = f"`{key}` is {value:g}, but a random start copies nothing"
+                yield (key, "init_from_pretrained_model"), what, f"{key}={off:g}"
     kept = recipe.exp_manager.checkpoint_callback_params.save_top_k
     if quran.average == 1 or quran.average > kept:
         what = "of one is not a mean" if quran.average == 1 else f"but `save_top_k` keeps {kept}"
-        yield "quran.average", f"`quran.average` is {quran.average}, {what}", "use 0, or from 2 to save_top_k"
+        keys = ("quran.average", "exp_manager.checkpoint_callback_params.save_top_k")
+        yield keys, f"`quran.average` is {quran.average}, {what}", "use 0, or from 2 to save_top_k"
 
 
-def _context_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+def _context_faults(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str, str]]:
     encoder = recipe.model.encoder
     key = "model.encoder.att_context_size"
     possible = [list(_possible(left, right)) for left, right in encoder.att_context_size]
@@ -347,13 +365,13 @@ def _context_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     for left, right in encoder.att_context_size:
         if right < 0 or left < 0:
             yield (
-                key,
+                (key,),
                 f"`{key}` [{left}, {right}]: a stream has no unlimited context",
                 f"use numbers from 0: {fixed}",
             )
         elif left % (right + 1):
             yield (
-                key,
+                (key,),
                 f"`{key}` [{left}, {right}] cannot be: chunks have {right} + 1 frames, and "
                 f"{left} is not a multiple of {right} + 1",
                 fixed,
@@ -361,7 +379,7 @@ def _context_faults(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     probs = encoder.att_context_probs
     if probs is not None and (len(probs) != len(encoder.att_context_size) or abs(sum(probs) - 1.0) > 1e-6):
         yield (
-            "model.encoder.att_context_probs",
+            ("model.encoder.att_context_probs", key),
             f"`model.encoder.att_context_probs` must be {len(encoder.att_context_size)} shares that sum to "
             f"1, not {len(probs)} that sum to {sum(probs):g}",
             "model.encoder.att_context_probs=null for equal shares",

@@ -50,10 +50,10 @@ def write_starter(file: Path, base: str, words: Sequence[str]) -> None:
     """Write a recipe with the overrides, and the other keys that are often changed as comments.
 
     Raises:
-        QuranAsrError: the file is there already, or base and overrides do not make a recipe.
+        QuranAsrError: the file already exists, or base and overrides do not make a recipe.
     """
     if file.exists():
-        raise QuranAsrError("is there already", where=str(file), remedy="choose another name, or remove it")
+        raise QuranAsrError("already exists", where=str(file), remedy="choose another name, or remove it")
     if str(file) in SHIPPED:
         raise QuranAsrError(f"`{file}` is the name of a shipped recipe", remedy=f"call it {file}.yaml")
     for word in words:
@@ -69,7 +69,7 @@ def write_starter(file: Path, base: str, words: Sequence[str]) -> None:
         f"#   quran-asr train {file} --train data/train.jsonl --validation data/validation.jsonl",
         f"base: {as_scalar(named)}",
         "",
-        "# Take the # away from what you want to change; `quran-asr recipe show base` lists every key.",
+        "# Remove the # in front of what you want to change; `quran-asr recipe show base` lists every key.",
         *_nested(values, changed, ""),
     ]
     write_atomically(file, ("\n".join(lines) + "\n").encode())

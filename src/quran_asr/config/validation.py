@@ -6,6 +6,7 @@ All mistakes are collected, so that one run names them all.
 from __future__ import annotations
 
 import difflib
+import math
 import types
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
@@ -131,7 +132,7 @@ def _record(
             try:
                 values[name] = _value(kind, item, key)
             except _InvalidValue as error:
-                remedy = error.hint or "`quran-asr recipe show base` prints what it is by default"
+                remedy = error.hint or "`quran-asr recipe show base` prints its default"
                 mistakes.append(QuranAsrError(f"`{key}` {error}", where=str(item.place), remedy=remedy))
     return record(**values) if values.keys() | optional == known.keys() else None
 
@@ -264,11 +265,13 @@ def _kind_name(kind: Any) -> str:
 
 
 def _looks_like(kind: Any, value: str) -> bool:
+    """Whether text would be a value of this type without its quotes."""
+    if kind is bool:
+        return value.lower() in ("true", "false")
     try:
-        kind(value)
-    except ValueError:
+        return value.isascii() and math.isfinite(kind(value))
+    except (ValueError, OverflowError):
         return False
-    return kind is not bool or value.lower() in ("true", "false")
 
 
 def _shown(value: Any) -> str:

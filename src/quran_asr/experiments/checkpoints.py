@@ -199,7 +199,7 @@ def copy_model(source: Path, target: Path) -> bool:
         if filecmp.cmp(source, target, shallow=False):
             return False
         raise QuranAsrError(
-            "is there already and is another file", where=str(target), remedy="name another, or remove it"
+            "already exists and is another file", where=str(target), remedy="name another, or remove it"
         )
     with replacing(target) as unfinished, source.open("rb") as read, unfinished.open("wb") as written:
         shutil.copyfileobj(read, written, 1 << 22)

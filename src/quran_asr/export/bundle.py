@@ -249,7 +249,7 @@ def _refuse_to_destroy(folder: Path) -> None:
     if is_bundle(folder):
         strangers = [name for name in strangers if name not in WRITTEN]
     if folder.exists() and strangers:
-        what = "something else is there already"
+        what = "the folder already holds other files"
         raise QuranAsrError(
             f"{what}: {', '.join(strangers[:3])}", where=str(folder), remedy="name a new folder with --to"
         )

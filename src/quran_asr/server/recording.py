@@ -50,6 +50,7 @@ async def follow_recording(request: Request) -> Response:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="quran-asr-"))
         file = Path(folder) / "recording"
         try:
+            _refuse_form(request)
             await _receive(request, service, file)
             seconds = await anyio.to_thread.run_sync(_seconds, file, service)
         except _RefusedError as refused:
@@ -75,6 +76,15 @@ def _start(request: Request, service: Service) -> Start:
         return Start(SAMPLE_RATE, None if at is None else WordRef.parse(at))
     except QuranAsrError as error:
         raise _RefusedError(400, error.what, error.remedy) from None
+
+
+def _refuse_form(request: Request) -> None:
+    """A form wraps the file in text of its own, which no decoder reads."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        raise _RefusedError(
+            415, "a form, not a recording", "send the file itself as the body: curl --data-binary @FILE"
+        )
 
 
 async def _receive(request: Request, service: Service, file: Path) -> None:

@@ -143,7 +143,7 @@ def decodable(
         )
         outcomes.append(warning(message, "the rest is not trained on: does the text cover the whole file?"))
     if not outcomes:
-        return [passed(f"{len(drawn):,} of {total:,} clips decoded ({kinds}), as long as in their lines")]
+        return [passed(f"{len(drawn):,} of {total:,} clips decoded ({kinds}); durations as in the manifest")]
     return outcomes
 
 
@@ -197,7 +197,7 @@ def round_trip(recipe: Recipe, tokens: Tokens, data: Data) -> list[Outcome]:
     lost_verses = [text for text in verses if not _survives(text, tokens)]
     outcomes = []
     if lost_verses:
-        message = f"{some_of(len(lost_verses), len(verses))} verses do not survive the tokenizer"
+        message = f"{some_of(len(lost_verses), len(verses))} verses are not reproduced by the tokenizer"
         outcomes.append(failure(f"{message}, the first: {lost_verses[0]}", remedy))
     # Characters that it lacks have a check of their own
     lost = [t for t in texts if tokens.unknown not in tokens.encode(t) and not _survives(t, tokens)]
@@ -205,10 +205,11 @@ def round_trip(recipe: Recipe, tokens: Tokens, data: Data) -> list[Outcome]:
         where = find_line(
             _manifests(recipe), next(s for _, split in data.splits for s in split if s.text in lost)
         )
-        message = f"{some_of(len(lost), len(texts))} texts do not survive the tokenizer, the first in {where}"
+        some = some_of(len(lost), len(texts))
+        message = f"{some} texts are not reproduced by the tokenizer, the first in {where}"
         outcomes.append(failure(message, remedy))
     if not outcomes:
-        message = f"{len(verses):,} verses and {len(texts):,} texts survive {tokens.size:,} tokens"
+        message = f"{len(verses):,} verses and {len(texts):,} texts are reproduced by {tokens.size:,} tokens"
         outcomes.append(passed(message))
     if tokens.size != recipe.quran.vocabulary_size:
         message = f"the tokenizer has {tokens.size:,} tokens, the recipe {recipe.quran.vocabulary_size:,}"

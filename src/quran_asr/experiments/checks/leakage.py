@@ -105,7 +105,7 @@ def other_names(data: Data, contents: Contents) -> Outcome:
         return warning(
             f"{counted(len(found), 'reciter')} of validation may be in training under another name: "
             + "; ".join(found[:3]),
-            "give one person one name, and hold his clips out whole: `quran-asr corpus split --by reciter`",
+            "give each reciter one name, and hold out whole reciters: `quran-asr corpus split --by reciter`",
         )
     nameless = sum(not segment.reciter for _, split in data.splits for segment in split)
     if nameless:
@@ -113,7 +113,10 @@ def other_names(data: Data, contents: Contents) -> Outcome:
             f"{counted(nameless, 'clip')} without a reciter: whether validation has new ones is unknown",
             "`quran-asr corpus scan` takes reciters from folders; or add the key `reciter`",
         )
-    return passed(f"{counted(len(held_out), 'reciter')} of validation new by name, length and content")
+    if not held_out:
+        return passed("the reciters of validation are all trained on, under the same names")
+    what = f"{counted(len(held_out), 'reciter')} of validation not trained on"
+    return passed(f"{what}: names, durations and files differ from those in training")
 
 
 def seen_texts(data: Data) -> Outcome:

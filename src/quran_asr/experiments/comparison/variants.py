@@ -175,7 +175,7 @@ def manifests_of(recipe: Recipe) -> tuple[str, ...]:
     """
     for option, ds in (("--train", recipe.model.train_ds), ("--validation", recipe.model.validation_ds)):
         if not ds.manifests:
-            raise QuranAsrError(f"no manifest is named with {option}", remedy=f"{option} MANIFEST")
+            raise QuranAsrError(f"no manifest is named with {option}", remedy=f"give one: {option} MANIFEST")
     return recipe.model.train_ds.manifests + recipe.model.validation_ds.manifests
 
 

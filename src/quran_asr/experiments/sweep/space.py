@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args, get_origin
 from quran_asr.config.overrides import parse_override
 from quran_asr.config.recipe import as_scalar, load_recipe
 from quran_asr.config.validation import alternatives, known_keys
+from quran_asr.config.yaml_document import Leaf
 from quran_asr.errors import QuranAsrError
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -114,9 +115,22 @@ def _axis(word: str) -> Axis | None:
         return None
     if "" in values:
         raise QuranAsrError("a value is empty", where=word, remedy="write nothing after the last comma")
-    if len(set(values)) < len(values):
+    if len({_meaning(key, value) for value in values}) < len(values):
         raise QuranAsrError("a value is listed twice", where=word, remedy="list each value once")
     return ValueList(key, tuple(values))
+
+
+def _meaning(key: str, text: str) -> str:
+    """Equal for two ways to write a value, such as 1e-3 and 0.001; what cannot be read is refused later."""
+    try:
+        value = parse_override(f"{key}={text}").value
+    except QuranAsrError:
+        return text
+    return repr(value.value + 0.0) if isinstance(value, Leaf) and _is_number(value.value) else text
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def split_values(text: str) -> list[str]:
