@@ -42,6 +42,16 @@ def test_the_basmala_is_shown_on_request(capsys):
     assert "basmala" not in run(capsys, "show", "112:2", "--basmala")[1]
 
 
+def test_verses_are_shown_as_people_name_them(capsys):
+    code, out, _ = run(capsys, "show", "Al-Falaq - 114:1", "--spelling", "letters")
+    assert code == 0 and [line.split("\t")[0] for line in out.splitlines()] == [
+        *(f"113:{ayah}" for ayah in range(1, 6)),
+        "114:1",
+    ]
+    code, out, _ = run(capsys, "words", "ikhlas, 110")
+    assert code == 0 and out.startswith("112:1:0\t") and "\n110:3:" in out
+
+
 def test_show_as_json(capsys):
     code, out, err = run(capsys, "show", "112:1", "--json", "--spelling", "letters")
     shown = json.loads(out)
@@ -55,7 +65,8 @@ def test_show_as_json(capsys):
     [
         (("show", "2:287"), "surah 2 has 286 verses"),
         (("show", "115"), "surahs are numbered 1 to 114"),
-        (("show", "fatiha"), "names no verses"),
+        (("show", "husary"), "names no verses"),
+        (("show", "2:255,257"), "may be a surah or a verse"),
         (("show", "1:1", "--spelling", "plain"), "no spelling `plain`"),
         (("words", "2:9-3"), "ends before it begins"),
         (("find", "?!"), "no word to look for"),

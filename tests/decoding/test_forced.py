@@ -50,6 +50,16 @@ def test_words_are_where_they_were_recited() -> None:
     assert (found.spans[firsts, 0] * FRAME).tolist() == pytest.approx(speech.starts)
 
 
+def test_amid_other_speech_only_the_words_themselves_count() -> None:
+    speech = Speech().babble(2).pause(0.5).say(verse("97:2")).babble(2)
+    tokens = TOKENIZER.encode(" ".join(verse("97:2")))
+    scores = speech.log_probs()
+    alone, amid = force(scores, tokens), force(scores, tokens, amid_speech=True)
+    assert alone is not None and amid is not None
+    assert amid.losses.max() < 1 and alone.losses.sum() > 20
+    assert amid.spans[1, 0] * FRAME == pytest.approx(speech.starts[0])
+
+
 def test_words_that_are_not_recited_cost() -> None:
     words = verse("2:255")
     scores = Speech().say(words[10:]).log_probs()

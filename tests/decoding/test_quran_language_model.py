@@ -80,6 +80,7 @@ def test_the_whole_quran_fits_into_ten_megabytes(vocabulary: Vocabulary, tmp_pat
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_held_out_surahs_are_harder_than_those_in_the_counts(vocabulary: Vocabulary) -> None:
     surahs = (36, 67, 114)
     closed = perplexity(
@@ -111,6 +112,15 @@ def test_a_passage_is_a_model_of_its_own_in_a_tenth_of_a_second(vocabulary: Voca
     outside = quran_texts(tokenizer, "letters", [19])
     assert perplexity(model, inside, vocabulary).per_token < 3
     assert perplexity(model, outside, vocabulary).per_token > 6
+
+
+def test_a_passage_of_several_surahs_has_the_basmala_of_each(vocabulary: Vocabulary) -> None:
+    model = build_passage_model(vocabulary, "letters", "Al-Falaq - An-Nas")
+    one = build_passage_model(vocabulary, "letters", "113")
+    surahs = quran_texts(Tokenizer(vocabulary), "letters", [113, 114])
+    in_a_row = [[sentence for text in surahs for sentence in text]]
+    assert perplexity(model, in_a_row, vocabulary).per_token < 1.2
+    assert perplexity(one, in_a_row, vocabulary).per_token > 2
 
 
 def test_a_text_file_becomes_a_model(vocabulary: Vocabulary, tmp_path: Path) -> None:

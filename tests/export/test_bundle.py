@@ -188,7 +188,7 @@ def test_another_folder_is_not_written_over(quickstart: Any, in_process: Any, tm
     (tmp_path / "notes.txt").write_text("mine")
     done = in_process("export", quickstart.figures["run"], "--to", tmp_path)
     assert done.code == 2
-    assert "something else is there already" in done.err
+    assert "the folder already holds other files" in done.err
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -200,7 +200,7 @@ def test_what_an_export_did_not_write_is_not_taken_away(
     (mine / "notes.txt").write_text("mine")
     done = in_process("export", quickstart.figures["run"], "--to", mine)
     assert done.code == 2
-    assert "something else is there already: notes.txt" in done.err
+    assert "the folder already holds other files: notes.txt" in done.err
     assert (mine / "notes.txt").read_text() == "mine"
     done = in_process("export", quickstart.figures["run"], "--to", ".", cwd=tmp_path)
     assert done.code == 2

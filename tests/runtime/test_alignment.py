@@ -147,6 +147,65 @@ def test_another_word_in_place_of_one_is_marked_on_that_word_alone(last_part: Gr
         assert written[at]["start"] == pytest.approx(spoken, abs=2 * FRAME)
 
 
+@pytest.mark.slow
+@pytest.mark.data
+def test_a_passage_is_named_as_people_name_it(recordings: Path, quran_asr: Any) -> None:
+    recording = recordings / "surahs" / "ahmad-al-ajmi" / "112.opus"
+    words = ("align", recording, "--json", "--verses")
+    done = [quran_asr(*words, verses) for verses in ("112-114", "Al-Ikhlas - An-Nas")]
+    assert done[0].code == 0 and done[0].out == done[1].out
+    segments = json.loads(done[0].out)["segments"]
+    assert [one["verses"] for one in segments if one["verses"]] == [[f"112:{ayah}"] for ayah in range(1, 5)]
+    refused = quran_asr(*words, "2:255,257")
+    assert refused.code == 2 and "may be a surah or a verse" in refused.err and "write 2:257" in refused.err
+
+
+def beside(words: list[str], added: str, place: int, weight: float = 0.97) -> np.ndarray:
+    """Scores of a verse in which something is said before the word at a place, not very clearly: so other
+    speech, which costs more, is taken for a part of a word."""
+    said, silent = (Speech(sharpness=10).pause(0.5) for _ in range(2))
+    length = 2 * len(TOKENIZER.encode(added)) * FRAME
+    said.say(words[:place]).pause(0.16).say([added]).pause(0.16).say(words[place:])
+    silent.say(words[:place]).pause(0.16).pause(length).pause(0.16).say(words[place:])
+    scores = [one.pause(0.4).say(verse("97:2")).pause(0.5).log_probs() for one in (said, silent)]
+    return np.logaddexp(scores[0] + np.log(weight), scores[1] + np.log(1 - weight))
+
+
+@pytest.mark.parametrize("added", ["قمر", "هدى", "عسق", "فلا"])
+@pytest.mark.parametrize("place", [1, 3])  # behind short words
+def test_what_is_said_beside_a_word_is_not_a_mismatch_of_the_word(
+    last_part: Graph, added: str, place: int
+) -> None:
+    words = verse("97:1")
+    scores = beside(words, added, place)
+    for size in (len(scores), 7):
+        pieces = np.split(scores, range(size, len(scores), size))
+        found = align_scores(last_part, pieces, FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary)
+        recited = [word for segment in found.segments for word in segment.words]
+        assert [word.text for word in recited] == [*words, *verse("97:2")]
+        assert [word.mismatch for word in recited] == [None] * len(recited)
+        (other,) = found.unaligned
+        begin = (
+            round(0.5 / FRAME) + 2 * sum(len(TOKENIZER.encode(word)) for word in words[:place]) + 2
+        ) * FRAME
+        assert begin - FRAME < other.start and other.end < begin + 2 * (len(added) + 3) * FRAME
+        before, behind = recited[place - 1 : place + 1]
+        assert before.end < other.start + 0.1 and other.end + START_SHIFT < behind.start + FRAME
+
+
+@pytest.mark.parametrize(("place", "beside_place"), [(2, 3), (3, 3)])
+def test_a_wrong_word_beside_other_speech_stays_marked(
+    last_part: Graph, place: int, beside_place: int
+) -> None:
+    words = verse("97:1")
+    wrong = words[place][:-2] + "سن"
+    scores = beside([*words[:place], wrong, *words[place + 1 :]], "قمر", beside_place)
+    found = align_scores(last_part, [scores], FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary)
+    marked = [word.mismatch for segment in found.segments for word in segment.words]
+    assert marked[place] is not None and wrong in marked[place]
+    assert {one for at, one in enumerate(marked) if at != place} == {None}
+
+
 def test_a_word_that_is_left_out_is_missing_or_marked_and_none_beside_it(last_part: Graph) -> None:
     words = verse("98:2")
     speech = Speech(sharpness=10).say(words[:3]).pause(0.6).say(words[4:]).pause(0.4).say(verse("98:3"))

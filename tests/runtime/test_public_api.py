@@ -128,6 +128,8 @@ def test_other_wrong_arguments_are_errors_too(small_bundle: Path, voice: np.ndar
     ):
         with pytest.raises(quran_asr.QuranAsrError, match=f"{[*wrong][-1]} is"):
             quran_asr.load(**wrong)
+    with pytest.raises(quran_asr.QuranAsrError, match="none: no such folder"):
+        quran_asr.load(tmp_path / "none")
     for verses in (small_bundle, 1.5, [112], {"112": 1}):
         with pytest.raises(quran_asr.QuranAsrError, match="verses come as"):
             quran_asr.align(tmp_path / "a.wav", verses, recognizer)

@@ -33,8 +33,9 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
 )
 @click.option(
     "--verses",
-    metavar="RANGE",
-    help="What the recordings hold: 36, 2:1-141 or 2:255; default: searched in the whole Quran.",
+    metavar="VERSES",
+    help="What the recordings hold: 36, Ya-Sin, 2:1-141, 112-114 (surahs), 1:1-2:5, juz 30, or several with "
+    "commas between them (78,79). Default: searched in the whole Quran.",
 )
 @model_option
 @click.option(
@@ -100,9 +101,9 @@ def align(
     Recordings may be hours long. Exit code 1 where no verse is found in a recording.
     """
     from quran_asr.files import require_writable
-    from quran_asr.text.passages import parse_range
+    from quran_asr.text.passages import read_passage
 
-    passage = None if verses is None else parse_range(verses)
+    passage = None if verses is None else read_passage(verses)
     _refuse_equal_names(recordings if formats else ())
     if picture is not None:
         _refuse_picture(picture, recordings)

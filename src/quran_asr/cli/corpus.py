@@ -529,14 +529,14 @@ def split(
     "--seed", default=0, show_default=True, metavar="N", help="Seed of the rate and pitch of each clip."
 )
 def synthesize(references: tuple[str, ...], folder: str, voices: str, fragments: int, seed: int) -> int:
-    """Synthesize the verses REF... (2:255, 2:255-257, or 112 for a whole surah) with eSpeak NG.
+    """Synthesize the verses REF... (2:255, 2:255-257, 112 or Al-Ikhlas, 112-114, juz 30) with eSpeak NG.
 
     For trying things out: synthetic voices do not recite. Prints the path of the manifest.
     """
     from quran_asr.corpus.synthesis import synthesize_corpus
-    from quran_asr.text.passages import parse_range
+    from quran_asr.text.passages import read_passage
 
-    refs = [ref for reference in references for ref in parse_range(reference)]
+    refs = [ref for reference in references for ref in read_passage(reference)]
     names = [voice.strip() for voice in voices.split(",") if voice.strip()]
     before = Path(folder) / "manifest.jsonl"
     if before.is_file():

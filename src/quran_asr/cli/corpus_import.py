@@ -113,10 +113,8 @@ def _show(corpus: Corpus, as_json: bool) -> None:
         return
     read = ", ".join(f"{role}={name}" for role, name in corpus.columns.items())
     echo(f"{', '.join(corpus.kinds)}: {counted(len(corpus.units), 'part')}; columns: {read}", err=True)
-    used = {*corpus.columns.values(), *(["path"] if "common-voice" in corpus.kinds else [])}
-    unused = [name for name in corpus.names if name not in used]
-    if unused:
-        echo(f"not used: {', '.join(unused)}", err=True)
+    if corpus.unused:
+        echo(f"not used: {', '.join(corpus.unused)}", err=True)
 
 
 def _print_report(report: ImportReport, folder: str) -> None:
@@ -182,7 +180,7 @@ def _as_json(corpus: Corpus, report: ImportReport) -> dict[str, object]:
     "--verses",
     multiple=True,
     metavar="REF",
-    help="Verses such as 112, 78-114 or 2:255-257. May be repeated. Default: all 6,236.",
+    help="Verses such as 112, 78-114, juz 30 or 2:255-257. May be repeated. Default: all 6,236.",
 )
 @click.option("--list", "list_only", is_flag=True, help="List the reciters that the server offers.")
 @click.option(
@@ -280,17 +278,9 @@ def _print_download(report: DownloadReport, folder: str, as_json: bool) -> None:
 
 
 def _verses(written: tuple[str, ...]) -> list[VerseRef]:
-    """The verses of `112`, `78-114` (surahs) and `2:255-257`; all where nothing is asked for."""
-    import re
-
-    from quran_asr.text.passages import parse_range
+    """The verses of some passages, each once; all where nothing is asked for."""
+    from quran_asr.text.passages import read_passage
     from quran_asr.text.quran import load_quran
 
-    names: list[str] = []
-    for one in written:
-        surahs = re.fullmatch(r"(\d{1,3})-(\d{1,3})", one.strip())
-        names += map(str, range(int(surahs[1]), int(surahs[2]) + 1)) if surahs else [one]
-    refs = [ref for name in names for ref in parse_range(name)]
-    if written and not refs:
-        raise QuranAsrError(f"`{' '.join(written)}` names no verse", remedy="write 78-114, 112 or 2:255-257")
+    refs = [ref for one in written for ref in read_passage(one)]
     return list(dict.fromkeys(refs)) or list(load_quran().refs)

@@ -86,7 +86,7 @@ APPLIES = {
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Fail after so long without audio from a microphone or pipe.",
+    help="Fail after this long without audio from a microphone or pipe.",
 )
 @click.option(
     "--follow",

@@ -74,7 +74,7 @@ def language_model_options(command: Callable[..., int]) -> Callable[..., int]:
     @click.option(
         "--passage",
         metavar="VERSES",
-        help="Language model of these verses alone instead of --lm, for example 2:1-141.",
+        help="Language model of these verses alone instead of --lm, for example 2:1-141, 112-114 or juz 30.",
     )
     @click.option(
         "--lm-weight",

@@ -52,7 +52,7 @@ ATTEMPTS = 3
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of corpus, model and training.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def quickstart(words: tuple[str, ...], folder: Path, seed: int, as_json: bool) -> int:
-    """Synthesize a corpus, train on it, evaluate, transcribe: the real path, nothing stubbed.
+    """Synthesize a corpus, train on it, evaluate and transcribe, with the code of a real training.
 
     Verses of surahs 1 and 103-114 by eSpeak NG voices; about five minutes on one core. The result shows
     unseen voices on seen verses: a model this small does not generalize to unseen text.

@@ -57,7 +57,7 @@ EVERY_ADDRESS = ("0.0.0.0", "::")
     default=20,
     show_default=True,
     metavar="N",
-    help="Most sessions at once.",
+    help="Maximum number of simultaneous sessions.",
 )
 @click.option(
     "--hours",
@@ -65,7 +65,7 @@ EVERY_ADDRESS = ("0.0.0.0", "::")
     default=4.0,
     show_default=True,
     metavar="HOURS",
-    help="Longest session.",
+    help="Maximum length of a session.",
 )
 @click.option(
     "--flag-below",

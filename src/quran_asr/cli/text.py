@@ -25,16 +25,17 @@ def text() -> None:
 @click.option("--basmala", is_flag=True, help="Also show the basmala before verse 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(reference: str, spelling: str, basmala: bool, as_json: bool) -> int:
-    """Show the verses REF (2:255, 2:255-257, or 112 for a whole surah).
+    """Show the verses REF: 2:255, 2:255-257, 112 or Al-Ikhlas, 112-114 (surahs), 1:1-2:5, juz 30, or several
+    with commas between them.
 
     Prints one line for each verse: its number, a tab, its words.
     """
-    from quran_asr.text.passages import parse_range
+    from quran_asr.text.passages import read_passage
     from quran_asr.text.quran import load_quran
 
     quran = load_quran(spelling)
     rows: list[dict[str, str]] = []
-    for ref in parse_range(reference):
+    for ref in read_passage(reference):
         if basmala and ref.ayah == 1 and quran.basmala(ref.surah):
             rows.append({"verse": f"{ref.surah}:basmala", "text": quran.basmala(ref.surah)})
         rows.append({"verse": str(ref), "text": quran.verse(ref)})
@@ -94,12 +95,12 @@ def find(words: tuple[str, ...], as_json: bool) -> int:
 @click.argument("reference", metavar="REF")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def words(reference: str, as_json: bool) -> int:
-    """Show each word of the verses REF in all spellings.
+    """Show each word of the verses REF in all spellings; REF as in `text show`.
 
     Prints one line for each word of the mushaf, separated by tabs: verse and word (counted from 0),
     uthmani, diacritized, letters. The diacritized spelling writes some of them as two or three words.
     """
-    from quran_asr.text.passages import parse_range, word_map
+    from quran_asr.text.passages import read_passage, word_map
 
     rows = [
         {
@@ -109,7 +110,7 @@ def words(reference: str, as_json: bool) -> int:
             "diacritized": pair.simple,
             "letters": pair.letters,
         }
-        for ref in parse_range(reference)
+        for ref in read_passage(reference)
         for pair in word_map(ref)
     ]
     if as_json:

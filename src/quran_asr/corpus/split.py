@@ -20,7 +20,7 @@ from typing import Any, Literal
 from quran_asr.corpus.manifest import read_lines, write_manifest
 from quran_asr.errors import QuranAsrError, counted
 from quran_asr.records import VerseRef
-from quran_asr.text.passages import parse_range
+from quran_asr.text.passages import read_passage
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import spell
 
@@ -194,7 +194,7 @@ def _named(name: str, by: str, lines: Sequence[Line], groups: Sequence[str]) -> 
                 f"no reciter `{name}` in this manifest", remedy="reciters: " + ", ".join(sorted(set(groups)))
             )
         return {name}
-    wanted = {load_quran("letters").verse(ref) for ref in parse_range(name)}
+    wanted = {load_quran("letters").verse(ref) for ref in read_passage(name)}
     found = {group for line, group in zip(lines, groups, strict=True) if wanted & _wordings(line)}
     if not found:
         raise QuranAsrError(

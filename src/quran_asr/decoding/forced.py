@@ -32,12 +32,15 @@ class ForcedAlignment:
     each frame. Blanks before the first token count for it. 0 is best."""
 
 
-def force(log_probs: NDArray[np.float32], tokens: Sequence[int]) -> ForcedAlignment | None:
+def force(
+    log_probs: NDArray[np.float32], tokens: Sequence[int], *, amid_speech: bool = False
+) -> ForcedAlignment | None:
     """Align a text.
 
     Args:
         log_probs: [frames, vocabulary + 1], natural log, blank last.
         tokens: of the text.
+        amid_speech: whether other speech may come before the text and behind it; frames there lose nothing.
 
     Returns:
         The best path; None where there are fewer frames than the tokens need.
@@ -60,6 +63,8 @@ def force(log_probs: NDArray[np.float32], tokens: Sequence[int]) -> ForcedAlignm
     no_jump[1] = False
     kept = np.maximum(log_probs.astype(np.float64), -FLOOR)
     losses = (kept.max(axis=1, keepdims=True) - kept)[:, states]
+    if amid_speech:
+        losses[:, [0, -1]] = 0.0
 
     now = np.full(len(states), np.inf)
     now[:2] = losses[0, :2]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from quran_asr.decoding.graph import Graph, Kind
-from quran_asr.decoding.visits import HUB, Visit
+from quran_asr.decoding.visits import HUB, LEAST_TOKENS, Visit
 from quran_asr.records import TimedWord, VerseRef
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ MERGED_SECONDS = 1.0
 LEAST_GAIN = 5.0
 """Nats by which words without a jump between them must be better than other speech, as in `identify`: one
 short word in noise is not a passage of the Quran."""
-LEAST_TOKENS = 3
-"""Fewer tokens than this are noise, not speech."""
-
 MOST_FRAMES_APART = 25
 """Frames (2 s) after the first letter of a word within which the second one follows; the longest vowels are
 held behind a later letter."""
@@ -121,7 +118,11 @@ class Reached:
 
 
 def align_path(
-    graph: Graph, visits: Iterable[Visit], clock: Clock, mismatches: Mapping[Visit, str] | None = None
+    graph: Graph,
+    visits: Iterable[Visit],
+    clock: Clock,
+    mismatches: Mapping[Visit, str] | None = None,
+    apart: Mapping[Visit, Visit] | None = None,
 ) -> Alignment:
     """A path as segments and the stretches between them.
 
@@ -130,11 +131,13 @@ def align_path(
         visits: the whole path, as `advance` and `finish` gave it.
         clock: of the recording.
         mismatches: what was recognized in place of some words, see `mismatch.mismatches`.
+        apart: words that are set apart from other speech beside them, see `mismatch.set_apart`.
     """
     path = tuple(visits)
     words, _ = path_words(graph, path, clock)
     doubtful = _doubtful(graph, words)
-    if doubtful:
+    if doubtful or apart:
+        path = tuple(visit if visit in doubtful else (apart or {}).get(visit, visit) for visit in path)
         words, _ = path_words(graph, [visit for visit in path if visit not in doubtful], clock)
     if mismatches:
         words = tuple(
@@ -282,7 +285,10 @@ def _other_speech(path: tuple[Visit, ...], doubtful: set[Visit], clock: Clock) -
     for visit in path:
         if (visit.word == HUB or visit in doubtful) and visit.tokens:
             stretches.append((visit.tokens[0][0], visit.tokens[-1][1], len(visit.tokens)))
-        elif visit.garbage is not None:
+            continue
+        if visit.before is not None:
+            stretches.append((*visit.before, LEAST_TOKENS))
+        if visit.garbage is not None:
             stretches.append((visit.garbage, visit.end, LEAST_TOKENS))
     merged: list[tuple[int, int, int]] = []
     for start, end, tokens in stretches:

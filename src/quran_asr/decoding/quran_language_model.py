@@ -17,7 +17,7 @@ from quran_asr.decoding.tokenization import Tokenizer
 from quran_asr.decoding.vocabulary import WORD_START, Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.text.editions import SURAHS
-from quran_asr.text.passages import parse_range
+from quran_asr.text.passages import parse_range, read_passage
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import lost_letters, spell
 
@@ -76,17 +76,19 @@ def build_passage_model(
     Args:
         vocabulary: the acoustic model's pieces with their scores.
         spelling: the acoustic model's.
-        passage: `2:1-141`, `2:255` or `112`; before a surah's first verse its basmala counts as a sentence.
+        passage: as `read_passage` reads it: `2:1-141`, `112-114`; before a surah's first verse its basmala
+            counts as a sentence.
         order: length of the longest n-grams, in tokens.
 
     Raises:
         QuranAsrError: no such passage or spelling, or a vocabulary that cannot write the text.
     """
     quran, tokenizer = load_quran(spelling), Tokenizer(vocabulary)
-    verses = parse_range(passage)
-    sentences = [tokenizer.encode(quran.verse(verse)) for verse in verses]
-    if verses[0].ayah == 1 and (basmala := quran.basmala(verses[0].surah)):
-        sentences.insert(0, tokenizer.encode(basmala))
+    sentences: list[tuple[int, ...]] = []
+    for verse in read_passage(passage):
+        if verse.ayah == 1 and (basmala := quran.basmala(verse.surah)):
+            sentences.append(tokenizer.encode(basmala))
+        sentences.append(tokenizer.encode(quran.verse(verse)))
     return estimate(
         [sentences],
         len(vocabulary),

@@ -6,11 +6,12 @@ follow, without tokens. Once the path is decided, `align_visit` finds the frames
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quran_asr.decoding.forced import force
 from quran_asr.decoding.graph import NEVER, UNITS, Graph, in_units
 
 if TYPE_CHECKING:
@@ -22,8 +23,26 @@ if TYPE_CHECKING:
 HUB = -1
 """The hub, in place of a word."""
 
+LEAST_TOKENS = 3
+"""Fewer tokens than this are noise, not speech."""
+LEAST_LOSS = 8.0
+"""Nats: a word that loses less is recited as it is written."""
 _IMPOSSIBLE = -(1 << 30)
 """Units of a state without a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class AmidSpeech:
+    """A word for which the search took other speech beside it, too: where it is without that speech."""
+
+    tokens: tuple[tuple[int, int], ...]
+    """As in `Visit`."""
+    before: tuple[int, int] | None
+    """First frame of the other speech before the word and frame after it; None: there is none."""
+    behind: tuple[int, int] | None
+    """The same behind it."""
+    loss: float
+    """Of the word alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,10 @@ class Visit:
     """Whether other speech stands in place of the word."""
     loss: float = 0.0
     """Nats by which the word (without garbage after it) scores less than the best token of every frame."""
+    before: tuple[int, int] | None = None
+    """First frame of other speech before the word and frame after it. The search finds it only behind."""
+    amid: AmidSpeech | None = field(default=None, compare=False)
+    """Of a word that loses much in speech that need not belong to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,6 +225,8 @@ def align_visit(
     inside = np.arange(len(frames)) < (visit.end if strange is None else strange) - visit.start
     loss = (frames.max(axis=1) - gains[np.arange(len(frames)), path])[inside].sum() / UNITS
     aligned = replace(visit, tokens=spans, garbage=strange, loss=float(loss))
+    if tokens is None and not visit.wrong and loss >= LEAST_LOSS:
+        aligned = replace(aligned, amid=_amid_speech(frames, spelt, visit.start))
     if not visit.wrong or strange is None:
         return (aligned,)
     in_place = _runs(frames[strange - visit.start :], strange)
@@ -209,6 +234,25 @@ def align_visit(
         visit.word + 1, strange, visit.end, in_place, wrong=True, loss=costs.garbage_token * len(in_place)
     )
     return replace(aligned, end=strange, garbage=None, wrong=False), other
+
+
+def _amid_speech(units: Int64, spelt: NDArray[np.intp], first: int) -> AmidSpeech | None:
+    """A word amid other speech; None where there is none. `first` is the first frame."""
+    forced = force((units / UNITS).astype(np.float32), spelt.tolist(), amid_speech=True)
+    if forced is None:
+        return None
+    spans = forced.spans + first
+    runs = _runs(units, first)
+    before = [run for run in runs if run[1] <= spans[0, 0]]
+    behind = [run for run in runs if run[0] >= spans[-1, 1]]
+    if max(len(before), len(behind)) < LEAST_TOKENS:
+        return None
+    return AmidSpeech(
+        tuple((int(begin), int(end)) for begin, end in spans),
+        (before[0][0], before[-1][1]) if len(before) >= LEAST_TOKENS else None,
+        (behind[0][0], behind[-1][1]) if len(behind) >= LEAST_TOKENS else None,
+        float(forced.losses.sum()),
+    )
 
 
 def _runs(units: Int64, first: int) -> tuple[tuple[int, int], ...]:

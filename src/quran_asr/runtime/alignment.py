@@ -17,7 +17,7 @@ from quran_asr.decoding import identify as identification
 from quran_asr.decoding.agreement import agreement
 from quran_asr.decoding.follow import finish_following, follow, start_following
 from quran_asr.decoding.graph import FORMULAS, Graph, Kind, build_graph
-from quran_asr.decoding.mismatch import mismatches
+from quran_asr.decoding.mismatch import mismatches, set_apart
 from quran_asr.decoding.path import AlignedSegment, Alignment, Clock, Unaligned, align_path
 from quran_asr.decoding.path_ends import finish
 from quran_asr.decoding.search import advance
@@ -33,7 +33,7 @@ from quran_asr.runtime.n_best import encode_samples
 from quran_asr.runtime.onsets import Levels, at_rises
 from quran_asr.runtime.recognizer import FILE_SECONDS, Recognizer, load, require_file_name
 from quran_asr.runtime.resampling import Resampler
-from quran_asr.text.passages import parse_range, word_map
+from quran_asr.text.passages import read_passage, word_map
 from quran_asr.text.quran import load_quran
 from quran_asr.text.spelling import edition_of, spell
 
@@ -257,8 +257,9 @@ def align(
 
     Args:
         audio: wav, flac, mp3, ogg or opus.
-        verses: its content, for example `36`, `2:1-141` or references in order; parts may be missing,
-            repeated or out of order. None: unknown, and the whole Quran is searched.
+        verses: its content, as `text.passages.read_passage` reads it, for example `36`, `2:1-141` or
+            `112-114`, or a list of these; parts may be missing, repeated or out of order. None: unknown, and
+            the whole Quran is searched.
         model: as in `identify`.
 
     Raises:
@@ -284,12 +285,12 @@ def _passage(verses: object) -> Sequence[VerseRef] | None:
     if verses is None:
         return None
     if isinstance(verses, str | int):
-        return parse_range(str(verses))
+        return read_passage(str(verses))
     if not isinstance(verses, Sequence) or not all(isinstance(verse, str | VerseRef) for verse in verses):
         raise QuranAsrError(
             f"verses come as {type(verses).__name__}", remedy="give `36`, `2:1-141`, or a list of references"
         )
-    return [VerseRef.parse(verse) if isinstance(verse, str) else verse for verse in verses]
+    return [ref for one in verses for ref in (read_passage(one) if isinstance(one, str) else (one,))]
 
 
 def in_spelling(recording: AlignedRecording, spelling: str) -> AlignedRecording:
@@ -398,9 +399,13 @@ def align_scores(
             state, new = advance(graph, state, chunk)
             visits += new
         visits += finish(graph, state)
-    free = Hypothesis(tuple(tokens), tuple(frames), 0.0)
-    wrong = None if vocabulary is None else mismatches(graph, visits, free, vocabulary)
-    return align_path(graph, visits, Clock(frame_seconds, start_shift=START_SHIFT), wrong)
+    clock = Clock(frame_seconds, start_shift=START_SHIFT)
+    if vocabulary is None:
+        return align_path(graph, visits, clock)
+    apart = set_apart(visits)
+    recited = [apart.get(visit, visit) for visit in visits]
+    wrong = mismatches(graph, recited, Hypothesis(tuple(tokens), tuple(frames), 0.0), vocabulary)
+    return align_path(graph, visits, clock, wrong, apart)
 
 
 def _noted(

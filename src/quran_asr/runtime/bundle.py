@@ -223,7 +223,7 @@ def _description(folder: Path) -> dict[str, Any]:
         described = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise QuranAsrError(
-            "no bundle: it has no bundle.json",
+            "no bundle: it has no bundle.json" if folder.exists() else "no such folder",
             where=str(folder),
             remedy="`quran-asr export MODEL --to FOLDER` makes one",
         ) from error

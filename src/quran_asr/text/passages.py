@@ -1,4 +1,4 @@
-"""Verse ranges, verses of equal wording, and the word map between the two editions."""
+"""Verse ranges and passages, verses of equal wording, and the word map between the two editions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
 from quran_asr.text.quran import Quran, load_quran
 from quran_asr.text.spelling import spell
-from quran_asr.text.surah_names import find_surah
+from quran_asr.text.surah_names import find_named_verses, find_surah
 
 # The simple edition splits some words that the mushaf joins (يَـٰٓأَيُّهَا is يَا أَيُّهَا), never the other
 # way round. So each Uthmani word corresponds to one to three simple words, and a verse with as many words in
@@ -102,7 +102,7 @@ def _unlike(left: str, right: str) -> int:
 def parse_range(written: str) -> tuple[VerseRef, ...]:
     """The verses that `2:255`, `2:255-257` or `112` (a whole surah) name, in order.
 
-    The strict form, for options and data; `read_reference` reads what people type.
+    The strict form, for data; `read_passage` reads what people write where a command asks for verses.
 
     Raises:
         QuranAsrError: it has another form, or a verse in it does not exist.
@@ -175,6 +175,142 @@ def read_reference(query: str) -> tuple[VerseRef, ...]:
             verses = f":{read['first']}" * bool(read["first"]) + f"-{read['last']}" * bool(read["last"])
             return parse_range(surah + verses)
     return ()
+
+
+_LIST = re.compile(r"\s*[,،;؛]\s*|\s+(?:and|&|\+)\s+", re.IGNORECASE)
+"""What stands between the items of a list."""
+_NUMBERS = re.compile(rf"(?:s|surahs?\s+)?(\d+)(?::(\d+))?(?:{_TO}(?:(\d+):)?(\d+))?", re.IGNORECASE)
+_HAMZA = "['’‘`ʿʾʻ]"
+_PART = re.compile(
+    rf"(?:juz[az]?{_HAMZA}?|para|sipara|(?:ال)?جز[ءو]?)\s*{_NUMBER_WORD}{_HAMZA}?"
+    rf"(?P<first>\d+|amma|عم|tabarak|تبارك)(?:{_TO}(?P<last>\d+))?",
+    re.IGNORECASE,
+)
+_NAMED_PARTS = {"amma": 30, "عم": 30, "tabarak": 29, "تبارك": 29}
+_PART_STARTS = (
+    *("1:1", "2:142", "2:253", "3:93", "4:24", "4:148", "5:82", "6:111", "7:88", "8:41"),
+    *("9:93", "11:6", "12:53", "15:1", "17:1", "18:75", "21:1", "23:1", "25:21", "27:56"),
+    *("29:46", "33:31", "36:28", "39:32", "41:47", "46:1", "51:31", "58:1", "67:1", "78:1"),
+)
+"""The first verse of each of the 30 parts (juz), as in Tanzil's metadata."""
+
+
+def read_passage(written: str) -> tuple[VerseRef, ...]:
+    """The verses that people name where a command asks for verses, in the order in which they are named.
+
+    A verse, a range or a surah as in `parse_range`; `112-114` (surahs), `1:1-2:5`, `Al-Ikhlas`,
+    `الفلق - الناس`, `juz 30`, `ayat al-kursi`; what `read_reference` reads; and lists of these, `78,79`, in
+    which a number is a surah.
+
+    Raises:
+        QuranAsrError: a part of it names no verses, or some that do not exist; or a number in a list may be
+            a surah or another verse of the surah before it.
+    """
+    # without the invisible marks of direction that come along when Arabic is copied
+    shown = "".join(
+        char for char in unicodedata.normalize("NFKC", written) if unicodedata.category(char) != "Cf"
+    )
+    plain = re.sub(_DASH, "-", _ascii_digits(shown)).strip()
+    items = _LIST.split(plain.rstrip(" ,،;؛"))
+    if not all(items) or max(map(len, items)) > LONGEST_REFERENCE:
+        raise _no_verses(written)
+    verses: list[VerseRef] = []
+    before = ""
+    for item in items:
+        number = re.match(r"\d+(?=-|$)", item)
+        if ":" in before and number and int(number[0]) <= load_quran().ayahs(verses[-1].surah):
+            raise QuranAsrError(
+                f"`{item}` after `{before}` may be a surah or a verse",
+                remedy=f"write {verses[-1].surah}:{item} for verses, surah {item} for a surah",
+            )
+        try:
+            verses += _verses_of(item)
+        except QuranAsrError:
+            # a comma may also stand between a surah and its verse: Al-Baqarah, 255
+            if len(items) == 2 and (reference := _reference(plain)):
+                return reference
+            raise
+        before = item
+    return tuple(verses)
+
+
+def _verses_of(item: str) -> tuple[VerseRef, ...]:
+    """The verses of one item of a passage.
+
+    Raises:
+        QuranAsrError: it names none, or some that do not exist.
+    """
+    if numbers := _NUMBERS.fullmatch(item):
+        surah, ayah, last_surah, last = numbers.groups()
+        if ayah and not last_surah:
+            return parse_range(f"{surah}:{ayah}" + f"-{last}" * bool(last))
+        first = parse_range(f"{surah}:{ayah}" if ayah else surah)
+        return _between(item, first, parse_range(f"{last_surah}:{last}" if last_surah else last or surah))
+    if part := _PART.fullmatch(item):
+        begin = _NAMED_PARTS.get(part["first"].lower()) or int(part["first"])
+        return _between(item, _part(begin), _part(int(part["last"] or begin)))
+    if not re.search(r"\d", item):
+        surah_number = find_surah(item)
+        if surah_number or (named := find_named_verses(item)):
+            return parse_range(str(surah_number or named))
+    for dash in re.finditer(_TO, item):
+        left, right = item[: dash.start()], item[dash.end() :]
+        if not right.isdigit() and (first := _named(left)) and (last_verses := _named(right)):
+            return _between(item, first, last_verses)
+    reference = () if item.startswith("-") else read_reference(item)  # it lacks its beginning
+    if not reference:
+        raise _no_verses(item)
+    return reference
+
+
+def _between(item: str, first: tuple[VerseRef, ...], last: tuple[VerseRef, ...]) -> tuple[VerseRef, ...]:
+    """All verses from the first of some to the last of others.
+
+    Raises:
+        QuranAsrError: they end before they begin.
+    """
+    if last[-1] < first[0]:
+        raise QuranAsrError(f"`{item}` ends before it begins", remedy="write the earlier verses first")
+    refs = load_quran().refs
+    return refs[refs.index(first[0]) : refs.index(last[-1]) + 1]
+
+
+def _part(number: int) -> tuple[VerseRef, ...]:
+    """The verses of a part (juz).
+
+    Raises:
+        QuranAsrError: there is no such part.
+    """
+    if not 1 <= number <= len(_PART_STARTS):
+        raise QuranAsrError(f"there is no juz {number}", remedy=f"they are 1 to {len(_PART_STARTS)}")
+    refs = load_quran().refs
+    places = [*(refs.index(VerseRef.parse(start)) for start in _PART_STARTS), len(refs)]
+    return refs[places[number - 1] : places[number]]
+
+
+def _named(item: str) -> tuple[VerseRef, ...]:
+    """The same as `_verses_of`, empty where it names no verses."""
+    try:
+        return _verses_of(item)
+    except QuranAsrError:
+        return ()
+
+
+def _reference(written: str) -> tuple[VerseRef, ...]:
+    """The same as `read_reference`, empty where there is no such verse."""
+    try:
+        return read_reference(written)
+    except QuranAsrError:
+        return ()
+
+
+def _no_verses(written: str) -> QuranAsrError:
+    shown = written if len(written) <= LONGEST_REFERENCE else f"{written[:LONGEST_REFERENCE]}..."
+    return QuranAsrError(
+        f"`{shown}` names no verses",
+        remedy="write 2:255, 2:1-141, 112 or Al-Ikhlas for a surah, 112-114, 1:1-2:5, juz 30, or some of "
+        "these with commas between them",
+    )
 
 
 def numbers_in(text: str) -> list[str]:

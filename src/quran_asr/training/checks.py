@@ -214,7 +214,7 @@ def check_start(
         initialize(model, clips)
     deviation = signal(model, clips, recipe.quran.seed)
     how = recipe.quran.initialization
-    message = f"random weights ({how}): behind the subsampling a deviation of {deviation:.2g}"
+    message = f"random weights ({how}): the output of the subsampling has a deviation of {deviation:.2g}"
     if OUTPUT_DEVIATION / FARTHEST <= deviation <= OUTPUT_DEVIATION * FARTHEST:
         return passed(message)
     return warning(

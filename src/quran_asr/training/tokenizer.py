@@ -183,6 +183,6 @@ def _refuse_losses(tokenizer: Tokenizer, verses: Sequence[str]) -> None:
     lost = [verse for verse in verses if tokenizer.decode(tokenizer.encode(verse)) != verse]
     if lost:
         raise QuranAsrError(
-            f"{len(lost)} verses do not survive encoding and decoding, the first: {lost[0]}",
+            f"{len(lost)} verses are not reproduced by encoding and decoding, the first: {lost[0]}",
             remedy="report it with quran.spelling, quran.vocabulary_size and the version of sentencepiece",
         )
