@@ -215,7 +215,7 @@ def test_what_is_kept_of_a_tuning_is_used_and_a_damaged_part_is_made_again(
         (["evaluate", "a.jsonl", "--planted-errors"], "`--planted-errors` compares with a language model"),
         (["evaluate", "a.jsonl", "--planted-errors", "--lm", "quran", "--streaming"], "do not go together"),
         (["lm", "evaluate", "--lm", "quran"], "`--lm` applies to a FILE"),
-        (["lm", "evaluate", "--held-out", "one"], "`one` is not numbers of surahs"),
+        (["lm", "evaluate", "--held-out", "one"], "`one` is not a list of surah numbers"),
         (["lm", "evaluate", "a.txt", "--held-out", "12"], "`--held-out` does not apply to a FILE"),
         (["lm", "evaluate", "a.txt", "--held-out", "12,36,67"], "`--held-out` does not apply to a FILE"),
         (["lm", "evaluate", "a.txt", "--lm", "b.npz", "--order", "6"], "`--order` does not apply beside"),

@@ -25,8 +25,10 @@ def text() -> None:
 @click.option("--basmala", is_flag=True, help="Also show the basmala before verse 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(reference: str, spelling: str, basmala: bool, as_json: bool) -> int:
-    """Show the verses REF: 2:255, 2:255-257, 112 or Al-Ikhlas, 112-114 (surahs), 1:1-2:5, juz 30, or several
-    with commas between them.
+    """Show the verses REF.
+
+    REF is 2:255, 2:255-257, 112 or Al-Ikhlas, 112-114 (surahs), 1:1-2:5, juz 30, or several of these with
+    commas between them.
 
     Prints one line for each verse: its number, a tab, its words.
     """
@@ -95,7 +97,9 @@ def find(words: tuple[str, ...], as_json: bool) -> int:
 @click.argument("reference", metavar="REF")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def words(reference: str, as_json: bool) -> int:
-    """Show each word of the verses REF in all spellings; REF as in `text show`.
+    """Show each word of the verses REF in all spellings.
+
+    REF is as in `text show`.
 
     Prints one line for each word of the mushaf, separated by tabs: verse and word (counted from 0),
     uthmani, diacritized, letters. The diacritized spelling writes some of them as two or three words.
