@@ -300,6 +300,7 @@ def test_real_recordings_are_all_whole_and_read_fast(recordings: Path):
     assert seconds / (time.process_time() - start) > 50, "times real time on one core; 400 is usual"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [16_000, 48_000])
 def test_the_last_packet_of_an_opus_file_is_whole_wherever_a_block_ends(tmp_path, rate):
     path = tmp_path / "recording.opus"

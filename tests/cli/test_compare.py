@@ -195,6 +195,7 @@ def test_a_trial_that_cannot_begin_explains_why(tmp_path: Path, capsys: pytest.C
     assert message.splitlines()[-1].startswith("hint: give the same command again")
 
 
+@pytest.mark.slow
 def test_a_trial_that_failed_late_is_reported_and_the_others_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,6 +251,7 @@ def test_every_key_of_the_result_is_described(tmp_path: Path, capsys: pytest.Cap
         assert len(found) > 5 and found - described("Comparison") == set()
 
 
+@pytest.mark.slow
 def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "notes.txt").write_text("mine")

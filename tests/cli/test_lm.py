@@ -101,6 +101,7 @@ def test_held_out_surahs_are_harder_than_those_in_the_counts(
     assert out["perplexity_per_token"] > 1.5 * seen["perplexity_per_token"]
 
 
+@pytest.mark.slow
 def test_tuned_weights_are_stored_beside_the_bundle_and_used(
     bundle: Path, voice: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

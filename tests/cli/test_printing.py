@@ -144,6 +144,7 @@ def test_errors_of_the_system_have_a_hint(tmp_path: Path, capsys: pytest.Capture
     assert what.startswith(f"error: {tmp_path}/file") and hint.startswith("hint: ")
 
 
+@pytest.mark.slow
 def test_a_folder_name_that_is_not_utf_8_ends_in_no_traceback(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/b\xe4d"
     os.mkdir(folder)  # noqa: PTH102 - no text names it

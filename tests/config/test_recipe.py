@@ -329,6 +329,7 @@ def test_the_resolved_recipe_alone_repeats_the_run(name: str, tmp_path: Path) ->
     assert yaml.safe_load(as_yaml(recipe)) == as_plain(recipe)  # plain YAML 1.1 reads the same
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     text=st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1).filter(

@@ -104,6 +104,7 @@ def test_what_was_spoken_without_a_fault_is_kept(spoken):
     assert report.duration_models["espeak-m3"].own and report.duration_models["espeak-m3"].clips == 59
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verse", "expected"),
     [

@@ -265,6 +265,7 @@ def test_a_reciter_who_is_named_wins_over_the_name_of_the_archive_but_not_over_a
     assert found == {"112:1": "saud-al-shuraim", "112:2": "Alafasy"}
 
 
+@pytest.mark.slow
 def test_a_zip_bomb_and_a_damaged_member_are_dropped(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "a.zip", {"112001.mp3": bytes(200 << 20), "112002.mp3": MP3, "112003.mp3": MP3})
     content = bytearray(path.read_bytes())

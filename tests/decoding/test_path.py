@@ -298,6 +298,7 @@ def test_a_verse_is_found_where_the_model_emits_blanks_nearly_everywhere(last_pa
     assert identify(last_part, Emissions(scores, FRAME)).verses == (VerseRef(98, 7),)
 
 
+@pytest.mark.slow
 def test_a_short_first_verse_that_is_poorly_recognized_is_named() -> None:
     """Its one word hardly gains on other speech, but hardly any other word fits in its place."""
     graph = build_graph(QURAN, TOKENIZER, [ref for ref in QURAN.refs if ref.surah >= 40])

@@ -95,6 +95,7 @@ def test_words_come_from_the_same_reciter_only() -> None:
     assert {error.kind for error in planted} == {"omitted", "exchanged"}
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1_000))
 def test_the_control_has_a_word_replaced_by_the_same_word_from_between_others(seed: int) -> None:
     clips = [clip_of(text) for text in (TEXTS[1], SAME, "قل هو أحد نعم", TEXTS[3])]

@@ -180,6 +180,7 @@ def test_event_files_and_tables_of_others_are_drawn_too(tmp_path: Path) -> None:
     assert "nemo, throughput: from 1 to 1 at optimizer step 59" in text, "steps by the clock"
 
 
+@pytest.mark.slow
 @needs_matplotlib
 def test_a_table_of_epochs_is_drawn_over_epochs_and_over_nothing_else(tmp_path: Path) -> None:
     table = tmp_path / "epochs.csv"

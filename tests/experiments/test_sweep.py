@@ -60,6 +60,7 @@ def commands(place: Path) -> list[list[str]]:
     return [json.loads(line) for line in (place / "commands").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_grid_is_made_once_and_the_best_recipe_is_one_that_trains(tmp_path: Path) -> None:
     sweep, folder = (
         asked(f"{CTC}=0.2,0.5", "model.spec_augment.time_masks=2,5", "quran.seed=3"),
@@ -85,6 +86,7 @@ def test_a_grid_is_made_once_and_the_best_recipe_is_one_that_trains(tmp_path: Pa
     assert plan(written).name == written.name
 
 
+@pytest.mark.slow
 def test_differences_have_intervals_of_the_same_clips(tmp_path: Path) -> None:
     """With a weight over 0.3 the stand-in adds a word to each clip, of 4, 2 and 4 words: 12 in 40."""
     result = made(asked(f"{CTC}=0.2,0.3,0.5"), tmp_path / "s")
@@ -218,6 +220,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_reported_and_made_again_by_the_next_call(tmp_path: Path) -> None:
     findings: list[Finding] = []
     sweep, folder = asked(f"{CTC}=0.1,0.95"), tmp_path / "s"

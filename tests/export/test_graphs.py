@@ -56,6 +56,7 @@ def in_pieces(
     return torch.cat(found, dim=1)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_whole_and_in_pieces_at_every_look_ahead(model: EncDecHybridRNNTCTCBPEModel) -> None:
     encoder = StreamingEncoder(model, model_shape(model, "tiny")).eval()

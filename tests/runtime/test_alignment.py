@@ -440,6 +440,7 @@ def test_a_recitation_that_is_too_fast_is_found_played_slower(recordings: Path, 
     assert 0.85 in speeds and not {1.1, 1.2} & set(speeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("by_ctc", "again", "expected"),
     [
@@ -547,6 +548,7 @@ def test_real_recordings(interim: Path, recordings: Path) -> None:
                         assert starts[known["verse"]] == pytest.approx(known["speech_start"], abs=0.5)
 
 
+@pytest.mark.slow
 def test_a_picture_has_a_row_for_each_stretch(recording: AlignedRecording, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from quran_asr.runtime.alignment_plot import ROW_SECONDS, plot_alignment

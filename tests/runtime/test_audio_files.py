@@ -37,6 +37,7 @@ def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, st
     return int(end.value.code or 0), out, err
 
 
+@pytest.mark.slow
 def test_audio_of_a_low_rate_is_recognized_with_one_note(small_bundle, clips, capfd) -> None:
     lacks = (
         "8,000 Hz: it contains nothing above 4,000 Hz, "

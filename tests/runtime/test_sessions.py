@@ -11,6 +11,7 @@ from quran_asr.runtime.bundle import ENCODER, default_model, read_bundle
 from quran_asr.runtime.sessions import Sessions
 
 
+@pytest.mark.slow
 def test_weights_stored_in_8_bits_are_computed_with_as_floats(tmp_path: Path) -> None:
     """Against the same graph with its weights as floats."""
     onnx = pytest.importorskip("onnx", reason="needs the extra train")

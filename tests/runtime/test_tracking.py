@@ -80,6 +80,7 @@ def test_the_current_word_is_the_one_being_recited(text: Text) -> None:
     assert len({message.word for message in shown}) > len(expected) // 2
 
 
+@pytest.mark.slow
 def test_nothing_is_shown_of_two_words(text: Text) -> None:
     messages = tracked(text, Speech().babble(4).say(verse("2:255")[:2]).babble(4))
     assert not [m for m in messages if isinstance(m, Position) and m.word is not None]
@@ -158,6 +159,7 @@ def test_the_last_word_is_final_while_the_reciter_pauses(text: Text) -> None:
     assert finish_tracking(text, state, FRAME) == ()
 
 
+@pytest.mark.slow
 def test_final_words_come_four_seconds_after_their_end(text: Text) -> None:
     state, lags = start_tracking(text), []
     log_probs = Speech().say([word for ayah in range(1, 8) for word in verse(f"67:{ayah}")]).log_probs()

@@ -252,6 +252,7 @@ def test_levels_are_drawn_from_their_range_whatever_the_clip_had() -> None:
     assert np.array_equal(augment(silent, settings, drawn), silent)
 
 
+@pytest.mark.slow
 def test_silence_is_put_at_both_ends_as_the_plan_of_the_batch_expects() -> None:
     settings = asked(silence_probability=0.6, silence_seconds=(0.1, 1.5), speed=(0.9, 1.1), tempo=(0.6, 1.2))
     source = voice()

@@ -114,6 +114,7 @@ def differences(one: EncDecHybridRNNTCTCBPEModel, other: EncDecHybridRNNTCTCBPEM
     return [float((a - b).abs().max()) for a, b in zip(outputs(one), outputs(other), strict=True)]
 
 
+@pytest.mark.slow
 def test_weights_of_a_float_bundle_are_the_same_model(
     model: EncDecHybridRNNTCTCBPEModel, exported: Bundle, recipe: Recipe, tokenizer: Tokenizer
 ) -> None:

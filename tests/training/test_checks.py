@@ -165,6 +165,7 @@ def start(recipe: Recipe, tokenizer: Tokenizer, segments: Sequence[Segment], arc
     return check_start(recipe, tokenizer, segments, opened, allow_partial=False, report=tables.append), tables
 
 
+@pytest.mark.slow
 def test_a_random_start_lets_a_signal_through_or_is_reported(
     tiny: Recipe, tokenizer: Tokenizer, segments: list[Segment]
 ) -> None:

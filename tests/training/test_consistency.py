@@ -53,6 +53,7 @@ def test_impossible_tokens_of_both_views_are_finite() -> None:
     assert consistency_loss(scores.requires_grad_(), torch.tensor([1, 1])).item() == 0.0
 
 
+@pytest.mark.slow
 def test_a_step_sees_each_clip_behind_two_masks(
     tiny: Recipe, tokenizer: Tokenizer, segments: list[Segment]
 ) -> None:

@@ -531,6 +531,7 @@ constants.DOWNLOAD_CHUNK_SIZE = 10_000
     )
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_what_came_and_the_next_one_continues(hub: Hub, place: Path) -> None:
     released = threading.Event()
 

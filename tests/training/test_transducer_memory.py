@@ -40,6 +40,7 @@ def budgeted(block: int, tile: int, kept: int) -> pytest.MonkeyPatch:
     return patch
 
 
+@pytest.mark.slow
 @given(sizes, budgets, budgets, budgets, st.sampled_from([None, 1, 2]), st.sampled_from([0.0, 0.3]))
 @settings(max_examples=40)
 def test_budgets_and_tiles_change_nothing(lengths, block, tile, kept, tile_clips, dropout):
