@@ -66,7 +66,7 @@ def test_show_as_json(capsys):
         (("show", "2:287"), "surah 2 has 286 verses"),
         (("show", "115"), "surahs are numbered 1 to 114"),
         (("show", "husary"), "names no verses"),
-        (("show", "2:255,257"), "may be a surah or a verse"),
+        (("show", "2:255,112"), "may be a surah or a verse"),
         (("show", "1:1", "--spelling", "plain"), "no spelling `plain`"),
         (("words", "2:9-3"), "ends before it begins"),
         (("find", "?!"), "no word to look for"),

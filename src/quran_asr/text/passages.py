@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from quran_asr.errors import QuranAsrError
 from quran_asr.records import VerseRef
+from quran_asr.text.editions import SURAHS
 from quran_asr.text.quran import Quran, load_quran
 from quran_asr.text.spelling import spell
 from quran_asr.text.surah_names import find_named_verses, find_surah
@@ -200,7 +201,7 @@ def read_passage(written: str) -> tuple[VerseRef, ...]:
 
     A verse, a range or a surah as in `parse_range`; `112-114` (surahs), `1:1-2:5`, `Al-Ikhlas`,
     `الفلق - الناس`, `juz 30`, `ayat al-kursi`; what `read_reference` reads; and lists of these, `78,79`, in
-    which a number is a surah.
+    which a number is a surah, or above 114 a verse of the surah before it.
 
     Raises:
         QuranAsrError: a part of it names no verses, or some that do not exist; or a number in a list may be
@@ -217,12 +218,14 @@ def read_passage(written: str) -> tuple[VerseRef, ...]:
     verses: list[VerseRef] = []
     before = ""
     for item in items:
-        number = re.match(r"\d+(?=-|$)", item)
-        if ":" in before and number and int(number[0]) <= load_quran().ayahs(verses[-1].surah):
-            raise QuranAsrError(
-                f"`{item}` after `{before}` may be a surah or a verse",
-                remedy=f"write {verses[-1].surah}:{item} for verses, surah {item} for a surah",
-            )
+        number = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        if ":" in before and number and int(number[1]) <= load_quran().ayahs(surah := verses[-1].surah):
+            if int(number[2] or number[1]) <= SURAHS:
+                raise QuranAsrError(
+                    f"`{item}` after `{before}` may be a surah or a verse",
+                    remedy=f"write {surah}:{item} for verses, surah {item} for a surah",
+                )
+            item = f"{surah}:{item}"
         try:
             verses += _verses_of(item)
         except QuranAsrError:
