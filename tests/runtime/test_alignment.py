@@ -161,7 +161,7 @@ def test_a_passage_is_named_as_people_name_it(recordings: Path, quran_asr: Any) 
 
 
 def beside(words: list[str], added: str, place: int, weight: float = 0.97) -> np.ndarray:
-    """Scores of a verse in which something is said before the word at a place, not very clearly: so other
+    """Scores of a verse in which something is added before the word at a place, not very clearly: so other
     speech, which costs more, is taken for a part of a word."""
     said, silent = (Speech(sharpness=10).pause(0.5) for _ in range(2))
     length = 2 * len(TOKENIZER.encode(added)) * FRAME
@@ -173,7 +173,7 @@ def beside(words: list[str], added: str, place: int, weight: float = 0.97) -> np
 
 @pytest.mark.parametrize("added", ["قمر", "هدى", "عسق", "فلا"])
 @pytest.mark.parametrize("place", [1, 3])  # behind short words
-def test_what_is_said_beside_a_word_is_not_a_mismatch_of_the_word(
+def test_other_speech_beside_a_word_is_not_a_mismatch_of_the_word(
     last_part: Graph, added: str, place: int
 ) -> None:
     words = verse("97:1")

@@ -475,7 +475,7 @@ def _zip_rows(unit: Unit, columns: Mapping[Role, str]) -> Iterator[Row]:
                 )
             for info in infos:
                 path = Path(info.filename)
-                # macOS adds `__MACOSX/._002255.mp3`, which is no recording
+                # macOS adds `__MACOSX/._002255.mp3`, which is not a recording
                 if not info.is_dir() and path.suffix.lower() in SOUND_ENDINGS and path.name[0] != ".":
                     yield _zip_row(unit, archive, info)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:

@@ -344,11 +344,11 @@ def columns_of(header: Sequence[str]) -> Columns:
 def cells_of_json_lines(text: str) -> list[list[str]] | None:
     """A header and the cells of lines that are JSON objects, such as a copy of our `metrics.jsonl`.
 
-    Lines without a step or an epoch are left out, and so is what is no number. `null` is a gap, in our own
+    Lines without a step or an epoch are left out, and so is what is not a number. `null` is a gap, in our own
     lines NaN, but for a transducer that is not trained yet.
 
     Returns:
-        None where the first line is no JSON object, or none has a step or an epoch.
+        None where the first line is not a JSON object, or none has a step or an epoch.
     """
     rows: list[dict[str, Any]] = []
     for line in text.splitlines():
