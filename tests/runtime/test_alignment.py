@@ -156,8 +156,8 @@ def test_a_passage_is_named_as_people_name_it(recordings: Path, quran_asr: Any) 
     assert done[0].code == 0 and done[0].out == done[1].out
     segments = json.loads(done[0].out)["segments"]
     assert [one["verses"] for one in segments if one["verses"]] == [[f"112:{ayah}"] for ayah in range(1, 5)]
-    refused = quran_asr(*words, "2:255,257")
-    assert refused.code == 2 and "may be a surah or a verse" in refused.err and "write 2:257" in refused.err
+    refused = quran_asr(*words, "2:255,112")
+    assert refused.code == 2 and "may be a surah or a verse" in refused.err and "write 2:112" in refused.err
 
 
 def beside(words: list[str], added: str, place: int, weight: float = 0.97) -> np.ndarray:
@@ -191,6 +191,14 @@ def test_other_speech_beside_a_word_is_not_a_mismatch_of_the_word(
         assert begin - FRAME < other.start and other.end < begin + 2 * (len(added) + 3) * FRAME
         before, behind = recited[place - 1 : place + 1]
         assert before.end < other.start + 0.1 and other.end + START_SHIFT < behind.start + FRAME
+
+
+def test_a_letter_beside_a_word_is_no_other_speech(last_part: Graph) -> None:
+    """It may be a mistake in the word itself, which stays marked."""
+    scores = beside(verse("97:1"), "ق", 3, weight=0.99)
+    found = align_scores(last_part, [scores], FRAME, follow_place=False, vocabulary=TOKENIZER.vocabulary)
+    assert any(word.mismatch for segment in found.segments for word in segment.words)
+    assert not found.unaligned
 
 
 @pytest.mark.parametrize(("place", "beside_place"), [(2, 3), (3, 3)])
