@@ -138,18 +138,31 @@ def test_one_kind_of_8_bits_is_chosen(in_process: Any, tmp_path: Path) -> None:
     done = in_process("export", "any.nemo", "--to", tmp_path / "to", "--int8", "--int8-weights")
     assert done.code == 2
     assert "`--int8` and `--int8-weights` exclude each other" in done.err
+    done = in_process("export", "any.nemo", "--to", tmp_path / "to", "--beam-temperature", 0)
+    assert (done.code, "temperature is 0" in done.err) == (2, True)
 
 
 def test_int8_weights_are_nearly_as_exact_as_floats(quickstart: Any, in_process: Any, tmp_path: Path) -> None:
     folder = tmp_path / "int8"
-    done = in_process("export", quickstart.figures["run"], "--to", folder, "--int8-weights", "--json")
+    done = in_process(
+        "export",
+        quickstart.figures["run"],
+        "--to",
+        folder,
+        "--int8-weights",
+        "--json",
+        "--beam-temperature",
+        1.5,
+    )
     assert done.code == 0, done.err
     cost = json.loads(done.out)["figures"]["int8"]
     assert cost["size_ratio"] < 0.5
     assert abs(cost["wer"] - cost["wer_float"]) < 0.01
     assert 0 < cost["largest_difference"] < 0.5
     assert cost["pieces_same"] == cost["pieces"]
-    assert read_bundle(folder).precision == "int8-weights"
+    written = read_bundle(folder)
+    assert (written.precision, written.beam_temperature) == ("int8-weights", 1.5)
+    assert "temperature of the beam search: 1.5" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_int8_reports_what_it_costs(quickstart: Any, in_process: Any, tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def no_graph(folder: Path, redescribe: Redescribe) -> None:
         (describe(spelling="latin"), r"no spelling `latin`"),
         (describe(features__hop=0), r"features: hop"),
         (describe(features__sample_rate=8_000, features__highest_hertz=4_000.0), r"needs audio at 8,000 Hz"),
+        (describe(beam_temperature=0), r"bundle\.json: temperature is 0"),
+        (describe(beam_temperature="warm"), r"bundle\.json: is not a bundle's description"),
         (describe(files__spam=7, files={}), r"lists no encoder\.onnx"),
         (name_a_file_outside, r"bundle\.json: lists `\.\./\.\./etc/passwd`, which is not a plain file name"),
         (leave_out_a_piece, r"vocabulary\.txt: has 47 pieces, and encoder\.onnx is made for 48"),
@@ -170,6 +172,22 @@ def test_a_look_ahead_that_the_model_lacks_names_those_it_has(small_bundle: Path
     assert refused.value.remedy == "it has: 1040 ms, 480 ms, 80 ms, 0 ms"
     with pytest.raises(QuranAsrError, match="no decoder `beam`"):
         quran_asr.load(small_bundle, decoder="beam")
+
+
+@pytest.mark.parametrize("named", [{}, {"beam_temperature": 2}, {"beam_temperature": 0.5}])
+def test_the_beam_search_has_the_temperature_of_the_bundle(
+    named: dict[str, float], small_bundle: Path, copy: Path, redescribe: Redescribe, voice: Any
+) -> None:
+    """Random weights give another text at 0.5 than at 2. A bundle without the key is searched at 2."""
+
+    def edit(described: dict[str, Any]) -> None:
+        described.pop("beam_temperature", None)
+        described.update(named)
+
+    redescribe(copy, edit)
+    expected = quran_asr.load(small_bundle, temperature=named.get("beam_temperature", 2)).text_of(voice)
+    assert quran_asr.load(copy).text_of(voice) == expected
+    assert quran_asr.load(copy, temperature=2).text_of(voice) == quran_asr.load(small_bundle).text_of(voice)
 
 
 def test_what_somebody_writes_beside_the_model_does_not_matter(copy: Path) -> None:

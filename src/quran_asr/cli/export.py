@@ -11,6 +11,7 @@ import click
 from quran_asr.cli.models import checkpoint_of, refuse_bad_archive
 from quran_asr.cli.options import need
 from quran_asr.cli.output import echo, print_json, print_table
+from quran_asr.decoding.options import BEAM_TEMPERATURE, check_temperature
 from quran_asr.errors import QuranAsrError
 from quran_asr.export.targets import TARGETS
 
@@ -47,6 +48,14 @@ from quran_asr.export.targets import TARGETS
     metavar="MANIFEST",
     help="Clips to verify the bundle with. Default: the run's validation manifest, else synthetic audio.",
 )
+@click.option(
+    "--beam-temperature",
+    type=float,
+    default=BEAM_TEMPERATURE,
+    show_default=True,
+    metavar="T",
+    help="Of the beam search with this model: above 1, more texts stay in the beam.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(
     model: Path,
@@ -55,6 +64,7 @@ def export(
     int8_weights: bool,
     targets: tuple[str, ...],
     manifest: Path | None,
+    beam_temperature: float,
     as_json: bool,
 ) -> int:
     """Export MODEL to a bundle: a folder for inference without torch and NeMo.
@@ -64,6 +74,7 @@ def export(
     """
     if int8 and int8_weights:
         raise QuranAsrError("`--int8` and `--int8-weights` exclude each other", remedy="leave one out")
+    check_temperature(beam_temperature)
     checkpoint = checkpoint_of(model)
     need("train")
     refuse_bad_archive(checkpoint)
@@ -75,6 +86,7 @@ def export(
         precision="int8-weights" if int8_weights else "int8" if int8 else "float32",
         targets=targets,
         manifest=manifest,
+        beam_temperature=beam_temperature,
         on_step=lambda step: echo(f"{step} ...", err=True),
     )
     if as_json:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quran_asr.decoding.endpoint import frames_of
-from quran_asr.decoding.options import DECODERS, Decoding
+from quran_asr.decoding.options import BEAM_TEMPERATURE, DECODERS, Decoding
 from quran_asr.decoding.partial import NOTHING
 
 N_BEST_PROBABILITY = 1e-6
@@ -45,6 +45,8 @@ class Model:
     """Most tokens in one frame."""
     frame_seconds: float
     """Seconds of audio per encoder frame."""
+    beam_temperature: float = BEAM_TEMPERATURE
+    """Of `transducer-beam`, see `Decoding.temperature`."""
 
 
 @dataclass(frozen=True, slots=True)

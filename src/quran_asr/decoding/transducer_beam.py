@@ -38,17 +38,6 @@ from quran_asr.records import Hypothesis
 LEAST_PROBABILITY = 2e-2
 """The search takes a seventh less time than with 1e-2 and a seventh more than with 3e-2, and its WER on the
 validation clips is the same; from 5e-2 on it rises, with a language model most."""
-TEMPERATURE = 2.0
-"""Softens the joint network's distributions, which are overconfident on unknown voices: the right text is
-then still in the beam when later audio contradicts the first choice. WER on 195 validation clips of voices
-that are not trained on, of a model of 13M parameters, with temperatures of 1, 1.5, 2 and 2.5:
-
-- 1040 ms: 0.093, 0.080, 0.084, 0.081
-- 480 ms: 0.103, 0.100, 0.086, 0.085
-- 0 ms: 0.142, 0.127, 0.103, 0.104
-- 1040 ms, degraded to a bad telephone: 0.440, 0.405, 0.404, 0.419
-- 1040 ms, a model of 1.8M parameters: 0.552, 0.522, 0.517, 0.542
-"""
 COMMIT_SECONDS = 2.0
 """Seconds after which the tokens of the best text are final in a stream."""
 LARGEST_BLOCK = 8
@@ -521,7 +510,7 @@ class TransducerBeamDecoder:
             beam=decoding.beam,
             least_probability=LEAST_PROBABILITY if least is None else least,
             max_symbols=decoding.max_symbols or min(model.max_symbols, BeamSettings().max_symbols),
-            temperature=TEMPERATURE if decoding.temperature is None else decoding.temperature,
+            temperature=model.beam_temperature if decoding.temperature is None else decoding.temperature,
             commit_frames=frames_of(COMMIT_SECONDS, model.frame_seconds),
         )
         self._patience = patience_of(decoding, model)

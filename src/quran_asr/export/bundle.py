@@ -14,7 +14,7 @@ from typing import Any, Literal
 from quran_asr import __version__
 from quran_asr.config.recipe import load_recipe
 from quran_asr.corpus.manifest import read_manifest
-from quran_asr.decoding.options import BEAMS
+from quran_asr.decoding.options import BEAM_TEMPERATURE, BEAMS, check_temperature
 from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.training_data import TrainingData
 from quran_asr.experiments.checkpoints import copy_model
@@ -69,6 +69,7 @@ def model_card(bundle: Bundle) -> str:
         f"- made from: `{provenance['model']}` (sha256 {provenance['sha256']})",
         f"- recipe: {provenance['recipe'] or 'unknown'}",
         f"- trained on: {data}",
+        f"- temperature of the beam search: {bundle.beam_temperature:g}",
         f"- exported: {provenance['exported']}, quran-asr {provenance['quran_asr']}",
         "",
         "## Measured when it was exported",
@@ -161,6 +162,7 @@ def export(
     precision: Precision = "float32",
     targets: Sequence[str] = (),
     manifest: Path | None = None,
+    beam_temperature: float = BEAM_TEMPERATURE,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
     """Write a bundle, after it has been verified against the model.
@@ -174,20 +176,23 @@ def export(
         targets: names from `TARGETS`; adds `<target>/<look-ahead>ms` for each look-ahead, in 32-bit floats.
         manifest: recordings for the verification; with int8 their texts also measure its cost. None takes the
             validation recordings of the model's run if they exist, otherwise synthetic audio alone.
+        beam_temperature: of `transducer-beam` with this model, see `Decoding.temperature`; which is best on
+            validation clips, `tools/beam_temperature.py` measures.
         on_step: called with a description of the current step.
 
     Raises:
-        QuranAsrError: an unknown target, no loadable model, no streaming model, other files in the folder, or
-            the bundle differs from the model. Then nothing is written.
+        QuranAsrError: an unknown target, a temperature out of range, no loadable model, no streaming model,
+            other files in the folder, or the bundle differs from the model. Then nothing is written.
     """
     if unknown := set(targets) - set(TARGETS):
         raise QuranAsrError(
             f"no export target `{unknown.pop()}`", where="--target", remedy=f"use {', '.join(TARGETS)}"
         )
+    check_temperature(beam_temperature)
     folder = folder.resolve()
     _refuse_to_destroy(folder)
     with locked(folder.with_name(f".{folder.name}.lock"), busy="another export writes here"):
-        return _export(model_path, folder, precision, targets, manifest, on_step)
+        return _export(model_path, folder, precision, targets, manifest, beam_temperature, on_step)
 
 
 def _export(
@@ -196,6 +201,7 @@ def _export(
     precision: Precision,
     targets: Sequence[str],
     manifest: Path | None,
+    beam_temperature: float,
     on_step: Callable[[str], None],
 ) -> Bundle:
     """Write it under a temporary name, then rename it; the folder is locked meanwhile."""
@@ -211,7 +217,7 @@ def _export(
     unfinished.mkdir()
     try:
         on_step("writing the graphs")
-        bundle = write_unproven(model, source, shape, unfinished)
+        bundle = write_unproven(model, source, shape, unfinished, beam_temperature)
         on_step("comparing with the model, whole and in pieces")
         figures: dict[str, Any] = {"check": check_bundle(model, unfinished, clips)}
         if precision != "float32":
@@ -255,10 +261,17 @@ def _refuse_to_destroy(folder: Path) -> None:
         )
 
 
-def write_unproven(model: EncDecHybridRNNTCTCBPEModel, source: Path, shape: Shape, folder: Path) -> Bundle:
+def write_unproven(
+    model: EncDecHybridRNNTCTCBPEModel,
+    source: Path,
+    shape: Shape,
+    folder: Path,
+    beam_temperature: float = BEAM_TEMPERATURE,
+) -> Bundle:
     """Write a bundle into an empty folder. It is not verified yet."""
     write_graphs(model, shape, folder)
     bundle = describe(model, source.stem, spelling_of(model), shape, folder, _provenance(model, source))
+    bundle = replace(bundle, beam_temperature=beam_temperature)
     bundle.vocabulary.write(folder / VOCABULARY)
     write_description(bundle)
     return bundle

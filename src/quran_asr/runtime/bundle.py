@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from quran_asr.decoding.options import BEAM_TEMPERATURE, check_temperature
 from quran_asr.decoding.vocabulary import Vocabulary
 from quran_asr.errors import QuranAsrError
 from quran_asr.files import parse_json, sha256_of, write_atomically
@@ -87,7 +88,12 @@ class Bundle:
     """Which model, recipe, data and version it was made from."""
     figures: Mapping[str, Any]
     """Measurements of the export."""
+    beam_temperature: float = BEAM_TEMPERATURE
+    """Of `transducer-beam`, see `Decoding.temperature`."""
     format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        check_temperature(self.beam_temperature)
 
     @property
     def frame_seconds(self) -> float:
@@ -170,13 +176,14 @@ def read_bundle(folder: Path) -> Bundle:
             precision=str(described["precision"]),
             provenance=dict(described.get("provenance") or {}),
             figures=dict(described.get("figures") or {}),
+            beam_temperature=float(described.get("beam_temperature", BEAM_TEMPERATURE)),
             format=int(described["format"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         what = f"is not a bundle's description: {error!s}"
         raise QuranAsrError(what, where=str(folder / DESCRIPTION), remedy=AGAIN) from error
     except QuranAsrError as error:
-        where = f"{folder / DESCRIPTION}: {error.where}"
+        where = ": ".join(filter(None, (str(folder / DESCRIPTION), error.where)))
         raise QuranAsrError(error.what, where=where, remedy=AGAIN) from error
     if bundle.spelling not in SPELLINGS:
         raise QuranAsrError(f"no spelling `{bundle.spelling}`", where=str(folder / DESCRIPTION), remedy=AGAIN)
@@ -200,6 +207,7 @@ def write_description(bundle: Bundle, extra: Sequence[str] = ()) -> None:
         "precision": bundle.precision,
         "look_aheads_ms": list(bundle.look_aheads_ms),
         "frame_seconds": bundle.frame_seconds,
+        "beam_temperature": bundle.beam_temperature,
         "features": asdict(bundle.features),
         "shape": {field.name: getattr(bundle.shape, field.name) for field in fields(Shape)},
         "files": {name: _record(bundle.folder / name) for name in (*NEEDED, *extra)},

@@ -75,6 +75,7 @@ class Engine:
             blank=bundle.vocabulary.blank,
             max_symbols=bundle.shape.max_symbols,
             frame_seconds=bundle.frame_seconds,
+            beam_temperature=bundle.beam_temperature,
         )
         self.decoder = build_decoder(decoding, self.model)
         self._utterances_end = decoding.pause_seconds is not None

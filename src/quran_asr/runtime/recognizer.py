@@ -245,7 +245,7 @@ def load(
             and `ctc` become their beam searches. Without it the words are as recited; with it they are
             drawn to its text.
         passage, lm_weight, token_bonus: see `shallow_fusion.load_fusion`.
-        temperature: of the distributions in `transducer-beam`, see `Decoding`; None takes 2.
+        temperature: of the distributions in `transducer-beam`, see `Decoding`; None takes the model's.
 
     Raises:
         QuranAsrError: no bundle, a damaged or newer one, a setting out of its range, or the model lacks what
