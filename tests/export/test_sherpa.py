@@ -154,7 +154,8 @@ def test_windows_give_the_frames_of_the_whole_file_from_the_first_to_the_last(
         else:
             expected = model.joint.enc(encoded.transpose(1, 2))
             joined = np.concatenate(pieces, axis=2).transpose(0, 2, 1)
-    np.testing.assert_allclose(joined, expected[:, :-1].numpy(), atol=1e-4)
+    # a masked token has about -10,000, whose float32 neighbours are 1e-3 away
+    np.testing.assert_allclose(joined, expected[:, :-1].numpy(), rtol=1e-6, atol=1e-4)
     assert np.abs(joined).max() > 0.1
 
 
