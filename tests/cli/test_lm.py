@@ -16,6 +16,7 @@ import pytest
 
 from quran_asr import audio
 from quran_asr.cli.main import _run as run
+from quran_asr.cli.main import main
 from quran_asr.corpus.manifest import read_manifest
 from quran_asr.decoding.arpa import read_arpa
 from quran_asr.decoding.fusion import Fusion
@@ -215,6 +216,7 @@ def test_what_is_kept_of_a_tuning_is_used_and_a_damaged_part_is_made_again(
         (["transcribe", "a.wav", "--n-best", "4"], "`--n-best` applies to --json"),
         (["evaluate", "a.jsonl", "--planted-errors"], "`--planted-errors` compares with a language model"),
         (["evaluate", "a.jsonl", "--planted-errors", "--lm", "quran", "--streaming"], "do not go together"),
+        *((["lm", "build", "--to", name], "names a folder") for name in (".", "..", "/", "", "a/..")),
         (["lm", "evaluate", "--lm", "quran"], "`--lm` applies to a FILE"),
         (["lm", "evaluate", "--held-out", "one"], "`one` is not a list of surah numbers"),
         (["lm", "evaluate", "a.txt", "--held-out", "12"], "`--held-out` does not apply to a FILE"),
@@ -230,6 +232,44 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(words: list[str]
     with pytest.raises(QuranAsrError, match=what) as refused:
         run(words)
     assert refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("option", "numbers"),
+    [
+        ("--weights", "0,nan"),
+        ("--weights", "inf"),
+        ("--weights", "0.5,-1"),
+        ("--bonuses", "0,nan"),
+        ("--bonuses", "-inf"),
+        ("--bonuses", "1,1e5"),
+        ("--bonuses", ""),
+    ],
+)
+def test_numbers_that_no_search_takes_are_refused_before_anything_is_encoded(
+    option: str, numbers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["lm", "tune", "none", "none.jsonl", f"{option}={numbers}"])
+    assert end.value.code == 2
+    assert f"invalid value for '{option}'" in capsys.readouterr().err
+
+
+def test_a_text_that_a_model_excludes_has_no_perplexity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of files of other tools, with probabilities that are 0 or next to it."""
+    (tmp_path / "text.txt").write_text("فأسقيناكموه\n", encoding="utf-8")
+    size = len(read_bundle(default_model()).vocabulary)
+    for number, rows in ((1, ["-0.3\td"]), (size, [f"-98.9\t{chr(100 + token)}" for token in range(size)])):
+        head = f"\\data\\\nngram 1={number}\n\n\\1-grams:\n"
+        (tmp_path / "one.arpa").write_text(head + "\n".join([*rows, "", "\\end\\", ""]), encoding="utf-8")
+        words = ["lm", "evaluate", str(tmp_path / "text.txt"), "--lm", str(tmp_path / "one.arpa")]
+        assert run([*words, "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["rows"]
+        assert row["perplexity_per_word"] is None and row["words"] == 1
+        assert run(words) == 0
+        assert "inf" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -253,6 +293,28 @@ def test_a_text_is_measured_with_the_order_and_smoothing_that_are_named(
     assert (lower["order"], lower["smoothing"]) == (2, "witten-bell")
     assert (other["order"], other["smoothing"]) == (6, "kneser-ney")
     assert len({one["rows"][0]["perplexity_per_token"] for one in (usual, lower, other)}) == 3
+
+
+@pytest.mark.slow
+def test_clips_joined_in_pairs_are_recognized_as_the_clips_alone(
+    voice: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Noise, in which the search with a language model finds its text, and a list of one text has another."""
+    lines = []
+    for number, samples in enumerate((voice[:48_000], voice[48_000:])):
+        audio.write(tmp_path / f"{number}.wav", samples)
+        line = {"audio_filepath": f"{number}.wav", "duration": 3.0, "verses": ["108:3"], "reciter": "a"}
+        lines.append(line)
+    clips = tmp_path / "some.jsonl"
+    clips.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    language = ["--passage", "108", "--lm-weight", "3", "--token-bonus", "3"]
+
+    def joined_hits(*words: str) -> int:
+        assert run(["evaluate", str(clips), *language, *words, "--to", str(tmp_path / "out"), "--json"]) == 0
+        return int(json.loads(capsys.readouterr().out)["joined"]["in_pairs"]["counts"]["hits"])
+
+    assert joined_hits() > 0
+    assert joined_hits("--rescore", "1") == 0
 
 
 @pytest.mark.slow

@@ -163,6 +163,37 @@ def test_finished_recordings_are_not_done_again(
     assert len(aligner) == 10
 
 
+def test_what_was_not_the_fault_of_a_recording_is_tried_again(
+    surah: AlignedRecording, aligner: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "in" / "reader").mkdir(parents=True)
+    (tmp_path / "in" / "reader" / "098.flac").write_bytes(Path(surah.audio).read_bytes())
+    in_the_way = tmp_path / "out" / "reader"
+    in_the_way.parent.mkdir()
+    (tmp_path / "out" / "recordings.jsonl").touch()
+    in_the_way.touch()  # no folder can be made here
+    first = run(tmp_path, tmp_path / "in")
+    ((audio_file, error),) = first.failed
+    assert Path(audio_file).name == "098.flac" and str(in_the_way) in error and first.clips == 0
+    in_the_way.unlink()
+    again = run(tmp_path, tmp_path / "in")
+    assert (again.resumed, again.failed) == (0, ()) and again.clips
+    assert run(tmp_path, tmp_path / "in").resumed == 1
+
+
+def test_a_damaged_recording_that_was_taken_away_is_no_failure(
+    surah: AlignedRecording, aligner: list[str], tmp_path: Path
+) -> None:
+    place = tmp_path / "in" / "reader"
+    place.mkdir(parents=True)
+    (place / "098.flac").write_bytes(Path(surah.audio).read_bytes())
+    (place / "100.flac").write_bytes(b"")
+    assert [Path(name).name for name, _ in run(tmp_path, place).failed] == ["100.flac"]
+    (place / "100.flac").unlink()
+    again = run(tmp_path, place)
+    assert (again.resumed, again.failed) == (1, ()) and again.clips
+
+
 def test_sources_of_folders_and_manifests(tmp_path: Path) -> None:
     for name in ("Reader_128kbps/036.mp3", "Reader_128kbps/evening.mp3", "Other/002.opus", "Other/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quran_asr.decoding.fusion import BONUSES, WEIGHTS, Fusion, tune
+from quran_asr.decoding.arpa import read_arpa
+from quran_asr.decoding.fusion import BONUSES, WEIGHTS, Candidate, Fusion, rescore, tune
 from quran_asr.decoding.ngram_estimation import estimate
 from quran_asr.errors import QuranAsrError
-from quran_asr.records import Counts
+from quran_asr.records import Counts, Hypothesis
 
 MODEL = estimate([[[0, 1]]], 2, order=2)
 CLIPS = 96
@@ -51,6 +53,16 @@ def test_the_best_point_has_the_fewest_errors_and_then_the_smallest_weight() -> 
     assert (points[1].lm_weight, points[1].token_bonus) == (1.0, 1.0)
     with pytest.raises(QuranAsrError, match="no weight or no bonus"):
         tune(MODEL, evaluate, 1, ())
+
+
+def test_texts_that_the_language_model_excludes_have_a_score_and_come_last(tmp_path: Path) -> None:
+    """A file of another tool may have no `<unk>`, and then no probability for some tokens."""
+    (tmp_path / "few.arpa").write_text("\\data\\\nngram 1=2\n\n\\1-grams:\n-0.3\td\n-0.3\t</s>\n\n\\end\\\n")
+    fusion = Fusion(read_arpa(tmp_path / "few.arpa", 3), lm_weight=0.5)
+    texts = [(1, 2), (1,), (0, 0)]
+    found = rescore([Candidate(Hypothesis(text, (0,) * len(text), 0.0), -1.0) for text in texts], fusion)
+    assert [candidate.hypothesis.tokens for candidate in found] == [(0, 0), (1,), (1, 2)]
+    assert all(np.isfinite(candidate.hypothesis.score) for candidate in found)
 
 
 @pytest.mark.slow

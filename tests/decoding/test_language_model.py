@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import shutil
 import subprocess
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -272,6 +274,12 @@ def test_a_torn_or_missing_file_is_refused(tmp_path: Path) -> None:
         ("d\n", "d e\n", "2 words in a 1-gram"),
         ("-0.", "minus 0.", "not an ARPA file"),
         ("e\t", "\u00ff\t", "stands for no token"),
+        ("ngram 2=", "ngram 2=1", "2-grams, but the head of the file names 1"),
+        ("ngram 3=", "ngram 4=", "3-grams, but the head of the file names no"),
+        ("\nngram 3=", "\nngram 4=5\nngram 3=", "no 4-grams, but the head of the file names 5"),
+        ("d e f\n", "d e e\n-0.1\td e e\n", "stands there twice"),
+        ("-0.", "0.", "probability above 1"),
+        ("-0.", "inf\t", "probability above 1"),
     ],
 )
 def test_a_damaged_arpa_file_is_refused(old: str, new: str, complaint: str, tmp_path: Path) -> None:
@@ -279,10 +287,44 @@ def test_a_damaged_arpa_file_is_refused(old: str, new: str, complaint: str, tmp_
     text = (tmp_path / "good.arpa").read_text(encoding="utf-8")
     if old == "d\n":
         old, new = "\td\t", "\td e\t"
+    if new == "inf\t":
+        old, new = "\\2-grams:\n-0.", "\\2-grams:\ninf\td d\t0\n-0."
     assert old in text
     (tmp_path / "bad.arpa").write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(QuranAsrError, match=complaint):
         read_arpa(tmp_path / "bad.arpa", V)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: text.replace("\t", "  ").encode(),
+        lambda text: text.replace("\n", " \n").replace("\t", "\t ").encode(),
+        lambda text: text.replace("<unk>", "<UNK>").encode(),
+        lambda text: text.replace("ngram 1=", "ngram  1 = ").encode(),
+        lambda text: f"built by another tool\n\n{text}\nand its notes\n".encode(),
+        lambda text: gzip.compress(text.encode()),
+        lambda text: text.replace("\t0\n", "\n").encode(),
+    ],
+)
+def test_arpa_files_of_other_tools_are_read(changed: Callable[[str], bytes], tmp_path: Path) -> None:
+    tokens = 80  # also those whose characters are kinds of white space
+    model = estimate(zipf_corpus(4, tokens, 100), tokens, order=3)
+    write_arpa(model, tmp_path / "good.arpa")
+    text = (tmp_path / "good.arpa").read_text(encoding="utf-8")
+    (tmp_path / "other.arpa").write_bytes(changed(text))
+    same_model(model, read_arpa(tmp_path / "other.arpa", tokens), 1e-5)
+
+
+def test_a_damaged_gzip_file_is_refused(tmp_path: Path) -> None:
+    write_arpa(estimate([[[0, 1, 2, 0]]], V, order=3), tmp_path / "good.arpa")
+    whole = gzip.compress((tmp_path / "good.arpa").read_bytes())
+    for torn in (whole[: len(whole) // 2], whole[:2], whole[:30] + b"zzzz" + whole[34:]):
+        (tmp_path / "bad.arpa.gz").write_bytes(torn)
+        with pytest.raises(QuranAsrError, match="not an ARPA file"):
+            read_arpa(tmp_path / "bad.arpa.gz", V)
 
 
 def test_another_vocabulary_is_refused() -> None:

@@ -258,6 +258,15 @@ def test_verses_of_equal_wording_are_named_together(last_part: Graph) -> None:
     assert found.margin > 5
 
 
+def test_a_place_is_not_named_again_with_a_verse_that_fits_by_chance(last_part: Graph) -> None:
+    """Other speech behind the recitation fits 109:3 a little, and so 109:5, which has the same words."""
+    like_a_verse = Speech(sharpness=3, seed=1).say(verse("109:3")).log_probs()
+    speech = Speech().say(verse("98:7")).pause(0.5).log_probs()
+    found = identify(last_part, Emissions(np.concatenate([speech, like_a_verse]), FRAME))
+    assert found.verses == (VerseRef(98, 7),)
+    assert found.equal == ()
+
+
 def test_context_decides_between_verses_of_equal_wording(last_part: Graph) -> None:
     speech = Speech().say(verse("109:4")).say(verse("109:5"))
     found = identify(last_part, Emissions(speech.log_probs(), FRAME))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quran_asr.cli.lm_comparison import Comparison
+from quran_asr.evaluation.evaluate import evaluate
 from quran_asr.evaluation.planted_errors import (
     CONTROL,
     CUT_SHIFT,
@@ -17,6 +20,7 @@ from quran_asr.evaluation.planted_errors import (
     AlignedClip,
     PlantedError,
     Stretch,
+    Tally,
     at_level,
     by_kind,
     cut_words,
@@ -28,7 +32,8 @@ from quran_asr.evaluation.planted_errors import (
     recognized_words,
     to_json,
 )
-from quran_asr.records import SAMPLE_RATE, Segment, TimedWord
+from quran_asr.evaluation.report import Setting
+from quran_asr.records import SAMPLE_RATE, Segment, TimedWord, Transcript
 
 if TYPE_CHECKING:
     from quran_asr.records import Samples
@@ -150,6 +155,23 @@ def test_outcomes_are_counted_by_kind() -> None:
     tallies = to_json(by_kind([error] * 3, ["as recited", "corrected", "other"], [True, True, False]))
     assert tallies["omitted"] == tallies["all"] == {"errors": 2, "as_recited": 1, "corrected": 1, "other": 0}
     assert tallies["replaced"]["errors"] == 0
+
+
+def test_the_comparison_says_what_was_compared() -> None:
+    """The file stays when another evaluation replaces the report beside it."""
+    segment = Segment("a.flac", 0.0, 1.0, (), "قل هو", "a")
+    language = {"lm": "quran", "passage": None, "lm_weight": 0.5, "token_bonus": 1.0, "rescored": None}
+    fused = Setting("m", "transducer-beam", 480, "letters", "simple", "a.jsonl", language_model=language)
+    alone = replace(fused, language_model=None)
+    (without, _), (report, clips) = (
+        evaluate([segment], lambda _: [Transcript("قل")], setting) for setting in (alone, fused)
+    )
+    tallies = {"all": (Tally(1), Tally(0, 1))}
+    compared = Comparison(without, report, clips, 1, tallies, tallies).to_json()
+    report_head = {key: value for key, value in report.to_json().items() if key in asdict(fused)}
+    assert report_head["language_model"] == language and report_head["look_ahead_ms"] == 480
+    assert {key: compared[key] for key in report_head} == report_head
+    assert compared["without"]["wer"] == compared["with"]["wer"] == 0.5
 
 
 def test_words_are_cut_before_the_start_that_the_alignment_gives() -> None:

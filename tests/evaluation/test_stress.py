@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,18 @@ from numpy.typing import NDArray
 
 from quran_asr import audio
 from quran_asr.errors import QuranAsrError
-from quran_asr.evaluation.report import ScoredClip
+from quran_asr.evaluation.report import ScoredClip, Setting
 from quran_asr.evaluation.scoring import score_clips
-from quran_asr.evaluation.stress import GROUPS, StressRow, chosen_groups, joined_pairs, stress
+from quran_asr.evaluation.stress import (
+    GROUPS,
+    STRESS_NAME,
+    StressRow,
+    chosen_groups,
+    joined_pairs,
+    stress,
+    stress_json,
+    write_stress,
+)
 from quran_asr.records import Segment
 
 WORDS = ("قل", "هو", "الله", "احد")
@@ -125,6 +136,36 @@ def test_the_rows_are_chosen_by_name_and_come_out_the_same_twice(segments: list[
     assert "joined, silence, level, noise, room, telephone, mp3" in refused.value.remedy
     assert chosen_groups("all") == GROUPS
     assert chosen_groups("level, joined") == ("level", "joined")
+
+
+def test_rows_of_the_same_measurement_are_kept_and_no_others(segments: list[Segment], tmp_path: Path) -> None:
+    setting = Setting("m", "ctc", 80, "letters", "simple", "a.jsonl", language_model={"lm": "quran"})
+
+    def measure(group: str, setting: Setting = setting, text: str = "", clips: int = 2) -> list[str]:
+        """The conditions that the file then has."""
+        rows = stress(segments[:clips], lambda samples: text, "letters", (group,))
+        before = write_stress(tmp_path, stress_json(rows, setting, segments[:clips]))
+        stored = json.loads((tmp_path / STRESS_NAME).read_text("utf-8"))
+        assert {row["group"] for row in stored["rows"]} == {"clips", group, *before}
+        return [row["condition"] for row in stored["rows"]]
+
+    clean, *noise = measure("noise")
+    assert len(noise) == 2
+    assert measure("joined") == [clean, "in pairs", "all of a reciter", *noise]  # in the order of `GROUPS`
+    assert measure("noise") == [clean, "in pairs", "all of a reciter", *noise]
+    for other in (
+        {"setting": replace(setting, look_ahead_ms=160)},
+        {"setting": replace(setting, streaming=True)},
+        {"setting": replace(setting, language_model=None)},
+        {"setting": replace(setting, manifest="b.jsonl")},
+        {"text": "الله"},  # the model is another one
+        {"clips": 3},  # the manifest has changed
+    ):
+        measure("noise")
+        assert measure("joined", **other) == [clean, "in pairs", "all of a reciter"]
+    for damaged in ("", "[]", "{}", '{"rows": 1}', '{"rows": [{}]}'):
+        (tmp_path / STRESS_NAME).write_text(damaged)
+        assert measure("noise") == [clean, *noise]
 
 
 def test_conditions_are_what_they_are_called(segments: list[Segment]) -> None:

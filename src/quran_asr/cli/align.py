@@ -34,8 +34,8 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
 @click.option(
     "--verses",
     metavar="VERSES",
-    help="What the recordings hold: 36, Ya-Sin, 2:1-141, 112-114 (surahs), 1:1-2:5, juz 30, or several with "
-    "commas between them (78,79). Default: searched in the whole Quran.",
+    help="What the recordings contain: 36, Ya-Sin, 2:1-141, 112-114 (surahs), 1:1-2:5, juz 30, or several "
+    "with commas between them (78,79). Default: searched in the whole Quran.",
 )
 @model_option
 @click.option(
@@ -43,7 +43,7 @@ FORMATS = ("textgrid", "srt", "webvtt", "audacity", "csv")
     type=click.Choice(SPELLINGS),
     help="Spelling of the words in all outputs (uthmani: as in the mushaf). Default: the model's.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each recording.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line, one for each recording.")
 @click.option(
     "--format",
     "formats",

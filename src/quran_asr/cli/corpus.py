@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 @model_option
 @cluster_option
 @click.option(
-    "--no-audio", is_flag=True, help="A page without audio, if the recordings may not be passed on."
+    "--no-audio", is_flag=True, help="Make the page without audio, if the recordings may not be shared."
 )
 @click.option("--no-cache", is_flag=True, help="Ignore the measurements of earlier audits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

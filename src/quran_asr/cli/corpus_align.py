@@ -128,7 +128,7 @@ def align(
             for audio, expected, found in report.others
         ]
     )
-    remedy = "replace the recording or correct its line, and run the same command again"
+    remedy = "replace the recording, correct its line, or make room, and run the same command again"
     for audio, error in report.failed:
         print_error(QuranAsrError(error, where=audio, remedy=remedy))
     return int(not report.clips or bool(report.failed))

@@ -193,7 +193,7 @@ def _as_json(corpus: Corpus, report: ImportReport) -> dict[str, object]:
     show_default=True,
     type=FiniteRange(0.01, 50.0),
     metavar="N",
-    help="Requests a second, at most.",
+    help="Maximum number of requests per second.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def download(

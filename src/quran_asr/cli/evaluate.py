@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from quran_asr.evaluation.report import Group, Report, Setting, StreamingStability
     from quran_asr.evaluation.stress import StressRow
     from quran_asr.evaluation.training_data import TrainingData
-    from quran_asr.records import Segment
+    from quran_asr.records import Samples, Segment
     from quran_asr.runtime.recognizer import Replay
 
 SHOWN_WORST = 3
@@ -179,9 +179,13 @@ def evaluate(
         recognize: RecognizeClips = one.recognize_clips
         if rescore is not None:
             recognize = recognize_lists(recognizer, rescore, rescore)
+
+        def text_of(samples: Samples) -> str:
+            return one.text_of(samples) if rescore is None else _rescored(recognizer, samples, rescore)
+
         with progress_bar("recognizing", "clips") as on_progress:
             report, clips = measure(segments, recognize, setting, training, on_progress)
-        joined = joined_pairs(clips, lambda samples: one.text_of(samples), recognizer.spelling)
+        joined = joined_pairs(clips, text_of, recognizer.spelling)
         report = replace(report, joined=joined)
     if replay is not None:
         report = replace(report, steadiness=_stability(replay))
@@ -236,6 +240,16 @@ def _compare(
         print_comparison(comparison)
     echo(f"{folder}: report.json, transcripts.jsonl and {PLANTED_NAME}", err=True)
     return code
+
+
+def _rescored(recognizer: Recognizer, samples: Samples, count: int) -> str:
+    """The text of samples, found as `recognize_lists` finds that of clips."""
+    from typing import cast
+
+    from quran_asr.runtime.n_best import rescored_text
+    from quran_asr.runtime.recognizer import Recognizer as OfBundle
+
+    return rescored_text(cast(OfBundle, recognizer), samples, count)
 
 
 def _described(
@@ -295,7 +309,7 @@ def _stress(
     with progress_bar("recognizing", "conditions") as on_progress:
         rows = stress(segments, recognizer.text_of, setting.spelling, groups, on_progress)
     measured = stress_json(rows, setting, segments)
-    write_stress(folder, measured)
+    kept = write_stress(folder, measured)
     if as_json:
         print_json(measured)
     else:
@@ -305,7 +319,8 @@ def _stress(
         header = ("", "WER %", "95 %", "CER %", "95 %", "WER vs. clean", "goal")
         print_table(header, [_stress_cells(row) for row in rows])
         echo(f"intervals: {measured['interval_method']}")
-    echo(f"{folder}: {STRESS_NAME}", err=True)
+    before = f", which keeps what was measured before: {', '.join(kept)}" if kept else ""
+    echo(f"{folder}: {STRESS_NAME}{before}", err=True)
     return int(any(row.met is False for row in rows))
 
 

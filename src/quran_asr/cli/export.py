@@ -54,7 +54,7 @@ from quran_asr.export.targets import TARGETS
     default=BEAM_TEMPERATURE,
     show_default=True,
     metavar="T",
-    help="Of the beam search with this model: above 1, more texts stay in the beam.",
+    help="Temperature of the beam search with this model: above 1, more texts stay in the beam.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(

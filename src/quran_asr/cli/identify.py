@@ -28,14 +28,14 @@ ALTERNATIVES = 2
 @click.command(epilog="Example: quran-asr identify recitation.mp3")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @model_option
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, one for each file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, one for each file.")
 def identify(files: tuple[Path, ...], model: Path | None, as_json: bool) -> int:
-    """Find the verses that each FILE holds.
+    """Find the verses that each FILE contains.
 
     Prints a line for each file, separated by tabs: the file, its verses, and two figures in nats: by how much
     the verses exceed the threshold that recordings without Quran do not reach (evidence), and by how much
-    they fit better than the next best place (margin). A recording of up to two minutes that nothing fits is
-    searched again played slower and faster. Exits 1 if nothing in the Quran fits a file.
+    they fit better than the next best place (margin). A recording of up to two minutes in which nothing is
+    found is played slower and faster and searched again. Exits 1 if nothing in the Quran fits a file.
     """
     for file in files:
         refuse_model(file)

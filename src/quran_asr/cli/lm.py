@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from quran_asr.cli.models import as_bundle, decoder_option, look_ahead_option, model_option, named_or_default
-from quran_asr.cli.options import need
+from quran_asr.cli.options import FiniteRange, need
 from quran_asr.cli.output import echo, print_error, print_json, print_table, progress_bar
 from quran_asr.decoding.options import BEAMS, DEFAULT_DECODER
 from quran_asr.errors import QuranAsrError, counted
@@ -46,17 +47,21 @@ smoothing_option = click.option(
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic in click before 8.4
-    """Finite numbers with commas between."""
+    """Finite numbers of a range, with commas between."""
 
     name = "numbers"
+
+    def __init__(self, each: FiniteRange) -> None:
+        self.each = each
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(float(part) for part in value.split(","))
+            numbers = [float(part) for part in value.split(",")]
         except ValueError:
             self.fail(f"`{value}` is not numbers with commas between", param, ctx)
+        return tuple(self.each.convert(number, param, ctx) for number in numbers)
 
 
 @click.group(epilog="Example: quran-asr lm build --model bundle --to quran-lm")
@@ -92,7 +97,9 @@ def build(
     from quran_asr.decoding.quran_language_model import build_quran_model, build_text_model
     from quran_asr.runtime.bundle import read_bundle
 
-    name = to or Path(file.stem if file else "quran-lm")
+    name = Path(file.stem if file else "quran-lm") if to is None else to
+    if name.name in ("", ".."):
+        raise QuranAsrError("names a folder", where=f"--to {name}", remedy="add a name: --to FOLDER/NAME")
     both = [name.with_name(f"{name.name}{ending}") for ending in (".npz", ".arpa")]
     paths = [name] if name.suffix in (".npz", ".arpa") else both
     for path in paths:
@@ -178,8 +185,8 @@ def evaluate(
     """Compute the perplexity of a language model on held-out surahs, or on the text in FILE.
 
     Without FILE two models of the Quran are compared on the same surahs: one that was estimated on all other
-    surahs, one on the whole text. The second has read what it predicts, so its perplexity shows how closed
-    the text is and nothing about text outside of it.
+    surahs, one on the whole text. The second was estimated on the text that it predicts, so its perplexity
+    shows only how closed the text is, and nothing about text outside of it.
     """
     from quran_asr.decoding.quran_language_model import (
         build_quran_model,
@@ -229,8 +236,8 @@ def evaluate(
         rows = [
             {
                 "text": name,
-                "perplexity_per_token": one.per_token,
-                "perplexity_per_word": one.per_word,
+                "perplexity_per_token": one.per_token if isfinite(one.per_token) else None,
+                "perplexity_per_word": one.per_word if isfinite(one.per_word) else None,
                 "tokens": one.tokens,
                 "words": one.words,
             }
@@ -258,9 +265,19 @@ def evaluate(
 @look_ahead_option
 @click.option("--lm", "language", default="quran", show_default=True, metavar="LM", help="Language model.")
 @click.option(
-    "--weights", type=Numbers(), default=WEIGHTS, show_default=True, help="Weights of the language model."
+    "--weights",
+    type=Numbers(FiniteRange(min=0)),
+    default=WEIGHTS,
+    show_default=True,
+    help="Weights of the language model.",
 )
-@click.option("--bonuses", type=Numbers(), default=BONUSES, show_default=True, help="Token bonuses.")
+@click.option(
+    "--bonuses",
+    type=Numbers(FiniteRange(min=-100, max=100)),
+    default=BONUSES,
+    show_default=True,
+    help="Token bonuses.",
+)
 @click.option(
     "--whole-grid",
     is_flag=True,
@@ -283,8 +300,8 @@ def tune(
     MODEL is a bundle. Every weight is tried with every bonus; the encoder runs once, and pairs that are
     clearly worse than the best so far are dropped after a part of the clips. The pair with the fewest word
     errors is stored in `fusion.json` in the bundle's folder, where `transcribe`, `listen` and `evaluate` find
-    it, and the curve beside it as PNG. MANIFEST must not hold the clips of a later evaluation. The same
-    command resumes an interrupted run.
+    it, with a plot of the error rates next to it. MANIFEST must not contain clips of a later evaluation. The
+    same command resumes an interrupted run.
     """
     from quran_asr.corpus.manifest import read_manifest
     from quran_asr.experiments.plots.tuning import plot_tuning

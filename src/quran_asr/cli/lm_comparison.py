@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from quran_asr.cli.output import echo, print_table, progress_bar
@@ -41,6 +41,7 @@ class Comparison:
             }
 
         return {
+            **asdict(self.fused.setting),
             "without": {"wer": self.without.whole.spelled.words.rate, **_counts(self.without)},
             "with": {"wer": self.fused.whole.spelled.words.rate, **_counts(self.fused)},
             "planted_errors": self.planted,

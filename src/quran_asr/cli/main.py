@@ -25,7 +25,7 @@ from quran_asr.errors import QuranAsrError
 SECTIONS = {
     "Use a model": {
         "transcribe": ("quran_asr.cli.transcribe:transcribe", "Transcribe audio files."),
-        "identify": ("quran_asr.cli.identify:identify", "Find the verses that recordings hold."),
+        "identify": ("quran_asr.cli.identify:identify", "Find the verses that recordings contain."),
         "align": ("quran_asr.cli.align:align", "Find when each word is recited; subtitles and verse clips."),
         "listen": ("quran_asr.cli.listen:listen", "Transcribe a file, a microphone or a pipe live."),
         "serve": ("quran_asr.cli.serve:serve", "Serve a page that follows a reciter, word by word."),

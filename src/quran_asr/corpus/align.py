@@ -40,6 +40,9 @@ MANIFEST = "manifest.jsonl"
 LAYOUT = "<reciter>/SSS.<ext>, such as Alafasy/036.mp3 for surah 36"
 SURAHS = 114
 
+UNFINISHED = ""
+"""Key of a recording that the next call tries again: it is not there, or something else went wrong."""
+
 FITS_SHARE = 0.5
 """Least usable share of a reciter's verses; below it the text itself is doubted."""
 
@@ -140,9 +143,10 @@ class AlignReport:
     resumed: int
     """Recordings finished by an earlier call."""
     failed: tuple[tuple[str, str], ...]
-    """Recordings that cannot be read, each with the reason."""
+    """Recordings of this call that cannot be read, or whose clips cannot be written, each with the reason."""
     others: tuple[tuple[str, str, str], ...]
-    """Recordings that hold another passage than they should: path, what was expected, what was found."""
+    """Those of this call that hold another passage than they should: path, what was expected, what was
+    found."""
 
     @property
     def clips(self) -> int:
@@ -333,8 +337,8 @@ def align_recordings(
     Clips are `TO/RECITER/SSSAAA.flac`, or `TO/RECITER/RECORDING/SSSAAA.flac` where it was not known what the
     recording holds; of a part of a verse `SSSAAA-FFF-LLL.flac`, with its first and last word counted from 0.
     Finished recordings are skipped, unless the recording, the model or the limits have changed or a clip is
-    gone. A stretch of a recording replaces one of an earlier call that is mostly the same, or has the same
-    clips.
+    gone; damaged ones as well, but not those that were missing or whose clips could not be written. A stretch
+    of a recording replaces one of an earlier call that is mostly the same, or has the same clips.
 
     Args:
         places: folders and manifests, see `find_sources`.
@@ -366,7 +370,7 @@ def align_recordings(
             running = {pool.submit(align_source, one, str(bundle), str(folder), limits): one for one in todo}
             for done, future in enumerate(as_completed(running), start=1):
                 source = running[future]
-                line = {**future.result(), "key": keys[source]}
+                line = {"key": keys[source], **future.result()}
                 _add(finished, line)
                 _append(folder / RECORDINGS, line)
                 if on_progress:
@@ -385,9 +389,11 @@ def align_recordings(
             )
             reciters = _reciters(lines)
             _write_manifest(folder, lines, reciters, limits)  # also after an interruption
-    failed = tuple((line["audio_filepath"], line["error"]) for line in lines if line["error"])
+    named = {(source.audio, source.stretch) for source in sources}
+    now = [line for line in lines if (line["audio_filepath"], _stretch_of(line)) in named]
+    failed = tuple((line["audio_filepath"], line["error"]) for line in now if line["error"])
     others = tuple(
-        (line["audio_filepath"], line["holds"], line["found"]) for line in lines if line.get("found")
+        (line["audio_filepath"], line["holds"], line["found"]) for line in now if line.get("found")
     )
     return AlignReport(folder / MANIFEST, reciters, resumed, failed, others)
 
@@ -396,7 +402,8 @@ def align_source(source: Source, bundle: str, folder: str, limits: Limits) -> di
     """Align one recording and write its clips; runs in a worker.
 
     Returns:
-        Its line of `recordings.jsonl`, without the key. A recording that cannot be read gives one too.
+        Its line of `recordings.jsonl`. A recording that cannot be read gives one too. The key is left to the
+        caller, except where the next call is to try again.
     """
     line: dict[str, Any] = {
         "audio_filepath": source.audio,
@@ -434,8 +441,12 @@ def align_source(source: Source, bundle: str, folder: str, limits: Limits) -> di
             line["found"] = _other_passage(source, _recognizer(bundle), limits)
     except QuranAsrError as error:
         line["error"] = error.what
+        if not os.access(source.audio, os.R_OK):
+            line["key"] = UNFINISHED
     except OSError as error:
-        line["error"] = error.strerror or str(error)
+        where = f": {os.fsdecode(error.filename)}" if error.filename else ""
+        line["error"] = f"{error.strerror or error}{where}"  # a full disk, for example
+        line["key"] = UNFINISHED
     return line
 
 
@@ -526,11 +537,11 @@ def _digest(bundle: Path) -> str:
 
 
 def _key(source: Source, settings: str) -> str:
-    """Identity of a recording; one that is finished is skipped while it is unchanged. Empty if not found."""
+    """Identity of a recording; one that is finished is skipped while it is unchanged."""
     try:
         state = Path(source.audio).stat()
     except OSError:
-        return ""
+        return UNFINISHED
     stretch = "" if source.stretch == WHOLE else f" {source.offset} {source.duration}"
     return f"{state.st_size} {state.st_mtime_ns} {source.reciter} {source.holds}{stretch} {settings}"
 
@@ -558,7 +569,7 @@ def _line_of(finished: Finished, source: Source) -> dict[str, Any] | None:
 
 def _is_done(line: Mapping[str, Any] | None, key: str, folder: Path) -> bool:
     """Whether a recording is finished, unchanged, and has all its clips."""
-    if line is None or line.get("key") != key:
+    if line is None or key == UNFINISHED or line.get("key") != key:
         return False
     return all((folder / clip["file"]).is_file() for clip in line["clips"])
 

@@ -6,9 +6,13 @@ A token is one character there, chr(token + 100), as NeMo encodes tokens for its
 
 from __future__ import annotations
 
+import gzip
 import math
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -20,6 +24,8 @@ NEMO_OFFSET = 100
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
 """The value that ARPA files use for the logarithm of 0."""
+MOST = 1e-5
+"""The largest logarithm that is read: a probability of 1 may be rounded up."""
 AGAIN = "copy it again, or build it again: quran-asr lm build --model MODEL"
 
 Places = dict[tuple[int, ...], int]
@@ -142,7 +148,7 @@ def _checked(symbols: Sequence[str] | None, vocabulary_size: int) -> tuple[str, 
     if symbols is None:
         return nemo_symbols(vocabulary_size)
     words = tuple(symbols)
-    wrong = [word for word in words if not word or any(space in word for space in " \t\n")]
+    wrong = [word for word in words if not word or any(space in word for space in " \t\r\n")]
     if wrong or len(words) != vocabulary_size or len({*words, END, BEGIN}) != vocabulary_size + 2:
         raise QuranAsrError(
             f"these are not {vocabulary_size} different words without white space",
@@ -153,29 +159,38 @@ def _checked(symbols: Sequence[str] | None, vocabulary_size: int) -> tuple[str, 
 
 def _sections(path: Path, names: dict[str, int]) -> Iterator[Entries]:
     """The n-grams of each length; `<unk>` is the token after those of `names`."""
-    names = {UNKNOWN: len(names), **names}
-    number = 0
+    unknown = len(names)
+    names = {UNKNOWN: unknown, UNKNOWN.upper(): unknown, **names}
+    number = order = found = 0
+    sizes: dict[int, int] = {}
+    """Number of n-grams of each length that the head of the file names."""
+    entries: Entries = {}
     try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            entries: Entries = {}
-            order = 0
+        with _opened(path) as lines:
             for line in lines:
                 number += 1
-                line = line.rstrip("\n")
+                line = line.strip(" \t\r\n")  # some tokens are other kinds of white space
                 if line == "\\data\\":
                     continue
                 if line.startswith("\\"):
                     if order:
+                        _check_size(order, found, sizes)
                         yield entries
                     if line == "\\end\\" and order:
+                        _check_size(order + 1, 0, sizes)
                         return
-                    entries, order = {}, order + 1
+                    entries, order, found = {}, order + 1, 0
                     if line != f"\\{order}-grams:" or order > MOST_ORDER:
                         raise ValueError(f"`{line[:40]}` where {order}-grams should begin")
                 elif line and order:
+                    found += 1
                     gram, values = _entry(line, order, names)
-                    if order == 1 or len(names) - 1 not in gram:
+                    if gram in entries:
+                        raise ValueError(f"the {order}-gram stands there twice")
+                    if order == 1 or unknown not in gram:
                         entries[gram] = values
+                elif size := re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line):
+                    sizes[int(size[1])] = int(size[2])
     except KeyError as error:
         raise QuranAsrError(
             f"`{error.args[0]}` stands for no token of this vocabulary",
@@ -188,20 +203,49 @@ def _sections(path: Path, names: dict[str, int]) -> Iterator[Entries]:
             where=str(path),
             remedy="name a file of `quran-asr lm build`, or `quran` for the one in the package",
         ) from error
-    except (OSError, ValueError) as error:
-        raise QuranAsrError(
-            f"is not an ARPA file: {error}", where=f"{path}:{number}", remedy=AGAIN
-        ) from error
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        where = f"{path}:{number}" if number else str(path)
+        raise QuranAsrError(f"is not an ARPA file: {error}", where=where, remedy=AGAIN) from error
     raise QuranAsrError("the ARPA file ends before \\end\\", where=f"{path}:{number}", remedy="copy it again")
 
 
+def _opened(path: Path) -> TextIO:
+    """The lines of a file, which may be compressed with gzip and begin with a byte order mark."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    if is_gzip:
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
+    return path.open(encoding="utf-8-sig", newline="\n")
+
+
+def _check_size(order: int, found: int, sizes: dict[int, int]) -> None:
+    """A file that has lost lines would still be a model, of other probabilities."""
+    if sizes and sizes.get(order, 0) != found:
+        named = f"{found or 'no'} {order}-grams, but the head of the file names {sizes.get(order) or 'no'}"
+        raise ValueError(f"it has {named}")
+
+
 def _entry(line: str, order: int, names: dict[str, int]) -> tuple[tuple[int, ...], tuple[float, float]]:
-    score, text, *backoff = line.split("\t")
-    gram = tuple(names[word] for word in text.split(" "))
+    score, words, backoff = _fields(line, order)
+    gram = tuple(names[word] for word in words)
     if len(gram) != order:
         raise ValueError(f"{len(gram)} words in a {order}-gram")
-    log10, weight = float(score), float(backoff[0]) if backoff else 0.0
+    log10, weight = float(score), float(backoff)
     if math.isnan(log10) or not math.isfinite(weight):
         raise ValueError("a score is not a number")
+    if log10 > MOST:
+        raise ValueError(f"{score} is a probability above 1: scores are logarithms to the base 10")
     ln10 = math.log(10)
     return gram, (log10 * ln10 if log10 > NEVER else -math.inf, weight * ln10)
+
+
+def _fields(line: str, order: int) -> tuple[str, list[str], str]:
+    """Score, words and back-off weight, with tabs between them or, by some tools, spaces alone."""
+    if "\t" in line:
+        score, text, *backoff = (part.strip(" ") for part in line.split("\t"))
+        words = re.split(" +", text)
+    else:
+        score, *rest = re.split(" +", line)
+        size = order if len(rest) <= order + 1 else len(rest)
+        words, backoff = rest[:size], rest[size:]
+    return score, words, backoff[0] if backoff else "0"

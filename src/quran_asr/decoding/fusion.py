@@ -101,6 +101,9 @@ class Fusion:
 
 
 NO_FUSION = Fusion()
+EXCLUDED = -228.0
+"""Natural log of the probability that rescoring gives a token which the language model excludes: about 1e-99,
+as in ARPA files."""
 
 
 def rescore(candidates: Sequence[Candidate], fusion: Fusion) -> list[Candidate]:
@@ -115,7 +118,7 @@ def rescore(candidates: Sequence[Candidate], fusion: Fusion) -> list[Candidate]:
     whole += fusion.token_bonus * np.array([len(text) for text in texts])
     if fusion.model is not None and fusion.lm_weight:
         scored = fusion.model.score_sequences(texts, start=fusion.start, end=False)
-        whole += fusion.lm_weight * np.array([score.sum() for score in scored])
+        whole += fusion.lm_weight * np.array([np.maximum(score, EXCLUDED).sum() for score in scored])
     return [
         Candidate(_rescored(candidates[place].hypothesis, float(whole[place])), candidates[place].acoustic)
         for place in np.argsort(-whole, kind="stable").tolist()

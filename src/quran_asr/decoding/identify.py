@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import compress, groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -122,11 +122,20 @@ def identify(
     loss = sum(visit.loss for visit in recited) / sum(len(visit.tokens) for visit in recited)
     named = {near.refs[near.verse[visit.word]] for visit in _text(near, path)}
     wordings = {_wording(near, recited), _wording(near, path)}
+    kept = set(recited)
+    are_kept = [visit in kept for visit in _text(near, path)]
     equal: list[PlaceInText] = []
     rest: list[PlaceInText] = []
     for place, other in _others(near, state, visits, named, score(state, end.entry), alternatives + 1):
-        same = place.score > -EQUAL and _wording(near, other) in wordings
-        (equal if same else rest).append(place)
+        if place.score <= -EQUAL or _wording(near, other) not in wordings:
+            rest.append(place)
+            continue
+        words = _text(near, other)
+        if len(words) == len(are_kept):  # without what the best place has by chance
+            words = list(compress(words, are_kept))
+        same = _place(near, words, place.score)
+        if same is not None and same.verses not in {best.verses, *(one.verses for one in equal)}:
+            equal.append(same)
     rest = rest[:alternatives]
     margin = -rest[0].score if rest else np.inf
     return Identification(

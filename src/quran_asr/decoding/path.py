@@ -23,8 +23,10 @@ Entry = Literal["start", "next", "back", "skip", "jump"]
 MERGED_SECONDS = 1.0
 """Stretches of other speech that are closer are merged."""
 LEAST_GAIN = 5.0
-"""Nats by which words without a jump between them must be better than other speech, as in `identify`: one
-short word in noise is not a passage of the Quran."""
+"""Nats by which words without a jump between them must be better than other speech, in a text of up to
+`WORDS_OF_LEAST_GAIN` words: one short word in noise is not a passage of the Quran. In a longer text more
+words fit by chance, so the logarithm of its length is added: 11.7 nats in the whole Quran."""
+WORDS_OF_LEAST_GAIN = 100
 MOST_FRAMES_APART = 25
 """Frames (2 s) after the first letter of a word within which the second one follows; the longest vowels are
 held behind a later letter."""
@@ -257,8 +259,11 @@ def _doubtful(graph: Graph, words: Sequence[PathWord]) -> set[Visit]:
     words on its own: words that were forced on other speech take no others with them.
     """
 
+    text = int((graph.kind == Kind.VERSE).sum())
+    least = LEAST_GAIN + math.log(max(1.0, text / WORDS_OF_LEAST_GAIN))
+
     def fails(some: Sequence[PathWord]) -> bool:
-        return sum(graph.costs.garbage_token * one.tokens - one.loss for one in some) < LEAST_GAIN
+        return sum(graph.costs.garbage_token * one.tokens - one.loss for one in some) < least
 
     return {
         recited.visit

@@ -37,11 +37,19 @@ class Perplexity:
 
     @property
     def per_token(self) -> float:
-        return math.exp(-self.log_prob / max(1, self.tokens))
+        """Infinite where the model excludes a token, or all but excludes many."""
+        return _exp(-self.log_prob / max(1, self.tokens))
 
     @property
     def per_word(self) -> float:
-        return math.exp(-self.log_prob / max(1, self.words))
+        return _exp(-self.log_prob / max(1, self.words))
+
+
+def _exp(exponent: float) -> float:
+    try:
+        return math.exp(exponent)
+    except OverflowError:
+        return math.inf
 
 
 def build_quran_model(

@@ -31,7 +31,7 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.evaluation.confidence import method
 from quran_asr.evaluation.report import JoinedClips, Rates, ScoredClip, Setting, rates
 from quran_asr.evaluation.scoring import score_clips
-from quran_asr.files import write_json
+from quran_asr.files import parse_json, write_json
 from quran_asr.records import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -277,6 +277,33 @@ def stress_json(rows: Sequence[StressRow], setting: Setting, segments: Sequence[
     }
 
 
-def write_stress(folder: Path, measured: dict[str, Any]) -> None:
-    """Write `stress.json`, atomically."""
-    write_json(folder / STRESS_NAME, measured)
+def write_stress(folder: Path, measured: dict[str, Any]) -> tuple[str, ...]:
+    """Write `stress.json`, atomically, and keep its rows of other groups that belong to the same measurement.
+
+    Rows of another model, setting or manifest are replaced, and so are those of a model or clips that have
+    changed since, which the row of the clips as they are shows.
+
+    Args:
+        folder: where it is.
+        measured: from `stress_json`.
+
+    Returns:
+        The groups whose rows were kept.
+    """
+    new = {row["group"] for row in measured["rows"]}
+    kept = [row for row in _rows_before(folder / STRESS_NAME, measured) if row["group"] not in new]
+    places = {group: place for place, group in enumerate(("clips", *GROUPS))}
+    rows = sorted([*measured["rows"], *kept], key=lambda row: places[row["group"]])
+    write_json(folder / STRESS_NAME, {**measured, "rows": rows})
+    return tuple(dict.fromkeys(row["group"] for row in kept))
+
+
+def _rows_before(path: Path, measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a file if it is of the same measurement, else none."""
+    try:
+        before = parse_json(path.read_text(encoding="utf-8"))
+        rows = [row for row in before["rows"] if row["group"] in ("clips", *GROUPS)]
+        same = {**before, "rows": rows[0]} == {**measured, "rows": measured["rows"][0]}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return []  # there is none, or it is damaged
+    return rows if same else []

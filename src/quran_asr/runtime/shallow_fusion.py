@@ -69,7 +69,7 @@ def load_fusion(
     Args:
         bundle: the acoustic model.
         decoder: whose weights, tuned with this language model, are the defaults.
-        lm: `quran`, a file (`.npz`, or `.arpa` in NeMo's encoding of tokens), or a model.
+        lm: `quran`, a file (`.npz`, or `.arpa` or `.arpa.gz` in NeMo's encoding of tokens), or a model.
         passage: instead of `lm`: a model of these verses alone, for example `2:1-141`.
         lm_weight: weight of its log probabilities; None takes the tuned one.
         token_bonus: added for each token; None takes the tuned one.
@@ -106,7 +106,7 @@ def read_model(bundle: Bundle, lm: str | Path | LanguageModel) -> LanguageModel:
         model = lm
     elif lm == QURAN:
         model = quran_model(bundle)
-    elif Path(lm).suffix == ".arpa":
+    elif str(lm).lower().endswith((".arpa", ".arpa.gz")):
         model = read_arpa(Path(lm), len(vocabulary), pieces=vocabulary.pieces)
     else:
         model = read_language_model(Path(lm))
