@@ -98,15 +98,15 @@ def steps(bundle: Path, data: Path, validation: Path, folder: Path) -> Iterator[
             tool("identification_study.py", "score", bundle, others, "--quran", validation, "--every", 4),
         ),
     )
-    planted, clips = folder / "planted", sub_manifest(data, folder)
+    planted, originals, clips = folder / "planted", folder / "originals", sub_manifest(data, folder)
+    audit = ("corpus", "audit", "--align", "--model", bundle, "--no-audio")
     yield Step(
         "audit of planted faults",
         (
             tool("plant_faults.py", "plant", clips, "--to", planted, "--seed", 2, "--share", 0.05),
-            command(
-                "corpus", "audit", planted / "manifest.jsonl", "--align", "--model", bundle, "--no-audio"
-            ),
-            tool("plant_faults.py", "score", planted),
+            command(*audit, planted / "manifest.jsonl"),
+            command(*audit, clips, "--to", originals),
+            tool("plant_faults.py", "score", planted, "--original", originals),
         ),
     )
 

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from quran_asr.cli.models import checkpoint_of, refuse_bad_archive
-from quran_asr.cli.options import need
+from quran_asr.cli.options import FiniteRange, need
 from quran_asr.cli.output import echo, print_json, print_table
-from quran_asr.decoding.options import BEAM_TEMPERATURE, check_temperature
+from quran_asr.decoding.options import BEAM_TEMPERATURE, TEMPERATURES
 from quran_asr.errors import QuranAsrError
 from quran_asr.export.targets import TARGETS
 
@@ -50,7 +50,7 @@ from quran_asr.export.targets import TARGETS
 )
 @click.option(
     "--beam-temperature",
-    type=float,
+    type=FiniteRange(*TEMPERATURES),
     default=BEAM_TEMPERATURE,
     show_default=True,
     metavar="T",
@@ -74,7 +74,6 @@ def export(
     """
     if int8 and int8_weights:
         raise QuranAsrError("`--int8` and `--int8-weights` exclude each other", remedy="leave one out")
-    check_temperature(beam_temperature)
     checkpoint = checkpoint_of(model)
     need("train")
     refuse_bad_archive(checkpoint)

@@ -33,19 +33,26 @@ def recognize_n_best(
     Raises:
         QuranAsrError: the recording cannot be read, or the decoder is not a beam search.
     """
-    return _n_best(recognizer, encode(recognizer, segment), count, rescore=rescore)
+    decoder = _beam_decoder(recognizer)
+    return _n_best(recognizer, decoder, encode(recognizer, segment), count, rescore=rescore)
 
 
 def rescored_text(recognizer: Recognizer, samples: Samples, count: int) -> str:
     """The text of samples, float32 at 16 kHz, that `recognize_n_best` with `rescore` gives."""
-    return _n_best(recognizer, encode_samples(recognizer, samples), count, rescore=True).text
+    decoder = _beam_decoder(recognizer)
+    return _n_best(recognizer, decoder, encode_samples(recognizer, samples), count, rescore=True).text
 
 
-def _n_best(recognizer: Recognizer, encoded: EncoderOutput, count: int, *, rescore: bool) -> Transcript:
+def _beam_decoder(recognizer: Recognizer) -> BeamDecoder:
     name = recognizer.decoding.decoder
     if name not in BEAMS.values():
         raise QuranAsrError(f"the decoder {name} has no n-best list", remedy=f"use {BEAMS['transducer']}")
-    decoder = cast("BeamDecoder", recognizer.engine.decoder)
+    return cast("BeamDecoder", recognizer.engine.decoder)
+
+
+def _n_best(
+    recognizer: Recognizer, decoder: BeamDecoder, encoded: EncoderOutput, count: int, *, rescore: bool
+) -> Transcript:
     vocabulary, seconds = recognizer.bundle.vocabulary, recognizer.bundle.frame_seconds
     found = decoder.n_best(encoded, 2 * count, rescoring=rescore)
     texts: dict[str, Alternative] = {}
