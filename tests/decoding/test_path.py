@@ -170,6 +170,24 @@ def test_words_that_were_forced_on_other_speech_take_no_others_along(last_part: 
     assert alignment.unaligned[-1].end <= alignment.segments[0].start
 
 
+@pytest.mark.parametrize("gain, kept", [(4.0, ()), (7.0, ("112",)), (9.0, ("112", "78-114"))])
+def test_a_word_alone_must_fit_better_the_longer_the_text(
+    gain: float, kept: tuple[str, ...], last_part: Graph
+) -> None:
+    """By chance some word fits any speech, and more do among 2,300 words than among 15."""
+    found = []
+    for name, graph in (("112", build_graph(QURAN, TOKENIZER, parse_range("112"))), ("78-114", last_part)):
+        at = graph.refs.index(VerseRef(112, 1))
+        word = int(np.flatnonzero((graph.verse == at) & (graph.kind == Kind.VERSE))[0])
+        spelt = len(graph.spelt(word))
+        tokens = tuple((2 * n, 2 * n + 1) for n in range(spelt))
+        loss = graph.costs.garbage_token * spelt - gain
+        alignment = align_path(graph, [Visit(word, 0, 90, tokens=tokens, loss=loss)], Clock(FRAME))
+        assert len(alignment.segments) + len(alignment.unaligned) == 1
+        found += [name] if alignment.segments else []
+    assert tuple(found) == kept
+
+
 def test_a_repeated_verse_is_not_taken_for_the_next_one_that_begins_alike(last_part: Graph) -> None:
     assert verse("98:4")[0] == verse("98:5")[0] and verse("98:6")[:2] == verse("98:7")[:2]
     speech = Speech()
