@@ -1,4 +1,4 @@
-"""Opening audio files: one decoder for all containers, and the refusal of what is no audio or incomplete.
+"""Opening audio files: one decoder for all containers, and the refusal of what is not audio or incomplete.
 
 What a file is, its first bytes say; its name is not trusted.
 """

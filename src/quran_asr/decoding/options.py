@@ -66,7 +66,8 @@ LONGEST_PAUSE = 3600
 
 
 def check_temperature(temperature: float) -> None:
-    """
+    """Refuse a temperature that no search takes.
+
     Raises:
         QuranAsrError: out of range.
     """

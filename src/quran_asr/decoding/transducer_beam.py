@@ -36,8 +36,8 @@ from quran_asr.errors import QuranAsrError
 from quran_asr.records import Hypothesis
 
 LEAST_PROBABILITY = 3e-2
-"""The search takes a sixth less time than with 2e-2; its WER rises by a hundredth of its value, and by three
-hundredths with 4e-2."""
+"""The search takes a sixth less time than with 2e-2; its WER rises by one or two hundredths of its
+value, and by four with 4e-2."""
 COMMIT_SECONDS = 2.0
 """Seconds after which the tokens of the best text are final in a stream."""
 LARGEST_BLOCK = 8
