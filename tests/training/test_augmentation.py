@@ -231,6 +231,29 @@ def test_at_another_tempo_everything_comes_at_its_place() -> None:
     assert not at_tempo(np.zeros(3000, np.float32), 0.6).any()
 
 
+@pytest.mark.parametrize("factor", [0.8, 1.15, 1.45])
+@pytest.mark.parametrize("tempo", [0.75, 1.0, 1.2])
+def test_a_higher_voice_keeps_its_tempo(factor: float, tempo: float) -> None:
+    source = np.concatenate([np.zeros(8000, np.float32), tone(400), np.zeros(8000, np.float32)])
+    settings = asked(voice=(factor,), tempo=(tempo,))
+    changed = augment(source, settings, random.Random(0))
+    planned = draw_timing(settings, random.Random(0)).seconds(len(source) / 16_000)
+    assert planned == pytest.approx(2 / tempo) and abs(len(changed) / 16_000 - planned) < 0.001
+    assert strongest_hertz(changed) == pytest.approx(400 * factor, abs=3)
+    heard = np.flatnonzero(np.abs(changed) > 0.1 * np.abs(source).max())
+    assert heard[0] == pytest.approx(8000 / tempo, abs=480)
+    assert heard[-1] == pytest.approx(24_000 / tempo, abs=480)
+
+
+def test_voices_are_drawn_and_one_voice_changes_no_other_draw() -> None:
+    several = asked(voice=(0.9, 1.0, 1.3), silence_probability=0.5)
+    drawn = random.Random(1)
+    assert {draw_timing(several, drawn).voice for _ in range(60)} == {0.9, 1.0, 1.3}
+    one = [draw_timing(asked(silence_probability=0.5), random.Random(seed)) for seed in range(30)]
+    higher = [draw_timing(asked(silence_probability=0.5, voice=(1.3,)), random.Random(seed)) for seed in range(30)]
+    assert [(t.before, t.after) for t in one] == [(t.before, t.after) for t in higher]
+
+
 def test_bounds_that_are_upside_down_are_refused() -> None:
     for key in ("lowpass_hz=[5000,3000]", "noise_snr_db=[20,5]", "room_seconds=[0.8,0.2]"):
         with pytest.raises(RecipeError, match="lower bound exceeds upper bound"):

@@ -1,7 +1,7 @@
-"""Audio augmentation: speed, tempo, rooms, noise, equalizer, lossy codecs.
+"""Audio augmentation: speed, tempo, voice, rooms, noise, equalizer, lossy codecs.
 
-They are applied in the order in which they happen to a recitation: speed, tempo, silence around the clip,
-room, noise, bandwidth and tone, codec, level, an overdriven microphone. A new one is a key of
+They are applied in the order in which they happen to a recitation: speed, tempo, voice, silence around the
+clip, room, noise, bandwidth and tone, codec, level, an overdriven microphone. A new one is a key of
 `config.schema.Augment` and a line in `augment`; what changes the length of a clip belongs in `draw_timing`.
 SpecAugment's masks are NeMo's; their settings are in the recipe under `model.spec_augment`.
 """
@@ -109,6 +109,8 @@ class Timing:
 
     speed: float
     tempo: float
+    voice: float
+    """How much higher the voice is, at the same tempo."""
     before: float
     """Seconds of silence before the clip."""
     after: float
@@ -124,6 +126,8 @@ def draw_timing(settings: Augment, drawn: random.Random) -> Timing:
     Short silences are more frequent than long ones: the length grows with the square of an even draw.
     """
     speed, tempo = drawn.choice(settings.speed), drawn.choice(settings.tempo)
+    # No draw for one voice: recipes without this key keep the draws, and so the clips, that they had before it.
+    voice = drawn.choice(settings.voice) if len(settings.voice) > 1 else settings.voice[0]
     shortest, longest = settings.silence_seconds
     before, after = (
         shortest + (longest - shortest) * drawn.random() ** 2
@@ -131,7 +135,7 @@ def draw_timing(settings: Augment, drawn: random.Random) -> Timing:
         else 0.0
         for _ in range(2)
     )
-    return Timing(speed, tempo, before, after)
+    return Timing(speed, tempo, voice, before, after)
 
 
 def augment(
@@ -149,9 +153,9 @@ def augment(
         float32 [samples], of the same length but for the speed, the tempo and the silence.
     """
     timing = draw_timing(settings, drawn)
-    if timing.speed != 1.0:
-        samples = audio.resample(samples, round(SAMPLE_RATE * timing.speed))
-    samples = at_tempo(samples, timing.tempo)
+    if (higher := timing.speed * timing.voice) != 1.0:
+        samples = audio.resample(samples, round(SAMPLE_RATE * higher))
+    samples = at_tempo(samples, timing.tempo / timing.voice)
     if settings.tight_probability > drawn.random():
         samples = without_silence(samples)
     if timing.before or timing.after:
