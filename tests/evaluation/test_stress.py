@@ -133,7 +133,7 @@ def test_the_rows_are_chosen_by_name_and_come_out_the_same_twice(segments: list[
     assert seen == first
     with pytest.raises(QuranAsrError, match="no stress condition `nois`") as refused:
         chosen_groups("level,nois")
-    assert "joined, silence, level, noise, room, telephone, mp3" in refused.value.remedy
+    assert "joined, silence, level, noise, room, telephone, mp3, voice" in refused.value.remedy
     assert chosen_groups("all") == GROUPS
     assert chosen_groups("level, joined") == ("level", "joined")
 
@@ -192,6 +192,18 @@ def test_conditions_are_what_they_are_called(segments: list[Segment]) -> None:
     for name in ("room, 0.5 s", "telephone band", "MP3, 32 kbit/s"):
         assert len(by_name[name]) == len(clip)
         assert 0.3 < np.corrcoef(by_name[name], clip)[0, 1] < 1 - 1e-6
+    for factor in (1.2, 1.4):
+        higher = by_name[f"voice {factor:g} times as high"]
+        assert len(higher) == pytest.approx(len(clip), abs=1)
+        for raised, own in zip(
+            np.array_split(higher, 4), np.array_split(clip, 4), strict=True
+        ):  # a tone each
+            assert strongest_hertz(raised) == pytest.approx(factor * strongest_hertz(own), rel=0.02)
+
+
+def strongest_hertz(samples: NDArray[np.float32]) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * 16_000 / len(samples))
 
 
 def scored(segments: list[Segment]) -> list[ScoredClip]:

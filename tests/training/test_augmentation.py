@@ -249,9 +249,12 @@ def test_voices_are_drawn_and_one_voice_changes_no_other_draw() -> None:
     several = asked(voice=(0.9, 1.0, 1.3), silence_probability=0.5)
     drawn = random.Random(1)
     assert {draw_timing(several, drawn).voice for _ in range(60)} == {0.9, 1.0, 1.3}
-    one = [draw_timing(asked(silence_probability=0.5), random.Random(seed)) for seed in range(30)]
-    higher = [draw_timing(asked(silence_probability=0.5, voice=(1.3,)), random.Random(seed)) for seed in range(30)]
-    assert [(t.before, t.after) for t in one] == [(t.before, t.after) for t in higher]
+    for seed in range(30):
+        own, higher = (
+            draw_timing(asked(silence_probability=0.5, voice=(factor,)), random.Random(seed))
+            for factor in (1.0, 1.3)
+        )
+        assert (own.before, own.after) == (higher.before, higher.after)
 
 
 def test_bounds_that_are_upside_down_are_refused() -> None:

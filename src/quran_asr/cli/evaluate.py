@@ -97,8 +97,8 @@ SHOWN_EDITS = 10
     flag_value="all",
     metavar="[ROWS]",
     help="Measure robustness instead: the clips joined, after silence, at other levels, with noise, in a "
-    "room, over a telephone and as MP3, compared with the clips as they are. ROWS selects, as in "
-    "`joined,level`.",
+    "room, over a telephone, as MP3 and in higher voices, compared with the clips as they are. ROWS "
+    "selects, as in `joined,level`.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(

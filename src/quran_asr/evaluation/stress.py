@@ -1,4 +1,4 @@
-"""Robustness of a recognizer: the same clips joined, with silence, at other levels, noisy and encoded.
+"""Robustness of a recognizer: the same clips joined, with silence, noisy, encoded, in a higher voice.
 
 Every condition is measured on the same clips as the clips as they are, so that the differences are those of
 the condition; what is random is seeded by the number of the clip. The goals are those that a recognizer in
@@ -20,6 +20,7 @@ import numpy as np
 from quran_asr import audio
 from quran_asr.audio import Codec
 from quran_asr.corpus.effects import (
+    at_tempo,
     decaying_response,
     in_room,
     low_pass,
@@ -108,6 +109,10 @@ def _noise(decibels: float) -> Change:
     return lambda clip, number: with_noise(clip, decibels, random.Random(number))
 
 
+def _voice(factor: float) -> Change:
+    return lambda clip, _: at_tempo(audio.resample(clip, round(SAMPLE_RATE * factor)), 1 / factor)
+
+
 CONDITIONS: tuple[tuple[str, str, Change], ...] = (
     *(("silence", f"{seconds:g} s before", _silence(seconds)) for seconds in (0.0, 0.2, 0.33, 0.5, 1.0, 2.0)),
     *(("level", f"peak {decibels:g} dBFS", _peak(decibels)) for decibels in (0.0, -20.0, -35.0)),
@@ -117,6 +122,7 @@ CONDITIONS: tuple[tuple[str, str, Change], ...] = (
     ("room", "room, 0.5 s", lambda clip, number: in_room(clip, decaying_response(0.5, 3.0, number))),
     ("telephone", "telephone band", lambda clip, _: audio.through(GSM, low_pass(clip, 3400.0))),
     ("mp3", "MP3, 32 kbit/s", lambda clip, _: audio.through(MP3_32, clip)),
+    *(("voice", f"voice {factor:g} times as high", _voice(factor)) for factor in (1.2, 1.4)),
 )
 """Group, name and change of every condition that single clips are put into."""
 GROUPS = ("joined", *dict.fromkeys(group for group, _, _ in CONDITIONS))

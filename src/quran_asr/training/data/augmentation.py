@@ -126,7 +126,7 @@ def draw_timing(settings: Augment, drawn: random.Random) -> Timing:
     Short silences are more frequent than long ones: the length grows with the square of an even draw.
     """
     speed, tempo = drawn.choice(settings.speed), drawn.choice(settings.tempo)
-    # No draw for one voice: recipes without this key keep the draws, and so the clips, that they had before it.
+    # No draw for one voice: recipes without this key keep the draws that they had before there was one.
     voice = drawn.choice(settings.voice) if len(settings.voice) > 1 else settings.voice[0]
     shortest, longest = settings.silence_seconds
     before, after = (
