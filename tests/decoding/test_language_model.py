@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import subprocess
+import tracemalloc
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import product
@@ -316,6 +317,19 @@ def test_arpa_files_of_other_tools_are_read(changed: Callable[[str], bytes], tmp
     text = (tmp_path / "good.arpa").read_text(encoding="utf-8")
     (tmp_path / "other.arpa").write_bytes(changed(text))
     same_model(model, read_arpa(tmp_path / "other.arpa", tokens), 1e-5)
+
+
+def test_a_file_without_lines_is_refused_before_it_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.arpa.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(QuranAsrError, match="line of more than"):
+        read_arpa(path, V)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_a_damaged_gzip_file_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ NEVER = -99.0
 """The value that ARPA files use for the logarithm of 0."""
 MOST = 1e-5
 """The largest logarithm that is read: a probability of 1 may be rounded up."""
+LONGEST_LINE = 10_000
+"""Characters: a small compressed file can unpack to one endless line."""
 AGAIN = "copy it again, or build it again: quran-asr lm build --model MODEL"
 
 Places = dict[tuple[int, ...], int]
@@ -167,8 +169,10 @@ def _sections(path: Path, names: dict[str, int]) -> Iterator[Entries]:
     entries: Entries = {}
     try:
         with _opened(path) as lines:
-            for line in lines:
+            while line := lines.readline(LONGEST_LINE + 1):
                 number += 1
+                if len(line) > LONGEST_LINE:
+                    raise ValueError(f"a line of more than {LONGEST_LINE:,} characters")
                 line = line.strip(" \t\r\n")  # some tokens are other kinds of white space
                 if line == "\\data\\":
                     continue
