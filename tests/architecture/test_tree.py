@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -55,6 +57,14 @@ def test_the_repository_holds_text_only_but_for_pictures_in_docs_a_font_and_one_
         if not (picture or font or model) and (b"\0" in content or len(content) > 2_000_000):
             binary.append(str(path.relative_to(ROOT)))
     assert binary == []
+
+
+def test_the_bundle_in_the_package_records_the_files_that_it_has() -> None:
+    if not MODEL.is_dir():
+        pytest.skip(f"no model in {MODEL.relative_to(ROOT)} yet")
+    for name, recorded in json.loads((MODEL / "bundle.json").read_text("utf-8"))["files"].items():
+        content = (MODEL / name).read_bytes()
+        assert recorded == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}, name
 
 
 def test_no_recording_or_model_is_tracked() -> None:

@@ -195,9 +195,8 @@ def test_conditions_are_what_they_are_called(segments: list[Segment]) -> None:
     for factor in (1.2, 1.4):
         higher = by_name[f"voice {factor:g} times as high"]
         assert len(higher) == pytest.approx(len(clip), abs=1)
-        for raised, own in zip(
-            np.array_split(higher, 4), np.array_split(clip, 4), strict=True
-        ):  # a tone each
+        tones = zip(np.array_split(higher, 4), np.array_split(clip, 4), strict=True)
+        for raised, own in tones:
             assert strongest_hertz(raised) == pytest.approx(factor * strongest_hertz(own), rel=0.02)
 
 

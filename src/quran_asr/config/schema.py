@@ -358,7 +358,8 @@ class Augment:
     tempo: tuple[Annotated[float, Range(low=0.4, high=2)], ...] = (1.0,)
     """Factors like those of `speed` that leave the voice as it is: slower and faster recitation."""
     voice: tuple[Annotated[float, Range(low=0.5, high=2)], ...] = (1.0,)
-    """Factors like those of `speed` that leave the tempo as it is: above 1 higher voices, as of children."""
+    """Factors like those of `speed` that leave the tempo as it is: above 1 for higher voices, such as those
+    of women and children."""
     equalizer_db: Annotated[float, Range(low=0, high=40)] = 0.0
     """The spectrum of each clip is bent by up to this much, independently in each octave."""
     noise_probability: Share = 0.0

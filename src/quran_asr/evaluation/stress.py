@@ -1,4 +1,4 @@
-"""Robustness of a recognizer: the same clips joined, with silence, noisy, encoded, in a higher voice.
+"""Robustness of a recognizer: the same clips joined, with silence, at other levels, degraded, higher.
 
 Every condition is measured on the same clips as the clips as they are, so that the differences are those of
 the condition; what is random is seeded by the number of the clip. The goals are those that a recognizer in
